@@ -1,0 +1,28 @@
+"""Print the low end of every range that users install, as constraints for pip.
+
+Reads pyproject.toml: the dependencies, and the extras that are for users.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+EXTRAS = ("embedded", "plot", "examples")
+LOW_END = re.compile(r"(?P<name>[\w.-]+)(?:\[[\w,-]+\])?\s*>=\s*(?P<version>[\w.]+)")
+
+
+def main() -> None:
+    """Write one `name==version` a line."""
+    root = Path(__file__).resolve().parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for requirement in chain(project["dependencies"], *(extras[name] for name in EXTRAS)):
+        if found := LOW_END.match(requirement):
+            print(f"{found['name']}=={found['version']}")
+
+
+if __name__ == "__main__":
+    main()

