@@ -1,0 +1,131 @@
+"""Puts a worker together from its handlers and settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.address import Address
+from convolab_worker.connection import Link
+from convolab_worker.idle import Bounds
+from convolab_worker.locks import LockKeeper
+from convolab_worker.meter import Meter
+from convolab_worker.queues import Queues
+from convolab_worker.reconnection import Reconnection
+from convolab_worker.reports import Reports
+from convolab_worker.runner import Runner
+from convolab_worker.settlement import Settlement
+from convolab_worker.slots import Slots
+from convolab_worker.telemetry import Telemetry
+from convolab_worker.waiting import Waiting
+from convolab_worker.wake import Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convolab_worker.lease import Lease
+    from convolab_worker.registry import HandlerRegistry
+    from convolab_worker.settings import Settings
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """What an engine works with."""
+
+    queues: Queues
+    slots: Slots[Lease]
+    signal: Signal
+    waiting: Waiting
+    settlement: Settlement
+    reconnection: Reconnection
+    keeper: LockKeeper
+    runner: Runner
+    telemetry: Telemetry
+    meter: Meter
+    lock_meter: Meter
+    held: dict[str, dict[str, Lease]] = field(default_factory=lambda: defaultdict(dict))
+
+    def hold(self, lease: Lease) -> None:
+        """Keep a job that was taken: its lock, and its place in memory."""
+        self.held[lease.queue][lease.id] = lease
+        self.keeper.hold(lease)
+
+    def let_go(self, lease: Lease) -> None:
+        """Keep it no longer: it was settled."""
+        self.keeper.release(lease)
+        if self.held[lease.queue].get(lease.id) is lease:
+            del self.held[lease.queue][lease.id]
+
+
+def assemble(
+    handlers: HandlerRegistry, settings: Settings, *, on_lost: Callable[[Lease], None]
+) -> Parts:
+    """Make every part of a worker; nothing is connected yet. To be called in the loop."""
+    address = Address.parse(settings.redis_url)
+    meter, lock_meter, signal = Meter(), Meter(), Signal()
+    link = Link(address, timeout=settings.command_timeout, meter=meter)
+    waiting_link = Link(address, timeout=settings.command_timeout, meter=meter)
+    for one in (link, waiting_link):
+        one.on_lost = lambda _: signal.set()
+    queues = Queues(
+        settings.queues,
+        prefix=settings.prefix,
+        link=link,
+        waiting=waiting_link,
+        meter=meter,
+        worker_id=secrets.token_hex(8),
+        worker_name=settings.worker_name or f"{socket.gethostname()}:{os.getpid()}",
+        lock_duration=settings.lock_duration,
+    )
+    slots: Slots[Lease] = Slots(
+        settings.queues,
+        concurrency=settings.concurrency,
+        park_limit=settings.park_limit,
+        handlers_of={q: [h.key for h in handlers.handlers_of(q)] for q in settings.queues},
+        limits={h.key: h.concurrency for h in handlers if h.concurrency is not None},
+    )
+    loop, telemetry = asyncio.get_running_loop(), Telemetry()
+    reconnection = Reconnection(link, waiting_link, where=str(address))
+    held: dict[str, dict[str, Any]] = defaultdict(dict)
+    return Parts(
+        queues=queues,
+        slots=slots,
+        signal=signal,
+        waiting=Waiting(
+            queues,
+            slots,
+            signal,
+            waiting=waiting_link,
+            bounds=Bounds(shortest=settings.idle_min, longest=settings.idle_max),
+            held_here=lambda queue: set(held[queue]),
+            max_stalled=settings.max_stalled_count,
+            lock_duration=settings.lock_duration,
+        ),
+        settlement=Settlement(queues, reconnection, meter),
+        reconnection=reconnection,
+        keeper=LockKeeper(
+            address,
+            queues.transitions,
+            lock_meter,
+            lock_duration=settings.lock_duration,
+            on_lost=lambda lease: _in_loop(loop, on_lost, lease),
+        ),
+        runner=Runner(
+            handlers, queues, Reports(queues, meter, interval=settings.progress_interval), telemetry
+        ),
+        telemetry=telemetry,
+        meter=meter,
+        lock_meter=lock_meter,
+        held=held,
+    )
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, hear: Callable[[Lease], None], lease: Lease) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody hears any more
+        loop.call_soon_threadsafe(hear, lease)

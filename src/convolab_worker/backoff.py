@@ -1,0 +1,54 @@
+"""Whether and when a failed job is tried again: pure, by the rules of BullMQ's Backoffs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MAX_DELAY_MS = 2**53 - 1  # what a JavaScript producer's dashboards can count
+
+
+def retry_delay(opts: Mapping[str, Any], attempts_made: int, *, random: float) -> float | None:
+    """Seconds until the next attempt (0: at once), or None if there is none.
+
+    ``attempts_made`` are the attempts before the one that just failed; ``random`` is from 0 to 1.
+    Raises ConfigurationError for a backoff that can't be understood.
+    """
+    attempts = opts.get("attempts", 0)
+    if not _is_number(attempts) or attempts_made + 1 >= attempts:
+        return None
+    kind, delay_ms, jitter = _backoff(opts.get("backoff"))
+    if kind == "exponential":
+        delay_ms = float(round(2.0 ** min(attempts_made, 1000) * delay_ms))
+    if jitter > 0:
+        delay_ms = math.floor(random * delay_ms * jitter + delay_ms * (1 - jitter))
+    return min(max(delay_ms, 0.0), _MAX_DELAY_MS) / 1000
+
+
+def _backoff(backoff: object) -> tuple[str, float, float]:
+    """The kind, delay (milliseconds) and jitter (0 to 1) of a job's ``backoff`` option."""
+    if backoff is None or backoff is False:
+        return "fixed", 0.0, 0.0
+    if _is_number(backoff):
+        return "fixed", float(backoff), 0.0  # type: ignore[arg-type]
+    if not isinstance(backoff, dict):
+        msg = f"backoff: expected milliseconds or an object with a type, got {backoff!r}"
+        raise ConfigurationError(msg)
+    kind = backoff.get("type")
+    if kind not in ("fixed", "exponential"):
+        msg = f"backoff: unknown strategy {kind!r}; known are fixed and exponential"
+        raise ConfigurationError(msg)
+    delay, jitter = backoff.get("delay", 0), backoff.get("jitter") or 0
+    if not (_is_number(delay) and _is_number(jitter) and 0 <= jitter <= 1):
+        msg = f"backoff: expected a delay in milliseconds and a jitter from 0 to 1, got {backoff!r}"
+        raise ConfigurationError(msg)
+    return kind, float(delay), float(jitter)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,293 @@
+"""JobClient: what an API service needs: enqueue, watch, status, result."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from convolab_worker import producing
+from convolab_worker.address import Address
+from convolab_worker.connection import Link
+from convolab_worker.errors import (
+    ConfigurationError,
+    JobFailed,
+    JobNotFound,
+    ReplyLost,
+)
+from convolab_worker.events import Events, JobEvent
+from convolab_worker.keys import QueueKeys
+from convolab_worker.meter import Meter
+from convolab_worker.payloads import encode_json
+from convolab_worker.producing import NewJob
+from convolab_worker.scripts import script
+from convolab_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from types import TracebackType
+
+_STATE_KEYS = (
+    "completed", "failed", "delayed", "active", "wait", "paused", "waiting-children",
+    "prioritized",
+)  # fmt: skip
+_COUNTED = {
+    "wait": "LLEN",
+    "prioritized": "ZCARD",
+    "delayed": "ZCARD",
+    "active": "LLEN",
+    "waiting-children": "ZCARD",
+    "completed": "ZCARD",
+    "failed": "ZCARD",
+}
+_STATE_NAMES = {"wait": "waiting"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """A job as it is now. ``timestamp``, ``processed_on`` and ``finished_on`` are epoch seconds."""
+
+    id: str
+    queue: str
+    name: str
+    state: str
+    data: Any
+    progress: Any
+    result: Any
+    failed_reason: str | None
+    attempts_made: int
+    timestamp: float | None
+    processed_on: float | None
+    finished_on: float | None
+
+
+class JobClient:
+    """Adds jobs to the settings' queues and tells what became of them.
+
+    Connects when it is first used; close it, or use it with ``async with``. Every method raises
+    RedisUnavailable when Redis can't be reached.
+    """
+
+    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
+        """Check the options; nothing is connected. Raises ConfigurationError."""
+        if settings is None:
+            settings = Settings.from_env(**overrides)
+        elif overrides:
+            settings = settings.replace(**overrides)
+        self.settings = settings
+        self.meter = Meter()
+        address = Address.parse(settings.redis_url)
+        self._link = Link(address, timeout=settings.command_timeout, meter=self.meter)
+        self._events = Events(
+            Link(address, timeout=settings.command_timeout, meter=self.meter), self._link
+        )
+
+    async def enqueue(
+        self,
+        name: str,
+        data: Any = None,
+        *,
+        queue: str | None = None,
+        job_id: str | None = None,
+        delay: float | None = None,
+        priority: int | None = None,
+        attempts: int | None = None,
+        backoff: float | Mapping[str, Any] | None = None,
+        deduplication_id: str | None = None,
+    ) -> str:
+        """Add a job and return its id at once.
+
+        ``queue`` is the settings' first by default. ``delay`` and ``backoff`` (fixed) are seconds;
+        ``backoff`` may also be BullMQ's own object, in milliseconds. ``job_id`` makes adding
+        idempotent: a job of that id that is there already is not added again; without it the job
+        gets one that no queue has. Raises ConfigurationError for options that can't be, and
+        InvalidResult if ``data`` is not JSON.
+        """
+        if not name:
+            msg = "enqueue(''): expected a job name"
+            raise ConfigurationError(msg)
+        options = {
+            "delay": _milliseconds("delay", delay),
+            "priority": _priority(priority),
+            "attempts": _attempts(attempts),
+            "backoff": _backoff(backoff),
+            "deduplication": {"id": deduplication_id} if deduplication_id else None,
+        }
+        job = NewJob(
+            id=_checked_id(job_id) or uuid.uuid4().hex,
+            name=name,
+            data=encode_json({} if data is None else data, what="data"),
+            opts={key: value for key, value in options.items() if value is not None},
+        )
+        keys = self._keys(queue or self.settings.queues[0])
+        await self._link.open()
+        try:
+            return await producing.add(self._link, self.meter, keys, job)
+        except ReplyLost:  # its id makes a second adding harmless
+            await self._link.open()
+            return await producing.add(self._link, self.meter, keys, job)
+
+    async def status(self, job_id: str, queue: str | None = None) -> JobStatus:
+        """The job as it is now, from ``queue`` or whichever of the settings' queues has it.
+
+        Raises JobNotFound.
+        """
+        await self._link.open()
+        for name in [queue] if queue else self.settings.queues:
+            found = await self._status_on(self._keys(name), job_id)
+            if found is not None:
+                return found
+        where = queue or ", ".join(self.settings.queues)
+        msg = f"no job {job_id!r} on {where}: never added, or removed when it ended"
+        raise JobNotFound(msg)
+
+    async def _status_on(self, keys: QueueKeys, job_id: str) -> JobStatus | None:
+        job_key = keys.job(job_id)
+        flat = await self._link.call("status", "HGETALL", job_key)
+        if not flat:
+            return None
+        states = script("getStateV2")
+        state = await states.run(self._link, "status", keys.named(*_STATE_KEYS), (job_id, job_key))
+        text = [part.decode("utf-8", "replace") for part in flat]
+        fields = dict(zip(text[::2], text[1::2], strict=True))
+        return JobStatus(
+            id=job_id,
+            queue=keys.queue,
+            name=fields.get("name", ""),
+            state=state.decode(),
+            data=_json(fields.get("data")),
+            progress=_json(fields.get("progress")),
+            result=_json(fields.get("returnvalue")),
+            failed_reason=fields.get("failedReason"),
+            attempts_made=int(fields.get("atm", "0")),
+            timestamp=_seconds(fields.get("timestamp")),
+            processed_on=_seconds(fields.get("processedOn")),
+            finished_on=_seconds(fields.get("finishedOn")),
+        )
+
+    async def result(
+        self, job_id: str, timeout: float | None = None, queue: str | None = None
+    ) -> Any:
+        """Wait until the job has ended, and give its result.
+
+        Raises JobFailed with its reason, JobNotFound, or TimeoutError after ``timeout`` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            async for event in self.watch(job_id, queue):
+                if event.event == "completed":
+                    return event.data
+                if event.event == "failed":
+                    raise JobFailed(job_id, event.data)
+        raise JobNotFound(job_id)  # pragma: no cover - watch ends with a final event
+
+    async def watch(self, job_id: str, queue: str | None = None) -> AsyncIterator[JobEvent]:
+        """Each event of the job from now on, up to its end; the end even if it is past.
+
+        Raises JobNotFound.
+        """
+        status = await self.status(job_id, queue)
+        stream = self._keys(status.queue)["events"]
+        inbox = await self._events.watch(stream, job_id)
+        try:
+            with suppress(JobNotFound):  # removed when it ended: its last event is still to come
+                status = await self.status(job_id, status.queue)
+            if status.state == "completed":
+                yield JobEvent(job_id, "completed", status.result)
+                return
+            if status.state == "failed":
+                yield JobEvent(job_id, "failed", status.failed_reason or "")
+                return
+            while True:
+                event = await inbox.get()
+                yield event
+                if event.is_final:
+                    return
+        finally:
+            self._events.unwatch(stream, job_id, inbox)
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        """How many jobs each of the settings' queues has in each state."""
+        await self._link.open()
+        asked = {
+            (queue, kind): self._link.call("status", command, self._keys(queue)[kind])
+            for queue in self.settings.queues
+            for kind, command in _COUNTED.items()
+        }
+        counts: dict[str, dict[str, int]] = {queue: {} for queue in self.settings.queues}
+        for (queue, kind), future in asked.items():
+            counts[queue][_STATE_NAMES.get(kind, kind)] = await future
+        return counts
+
+    def _keys(self, queue: str) -> QueueKeys:
+        return QueueKeys(self.settings.prefix, queue)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._events.close()
+        await self._link.close()
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises RedisUnavailable."""
+        await self._link.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        await self.close()
+
+
+def _milliseconds(what: str, seconds: float | None) -> int | None:
+    if seconds is None:
+        return None
+    if not 0 <= seconds < 1e10:  # noqa: PLR2004 - some 300 years
+        msg = f"{what}={seconds!r}: expected seconds, 0 or more"
+        raise ConfigurationError(msg)
+    return round(seconds * 1000)
+
+
+def _priority(priority: int | None) -> int | None:
+    if priority is not None and not 0 <= priority <= 2**21 - 1:
+        msg = f"priority={priority!r}: expected 0 to 2097151, BullMQ's range; 1 is the most urgent"
+        raise ConfigurationError(msg)
+    return priority
+
+
+def _attempts(attempts: int | None) -> int | None:
+    if attempts is not None and (attempts < 1 or attempts != int(attempts)):
+        msg = f"attempts={attempts!r}: expected 1 or more"
+        raise ConfigurationError(msg)
+    return attempts
+
+
+def _backoff(backoff: float | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if isinstance(backoff, (int, float)):
+        return {"type": "fixed", "delay": _milliseconds("backoff", backoff)}
+    return backoff
+
+
+def _checked_id(job_id: str | None) -> str | None:
+    """BullMQ's own rules for custom ids (bullmq's Job.validateOptions)."""
+    if job_id is not None and (not job_id or job_id.isdecimal() or ":" in job_id):
+        msg = f"job_id={job_id!r}: expected text that is not a whole number and has no ':'"
+        raise ConfigurationError(msg)
+    return job_id
+
+
+def _json(text: str | None) -> Any:
+    if text is None:
+        return None
+    with suppress(ValueError):
+        return json.loads(text)
+    return text
+
+
+def _seconds(milliseconds: str | None) -> float | None:
+    return None if milliseconds is None else float(milliseconds) / 1000

@@ -1,0 +1,136 @@
+"""``enqueue`` and ``status``: jobs from outside, as an API service sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from convolab_worker.client import JobClient
+from convolab_worker.commands.output import as_json, remark, result, table
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from convolab_worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to enqueue, as its flags describe it; ``None`` leaves the choice to BullMQ."""
+
+    name: str
+    data: Any
+    job_id: str | None = None
+    delay: float | None = None
+    priority: int | None = None
+    attempts: int | None = None
+
+
+def read_data(text: str) -> Any:
+    """Return the JSON value that an argument means: itself, ``@FILE`` or ``-`` for standard input.
+
+    Raises :class:`ConfigurationError` that names the place where it is not JSON.
+    """
+    source = "standard input" if text == "-" else text[1:] if text.startswith("@") else "JSON"
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_no_constant)
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{source} can't be read: {getattr(error, 'strerror', None) or error}"
+    except RecursionError:
+        msg = f"{source}: expected a JSON value, and it is nested too deeply"
+    except ValueError as error:
+        msg = f"{source}: expected a JSON value: {error}"
+    raise ConfigurationError(msg)
+
+
+def enqueue(settings: Settings, job: NewJob, *, wait: bool, timeout: float | None) -> int:
+    """Add a job and print its id; with ``wait``, show progress and print the result."""
+    configure_logging(settings.log_level, settings.log_format)
+    return asyncio.run(_enqueue(settings, job, wait=wait, timeout=timeout))
+
+
+def status(settings: Settings, job_id: str | None, *, as_lines: bool) -> int:
+    """Print one job, or how many jobs each queue has in each state."""
+    configure_logging(settings.log_level, settings.log_format)
+    asyncio.run(_status(settings, job_id, as_lines=as_lines))
+    return 0
+
+
+async def _enqueue(settings: Settings, job: NewJob, *, wait: bool, timeout: float | None) -> int:
+    queue = settings.queues[0]
+    async with JobClient(settings) as client:
+        job_id = await client.enqueue(
+            job.name,
+            job.data,
+            queue=queue,
+            job_id=job.job_id,
+            delay=job.delay,
+            priority=job.priority,
+            attempts=job.attempts,
+        )
+        if not wait:
+            result(job_id)
+            return 0
+        remark(f"job {job_id} is on {queue}")
+        try:
+            async with asyncio.timeout(timeout):
+                return await _watched(client, job_id, queue)
+        except TimeoutError:
+            remark(f"job {job_id} has not finished after {timeout:g} s; it goes on")
+            return 1
+
+
+async def _watched(client: JobClient, job_id: str, queue: str) -> int:
+    """Show what happens to a job until it ends; print its result, or say why it failed."""
+    async for update in client.watch(job_id, queue=queue):
+        if update.event == "completed":
+            result(as_json(update.data))
+            return 0
+        if update.event == "failed":
+            remark(f"job {job_id} failed: {update.data}")
+            return 1
+        if update.event != "progress":
+            remark(f"job {job_id}: {update.event}")
+        elif isinstance(update.data, int | float) and not isinstance(update.data, bool):
+            remark(f"job {job_id}: {update.data:g} %")
+        else:
+            remark(f"job {job_id}: {as_json(update.data)}")
+    return 1  # pragma: no cover - what is watched ends in one of the two
+
+
+async def _status(settings: Settings, job_id: str | None, *, as_lines: bool) -> None:
+    async with JobClient(settings) as client:
+        if job_id is not None:
+            job = asdict(await client.status(job_id))
+            result(as_json(job) if as_lines else _described(job))
+            return
+        counts = await client.counts()
+    if as_lines:
+        result(as_json(counts))
+        return
+    states = list(dict.fromkeys(state for queue in counts.values() for state in queue))
+    rows = [[queue, *(found.get(state, 0) for state in states)] for queue, found in counts.items()]
+    result(table([["queue", *states], *rows]))
+
+
+def _described(job: dict[str, Any]) -> str:
+    """Write a job's fields below each other, those that are unset left out."""
+    rows = [
+        [name, value if isinstance(value, str) else as_json(value)]
+        for name, value in job.items()
+        if value is not None
+    ]
+    return table(rows)
+
+
+def _no_constant(name: str) -> NoReturn:
+    msg = f"{name} is not JSON"
+    raise ValueError(msg)

@@ -1,0 +1,62 @@
+"""Results on standard output, remarks on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def result(text: str) -> None:
+    """Write a result to standard output, with a line break.
+
+    A reader that has gone away (``| head``) is not an error: the command did its work.
+    """
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its exit: into nothing, so that it does not complain.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def remark(text: str) -> None:
+    """Write a remark to standard error, with a line break; lost if nobody can read it."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        return
+
+
+def as_json(value: Any) -> str:
+    """Write a value as one line of JSON that standard output can encode."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, default=str)
+    return text
+
+
+def table(rows: Sequence[Sequence[object]]) -> str:
+    """Align rows in columns: numbers to the right, the rest to the left."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [
+        len(rows) > 1 and all(isinstance(row[place], int) for row in rows[1:])
+        for place in range(len(widths))
+    ]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    )

@@ -1,0 +1,75 @@
+"""``run`` and ``drain``: handlers from an application, at work."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from convolab_worker.commands.loading import load_app
+from convolab_worker.commands.output import as_json, remark, result
+from convolab_worker.commands.signals import StopOnSignals
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.telemetry import configure_logging
+from convolab_worker.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from convolab_worker.registry import HandlerRegistry
+    from convolab_worker.settings import Settings
+
+
+def run(settings: Settings, *, embedded: bool) -> int:
+    """Work until a signal says stop; 0 after a clean stop."""
+    handlers = _prepare(settings)
+    with _server(settings, embedded=embedded) as reachable:
+        asyncio.run(_run(handlers, reachable))
+    return 0
+
+
+def drain(settings: Settings, *, budget: float | None, embedded: bool) -> int:
+    """Work until nothing is left or the budget is over; 1 if a job failed for good."""
+    handlers = _prepare(settings)
+    with _server(settings, embedded=embedded) as reachable:
+        return asyncio.run(_drain(handlers, reachable, budget))
+
+
+def _prepare(settings: Settings) -> HandlerRegistry:
+    configure_logging(settings.log_level, settings.log_format)
+    if settings.app is None:
+        msg = "no handlers: expected --app MODULE:REGISTRY or the variable CONVOLAB_APP"
+        raise ConfigurationError(msg)
+    return load_app(settings.app)
+
+
+@contextmanager
+def _server(settings: Settings, *, embedded: bool) -> Iterator[Settings]:
+    """Yield the settings, those of a private server where one is asked for."""
+    if not embedded:
+        yield settings
+        return
+    from convolab_worker.embedded import EmbeddedServer
+
+    with EmbeddedServer() as server:
+        remark(f"embedded server: {server.url}")
+        yield settings.replace(redis_url=server.url)
+
+
+async def _run(handlers: HandlerRegistry, settings: Settings) -> None:
+    worker = Worker(handlers, settings)
+    stopping = StopOnSignals(worker)
+    stopping.install()
+    await worker.run()
+    await stopping.settled()
+
+
+async def _drain(handlers: HandlerRegistry, settings: Settings, budget: float | None) -> int:
+    worker = Worker(handlers, settings)
+    stopping = StopOnSignals(worker)
+    stopping.install()
+    outcome = await worker.drain(budget=budget)
+    await stopping.settled()
+    result(as_json(asdict(outcome)))
+    return 1 if outcome.failed else 0

@@ -1,0 +1,297 @@
+"""One Redis connection whose commands are pipelined as they come, and never sent twice.
+
+A ``Link`` is ``closed``, ``opening`` or ``open``:
+
+    closed   -- open() -->      opening -- handshake done --> open
+    opening  -- refused -->     closed  (open() raises)
+    open     -- lost, late -->  closed  (every unanswered command raises ReplyLost)
+
+Why not redis-py's client: it sends one command at a time on a connection, repeats scripts that are
+not idempotent when a reply is lost, times out blocked reads after 5 s, and sends commands of its
+own on every connect that a provider bills. Here commands of one turn of the loop leave in one
+write, answers come back in order, and a command whose reply was lost is the caller's to judge.
+hiredis packs and parses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+import hiredis
+
+from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
+from convolab_worker.refusals import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convolab_worker.address import Address
+    from convolab_worker.meter import Meter
+
+_CONNECT_TIMEOUT_SECONDS = 5.0
+# A peer that vanished without a word is noticed after 15 + 3 x 5 s, at no billed command.
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+_KEEPALIVE_USER_TIMEOUT_MS = 30_000
+# A deadline found passed this late was missed by our own loop, not by the server.
+_LATE_SECONDS = 0.5
+
+
+class Link(asyncio.Protocol):
+    """A connection to ``address`` that pipelines calls and gives each its answer, in order.
+
+    ``timeout`` (seconds) bounds the wait for any answer that has no time-out of its own.
+    ``client_name`` is set on connect if given (a billed command).
+    """
+
+    def __init__(
+        self, address: Address, *, timeout: float, meter: Meter, client_name: str | None = None
+    ) -> None:
+        """Make a closed link; nothing is sent before ``open``."""
+        self._address = address
+        self._timeout = timeout
+        self._meter = meter
+        self._client_name = client_name
+        self._loop = cast("asyncio.AbstractEventLoop", None)
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(replyError=RedisRefused)
+        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._out: list[bytes] = []
+        self._flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._client_id: int | None = None
+        self._ghost_id: int | None = None
+        self._open = False
+        self.on_lost: Callable[[Exception], None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are taken."""
+        return self._open
+
+    @property
+    def client_id(self) -> int | None:
+        """The server's id of this connection, or None where the server doesn't tell."""
+        return self._client_id
+
+    async def open(self) -> None:
+        """Connect, unless connected; callers at the same time share one attempt.
+
+        Where an earlier connection was lost, it is killed on the server first: it may still be
+        blocked there and swallow a job's marker, or hold commands that are yet to run.
+        Raises RedisUnavailable, whose message names the fix where it is known.
+        """
+        if self._open:
+            return
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._connect(), name="convolab-connect")
+            self._opening.add_done_callback(self._opening_done)
+        await asyncio.shield(self._opening)
+
+    def _opening_done(self, task: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _connect(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_SECONDS):
+                await self._dial()
+                await self._handshake()
+        except RedisRefused as error:
+            self._drop(error)
+            raise RedisUnavailable(explain(str(error), str(self._address))) from error
+        except TimeoutError:
+            self._drop(ReplyLost("no answer to the handshake"))
+            msg = f"Redis at {self._address} did not answer within {_CONNECT_TIMEOUT_SECONDS:g} s"
+            raise RedisUnavailable(msg) from None
+        except OSError as error:
+            self._drop(error)
+            msg = f"Redis at {self._address} can't be reached: {error.strerror or error}"
+            raise RedisUnavailable(msg) from error
+        except BaseException as error:
+            self._drop(ReplyLost(f"gave up connecting: {error!r}"))
+            raise
+
+    async def _dial(self) -> None:
+        address = self._address
+        self._reader = hiredis.Reader(replyError=RedisRefused)
+        if address.path is not None:
+            await self._loop.create_unix_connection(lambda: self, address.path)
+            return
+        context = address.ssl_context()
+        await self._loop.create_connection(lambda: self, address.host, address.port, ssl=context)
+        transport = cast("asyncio.Transport", self._transport)
+        _keep_alive(transport.get_extra_info("socket"))
+
+    async def _handshake(self) -> None:
+        address = self._address
+        required: list[asyncio.Future[Any]] = []
+        self._open = True  # calls are taken from here on, in order, behind the handshake's own
+        if address.password is not None:
+            credentials = [address.username] if address.username else []
+            required.append(self.call("connect", "AUTH", *credentials, address.password))
+        if address.database:
+            required.append(self.call("connect", "SELECT", address.database))
+        if self._client_name is not None:
+            required.append(self.call("connect", "CLIENT", "SETNAME", self._client_name))
+        identity = self.call("connect", "CLIENT", "ID")
+        ghost = self._ghost_id
+        killed = self.call("connect", "CLIENT", "KILL", "ID", ghost) if ghost is not None else None
+        optional = [identity] if killed is None else [identity, killed]
+        answers = await asyncio.gather(*required, *optional, return_exceptions=True)
+        for answer in answers[: len(required)]:
+            if isinstance(answer, BaseException):
+                raise answer
+        own_id = answers[len(required)]
+        if isinstance(own_id, RedisRefused):
+            _raise_unless_unsupported(own_id)
+        elif isinstance(own_id, BaseException):
+            raise own_id
+        self._client_id = own_id if isinstance(own_id, int) else None
+        self._ghost_id = None
+
+    def call(self, purpose: str, *args: Any, timeout: float | None = None) -> asyncio.Future[Any]:
+        """Send one command and return the future of its answer.
+
+        The future raises RedisRefused for an error reply and ReplyLost when the connection went
+        away first, in which case the command may or may not have run.
+        """
+        loop = self._loop
+        if not self._open:
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(RedisUnavailable(f"not connected to Redis at {self._address}"))
+            return future
+        future = loop.create_future()
+        deadline = loop.time() + (self._timeout if timeout is None else timeout)
+        self._pending.append((future, deadline))
+        self._out.append(hiredis.pack_command(args))
+        self._meter.count(purpose)
+        if not self._flush_due:
+            self._flush_due = True
+            loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        out, self._out = self._out, []
+        transport = self._transport
+        if transport is None or not out:
+            return
+        transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._timer is None:
+            self._arm_timer()
+
+    def _arm_timer(self) -> None:
+        deadline = self._pending[0][1] if self._pending else None
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._check_deadline, deadline)
+
+    def _check_deadline(self, expected: float) -> None:
+        self._timer = None
+        if not self._pending:
+            return
+        now = self._loop.time()
+        if self._pending[0][1] > now:
+            self._arm_timer()
+        elif now - expected > _LATE_SECONDS:
+            # Our loop was blocked or the process frozen: the answer may lie unread in the socket.
+            self._timer = self._loop.call_later(_LATE_SECONDS, self._check_deadline, now + 1)
+        else:
+            self._drop(ReplyLost(f"no answer from Redis at {self._address} in time"))
+
+    async def close(self) -> None:
+        """Close the connection; unanswered commands raise ReplyLost."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        self._ghost_id = None
+        transport = self._transport
+        self._drop(ReplyLost("closed"), ghost=False)
+        if transport is not None:
+            transport.close()
+
+    def lose(self, reason: str) -> None:
+        """Give the connection up as lost, for ``reason``."""
+        self._drop(ReplyLost(reason))
+
+    def _drop(self, error: Exception, *, ghost: bool = True) -> None:
+        was_open, self._open = self._open, False
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+        if ghost and self._client_id is not None:
+            self._ghost_id = self._client_id
+        self._client_id = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._out.clear()
+        pending, self._pending = self._pending, deque()
+        for future, _ in pending:
+            if not future.done():
+                future.set_exception(
+                    error if isinstance(error, ReplyLost) else ReplyLost(str(error))
+                )
+                future.exception()  # an answer nobody waits for any more is not a warning
+        if was_open and self.on_lost is not None and self._opening is None:
+            self.on_lost(error)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each whole answer to the call that waits for it."""
+        reader = self._reader
+        pending = self._pending
+        reader.feed(data)
+        while True:
+            try:
+                answer = reader.gets()
+            except hiredis.ProtocolError as error:
+                self._drop(ReplyLost(f"Redis at {self._address} spoke something else: {error}"))
+                return
+            if answer is False:
+                return
+            if not pending:
+                self._drop(ReplyLost(f"Redis at {self._address} answered what was not asked"))
+                return
+            future, _ = pending.popleft()
+            if future.done():
+                continue
+            if isinstance(answer, RedisRefused):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what is unanswered."""
+        if self._transport is not None:
+            reason = f": {exc}" if exc else ""
+            self._drop(ReplyLost(f"Redis at {self._address} closed the connection{reason}"))
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _KEEPALIVE_USER_TIMEOUT_MS)
+
+
+def _raise_unless_unsupported(error: RedisRefused) -> None:
+    """Pass over a server or an ACL without CLIENT ID; anything else is a reason not to go on."""
+    text = str(error).lower()
+    if "unknown" not in text and "noperm" not in text and "not supported" not in text:
+        raise error

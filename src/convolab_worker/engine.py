@@ -1,0 +1,253 @@
+"""The one loop that takes jobs and hands them to slots, and the chain of jobs in each slot."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
+from convolab_worker.outcome import Lost, Returned
+from convolab_worker.runner import NO_HANDLER, STOP_PATIENCE_SECONDS
+from convolab_worker.slots import Turn
+
+if TYPE_CHECKING:
+    from convolab_worker.assembly import Parts
+    from convolab_worker.lease import Lease
+    from convolab_worker.queues import Take
+
+# The loop turns at least this often, at no command, so that a clock that jumps delays nothing.
+_LONGEST_NAP_SECONDS = 30.0
+
+
+class Engine:
+    """Runs the jobs of ``parts.queues`` until it is stopped, or drained."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Start nothing."""
+        self._parts = parts
+        self._slots = parts.slots
+        self._log = structlog.get_logger("convolab_worker").bind()
+        self._chains: set[asyncio.Task[None]] = set()
+        self._lost_takes: list[tuple[str, str]] = []
+        self._generation = -1
+        self._wake_wanted = False
+        self._draining = False
+        self.stopping = False
+
+    # the loop
+
+    async def run(self, *, drain: bool = False) -> None:
+        """Take and run jobs until stopped or, with ``drain``, until nothing is left to take."""
+        self._draining = drain
+        while not self.stopping:
+            try:
+                if await self._turn():
+                    return
+            except RedisRefused as error:
+                await self._parts.reconnection.refused(error)
+            except RedisUnavailable as error:
+                self._log.debug("redis.lost", error=str(error))
+
+    async def _turn(self) -> bool:
+        """One decision, and what it takes; True when a drain is over."""
+        parts = self._parts
+        parts.signal.clear()
+        if not parts.reconnection.is_open or self._generation != parts.reconnection.generation:
+            await self._reconnect()
+        if self._wake_wanted:
+            self._wake_wanted = False
+            await parts.waiting.look_round(time.time())
+        now = time.time()
+        for queue in self._slots.pass_time(now):
+            parts.waiting.pass_on_if_busy(queue)
+        self._unpark()
+        ready = self._slots.next_queue(now)
+        if ready is not None:
+            await self._take(ready)
+            return False
+        tend_at = parts.waiting.next_time()
+        if tend_at is not None and tend_at <= now:
+            await parts.waiting.tend(now)
+            return False
+        if self._draining and not self._chains:
+            return await self._is_drained()
+        parts.waiting.arm(now)
+        await parts.signal.wait(self._nap(now, tend_at))
+        return False
+
+    def _nap(self, now: float, tend_at: float | None) -> float:
+        times = [at for at in (tend_at, self._slots.next_time()) if at is not None]
+        return min(min(times, default=float("inf")) - now, _LONGEST_NAP_SECONDS)
+
+    async def _reconnect(self) -> None:
+        """Connect; then adopt what lost takes have taken, and look at every queue."""
+        parts = self._parts
+        await parts.reconnection.wait()
+        generation = parts.reconnection.generation
+        while self._lost_takes:
+            queue, token = self._lost_takes[-1]
+            lease = await parts.queues.find_by_token(queue, token)
+            self._lost_takes.pop()
+            if lease is not None:
+                self._log.info("job.adopted", job_id=lease.id, queue=queue)
+                self._slots.reserve(queue)
+                self._admit(lease)
+        await parts.waiting.look_round(time.time())
+        self._generation = generation
+
+    async def _is_drained(self) -> bool:
+        await self._parts.waiting.look_round(time.time())
+        now = time.time()
+        return self._slots.next_queue(now) is None and not self._chains and not self._slots.parked
+
+    def wake(self) -> None:
+        """Look for work at once, whatever is known."""
+        self._wake_wanted = True
+        self._parts.signal.set()
+
+    # taking
+
+    async def _take(self, queue: str) -> None:
+        parts = self._parts
+        asks_due = self._slots.reserve(queue)
+        token = parts.queues.new_token()
+        try:
+            take = await parts.queues.take(queue, token)
+        except ReplyLost:
+            self._slots.cancel_reservation()
+            self._lost_takes.append((queue, token))
+            raise
+        except RedisUnavailable:
+            self._slots.cancel_reservation()
+            raise
+        parts.reconnection.served()
+        if take.lease is None:
+            await self._found_nothing(queue, take)
+            return
+        self._admit(take.lease)
+        if asks_due:
+            self._slots.due(queue, await parts.queues.next_due(queue))
+
+    async def _found_nothing(self, queue: str, take: Take) -> None:
+        self._slots.cancel_reservation()
+        now = time.time()
+        seen = self._slots.nothing(queue)
+        if take.limited_for > 0:
+            self._slots.hold(queue, now + take.limited_for)
+        elif take.due_at is not None:
+            self._slots.due(queue, take.due_at)
+        elif seen:
+            await self._parts.waiting.hold_if_stopped(queue, now)
+        else:
+            self._parts.waiting.found_nothing(queue)
+
+    def _admit(self, lease: Lease) -> None:
+        """Run a job that was just taken in its reserved slot, or park it."""
+        if self._receive(lease):
+            self._start(lease)
+
+    def _receive(self, lease: Lease) -> bool:
+        """Keep a job that was just taken: True if it has the reserved slot, False if it parks."""
+        parts = self._parts
+        self._slots.took(lease.queue)
+        parts.waiting.took(lease.queue, time.time())
+        parts.hold(lease)
+        if self._slots.admit(lease.queue, self._handler_key(lease), lease):
+            return True
+        self._log.debug("job.parked", job_id=lease.id, queue=lease.queue, name=lease.name)
+        return False
+
+    def _handler_key(self, lease: Lease) -> str:
+        handler = self._parts.runner.handler_of(lease)
+        return NO_HANDLER if handler is None else handler.key
+
+    def _unpark(self) -> None:
+        while (lease := self._slots.unpark()) is not None:
+            self._start(lease)
+
+    def _start(self, lease: Lease) -> None:
+        chain = asyncio.create_task(self._chain(lease), name=f"slot {lease.id}")
+        self._chains.add(chain)
+        chain.add_done_callback(self._chain_ended)
+
+    def _chain_ended(self, chain: asyncio.Task[None]) -> None:
+        self._chains.discard(chain)
+        self._parts.signal.set()
+        if not chain.cancelled() and (error := chain.exception()) is not None:
+            self._log.error("slot.died", exc_info=error)
+
+    # one slot
+
+    async def _chain(self, lease: Lease) -> None:
+        """Run a job, settle it and, while the slot stays on its queue, the next one."""
+        runner = self._parts.runner
+        turn = Turn(time.time())
+        while True:
+            outcome = Returned() if self.stopping else await runner.run(lease)
+            if len(self._slots.standing) > 1 and not self.stopping:
+                await self._glance(lease.queue)
+            turn.jobs += 1
+            self._slots.release(lease.queue, self._handler_key(lease))
+            stays = not self.stopping and self._slots.stays(lease.queue, turn, time.time())
+            if stays:
+                self._slots.reserve(lease.queue)
+            try:
+                written, take = await self._parts.settlement.settle(
+                    lease, outcome, fetch_next=stays
+                )
+            finally:
+                self._parts.let_go(lease)
+            runner.report(lease, written)
+            if take.lease is lease:  # its children were done already: it goes on at once
+                if not stays:
+                    self._slots.reserve(lease.queue)
+            elif not stays:
+                return
+            elif take.lease is None:
+                await self._found_nothing(lease.queue, take)
+                return
+            lease = take.lease
+            if not self._receive(lease):
+                return
+
+    async def _glance(self, queue: str) -> None:
+        try:
+            await self._parts.waiting.glance(queue, time.time())
+        except RedisUnavailable as error:
+            self._log.debug("redis.lost", error=str(error))
+
+    # ending
+
+    def lose(self, lease: Lease) -> None:
+        """The lease's lock is gone: cancel its handler; what it gives is not written."""
+        runner = self._parts.runner
+        if not runner.lose(lease) and self._slots.drop_parked(lease):
+            self._parts.let_go(lease)
+            runner.report(lease, Lost("the lock was lost while the job was parked"))
+
+    async def stop(self, grace: float) -> None:
+        """Take no more; give running jobs ``grace`` seconds, then return them to their queues."""
+        self.stopping = True
+        self._parts.signal.set()
+        self._parts.waiting.close()
+        # The head of a queue is where the last one returned stands: the last parked goes first.
+        for lease in reversed(self._slots.clear_parked()):
+            await self._return_parked(lease)
+        if self._chains and grace > 0:
+            await asyncio.wait(self._chains, timeout=grace)
+        self._parts.runner.interrupt()
+        if self._chains:
+            await asyncio.wait(self._chains, timeout=STOP_PATIENCE_SECONDS + 0.3)
+        for chain in self._chains:
+            chain.cancel()
+
+    async def _return_parked(self, lease: Lease) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await self._parts.settlement.settle(lease, Returned(), fetch_next=False)
+        except TimeoutError:
+            self._log.warning("job.not_returned", job_id=lease.id, queue=lease.queue)
+        self._parts.let_go(lease)

@@ -1,0 +1,89 @@
+"""Every exception that leaves the library, under one root."""
+
+from __future__ import annotations
+
+
+class ConvolabWorkerError(Exception):
+    """The root of every exception that this library raises."""
+
+
+class ConfigurationError(ConvolabWorkerError):
+    """A setting, a flag or a registration is wrong; raised before any I/O."""
+
+
+class DuplicateHandler(ConfigurationError):
+    """Two handlers claim one job name on one queue; raised at registration."""
+
+
+class HandlerNotFound(ConvolabWorkerError):
+    """No handler is registered for a job's name on its queue; the job fails for good."""
+
+
+class InvalidPayload(ConvolabWorkerError):
+    """A job's data is not JSON, or not what its handler's annotation asks for.
+
+    The message names the field and what was expected. The job is not retried.
+    """
+
+
+class InvalidResult(ConvolabWorkerError):
+    """A handler's result can't be written as JSON; the message names the place.
+
+    The job is not retried: its work was done, and doing it again gives the same.
+    """
+
+
+class UnrecoverableError(ConvolabWorkerError):
+    """Raised by a handler: fail this job now, whatever attempts are left.
+
+    Has the meaning, and the name, of BullMQ's UnrecoverableError.
+    """
+
+
+class RetryLater(ConvolabWorkerError):
+    """Raised by a handler: run this job again after ``delay`` seconds.
+
+    Uses up no attempt.
+    """
+
+    def __init__(self, delay: float, reason: str = "") -> None:
+        """Ask for another run in ``delay`` seconds, for ``reason`` (logged only)."""
+        if not 0 <= delay < float("inf"):
+            msg = f"RetryLater(delay={delay!r}): expected a finite number of seconds, 0 or more"
+            raise ValueError(msg)
+        super().__init__(reason or f"retry in {delay:g} s")
+        self.delay = delay
+
+
+class JobTimeout(ConvolabWorkerError):
+    """A handler ran longer than its time-out; counts as a failed attempt."""
+
+
+class LockLost(ConvolabWorkerError):
+    """The job's lock is gone, so another worker may have the job: nothing is written."""
+
+
+class JobNotFound(ConvolabWorkerError):
+    """No job of that id is in the queues that were looked at."""
+
+
+class JobFailed(ConvolabWorkerError):
+    """The job whose result was awaited failed for good; ``reason`` says why."""
+
+    def __init__(self, job_id: str, reason: str) -> None:
+        """Name the job and carry its failure reason as the worker wrote it."""
+        super().__init__(f"job {job_id} failed: {reason}")
+        self.job_id = job_id
+        self.reason = reason
+
+
+class RedisUnavailable(ConvolabWorkerError):
+    """Redis can't be reached or refuses to serve; the message names the fix where known."""
+
+
+class RedisRefused(RedisUnavailable):
+    """Redis answered a command with an error; the command did nothing."""
+
+
+class ReplyLost(RedisUnavailable):
+    """A command was sent and its reply never came: it may or may not have run."""

@@ -1,0 +1,80 @@
+"""How long to wait next when there is nothing to do: pure, from what happened and explicit time.
+
+A wait costs two commands whatever its length (the block, and the sweep at its end), and a job that
+arrives ends it at once; so waits grow while nothing happens. They are finite because a marker can
+be lost: popped by a process that died before it took the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# From idle_min to idle_max in few steps: 5 s becomes 30 min in five waits or six.
+GROWTH = 4.0
+# Growth is drawn from GROWTH +/- this part of it, so that several workers don't march in step;
+# the longest wait carries none, so that a day has no more of them than it must.
+JITTER = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """The shortest and longest wait, in seconds."""
+
+    shortest: float
+    longest: float
+
+
+def next_wait(
+    previous: float | None, *, bounds: Bounds, random: float, until_due: float | None = None
+) -> float:
+    """The next wait in seconds.
+
+    ``previous`` is the last wait as this function gave it before any due time cut it, or None
+    after work was seen; ``random`` is from 0 to 1; ``until_due`` is the time to the next moment
+    that is known already (a delayed job's due time), in seconds. See ``uncut`` for the next call.
+    """
+    wait = uncut(previous, bounds=bounds, random=random)
+    if until_due is not None:
+        wait = min(wait, max(until_due, 0.0))
+    return wait
+
+
+def uncut(previous: float | None, *, bounds: Bounds, random: float) -> float:
+    """The next wait, were there no due time: what to pass as ``previous`` afterwards."""
+    if previous is None:
+        return bounds.shortest
+    factor = GROWTH * (1 - JITTER + 2 * JITTER * random)
+    return min(max(previous * factor, bounds.shortest), bounds.longest)
+
+
+def reconnect_delay(failures: int, *, random: float) -> float:
+    """How long to wait before connecting again after ``failures`` refused connections.
+
+    Nobody bills a connection that fails, and the first job is to run within a second of the
+    server's return: so up to half a second for the first minutes, then up to 5.
+    """
+    if failures <= 0:
+        return 0.0
+    longest = 0.5 if failures < _MINUTES_OF_FAILURES else 5.0
+    return float(min(0.02 * 2 ** min(failures, 10), longest)) * (0.75 + 0.25 * random)
+
+
+_MINUTES_OF_FAILURES = 400
+
+
+def refusal_delay(refusals: int, *, random: float) -> float:
+    """How long to pause after Redis answered ``refusals`` commands in a row with an error.
+
+    A server that is full, read-only, loading or over its quota answers, and bills, every try: so
+    pauses grow from half a second to two minutes.
+    """
+    return float(min(0.5 * 2 ** min(max(refusals - 1, 0), 12), 120.0)) * (0.75 + 0.25 * random)
+
+
+def revalidation(remaining: float, *, bounds: Bounds) -> float:
+    """After how long to look again whether a job was added that is due before the known one.
+
+    Such a job's marker may be lost like any other. Halving the ``remaining`` time (seconds) keeps
+    the price of a job that is a day away under ten commands.
+    """
+    return max(remaining / 2, bounds.longest)

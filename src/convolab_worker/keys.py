@@ -1,0 +1,38 @@
+"""The names of one queue's Redis keys, as BullMQ writes them."""
+
+from __future__ import annotations
+
+_SUFFIXES = (
+    "", "active", "wait", "waiting-children", "paused", "completed", "failed", "delayed",
+    "repeat", "stalled", "limiter", "prioritized", "id", "stalled-check", "meta", "pc", "events",
+    "marker",
+)  # fmt: skip
+
+
+class QueueKeys:
+    """The keys of ``queue`` under ``prefix``: ``keys["wait"]`` is ``prefix:queue:wait``."""
+
+    __slots__ = ("_by_suffix", "base", "queue")
+
+    def __init__(self, prefix: str, queue: str) -> None:
+        """Name every key once."""
+        self.queue = queue
+        self.base = f"{prefix}:{queue}:"
+        self._by_suffix = {suffix: self.base + suffix for suffix in _SUFFIXES}
+
+    def __getitem__(self, suffix: str) -> str:
+        """The key of that suffix; ``""`` is what BullMQ calls the queue's key prefix."""
+        return self._by_suffix[suffix]
+
+    def named(self, *suffixes: str) -> list[str]:
+        """The keys of those suffixes, in order."""
+        by_suffix = self._by_suffix
+        return [by_suffix[suffix] for suffix in suffixes]
+
+    def job(self, job_id: str) -> str:
+        """The key of a job's hash."""
+        return self.base + job_id
+
+    def lock(self, job_id: str) -> str:
+        """The key of a job's lock."""
+        return f"{self.base}{job_id}:lock"

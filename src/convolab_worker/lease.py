@@ -1,0 +1,115 @@
+"""A job that this worker has taken: what its hash says, and the token of its lock."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# BullMQ's short names of job options, as stored (bullmq.job.optsDecodeMap).
+_LONG_NAMES = {
+    "fpof": "failParentOnFailure",
+    "cpof": "continueParentOnFailure",
+    "idof": "ignoreDependencyOnFailure",
+    "rdof": "removeDependencyOnFailure",
+    "kl": "keepLogs",
+    "de": "deduplication",
+}
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """One job in ``active``, locked under ``token`` for this worker.
+
+    Times are milliseconds since the epoch, as BullMQ writes them. ``problem`` says what of the
+    hash could not be understood; such a job can only be failed.
+    """
+
+    queue: str
+    id: str
+    token: str
+    name: str
+    data: bytes
+    opts: Mapping[str, Any]
+    timestamp: int = 0
+    processed_on: int = 0
+    attempts_made: int = 0
+    delay: int = 0
+    deferred_failure: str | None = None
+    parent_key: str | None = None
+    scheduler_id: str | None = None
+    stacktrace: bytes = b"[]"
+    problem: str | None = None
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self.attempts_made + 1
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts the job's options give it, at least 1."""
+        attempts = self.opts.get("attempts", 1)
+        return max(attempts, 1) if isinstance(attempts, int) else 1
+
+
+def lease_from_hash(queue: str, job_id: bytes, token: str, flat: list[bytes]) -> Lease:
+    """Read a job's hash, given as HGETALL gives it; never raises, see ``Lease.problem``."""
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    problem = None
+    try:
+        opts = _options(fields.get(b"opts", b"{}"))
+    except ValueError as error:
+        opts, problem = {}, f"the job's opts are not a JSON object: {error}"
+    name = fields.get(b"name")
+    if name is None:
+        problem = "the job's hash has no name: it was removed, or never written whole"
+    elif b"data" not in fields:
+        problem = "the job's hash has no data: it was never written whole"
+    return Lease(
+        queue=queue,
+        id=_text(job_id),
+        token=token,
+        name=_text(name or b""),
+        data=fields.get(b"data", b"null"),
+        opts=opts,
+        timestamp=_number(fields.get(b"timestamp")),
+        processed_on=_number(fields.get(b"processedOn")),
+        attempts_made=_number(fields.get(b"atm")) or _number(fields.get(b"attemptsMade")),
+        delay=_number(fields.get(b"delay")),
+        deferred_failure=_optional(fields.get(b"defa")),
+        parent_key=_optional(fields.get(b"parentKey")),
+        scheduler_id=_optional(fields.get(b"rjk")),
+        stacktrace=fields.get(b"stacktrace", b"[]"),
+        problem=problem,
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _options(raw: bytes) -> Mapping[str, Any]:
+    """The job's options by their long names; jobs of one producer share them, so they are kept."""
+    decoded = json.loads(raw)
+    if not isinstance(decoded, dict):
+        msg = f"got {type(decoded).__name__}"
+        raise ValueError(msg)  # noqa: TRY004 - the caller treats it like any other bad JSON
+    options: dict[str, Any] = decoded
+    return {_LONG_NAMES.get(key, key): value for key, value in options.items()}
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _optional(raw: bytes | None) -> str | None:
+    return None if not raw else _text(raw)
+
+
+def _number(raw: bytes | None) -> int:
+    try:
+        return int(float(raw)) if raw else 0
+    except (ValueError, OverflowError):
+        return 0

@@ -1,0 +1,140 @@
+"""Keeps the locks of running and parked jobs, from a thread that the event loop can't block.
+
+A handler that blocks the loop must not lose its lock: another worker would run the job again. So
+renewals leave from a thread of their own, with a loop and a connection of their own that open only
+when there is something to renew: a job that ends within three eighths of its lock costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import structlog
+
+from convolab_worker import estimates
+from convolab_worker.connection import Link
+from convolab_worker.errors import RedisUnavailable
+from convolab_worker.scripts import script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from convolab_worker.address import Address
+    from convolab_worker.lease import Lease
+    from convolab_worker.meter import Meter
+    from convolab_worker.protocol import Transitions
+
+_log = structlog.get_logger("convolab_worker")
+# The thread looks every eighth of a lock's duration and renews what is older than three eighths,
+# so that no lock is older than half its duration.
+_LOOK_PART = 1 / 8
+_OLD_PART = 3 / 8
+
+
+class LockKeeper:
+    """Renews the locks of every held lease; ``on_lost`` hears of those that are gone.
+
+    ``hold`` and ``release`` are cheap and belong to the loop's thread; ``on_lost`` is called in
+    the keeper's.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        transitions: Mapping[str, Transitions],
+        meter: Meter,
+        *,
+        lock_duration: float,
+        on_lost: Callable[[Lease], None],
+    ) -> None:
+        """Start nothing: the first lease that is held starts the thread."""
+        self._address = address
+        self._transitions = transitions
+        self._meter = meter
+        self._duration = lock_duration
+        self._on_lost = on_lost
+        self._held: dict[Lease, float] = {}
+        self._wanted = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def hold(self, lease: Lease) -> None:
+        """Keep the lease's lock from now on; it was taken just now."""
+        self._held[lease] = time.monotonic()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._main, name="convolab-locks", daemon=True)
+            self._thread.start()
+        elif not self._wanted.is_set():
+            self._wanted.set()
+
+    def release(self, lease: Lease) -> None:
+        """Keep the lease's lock no longer."""
+        self._held.pop(lease, None)
+
+    def stop(self) -> None:
+        """End the thread; locks that are held run out by themselves."""
+        self._stopped = True
+        self._wanted.set()
+        task = self._task
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended, and its loop with it
+                task.get_loop().call_soon_threadsafe(task.cancel)
+
+    def _main(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(self._keep())
+
+    async def _keep(self) -> None:
+        self._task = asyncio.current_task()
+        link = Link(self._address, timeout=self._duration / 4, meter=self._meter)
+        pause = self._duration * _LOOK_PART
+        try:
+            while not self._stopped:
+                if not self._held:
+                    await link.close()
+                    self._wanted.clear()
+                    if not self._held:  # a lease that came in between has set the event again
+                        self._wanted.wait()  # this loop has nothing else to do
+                    continue
+                await asyncio.sleep(pause)
+                await self._renew_old(link)
+        finally:
+            await link.close()
+
+    async def _renew_old(self, link: Link) -> None:
+        now = time.monotonic()
+        old_age = self._duration * _OLD_PART
+        old: dict[str, list[Lease]] = defaultdict(list)
+        for lease, renewed_at in list(self._held.items()):
+            if now - renewed_at >= old_age:
+                old[lease.queue].append(lease)
+        for queue, leases in old.items():
+            try:
+                await link.open()
+                await self._renew(link, queue, leases)
+            except RedisUnavailable as error:
+                _log.warning("locks.not_renewed", jobs=len(leases), error=str(error))
+                return
+
+    async def _renew(self, link: Link, queue: str, leases: list[Lease]) -> None:
+        asked_at = time.monotonic()
+        call = self._transitions[queue].extend_locks(
+            [(lease.id, lease.token) for lease in leases], round(self._duration * 1000)
+        )
+        gone = await script(call.script).run(link, "lock", call.keys, call.args)
+        self._meter.count_inner("lock", estimates.RENEWAL * len(leases))
+        lost = {job_id.decode() for job_id in gone}
+        for lease in leases:
+            if lease not in self._held:
+                continue
+            if lease.id in lost:
+                self._held.pop(lease, None)
+                self._on_lost(lease)
+            else:
+                self._held[lease] = asked_at

@@ -1,0 +1,339 @@
+"""Several BullMQ queues over one command link and one waiting link: take, settle, wait, sweep."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker import estimates
+from convolab_worker.errors import LockLost, RedisUnavailable
+from convolab_worker.keys import QueueKeys
+from convolab_worker.lease import Lease, lease_from_hash
+from convolab_worker.protocol import Call, Transitions
+from convolab_worker.scripts import script
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable, Sequence
+
+    from convolab_worker.connection import Link
+    from convolab_worker.meter import Meter
+
+_CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
+_MARKER_DUE = b"1"
+# BZPOPMIN's own time-out, coarse on an idle server, plus the way there and back.
+_BLOCK_MARGIN_SECONDS = 5.0
+# Weights that let one EXISTS per queue say which kinds of keys there are; see `Queues.look`.
+_DELAYED_WEIGHT = 3
+_ACTIVE_WEIGHT = 6
+
+# What the scripts answer instead of a job (bullmq.error_code).
+JOB_MISSING, LOCK_MISSING, NOT_ACTIVE, PENDING_CHILDREN, LOCK_OF_ANOTHER = -1, -2, -3, -4, -6
+FAILED_CHILDREN = -9
+_LOST = {
+    JOB_MISSING: "the job was removed",
+    LOCK_MISSING: "the lock had run out",
+    NOT_ACTIVE: "the job is no longer active",
+    LOCK_OF_ANOTHER: "another worker holds the lock",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """The answer to a take: a job, or when there may be one.
+
+    ``due_at`` is when the next delayed job is due (seconds since the epoch), ``limited_for`` how
+    long a rate limit lasts (seconds).
+    """
+
+    lease: Lease | None = None
+    due_at: float | None = None
+    limited_for: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What ended a wait: a job may be in ``queue``, at once or at ``due_at`` (epoch seconds)."""
+
+    queue: str
+    due_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Which kinds of jobs a queue has: to be taken now, delayed, active."""
+
+    ready: bool
+    delayed: bool
+    active: bool
+
+
+class Refusal(Exception):
+    """A script refused a transition with one of BullMQ's codes; the job is still ours."""
+
+    def __init__(self, code: int) -> None:
+        """Keep the code."""
+        super().__init__(f"BullMQ refused with code {code}")
+        self.code = code
+
+
+class Queues:
+    """The worker's side of the BullMQ protocol, for the queues ``names``.
+
+    Every method sends one command, or one pipeline of them, and raises RedisRefused or ReplyLost;
+    nothing is ever sent twice from here.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        prefix: str,
+        link: Link,
+        waiting: Link,
+        meter: Meter,
+        worker_id: str,
+        worker_name: str | None,
+        lock_duration: float,
+    ) -> None:
+        """Name the keys of every queue once; nothing is sent."""
+        self.names = tuple(names)
+        self.link = link
+        self._waiting = waiting
+        self._meter = meter
+        self._worker_id = worker_id
+        self._prefix = prefix
+        self._tokens = itertools.count(1)
+        lock_ms = round(lock_duration * 1000)
+        self.keys = {name: QueueKeys(prefix, name) for name in names}
+        self._by_marker = {keys["marker"].encode(): name for name, keys in self.keys.items()}
+        self.transitions = {
+            name: Transitions(keys, worker_name=worker_name, lock_ms=lock_ms)
+            for name, keys in self.keys.items()
+        }
+
+    def keys_of(self, queue: str) -> QueueKeys:
+        """The keys of any queue, ours or not."""
+        return self.keys.get(queue) or QueueKeys(self._prefix, queue)
+
+    def new_token(self) -> str:
+        """A lock token that this worker has not used."""
+        return f"{self._worker_id}:{next(self._tokens)}"
+
+    async def _run(self, purpose: str, call: Call) -> Any:
+        return await script(call.script).run(self.link, purpose, call.keys, call.args)
+
+    async def take(self, queue: str, token: str) -> Take:
+        """Take the queue's next job, locked under ``token``."""
+        raw = await self._run("fetch", self.transitions[queue].take(token, now_ms()))
+        take = _read_take(queue, token, raw)
+        self._meter.count_inner("fetch", estimates.take(found=take.lease is not None))
+        return take
+
+    async def transit(self, lease: Lease, call: Call) -> Take:
+        """Move a job of ours on; the answer is the next one where the call asked for it.
+
+        Raises LockLost if the job is not ours any more, and Refusal with the code otherwise.
+        """
+        raw = await self._run("finish", call)
+        self._meter.count_inner("finish", estimates.transition(call, raw))
+        if isinstance(raw, int) and raw < 0:
+            if raw in _LOST:
+                raise LockLost(_LOST[raw])
+            raise Refusal(raw)
+        return _read_take(lease.queue, lease.token, raw)
+
+    async def give_back(self, lease: Lease) -> None:
+        """Return a job to the head of its queue. Raises LockLost if it is not ours any more."""
+        raw = await self._run("finish", self.transitions[lease.queue].give_back(lease))
+        self._meter.count_inner("finish", estimates.GIVE_BACK)
+        if raw < 0:
+            raise LockLost(_LOST.get(raw, f"code {raw}"))
+
+    async def await_children(self, lease: Lease) -> bool:
+        """Park a parent until its children are done; False if none of them is pending."""
+        call = self.transitions[lease.queue].await_children(lease, now_ms=now_ms())
+        raw = await self._run("finish", call)
+        self._meter.count_inner("finish", estimates.AWAIT_CHILDREN)
+        if raw in _LOST:
+            raise LockLost(_LOST[raw])
+        if raw < 0:
+            raise Refusal(raw)
+        return bool(raw == 0)
+
+    async def wait(self, queues: Sequence[str], timeout: float) -> Marker | None:
+        """Block until a job is announced on one of ``queues``, at most ``timeout`` seconds.
+
+        Redis serves the keys of one BZPOPMIN from left to right: the caller rotates them.
+        """
+        markers = [self.keys[queue]["marker"] for queue in queues]
+        answer = await self._waiting.call(
+            "wait",
+            "BZPOPMIN",
+            *markers,
+            f"{timeout:.3f}",
+            timeout=timeout + _BLOCK_MARGIN_SECONDS,
+        )
+        if answer is None:
+            return None
+        key, member, score = answer
+        due_at = float(score) / 1000 if member == _MARKER_DUE else None
+        return Marker(self._by_marker[key], due_at)
+
+    def pass_on(self, queue: str) -> asyncio.Future[Any]:
+        """Announce a job that this worker knows of and can't take, for another to take."""
+        return self.link.call("wait", "ZADD", self.keys[queue]["marker"], 0, "0")
+
+    async def anything(self, queues: Iterable[str], *, kinds: Sequence[str]) -> bool:
+        """Whether any of the queues has a key of those kinds: one command for all of them."""
+        return await self.anything_of([(queue, kind) for queue in queues for kind in kinds])
+
+    async def anything_of(self, pairs: Iterable[tuple[str, str]]) -> bool:
+        """Whether any of those (queue, kind) pairs is there: one command for all of them."""
+        keys = [self.keys[queue][kind] for queue, kind in pairs]
+        return bool(await self.link.call("sweep", "EXISTS", *keys)) if keys else False
+
+    async def why_stopped(self, queue: str) -> str | None:
+        """``paused``, ``full`` (the queue's own concurrency is used up), or None."""
+        keys = self.keys[queue]
+        meta = self.link.call("sweep", "HMGET", keys["meta"], "paused", "concurrency")
+        paused, concurrency = await meta
+        if paused is not None:
+            return "paused"
+        return None if concurrency is None else "full"
+
+    async def look(self, queues: Iterable[str]) -> dict[str, Sight]:
+        """What each queue has: one command a queue, in one pipeline.
+
+        EXISTS counts a key as often as it is named, so weights tell the kinds apart in one answer.
+        """
+        names = list(queues)
+        answers = [self.link.call("sweep", "EXISTS", *self._weighted(name)) for name in names]
+        return {
+            name: Sight(
+                ready=bool(count % _DELAYED_WEIGHT),
+                delayed=bool(count % _ACTIVE_WEIGHT // _DELAYED_WEIGHT),
+                active=bool(count // _ACTIVE_WEIGHT),
+            )
+            for name, count in zip(names, [await answer for answer in answers], strict=True)
+        }
+
+    def _weighted(self, queue: str) -> list[str]:
+        keys = self.keys[queue]
+        return [
+            *keys.named("wait", "prioritized"),
+            *[keys["delayed"]] * _DELAYED_WEIGHT,
+            *[keys["active"]] * _ACTIVE_WEIGHT,
+        ]
+
+    async def next_due(self, queue: str) -> float | None:
+        """When the queue's next delayed job is due, in epoch seconds."""
+        answer = await self.link.call(
+            "sweep", "ZRANGE", self.keys[queue]["delayed"], 0, 0, "WITHSCORES"
+        )
+        return float(answer[1]) / 0x1000 / 1000 if answer else None
+
+    async def left(self) -> tuple[int, float | None]:
+        """How many jobs wait, prioritized and delayed ones too, and when the first is due."""
+        counts: list[asyncio.Future[int]] = []
+        for keys in self.keys.values():
+            counts.append(self.link.call("sweep", "LLEN", keys["wait"]))
+            counts += [
+                self.link.call("sweep", "ZCARD", keys[kind]) for kind in ("prioritized", "delayed")
+            ]
+        total = sum([await count for count in counts])
+        due = [await self.next_due(name) for name in self.names] if total else []
+        return total, min((at for at in due if at is not None), default=None)
+
+    async def locks_of_active(self, queue: str) -> dict[str, float | None]:
+        """For each active job of the queue, how long its lock lasts (seconds); None: no lock."""
+        keys = self.keys[queue]
+        ids = [
+            raw.decode() for raw in await self.link.call("stalled", "LRANGE", keys["active"], 0, -1)
+        ]
+        answers = [self.link.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
+        left = [await answer for answer in answers]
+        return {
+            job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)
+        }
+
+    async def recover_stalled(self, queue: str, max_stalled: int) -> list[str]:
+        """Put the queue's active jobs that have no lock back to its head; their ids.
+
+        BullMQ recovers a job in the second of two passes, which its key ``stalled-check`` keeps
+        apart to spare commands; the lock alone decides. So both passes run here, one at once after
+        the other.
+        """
+        transitions, check = self.transitions[queue], self.keys[queue]["stalled-check"]
+        call = transitions.recover_stalled(max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1)
+        recovered: list[str] = []
+        for _ in range(2):
+            await self.link.call("stalled", "DEL", check)
+            raw = await script(call.script).run(self.link, "stalled", call.keys, call.args)
+            self._meter.count_inner("stalled", estimates.STALLED_PASS)
+            recovered += [job_id.decode() for job_id in raw]
+        return recovered
+
+    async def find_by_token(self, queue: str, token: str) -> Lease | None:
+        """The active job locked under ``token``: what a take whose answer was lost has taken."""
+        keys = self.keys[queue]
+        ids = await self.link.call("fetch", "LRANGE", keys["active"], 0, -1)
+        if not ids:
+            return None
+        names = [keys.lock(job_id.decode()) for job_id in ids]
+        locks = await self.link.call("fetch", "MGET", *names)
+        for job_id, lock in zip(ids, locks, strict=True):
+            if lock is not None and lock.decode() == token:
+                flat = await self.link.call("fetch", "HGETALL", keys.job(job_id.decode()))
+                return lease_from_hash(queue, job_id, token, flat)
+        return None
+
+    async def written(self, lease: Lease, at_ms: int) -> bool | None:
+        """Whether a finish of ours at ``at_ms`` whose answer was lost has been written.
+
+        None: it has not, and the job is still ours, so it may be written again.
+        """
+        keys = self.keys[lease.queue]
+        lock = self.link.call("finish", "GET", keys.lock(lease.id))
+        finished = self.link.call("finish", "HMGET", keys.job(lease.id), "finishedOn", "name")
+        token, (finished_on, name) = await lock, await finished
+        if token is not None and token.decode() == lease.token:
+            return None
+        return name is None or (finished_on is not None and int(finished_on) == at_ms)
+
+    async def failed_child_reason(self, lease: Lease) -> str:
+        """Why the job can't go on: its first failed child, and that child's own reason."""
+        unsuccessful = f"{self.keys[lease.queue].job(lease.id)}:unsuccessful"
+        failed = await self.link.call("fetch", "ZRANGE", unsuccessful, 0, 0)
+        return await self.child_reason(f"child {failed[0].decode()} failed" if failed else "")
+
+    async def child_reason(self, deferred: str) -> str:
+        """BullMQ's ``child KEY failed`` with the child's own reason, where it is still known."""
+        found = _CHILD_FAILED.fullmatch(deferred)
+        if found is None:
+            return deferred or "a child has failed"
+        reason = await self.link.call("fetch", "HGET", found["key"], "failedReason")
+        return deferred if reason is None else f"{deferred}: {reason.decode('utf-8', 'replace')}"
+
+
+def now_ms() -> int:
+    """The time as BullMQ writes it."""
+    return int(time.time() * 1000)
+
+
+def _read_take(queue: str, token: str, raw: Any) -> Take:
+    if not isinstance(raw, list):
+        return Take()
+    job, job_id, limited_ms, due_ms = [*raw, 0, 0][:4]
+    if isinstance(job, list):
+        return Take(lease=lease_from_hash(queue, job_id, token, job))
+    if isinstance(raw[0], bytes):
+        msg = f"queue {queue!r}: moveToActive answered {raw!r}"
+        raise RedisUnavailable(msg)
+    return Take(
+        due_at=float(due_ms) / 1000 if due_ms else None,
+        limited_for=max(float(limited_ms), 0.0) / 1000,
+    )

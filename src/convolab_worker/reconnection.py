@@ -1,0 +1,92 @@
+"""Brings lost connections back, once for all who wait, and says so once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import structlog
+
+from convolab_worker.errors import RedisRefused, RedisUnavailable
+from convolab_worker.idle import reconnect_delay, refusal_delay
+from convolab_worker.refusals import explain
+
+if TYPE_CHECKING:
+    from convolab_worker.connection import Link
+
+_log = structlog.get_logger("convolab_worker")
+
+
+class Reconnection:
+    """Keeps ``links`` open; ``generation`` counts the times that one had to be opened again."""
+
+    def __init__(self, *links: Link, where: str) -> None:
+        """Open nothing yet."""
+        self._links = links
+        self._where = where
+        self._task: asyncio.Task[None] | None = None
+        self._refusals = 0
+        self.generation = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every link is open."""
+        return all(link.is_open for link in self._links)
+
+    async def wait(self) -> None:
+        """Wait until every link is open, connecting for as long as it takes."""
+        if self.is_open:
+            return
+        if self._task is None:
+            self._task = asyncio.create_task(self._open_all(), name="convolab-reconnect")
+            self._task.add_done_callback(self._done)
+        await asyncio.shield(self._task)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _open_all(self) -> None:
+        failures = 0
+        refusals = 0
+        said = ""
+        while not self.is_open:
+            try:
+                for link in self._links:
+                    await link.open()
+            except RedisUnavailable as error:
+                failures += 1
+                answered = isinstance(error.__cause__, RedisRefused)
+                refusals = refusals + 1 if answered else 0
+                if str(error) != said:
+                    said = str(error)
+                    _log.error("redis.unavailable", error=said)
+                chance = random.random()
+                delay = refusal_delay(refusals, random=chance) if answered else 0.0
+                await asyncio.sleep(max(delay, reconnect_delay(failures, random=chance)))
+        self.generation += 1
+        if failures:
+            _log.info("redis.connected", redis=self._where, attempts=failures + 1)
+
+    async def refused(self, error: RedisRefused) -> None:
+        """Pause after Redis refused a command: longer from time to time; say why once."""
+        self._refusals += 1
+        if self._refusals == 1:
+            _log.error("redis.refused", error=explain(str(error), self._where))
+        await asyncio.sleep(refusal_delay(self._refusals, random=random.random()))
+
+    def served(self) -> None:
+        """Redis took a command: the next refusal is a new one."""
+        if self._refusals:
+            _log.info("redis.serves_again", redis=self._where, refusals=self._refusals)
+            self._refusals = 0
+
+    async def close(self) -> None:
+        """Stop connecting, and close every link."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for link in self._links:
+            await link.close()

@@ -1,0 +1,145 @@
+"""Runs taken jobs to their outcomes, and tells what came of each."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import structlog
+
+from convolab_worker.errors import HandlerNotFound, InvalidPayload, RedisUnavailable
+from convolab_worker.execution import Run, Why, conclude, failure, prepare
+from convolab_worker.outcome import (
+    AwaitsChildren,
+    Completed,
+    Failed,
+    Lost,
+    Outcome,
+    Postponed,
+    Returned,
+)
+
+if TYPE_CHECKING:
+    from convolab_worker.lease import Lease
+    from convolab_worker.queues import Queues
+    from convolab_worker.registry import Handler, HandlerRegistry
+    from convolab_worker.reports import Reports
+    from convolab_worker.telemetry import Telemetry
+
+# What a handler gets between being cancelled at a shutdown and losing its slot.
+STOP_PATIENCE_SECONDS = 0.5
+# Stands for the handler of a job whose name nobody handles.
+NO_HANDLER = "(no handler)"
+
+
+class Runner:
+    """The running jobs of one worker."""
+
+    def __init__(
+        self, handlers: HandlerRegistry, queues: Queues, reports: Reports, telemetry: Telemetry
+    ) -> None:
+        """Keep the collaborators."""
+        self._handlers = handlers
+        self._queues = queues
+        self._reports = reports
+        self._telemetry = telemetry
+        self._log = structlog.get_logger("convolab_worker").bind()
+        self._runs: dict[Lease, Run] = {}
+        self.outcomes: Counter[str] = Counter()
+
+    def handler_of(self, lease: Lease) -> Handler | None:
+        """The handler that the job is for."""
+        return self._handlers.find(lease.queue, lease.name)
+
+    async def run(self, lease: Lease) -> Outcome:
+        """Run the job; its outcome, whatever happens."""
+        if lease.deferred_failure is not None:
+            return Failed(await self._deferred_reason(lease))
+        if lease.problem is not None:
+            return Failed(lease.problem)
+        handler = self.handler_of(lease)
+        if handler is None:
+            return Failed(str(_no_handler(lease, self._handlers.names_on(lease.queue))))
+        line = self._reports.line(lease)
+        try:
+            job = prepare(lease, handler, line)
+        except InvalidPayload as error:
+            return failure(error, lease, random.random)
+        self._log.info("job.started", **_names(lease, handler))
+        run = self._runs[lease] = Run(job, handler)
+        try:
+            await run.end()
+        finally:
+            del self._runs[lease]
+        await line.finish()
+        return conclude(run, lease, handler, random.random)
+
+    async def _deferred_reason(self, lease: Lease) -> str:
+        deferred = lease.deferred_failure or ""
+        try:
+            return await self._queues.child_reason(deferred)
+        except RedisUnavailable:
+            return deferred
+
+    def report(self, lease: Lease, outcome: Outcome) -> None:
+        """Count and log what came of a job."""
+        handler = self.handler_of(lease)
+        label = _label(outcome)
+        self.outcomes[label] += 1
+        now = time.time()
+        ran = max(now - lease.processed_on / 1000, 0.0)
+        waited = max((lease.processed_on - lease.timestamp - lease.delay) / 1000, 0.0)
+        kind = NO_HANDLER if handler is None else handler.kind
+        self._telemetry.job_finished(kind, label, ran, waited)
+        names = _names(lease, handler)
+        if isinstance(outcome, Failed):
+            self._log.warning(
+                f"job.{label}", reason=outcome.reason, retry_in=outcome.retry_in, **names
+            )
+        elif isinstance(outcome, Lost):
+            self._log.error("job.lost", reason=outcome.reason, **names)
+        else:
+            self._log.info(f"job.{label}", duration_ms=round(ran * 1000), **names)
+
+    def interrupt(self) -> None:
+        """Tell every running handler to end now: the worker stops."""
+        for run in list(self._runs.values()):
+            run.interrupt(Why.STOP, STOP_PATIENCE_SECONDS)
+
+    def lose(self, lease: Lease) -> bool:
+        """The lease's lock is gone: cancel its handler, if one is running."""
+        run = self._runs.get(lease)
+        if run is not None:
+            run.interrupt(Why.LOST, STOP_PATIENCE_SECONDS)
+        return run is not None
+
+
+def _no_handler(lease: Lease, known: list[str]) -> HandlerNotFound:
+    names = ", ".join(known) if known else "none"
+    return HandlerNotFound(
+        f"no handler for {lease.name!r} on queue {lease.queue!r}; handled there: {names}"
+    )
+
+
+def _names(lease: Lease, handler: Handler | None) -> dict[str, object]:
+    return {
+        "job_id": lease.id,
+        "name": lease.name,
+        "queue": lease.queue,
+        "kind": None if handler is None else handler.kind,
+        "attempt": lease.attempt,
+    }
+
+
+def _label(outcome: Outcome) -> str:
+    if isinstance(outcome, Failed):
+        return "failed" if outcome.retry_in is None else "retried"
+    return {
+        Completed: "completed",
+        Postponed: "postponed",
+        AwaitsChildren: "waiting_children",
+        Returned: "returned",
+        Lost: "lost",
+    }[type(outcome)]

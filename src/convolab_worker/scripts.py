@@ -1,0 +1,72 @@
+"""BullMQ's Lua scripts, read from the installed bullmq package, and how one is run.
+
+The scripts are the protocol: what they do to Redis is what Node's QueueEvents, flows and dashboards
+see. Only their files are used; importing the package's Python would cost 150 ms at every start.
+``tests/integration/test_conformance.py`` pins each by name, keys and behaviour.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.errors import ConfigurationError, RedisRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convolab_worker.connection import Link
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One of BullMQ's scripts: its file's name without the number of keys, and its text."""
+
+    name: str
+    keys: int
+    text: str
+    sha: str
+
+    async def run(self, link: Link, purpose: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run the script on ``link``; its text is sent only when the server doesn't know it.
+
+        Raises what ``Link.call`` raises.
+        """
+        try:
+            return await link.call(purpose, "EVALSHA", self.sha, self.keys, *keys, *args)
+        except RedisRefused as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        return await link.call(purpose, "EVAL", self.text, self.keys, *keys, *args)
+
+
+@functools.cache
+def script(name: str) -> Script:
+    """BullMQ's script of that name, such as ``moveToActive``.
+
+    Raises ConfigurationError if the installed bullmq has no such script.
+    """
+    files = sorted(_folder().glob(f"{name}-*.lua"))
+    if len(files) != 1:
+        msg = f"bullmq has {len(files)} scripts named {name!r}; a version that was tested has one"
+        raise ConfigurationError(msg)
+    text = files[0].read_text(encoding="utf-8")
+    return Script(
+        name=name,
+        keys=int(files[0].stem.rpartition("-")[2]),
+        text=text,
+        sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(),
+    )
+
+
+@functools.cache
+def _folder() -> Path:
+    spec = importlib.util.find_spec("bullmq")
+    if spec is None or not spec.submodule_search_locations:
+        msg = "the bullmq package is not installed: pip install bullmq"
+        raise ConfigurationError(msg)
+    return Path(spec.submodule_search_locations[0]) / "commands"

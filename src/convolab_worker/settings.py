@@ -1,0 +1,327 @@
+"""Every option: its name, its unit, its variable, its range, and what it means.
+
+The fields of :class:`Settings` are the one table that the environment, the flags of the
+command line, their help and the documentation are made from.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.options import (
+    Choice,
+    Duration,
+    Kind,
+    Names,
+    Text,
+    Url,
+    Whole,
+    format_duration,
+    mask_url,
+    parse_duration,
+    show,
+    suggestion,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "OPTIONS",
+    "Option",
+    "Settings",
+    "format_duration",
+    "mask_url",
+    "parse_duration",
+]
+
+_T = TypeVar("_T")
+_DAY = 24 * 3600.0
+_VARIABLES_START = "CONVOLAB_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What is known of one option beside its name and its default."""
+
+    variable: str
+    kind: Kind
+    help: str
+    default: Any
+
+    @property
+    def default_text(self) -> str:
+        """The default as a variable would have it, or ``unset``."""
+        return "unset" if self.default is None else self.kind.text(self.default)
+
+    def read(self, text: str) -> Any:
+        """Return the value that the text of a variable or a flag means.
+
+        Raises ``ValueError`` with what was expected, for text that can't be read and for
+        values outside the range.
+        """
+        return self.check(self.kind.parse(text))
+
+    def check(self, value: Any) -> Any:
+        """Return the value in its own type; raise ``ValueError`` with what was expected."""
+        return None if value is None and self.default is None else self.kind.check(value)
+
+    def show(self, value: Any) -> str:
+        """Write the value for a message or a table, without a secret in it."""
+        return show(self.kind, value)
+
+
+def _option(default: _T, variable: str, kind: Kind, help: str) -> _T:  # noqa: A002
+    option = Option(variable=variable, kind=kind, help=help, default=default)
+    described: _T = field(default=default, metadata={"option": option})
+    return described
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings:
+    """Every option of workers and clients, checked when it is made; durations in seconds.
+
+    Raises :class:`ConfigurationError`, which lists all that is wrong at once.
+    """
+
+    redis_url: str = _option(
+        "redis://localhost:6379",
+        "REDIS_URL",
+        Url(schemes=("redis", "rediss", "unix")),
+        "address of the Redis or Valkey server",
+    )
+    queues: tuple[str, ...] = _option(
+        ("convolab",),
+        "CONVOLAB_QUEUES",
+        Names(expected="one or more different queue names, separated by commas, without colons"),
+        "BullMQ queue names, comma-separated; the first is where a job goes by default",
+    )
+    prefix: str = _option(
+        "bull",
+        "CONVOLAB_PREFIX",
+        Text(pattern=r"[^\s\x00-\x1f\x7f]+", expected="a key prefix without white space"),
+        "BullMQ's key prefix; for a Redis cluster a hash tag such as {bull}",
+    )
+    concurrency: int = _option(
+        8,
+        "CONVOLAB_CONCURRENCY",
+        Whole(low=1, high=10_000),
+        "most jobs running at once",
+    )
+    park_limit: int = _option(
+        100,
+        "CONVOLAB_PARK_LIMIT",
+        Whole(low=0, high=100_000),
+        "most jobs held back in memory while their handler is at its own limit",
+    )
+    idle_min: float = _option(
+        5.0,
+        "CONVOLAB_IDLE_MIN",
+        Duration(low=0.01, high=_DAY),
+        "first wait of the adaptive backoff when there is no work",
+    )
+    idle_max: float = _option(
+        1800.0,
+        "CONVOLAB_IDLE_MAX",
+        Duration(low=0.01, high=_DAY),
+        "longest wait of the adaptive backoff when there is no work",
+    )
+    lock_duration: float = _option(
+        60.0,
+        "CONVOLAB_LOCK_DURATION",
+        Duration(low=1.0, high=_DAY),
+        "how long a job stays locked without renewal",
+    )
+    max_stalled_count: int = _option(
+        1,
+        "CONVOLAB_MAX_STALLED_COUNT",
+        Whole(low=0, high=1000),
+        "how often a job may lose its worker and run again before it fails",
+    )
+    shutdown_grace: float = _option(
+        8.0,
+        "CONVOLAB_SHUTDOWN_GRACE",
+        Duration(low=0.0, high=3600.0),
+        "how long running jobs get on SIGTERM before they go back to the queue",
+    )
+    progress_interval: float = _option(
+        1.0,
+        "CONVOLAB_PROGRESS_INTERVAL",
+        Duration(low=0.0, high=3600.0),
+        "least time between two progress updates of one job; the last is always written",
+    )
+    command_timeout: float = _option(
+        10.0,
+        "CONVOLAB_COMMAND_TIMEOUT",
+        Duration(low=0.1, high=600.0),
+        "how long a Redis command may take, waiting for work excepted",
+    )
+    command_budget: int | None = _option(
+        None,
+        "CONVOLAB_COMMAND_BUDGET",
+        Whole(low=1),
+        "Redis commands a day that the worker reports against and warns about",
+    )
+    wake_url: str | None = _option(
+        None,
+        "CONVOLAB_WAKE_URL",
+        Url(schemes=("http", "https")),
+        "where the client sends its wake",
+    )
+    wake_token: str | None = _option(
+        None,
+        "CONVOLAB_WAKE_TOKEN",
+        Text(pattern=r"[!-~]+", expected="printable ASCII without spaces", secret=True),
+        "bearer token of the wake server",
+    )
+    port: int = _option(
+        8080,
+        "PORT",
+        Whole(low=0, high=65535),
+        "port of the wake server; 0 takes any free one",
+    )
+    app: str | None = _option(
+        None,
+        "CONVOLAB_APP",
+        Text(
+            pattern=r"[^\s:]+:[^\s:]+",
+            expected="MODULE:REGISTRY, such as app.jobs:handlers",
+        ),
+        "where the handlers are, as MODULE:REGISTRY",
+    )
+    worker_name: str | None = _option(
+        None,
+        "CONVOLAB_WORKER_NAME",
+        Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
+        "name of the worker in logs and in Redis; made from host and process if unset",
+    )
+    log_level: str = _option(
+        "info",
+        "LOG_LEVEL",
+        Choice(names=("debug", "info", "warning", "error", "critical")),
+        "least level of the lines that are logged",
+    )
+    log_format: str = _option(
+        "auto",
+        "LOG_FORMAT",
+        Choice(names=("auto", "json", "text")),
+        "auto is readable text on a terminal and JSON lines elsewhere",
+    )
+
+    def __post_init__(self) -> None:
+        """Check every field and every rule across fields."""
+        values = {name: getattr(self, name) for name in OPTIONS}
+        problems: list[str] = []
+        right = _checked(values, problems)
+        problems += _across({**_DEFAULTS, **right}, {})
+        _raise_all(problems)
+        for name, value in right.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Return the settings of the environment, the keyword arguments going first.
+
+        ``environ`` is ``os.environ`` by default. A variable that is set but empty counts
+        as unset. Raises :class:`ConfigurationError` for values outside their range, and for
+        ``CONVOLAB_`` variables and keyword arguments that nobody reads.
+        """
+        environ = os.environ if environ is None else environ
+        problems = _unknown_variables(environ) + _unknown_names(overrides)
+        texts = {
+            name: text
+            for name, option in OPTIONS.items()
+            if name not in overrides and (text := environ.get(option.variable, "").strip())
+        }
+        given = {name: value for name, value in overrides.items() if name in OPTIONS}
+        values = _read(texts, problems) | _checked(given, problems)
+        problems += _across(
+            {**_DEFAULTS, **values}, {name: OPTIONS[name].variable for name in texts}
+        )
+        _raise_all(problems)
+        return cls(**values)
+
+    def replace(self, **overrides: Any) -> Settings:
+        """Return these settings with some changed, checked as a whole."""
+        _raise_all(_unknown_names(overrides))
+        return Settings(**{name: getattr(self, name) for name in OPTIONS} | overrides)
+
+    def __repr__(self) -> str:
+        """Write every field, without the secrets among them."""
+        shown = (f"{name}={option.show(getattr(self, name))}" for name, option in OPTIONS.items())
+        return f"Settings({', '.join(shown)})"
+
+
+OPTIONS: Mapping[str, Option] = {f.name: f.metadata["option"] for f in fields(Settings)}
+"""Every option by the name of its field, in the order of the fields."""
+
+_DEFAULTS: Mapping[str, Any] = {name: option.default for name, option in OPTIONS.items()}
+
+
+def _read(texts: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    """Return what the text of variables means, by field, and note what can't be."""
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
+        option = OPTIONS[name]
+        try:
+            values[name] = option.read(text)
+        except ValueError as error:
+            problems.append(f"{option.variable}={option.show(text)}: expected {error}")
+    return values
+
+
+def _checked(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return the values that are right, in their own types, and note what is wrong."""
+    right: dict[str, Any] = {}
+    for name, value in values.items():
+        option = OPTIONS[name]
+        try:
+            right[name] = option.check(value)
+        except ValueError as error:
+            problems.append(f"{name}={option.show(value)}: expected {error}")
+    return right
+
+
+def _across(values: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+    """Return the rules across fields that are broken.
+
+    ``labels`` says under which name the user gave a value, where not under its field's.
+    """
+    if values["idle_min"] <= values["idle_max"]:
+        return []
+    low, high = (
+        f"{labels.get(name, name)}={format_duration(values[name])}"
+        for name in ("idle_min", "idle_max")
+    )
+    return [f"{low}: expected no more than {high}"]
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    known = [option.variable for option in OPTIONS.values()]
+    return [
+        f"{name}: no such setting{suggestion(name.upper(), known)}"
+        for name in sorted(environ)
+        if name.upper().startswith(_VARIABLES_START) and name not in known
+    ]
+
+
+def _unknown_names(overrides: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}: no such setting{suggestion(name, list(OPTIONS))}"
+        for name in overrides
+        if name not in OPTIONS
+    ]
+
+
+def _raise_all(problems: list[str]) -> None:
+    """Raise one error for all problems; the text is one line where there is one problem."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise ConfigurationError(problems[0])
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    msg = f"{len(problems)} settings are wrong:{lines}"
+    raise ConfigurationError(msg)

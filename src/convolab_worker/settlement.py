@@ -1,0 +1,182 @@
+"""Writes a job's outcome, once: whatever becomes of the connection on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from convolab_worker import producing, queues as protocol
+from convolab_worker.children import child_id
+from convolab_worker.errors import (
+    ConvolabWorkerError,
+    InvalidResult,
+    LockLost,
+    RedisRefused,
+    ReplyLost,
+)
+from convolab_worker.outcome import (
+    AwaitsChildren,
+    Completed,
+    Failed,
+    Lost,
+    Outcome,
+    Postponed,
+    Returned,
+)
+from convolab_worker.payloads import encode_json
+from convolab_worker.producing import NewJob
+from convolab_worker.queues import Refusal, Take, now_ms
+from convolab_worker.stacktraces import extended
+
+if TYPE_CHECKING:
+    from convolab_worker.children import Child
+    from convolab_worker.lease import Lease
+    from convolab_worker.meter import Meter
+    from convolab_worker.protocol import Call
+    from convolab_worker.queues import Queues
+    from convolab_worker.reconnection import Reconnection
+
+_log = structlog.get_logger("convolab_worker")
+
+
+class Settlement:
+    """Settles outcomes on ``queues``; ``reconnection`` is waited for when an answer is lost."""
+
+    def __init__(self, queues: Queues, reconnection: Reconnection, meter: Meter) -> None:
+        """Keep the collaborators."""
+        self._queues = queues
+        self._reconnection = reconnection
+        self._meter = meter
+
+    async def settle(
+        self, lease: Lease, outcome: Outcome, *, fetch_next: bool
+    ) -> tuple[Outcome, Take]:
+        """Write ``outcome`` and, if asked, take the queue's next job under the same token.
+
+        Gives the outcome that was written, which is another where BullMQ refused the first or the
+        lock was lost, and the take. A take of the same lease means: run it again.
+        """
+        while True:
+            at_ms = now_ms()
+            try:
+                return outcome, await self._write(lease, outcome, at_ms, fetch_next=fetch_next)
+            except LockLost as lost:
+                return Lost(str(lost)), Take()
+            except Refusal as refusal:
+                outcome = await self._refused(lease, refusal)
+            except (InvalidResult, ConvolabWorkerError) as error:
+                if isinstance(error, ReplyLost):
+                    found = await self._after_lost_reply(lease, at_ms, fetch_next=fetch_next)
+                    if found is not None:
+                        return outcome, found
+                elif isinstance(error, RedisRefused):
+                    await self._reconnection.refused(error)
+                elif isinstance(outcome, AwaitsChildren):
+                    outcome = Failed(str(error))
+                else:
+                    raise
+
+    async def _write(self, lease: Lease, outcome: Outcome, at_ms: int, *, fetch_next: bool) -> Take:
+        if isinstance(outcome, Lost):
+            raise LockLost(outcome.reason)
+        if isinstance(outcome, AwaitsChildren):
+            for child in outcome.children:
+                await self._add_child(lease, child)
+            moved = await self._queues.await_children(lease)
+            return Take() if moved else Take(lease=lease)
+        if isinstance(outcome, Returned):
+            await self._queues.give_back(lease)
+            return Take()
+        call = self._call(lease, outcome, at_ms, fetch_next=fetch_next)
+        return await self._queues.transit(lease, call)
+
+    def _call(
+        self,
+        lease: Lease,
+        outcome: Completed | Failed | Postponed,
+        at_ms: int,
+        *,
+        fetch_next: bool,
+    ) -> Call:
+        transitions = self._queues.transitions[lease.queue]
+        if isinstance(outcome, Completed):
+            return transitions.finish(
+                lease, target="completed", value=outcome.value, now_ms=at_ms, fetch_next=fetch_next
+            )
+        if isinstance(outcome, Postponed):
+            return transitions.delay(
+                lease,
+                delay_ms=round(outcome.delay * 1000),
+                now_ms=at_ms,
+                skip_attempt=True,
+                fetch_next=fetch_next,
+            )
+        fields = {"failedReason": outcome.reason, "stacktrace": extended(lease, outcome.stack)}
+        if outcome.retry_in is None:
+            return transitions.finish(
+                lease,
+                target="failed",
+                value=outcome.reason,
+                now_ms=at_ms,
+                fetch_next=fetch_next,
+                fields=fields,
+            )
+        if outcome.retry_in > 0:
+            return transitions.delay(
+                lease,
+                delay_ms=round(outcome.retry_in * 1000),
+                now_ms=at_ms,
+                skip_attempt=False,
+                fetch_next=fetch_next,
+                fields=fields,
+            )
+        return transitions.retry(lease, now_ms=at_ms, fields=fields)
+
+    async def _refused(self, lease: Lease, refusal: Refusal) -> Failed:
+        """BullMQ would not complete the job, or make it wait; it is still ours, and fails."""
+        if refusal.code == protocol.PENDING_CHILDREN:
+            return Failed(
+                f"Job {lease.id} has pending dependencies: its handler returned too early"
+            )
+        if refusal.code == protocol.FAILED_CHILDREN:
+            return Failed(await self._queues.failed_child_reason(lease))
+        return Failed(f"BullMQ refused to move the job on, with its code {refusal.code}")
+
+    async def _after_lost_reply(self, lease: Lease, at_ms: int, *, fetch_next: bool) -> Take | None:
+        """Find out, on a new connection, whether the outcome was written; None: write it again."""
+        await self._reconnection.wait()
+        try:
+            written = await self._queues.written(lease, at_ms)
+            if written is None:
+                return None
+            if not written:
+                _log.warning("job.outcome_uncertain", job_id=lease.id, queue=lease.queue)
+            if not fetch_next:
+                return Take()
+            return Take(lease=await self._queues.find_by_token(lease.queue, lease.token))
+        except ReplyLost:
+            return await self._after_lost_reply(lease, at_ms, fetch_next=fetch_next)
+
+    async def _add_child(self, lease: Lease, child: Child) -> None:
+        opts: dict[str, object] = {child.failure_option: True}
+        if child.attempts is not None:
+            opts["attempts"] = child.attempts
+        if child.priority is not None:
+            opts["priority"] = child.priority
+        if child.delay is not None:
+            opts["delay"] = round(child.delay * 1000)
+        if isinstance(child.backoff, (int, float)):
+            opts["backoff"] = {"type": "fixed", "delay": round(child.backoff * 1000)}
+        elif child.backoff is not None:
+            opts["backoff"] = dict(child.backoff)
+        job = NewJob(
+            id=child_id(lease.id, child.result_key, lease.attempt),
+            name=child.name,
+            data=encode_json(child.data, what=f"data of the child {child.result_key!r}"),
+            opts=opts,
+            parent=lease.id,
+            parent_queue=self._queues.keys[lease.queue].base.removesuffix(":"),
+        )
+        keys = self._queues.keys_of(child.queue or lease.queue)
+        await producing.add(self._queues.link, self._meter, keys, job)

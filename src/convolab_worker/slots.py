@@ -1,0 +1,308 @@
+"""Which queue to take from, and which handlers may start another job now: pure, no I/O, no clock.
+
+What is known of a queue (``Standing``):
+
+    quiet   -- a marker, a sweep, a due time --> ready    a job may be there: take from it
+    ready   -- a take found nothing -->          quiet    its marker is waited for
+    any     -- limited, paused, full -->         held     left alone until a time, or its marker
+
+A slot is free, reserved (a take is under way for it) or running. A job whose handler is at its own
+limit is parked: it keeps its lock, and takes no slot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+T = TypeVar("T")
+
+# A slot stays on its queue for this many jobs or this long, then others that are ready have a turn.
+TURN_JOBS = 32
+TURN_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Standing:
+    """What is known of one queue. Times are epoch seconds."""
+
+    ready: bool = False
+    sure: bool = False  # ready until a take finds nothing; otherwise for one take, on a hint
+    seen: bool = False  # its jobs were seen, and no take has found one since
+    owed: bool = False  # became ready, and nothing was taken from it since
+    full: bool = False  # held since its own concurrency (in BullMQ) is used up
+    asks_due: bool = False  # a due time has passed, and the next one is not known
+    due_at: float | None = None
+    held_until: float | None = None  # a rate limit, a pause, the queue's own concurrency
+    served: int = 0  # the number of the last take from it: the rotation
+
+
+@dataclass(slots=True)
+class Turn:
+    """How long a slot has stayed on its queue."""
+
+    started_at: float
+    jobs: int = 0
+
+    def is_over(self, now: float) -> bool:
+        """Whether other queues that are ready come first now."""
+        return self.jobs >= TURN_JOBS or not 0 <= now - self.started_at < TURN_SECONDS
+
+
+class Slots(Generic[T]):
+    """The slots of a worker, the jobs parked beside them, and what is known of its queues.
+
+    ``handlers_of`` names for each queue the handlers that its jobs may need; ``limits`` gives a
+    handler's own concurrency, for those that have one.
+    """
+
+    def __init__(
+        self,
+        queues: Sequence[str],
+        *,
+        concurrency: int,
+        park_limit: int,
+        handlers_of: Mapping[str, Sequence[str]],
+        limits: Mapping[str, int],
+    ) -> None:
+        """Begin with every slot free and nothing known of any queue."""
+        self.standing = {queue: Standing() for queue in queues}
+        self._concurrency = concurrency
+        self._park_limit = park_limit
+        self._handlers_of = handlers_of
+        self._limits = limits
+        self._running: Counter[str] = Counter()
+        self._on_queue: Counter[str] = Counter()
+        self._reserved = 0
+        self._takes = 0
+        self._parked: dict[str, deque[tuple[int, str, T]]] = {}
+        self._parked_count = 0
+        self._parkings = 0
+
+    # slots
+
+    @property
+    def running(self) -> int:
+        """Slots whose handler is running."""
+        return self._running.total()
+
+    @property
+    def free(self) -> int:
+        """Slots that are neither running nor reserved."""
+        return self._concurrency - self._running.total() - self._reserved
+
+    @property
+    def parked(self) -> int:
+        """Jobs that wait in memory for their handler's limit."""
+        return self._parked_count
+
+    def running_on(self, queue: str) -> int:
+        """Slots that run a job of that queue."""
+        return self._on_queue[queue]
+
+    def reserve(self, queue: str) -> bool:
+        """Keep a free slot for a take from ``queue``; True if its next due time is not known."""
+        self._reserved += 1
+        self._takes += 1
+        standing = self.standing[queue]
+        standing.owed = False
+        standing.served = self._takes
+        asks_due, standing.asks_due = standing.asks_due, False
+        return asks_due
+
+    def cancel_reservation(self) -> None:
+        """Free a reserved slot: the take found nothing, or failed."""
+        self._reserved -= 1
+
+    def admit(self, queue: str, handler: str, job: T) -> bool:
+        """Use a reserved slot for ``job``: True to run it, False if it was parked."""
+        self._reserved -= 1
+        if self._has_room(handler):
+            self._begin(queue, handler)
+            return True
+        self._parkings += 1
+        self._parked.setdefault(handler, deque()).append((self._parkings, queue, job))
+        self._parked_count += 1
+        return False
+
+    def release(self, queue: str, handler: str) -> None:
+        """Free the slot of a job whose handler ended."""
+        self._running[handler] -= 1
+        self._on_queue[queue] -= 1
+        standing = self.standing[queue]
+        if standing.full:
+            standing.full, standing.held_until = False, None
+            self.ready(queue, sure=True)
+
+    def unpark(self) -> T | None:
+        """The longest parked job that can run now, in a slot that runs from here on; or None."""
+        if self.free <= 0 or not self._parked_count:
+            return None
+        ripe = [handler for handler in self._parked if self._has_room(handler)]
+        if not ripe:
+            return None
+        handler = min(ripe, key=lambda name: self._parked[name][0][0])
+        _, queue, job = self._pop(handler)
+        self._begin(queue, handler)
+        return job
+
+    def drop_parked(self, wanted: T) -> bool:
+        """Forget a parked job, if it is parked here."""
+        for handler, waiting in self._parked.items():
+            for entry in waiting:
+                if entry[2] is wanted:
+                    waiting.remove(entry)
+                    self._parked_count -= 1
+                    if not waiting:
+                        del self._parked[handler]
+                    return True
+        return False
+
+    def clear_parked(self) -> list[T]:
+        """Take every parked job out, in the order in which they were parked."""
+        entries = sorted(entry for waiting in self._parked.values() for entry in waiting)
+        self._parked.clear()
+        self._parked_count = 0
+        return [job for _, _, job in entries]
+
+    def _pop(self, handler: str) -> tuple[int, str, T]:
+        waiting = self._parked[handler]
+        entry = waiting.popleft()
+        if not waiting:
+            del self._parked[handler]
+        self._parked_count -= 1
+        return entry
+
+    def _begin(self, queue: str, handler: str) -> None:
+        self._running[handler] += 1
+        self._on_queue[queue] += 1
+
+    def _has_room(self, handler: str) -> bool:
+        limit = self._limits.get(handler)
+        return limit is None or self._running[handler] < limit
+
+    # queues
+
+    def is_open(self, queue: str) -> bool:
+        """Whether a job taken from ``queue`` could be run or parked."""
+        handlers = self._handlers_of[queue]
+        if not self._limits or not handlers:
+            return True
+        full = sum(not self._has_room(handler) for handler in handlers)
+        if full == len(handlers):
+            return False
+        return full == 0 or self._parked_count + self._reserved < self._park_limit
+
+    def next_queue(self, now: float) -> str | None:
+        """The queue to take from now, if a slot is free and one is ready."""
+        if self.free <= 0:
+            return None
+        candidates = [queue for queue in self.standing if self._takeable(queue, now)]
+        if not candidates:
+            return None
+        return min(candidates, key=self._rank)
+
+    def _rank(self, queue: str) -> tuple[bool, int]:
+        standing = self.standing[queue]
+        return (not standing.owed, standing.served)
+
+    def _takeable(self, queue: str, now: float) -> bool:
+        standing = self.standing[queue]
+        return standing.ready and not _is_held(standing, now) and self.is_open(queue)
+
+    def stays(self, queue: str, turn: Turn, now: float) -> bool:
+        """Whether a slot that ends a job of ``queue`` takes its next one from there too."""
+        if not self._takeable(queue, now):
+            return False
+        others = [other for other in self.standing if other != queue and self._takeable(other, now)]
+        if not others:
+            return True
+        return not turn.is_over(now) and not any(self.standing[other].owed for other in others)
+
+    def waitable(self, now: float) -> list[str]:
+        """The queues whose markers to wait for: quiet, open, and only while a slot is free."""
+        if self.free <= 0:
+            return []
+        return [
+            queue
+            for queue, standing in self.standing.items()
+            if not standing.ready and self.is_open(queue) and not _is_limited(standing, now)
+        ]
+
+    def unwatched(self, queue: str) -> list[str]:
+        """Other queues that nobody waits for while all slots are busy with ``queue``."""
+        if self.free > 0:
+            return []
+        return [
+            other
+            for other, standing in self.standing.items()
+            if other != queue and not standing.ready and standing.held_until is None
+        ]
+
+    def ready(self, queue: str, *, sure: bool = False) -> None:
+        """A job may be there: on a hint, or (``sure``) as its jobs were seen."""
+        standing = self.standing[queue]
+        if not standing.ready:
+            standing.ready = standing.owed = True
+        if sure:
+            standing.sure = standing.seen = True
+
+    def took(self, queue: str) -> None:
+        """A take found a job; a hint is used up by it."""
+        standing = self.standing[queue]
+        standing.seen = False
+        if not standing.sure:
+            standing.ready = standing.owed = False
+
+    def nothing(self, queue: str) -> bool:
+        """A take found nothing; True if jobs had been seen there, so that something holds them."""
+        standing = self.standing[queue]
+        seen = standing.seen
+        standing.ready = standing.sure = standing.seen = standing.owed = False
+        return seen
+
+    def due(self, queue: str, due_at: float | None) -> None:
+        """The queue's next delayed job is due then; of two times the earlier one counts."""
+        standing = self.standing[queue]
+        if due_at is not None and (standing.due_at is None or due_at < standing.due_at):
+            standing.due_at = due_at
+
+    def hold(self, queue: str, until: float, *, full: bool = False) -> None:
+        """Take nothing from the queue before ``until`` or, if it is ``full``, the end of a job."""
+        standing = self.standing[queue]
+        standing.held_until, standing.full = until, full
+
+    def pass_time(self, now: float) -> list[str]:
+        """Make queues ready whose due time or hold is over; the ones that became so."""
+        woken = []
+        for queue, standing in self.standing.items():
+            due = standing.due_at is not None and standing.due_at <= now
+            freed = standing.held_until is not None and standing.held_until <= now
+            if due:
+                standing.due_at, standing.asks_due = None, True
+            if freed:
+                standing.held_until, standing.full = None, False
+            if due or freed:
+                self.ready(queue, sure=freed)
+                woken.append(queue)
+        return woken
+
+    def next_time(self) -> float | None:
+        """The next moment at which ``pass_time`` changes something."""
+        times = [standing.due_at for standing in self.standing.values()]
+        times += [standing.held_until for standing in self.standing.values()]
+        known = [time for time in times if time is not None]
+        return min(known) if known else None
+
+
+def _is_held(standing: Standing, now: float) -> bool:
+    return standing.held_until is not None and standing.held_until > now
+
+
+def _is_limited(standing: Standing, now: float) -> bool:
+    # A paused queue announces its return by a marker; a hold that ends at a known time doesn't.
+    return _is_held(standing, now) and standing.held_until != float("inf")

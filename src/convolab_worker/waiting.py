@@ -1,0 +1,264 @@
+"""Waiting for work on all queues with one blocked connection, and the sweeps beside it.
+
+The block is ``down`` or ``up``, and is never cancelled to wake up:
+
+    down -- arm() -->                           up     (BZPOPMIN over the quiet queues' markers)
+    up   -- a marker -->                        down   (its queue is ready, or looked at first)
+    up   -- time over -->                       down   (a sweep is due; the next wait is longer)
+    up   -- connection lost -->                 down   (reconnect, then look at every queue)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from convolab_worker import idle
+from convolab_worker.errors import RedisUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convolab_worker.connection import Link
+    from convolab_worker.queues import Queues, Sight
+    from convolab_worker.slots import Slots
+    from convolab_worker.wake import Signal
+
+_log = structlog.get_logger("convolab_worker")
+_FOREVER = float("inf")
+# A queue at its own concurrency is looked at again after this; no marker tells of a free place.
+_FULL_QUEUE_SECONDS = 1.0
+# While every slot is busy, other queues are looked at this often, at the end of a job.
+_GLANCE_SECONDS = 0.5
+_WORK_KINDS = ("wait", "prioritized", "delayed")
+
+
+class Waiting:
+    """Learns of jobs without taking them; tells ``slots`` which queues are ready."""
+
+    def __init__(
+        self,
+        queues: Queues,
+        slots: Slots[Any],
+        signal: Signal,
+        *,
+        waiting: Link,
+        bounds: idle.Bounds,
+        held_here: Callable[[str], set[str]],
+        max_stalled: int,
+        lock_duration: float,
+    ) -> None:
+        """Keep the collaborators; ``held_here`` gives the ids of the jobs that this worker has."""
+        self._queues = queues
+        self._slots = slots
+        self._signal = signal
+        self._waiting = waiting
+        self._bounds = bounds
+        self._held_here = held_here
+        self._max_stalled = max_stalled
+        self._lock_duration = lock_duration
+        self._block: asyncio.Task[None] | None = None
+        self._blocked_on: frozenset[str] = frozenset()
+        self._unblocked = False
+        self._wait: float | None = None
+        self._blocked_until: float | None = None
+        self._rotation = 0
+        self._sweep_due = False
+        self._taken: set[str] = set()  # queues whose marker a take of ours has set again
+        self._doubted: set[str] = set()  # a marker was popped that may be left from such a take
+        self._stalled_check: dict[str, float] = {}
+        self._glanced_at = 0.0
+
+    # what the engine tells
+
+    def took(self, queue: str, now: float) -> None:
+        """A job was taken: the next wait is the shortest, and its marker is set again."""
+        self._wait = None
+        self._taken.add(queue)
+        self._stalled_check.setdefault(queue, now + self._lock_duration)
+
+    def found_nothing(self, queue: str) -> None:
+        """A take answered to a marker found nothing: another worker has the job, and may die."""
+        self._stalled_check.setdefault(queue, time.time() + self._lock_duration)
+
+    @property
+    def level(self) -> dict[str, Any]:
+        """The wait's length and end, for ``stats``."""
+        return {"wait": self._wait, "until": self._blocked_until if self._block else None}
+
+    def next_time(self) -> float | None:
+        """When ``tend`` has something to do, unless told before; epoch seconds."""
+        if self._sweep_due or self._doubted:
+            return 0.0
+        return min(self._stalled_check.values(), default=None)
+
+    # the block
+
+    def arm(self, now: float) -> None:
+        """Block on the quiet queues' markers, if a slot is free and no block is up."""
+        wanted = self._slots.waitable(now)
+        if not wanted:
+            return
+        if self._block is not None:
+            if not self._unblocked and not self._blocked_on.issuperset(wanted):
+                self._unblock()
+            return
+        self._rotation += 1
+        turn = self._rotation % len(wanted)
+        due = self._slots.next_time()
+        if self._wait is None:
+            self._wait = idle.uncut(None, bounds=self._bounds, random=0.0)
+        until_due = None if due is None else max(due - now, 0.001)
+        seconds = self._wait if until_due is None else min(self._wait, until_due)
+        self._blocked_on = frozenset(wanted)
+        self._blocked_until = now + seconds
+        self._unblocked = False
+        self._block = asyncio.create_task(
+            self._block_on([*wanted[turn:], *wanted[:turn]], seconds, whole=seconds == self._wait),
+            name="convolab-block",
+        )
+
+    def _unblock(self) -> None:
+        """End the block: a queue became quiet that it does not listen to."""
+        if self._waiting.client_id is not None:
+            self._unblocked = True
+            self._queues.link.call("wait", "CLIENT", "UNBLOCK", self._waiting.client_id)
+
+    async def _block_on(self, names: list[str], seconds: float, *, whole: bool) -> None:
+        try:
+            marker = await self._queues.wait(names, seconds)
+        except RedisUnavailable as error:
+            _log.debug("wait.lost", error=str(error))
+            return
+        else:
+            if marker is not None:
+                self._marked(marker.queue, marker.due_at)
+            elif whole and not self._unblocked:
+                self._sweep_due = True
+                self._wait = idle.uncut(
+                    self._wait,
+                    bounds=self._bounds,
+                    random=random.random(),
+                )
+        finally:
+            self._block = None
+            self._signal.set()
+
+    def _marked(self, queue: str, due_at: float | None) -> None:
+        now = time.time()
+        if due_at is not None and due_at > now:
+            self._slots.due(queue, due_at)
+            return
+        standing = self._slots.standing[queue]
+        if standing.held_until == _FOREVER:
+            standing.held_until = None
+        if queue in self._taken:
+            self._taken.discard(queue)
+            self._doubted.add(queue)
+            return
+        self._slots.ready(queue)
+        self.pass_on_if_busy(queue)
+
+    def pass_on_if_busy(self, queue: str) -> None:
+        """Announce again what this worker can't take, for a worker that can."""
+        if self._slots.free <= 0 or not self._slots.is_open(queue):
+            self._queues.pass_on(queue)
+
+    # sweeps
+
+    async def tend(self, now: float) -> None:
+        """Do what is due: a look after a doubtful marker, a sweep after a wait, stalled checks."""
+        doubted, self._doubted = self._doubted, set()
+        for queue in doubted:
+            if await self._queues.anything([queue], kinds=("wait", "prioritized")):
+                self._slots.ready(queue, sure=True)
+                self.pass_on_if_busy(queue)
+        if self._sweep_due:
+            self._sweep_due = False
+            await self._sweep(now)
+        for queue, at in list(self._stalled_check.items()):
+            if at <= now:
+                await self._check_stalled(queue, now)
+
+    async def _sweep(self, now: float) -> None:
+        names = self._queues.names
+        if len(names) > 1 and not await self._queues.anything_of(self._kinds_to_sweep()):
+            return
+        await self._learn(await self._queues.look(names), now, anew=False)
+
+    def _kinds_to_sweep(self) -> list[tuple[str, str]]:
+        """The (queue, kind) pairs whose presence would be news."""
+        pairs = []
+        for name, standing in self._slots.standing.items():
+            if standing.held_until is None:
+                pairs += [(name, "wait"), (name, "prioritized")]
+            if standing.due_at is None:
+                pairs.append((name, "delayed"))
+            if not self._held_here(name) and name not in self._stalled_check:
+                pairs.append((name, "active"))
+        return pairs
+
+    async def look_round(self, now: float) -> None:
+        """Look at every queue anew: at a start, a wake and a reconnection."""
+        for standing in self._slots.standing.values():
+            if standing.held_until == _FOREVER:
+                standing.held_until = None
+            standing.due_at = None
+        await self._learn(await self._queues.look(self._queues.names), now, anew=True)
+
+    async def _learn(self, sights: dict[str, Sight], now: float, *, anew: bool) -> None:
+        for name, sight in sights.items():
+            if sight.ready and self._slots.standing[name].held_until is None:
+                self._slots.ready(name, sure=True)
+            if sight.active and (anew or not self._held_here(name)):
+                self._stalled_check[name] = now if anew else self._stalled_check.get(name, now)
+            if sight.delayed and self._slots.standing[name].due_at is None:
+                self._slots.due(name, await self._queues.next_due(name))
+
+    async def glance(self, queue: str, now: float) -> None:
+        """While every slot is busy with ``queue``: see whether others have become ready."""
+        others = self._slots.unwatched(queue)
+        if not others or now - self._glanced_at < _GLANCE_SECONDS:
+            return
+        self._glanced_at = now
+        pairs = [
+            (other, kind)
+            for other in others
+            for kind in _WORK_KINDS
+            if kind != "delayed" or self._slots.standing[other].due_at is None
+        ]
+        if await self._queues.anything_of(pairs):
+            await self._learn(await self._queues.look(others), now, anew=False)
+
+    async def hold_if_stopped(self, queue: str, now: float) -> None:
+        """Find out why a take found nothing where there are jobs: the queue is paused, or full."""
+        reason = await self._queues.why_stopped(queue)
+        if reason == "paused":
+            self._slots.hold(queue, _FOREVER)
+        elif reason == "full":
+            self._slots.hold(queue, now + _FULL_QUEUE_SECONDS, full=True)
+
+    async def _check_stalled(self, queue: str, now: float) -> None:
+        """Recover jobs of workers that died; look again when the next lock would run out."""
+        del self._stalled_check[queue]
+        locks = await self._queues.locks_of_active(queue)
+        ours = self._held_here(queue)
+        others = {job_id: left for job_id, left in locks.items() if job_id not in ours}
+        if not others:
+            return
+        if None in others.values():
+            recovered = await self._queues.recover_stalled(queue, self._max_stalled)
+            if recovered:
+                _log.warning("jobs.stalled", queue=queue, job_ids=recovered)
+                self._slots.ready(queue, sure=True)
+        left = [seconds for seconds in others.values() if seconds is not None]
+        self._stalled_check[queue] = now + min(left, default=self._lock_duration) + 0.05
+
+    def close(self) -> None:
+        """End the block without an answer."""
+        if self._block is not None:
+            self._block.cancel()

@@ -1,0 +1,194 @@
+"""Worker: its life, from the first connection to the last job."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import structlog
+
+from convolab_worker.assembly import Parts, assemble
+from convolab_worker.engine import Engine
+from convolab_worker.errors import ConfigurationError, RedisUnavailable
+from convolab_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from convolab_worker.lease import Lease
+    from convolab_worker.registry import HandlerRegistry
+
+_log = structlog.get_logger("convolab_worker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainResult:
+    """What a drain did: jobs that finished, those of them that failed for good, what is left.
+
+    ``remaining`` counts waiting, prioritized and delayed jobs; ``next_due_at`` is when the first
+    delayed one is due (epoch seconds), None without one.
+    """
+
+    processed: int
+    failed: int
+    remaining: int
+    next_due_at: float | None
+
+
+class Worker:
+    """Runs jobs of the settings' queues with the registry's handlers.
+
+    A worker lives once: ``new`` until ``run``, ``drain`` or ``async with``, then ``running``,
+    ``stopping`` and ``stopped``. ``overrides`` are settings by name. Raises ConfigurationError if
+    there is no handler, or an option is wrong.
+    """
+
+    def __init__(
+        self, handlers: HandlerRegistry, settings: Settings | None = None, **overrides: Any
+    ) -> None:
+        """Check the options; nothing is connected or started."""
+        if settings is None:
+            settings = Settings.from_env(**overrides)
+        elif overrides:
+            settings = settings.replace(**overrides)
+        if not len(handlers):
+            msg = (
+                "the registry has no handler: register one, as in @handlers.audio('generate-audio')"
+            )
+            raise ConfigurationError(msg)
+        self.settings = settings
+        self._handlers = handlers
+        self._parts: Parts | None = None
+        self._engine: Engine | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._drained: DrainResult
+
+    async def run(self) -> None:
+        """Run jobs until ``stop``. Redis may come and go; jobs never end this by failing."""
+        await self._live(drain=False)
+
+    async def drain(self, budget: float | None = None) -> DrainResult:
+        """Run what is there until nothing is left to take, at most ``budget`` seconds.
+
+        Delayed jobs that are not due yet are left. Before the budget is over nothing more is
+        taken, so that what runs can end; what does not goes back to its queue.
+        """
+        live = asyncio.create_task(self._live(drain=True), name="convolab-drain")
+        try:
+            if budget is not None:
+                reserve = min(self.settings.shutdown_grace, budget / 2)
+                await asyncio.wait({live}, timeout=budget - reserve)
+                if not live.done():
+                    await self.stop(reserve)
+            await live
+        finally:
+            live.cancel()
+        return self._drained
+
+    async def _live(self, *, drain: bool) -> None:
+        if self._engine is not None:
+            msg = "this worker has run already: make another one"
+            raise ConfigurationError(msg)
+        parts = self._parts = assemble(self._handlers, self.settings, on_lost=self._lose)
+        engine = self._engine = Engine(parts)
+        _log.info("worker.started", **self._description())
+        try:
+            await engine.run(drain=drain)
+            if self._stopping is not None:
+                await asyncio.shield(self._stopping)
+            if drain:
+                self._drained = await self._drain_result(parts)
+        finally:
+            if self._stopping is None:
+                await engine.stop(0.0)
+            parts.keeper.stop()
+            await parts.reconnection.close()
+            _log.info("worker.stopped", outcomes=dict(parts.runner.outcomes))
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "queues": list(self.settings.queues),
+            "concurrency": self.settings.concurrency,
+            "handlers": len(self._handlers),
+        }
+
+    def _lose(self, lease: Lease) -> None:
+        if self._engine is not None:
+            self._engine.lose(lease)
+
+    async def _drain_result(self, parts: Parts) -> DrainResult:
+        remaining, due = 0, None
+        try:
+            remaining, due = await parts.queues.left()
+        except RedisUnavailable as error:
+            _log.warning("drain.not_counted", error=str(error))
+        done = parts.runner.outcomes
+        return DrainResult(
+            processed=done["completed"] + done["failed"],
+            failed=done["failed"],
+            remaining=remaining,
+            next_due_at=due,
+        )
+
+    def wake(self) -> None:
+        """Look for work at once; from the loop's own thread."""
+        if self._engine is not None:
+            self._engine.wake()
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Take no more jobs, give running ones ``grace`` seconds, return the others, and end.
+
+        ``grace`` is the settings' ``shutdown_grace`` by default. Called again while stopping, it
+        ends the grace period at once.
+        """
+        if self._engine is None or self._parts is None:
+            return
+        if self._stopping is None:
+            seconds = self.settings.shutdown_grace if grace is None else grace
+            _log.info("worker.stopping", grace=seconds)
+            self._stopping = asyncio.create_task(self._engine.stop(seconds), name="convolab-stop")
+        else:
+            self._parts.runner.interrupt()
+        await asyncio.shield(self._stopping)
+
+    async def __aenter__(self) -> Self:
+        """Run in the background of a host application."""
+        self._background = asyncio.create_task(self.run(), name="convolab-worker")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop with the settings' grace, and raise what ended the worker, if something did."""
+        background, self._background = self._background, None
+        if background is None:
+            return
+        await self.stop()
+        await background
+
+    def stats(self) -> dict[str, Any]:
+        """What the worker did and does, from memory, without a Redis command."""
+        parts, engine = self._parts, self._engine
+        if parts is None or engine is None:
+            return {"state": "new"}
+        by_purpose = parts.meter.snapshot() | parts.lock_meter.snapshot()
+        return {
+            "state": "stopping" if engine.stopping else "running",
+            "connected": parts.reconnection.is_open,
+            "running": parts.slots.running,
+            "free": parts.slots.free,
+            "parked": parts.slots.parked,
+            "outcomes": dict(parts.runner.outcomes),
+            "commands": {
+                "sent": parts.meter.client_sent + parts.lock_meter.client_sent,
+                "billable": parts.meter.billable + parts.lock_meter.billable,
+                "by_purpose": by_purpose,
+            },
+            "idle": parts.waiting.level,
+            "telemetry": parts.telemetry.snapshot(),
+        }
