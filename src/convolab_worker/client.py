@@ -146,11 +146,12 @@ class JobClient:
 
     async def _status_on(self, keys: QueueKeys, job_id: str) -> JobStatus | None:
         job_key = keys.job(job_id)
+        # The state comes first: a job that ends in between then has at least its end's fields.
+        states = script("getStateV2")
+        state = await states.run(self._link, "status", keys.named(*_STATE_KEYS), (job_id, job_key))
         flat = await self._link.call("status", "HGETALL", job_key)
         if not flat:
             return None
-        states = script("getStateV2")
-        state = await states.run(self._link, "status", keys.named(*_STATE_KEYS), (job_id, job_key))
         text = [part.decode("utf-8", "replace") for part in flat]
         fields = dict(zip(text[::2], text[1::2], strict=True))
         return JobStatus(
@@ -284,7 +285,7 @@ def _checked_id(job_id: str | None) -> str | None:
 def _json(text: str | None) -> Any:
     if text is None:
         return None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return json.loads(text)
     return text
 

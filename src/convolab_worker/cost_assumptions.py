@@ -128,9 +128,10 @@ def _on_prices(prices: Prices, hosting: Hosting) -> list[str]:
             f"traffic, tax, and what the API service costs. {prices.note}"
         ),
         (
-            f"{redis.provider}: {redis.pay_as_you_go_usd_per_100000_commands:g} USD for 100,000 "
-            f"commands from the first one (metered), or free up to {redis.free_plan_commands_per_month:,.0f} "
-            f"a month, or fixed at {redis.fixed_plan_usd_per_month:g} USD. {_read(redis)}"
+            f"{redis.provider}: metered, {redis.pay_as_you_go_usd_per_100000_commands:g} USD for "
+            "100,000 commands from the first one; free up to "
+            f"{redis.free_plan_commands_per_month:,.0f} a month; or fixed at "
+            f"{redis.fixed_plan_usd_per_month:g} USD a month. {_read(redis)}"
         ),
         _on_compute(prices.request_based),
         _on_compute(prices.instance_based),

@@ -38,7 +38,7 @@ PROPOSAL_USD_AFTER = 3.0
 # Measured on one machine: Redis 7.0.15, bullmq (Node) 6.7.0, 60 s idle, made a day.
 MEASURED_POLLERS_CLIENT_SENT = 149_760.0
 MEASURED_POLLERS_BILLABLE = 634_000.0
-# Measured with the same versions in longer runs; a run cuts off part of its last wait.
+# Measured with the same versions in other runs, whose lengths are not known here.
 MEASURED_DELAYED_BILLABLE = 87_600.0
 MEASURED_TUNED_BILLABLE = {1: 4_049.0, 4: 16_196.0}
 # Measured by examples/benchmarks/idle.py in steady idle.

@@ -67,7 +67,7 @@ BULLMQ_RENEWAL_SECONDS = 15.0
 OUR_WAIT = _plain(2)
 OUR_LONE_JOB = Commands(client_sent=5, billable=32)
 OUR_DELAYED_JOB = Commands(client_sent=3, billable=9)  # beside what the job costs anyway
-OUR_CONNECT = _plain(4)  # two connections: each its id, and its name
+OUR_CONNECT = _plain(2)  # two connections, and the id of each
 OUR_LOOK = _plain(1)  # for each queue, when it starts or is waked: one EXISTS
 OUR_STALLED_LOOK = _plain(1)  # a lock's length after a job started: LRANGE of the active jobs
 OUR_LOCK_LOOK = _plain(1)  # PTTL of a job that still runs then

@@ -187,11 +187,9 @@ class Engine:
         turn = Turn(time.time())
         while True:
             outcome = Returned() if self.stopping else await runner.run(lease)
-            if len(self._slots.standing) > 1 and not self.stopping:
-                await self._glance(lease.queue)
             turn.jobs += 1
             self._slots.release(lease.queue, self._handler_key(lease))
-            stays = not self.stopping and self._slots.stays(lease.queue, turn, time.time())
+            stays = await self._stays(lease.queue, turn)
             if stays:
                 self._slots.reserve(lease.queue)
             try:
@@ -213,11 +211,16 @@ class Engine:
             if not self._receive(lease):
                 return
 
-    async def _glance(self, queue: str) -> None:
-        try:
-            await self._parts.waiting.glance(queue, time.time())
-        except RedisUnavailable as error:
-            self._log.debug("redis.lost", error=str(error))
+    async def _stays(self, queue: str, turn: Turn) -> bool:
+        """Whether a slot that has just been freed takes its next job from the same queue."""
+        if self.stopping or self._slots.has_ripe or not self._slots.stays(queue, turn, time.time()):
+            return False
+        if len(self._slots.standing) > 1:
+            try:
+                await self._parts.waiting.glance(queue, time.time())
+            except RedisUnavailable as error:
+                self._log.debug("redis.lost", error=str(error))
+        return self._slots.stays(queue, turn, time.time()) and self._slots.free > 0
 
     # ending
 

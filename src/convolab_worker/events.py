@@ -129,5 +129,5 @@ def _event_data(name: str, fields: dict[str, bytes]) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text.decode("utf-8", "replace")

@@ -63,7 +63,7 @@ def lease_from_hash(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
     problem = None
     try:
         opts = _options(fields.get(b"opts", b"{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         opts, problem = {}, f"the job's opts are not a JSON object: {error}"
     name = fields.get(b"name")
     if name is None:

@@ -153,8 +153,7 @@ def _is_plain(value: Any) -> bool:
     if kind in _PLAIN:
         return True
     if kind is int:
-        plain: bool = -SAFE_INTEGER <= value <= SAFE_INTEGER
-        return plain
+        return bool(-SAFE_INTEGER <= value <= SAFE_INTEGER)
     items = value
     if kind is dict:
         for key in value:
@@ -211,7 +210,7 @@ def _is_scalar(value: Any) -> bool:
     if kind is str:
         return bool(value.isascii())
     if kind is int:
-        return -SAFE_INTEGER <= value <= SAFE_INTEGER
+        return bool(-SAFE_INTEGER <= value <= SAFE_INTEGER)
     return value is None or kind is bool or (kind is float and isfinite(value))
 
 

@@ -150,6 +150,11 @@ class Slots(Generic[T]):
         self._begin(queue, handler)
         return job
 
+    @property
+    def has_ripe(self) -> bool:
+        """Whether a parked job could run, were a slot free."""
+        return any(self._has_room(handler) for handler in self._parked)
+
     def drop_parked(self, wanted: T) -> bool:
         """Forget a parked job, if it is parked here."""
         for handler, waiting in self._parked.items():
@@ -234,8 +239,8 @@ class Slots(Generic[T]):
         ]
 
     def unwatched(self, queue: str) -> list[str]:
-        """Other queues that nobody waits for while all slots are busy with ``queue``."""
-        if self.free > 0:
+        """Other queues that nobody waits for while every slot stays busy with ``queue``."""
+        if self.free > 1:
             return []
         return [
             other

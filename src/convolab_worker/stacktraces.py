@@ -13,7 +13,7 @@ def extended(lease: Lease, stack: str | None) -> str:
     """The job's stack traces with ``stack`` added, cut to its ``stackTraceLimit`` option."""
     try:
         kept = json.loads(lease.stacktrace)
-    except ValueError:
+    except (ValueError, RecursionError):
         kept = []
     traces = [trace for trace in kept if isinstance(trace, str)] if isinstance(kept, list) else []
     if stack is not None:

@@ -71,6 +71,7 @@ class Waiting:
         self._taken: set[str] = set()  # queues whose marker a take of ours has set again
         self._doubted: set[str] = set()  # a marker was popped that may be left from such a take
         self._stalled_check: dict[str, float] = {}
+        self._others: set[str] = set()  # queues where another worker was seen to have jobs
         self._glanced_at = 0.0
 
     # what the engine tells
@@ -83,6 +84,7 @@ class Waiting:
 
     def found_nothing(self, queue: str) -> None:
         """A take answered to a marker found nothing: another worker has the job, and may die."""
+        self._others.add(queue)
         self._stalled_check.setdefault(queue, time.time() + self._lock_duration)
 
     @property
@@ -215,6 +217,7 @@ class Waiting:
             if sight.ready and self._slots.standing[name].held_until is None:
                 self._slots.ready(name, sure=True)
             if sight.active and (anew or not self._held_here(name)):
+                self._others.add(name)
                 self._stalled_check[name] = now if anew else self._stalled_check.get(name, now)
             if sight.delayed and self._slots.standing[name].due_at is None:
                 self._slots.due(name, await self._queues.next_due(name))
@@ -245,8 +248,11 @@ class Waiting:
     async def _check_stalled(self, queue: str, now: float) -> None:
         """Recover jobs of workers that died; look again when the next lock would run out."""
         del self._stalled_check[queue]
-        locks = await self._queues.locks_of_active(queue)
         ours = self._held_here(queue)
+        if not ours and queue not in self._others:
+            return
+        self._others.discard(queue)
+        locks = await self._queues.locks_of_active(queue)
         others = {job_id: left for job_id, left in locks.items() if job_id not in ours}
         if not others:
             return
@@ -255,6 +261,7 @@ class Waiting:
             if recovered:
                 _log.warning("jobs.stalled", queue=queue, job_ids=recovered)
                 self._slots.ready(queue, sure=True)
+        self._others.add(queue)
         left = [seconds for seconds in others.values() if seconds is not None]
         self._stalled_check[queue] = now + min(left, default=self._lock_duration) + 0.05
 

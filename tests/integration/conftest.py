@@ -1,0 +1,31 @@
+"""A running worker and a client, for tests on the shared server."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from convolab_worker import HandlerRegistry, JobClient, Settings, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+
+@pytest.fixture
+def running(
+    make_settings: Callable[..., Settings],
+) -> Callable[..., AbstractAsyncContextManager[tuple[Worker, JobClient]]]:
+    """Run a worker with some handlers, and give it with a client of the same queues."""
+
+    @asynccontextmanager
+    async def run(
+        handlers: HandlerRegistry, **overrides: Any
+    ) -> AsyncIterator[tuple[Worker, JobClient]]:
+        settings = make_settings(**overrides)
+        async with JobClient(settings) as client, Worker(handlers, settings) as worker:
+            yield worker, client
+
+    return run

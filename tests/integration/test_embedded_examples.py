@@ -1,0 +1,239 @@
+"""The example services, with the worker in their background, and the demo, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+import uuid
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from convolab_worker import JobClient, Settings, Worker
+from convolab_worker.errors import JobFailed
+from examples import embed_aiohttp, embed_fastapi
+from examples.convolab.app import handlers
+from examples.convolab.cards import exchange_card
+from examples.convolab.composer import compose
+from examples.convolab.model import DEFAULT_SPEAKERS
+from examples.convolab.payloads import AUDIO, COURSE, DIALOGUE, IMAGE, QUEUES
+from examples.convolab.sources import source_text
+
+ENDED = 60.0
+"""Seconds after which a job that has not ended is taken to be stuck."""
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let handlers write to a folder of the test's own, offline."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_IMAGE_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LESSON_OUTPUT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    """Settings for the application's queues, under a prefix that no other test uses."""
+    return make_settings(queues=QUEUES, prefix=f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.mark.asyncio
+async def test_the_aiohttp_service_makes_the_course_that_was_posted(
+    settings: Settings, output: Path
+) -> None:
+    """A course posted to the aiohttp service is made by the worker in its background."""
+    app = embed_aiohttp.create_app(settings)
+
+    async with TestClient(TestServer(app)) as service:
+        posted = await service.post("/courses", json={"courseId": "a1", "dialogueLength": 4})
+        job_id = (await posted.json())["jobId"]
+        await app[embed_aiohttp.CLIENT].result(job_id, timeout=ENDED)
+        shown: ClientResponse = await service.get(f"/jobs/{job_id}")
+        job = await shown.json()
+
+    assert posted.status == 202
+    assert (job["state"], job["progress"]) == ("completed", 100)
+    assert (output / job["result"]["page"]).is_file()
+
+
+@pytest.mark.asyncio
+async def test_the_aiohttp_service_says_what_is_wrong(settings: Settings, output: Path) -> None:
+    """A body that is not JSON gets 400, a job that is not there 404, each with its reason."""
+    del output
+    app = embed_aiohttp.create_app(settings)
+
+    async with TestClient(TestServer(app)) as service:
+        broken = await service.post("/courses", data="{")
+        absent = await service.get("/jobs/nothing")
+        reasons = [(await answer.json())["error"] for answer in (broken, absent)]
+
+    assert (broken.status, absent.status) == (400, 404)
+    assert "not JSON" in reasons[0]
+    assert "'nothing'" in reasons[1]
+
+
+@pytest.mark.asyncio
+async def test_the_fastapi_service_makes_the_course_that_was_posted(
+    settings: Settings, output: Path
+) -> None:
+    """A course posted to the FastAPI service is made by the worker in its background."""
+    app = embed_fastapi.create_app(settings)
+    transport = httpx.ASGITransport(app)
+
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as service,
+    ):
+        body = {"courseId": "f1", "language": "es", "dialogueLength": 4}
+        posted = await service.post("/courses", json=body)
+        job_id = posted.json()["jobId"]
+        await app.state.client.result(job_id, timeout=ENDED)
+        job = (await service.get(f"/jobs/{job_id}")).json()
+        absent = await service.get("/jobs/nothing")
+        invalid = await service.post("/courses", json={"courseId": "f2", "language": "xx"})
+
+    assert posted.status_code == 202
+    assert (job["state"], job["progress"]) == ("completed", 100)
+    assert (output / job["result"]["page"]).is_file()
+    assert absent.status_code == 404
+    assert invalid.status_code == 422
+
+
+@pytest.mark.asyncio
+async def test_an_audio_only_run_makes_the_recordings_again(
+    settings: Settings, output: Path
+) -> None:
+    """On the course queue, the name generate-audio makes the lesson again at another speed."""
+    course = {"courseId": "c1", "language": "de", "dialogueLength": 4}
+
+    async with JobClient(settings) as client, Worker(handlers, settings):
+        whole = await client.enqueue("generate-course", course, queue=COURSE)
+        first = await client.result(whole, timeout=ENDED)
+        again = await client.enqueue("generate-audio", {**course, "speed": 0.6}, queue=COURSE)
+        second = await client.result(again, timeout=ENDED)
+
+    assert second["seconds"] > first["seconds"] * 1.2
+    assert second["pictures"] == first["pictures"]
+    with wave.open(str(output / second["lesson"])) as lesson:
+        assert lesson.getnframes() / lesson.getframerate() == pytest.approx(second["seconds"], 0.01)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("name", "queue", "data", "reason"),
+    [
+        ("generate-audio", COURSE, {"courseId": "none"}, "run generate-course first"),
+        ("generate-course", COURSE, {"courseId": "x", "episodeId": "?"}, "hare-and-tortoise"),
+        ("generate-course", COURSE, {"courseId": "../x"}, "courseId"),
+        ("generate-dialogue", DIALOGUE, {"episodeId": "fox-and-grapes", "dialogueLength": 40},
+         "expected at most"),
+        ("generate-audio", AUDIO, {"dialogueId": "none"}, "none has no dialogue.json"),
+        ("generate-audio", AUDIO, {"dialogueId": "none", "speed": 9}, "expected 0.5 to 2.0"),
+        ("generate", IMAGE, {"dialogueId": "../../etc"}, "expected 1 to 64 letters"),
+    ],
+)  # fmt: skip
+async def test_a_job_that_can_not_be_done_fails_with_its_reason(
+    settings: Settings, output: Path, name: str, queue: str, data: dict[str, Any], reason: str
+) -> None:
+    """What can't be done fails at the first attempt, and a course with its part's reason."""
+    del output
+
+    async with JobClient(settings) as client, Worker(handlers, settings):
+        job_id = await client.enqueue(name, data, queue=queue, attempts=3)
+        with pytest.raises(JobFailed, match=reason):
+            await client.result(job_id, timeout=ENDED)
+
+
+@pytest.mark.asyncio
+async def test_an_endpoint_is_used_when_its_variables_are_set(
+    settings: Settings, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With OpenAI's variables set, its interface writes the dialogue and makes the pictures."""
+    source, speakers = source_text("fox-and-grapes"), DEFAULT_SPEAKERS["fr"]
+    model = compose(
+        source, language="fr", level="N3", length=2, variation_count=0, speakers=speakers
+    )
+    picture = exchange_card(model, 0)
+    asked: list[tuple[str, str, Any]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append((request.path, request.headers["Authorization"], await request.json()))
+        if request.path.endswith("images/generations"):
+            encoded = base64.b64encode(picture).decode()
+            return web.json_response({"data": [{"b64_json": encoded}]})
+        lines = [{"text": f"Ligne {n}.", "translation": f"Line {n}."} for n in range(2)]
+        content = {"title": {"text": "Le renard", "translation": "The fox"}, "lines": lines}
+        message = {"role": "assistant", "content": json.dumps(content)}
+        return web.json_response({"choices": [{"message": message}]})
+
+    service = web.Application()
+    service.router.add_post("/v1/chat/completions", answer)
+    service.router.add_post("/v1/images/generations", answer)
+    async with TestServer(service) as running:
+        monkeypatch.setenv("OPENAI_BASE_URL", str(running.make_url("/v1")))
+        monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+        monkeypatch.setenv("OPENAI_MODEL", "writer")
+        monkeypatch.setenv("OPENAI_IMAGE_MODEL", "painter")
+        data = {"dialogueId": "d1", "language": "fr", "dialogueLength": 2, "variationCount": 0}
+        async with JobClient(settings) as client, Worker(handlers, settings):
+            job_id = await client.enqueue(
+                "generate-dialogue", {"episodeId": "fox-and-grapes", **data}, queue=DIALOGUE
+            )
+            dialogue = await client.result(job_id, timeout=ENDED)
+            job_id = await client.enqueue("generate", {"dialogueId": "d1"}, queue=IMAGE)
+            cards = await client.result(job_id, timeout=ENDED)
+
+    assert dialogue["madeBy"] == "writer"
+    assert "Ligne 1." in (output / dialogue["file"]).read_text(encoding="utf-8")
+    assert cards["madeBy"] == "painter"
+    assert (output / cards["files"][0]).read_bytes().startswith(b"\x89PNG")
+    assert {key for _, key, _ in asked} == {"Bearer made-up"}
+    assert "Line 0." in asked[1][2]["prompt"]
+
+
+@pytest.mark.asyncio
+async def test_the_demo_ends_with_its_files_and_again(tmp_path: Path) -> None:
+    """The demo exits 0 twice over, and the files that it names are there."""
+    arguments = ("--out", str(tmp_path), "--language", "es", "--lines", "4")
+
+    runs = [await _demo(*arguments) for _ in range(2)]
+
+    for code, out, errors in runs:
+        assert code == 0, errors
+        named = [Path(line.strip()) for line in out.splitlines() if line.startswith("  /")]
+        assert {path.name for path in named} >= {"index.html", "lesson.wav", "course.json"}
+        assert all(path.stat().st_size > 0 for path in named)
+        assert "generate-audio  repeat" in out
+        assert "100 %  completed" in out
+
+
+@pytest.mark.asyncio
+async def test_the_demo_that_fails_says_why(tmp_path: Path) -> None:
+    """A demo that can't make its course exits 1 with the course's reason."""
+    arguments = ("--out", str(tmp_path), "--episode", "fox-and-grapes", "--lines", "40")
+
+    code, _, errors = await _demo(*arguments)
+
+    assert code == 1
+    assert "dialogueLength asks for 20 exchanges" in errors
+
+
+async def _demo(*arguments: str) -> tuple[int | None, str, str]:
+    """Run the demo as ``make demo`` does; return its exit code, output and errors."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "examples.convolab.demo", *arguments),
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, errors = await asyncio.wait_for(process.communicate(), ENDED)
+    return process.returncode, out.decode(), errors.decode()
