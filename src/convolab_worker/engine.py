@@ -35,6 +35,7 @@ class Engine:
         self._generation = -1
         self._wake_wanted = False
         self._draining = False
+        self._pump: asyncio.Task[None] | None = None
         self.stopping = False
 
     # the loop
@@ -42,6 +43,16 @@ class Engine:
     async def run(self, *, drain: bool = False) -> None:
         """Take and run jobs until stopped or, with ``drain``, until nothing is left to take."""
         self._draining = drain
+        pump = self._pump = asyncio.create_task(self._loop(), name="convolab-pump")
+        try:
+            await asyncio.wait({pump})
+        except asyncio.CancelledError:
+            pump.cancel()
+            raise
+        if not pump.cancelled():
+            pump.result()
+
+    async def _loop(self) -> None:
         while not self.stopping:
             try:
                 if await self._turn():
@@ -233,19 +244,27 @@ class Engine:
 
     async def stop(self, grace: float) -> None:
         """Take no more; give running jobs ``grace`` seconds, then return them to their queues."""
+        ends_at = time.monotonic() + grace
         self.stopping = True
         self._parts.signal.set()
         self._parts.waiting.close()
+        await self._end_pump()
         # The head of a queue is where the last one returned stands: the last parked goes first.
         for lease in reversed(self._slots.clear_parked()):
             await self._return_parked(lease)
-        if self._chains and grace > 0:
-            await asyncio.wait(self._chains, timeout=grace)
+        if self._chains:
+            await asyncio.wait(self._chains, timeout=max(ends_at - time.monotonic(), 0.0))
         self._parts.runner.interrupt()
         if self._chains:
             await asyncio.wait(self._chains, timeout=STOP_PATIENCE_SECONDS + 0.3)
         for chain in self._chains:
             chain.cancel()
+
+    async def _end_pump(self) -> None:
+        """Let a take that is under way be answered, so that what it took can be returned."""
+        if self._pump is not None and not self._pump.done():
+            await asyncio.wait({self._pump}, timeout=STOP_PATIENCE_SECONDS)
+            self._pump.cancel()
 
     async def _return_parked(self, lease: Lease) -> None:
         try:

@@ -121,7 +121,8 @@ class Slots(Generic[T]):
     def admit(self, queue: str, handler: str, job: T) -> bool:
         """Use a reserved slot for ``job``: True to run it, False if it was parked."""
         self._reserved -= 1
-        if self._has_room(handler):
+        # Of one handler's jobs, those that are parked came before.
+        if self._has_room(handler) and handler not in self._parked:
             self._begin(queue, handler)
             return True
         self._parkings += 1

@@ -61,6 +61,7 @@ class Worker:
         self._handlers = handlers
         self._parts: Parts | None = None
         self._engine: Engine | None = None
+        self._has_run = False
         self._background: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._drained: DrainResult
@@ -75,6 +76,7 @@ class Worker:
         Delayed jobs that are not due yet are left. Before the budget is over nothing more is
         taken, so that what runs can end; what does not goes back to its queue.
         """
+        self._assemble()
         live = asyncio.create_task(self._live(drain=True), name="convolab-drain")
         try:
             if budget is not None:
@@ -88,11 +90,11 @@ class Worker:
         return self._drained
 
     async def _live(self, *, drain: bool) -> None:
-        if self._engine is not None:
+        parts, engine = self._assemble()
+        if self._has_run:
             msg = "this worker has run already: make another one"
             raise ConfigurationError(msg)
-        parts = self._parts = assemble(self._handlers, self.settings, on_lost=self._lose)
-        engine = self._engine = Engine(parts)
+        self._has_run = True
         _log.info("worker.started", **self._description())
         try:
             await engine.run(drain=drain)
@@ -106,6 +108,13 @@ class Worker:
             parts.keeper.stop()
             await parts.reconnection.close()
             _log.info("worker.stopped", outcomes=dict(parts.runner.outcomes))
+
+    def _assemble(self) -> tuple[Parts, Engine]:
+        """Make the parts, once; here and not earlier, since they belong to the running loop."""
+        if self._parts is None or self._engine is None:
+            self._parts = assemble(self._handlers, self.settings, on_lost=self._lose)
+            self._engine = Engine(self._parts)
+        return self._parts, self._engine
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -143,18 +152,18 @@ class Worker:
         ``grace`` is the settings' ``shutdown_grace`` by default. Called again while stopping, it
         ends the grace period at once.
         """
-        if self._engine is None or self._parts is None:
-            return
+        parts, engine = self._assemble()
         if self._stopping is None:
             seconds = self.settings.shutdown_grace if grace is None else grace
             _log.info("worker.stopping", grace=seconds)
-            self._stopping = asyncio.create_task(self._engine.stop(seconds), name="convolab-stop")
+            self._stopping = asyncio.create_task(engine.stop(seconds), name="convolab-stop")
         else:
-            self._parts.runner.interrupt()
+            parts.runner.interrupt()
         await asyncio.shield(self._stopping)
 
     async def __aenter__(self) -> Self:
         """Run in the background of a host application."""
+        self._assemble()
         self._background = asyncio.create_task(self.run(), name="convolab-worker")
         return self
 

@@ -24,7 +24,7 @@ from bullmq.queue_keys import QueueKeys as TheirKeys
 from bullmq.redis_connection import SCRIPT_DEFINITIONS
 
 import convolab_worker
-from convolab_worker import client, lease, protocol, scripts
+from convolab_worker import client, lease, queues, scripts
 from convolab_worker.keys import QueueKeys
 from convolab_worker.lease import Lease
 from convolab_worker.producing import NewJob, add_call
@@ -413,7 +413,7 @@ ADDED: list[dict[str, Any]] = [
 async def test_an_added_job_is_built_as_bullmq_builds_it(
     theirs: Any, recorder: Recorder, opts: dict[str, Any]
 ) -> None:
-    """The scripts that add jobs get the same keys and arguments, but for options at their default."""
+    """The scripts that add jobs get the same keys and arguments; options at defaults aside."""
     parent = opts.get("parent", {})
     ours = NewJob(
         id="17",
