@@ -7,15 +7,19 @@ import contextlib
 import os
 import secrets
 import socket
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from convolab_worker.address import Address
 from convolab_worker.connection import Link
+from convolab_worker.execution import job_of_frame
 from convolab_worker.idle import Bounds
 from convolab_worker.locks import LockKeeper
-from convolab_worker.meter import Meter
+from convolab_worker.meter import Ledger, Meter
 from convolab_worker.queues import Queues
 from convolab_worker.reconnection import Reconnection
 from convolab_worker.reports import Reports
@@ -25,6 +29,7 @@ from convolab_worker.slots import Slots
 from convolab_worker.telemetry import Telemetry
 from convolab_worker.waiting import Waiting
 from convolab_worker.wake import Signal
+from convolab_worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
     from convolab_worker.lease import Lease
     from convolab_worker.registry import HandlerRegistry
     from convolab_worker.settings import Settings
+
+
+_log = structlog.get_logger("convolab_worker")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +57,25 @@ class Parts:
     telemetry: Telemetry
     meter: Meter
     lock_meter: Meter
+    ledger: Ledger
     held: dict[str, dict[str, Lease]] = field(default_factory=lambda: defaultdict(dict))
+
+    @property
+    def commands(self) -> Meter:
+        """Every command of this worker, by purpose."""
+        return self.meter + self.lock_meter
+
+    def keep_books(self, now: float) -> None:
+        """Log the day's commands at its end, and once before that if the budget will not do."""
+        billable = self.meter.billable + self.lock_meter.billable
+        report = self.ledger.check(now, billable)
+        if report is None:
+            return
+        counts = {"used": report.used, "projected": report.projected, "budget": report.budget}
+        if report.is_over:
+            _log.warning("commands.over_budget", **counts)
+        else:
+            _log.info("commands.day", **counts, by_purpose=self.commands.snapshot())
 
     def hold(self, lease: Lease) -> None:
         """Keep a job that was taken: its lock, and its place in memory."""
@@ -93,6 +119,14 @@ def assemble(
     loop, telemetry = asyncio.get_running_loop(), Telemetry()
     reconnection = Reconnection(link, waiting_link, where=str(address))
     held: dict[str, dict[str, Any]] = defaultdict(dict)
+    keeper = LockKeeper(
+        address,
+        queues,
+        lock_meter,
+        lock_duration=settings.lock_duration,
+        on_lost=lambda lease: _in_loop(loop, on_lost, lease),
+        on_look=Watchdog(loop, job_of_frame).look,
+    )
     return Parts(
         queues=queues,
         slots=slots,
@@ -107,21 +141,22 @@ def assemble(
             max_stalled=settings.max_stalled_count,
             lock_duration=settings.lock_duration,
         ),
-        settlement=Settlement(queues, reconnection, meter),
-        reconnection=reconnection,
-        keeper=LockKeeper(
-            address,
-            queues.transitions,
-            lock_meter,
+        settlement=Settlement(
+            queues,
+            reconnection,
+            meter,
             lock_duration=settings.lock_duration,
-            on_lost=lambda lease: _in_loop(loop, on_lost, lease),
+            may_reclaim=keeper.may_reclaim,
         ),
+        reconnection=reconnection,
+        keeper=keeper,
         runner=Runner(
             handlers, queues, Reports(queues, meter, interval=settings.progress_interval), telemetry
         ),
         telemetry=telemetry,
         meter=meter,
         lock_meter=lock_meter,
+        ledger=Ledger(settings.command_budget, time.time()),
         held=held,
     )
 

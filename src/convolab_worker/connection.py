@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from convolab_worker.address import Address
     from convolab_worker.meter import Meter
 
-_CONNECT_TIMEOUT_SECONDS = 5.0
 # A peer that vanished without a word is noticed after 15 + 3 x 5 s, at no billed command.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _KEEPALIVE_USER_TIMEOUT_MS = 30_000
@@ -43,16 +42,24 @@ _LATE_SECONDS = 0.5
 class Link(asyncio.Protocol):
     """A connection to ``address`` that pipelines calls and gives each its answer, in order.
 
-    ``timeout`` (seconds) bounds the wait for any answer that has no time-out of its own.
+    ``timeout`` (seconds) bounds the wait for any answer that has no time-out of its own, and
+    ``connect_timeout`` that for a connection with its handshake.
     ``client_name`` is set on connect if given (a billed command).
     """
 
     def __init__(
-        self, address: Address, *, timeout: float, meter: Meter, client_name: str | None = None
+        self,
+        address: Address,
+        *,
+        timeout: float,
+        meter: Meter,
+        client_name: str | None = None,
+        connect_timeout: float = 5.0,
     ) -> None:
         """Make a closed link; nothing is sent before ``open``."""
         self._address = address
         self._timeout = timeout
+        self._connect_timeout = connect_timeout
         self._meter = meter
         self._client_name = client_name
         self._loop = cast("asyncio.AbstractEventLoop", None)
@@ -100,7 +107,7 @@ class Link(asyncio.Protocol):
     async def _connect(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_SECONDS):
+            async with asyncio.timeout(self._connect_timeout):
                 await self._dial()
                 await self._handshake()
         except RedisRefused as error:
@@ -108,7 +115,7 @@ class Link(asyncio.Protocol):
             raise RedisUnavailable(explain(str(error), str(self._address))) from error
         except TimeoutError:
             self._drop(ReplyLost("no answer to the handshake"))
-            msg = f"Redis at {self._address} did not answer within {_CONNECT_TIMEOUT_SECONDS:g} s"
+            msg = f"Redis at {self._address} did not answer within {self._connect_timeout:g} s"
             raise RedisUnavailable(msg) from None
         except OSError as error:
             self._drop(error)

@@ -72,6 +72,7 @@ class Engine:
             self._wake_wanted = False
             await parts.waiting.look_round(time.time())
         now = time.time()
+        parts.keep_books(now)
         for queue in self._slots.pass_time(now):
             parts.waiting.pass_on_if_busy(queue)
         self._unpark()
@@ -168,6 +169,7 @@ class Engine:
         parts.hold(lease)
         if self._slots.admit(lease.queue, self._handler_key(lease), lease):
             return True
+        parts.queues.forgive_stall(lease, 1)
         self._log.debug("job.parked", job_id=lease.id, queue=lease.queue, name=lease.name)
         return False
 
@@ -177,6 +179,7 @@ class Engine:
 
     def _unpark(self) -> None:
         while (lease := self._slots.unpark()) is not None:
+            self._parts.queues.forgive_stall(lease, -1)
             self._start(lease)
 
     def _start(self, lease: Lease) -> None:
@@ -267,6 +270,7 @@ class Engine:
             self._pump.cancel()
 
     async def _return_parked(self, lease: Lease) -> None:
+        self._parts.queues.forgive_stall(lease, -1)
         try:
             async with asyncio.timeout(1.0):
                 await self._parts.settlement.settle(lease, Returned(), fetch_next=False)

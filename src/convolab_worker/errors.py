@@ -60,7 +60,15 @@ class JobTimeout(ConvolabWorkerError):
 
 
 class LockLost(ConvolabWorkerError):
-    """The job's lock is gone, so another worker may have the job: nothing is written."""
+    """The job's lock is gone, so another worker may have the job: nothing is written.
+
+    ``ran_out`` tells that nobody holds it: it was not renewed in time.
+    """
+
+    def __init__(self, reason: str, *, ran_out: bool = False) -> None:
+        """Keep the reason."""
+        super().__init__(reason)
+        self.ran_out = ran_out
 
 
 class JobNotFound(ConvolabWorkerError):

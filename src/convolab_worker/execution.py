@@ -42,6 +42,7 @@ from convolab_worker.payloads import decode_data, encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from convolab_worker.job import Line
     from convolab_worker.lease import Lease
@@ -151,6 +152,15 @@ class Run:
     def returned(self) -> bool:
         """Whether the handler came to its end by itself."""
         return not self.abandoned and self._error is None
+
+
+def job_of_frame(frame: FrameType) -> dict[str, Any] | None:
+    """The job whose handler runs below ``frame``, if that is a frame of ours."""
+    if frame.f_code is not Run._call.__code__:  # noqa: SLF001
+        return None
+    run: Run = frame.f_locals["self"]
+    handler, job = run._handler, run._job  # noqa: SLF001
+    return {"handler": handler.place, "job_id": job.id, "name": job.name, "queue": job.queue}
 
 
 def prepare(lease: Lease, handler: Handler, line: Line) -> Job[Any]:

@@ -19,21 +19,26 @@ import structlog
 from convolab_worker import estimates
 from convolab_worker.connection import Link
 from convolab_worker.errors import RedisUnavailable
+from convolab_worker.queues import reclaim
 from convolab_worker.scripts import script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from convolab_worker.address import Address
     from convolab_worker.lease import Lease
     from convolab_worker.meter import Meter
-    from convolab_worker.protocol import Transitions
+    from convolab_worker.queues import Queues
 
 _log = structlog.get_logger("convolab_worker")
 # The thread looks every eighth of a lock's duration and renews what is older than three eighths,
 # so that no lock is older than half its duration.
 _LOOK_PART = 1 / 8
 _OLD_PART = 3 / 8
+# How long a look, a connection and a renewal take at most.
+_TRY_PART = 1 / 4
+# A thread that is not back after this was not waiting for Redis: the whole process stood still.
+_STILL_PART = 3 / 4
 
 
 class LockKeeper:
@@ -46,19 +51,24 @@ class LockKeeper:
     def __init__(
         self,
         address: Address,
-        transitions: Mapping[str, Transitions],
+        queues: Queues,
         meter: Meter,
         *,
         lock_duration: float,
         on_lost: Callable[[Lease], None],
+        on_look: Callable[[], None],
     ) -> None:
         """Start nothing: the first lease that is held starts the thread."""
         self._address = address
-        self._transitions = transitions
+        self._transitions = queues.transitions
+        self._keys = queues.keys
         self._meter = meter
         self._duration = lock_duration
         self._on_lost = on_lost
+        self._on_look = on_look
         self._held: dict[Lease, float] = {}
+        self._alive_at = time.monotonic()
+        self._stood_still_at = float("-inf")
         self._wanted = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -67,6 +77,8 @@ class LockKeeper:
     def hold(self, lease: Lease) -> None:
         """Keep the lease's lock from now on; it was taken just now."""
         self._held[lease] = time.monotonic()
+        if len(self._held) == 1:
+            self._alive_at = self._held[lease]
         if self._thread is None:
             self._thread = threading.Thread(target=self._main, name="convolab-locks", daemon=True)
             self._thread.start()
@@ -76,6 +88,15 @@ class LockKeeper:
     def release(self, lease: Lease) -> None:
         """Keep the lease's lock no longer."""
         self._held.pop(lease, None)
+
+    def may_reclaim(self, lease: Lease) -> bool:
+        """Whether this process has been awake since the lease's lock was last renewed.
+
+        A lock that ran out then did so since Redis was away, and with it every other worker.
+        """
+        renewed_at = self._held.get(lease)
+        is_awake = time.monotonic() - self._alive_at <= self._duration * _STILL_PART
+        return renewed_at is not None and renewed_at > self._stood_still_at and is_awake
 
     def stop(self) -> None:
         """End the thread; locks that are held run out by themselves."""
@@ -92,7 +113,10 @@ class LockKeeper:
 
     async def _keep(self) -> None:
         self._task = asyncio.current_task()
-        link = Link(self._address, timeout=self._duration / 4, meter=self._meter)
+        patience = self._duration * _TRY_PART
+        link = Link(
+            self._address, timeout=patience, meter=self._meter, connect_timeout=min(patience, 5.0)
+        )
         pause = self._duration * _LOOK_PART
         try:
             while not self._stopped:
@@ -103,9 +127,18 @@ class LockKeeper:
                         self._wanted.wait()  # this loop has nothing else to do
                     continue
                 await asyncio.sleep(pause)
+                self._on_look()
                 await self._renew_old(link)
+                self._note_time()
         finally:
             await link.close()
+
+    def _note_time(self) -> None:
+        now = time.monotonic()
+        if now - self._alive_at > self._duration * _STILL_PART:
+            self._stood_still_at = now
+            _log.warning("locks.stood_still", seconds=round(now - self._alive_at, 3))
+        self._alive_at = now
 
     async def _renew_old(self, link: Link) -> None:
         now = time.monotonic()
@@ -133,8 +166,13 @@ class LockKeeper:
         for lease in leases:
             if lease not in self._held:
                 continue
-            if lease.id in lost:
+            if lease.id not in lost or await self._reclaimed(link, lease):
+                self._held[lease] = asked_at
+            else:
                 self._held.pop(lease, None)
                 self._on_lost(lease)
-            else:
-                self._held[lease] = asked_at
+
+    async def _reclaimed(self, link: Link, lease: Lease) -> bool:
+        if not self.may_reclaim(lease):
+            return False
+        return await reclaim(link, self._keys[lease.queue], lease, self._duration)

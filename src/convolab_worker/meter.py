@@ -38,6 +38,10 @@ class Meter:
         """Commands sent so far, and those that their scripts ran."""
         return self.sent.total() + self.inner.total()
 
+    def __add__(self, other: Meter) -> Meter:
+        """Both meters' counts together."""
+        return Meter(self.sent + other.sent, self.inner + other.inner)
+
     def snapshot(self) -> dict[str, dict[str, int]]:
         """By purpose: ``sent`` and ``billable`` counts, as plain data."""
         return {
@@ -46,6 +50,63 @@ class Meter:
         }
 
 
-def projected_day(billable: int, elapsed_seconds: float) -> float:
-    """The commands that a whole day would cost at the pace of the last ``elapsed_seconds``."""
-    return billable * DAY_SECONDS / max(elapsed_seconds, 1.0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayReport:
+    """A day's commands: those ``used`` so far, and the ``projected`` count at the day's end.
+
+    ``is_over`` says that the budget will be passed, or has been; otherwise the day has ended.
+    """
+
+    used: int
+    projected: int
+    budget: int | None
+    is_over: bool
+
+
+class Ledger:
+    """Holds the day's commands against a budget; ``check`` is told the time and the count.
+
+    A day is 24 hours from the start, since providers count by different clocks. The projection
+    goes on at the pace of the last hour, and none is made of the first minutes, when a worker
+    connects and looks round.
+    """
+
+    _PACE_SECONDS = 3600.0
+    _SETTLING_SECONDS = 600.0
+
+    def __init__(self, budget: int | None, now: float) -> None:
+        """Begin a day."""
+        self._budget = budget
+        self._begin(now, 0)
+
+    def _begin(self, now: float, billable: int) -> None:
+        self._started_at = self._pace_at = now
+        self._at_start = self._at_pace = billable
+        self._pace = 0.0
+        self._warned = False
+
+    def check(self, now: float, billable: int) -> DayReport | None:
+        """What there is to say at ``now``, with ``billable`` commands since the worker's start."""
+        elapsed = now - self._started_at
+        used = billable - self._at_start
+        if elapsed >= DAY_SECONDS or elapsed < 0:
+            self._begin(now, billable)
+            return DayReport(used=used, projected=used, budget=self._budget, is_over=False)
+        if now - self._pace_at >= self._PACE_SECONDS:
+            self._pace = (billable - self._at_pace) / (now - self._pace_at)
+            self._pace_at, self._at_pace = now, billable
+        projected = self.projection(now, billable)
+        if self._budget is None or self._warned:
+            return None
+        settled = elapsed >= self._SETTLING_SECONDS
+        if used > self._budget or (settled and projected > self._budget):
+            self._warned = True
+            return DayReport(used=used, projected=projected, budget=self._budget, is_over=True)
+        return None
+
+    def projection(self, now: float, billable: int) -> int:
+        """The commands of the whole day, were it to go on at the pace of the last hour."""
+        elapsed = max(now - self._started_at, 1.0)
+        used = billable - self._at_start
+        pace = self._pace or used / elapsed
+        return round(used + pace * max(DAY_SECONDS - elapsed, 0.0))

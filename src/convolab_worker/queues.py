@@ -142,16 +142,24 @@ class Queues:
         self._meter.count_inner("finish", estimates.transition(call, raw))
         if isinstance(raw, int) and raw < 0:
             if raw in _LOST:
-                raise LockLost(_LOST[raw])
+                raise _lost(raw)
             raise Refusal(raw)
         return _read_take(lease.queue, lease.token, raw)
+
+    def forgive_stall(self, lease: Lease, stalls: int) -> None:
+        """Let a job that only waits here in memory survive ``stalls`` deaths of its worker.
+
+        BullMQ counts a job as stalled whose worker died, started or not, and fails it after a few.
+        A count that is lower while the job is parked evens that out, whoever does the counting.
+        """
+        self.link.call("park", "HINCRBY", self.keys[lease.queue].job(lease.id), "stc", -stalls)
 
     async def give_back(self, lease: Lease) -> None:
         """Return a job to the head of its queue. Raises LockLost if it is not ours any more."""
         raw = await self._run("finish", self.transitions[lease.queue].give_back(lease))
         self._meter.count_inner("finish", estimates.GIVE_BACK)
         if raw < 0:
-            raise LockLost(_LOST.get(raw, f"code {raw}"))
+            raise _lost(raw)
 
     async def await_children(self, lease: Lease) -> bool:
         """Park a parent until its children are done; False if none of them is pending."""
@@ -159,7 +167,7 @@ class Queues:
         raw = await self._run("finish", call)
         self._meter.count_inner("finish", estimates.AWAIT_CHILDREN)
         if raw in _LOST:
-            raise LockLost(_LOST[raw])
+            raise _lost(raw)
         if raw < 0:
             raise Refusal(raw)
         return bool(raw == 0)
@@ -294,7 +302,7 @@ class Queues:
     async def written(self, lease: Lease, at_ms: int) -> bool | None:
         """Whether a finish of ours at ``at_ms`` whose answer was lost has been written.
 
-        None: it has not, and the job is still ours, so it may be written again.
+        None: it has not, and the lock is still ours or nobody's, so it may be tried again.
         """
         keys = self.keys[lease.queue]
         lock = self.link.call("finish", "GET", keys.lock(lease.id))
@@ -302,7 +310,9 @@ class Queues:
         token, (finished_on, name) = await lock, await finished
         if token is not None and token.decode() == lease.token:
             return None
-        return name is None or (finished_on is not None and int(finished_on) == at_ms)
+        if name is None or (finished_on is not None and int(finished_on) == at_ms):
+            return True
+        return None if token is None else False
 
     async def failed_child_reason(self, lease: Lease) -> str:
         """Why the job can't go on: its first failed child, and that child's own reason."""
@@ -317,6 +327,27 @@ class Queues:
             return deferred or "a child has failed"
         reason = await self.link.call("fetch", "HGET", found["key"], "failedReason")
         return deferred if reason is None else f"{deferred}: {reason.decode('utf-8', 'replace')}"
+
+
+async def reclaim(link: Link, keys: QueueKeys, lease: Lease, duration: float) -> bool:
+    """Lock a job again, for ``duration`` seconds, whose lock ran out while Redis was away.
+
+    False if it is not ours: it is while it still is in ``active``, and nobody has locked it since.
+    """
+    lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
+    locked = link.call("lock", "SET", lock, lease.token, "PX", milliseconds, "NX")
+    place = link.call("lock", "LPOS", keys["active"], lease.id)
+    if await locked is None:
+        await place
+        return False
+    if await place is not None:
+        return True
+    await link.call("lock", "DEL", lock)
+    return False
+
+
+def _lost(code: int) -> LockLost:
+    return LockLost(_LOST.get(code, f"BullMQ's code {code}"), ran_out=code == LOCK_MISSING)
 
 
 def now_ms() -> int:

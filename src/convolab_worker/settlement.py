@@ -13,6 +13,7 @@ from convolab_worker.errors import (
     InvalidResult,
     LockLost,
     RedisRefused,
+    RedisUnavailable,
     ReplyLost,
 )
 from convolab_worker.outcome import (
@@ -26,10 +27,12 @@ from convolab_worker.outcome import (
 )
 from convolab_worker.payloads import encode_json
 from convolab_worker.producing import NewJob
-from convolab_worker.queues import Refusal, Take, now_ms
+from convolab_worker.queues import Refusal, Take, now_ms, reclaim
 from convolab_worker.stacktraces import extended
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from convolab_worker.children import Child
     from convolab_worker.lease import Lease
     from convolab_worker.meter import Meter
@@ -43,8 +46,18 @@ _log = structlog.get_logger("convolab_worker")
 class Settlement:
     """Settles outcomes on ``queues``; ``reconnection`` is waited for when an answer is lost."""
 
-    def __init__(self, queues: Queues, reconnection: Reconnection, meter: Meter) -> None:
-        """Keep the collaborators."""
+    def __init__(
+        self,
+        queues: Queues,
+        reconnection: Reconnection,
+        meter: Meter,
+        *,
+        lock_duration: float,
+        may_reclaim: Callable[[Lease], bool],
+    ) -> None:
+        """Keep the collaborators; ``may_reclaim`` says whether this process never stood still."""
+        self._lock_duration = lock_duration
+        self._may_reclaim = may_reclaim
         self._queues = queues
         self._reconnection = reconnection
         self._meter = meter
@@ -62,7 +75,8 @@ class Settlement:
             try:
                 return outcome, await self._write(lease, outcome, at_ms, fetch_next=fetch_next)
             except LockLost as lost:
-                return Lost(str(lost)), Take()
+                if not await self._reclaimed(lease, outcome, lost):
+                    return Lost(str(lost)), Take()
             except Refusal as refusal:
                 outcome = await self._refused(lease, refusal)
             except (InvalidResult, ConvolabWorkerError) as error:
@@ -132,6 +146,17 @@ class Settlement:
                 fields=fields,
             )
         return transitions.retry(lease, now_ms=at_ms, fields=fields)
+
+    async def _reclaimed(self, lease: Lease, outcome: Outcome, lost: LockLost) -> bool:
+        """Whether a lock that ran out while Redis was away has been taken again, to write."""
+        if isinstance(outcome, Lost) or not lost.ran_out or not self._may_reclaim(lease):
+            return False
+        try:
+            keys = self._queues.keys[lease.queue]
+            return await reclaim(self._queues.link, keys, lease, self._lock_duration)
+        except RedisUnavailable:
+            await self._reconnection.wait()
+            return await self._reclaimed(lease, outcome, lost)
 
     async def _refused(self, lease: Lease, refusal: Refusal) -> Failed:
         """BullMQ would not complete the job, or make it wait; it is still ours, and fails."""

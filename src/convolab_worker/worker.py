@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -185,7 +186,7 @@ class Worker:
         parts, engine = self._parts, self._engine
         if parts is None or engine is None:
             return {"state": "new"}
-        by_purpose = parts.meter.snapshot() | parts.lock_meter.snapshot()
+        commands = parts.commands
         return {
             "state": "stopping" if engine.stopping else "running",
             "connected": parts.reconnection.is_open,
@@ -194,9 +195,11 @@ class Worker:
             "parked": parts.slots.parked,
             "outcomes": dict(parts.runner.outcomes),
             "commands": {
-                "sent": parts.meter.client_sent + parts.lock_meter.client_sent,
-                "billable": parts.meter.billable + parts.lock_meter.billable,
-                "by_purpose": by_purpose,
+                "sent": commands.client_sent,
+                "billable": commands.billable,
+                "projected_day": parts.ledger.projection(time.time(), commands.billable),
+                "budget": self.settings.command_budget,
+                "by_purpose": commands.snapshot(),
             },
             "idle": parts.waiting.level,
             "telemetry": parts.telemetry.snapshot(),
