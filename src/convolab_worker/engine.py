@@ -10,6 +10,7 @@ import structlog
 
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 from convolab_worker.outcome import Lost, Returned
+from convolab_worker.recovery import find_by_token
 from convolab_worker.runner import NO_HANDLER, STOP_PATIENCE_SECONDS
 from convolab_worker.slots import Turn
 
@@ -101,7 +102,7 @@ class Engine:
         generation = parts.reconnection.generation
         while self._lost_takes:
             queue, token = self._lost_takes[-1]
-            lease = await parts.queues.find_by_token(queue, token)
+            lease = await find_by_token(parts.queues, queue, token)
             self._lost_takes.pop()
             if lease is not None:
                 self._log.info("job.adopted", job_id=lease.id, queue=queue)

@@ -19,7 +19,7 @@ import structlog
 from convolab_worker import estimates
 from convolab_worker.connection import Link
 from convolab_worker.errors import RedisUnavailable
-from convolab_worker.queues import reclaim
+from convolab_worker.recovery import reclaim
 from convolab_worker.scripts import script
 
 if TYPE_CHECKING:

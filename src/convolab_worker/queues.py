@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from convolab_worker.connection import Link
     from convolab_worker.meter import Meter
 
-_CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
 _MARKER_DUE = b"1"
 # BZPOPMIN's own time-out, coarse on an idle server, plus the way there and back.
 _BLOCK_MARGIN_SECONDS = 5.0
@@ -103,7 +101,7 @@ class Queues:
         self.names = tuple(names)
         self.link = link
         self._waiting = waiting
-        self._meter = meter
+        self.meter = meter
         self._worker_id = worker_id
         self._prefix = prefix
         self._tokens = itertools.count(1)
@@ -130,7 +128,7 @@ class Queues:
         """Take the queue's next job, locked under ``token``."""
         raw = await self._run("fetch", self.transitions[queue].take(token, now_ms()))
         take = _read_take(queue, token, raw)
-        self._meter.count_inner("fetch", estimates.take(found=take.lease is not None))
+        self.meter.count_inner("fetch", estimates.take(found=take.lease is not None))
         return take
 
     async def transit(self, lease: Lease, call: Call) -> Take:
@@ -139,7 +137,7 @@ class Queues:
         Raises LockLost if the job is not ours any more, and Refusal with the code otherwise.
         """
         raw = await self._run("finish", call)
-        self._meter.count_inner("finish", estimates.transition(call, raw))
+        self.meter.count_inner("finish", estimates.transition(call, raw))
         if isinstance(raw, int) and raw < 0:
             if raw in _LOST:
                 raise _lost(raw)
@@ -157,7 +155,7 @@ class Queues:
     async def give_back(self, lease: Lease) -> None:
         """Return a job to the head of its queue. Raises LockLost if it is not ours any more."""
         raw = await self._run("finish", self.transitions[lease.queue].give_back(lease))
-        self._meter.count_inner("finish", estimates.GIVE_BACK)
+        self.meter.count_inner("finish", estimates.GIVE_BACK)
         if raw < 0:
             raise _lost(raw)
 
@@ -165,7 +163,7 @@ class Queues:
         """Park a parent until its children are done; False if none of them is pending."""
         call = self.transitions[lease.queue].await_children(lease, now_ms=now_ms())
         raw = await self._run("finish", call)
-        self._meter.count_inner("finish", estimates.AWAIT_CHILDREN)
+        self.meter.count_inner("finish", estimates.AWAIT_CHILDREN)
         if raw in _LOST:
             raise _lost(raw)
         if raw < 0:
@@ -255,95 +253,6 @@ class Queues:
         total = sum([await count for count in counts])
         due = [await self.next_due(name) for name in self.names] if total else []
         return total, min((at for at in due if at is not None), default=None)
-
-    async def locks_of_active(self, queue: str) -> dict[str, float | None]:
-        """For each active job of the queue, how long its lock lasts (seconds); None: no lock."""
-        keys = self.keys[queue]
-        ids = [
-            raw.decode() for raw in await self.link.call("stalled", "LRANGE", keys["active"], 0, -1)
-        ]
-        answers = [self.link.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
-        left = [await answer for answer in answers]
-        return {
-            job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)
-        }
-
-    async def recover_stalled(self, queue: str, max_stalled: int) -> list[str]:
-        """Put the queue's active jobs that have no lock back to its head; their ids.
-
-        BullMQ recovers a job in the second of two passes, which its key ``stalled-check`` keeps
-        apart to spare commands; the lock alone decides. So both passes run here, one at once after
-        the other.
-        """
-        transitions, check = self.transitions[queue], self.keys[queue]["stalled-check"]
-        call = transitions.recover_stalled(max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1)
-        recovered: list[str] = []
-        for _ in range(2):
-            await self.link.call("stalled", "DEL", check)
-            raw = await script(call.script).run(self.link, "stalled", call.keys, call.args)
-            self._meter.count_inner("stalled", estimates.STALLED_PASS)
-            recovered += [job_id.decode() for job_id in raw]
-        return recovered
-
-    async def find_by_token(self, queue: str, token: str) -> Lease | None:
-        """The active job locked under ``token``: what a take whose answer was lost has taken."""
-        keys = self.keys[queue]
-        ids = await self.link.call("fetch", "LRANGE", keys["active"], 0, -1)
-        if not ids:
-            return None
-        names = [keys.lock(job_id.decode()) for job_id in ids]
-        locks = await self.link.call("fetch", "MGET", *names)
-        for job_id, lock in zip(ids, locks, strict=True):
-            if lock is not None and lock.decode() == token:
-                flat = await self.link.call("fetch", "HGETALL", keys.job(job_id.decode()))
-                return lease_from_hash(queue, job_id, token, flat)
-        return None
-
-    async def written(self, lease: Lease, at_ms: int) -> bool | None:
-        """Whether a finish of ours at ``at_ms`` whose answer was lost has been written.
-
-        None: it has not, and the lock is still ours or nobody's, so it may be tried again.
-        """
-        keys = self.keys[lease.queue]
-        lock = self.link.call("finish", "GET", keys.lock(lease.id))
-        finished = self.link.call("finish", "HMGET", keys.job(lease.id), "finishedOn", "name")
-        token, (finished_on, name) = await lock, await finished
-        if token is not None and token.decode() == lease.token:
-            return None
-        if name is None or (finished_on is not None and int(finished_on) == at_ms):
-            return True
-        return None if token is None else False
-
-    async def failed_child_reason(self, lease: Lease) -> str:
-        """Why the job can't go on: its first failed child, and that child's own reason."""
-        unsuccessful = f"{self.keys[lease.queue].job(lease.id)}:unsuccessful"
-        failed = await self.link.call("fetch", "ZRANGE", unsuccessful, 0, 0)
-        return await self.child_reason(f"child {failed[0].decode()} failed" if failed else "")
-
-    async def child_reason(self, deferred: str) -> str:
-        """BullMQ's ``child KEY failed`` with the child's own reason, where it is still known."""
-        found = _CHILD_FAILED.fullmatch(deferred)
-        if found is None:
-            return deferred or "a child has failed"
-        reason = await self.link.call("fetch", "HGET", found["key"], "failedReason")
-        return deferred if reason is None else f"{deferred}: {reason.decode('utf-8', 'replace')}"
-
-
-async def reclaim(link: Link, keys: QueueKeys, lease: Lease, duration: float) -> bool:
-    """Lock a job again, for ``duration`` seconds, whose lock ran out while Redis was away.
-
-    False if it is not ours: it is while it still is in ``active``, and nobody has locked it since.
-    """
-    lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
-    locked = link.call("lock", "SET", lock, lease.token, "PX", milliseconds, "NX")
-    place = link.call("lock", "LPOS", keys["active"], lease.id)
-    if await locked is None:
-        await place
-        return False
-    if await place is not None:
-        return True
-    await link.call("lock", "DEL", lock)
-    return False
 
 
 def _lost(code: int) -> LockLost:

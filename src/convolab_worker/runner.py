@@ -20,6 +20,7 @@ from convolab_worker.outcome import (
     Postponed,
     Returned,
 )
+from convolab_worker.recovery import child_reason
 
 if TYPE_CHECKING:
     from convolab_worker.lease import Lease
@@ -79,7 +80,7 @@ class Runner:
     async def _deferred_reason(self, lease: Lease) -> str:
         deferred = lease.deferred_failure or ""
         try:
-            return await self._queues.child_reason(deferred)
+            return await child_reason(self._queues, deferred)
         except RedisUnavailable:
             return deferred
 

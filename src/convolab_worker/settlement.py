@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from convolab_worker import producing, queues as protocol
+from convolab_worker import producing, queues as protocol, recovery
 from convolab_worker.children import child_id
 from convolab_worker.errors import (
     ConvolabWorkerError,
@@ -27,7 +27,7 @@ from convolab_worker.outcome import (
 )
 from convolab_worker.payloads import encode_json
 from convolab_worker.producing import NewJob
-from convolab_worker.queues import Refusal, Take, now_ms, reclaim
+from convolab_worker.queues import Refusal, Take, now_ms
 from convolab_worker.stacktraces import extended
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Settlement:
             return False
         try:
             keys = self._queues.keys[lease.queue]
-            return await reclaim(self._queues.link, keys, lease, self._lock_duration)
+            return await recovery.reclaim(self._queues.link, keys, lease, self._lock_duration)
         except RedisUnavailable:
             await self._reconnection.wait()
             return await self._reclaimed(lease, outcome, lost)
@@ -165,21 +165,21 @@ class Settlement:
                 f"Job {lease.id} has pending dependencies: its handler returned too early"
             )
         if refusal.code == protocol.FAILED_CHILDREN:
-            return Failed(await self._queues.failed_child_reason(lease))
+            return Failed(await recovery.failed_child_reason(self._queues, lease))
         return Failed(f"BullMQ refused to move the job on, with its code {refusal.code}")
 
     async def _after_lost_reply(self, lease: Lease, at_ms: int, *, fetch_next: bool) -> Take | None:
         """Find out, on a new connection, whether the outcome was written; None: write it again."""
         await self._reconnection.wait()
         try:
-            written = await self._queues.written(lease, at_ms)
+            written = await recovery.written(self._queues, lease, at_ms)
             if written is None:
                 return None
             if not written:
                 _log.warning("job.outcome_uncertain", job_id=lease.id, queue=lease.queue)
             if not fetch_next:
                 return Take()
-            return Take(lease=await self._queues.find_by_token(lease.queue, lease.token))
+            return Take(lease=await recovery.find_by_token(self._queues, lease.queue, lease.token))
         except ReplyLost:
             return await self._after_lost_reply(lease, at_ms, fetch_next=fetch_next)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convolab_worker import idle
+from convolab_worker import idle, recovery
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
@@ -252,12 +252,12 @@ class Waiting:
         if not ours and queue not in self._others:
             return
         self._others.discard(queue)
-        locks = await self._queues.locks_of_active(queue)
+        locks = await recovery.locks_of_active(self._queues, queue)
         others = {job_id: left for job_id, left in locks.items() if job_id not in ours}
         if not others:
             return
         if None in others.values():
-            recovered = await self._queues.recover_stalled(queue, self._max_stalled)
+            recovered = await recovery.recover_stalled(self._queues, queue, self._max_stalled)
             if recovered:
                 _log.warning("jobs.stalled", queue=queue, job_ids=recovered)
                 self._slots.ready(queue, sure=True)

@@ -1,0 +1,111 @@
+"""Finding out what became of jobs: after a lost answer, a lost lock, a worker's death."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from convolab_worker import estimates
+from convolab_worker.lease import Lease, lease_from_hash
+from convolab_worker.queues import now_ms
+from convolab_worker.scripts import script
+
+if TYPE_CHECKING:
+    from convolab_worker.connection import Link
+    from convolab_worker.keys import QueueKeys
+    from convolab_worker.queues import Queues
+
+_CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
+
+
+async def locks_of_active(queues: Queues, queue: str) -> dict[str, float | None]:
+    """For each active job of the queue, how long its lock lasts (seconds); None: no lock."""
+    keys = queues.keys[queue]
+    ids = [
+        raw.decode() for raw in await queues.link.call("stalled", "LRANGE", keys["active"], 0, -1)
+    ]
+    answers = [queues.link.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
+    left = [await answer for answer in answers]
+    return {job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)}
+
+
+async def recover_stalled(queues: Queues, queue: str, max_stalled: int) -> list[str]:
+    """Put the queue's active jobs that have no lock back to its head; their ids.
+
+    BullMQ recovers a job in the second of two passes, which its key ``stalled-check`` keeps
+    apart to spare commands; the lock alone decides. So both passes run here, one at once after
+    the other.
+    """
+    transitions, check = queues.transitions[queue], queues.keys[queue]["stalled-check"]
+    call = transitions.recover_stalled(max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1)
+    recovered: list[str] = []
+    for _ in range(2):
+        await queues.link.call("stalled", "DEL", check)
+        raw = await script(call.script).run(queues.link, "stalled", call.keys, call.args)
+        queues.meter.count_inner("stalled", estimates.STALLED_PASS)
+        recovered += [job_id.decode() for job_id in raw]
+    return recovered
+
+
+async def find_by_token(queues: Queues, queue: str, token: str) -> Lease | None:
+    """The active job locked under ``token``: what a take whose answer was lost has taken."""
+    keys = queues.keys[queue]
+    ids = await queues.link.call("fetch", "LRANGE", keys["active"], 0, -1)
+    if not ids:
+        return None
+    names = [keys.lock(job_id.decode()) for job_id in ids]
+    locks = await queues.link.call("fetch", "MGET", *names)
+    for job_id, lock in zip(ids, locks, strict=True):
+        if lock is not None and lock.decode() == token:
+            flat = await queues.link.call("fetch", "HGETALL", keys.job(job_id.decode()))
+            return lease_from_hash(queue, job_id, token, flat)
+    return None
+
+
+async def written(queues: Queues, lease: Lease, at_ms: int) -> bool | None:
+    """Whether a finish of ours at ``at_ms`` whose answer was lost has been written.
+
+    None: it has not, and the lock is still ours or nobody's, so it may be tried again.
+    """
+    keys = queues.keys[lease.queue]
+    lock = queues.link.call("finish", "GET", keys.lock(lease.id))
+    finished = queues.link.call("finish", "HMGET", keys.job(lease.id), "finishedOn", "name")
+    token, (finished_on, name) = await lock, await finished
+    if token is not None and token.decode() == lease.token:
+        return None
+    if name is None or (finished_on is not None and int(finished_on) == at_ms):
+        return True
+    return None if token is None else False
+
+
+async def failed_child_reason(queues: Queues, lease: Lease) -> str:
+    """Why the job can't go on: its first failed child, and that child's own reason."""
+    unsuccessful = f"{queues.keys[lease.queue].job(lease.id)}:unsuccessful"
+    failed = await queues.link.call("fetch", "ZRANGE", unsuccessful, 0, 0)
+    return await child_reason(queues, f"child {failed[0].decode()} failed" if failed else "")
+
+
+async def child_reason(queues: Queues, deferred: str) -> str:
+    """BullMQ's ``child KEY failed`` with the child's own reason, where it is still known."""
+    found = _CHILD_FAILED.fullmatch(deferred)
+    if found is None:
+        return deferred or "a child has failed"
+    reason = await queues.link.call("fetch", "HGET", found["key"], "failedReason")
+    return deferred if reason is None else f"{deferred}: {reason.decode('utf-8', 'replace')}"
+
+
+async def reclaim(link: Link, keys: QueueKeys, lease: Lease, duration: float) -> bool:
+    """Lock a job again, for ``duration`` seconds, whose lock ran out while Redis was away.
+
+    False if it is not ours: it is while it still is in ``active``, and nobody has locked it since.
+    """
+    lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
+    locked = link.call("lock", "SET", lock, lease.token, "PX", milliseconds, "NX")
+    place = link.call("lock", "LPOS", keys["active"], lease.id)
+    if await locked is None:
+        await place
+        return False
+    if await place is not None:
+        return True
+    await link.call("lock", "DEL", lock)
+    return False
