@@ -10,6 +10,7 @@ from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import ssl
+    from urllib.parse import SplitResult
 
 _SCHEMES = ("redis", "rediss", "unix")
 _TLS_OPTIONS = (
@@ -20,6 +21,8 @@ _TLS_OPTIONS = (
     "ssl_check_hostname",
 )
 _DEFAULT_PORT = 6379
+_MOST_DIGITS = 9
+_ENCODE = "a password's own / ? # @ [ ] are to be percent-encoded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,23 +45,13 @@ class Address:
         The query may hold ``db`` and redis-py's ``ssl_*`` names. Raises ConfigurationError, with
         the password left out of its message.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES:
-            msg = (
-                f"REDIS_URL: expected redis://, rediss:// or unix://, got {parts.scheme or '?'}://"
-            )
-            raise ConfigurationError(msg)
+        parts, port = _split(url)
         query = dict(parse_qsl(parts.query))
-        try:
-            port = parts.port or _DEFAULT_PORT
-        except ValueError:
-            msg = f"REDIS_URL: the port is not a number from 1 to 65535 (host {parts.hostname!r})"
-            raise ConfigurationError(msg) from None
         is_unix = parts.scheme == "unix"
         in_path = "" if is_unix else parts.path.strip("/")
         return cls(
             host=parts.hostname or "localhost",
-            port=port,
+            port=_DEFAULT_PORT if port is None else port,
             path=unquote(parts.path) if is_unix else None,
             tls=parts.scheme == "rediss",
             username=unquote(parts.username) if parts.username else None,
@@ -89,8 +82,33 @@ class Address:
         return context
 
 
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    """The parts of ``url``, and its port; no message of what is wrong with it repeats them."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme.lower() not in _SCHEMES:
+        got = f"{scheme}://" if scheme.isalnum() else "an address without a scheme"
+        msg = f"REDIS_URL: expected redis://, rediss:// or unix://, got {got}"
+        raise ConfigurationError(msg)
+    bad_host = f"REDIS_URL: expected HOST:PORT with a port from 1 to 65535; {_ENCODE}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ConfigurationError(bad_host) from None
+    if port == 0:
+        raise ConfigurationError(bad_host)
+    if parts.scheme == "unix":
+        if parts.hostname or parts.path in ("", "/"):
+            msg = "REDIS_URL: expected the absolute path of a socket, as in unix:///run/redis.sock"
+            raise ConfigurationError(msg)
+    elif "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        msg = f"REDIS_URL: expected no @ after the host; {_ENCODE}"
+        raise ConfigurationError(msg)
+    return parts, port
+
+
 def _database(text: str) -> int:
-    if not text.isdecimal():
-        msg = f"REDIS_URL: expected a database number, got {text!r}"
+    if not (text.isdecimal() and len(text) <= _MOST_DIGITS):
+        msg = f"REDIS_URL: expected a database number, as in redis://host:6379/0; {_ENCODE}"
         raise ConfigurationError(msg)
     return int(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import socket
@@ -16,6 +17,7 @@ import structlog
 
 from convolab_worker.address import Address
 from convolab_worker.connection import Link
+from convolab_worker.errors import ReplyLost
 from convolab_worker.execution import job_of_frame
 from convolab_worker.idle import Bounds
 from convolab_worker.locks import LockKeeper
@@ -97,8 +99,8 @@ def assemble(
     meter, lock_meter, signal = Meter(), Meter(), Signal()
     link = Link(address, timeout=settings.command_timeout, meter=meter)
     waiting_link = Link(address, timeout=settings.command_timeout, meter=meter)
-    for one in (link, waiting_link):
-        one.on_lost = lambda _: signal.set()
+    for one, other in ((link, waiting_link), (waiting_link, link)):
+        one.on_lost = functools.partial(_heard_loss, other, signal)
     queues = Queues(
         settings.queues,
         prefix=settings.prefix,
@@ -159,6 +161,13 @@ def assemble(
         ledger=Ledger(settings.command_budget, time.time()),
         held=held,
     )
+
+
+def _heard_loss(other: Link, signal: Signal, error: Exception) -> None:
+    """A connection went silent: the other one, to the same server, is no better."""
+    if isinstance(error, ReplyLost) and error.silent:
+        other.lose(str(error))
+    signal.set()
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, hear: Callable[[Lease], None], lease: Lease) -> None:

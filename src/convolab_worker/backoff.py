@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.errors import ConfigurationError
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MAX_DELAY_MS = 2**53 - 1  # what a JavaScript producer's dashboards can count
+_MOST_DOUBLINGS = 64  # a millisecond, doubled so often, is more than that
 
 
 def retry_delay(opts: Mapping[str, Any], attempts_made: int, *, random: float) -> float | None:
@@ -24,7 +26,9 @@ def retry_delay(opts: Mapping[str, Any], attempts_made: int, *, random: float) -
         return None
     kind, delay_ms, jitter = _backoff(opts.get("backoff"))
     if kind == "exponential":
-        delay_ms = float(round(2.0 ** min(attempts_made, 1000) * delay_ms))
+        # JavaScript's Math.round, up to what is cut below anyway.
+        doubled = 2.0 ** min(max(attempts_made, 0), _MOST_DOUBLINGS) * delay_ms
+        delay_ms = float(math.floor(min(doubled, _MAX_DELAY_MS) + 0.5))
     if jitter > 0:
         delay_ms = math.floor(random * delay_ms * jitter + delay_ms * (1 - jitter))
     return min(max(delay_ms, 0.0), _MAX_DELAY_MS) / 1000
@@ -32,7 +36,7 @@ def retry_delay(opts: Mapping[str, Any], attempts_made: int, *, random: float) -
 
 def _backoff(backoff: object) -> tuple[str, float, float]:
     """The kind, delay (milliseconds) and jitter (0 to 1) of a job's ``backoff`` option."""
-    if backoff is None or backoff is False:
+    if not backoff and not isinstance(backoff, (dict, list)):  # what is false in JavaScript
         return "fixed", 0.0, 0.0
     if _is_number(backoff):
         return "fixed", float(backoff), 0.0  # type: ignore[arg-type]
@@ -43,7 +47,7 @@ def _backoff(backoff: object) -> tuple[str, float, float]:
     if kind not in ("fixed", "exponential"):
         msg = f"backoff: unknown strategy {kind!r}; known are fixed and exponential"
         raise ConfigurationError(msg)
-    delay, jitter = backoff.get("delay", 0), backoff.get("jitter") or 0
+    delay, jitter = backoff.get("delay") or 0, backoff.get("jitter") or 0
     if not (_is_number(delay) and _is_number(jitter) and 0 <= jitter <= 1):
         msg = f"backoff: expected a delay in milliseconds and a jitter from 0 to 1, got {backoff!r}"
         raise ConfigurationError(msg)
@@ -51,4 +55,9 @@ def _backoff(backoff: object) -> tuple[str, float, float]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether JavaScript would read it as a finite number; Python's integers have no bound."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 OnFailure = Literal["fail", "ignore", "continue", "remove"]
 
@@ -21,6 +22,7 @@ _FAILURE_OPTIONS = {
     "remove": "removeDependencyOnFailure",
 }
 _ATTEMPT_MARK = "~"
+_MOST_SECONDS = 1e10  # some 300 years
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +47,12 @@ class Child:
     on_failure: OnFailure = "fail"
 
     def __post_init__(self) -> None:
-        """Raise ConfigurationError for a name, key or rule that can't be."""
-        if not self.name or not isinstance(self.name, str):
-            msg = f"Child(name={self.name!r}): expected a job name"
-            raise ConfigurationError(msg)
-        if any(mark in self.result_key for mark in (":", _ATTEMPT_MARK)) or not self.result_key:
-            msg = f"Child(key={self.result_key!r}): expected text without ':' and {_ATTEMPT_MARK!r}"
-            raise ConfigurationError(msg)
-        if self.on_failure not in _FAILURE_OPTIONS:
-            expected = ", ".join(_FAILURE_OPTIONS)
-            msg = f"Child(on_failure={self.on_failure!r}): expected one of {expected}"
-            raise ConfigurationError(msg)
+        """Raise ConfigurationError, before anything is sent, for what can't be."""
+        for what, (is_good, expected) in _RULES.items():
+            value = self.result_key if what == "key" else getattr(self, what)
+            if not is_good(value):
+                msg = f"Child({what}={value!r}): expected {expected}"
+                raise ConfigurationError(msg)
 
     @property
     def result_key(self) -> str:
@@ -66,6 +63,44 @@ class Child:
     def failure_option(self) -> str:
         """BullMQ's name for ``on_failure``."""
         return _FAILURE_OPTIONS[self.on_failure]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and value != "" and not {":", _ATTEMPT_MARK} & {*value}
+
+
+def _is_seconds(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value < _MOST_SECONDS  # type: ignore[operator]
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+_RULES: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "name": (_is_text, "a job name"),
+    "key": (_is_key, f"text without ':' and {_ATTEMPT_MARK!r}"),
+    "queue": (lambda value: value is None or _is_text(value), "a queue's name"),
+    "attempts": (lambda value: value is None or _is_whole(value, 1, 2**53), "1 or more"),
+    "backoff": (
+        lambda value: value is None or isinstance(value, Mapping) or _is_seconds(value),
+        "seconds, or BullMQ's own object",
+    ),
+    "delay": (lambda value: value is None or _is_seconds(value), "seconds, 0 or more"),
+    "priority": (
+        lambda value: value is None or _is_whole(value, 0, 2**21 - 1),
+        "0 to 2097151, BullMQ's range",
+    ),
+    "on_failure": (
+        lambda value: isinstance(value, str) and value in _FAILURE_OPTIONS,
+        f"one of {', '.join(_FAILURE_OPTIONS)}",
+    ),
+}
 
 
 def check_keys(children: Iterable[object]) -> tuple[Child, ...]:
@@ -96,13 +131,21 @@ def child_id(parent_id: str, key: str, attempt: int) -> str:
 def results_by_key(parent_id: str, processed: Mapping[str, str]) -> dict[str, Any]:
     """Children's results by key, from BullMQ's hash of job key to JSON text.
 
-    Children that were not made by ``enqueue_children`` (a flow of Node's) go by their job id.
+    A key that several attempts of the parent asked for has the newest one's result. Children that
+    were not made by ``enqueue_children`` (a flow of Node's) go by their job id.
     """
-    results: dict[str, Any] = {}
+    newest: dict[str, tuple[int, str]] = {}
     for job_key, text in processed.items():
-        job_id = job_key.rpartition(":")[2]
-        key = job_id
-        if job_id.startswith(f"{parent_id}."):
-            key = job_id[len(parent_id) + 1 :].partition(_ATTEMPT_MARK)[0]
-        results[key] = json.loads(text)
-    return results
+        key, attempt = _key_and_attempt(parent_id, job_key)
+        if attempt >= newest.get(key, (0, ""))[0]:
+            newest[key] = attempt, text
+    return {key: json.loads(text) for key, (_, text) in newest.items()}
+
+
+def _key_and_attempt(parent_id: str, job_key: str) -> tuple[str, int]:
+    # A parent that a scheduler made has an id with colons: repeat:NAME:MILLISECONDS.
+    _, is_ours, own = job_key.rpartition(f":{parent_id}.")
+    if not is_ours or ":" in own:
+        return job_key.rpartition(":")[2], 1
+    key, _, attempt = own.partition(_ATTEMPT_MARK)
+    return key, int(attempt) if attempt.isdecimal() else 1

@@ -19,7 +19,7 @@ from convolab_worker.errors import (
     ReplyLost,
 )
 from convolab_worker.events import Events, JobEvent
-from convolab_worker.keys import QueueKeys
+from convolab_worker.keys import STATE_KEYS, QueueKeys
 from convolab_worker.meter import Meter
 from convolab_worker.payloads import encode_json
 from convolab_worker.producing import NewJob
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
 
-_STATE_KEYS = (
-    "completed", "failed", "delayed", "active", "wait", "paused", "waiting-children",
-    "prioritized",
-)  # fmt: skip
 _COUNTED = {
     "wait": "LLEN",
     "prioritized": "ZCARD",
@@ -148,7 +144,7 @@ class JobClient:
         job_key = keys.job(job_id)
         # The state comes first: a job that ends in between then has at least its end's fields.
         states = script("getStateV2")
-        state = await states.run(self._link, "status", keys.named(*_STATE_KEYS), (job_id, job_key))
+        state = await states.run(self._link, "status", keys.named(*STATE_KEYS), (job_id, job_key))
         flat = await self._link.call("status", "HGETALL", job_key)
         if not flat:
             return None

@@ -173,13 +173,17 @@ class Link(asyncio.Protocol):
         if not self._open:
             future = asyncio.get_running_loop().create_future()
             future.set_exception(RedisUnavailable(f"not connected to Redis at {self._address}"))
+            future.exception()  # an answer that nobody waits for is not a warning
             return future
         future = loop.create_future()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
+        packed = _pack(args)
         self._pending.append((future, deadline))
-        self._out.append(hiredis.pack_command(args))
+        self._out.append(packed)
         self._meter.count(purpose)
-        if not self._flush_due:
+        if len(self._out) >= 1:
+            self._flush()
+        elif not self._flush_due:
             self._flush_due = True
             loop.call_soon(self._flush)
         return future
@@ -210,7 +214,8 @@ class Link(asyncio.Protocol):
             # Our loop was blocked or the process frozen: the answer may lie unread in the socket.
             self._timer = self._loop.call_later(_LATE_SECONDS, self._check_deadline, now + 1)
         else:
-            self._drop(ReplyLost(f"no answer from Redis at {self._address} in time"))
+            silence = f"no answer from Redis at {self._address} in time"
+            self._drop(ReplyLost(silence, silent=True))
 
     async def close(self) -> None:
         """Close the connection; unanswered commands raise ReplyLost."""
@@ -276,6 +281,7 @@ class Link(asyncio.Protocol):
                 continue
             if isinstance(answer, RedisRefused):
                 future.set_exception(answer)
+                future.exception()
             else:
                 future.set_result(answer)
 
@@ -284,6 +290,16 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             reason = f": {exc}" if exc else ""
             self._drop(ReplyLost(f"Redis at {self._address} closed the connection{reason}"))
+
+
+def _pack(args: tuple[Any, ...]) -> bytes:
+    try:
+        return cast("bytes", hiredis.pack_command(args))
+    except UnicodeEncodeError:  # text that was made of bytes which are not UTF-8: the same bytes
+        plain = [
+            arg.encode("utf-8", "surrogateescape") if isinstance(arg, str) else arg for arg in args
+        ]
+        return cast("bytes", hiredis.pack_command(cast("Any", tuple(plain))))
 
 
 def _keep_alive(sock: socket.socket) -> None:

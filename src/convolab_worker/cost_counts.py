@@ -13,7 +13,7 @@ from math import exp, expm1, isfinite
 
 from convolab_worker import estimates
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.idle import Bounds, uncut
+from convolab_worker.idle import Bounds, next_wait
 
 DAY_SECONDS = 86_400.0
 
@@ -168,10 +168,10 @@ def bullmq_idle_per_day(
 def wait_ends(bounds: Bounds) -> list[float]:
     """Return when each wait below the longest ends, in seconds after the last work was seen."""
     waits: list[float] = []
-    wait = uncut(None, bounds=bounds, random=0.5)
+    wait = next_wait(None, bounds=bounds, random=0.5)
     while wait < bounds.longest:
         waits.append(wait)
-        wait = uncut(wait, bounds=bounds, random=0.5)
+        wait = next_wait(wait, bounds=bounds, random=0.5)
     return list(accumulate(waits))
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
-from convolab_worker.outcome import Lost, Returned
+from convolab_worker.outcome import Lost, Outcome, Returned
+from convolab_worker.queues import Take
 from convolab_worker.recovery import find_by_token
 from convolab_worker.runner import NO_HANDLER, STOP_PATIENCE_SECONDS
 from convolab_worker.slots import Turn
@@ -17,7 +18,6 @@ from convolab_worker.slots import Turn
 if TYPE_CHECKING:
     from convolab_worker.assembly import Parts
     from convolab_worker.lease import Lease
-    from convolab_worker.queues import Take
 
 # The loop turns at least this often, at no command, so that a clock that jumps delays nothing.
 _LONGEST_NAP_SECONDS = 30.0
@@ -59,6 +59,7 @@ class Engine:
                 if await self._turn():
                     return
             except RedisRefused as error:
+                self._wake_wanted = True  # what was being looked at is looked at again
                 await self._parts.reconnection.refused(error)
             except RedisUnavailable as error:
                 self._log.debug("redis.lost", error=str(error))
@@ -72,6 +73,7 @@ class Engine:
         if self._wake_wanted:
             self._wake_wanted = False
             await parts.waiting.look_round(time.time())
+        parts.waiting.raise_refusal()
         now = time.time()
         parts.keep_books(now)
         for queue in self._slots.pass_time(now):
@@ -155,7 +157,7 @@ class Engine:
         elif seen:
             await self._parts.waiting.hold_if_stopped(queue, now)
         else:
-            self._parts.waiting.found_nothing(queue)
+            self._parts.waiting.suspect(queue)
 
     def _admit(self, lease: Lease) -> None:
         """Run a job that was just taken in its reserved slot, or park it."""
@@ -168,7 +170,7 @@ class Engine:
         self._slots.took(lease.queue)
         parts.waiting.took(lease.queue, time.time())
         parts.hold(lease)
-        if self._slots.admit(lease.queue, self._handler_key(lease), lease):
+        if self._slots.admit(self._handler_key(lease), lease):
             return True
         parts.queues.forgive_stall(lease, 1)
         self._log.debug("job.parked", job_id=lease.id, queue=lease.queue, name=lease.name)
@@ -198,33 +200,43 @@ class Engine:
 
     async def _chain(self, lease: Lease) -> None:
         """Run a job, settle it and, while the slot stays on its queue, the next one."""
-        runner = self._parts.runner
         turn = Turn(time.time())
-        while True:
-            outcome = Returned() if self.stopping else await runner.run(lease)
-            turn.jobs += 1
-            self._slots.release(lease.queue, self._handler_key(lease))
-            stays = await self._stays(lease.queue, turn)
-            if stays:
+        next_lease: Lease | None = lease
+        while next_lease is not None:
+            next_lease = await self._serve(next_lease, turn)
+
+    async def _serve(self, lease: Lease, turn: Turn) -> Lease | None:
+        """Run and settle one job; the next one, if this slot has it."""
+        outcome = Returned() if self.stopping else await self._parts.runner.run(lease)
+        turn.jobs += 1
+        self._slots.release(lease.queue, self._handler_key(lease))
+        stays = await self._stays(lease.queue, turn)
+        if stays:
+            self._slots.reserve(lease.queue)
+        take = await self._settle(lease, outcome, stays=stays)
+        if take.lease is lease:  # its children were done already: it goes on at once
+            if not stays:
                 self._slots.reserve(lease.queue)
-            try:
-                written, take = await self._parts.settlement.settle(
-                    lease, outcome, fetch_next=stays
-                )
-            finally:
-                self._parts.let_go(lease)
-            runner.report(lease, written)
-            if take.lease is lease:  # its children were done already: it goes on at once
-                if not stays:
-                    self._slots.reserve(lease.queue)
-            elif not stays:
-                return
-            elif take.lease is None:
-                await self._found_nothing(lease.queue, take)
-                return
-            lease = take.lease
-            if not self._receive(lease):
-                return
+        elif not stays:
+            return None
+        elif take.lease is None:
+            await self._found_nothing(lease.queue, take)
+            return None
+        return take.lease if self._receive(take.lease) else None
+
+    async def _settle(self, lease: Lease, outcome: Outcome, *, stays: bool) -> Take:
+        parts = self._parts
+        try:
+            written, take = await parts.settlement.settle(lease, outcome, fetch_next=stays)
+        except Exception:  # noqa: BLE001 - a bug costs this job's time, not a slot
+            self._log.exception("job.not_settled", job_id=lease.id, queue=lease.queue)
+            written, take = Lost("its outcome could not be written"), Take()
+        finally:
+            parts.let_go(lease)
+        parts.runner.report(lease, written)
+        if isinstance(written, Lost):
+            parts.waiting.suspect(lease.queue)
+        return take
 
     async def _stays(self, queue: str, turn: Turn) -> bool:
         """Whether a slot that has just been freed takes its next job from the same queue."""
@@ -245,17 +257,17 @@ class Engine:
         if not runner.lose(lease) and self._slots.drop_parked(lease):
             self._parts.let_go(lease)
             runner.report(lease, Lost("the lock was lost while the job was parked"))
+        self._parts.waiting.suspect(lease.queue)
 
     async def stop(self, grace: float) -> None:
         """Take no more; give running jobs ``grace`` seconds, then return them to their queues."""
         ends_at = time.monotonic() + grace
         self.stopping = True
         self._parts.signal.set()
-        self._parts.waiting.close()
+        await self._parts.waiting.close(STOP_PATIENCE_SECONDS / 2)
         await self._end_pump()
         # The head of a queue is where the last one returned stands: the last parked goes first.
-        for lease in reversed(self._slots.clear_parked()):
-            await self._return_parked(lease)
+        await self._return_parked(self._slots.clear_parked()[::-1])
         if self._chains:
             await asyncio.wait(self._chains, timeout=max(ends_at - time.monotonic(), 0.0))
         self._parts.runner.interrupt()
@@ -270,11 +282,15 @@ class Engine:
             await asyncio.wait({self._pump}, timeout=STOP_PATIENCE_SECONDS)
             self._pump.cancel()
 
-    async def _return_parked(self, lease: Lease) -> None:
-        self._parts.queues.forgive_stall(lease, -1)
+    async def _return_parked(self, leases: list[Lease]) -> None:
+        settled = 0
         try:
-            async with asyncio.timeout(1.0):
-                await self._parts.settlement.settle(lease, Returned(), fetch_next=False)
+            async with asyncio.timeout(2 * STOP_PATIENCE_SECONDS):
+                for lease in leases:
+                    self._parts.queues.forgive_stall(lease, -1)
+                    await self._parts.settlement.settle(lease, Returned(), fetch_next=False)
+                    settled += 1
         except TimeoutError:
-            self._log.warning("job.not_returned", job_id=lease.id, queue=lease.queue)
-        self._parts.let_go(lease)
+            self._log.warning("jobs.not_returned", job_ids=[job.id for job in leases[settled:]])
+        for lease in leases:
+            self._parts.let_go(lease)

@@ -94,4 +94,12 @@ class RedisRefused(RedisUnavailable):
 
 
 class ReplyLost(RedisUnavailable):
-    """A command was sent and its reply never came: it may or may not have run."""
+    """A command was sent and its reply never came: it may or may not have run.
+
+    ``silent`` tells that the connection was not closed either: nothing was heard at all.
+    """
+
+    def __init__(self, reason: str, *, silent: bool = False) -> None:
+        """Keep the reason."""
+        super().__init__(reason)
+        self.silent = silent

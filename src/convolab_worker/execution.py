@@ -219,7 +219,10 @@ def _timed_out(run: Run, lease: Lease, handler: Handler) -> JobTimeout:
 
 def _reason(error: BaseException) -> str:
     """What Node would put into ``failedReason``: the message, where there is one."""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception whose own text raises
+        text = ""
     if isinstance(error, Exception) and text and not isinstance(error, KeyError):
         return _encodable(text)
     return _encodable(f"{type(error).__name__}: {text}" if text else type(error).__name__)

@@ -14,6 +14,8 @@ GROWTH = 4.0
 # Growth is drawn from GROWTH +/- this part of it, so that several workers don't march in step;
 # the longest wait carries none, so that a day has no more of them than it must.
 JITTER = 0.25
+# What is due already is no reason to block for 0 s, which for Redis means for ever.
+_SHORTEST_BLOCK_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,27 +26,26 @@ class Bounds:
     longest: float
 
 
-def next_wait(
-    previous: float | None, *, bounds: Bounds, random: float, until_due: float | None = None
-) -> float:
-    """The next wait in seconds.
+def next_wait(previous: float | None, *, bounds: Bounds, random: float) -> float:
+    """The next wait in seconds, were nothing known to be due.
 
-    ``previous`` is the last wait as this function gave it before any due time cut it, or None
-    after work was seen; ``random`` is from 0 to 1; ``until_due`` is the time to the next moment
-    that is known already (a delayed job's due time), in seconds. See ``uncut`` for the next call.
+    ``previous`` is what this function gave the last time, or None after work was seen; ``random``
+    is from 0 to 1.
     """
-    wait = uncut(previous, bounds=bounds, random=random)
-    if until_due is not None:
-        wait = min(wait, max(until_due, 0.0))
-    return wait
-
-
-def uncut(previous: float | None, *, bounds: Bounds, random: float) -> float:
-    """The next wait, were there no due time: what to pass as ``previous`` afterwards."""
     if previous is None:
         return bounds.shortest
     factor = GROWTH * (1 - JITTER + 2 * JITTER * random)
     return min(max(previous * factor, bounds.shortest), bounds.longest)
+
+
+def cut(wait: float, *, until_due: float | None) -> float:
+    """How long to block, in seconds: ``wait``, or less if something is due before it is over.
+
+    ``until_due`` is the time to that moment (a delayed job's due time), None without one.
+    """
+    if until_due is None:
+        return wait
+    return min(wait, max(until_due, _SHORTEST_BLOCK_SECONDS))
 
 
 def reconnect_delay(failures: int, *, random: float) -> float:

@@ -9,6 +9,13 @@ _SUFFIXES = (
 )  # fmt: skip
 
 
+# In the order in which BullMQ's getStateV2 wants them.
+STATE_KEYS = (
+    "completed", "failed", "delayed", "active", "wait", "paused", "waiting-children",
+    "prioritized",
+)  # fmt: skip
+
+
 class QueueKeys:
     """The keys of ``queue`` under ``prefix``: ``keys["wait"]`` is ``prefix:queue:wait``."""
 

@@ -59,7 +59,7 @@ class Lease:
 
 def lease_from_hash(queue: str, job_id: bytes, token: str, flat: list[bytes]) -> Lease:
     """Read a job's hash, given as HGETALL gives it; never raises, see ``Lease.problem``."""
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    fields = dict(zip(flat[::2], flat[1::2], strict=False))
     problem = None
     try:
         opts = _options(fields.get(b"opts", b"{}"))
@@ -72,9 +72,9 @@ def lease_from_hash(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         problem = "the job's hash has no data: it was never written whole"
     return Lease(
         queue=queue,
-        id=_text(job_id),
+        id=text(job_id),
         token=token,
-        name=_text(name or b""),
+        name=text(name or b""),
         data=fields.get(b"data", b"null"),
         opts=opts,
         timestamp=_number(fields.get(b"timestamp")),
@@ -100,12 +100,13 @@ def _options(raw: bytes) -> Mapping[str, Any]:
     return {_LONG_NAMES.get(key, key): value for key, value in options.items()}
 
 
-def _text(raw: bytes) -> str:
+def text(raw: bytes) -> str:
+    """Any bytes as text that can be turned back into the same bytes (see ``Link.call``)."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 def _optional(raw: bytes | None) -> str | None:
-    return None if not raw else _text(raw)
+    return None if not raw else text(raw)
 
 
 def _number(raw: bytes | None) -> int:

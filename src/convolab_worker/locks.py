@@ -19,6 +19,7 @@ import structlog
 from convolab_worker import estimates
 from convolab_worker.connection import Link
 from convolab_worker.errors import RedisUnavailable
+from convolab_worker.lease import text
 from convolab_worker.recovery import reclaim
 from convolab_worker.scripts import script
 
@@ -127,11 +128,17 @@ class LockKeeper:
                         self._wanted.wait()  # this loop has nothing else to do
                     continue
                 await asyncio.sleep(pause)
-                self._on_look()
-                await self._renew_old(link)
+                await self._look(link)
                 self._note_time()
         finally:
             await link.close()
+
+    async def _look(self, link: Link) -> None:
+        try:
+            self._on_look()
+            await self._renew_old(link)
+        except Exception:  # noqa: BLE001 - without this thread every lock would run out
+            _log.exception("locks.failed")
 
     def _note_time(self) -> None:
         now = time.monotonic()
@@ -162,7 +169,7 @@ class LockKeeper:
         )
         gone = await script(call.script).run(link, "lock", call.keys, call.args)
         self._meter.count_inner("lock", estimates.RENEWAL * len(leases))
-        lost = {job_id.decode() for job_id in gone}
+        lost = {text(job_id) for job_id in gone}
         for lease in leases:
             if lease not in self._held:
                 continue

@@ -45,8 +45,8 @@ class Meter:
     def snapshot(self) -> dict[str, dict[str, int]]:
         """By purpose: ``sent`` and ``billable`` counts, as plain data."""
         return {
-            purpose: {"sent": sent, "billable": sent + self.inner[purpose]}
-            for purpose, sent in sorted(self.sent.items())
+            purpose: {"sent": self.sent[purpose], "billable": both}
+            for purpose, both in sorted((self.sent + self.inner).items())
         }
 
 

@@ -58,7 +58,7 @@ class NewJob:
 
 def add_call(keys: QueueKeys, job: NewJob, now_ms: int) -> Call:
     """The call that adds ``job`` to its queue; an id that is there is not added again."""
-    opts = {"attempts": 0, "delay": 0, **job.opts}
+    opts = {"attempts": 0, **job.opts}
     short = {_SHORT_NAMES.get(key, key): value for key, value in opts.items()}
     parent_key = None if job.parent is None else f"{job.parent_queue}:{job.parent}"
     parent = None

@@ -20,6 +20,7 @@ _TAKE_KEYS = (
     "wait", "active", "prioritized", "events", "stalled", "limiter", "delayed", "paused", "meta",
     "pc",
 )  # fmt: skip
+_LARGEST = 2**53
 _DELAY_KEYS = ("marker", "active", "prioritized", "delayed")
 _DELAY_MORE_KEYS = ("events", "meta", "stalled", "wait", "limiter", "pc")
 
@@ -76,7 +77,7 @@ class Transitions:
         packed["keepJobs"] = _keep_jobs(
             opts.get("removeOnComplete" if completed else "removeOnFail")
         )
-        packed["attempts"] = opts.get("attempts", 0)
+        packed["attempts"] = _number(opts.get("attempts"), otherwise=0)
         packed["maxMetricsSize"] = ""
         packed["fpof"] = bool(opts.get("failParentOnFailure"))
         packed["cpof"] = bool(opts.get("continueParentOnFailure"))
@@ -185,17 +186,32 @@ class Transitions:
         """Renew the locks of ``(job id, token)`` pairs; the answer lists the ids that are lost."""
         ids = [job_id for job_id, _ in held]
         tokens = [token for _, token in held]
-        args = (self._keys.base, msgpack.packb(tokens), msgpack.packb(ids), duration_ms)
+        args = (
+            self._keys.base,
+            msgpack.packb(tokens, unicode_errors="surrogateescape"),
+            msgpack.packb(ids, unicode_errors="surrogateescape"),
+            duration_ms,
+        )
         return Call("extendLocks", self._keys.named("stalled"), args)
 
 
 def _keep_jobs(remove: object) -> Mapping[str, Any]:
-    """What BullMQ's ``removeOnComplete`` and ``removeOnFail`` mean (Scripts.getKeepJobs)."""
-    if isinstance(remove, dict):
-        return remove
-    if isinstance(remove, bool) or remove is None:
-        return {"count": 0 if remove else -1}
-    return {"count": remove}
+    """What BullMQ's ``removeOnComplete`` and ``removeOnFail`` mean (Scripts.getKeepJobs).
+
+    What is no number in them is left out: the script would stop half-way on it.
+    """
+    if isinstance(remove, (dict, list)):
+        given = remove if isinstance(remove, dict) else {}
+        known = {key: _number(given.get(key), otherwise=None) for key in ("count", "age", "limit")}
+        return {key: value for key, value in known.items() if value is not None}
+    return {"count": _number(remove, otherwise=0 if remove else -1)}
+
+
+def _number(value: object, *, otherwise: int | None) -> float | None:
+    """A number of a job's options, if it is one that Lua keeps exactly, or ``otherwise``."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return otherwise
+    return value if abs(value) <= _LARGEST else otherwise
 
 
 def _flat(fields: Mapping[str, str]) -> bytes:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("convolab_worker")
 
 
+# States of a server that pass by themselves, soon: asking again costs little.
+_PASSING = ("LOADING", "BUSY")
+
+
 class Reconnection:
     """Keeps ``links`` open; ``generation`` counts the times that one had to be opened again."""
 
@@ -27,6 +31,7 @@ class Reconnection:
         self._where = where
         self._task: asyncio.Task[None] | None = None
         self._refusals = 0
+        self._pause: asyncio.Event | None = None
         self.generation = 0
 
     @property
@@ -64,6 +69,8 @@ class Reconnection:
                     said = str(error)
                     _log.error("redis.unavailable", error=said)
                 chance = random.random()
+                passing = any(word in said for word in _PASSING)
+                refusals = 1 if passing else refusals
                 delay = refusal_delay(refusals, random=chance) if answered else 0.0
                 await asyncio.sleep(max(delay, reconnect_delay(failures, random=chance)))
         self.generation += 1
@@ -71,17 +78,32 @@ class Reconnection:
             _log.info("redis.connected", redis=self._where, attempts=failures + 1)
 
     async def refused(self, error: RedisRefused) -> None:
-        """Pause after Redis refused a command: longer from time to time; say why once."""
-        self._refusals += 1
-        if self._refusals == 1:
-            _log.error("redis.refused", error=explain(str(error), self._where))
-        await asyncio.sleep(refusal_delay(self._refusals, random=random.random()))
+        """Pause after Redis refused a command: longer from time to time; say why once.
+
+        Whoever is refused during a pause shares it, and the first command that is taken ends it.
+        """
+        if self._pause is None:
+            self._refusals += 1
+            if self._refusals == 1:
+                _log.error("redis.refused", error=explain(str(error), self._where))
+            self._pause = asyncio.Event()
+            loading = str(error).startswith(_PASSING)
+            delay = refusal_delay(1 if loading else self._refusals, random=random.random())
+            asyncio.get_running_loop().call_later(delay, self._end_pause, self._pause)
+        await self._pause.wait()
+
+    def _end_pause(self, pause: asyncio.Event) -> None:
+        pause.set()
+        if self._pause is pause:
+            self._pause = None
 
     def served(self) -> None:
         """Redis took a command: the next refusal is a new one."""
         if self._refusals:
             _log.info("redis.serves_again", redis=self._where, refusals=self._refusals)
             self._refusals = 0
+            if self._pause is not None:
+                self._end_pause(self._pause)
 
     async def close(self) -> None:
         """Stop connecting, and close every link."""

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from convolab_worker import estimates
-from convolab_worker.lease import Lease, lease_from_hash
+from convolab_worker.keys import STATE_KEYS
+from convolab_worker.lease import Lease, lease_from_hash, text
 from convolab_worker.queues import now_ms
 from convolab_worker.scripts import script
 
@@ -21,9 +22,7 @@ _CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
 async def locks_of_active(queues: Queues, queue: str) -> dict[str, float | None]:
     """For each active job of the queue, how long its lock lasts (seconds); None: no lock."""
     keys = queues.keys[queue]
-    ids = [
-        raw.decode() for raw in await queues.link.call("stalled", "LRANGE", keys["active"], 0, -1)
-    ]
+    ids = [text(raw) for raw in await queues.link.call("stalled", "LRANGE", keys["active"], 0, -1)]
     answers = [queues.link.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
     left = [await answer for answer in answers]
     return {job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)}
@@ -43,7 +42,7 @@ async def recover_stalled(queues: Queues, queue: str, max_stalled: int) -> list[
         await queues.link.call("stalled", "DEL", check)
         raw = await script(call.script).run(queues.link, "stalled", call.keys, call.args)
         queues.meter.count_inner("stalled", estimates.STALLED_PASS)
-        recovered += [job_id.decode() for job_id in raw]
+        recovered += [text(job_id) for job_id in raw]
     return recovered
 
 
@@ -53,13 +52,23 @@ async def find_by_token(queues: Queues, queue: str, token: str) -> Lease | None:
     ids = await queues.link.call("fetch", "LRANGE", keys["active"], 0, -1)
     if not ids:
         return None
-    names = [keys.lock(job_id.decode()) for job_id in ids]
+    names = [keys.lock(text(job_id)) for job_id in ids]
     locks = await queues.link.call("fetch", "MGET", *names)
     for job_id, lock in zip(ids, locks, strict=True):
         if lock is not None and lock.decode() == token:
-            flat = await queues.link.call("fetch", "HGETALL", keys.job(job_id.decode()))
+            flat = await queues.link.call("fetch", "HGETALL", keys.job(text(job_id)))
             return lease_from_hash(queue, job_id, token, flat)
     return None
+
+
+async def restore(queues: Queues, lease: Lease) -> None:
+    """Put a job back into ``active`` that a script which failed half-way has left in no list."""
+    keys = queues.keys[lease.queue]
+    states = script("getStateV2")
+    job_key = keys.job(lease.id)
+    state = await states.run(queues.link, "finish", keys.named(*STATE_KEYS), (lease.id, job_key))
+    if state == b"unknown":
+        await queues.link.call("finish", "LPUSH", keys["active"], lease.id)
 
 
 async def written(queues: Queues, lease: Lease, at_ms: int) -> bool | None:
@@ -82,7 +91,7 @@ async def failed_child_reason(queues: Queues, lease: Lease) -> str:
     """Why the job can't go on: its first failed child, and that child's own reason."""
     unsuccessful = f"{queues.keys[lease.queue].job(lease.id)}:unsuccessful"
     failed = await queues.link.call("fetch", "ZRANGE", unsuccessful, 0, 0)
-    return await child_reason(queues, f"child {failed[0].decode()} failed" if failed else "")
+    return await child_reason(queues, f"child {text(failed[0])} failed" if failed else "")
 
 
 async def child_reason(queues: Queues, deferred: str) -> str:

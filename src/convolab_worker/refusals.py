@@ -15,10 +15,11 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     ("CROSSSLOT", "this is a cluster: use a hash tag in CONVOLAB_PREFIX, such as {bull}"),
     ("OOM", "the server's memory is full: raise maxmemory or remove data"),
     ("MISCONF", "the server can't save to disk and refuses writes: look at its log and disk"),
-    ("BUSY", "a script is running too long on the server: SCRIPT KILL ends it"),
+    ("BUSY ", "a script is running too long on the server: SCRIPT KILL ends it"),
     ("WRONGTYPE", "a key of this queue has another type than BullMQ's: is it another program's?"),
     ("NOREPLICAS", "the server wants replicas that are not there: mend the replication"),
     ("ERR max requests limit exceeded", "the provider's quota is spent: raise it, or wait"),
+    ("ERR max daily request limit exceeded", "the day's quota is spent: raise it, or wait"),
     ("ERR max number of clients", "the server has too many clients: raise maxclients"),
     ("ERR invalid password", "the password in REDIS_URL is wrong: correct it"),
     ("ERR unknown command", "the server is too old, or no Redis: 6.2 or later is needed"),
@@ -29,7 +30,8 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
 def meaning(error: str) -> str | None:
     """What ``error`` (a reply's text) means and what mends it, or None where it is not known."""
     for prefix, text in _MEANINGS:
-        if error.startswith(prefix) or f" {prefix} " in error:
+        # Redis 6 wraps what a script ran into: "ERR Error running script ...: -OOM command ...".
+        if error.startswith(prefix) or f" {prefix} " in error or f" -{prefix} " in error:
             return text
     return None
 

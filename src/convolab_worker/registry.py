@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,7 +97,7 @@ class HandlerRegistry:
     def include(self, other: HandlerRegistry) -> None:
         """Take over every handler of ``other``, or none: raises DuplicateHandler on a clash."""
         for (queue, name), handler in other._handlers.items():
-            self._check_free(queue, name, handler.place)
+            self._check_free(queue, name, handler.function)
         self._handlers.update(other._handlers)
 
     def find(self, queue: str, name: str) -> Handler | None:
@@ -130,7 +131,7 @@ class HandlerRegistry:
         concurrency: int | None,
         thread: bool | None,  # noqa: FBT001
     ) -> Callable[[F], F]:
-        _check_names(kind, names)
+        _check_names(kind, names, queue)
 
         def register(function: F) -> F:
             handler = Handler(
@@ -146,22 +147,22 @@ class HandlerRegistry:
                 place=_place(function),
             )
             for name in names:
-                self._check_free(queue, name, handler.place)
+                self._check_free(queue, name, function)
             for name in names:
                 self._handlers[queue, name] = handler
             return function
 
         return register
 
-    def _check_free(self, queue: str | None, name: str, place: str) -> None:
+    def _check_free(self, queue: str | None, name: str, function: Callable[..., Any]) -> None:
         known = self._handlers.get((queue, name))
-        if known is not None and known.place != place:
+        if known is not None and known.function is not function:
             where = f"on queue {queue!r}" if queue else "on any queue"
-            msg = f"two handlers for {name!r} {where}: {known.place} and {place}"
+            msg = f"two handlers for {name!r} {where}: {known.place} and {_place(function)}"
             raise DuplicateHandler(msg)
 
 
-def _check_names(kind: str, names: Sequence[object]) -> None:
+def _check_names(kind: str, names: Sequence[object], queue: object) -> None:
     if not names or not all(isinstance(name, str) and name for name in names):
         example = f'@handlers.{kind}("generate-{kind}")'
         msg = f"expected one or more job names, as in {example}; got {list(names)!r}"
@@ -169,25 +170,29 @@ def _check_names(kind: str, names: Sequence[object]) -> None:
     if len(set(names)) != len(names):
         msg = f"a job name is given twice in {list(names)!r}"
         raise ConfigurationError(msg)
+    if queue is not None and not (isinstance(queue, str) and queue):
+        msg = f"{names[0]!r}: queue={queue!r}: expected a queue's name, or None for every queue"
+        raise ConfigurationError(msg)
 
 
 def _checked_timeout(timeout: float | None, function: Callable[..., Any]) -> float | None:
-    if timeout is not None and not 0 < timeout < float("inf"):
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < timeout < float("inf")):
         msg = f"{_place(function)}: timeout={timeout!r}: expected seconds above 0, or None"
         raise ConfigurationError(msg)
     return timeout
 
 
 def _checked_concurrency(concurrency: int | None, function: Callable[..., Any]) -> int | None:
-    if concurrency is not None and (concurrency < 1 or concurrency != int(concurrency)):
+    is_whole = isinstance(concurrency, int) and not isinstance(concurrency, bool)
+    if concurrency is not None and not (is_whole and concurrency >= 1):
         msg = f"{_place(function)}: concurrency={concurrency!r}: expected 1 or more, or None"
         raise ConfigurationError(msg)
     return concurrency
 
 
 def _is_threaded(function: Callable[..., Any], thread: bool | None) -> bool:  # noqa: FBT001
-    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-    is_async = inspect.iscoroutinefunction(inspect.unwrap(called))
+    is_async = any(inspect.iscoroutinefunction(layer) for layer in _layers(function))
     if is_async and thread:
         msg = f"{_place(function)}: thread=True is for plain functions, and this one is async"
         raise ConfigurationError(msg)
@@ -197,8 +202,23 @@ def _is_threaded(function: Callable[..., Any], thread: bool | None) -> bool:  # 
     return not is_async
 
 
+def _layers(function: Callable[..., Any]) -> Iterator[Any]:
+    """The function, and what it wraps: of a partial, a decorated function, a callable object."""
+    layer: Any = function
+    while layer is not None:
+        yield layer
+        if isinstance(layer, functools.partial):
+            layer = layer.func
+        elif inspect.isroutine(layer) or inspect.isclass(layer):
+            layer = getattr(layer, "__wrapped__", None)
+        else:
+            layer = getattr(layer, "__wrapped__", None) or getattr(type(layer), "__call__", None)  # noqa: B004
+
+
 def _place(function: Callable[..., Any]) -> str:
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    name = getattr(function, "__qualname__", repr(function))
+    """Where the function was written: module, name and line."""
+    *_, innermost = _layers(function)
+    code = getattr(innermost, "__code__", None)
     line = f":{code.co_firstlineno}" if code is not None else ""
-    return f"{getattr(function, '__module__', '?')}.{name}{line}"
+    name = getattr(innermost, "__qualname__", repr(innermost))
+    return f"{getattr(innermost, '__module__', '?')}.{name}{line}"

@@ -67,8 +67,8 @@ class JobLine:
     """One job's unwritten progress and log rows."""
 
     __slots__ = (
-        "_due", "_lease", "_lock", "_progress", "_reports", "_rows", "_timer", "_writing",
-        "_written_at",
+        "_dropped", "_due", "_lease", "_lock", "_progress", "_reports", "_rows", "_timer",
+        "_writing", "_written_at",
     )  # fmt: skip
 
     def __init__(self, lease: Lease, reports: Reports) -> None:
@@ -79,6 +79,7 @@ class JobLine:
         self._progress: str | None = None
         self._rows: list[str] = []
         self._due = False
+        self._dropped = False
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._written_at = float("-inf")
@@ -107,7 +108,7 @@ class JobLine:
         return await self._reports.children_results(self._lease)
 
     def _schedule(self) -> None:
-        if not self._due or self._timer is not None:
+        if not self._due or self._timer is not None or self._dropped:
             return
         loop = self._reports.loop
         at = max(loop.time(), self._written_at + self._reports.interval)
@@ -130,6 +131,12 @@ class JobLine:
         except RedisUnavailable as error:
             # Progress is news, not the job: what could not be told is no reason to fail.
             _log.warning("job.report_lost", job_id=self._lease.id, error=str(error))
+
+    def drop(self) -> None:
+        """Write nothing more: the job is another worker's."""
+        self._dropped = True
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def finish(self) -> None:
         """Write what is unwritten, before the job's outcome is."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from convolab_worker.errors import HandlerNotFound, InvalidPayload, RedisUnavailable
+from convolab_worker.errors import HandlerNotFound, RedisUnavailable
 from convolab_worker.execution import Run, Why, conclude, failure, prepare
 from convolab_worker.outcome import (
     AwaitsChildren,
@@ -66,7 +66,7 @@ class Runner:
         line = self._reports.line(lease)
         try:
             job = prepare(lease, handler, line)
-        except InvalidPayload as error:
+        except Exception as error:  # noqa: BLE001 - a payload's own class may raise anything
             return failure(error, lease, random.random)
         self._log.info("job.started", **_names(lease, handler))
         run = self._runs[lease] = Run(job, handler)
@@ -74,7 +74,10 @@ class Runner:
             await run.end()
         finally:
             del self._runs[lease]
-        await line.finish()
+        if run.why is Why.LOST:
+            line.drop()
+        else:
+            await line.finish()
         return conclude(run, lease, handler, random.random)
 
     async def _deferred_reason(self, lease: Lease) -> str:

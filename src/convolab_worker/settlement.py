@@ -10,7 +10,6 @@ from convolab_worker import producing, queues as protocol, recovery
 from convolab_worker.children import child_id
 from convolab_worker.errors import (
     ConvolabWorkerError,
-    InvalidResult,
     LockLost,
     RedisRefused,
     RedisUnavailable,
@@ -28,6 +27,7 @@ from convolab_worker.outcome import (
 from convolab_worker.payloads import encode_json
 from convolab_worker.producing import NewJob
 from convolab_worker.queues import Refusal, Take, now_ms
+from convolab_worker.refusals import meaning
 from convolab_worker.stacktraces import extended
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from convolab_worker.reconnection import Reconnection
 
 _log = structlog.get_logger("convolab_worker")
+# An error that is not a known state of the server, this often in a row, is about the job itself.
+_PATIENT_REFUSALS = 5
 
 
 class Settlement:
@@ -70,26 +72,37 @@ class Settlement:
         Gives the outcome that was written, which is another where BullMQ refused the first or the
         lock was lost, and the take. A take of the same lease means: run it again.
         """
+        refusals = 0
         while True:
             at_ms = now_ms()
             try:
-                return outcome, await self._write(lease, outcome, at_ms, fetch_next=fetch_next)
-            except LockLost as lost:
-                if not await self._reclaimed(lease, outcome, lost):
-                    return Lost(str(lost)), Take()
-            except Refusal as refusal:
-                outcome = await self._refused(lease, refusal)
-            except (InvalidResult, ConvolabWorkerError) as error:
-                if isinstance(error, ReplyLost):
-                    found = await self._after_lost_reply(lease, at_ms, fetch_next=fetch_next)
-                    if found is not None:
-                        return outcome, found
-                elif isinstance(error, RedisRefused):
-                    await self._reconnection.refused(error)
-                elif isinstance(outcome, AwaitsChildren):
-                    outcome = Failed(str(error))
-                else:
-                    raise
+                take = await self._write(lease, outcome, at_ms, fetch_next=fetch_next)
+            except RedisUnavailable as error:
+                found = await self._find_out(lease, error, at_ms, fetch_next=fetch_next)
+                if found is not None:
+                    return outcome, found
+                refusals += isinstance(error, RedisRefused)
+                if refusals > _PATIENT_REFUSALS and meaning(str(error)) is None:
+                    outcome = _given_up(outcome, error)
+            except (ConvolabWorkerError, Refusal) as error:
+                outcome = await self._instead(lease, outcome, error, was_refused=refusals > 0)
+                if isinstance(outcome, Lost):
+                    return outcome, Take()
+            else:
+                self._reconnection.served()
+                return outcome, take
+
+    async def _instead(
+        self, lease: Lease, outcome: Outcome, error: Exception, *, was_refused: bool
+    ) -> Outcome:
+        """What to write after ``error``: the same, a failure, or nothing since the job is lost."""
+        if isinstance(error, Refusal):
+            return await self._refused(lease, error)
+        if not isinstance(error, LockLost):  # a child that can't be added
+            return Failed(str(error))
+        if await self._regained(lease, outcome, error, was_refused=was_refused):
+            return outcome
+        return Lost(str(error))
 
     async def _write(self, lease: Lease, outcome: Outcome, at_ms: int, *, fetch_next: bool) -> Take:
         if isinstance(outcome, Lost):
@@ -147,16 +160,25 @@ class Settlement:
             )
         return transitions.retry(lease, now_ms=at_ms, fields=fields)
 
-    async def _reclaimed(self, lease: Lease, outcome: Outcome, lost: LockLost) -> bool:
-        """Whether a lock that ran out while Redis was away has been taken again, to write."""
+    async def _regained(
+        self, lease: Lease, outcome: Outcome, lost: LockLost, *, was_refused: bool
+    ) -> bool:
+        """Whether a lock that ran out while Redis was away has been taken again, to write.
+
+        A script that was refused half-way has removed the lock itself, and the job from active.
+        """
         if isinstance(outcome, Lost) or not lost.ran_out or not self._may_reclaim(lease):
             return False
-        try:
-            keys = self._queues.keys[lease.queue]
-            return await recovery.reclaim(self._queues.link, keys, lease, self._lock_duration)
-        except RedisUnavailable:
-            await self._reconnection.wait()
-            return await self._reclaimed(lease, outcome, lost)
+        keys = self._queues.keys[lease.queue]
+        while True:
+            try:
+                if was_refused:
+                    await recovery.restore(self._queues, lease)
+                return await recovery.reclaim(self._queues.link, keys, lease, self._lock_duration)
+            except RedisRefused as error:
+                await self._reconnection.refused(error)
+            except RedisUnavailable:
+                await self._reconnection.wait()
 
     async def _refused(self, lease: Lease, refusal: Refusal) -> Failed:
         """BullMQ would not complete the job, or make it wait; it is still ours, and fails."""
@@ -165,23 +187,41 @@ class Settlement:
                 f"Job {lease.id} has pending dependencies: its handler returned too early"
             )
         if refusal.code == protocol.FAILED_CHILDREN:
-            return Failed(await recovery.failed_child_reason(self._queues, lease))
+            return await self._failed_child(lease)
         return Failed(f"BullMQ refused to move the job on, with its code {refusal.code}")
 
-    async def _after_lost_reply(self, lease: Lease, at_ms: int, *, fetch_next: bool) -> Take | None:
-        """Find out, on a new connection, whether the outcome was written; None: write it again."""
-        await self._reconnection.wait()
+    async def _failed_child(self, lease: Lease) -> Failed:
         try:
-            written = await recovery.written(self._queues, lease, at_ms)
-            if written is None:
-                return None
-            if not written:
-                _log.warning("job.outcome_uncertain", job_id=lease.id, queue=lease.queue)
-            if not fetch_next:
-                return Take()
-            return Take(lease=await recovery.find_by_token(self._queues, lease.queue, lease.token))
-        except ReplyLost:
-            return await self._after_lost_reply(lease, at_ms, fetch_next=fetch_next)
+            return Failed(await recovery.failed_child_reason(self._queues, lease))
+        except RedisUnavailable:  # the job's own failure is written again until it is
+            return Failed("a child has failed")
+
+    async def _find_out(
+        self, lease: Lease, error: RedisUnavailable, at_ms: int, *, fetch_next: bool
+    ) -> Take | None:
+        """Connect again; the take, if the outcome was written, or None to write it again."""
+        if isinstance(error, RedisRefused):
+            await self._reconnection.refused(error)
+            return None
+        if not isinstance(error, ReplyLost):  # not even sent: the connection was gone already
+            await self._reconnection.wait()
+            return None
+        while True:
+            await self._reconnection.wait()
+            try:
+                written = await recovery.written(self._queues, lease, at_ms)
+                if written is None:
+                    return None
+                if not written:
+                    _log.warning("job.outcome_uncertain", job_id=lease.id, queue=lease.queue)
+                if not fetch_next:
+                    return Take()
+                found = await recovery.find_by_token(self._queues, lease.queue, lease.token)
+                return Take(lease=found)
+            except RedisRefused as refused:
+                await self._reconnection.refused(refused)
+            except RedisUnavailable as lost:
+                _log.debug("redis.lost", error=str(lost))
 
     async def _add_child(self, lease: Lease, child: Child) -> None:
         opts: dict[str, object] = {child.failure_option: True}
@@ -205,3 +245,10 @@ class Settlement:
         )
         keys = self._queues.keys_of(child.queue or lease.queue)
         await producing.add(self._queues.link, self._meter, keys, job)
+
+
+def _given_up(outcome: Outcome, error: Exception) -> Outcome:
+    """What to write instead of an outcome that Redis keeps refusing for no reason that passes."""
+    if isinstance(outcome, Failed):
+        return Lost(f"Redis refuses the job's failure: {error}")
+    return Failed(f"Redis refuses the job's outcome: {error}")

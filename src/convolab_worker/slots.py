@@ -8,10 +8,14 @@ What is known of a queue (``Standing``):
 
 A slot is free, reserved (a take is under way for it) or running. A job whose handler is at its own
 limit is parked: it keeps its lock, and takes no slot.
+
+Of the queues that are ready, one that has just become so is *owed* a take before the others, which
+have their turns in rotation; one that was passed over for owed ones too often goes with them.
 """
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -21,9 +25,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_FOREVER = float("inf")
+
 # A slot stays on its queue for this many jobs or this long, then others that are ready have a turn.
 TURN_JOBS = 32
 TURN_SECONDS = 1.0
+# A ready queue waits for this many takes from owed ones, then it counts as owed itself.
+MOST_PASSES = 2
 
 
 @dataclass(slots=True)
@@ -33,7 +41,9 @@ class Standing:
     ready: bool = False
     sure: bool = False  # ready until a take finds nothing; otherwise for one take, on a hint
     seen: bool = False  # its jobs were seen, and no take has found one since
+    hinted: bool = False  # became ready again since the last take from it began
     owed: bool = False  # became ready, and nothing was taken from it since
+    passed: int = 0  # takes from owed queues while it was ready and not owed
     full: bool = False  # held since its own concurrency (in BullMQ) is used up
     asks_due: bool = False  # a due time has passed, and the next one is not known
     due_at: float | None = None
@@ -76,10 +86,9 @@ class Slots(Generic[T]):
         self._handlers_of = handlers_of
         self._limits = limits
         self._running: Counter[str] = Counter()
-        self._on_queue: Counter[str] = Counter()
         self._reserved = 0
         self._takes = 0
-        self._parked: dict[str, deque[tuple[int, str, T]]] = {}
+        self._parked: dict[str, deque[tuple[int, T]]] = {}
         self._parked_count = 0
         self._parkings = 0
 
@@ -100,17 +109,16 @@ class Slots(Generic[T]):
         """Jobs that wait in memory for their handler's limit."""
         return self._parked_count
 
-    def running_on(self, queue: str) -> int:
-        """Slots that run a job of that queue."""
-        return self._on_queue[queue]
-
     def reserve(self, queue: str) -> bool:
         """Keep a free slot for a take from ``queue``; True if its next due time is not known."""
         self._reserved += 1
         self._takes += 1
         standing = self.standing[queue]
-        standing.owed = False
-        standing.served = self._takes
+        if standing.owed:
+            for other in self.standing.values():
+                other.passed += other.ready and not other.owed
+        standing.owed = standing.hinted = False
+        standing.passed, standing.served = 0, self._takes
         asks_due, standing.asks_due = standing.asks_due, False
         return asks_due
 
@@ -118,22 +126,24 @@ class Slots(Generic[T]):
         """Free a reserved slot: the take found nothing, or failed."""
         self._reserved -= 1
 
-    def admit(self, queue: str, handler: str, job: T) -> bool:
-        """Use a reserved slot for ``job``: True to run it, False if it was parked."""
+    def admit(self, handler: str, job: T) -> bool:
+        """Use a reserved slot for ``job``: True to run it, False if it was parked.
+
+        Of one handler's jobs, those that are parked came before. A job that is ours already (taken
+        by a take whose answer was lost) may find every slot used, and is parked too.
+        """
         self._reserved -= 1
-        # Of one handler's jobs, those that are parked came before.
-        if self._has_room(handler) and handler not in self._parked:
-            self._begin(queue, handler)
+        if self.free > 0 and self._has_room(handler) and handler not in self._parked:
+            self._running[handler] += 1
             return True
         self._parkings += 1
-        self._parked.setdefault(handler, deque()).append((self._parkings, queue, job))
+        self._parked.setdefault(handler, deque()).append((self._parkings, job))
         self._parked_count += 1
         return False
 
     def release(self, queue: str, handler: str) -> None:
         """Free the slot of a job whose handler ended."""
         self._running[handler] -= 1
-        self._on_queue[queue] -= 1
         standing = self.standing[queue]
         if standing.full:
             standing.full, standing.held_until = False, None
@@ -147,9 +157,8 @@ class Slots(Generic[T]):
         if not ripe:
             return None
         handler = min(ripe, key=lambda name: self._parked[name][0][0])
-        _, queue, job = self._pop(handler)
-        self._begin(queue, handler)
-        return job
+        self._running[handler] += 1
+        return self._pop(handler)
 
     @property
     def has_ripe(self) -> bool:
@@ -160,7 +169,7 @@ class Slots(Generic[T]):
         """Forget a parked job, if it is parked here."""
         for handler, waiting in self._parked.items():
             for entry in waiting:
-                if entry[2] is wanted:
+                if entry[1] is wanted:
                     waiting.remove(entry)
                     self._parked_count -= 1
                     if not waiting:
@@ -170,22 +179,21 @@ class Slots(Generic[T]):
 
     def clear_parked(self) -> list[T]:
         """Take every parked job out, in the order in which they were parked."""
-        entries = sorted(entry for waiting in self._parked.values() for entry in waiting)
+        entries = sorted(
+            (entry for waiting in self._parked.values() for entry in waiting),
+            key=operator.itemgetter(0),
+        )
         self._parked.clear()
         self._parked_count = 0
-        return [job for _, _, job in entries]
+        return [job for _, job in entries]
 
-    def _pop(self, handler: str) -> tuple[int, str, T]:
+    def _pop(self, handler: str) -> T:
         waiting = self._parked[handler]
-        entry = waiting.popleft()
+        _, job = waiting.popleft()
         if not waiting:
             del self._parked[handler]
         self._parked_count -= 1
-        return entry
-
-    def _begin(self, queue: str, handler: str) -> None:
-        self._running[handler] += 1
-        self._on_queue[queue] += 1
+        return job
 
     def _has_room(self, handler: str) -> bool:
         limit = self._limits.get(handler)
@@ -194,14 +202,21 @@ class Slots(Generic[T]):
     # queues
 
     def is_open(self, queue: str) -> bool:
-        """Whether a job taken from ``queue`` could be run or parked."""
+        """Whether a job taken from ``queue`` could be run or parked, whichever one it is."""
         handlers = self._handlers_of[queue]
         if not self._limits or not handlers:
             return True
-        full = sum(not self._has_room(handler) for handler in handlers)
-        if full == len(handlers):
+        if not any(self._has_room(handler) for handler in handlers):
             return False
-        return full == 0 or self._parked_count + self._reserved < self._park_limit
+        if self._parked_count + self._reserved < self._park_limit:
+            return True
+        # No room to park: open only while whatever the takes under way bring could run at once.
+        return all(
+            handler not in self._parked
+            and self._limits[handler] - self._running[handler] > self._reserved
+            for handler in handlers
+            if handler in self._limits
+        )
 
     def next_queue(self, now: float) -> str | None:
         """The queue to take from now, if a slot is free and one is ready."""
@@ -213,8 +228,11 @@ class Slots(Generic[T]):
         return min(candidates, key=self._rank)
 
     def _rank(self, queue: str) -> tuple[bool, int]:
+        return (not self._comes_first(queue), self.standing[queue].served)
+
+    def _comes_first(self, queue: str) -> bool:
         standing = self.standing[queue]
-        return (not standing.owed, standing.served)
+        return standing.owed or standing.passed >= MOST_PASSES
 
     def _takeable(self, queue: str, now: float) -> bool:
         standing = self.standing[queue]
@@ -227,16 +245,21 @@ class Slots(Generic[T]):
         others = [other for other in self.standing if other != queue and self._takeable(other, now)]
         if not others:
             return True
-        return not turn.is_over(now) and not any(self.standing[other].owed for other in others)
+        return not turn.is_over(now) and not any(self._comes_first(other) for other in others)
 
     def waitable(self, now: float) -> list[str]:
-        """The queues whose markers to wait for: quiet, open, and only while a slot is free."""
+        """The queues whose markers to wait for: quiet, open, and only while a slot is free.
+
+        A paused queue is one of them, whatever is known of its jobs: its marker ends the pause.
+        """
         if self.free <= 0:
             return []
         return [
             queue
             for queue, standing in self.standing.items()
-            if not standing.ready and self.is_open(queue) and not _is_limited(standing, now)
+            if (not standing.ready or standing.held_until == _FOREVER)
+            and self.is_open(queue)
+            and not _is_limited(standing, now)
         ]
 
     def unwatched(self, queue: str) -> list[str]:
@@ -252,6 +275,7 @@ class Slots(Generic[T]):
     def ready(self, queue: str, *, sure: bool = False) -> None:
         """A job may be there: on a hint, or (``sure``) as its jobs were seen."""
         standing = self.standing[queue]
+        standing.hinted = True
         if not standing.ready:
             standing.ready = standing.owed = True
         if sure:
@@ -265,10 +289,17 @@ class Slots(Generic[T]):
             standing.ready = standing.owed = False
 
     def nothing(self, queue: str) -> bool:
-        """A take found nothing; True if jobs had been seen there, so that something holds them."""
+        """A take found nothing; True if jobs had been seen there, so that something holds them.
+
+        What was heard of the queue while the take was under way may be newer than its answer: then
+        the queue is ready again, and nothing is concluded yet.
+        """
         standing = self.standing[queue]
         seen = standing.seen
         standing.ready = standing.sure = standing.seen = standing.owed = False
+        if standing.hinted:
+            self.ready(queue, sure=seen)
+            return False
         return seen
 
     def due(self, queue: str, due_at: float | None) -> None:
@@ -311,4 +342,4 @@ def _is_held(standing: Standing, now: float) -> bool:
 
 def _is_limited(standing: Standing, now: float) -> bool:
     # A paused queue announces its return by a marker; a hold that ends at a known time doesn't.
-    return _is_held(standing, now) and standing.held_until != float("inf")
+    return _is_held(standing, now) and standing.held_until != _FOREVER

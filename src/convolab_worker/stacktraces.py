@@ -21,4 +21,6 @@ def extended(lease: Lease, stack: str | None) -> str:
     limit = lease.opts.get("stackTraceLimit")
     if isinstance(limit, int) and limit >= 0:
         traces = traces[-limit:] if limit else []
-    return json.dumps(traces, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(traces, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate, which UTF-8 can't carry, is written as JSON's own escape, as Node does.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

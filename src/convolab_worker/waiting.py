@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from convolab_worker import idle, recovery
-from convolab_worker.errors import RedisUnavailable
+from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,7 @@ class Waiting:
         self._blocked_until: float | None = None
         self._rotation = 0
         self._sweep_due = False
+        self._refusal: RedisRefused | None = None
         self._taken: set[str] = set()  # queues whose marker a take of ours has set again
         self._doubted: set[str] = set()  # a marker was popped that may be left from such a take
         self._stalled_check: dict[str, float] = {}
@@ -82,8 +83,8 @@ class Waiting:
         self._taken.add(queue)
         self._stalled_check.setdefault(queue, now + self._lock_duration)
 
-    def found_nothing(self, queue: str) -> None:
-        """A take answered to a marker found nothing: another worker has the job, and may die."""
+    def suspect(self, queue: str) -> None:
+        """Another worker has a job of the queue, and may die: look for stalled jobs later."""
         self._others.add(queue)
         self._stalled_check.setdefault(queue, time.time() + self._lock_duration)
 
@@ -100,6 +101,12 @@ class Waiting:
 
     # the block
 
+    def raise_refusal(self) -> None:
+        """Raise the error that the last block was refused with, if it was."""
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
+
     def arm(self, now: float) -> None:
         """Block on the quiet queues' markers, if a slot is free and no block is up."""
         wanted = self._slots.waitable(now)
@@ -113,9 +120,8 @@ class Waiting:
         turn = self._rotation % len(wanted)
         due = self._slots.next_time()
         if self._wait is None:
-            self._wait = idle.uncut(None, bounds=self._bounds, random=0.0)
-        until_due = None if due is None else max(due - now, 0.001)
-        seconds = self._wait if until_due is None else min(self._wait, until_due)
+            self._wait = idle.next_wait(None, bounds=self._bounds, random=0.0)
+        seconds = idle.cut(self._wait, until_due=None if due is None else due - now)
         self._blocked_on = frozenset(wanted)
         self._blocked_until = now + seconds
         self._unblocked = False
@@ -133,15 +139,16 @@ class Waiting:
     async def _block_on(self, names: list[str], seconds: float, *, whole: bool) -> None:
         try:
             marker = await self._queues.wait(names, seconds)
+        except RedisRefused as error:
+            self._refusal = error
         except RedisUnavailable as error:
             _log.debug("wait.lost", error=str(error))
-            return
         else:
             if marker is not None:
                 self._marked(marker.queue, marker.due_at)
             elif whole and not self._unblocked:
                 self._sweep_due = True
-                self._wait = idle.uncut(
+                self._wait = idle.next_wait(
                     self._wait,
                     bounds=self._bounds,
                     random=random.random(),
@@ -176,9 +183,12 @@ class Waiting:
         """Do what is due: a look after a doubtful marker, a sweep after a wait, stalled checks."""
         doubted, self._doubted = self._doubted, set()
         for queue in doubted:
-            if await self._queues.anything([queue], kinds=("wait", "prioritized")):
+            sight = (await self._queues.look([queue]))[queue]
+            if sight.ready:
                 self._slots.ready(queue, sure=True)
                 self.pass_on_if_busy(queue)
+            elif sight.active and not self._held_here(queue):
+                self.suspect(queue)
         if self._sweep_due:
             self._sweep_due = False
             await self._sweep(now)
@@ -255,6 +265,8 @@ class Waiting:
         locks = await recovery.locks_of_active(self._queues, queue)
         others = {job_id: left for job_id, left in locks.items() if job_id not in ours}
         if not others:
+            if ours:
+                self._stalled_check[queue] = now + self._lock_duration
             return
         if None in others.values():
             recovered = await recovery.recover_stalled(self._queues, queue, self._max_stalled)
@@ -265,7 +277,17 @@ class Waiting:
         left = [seconds for seconds in others.values() if seconds is not None]
         self._stalled_check[queue] = now + min(left, default=self._lock_duration) + 0.05
 
-    def close(self) -> None:
-        """End the block without an answer."""
-        if self._block is not None:
-            self._block.cancel()
+    async def close(self, patience: float) -> None:
+        """End the block, and announce again what was announced to this worker alone.
+
+        The block is asked to end and not cancelled, for ``patience`` seconds: it may just have
+        popped a marker that no other worker will see.
+        """
+        block = self._block
+        if block is not None:
+            self._unblock()
+            await asyncio.wait({block}, timeout=patience)
+            block.cancel()
+        for queue, standing in self._slots.standing.items():
+            if queue in self._doubted or (standing.ready and standing.held_until is None):
+                self._queues.pass_on(queue)

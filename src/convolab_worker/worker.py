@@ -74,7 +74,8 @@ class Worker:
     async def drain(self, budget: float | None = None) -> DrainResult:
         """Run what is there until nothing is left to take, at most ``budget`` seconds.
 
-        Delayed jobs that are not due yet are left. Before the budget is over nothing more is
+        Delayed jobs that are not due yet are left. Raises RedisUnavailable if what is left can't be
+        counted at the end. Before the budget is over nothing more is
         taken, so that what runs can end; what does not goes back to its queue.
         """
         self._assemble()
@@ -129,11 +130,13 @@ class Worker:
             self._engine.lose(lease)
 
     async def _drain_result(self, parts: Parts) -> DrainResult:
-        remaining, due = 0, None
         try:
-            remaining, due = await parts.queues.left()
-        except RedisUnavailable as error:
-            _log.warning("drain.not_counted", error=str(error))
+            async with asyncio.timeout(self.settings.command_timeout):
+                await parts.reconnection.wait()
+        except TimeoutError:
+            msg = f"drained ({dict(parts.runner.outcomes)}), but what is left can't be counted"
+            raise RedisUnavailable(msg) from None
+        remaining, due = await parts.queues.left()
         done = parts.runner.outcomes
         return DrainResult(
             processed=done["completed"] + done["failed"],

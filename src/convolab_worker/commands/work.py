@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from convolab_worker.client import JobClient
+from convolab_worker.commands.leaving import leave
 from convolab_worker.commands.loading import load_app
 from convolab_worker.commands.output import as_json, remark, result
 from convolab_worker.commands.signals import StopOnSignals
@@ -25,8 +27,7 @@ def run(settings: Settings, *, embedded: bool) -> int:
     """Work until a signal says stop; 0 after a clean stop."""
     handlers = _prepare(settings)
     with _server(settings, embedded=embedded) as reachable:
-        asyncio.run(_run(handlers, reachable))
-    return 0
+        return asyncio.run(_run(handlers, reachable))
 
 
 def drain(settings: Settings, *, budget: float | None, embedded: bool) -> int:
@@ -57,19 +58,22 @@ def _server(settings: Settings, *, embedded: bool) -> Iterator[Settings]:
         yield settings.replace(redis_url=server.url)
 
 
-async def _run(handlers: HandlerRegistry, settings: Settings) -> None:
+async def _run(handlers: HandlerRegistry, settings: Settings) -> int:
     worker = Worker(handlers, settings)
     stopping = StopOnSignals(worker)
     stopping.install()
     await worker.run()
     await stopping.settled()
+    return await leave(0)
 
 
 async def _drain(handlers: HandlerRegistry, settings: Settings, budget: float | None) -> int:
+    async with JobClient(settings):  # a worker waits for a server that is away; a drain is to end
+        pass
     worker = Worker(handlers, settings)
     stopping = StopOnSignals(worker)
     stopping.install()
     outcome = await worker.drain(budget=budget)
     await stopping.settled()
     result(as_json(asdict(outcome)))
-    return 1 if outcome.failed else 0
+    return await leave(1 if outcome.failed else 0)
