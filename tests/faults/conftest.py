@@ -1,0 +1,28 @@
+"""What the fault tests share: a bench with a server of the test's own, and a ledger elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness import Bench, Ledger
+from tests.support.server import ServerProcess
+
+
+@pytest.fixture
+def ledger(server_url: str, queue_name: str) -> Iterator[Ledger]:
+    """The test's ledger, on the server that all tests share."""
+    ledger = Ledger(server_url, f"ledger:{queue_name}")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def bench(
+    start_server: Callable[..., ServerProcess], ledger: Ledger, queue_name: str, tmp_path: Path
+) -> Iterator[Bench]:
+    """A queue on a durable server of the test's own."""
+    with Bench(start_server(durable=True), ledger, queue_name, tmp_path) as bench:
+        yield bench

@@ -1,0 +1,327 @@
+"""Worker processes, a ledger that outlives their server, and an account of every job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from bullmq import Queue
+from redis import Redis
+
+import convolab_worker
+from convolab_worker import HandlerRegistry, Settings, Worker
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from types import TracebackType
+
+    from convolab_worker.embedded import EmbeddedServer
+
+ROOT = Path(__file__).parents[2]
+SOURCES = Path(convolab_worker.__file__).parents[1]
+APP = "tests.faults.app:handlers"
+LEDGER_URL, LEDGER_NAME = "FAULTS_LEDGER_URL", "FAULTS_LEDGER_NAME"
+STATES = {
+    "wait": "list",
+    "paused": "list",
+    "active": "list",
+    "prioritized": "zset",
+    "delayed": "zset",
+    "completed": "zset",
+    "failed": "zset",
+    "waiting-children": "zset",
+}
+
+
+class Ledger:
+    """Who started and ended which job when, on a server that no test does harm to."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url = url
+        self.name = name
+        self._redis: Redis = Redis.from_url(url, decode_responses=True)
+
+    def start(self, job_id: str, **more: object) -> None:
+        """Note that a handler was called for the job."""
+        self._note("starts", job_id, more)
+
+    def end(self, job_id: str, **more: object) -> None:
+        """Note that the handler came to its end."""
+        self._note("ends", job_id, more)
+
+    def starts(self, job_id: str | None = None) -> list[dict[str, Any]]:
+        """Calls of handlers in order, all or those for one job."""
+        return self._entries("starts", job_id)
+
+    def ends(self, job_id: str | None = None) -> list[dict[str, Any]]:
+        """Ends of handlers in order, all or those for one job."""
+        return self._entries("ends", job_id)
+
+    def open_gate(self, name: str = "gate") -> None:
+        """Let the handlers go on that wait at the gate, now and later."""
+        self._redis.set(f"{self.name}:{name}", "open")
+
+    def is_open(self, name: str = "gate") -> bool:
+        """Whether the gate is open."""
+        return bool(self._redis.exists(f"{self.name}:{name}"))
+
+    def close(self) -> None:
+        """Forget the connection."""
+        self._redis.close()
+
+    def _note(self, what: str, job_id: str, more: dict[str, object]) -> None:
+        entry = {"id": job_id, "pid": os.getpid(), "at": time.time(), **more}
+        self._redis.rpush(f"{self.name}:{what}", json.dumps(entry))
+
+    def _entries(self, what: str, job_id: str | None) -> list[dict[str, Any]]:
+        rows: Any = self._redis.lrange(f"{self.name}:{what}", 0, -1)
+        entries = [json.loads(row) for row in rows]
+        return [entry for entry in entries if job_id in (None, entry["id"])]
+
+
+class WorkerProcess:
+    """``python -m convolab_worker run`` as a process of its own, with its log lines."""
+
+    def __init__(self, log: Path, arguments: Iterable[str], environ: dict[str, str]) -> None:
+        self._log = log
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "convolab_worker", "run", *arguments],
+                cwd=ROOT,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self._process.poll()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the worker a signal."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, and wait for that."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+
+    async def ended(self, *, within: float) -> int:
+        """Its exit code; fails the test if it does not end in time."""
+        await wait_until(
+            lambda: self.exit_code is not None, timeout=within, what=f"the end of worker {self.pid}"
+        )
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+    def text(self) -> str:
+        """All that it wrote."""
+        return self._log.read_text(errors="replace")
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Its log lines, all or those of one event."""
+        lines = []
+        for line in self.text().splitlines():
+            with suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and name in (None, entry.get("event")):
+                    lines.append(entry)
+        return lines
+
+    async def says(self, event: str, *, within: float = 10.0) -> dict[str, Any]:
+        """The first log line of that event, waited for."""
+        await wait_until(
+            lambda: self.events(event), timeout=within, what=f"the log line {event}\n{self.text()}"
+        )
+        return self.events(event)[0]
+
+
+class Bench:
+    """One queue on one server, workers for it, and the account of its jobs."""
+
+    def __init__(self, server: EmbeddedServer, ledger: Ledger, queue: str, folder: Path) -> None:
+        self.server = server
+        self.ledger = ledger
+        self.queue = queue
+        self.redis: Redis = Redis.from_url(
+            server.url, decode_responses=True, protocol=2, socket_timeout=None
+        )
+        self._folder = folder
+        self._workers = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.callback(self.redis.close)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    # producing
+
+    async def add(self, *jobs: Any, name: str = "work", **opts: Any) -> list[str]:
+        """Add one job for each of ``jobs`` (its data), and return their ids in order."""
+        queue = Queue(self.queue, {"connection": self.server.url})
+        try:
+            added = [await queue.add(name, data, opts) for data in jobs]
+        finally:
+            await queue.close()
+        return [str(job.id) for job in added]
+
+    def key(self, part: str) -> str:
+        """A key of the queue, by its last part."""
+        return f"bull:{self.queue}:{part}"
+
+    # workers
+
+    def settings(self, **overrides: Any) -> Settings:
+        """Settings for this queue that wait long when idle, so that no sweep hides a fault."""
+        defaults: dict[str, Any] = {
+            "redis_url": self.server.url,
+            "queues": (self.queue,),
+            "concurrency": 4,
+            "idle_min": 60.0,
+            "idle_max": 60.0,
+            "lock_duration": 1.0,
+            "shutdown_grace": 1.0,
+            "command_timeout": 1.0,
+        }
+        return Settings(**{**defaults, **overrides})
+
+    @asynccontextmanager
+    async def worker(self, handlers: HandlerRegistry, **overrides: Any) -> AsyncIterator[Worker]:
+        """A worker in this process, stopped with no grace in the end."""
+        worker = Worker(handlers, self.settings(**overrides))
+        running = asyncio.create_task(worker.run(), name="worker under test")
+        try:
+            await wait_until(lambda: worker.stats().get("connected") or running.done())
+            yield worker
+        finally:
+            async with asyncio.timeout(10):
+                await worker.stop(0.0)
+                await running
+
+    def process(self, **overrides: Any) -> WorkerProcess:
+        """A worker in a process of its own, killed in the end."""
+        self._workers += 1
+        settings = self.settings(**overrides)
+        environ = {
+            **os.environ,
+            "PYTHONPATH": f"{SOURCES}{os.pathsep}{ROOT}",
+            "PYTHONUNBUFFERED": "1",
+            LEDGER_URL: self.ledger.url,
+            LEDGER_NAME: self.ledger.name,
+            "REDIS_URL": settings.redis_url,
+            "CONVOLAB_QUEUES": ",".join(settings.queues),
+            "CONVOLAB_CONCURRENCY": str(settings.concurrency),
+            "CONVOLAB_PARK_LIMIT": str(settings.park_limit),
+            "CONVOLAB_IDLE_MIN": str(settings.idle_min),
+            "CONVOLAB_IDLE_MAX": str(settings.idle_max),
+            "CONVOLAB_LOCK_DURATION": str(settings.lock_duration),
+            "CONVOLAB_MAX_STALLED_COUNT": str(settings.max_stalled_count),
+            "CONVOLAB_SHUTDOWN_GRACE": str(settings.shutdown_grace),
+            "CONVOLAB_COMMAND_TIMEOUT": str(settings.command_timeout),
+            "LOG_FORMAT": "json",
+            "LOG_LEVEL": "debug",
+        }
+        log = self._folder / f"worker-{self._workers}.log"
+        process = WorkerProcess(log, ["--app", APP], environ)
+        self._stack.callback(process.kill)
+        return process
+
+    # the account
+
+    def ids_in(self, state: str) -> list[str]:
+        """The ids of the jobs in a state; of a list the head of the queue first."""
+        key = self.key(state)
+        if STATES[state] == "zset":
+            ids: Any = self.redis.zrange(key, 0, -1)
+        else:
+            ids = self.redis.lrange(key, 0, -1)
+            ids.reverse()
+        return list(ids)
+
+    def states(self) -> dict[str, list[str]]:
+        """The ids by state, without the states that are empty."""
+        found = {state: self.ids_in(state) for state in STATES}
+        return {state: ids for state, ids in found.items() if ids}
+
+    def refusals(self) -> int:
+        """How many commands the server has answered with an error."""
+        stats: Any = self.redis.info("errorstats")
+        counted = {name: entry["count"] for name, entry in stats.items() if "NOSCRIPT" not in name}
+        return int(sum(counted.values()))
+
+    def blocked(self) -> int:
+        """How many clients of the server are blocked, waiting for work."""
+        clients: Any = self.redis.info("clients")
+        return int(clients["blocked_clients"])
+
+    def field(self, job_id: str, name: str) -> str | None:
+        """A field of the job's hash."""
+        value: Any = self.redis.hget(self.key(job_id), name)
+        return value
+
+    async def all_in(self, state: str, ids: Iterable[str], *, within: float = 10.0) -> None:
+        """Wait until all those jobs are in the state, and nothing else is anywhere in between."""
+        wanted = set(ids)
+
+        def reached() -> bool:
+            return wanted <= set(self.ids_in(state))
+
+        try:
+            await wait_until(reached, timeout=within)
+        except AssertionError:
+            msg = f"jobs {sorted(wanted)} are not all {state} after {within:g} s: {self.states()}"
+            raise AssertionError(msg) from None
+
+    async def settled(self, ids: Iterable[str], *, within: float = 10.0) -> None:
+        """Wait until the jobs are completed, each by one end of its handler, and none is left."""
+        wanted = list(ids)
+        await self.all_in("completed", wanted, within=within)
+        assert sorted(entry["id"] for entry in self.ledger.ends()) == sorted(wanted)
+        assert self.states().keys() == {"completed"}
+
+    async def started(self, *ids: str, times: int = 1, within: float = 10.0) -> None:
+        """Wait until each of the jobs' handlers has been called that often."""
+        await wait_until(
+            lambda: all(len(self.ledger.starts(job_id)) >= times for job_id in ids),
+            timeout=within,
+            what=f"start {times} of jobs {ids}; {self.states()}",
+        )
+
+
+def seconds_since(moment: float) -> float:
+    """How long ago ``moment`` (time.monotonic) was."""
+    return time.monotonic() - moment
+
+
+async def eventually(
+    condition: Callable[[], object], *, within: float = 10.0, what: str = "the condition"
+) -> float:
+    """Wait until the condition holds; how many seconds that took."""
+    begun = time.monotonic()
+    await wait_until(condition, timeout=within, what=what)
+    return seconds_since(begun)

@@ -1,0 +1,161 @@
+"""Workers that are killed, frozen, or killed by their jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from tests.faults.harness import Bench, eventually, seconds_since
+from tests.support.waiting import wait_until
+
+# Lock duration 1 s; the contract is the lock's duration + 10 s.
+RECOVERED_WITHIN = 1.0 + 10.0
+
+
+@pytest.mark.asyncio
+async def test_a_new_worker_runs_the_jobs_of_a_killed_one(bench: Bench) -> None:
+    """Jobs of a worker that was killed run on one that starts then, no attempt used up."""
+    victim = bench.process()
+    await victim.says("worker.started")
+    ids = await bench.add({"do": "first-hold"}, {"do": "first-hold"}, {})
+    await bench.started(*ids[:2])
+    await bench.all_in("completed", ids[2:])
+
+    victim.kill()
+    killed = time.monotonic()
+    bench.process()
+
+    await bench.settled(ids, within=RECOVERED_WITHIN)
+    assert seconds_since(killed) < RECOVERED_WITHIN
+    for job_id in ids:
+        assert bench.field(job_id, "atm") == "1"
+
+
+@pytest.mark.asyncio
+async def test_an_idle_peer_runs_the_jobs_of_a_killed_worker(bench: Bench) -> None:
+    """Jobs of a killed worker run on one that was idle all the time."""
+    peer = bench.process()
+    await peer.says("worker.started")
+    peer.signal(signal.SIGSTOP)  # so that the other one has the job
+    ids = await bench.add({"do": "first-hold"})
+    victim = bench.process()
+    await bench.started(*ids)
+    peer.signal(signal.SIGCONT)
+
+    victim.kill()
+
+    await bench.settled(ids, within=RECOVERED_WITHIN)
+    assert bench.ledger.ends(ids[0])[0]["pid"] == peer.pid
+
+
+@pytest.mark.asyncio
+async def test_a_peer_that_has_worked_before_runs_the_jobs_of_a_killed_worker(
+    bench: Bench,
+) -> None:
+    """Jobs of a killed worker run on an idle one that had jobs of the queue some time ago."""
+    workers = {worker.pid: worker for worker in (bench.process(), bench.process())}
+    for worker in workers.values():
+        await worker.says("worker.started")
+    await wait_until(lambda: bench.blocked() == 2, what="two idle workers")
+    before: list[str] = []
+    while {entry["pid"] for entry in bench.ledger.ends()} != workers.keys():
+        assert len(before) < 40, "one worker has all the jobs"
+        before += await bench.add({})
+        await bench.all_in("completed", before)
+    await asyncio.sleep(1.5)  # what is remembered of locks (1 s) is over
+    ids = await bench.add({"do": "first-hold"})
+    await bench.started(*ids)
+
+    workers[bench.ledger.starts(ids[0])[0]["pid"]].kill()
+
+    await bench.settled([*before, *ids], within=RECOVERED_WITHIN)
+
+
+@pytest.mark.asyncio
+async def test_a_busy_peer_runs_the_jobs_of_a_killed_worker(bench: Bench) -> None:
+    """Jobs of a killed worker run on a peer that has jobs of its own all the time."""
+    victim = bench.process()
+    await victim.says("worker.started")
+    ids = await bench.add({"do": "first-hold"}, {"do": "first-hold"})
+    await bench.started(*ids)
+    victim.signal(signal.SIGSTOP)
+    peer = bench.process(concurrency=1)
+    await peer.says("worker.started")
+    others = await bench.add(*[{"do": "sleep", "seconds": 0.2}] * 10)
+    await bench.started(others[0])
+
+    victim.kill()
+
+    await bench.settled([*ids, *others], within=RECOVERED_WITHIN)
+
+
+@pytest.mark.asyncio
+async def test_a_job_that_kills_its_worker_each_time_fails_for_good(bench: Bench) -> None:
+    """A poison job ends in the failed set, with a reason that says why, after BullMQ's limit."""
+    poison, good = await bench.add({"do": "die"}, {})
+
+    for _ in range(2):
+        worker = bench.process(concurrency=1)
+        assert await worker.ended(within=10) == 66
+    bench.process(concurrency=1)
+
+    await bench.all_in("failed", [poison], within=RECOVERED_WITHIN)
+    await bench.all_in("completed", [good])
+    assert "stalled more than allowable limit" in str(bench.field(poison, "failedReason"))
+    assert len(bench.ledger.starts(poison)) == 2
+    assert bench.states().keys() == {"failed", "completed"}
+
+
+@pytest.mark.asyncio
+async def test_parked_jobs_of_killed_workers_never_count_as_stalled(bench: Bench) -> None:
+    """A job that was parked by worker after worker, each of them killed, runs in the end."""
+    ids = await bench.add(*[{"do": "hold"}] * 6, name="one-at-a-time")
+
+    for round_ in range(1, 4):
+        worker = bench.process()
+        await wait_until(
+            lambda: len(bench.ledger.starts()) == round_,  # noqa: B023 - awaited at once
+            timeout=RECOVERED_WITHIN,
+            what="the start of one job",
+        )
+        await wait_until(
+            lambda: len(bench.ids_in("active")) == len(ids),
+            timeout=RECOVERED_WITHIN,
+            what="all other jobs parked",
+        )
+        worker.kill()
+    never_started = [job_id for job_id in ids if not bench.ledger.starts(job_id)]
+    bench.ledger.open_gate()
+    bench.process()
+
+    await bench.all_in("completed", never_started, within=RECOVERED_WITHIN)
+    await wait_until(lambda: not bench.states().keys() & {"active", "wait"}, what="the end")
+    assert len(never_started) >= 3
+    for job_id in bench.states().get("failed", []):
+        assert len(bench.ledger.starts(job_id)) > 1
+
+
+@pytest.mark.asyncio
+async def test_a_frozen_worker_does_not_write_what_another_has_taken_over(bench: Bench) -> None:
+    """A worker that was stopped for two lock durations finds its lock gone, and writes nothing."""
+    frozen = bench.process()
+    await frozen.says("worker.started")
+    (job_id,) = await bench.add({"do": "hold"})
+    await bench.started(job_id)
+
+    frozen.signal(signal.SIGSTOP)
+    peer = bench.process()
+    await bench.started(job_id, times=2, within=RECOVERED_WITHIN)
+    frozen.signal(signal.SIGCONT)
+
+    lost = await frozen.says("job.lost", within=5)
+    assert lost["job_id"] == job_id
+    assert bench.ids_in("active") == [job_id]
+    bench.ledger.open_gate()
+    await bench.settled([job_id])
+    assert bench.ledger.ends(job_id)[0]["pid"] == peer.pid
+    (extra,) = await bench.add({})
+    await eventually(lambda: extra in bench.ids_in("completed"), within=2)
