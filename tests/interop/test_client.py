@@ -1,0 +1,139 @@
+"""JobClient and Node: jobs of either look the same, and Node's worker runs those of JobClient."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from convolab_worker import JobClient, Settings
+from convolab_worker.errors import JobFailed
+from tests.interop.session import NodeSession
+
+pytestmark = pytest.mark.asyncio
+
+SCENARIO = "an open queue"
+OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"delay": 60}, {"delay": 60_000}),
+    ({"priority": 3}, {"priority": 3}),
+    ({"attempts": 3}, {"attempts": 3}),
+    ({"attempts": 2, "backoff": 1.5}, {"attempts": 2, "backoff": 1500}),
+    (
+        {"attempts": 2, "backoff": {"type": "exponential", "delay": 20, "jitter": 0.5}},
+        {"attempts": 2, "backoff": {"type": "exponential", "delay": 20, "jitter": 0.5}},
+    ),
+    ({"deduplication_id": "same"}, {"deduplication": {"id": "same"}}),
+]
+
+
+@pytest_asyncio.fixture
+async def prefix(session: NodeSession) -> AsyncIterator[str]:
+    """A prefix under which Node has the queue "work" open."""
+    prefix = f"client-{uuid.uuid4().hex[:10]}"
+    await session.ask("stage", scenario=SCENARIO, prefix=prefix, workerName="node")
+    yield prefix
+    await session.ask("forget", prefix=prefix)
+
+
+@pytest_asyncio.fixture
+async def client(server_url: str, prefix: str) -> AsyncIterator[JobClient]:
+    """A client of the queue "work"."""
+    settings = Settings(redis_url=server_url, queues=("work",), prefix=prefix)
+    async with JobClient(settings) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def nodes_worker(session: NodeSession, prefix: str) -> AsyncIterator[None]:
+    """Node's own worker on that queue."""
+    await session.ask("work", scenario=SCENARIO, prefix=prefix)
+    yield
+    await session.ask("rest", prefix=prefix)
+
+
+def comparable(job: dict[str, str]) -> dict[str, Any]:
+    """A job's hash without its time, its options as an object."""
+    opts = json.loads(job["opts"])
+    opts.pop("jobId", None)  # Node keeps a given id there too; it reads the one in the key
+    return {**job, "opts": opts, "timestamp": "<time>"}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), OPTIONS, ids=str)
+async def test_a_job_of_the_client_is_stored_as_nodes_queue_stores_it(
+    session: NodeSession,
+    client: JobClient,
+    prefix: str,
+    redis: Redis,
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+) -> None:
+    """The hash of a job, and the sets it is in, are the same for the same options."""
+    any_redis: Any = redis
+    data = {"text": "日本語 é", "speed": 0.9, "parts": [1, None, True]}
+
+    async def stored(job_id: str) -> tuple[dict[str, Any], list[bool]]:
+        job = await any_redis.hgetall(f"{prefix}:work:{job_id}")
+        sets = [
+            await any_redis.zscore(f"{prefix}:work:{s}", job_id) for s in ("delayed", "prioritized")
+        ]
+        return comparable(job), [score is not None for score in sets]
+
+    await client.enqueue("work", data, job_id="mine", **ours)
+    mine = await stored("mine")
+    await any_redis.delete(f"{prefix}:work:de:same")
+    opts = {**theirs, "jobId": "nodes"}
+    await session.ask("add", prefix=prefix, queue="work", name="work", data=data, opts=opts)
+
+    assert mine == await stored("nodes")
+
+
+@pytest.mark.usefixtures("nodes_worker")
+async def test_nodes_worker_gives_the_client_its_result(client: JobClient) -> None:
+    """Data and result go to Node and back unharmed."""
+    value = {"text": "héllo 日本語 🎧", "list": [1, 2.5, None, True]}
+
+    job_id = await client.enqueue("work", {"do": {"op": "return", "value": value}})
+
+    assert await client.result(job_id, timeout=10) == value
+    assert (await client.status(job_id)).state == "completed"
+
+
+@pytest.mark.usefixtures("nodes_worker")
+async def test_nodes_worker_gives_the_client_the_reason_of_a_failure(client: JobClient) -> None:
+    """The reason is Node's message, after all attempts."""
+    fails = {"do": {"op": "fail", "message": "no voice"}}
+
+    job_id = await client.enqueue("work", fails, attempts=2)
+    with pytest.raises(JobFailed, match="no voice") as failure:
+        await client.result(job_id, timeout=10)
+
+    assert failure.value.reason == "no voice"
+    assert (await client.status(job_id)).attempts_made == 2
+
+
+@pytest.mark.usefixtures("nodes_worker")
+async def test_the_client_watches_the_progress_of_nodes_worker(
+    client: JobClient, redis: Redis, prefix: str
+) -> None:
+    """Events come in their order, up to the end."""
+    steps = [{"op": "gate", "name": "watched"}, {"op": "progress", "value": {"percent": 50}}]
+    any_redis: Any = redis
+    data = {"do": [*steps, {"op": "return", "value": 1}]}
+
+    job_id = await client.enqueue("work", data, delay=0.5)  # watched by then
+    seen: list[tuple[str, Any]] = []
+    async with asyncio.timeout(10):
+        async for event in client.watch(job_id):
+            if not seen:
+                await any_redis.rpush(f"{prefix}:gate:watched", "open")
+            seen.append((event.event, event.data))
+
+    assert seen[:2] == [("waiting", None), ("active", None)]
+    assert seen[-2:] == [("progress", {"percent": 50}), ("completed", 1)]
