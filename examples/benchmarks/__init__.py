@@ -1,0 +1,1 @@
+"""Benchmarks: run throughput.py, lone_job.py and idle.py as files."""

@@ -1,0 +1,1 @@
+"""What the benchmarks share: a private server, contender processes, counts and tables."""

@@ -1,0 +1,1 @@
+"""The example application: dialogues, speech, pictures and whole courses from a short text."""

@@ -1,0 +1,96 @@
+"""``generate-dialogue`` on ``dialogue-generation``: a dialogue about a text."""
+
+from __future__ import annotations
+
+import os
+from typing import TypedDict
+
+from convolab_worker import HandlerRegistry, Job, errors
+from examples.convolab import written
+from examples.convolab.composer import compose
+from examples.convolab.endpoint import Endpoint
+from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue
+from examples.convolab.payloads import DIALOGUE, DialogueRequest
+from examples.convolab.sources import SourceText, source_text
+from examples.convolab.store import Store
+
+handlers = HandlerRegistry()
+
+
+class DialogueResult(TypedDict):
+    """What was made, and by whom or what."""
+
+    dialogueId: str
+    lines: int
+    exchanges: int
+    madeBy: str
+    file: str
+
+
+@handlers.dialogue("generate-dialogue", queue=DIALOGUE, timeout=300, concurrency=4)
+async def generate_dialogue(job: Job[DialogueRequest]) -> DialogueResult:
+    """Write or compose a dialogue, and save it."""
+    request = job.data
+    try:
+        source = source_text(request.episodeId)
+    except LookupError as error:
+        msg = f"episodeId: {error}"
+        raise errors.UnrecoverableError(msg) from error
+    await job.progress(10)
+    endpoint = Endpoint.from_env(os.environ, "OPENAI_MODEL")
+    dialogue = (
+        _composed(source, request) if endpoint is None else await _asked(endpoint, source, request)
+    )
+    await job.progress(80)
+    # A job's id may have characters that no folder's name should have.
+    dialogue_id = request.dialogueId or "".join(c if c.isalnum() else "-" for c in job.id)
+    file = Store.from_env().save_dialogue(dialogue_id, dialogue)
+    job.log.info("dialogue.made", lines=len(dialogue.lines), made_by=dialogue.made_by)
+    await job.progress(100)
+    return {
+        "dialogueId": dialogue_id,
+        "lines": len(dialogue.lines),
+        "exchanges": len(dialogue.exchanges()),
+        "madeBy": dialogue.made_by,
+        "file": file,
+    }
+
+
+def _composed(source: SourceText, request: DialogueRequest) -> Dialogue:
+    """Compose offline; what the text can't give, it can't give at another attempt either."""
+    try:
+        return compose(
+            source,
+            language=request.language,
+            level=request.jlptLevel,
+            length=request.dialogueLength,
+            variation_count=request.variationCount,
+            speakers=request.speakers or DEFAULT_SPEAKERS[request.language],
+        )
+    except ValueError as error:
+        raise errors.UnrecoverableError(str(error)) from error
+
+
+async def _asked(endpoint: Endpoint, source: SourceText, request: DialogueRequest) -> Dialogue:
+    """Ask a language model; an answer that won't do fails this attempt only."""
+    speakers = request.speakers or DEFAULT_SPEAKERS[request.language]
+    answer = await endpoint.chat(
+        written.messages(
+            source,
+            language=request.language,
+            level=request.jlptLevel,
+            length=request.dialogueLength,
+            variation_count=request.variationCount,
+            speakers=speakers,
+        )
+    )
+    return written.parse(
+        answer,
+        source,
+        language=request.language,
+        level=request.jlptLevel,
+        length=request.dialogueLength,
+        variation_count=request.variationCount,
+        speakers=speakers,
+        made_by=endpoint.model,
+    )

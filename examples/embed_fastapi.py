@@ -1,0 +1,90 @@
+"""The worker in the background of a FastAPI service, which also enqueues and reports status.
+
+Start it with ``python -m examples.embed_fastapi``; it needs ``REDIS_URL``, or a Redis on localhost.
+``POST /courses`` with ``{"courseId": "fables-1", "language": "es"}`` answers with a job's id, and
+``GET /jobs/ID`` with what has become of it. ``/docs`` describes both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Literal
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from convolab_worker import JobClient, JobStatus, Settings, Worker
+from convolab_worker.errors import JobNotFound, RedisUnavailable
+from examples.convolab.app import handlers
+from examples.convolab.payloads import COURSE, DEFAULT_EPISODE, QUEUES
+
+
+class Course(BaseModel):
+    """What a request for a course may say; the handler's payload has the rest."""
+
+    courseId: str  # noqa: N815 - the application's name
+    episodeId: str = DEFAULT_EPISODE  # noqa: N815 - the application's name
+    language: Literal["ja", "es", "de", "fr"] = "ja"
+    jlptLevel: Literal["N5", "N4", "N3", "N2", "N1"] = "N5"  # noqa: N815 - likewise
+    dialogueLength: int = 8  # noqa: N815 - likewise
+
+
+class Enqueued(BaseModel):
+    """The answer to a request for a course."""
+
+    jobId: str  # noqa: N815 - the application's name
+
+
+def client_of(request: Request) -> JobClient:
+    """Return the service's client."""
+    client: JobClient = request.app.state.client
+    return client
+
+
+Client = Annotated[JobClient, Depends(client_of)]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Make the service; nothing is connected before it starts."""
+    chosen = settings or Settings.from_env(queues=QUEUES)
+
+    @asynccontextmanager
+    async def background(app: FastAPI) -> AsyncIterator[None]:
+        """Run the worker, and keep a client open, as long as the service runs.
+
+        Leaving gives running jobs the settings' grace, then gives them back to their queue.
+        """
+        async with JobClient(chosen) as client, Worker(handlers, chosen):
+            app.state.client = client
+            yield
+
+    app = FastAPI(title="Courses", lifespan=background)
+    app.add_api_route("/courses", add_course, methods=["POST"], status_code=202)
+    app.add_api_route("/jobs/{job_id}", show_job)
+    app.add_exception_handler(JobNotFound, _answer(404))
+    app.add_exception_handler(RedisUnavailable, _answer(503))
+    return app
+
+
+async def add_course(course: Course, client: Client) -> Enqueued:
+    """Enqueue a course, and answer with the job's id at once."""
+    job_id = await client.enqueue("generate-course", course.model_dump(), queue=COURSE)
+    return Enqueued(jobId=job_id)
+
+
+async def show_job(job_id: str, client: Client) -> JobStatus:
+    """Answer with the job as it is now: its state, progress, and result or reason."""
+    return await client.status(job_id)
+
+
+def _answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
+    """Make an exception's message the answer, with ``status``."""
+    return lambda _request, error: JSONResponse({"error": str(error)}, status_code=status)
+
+
+if __name__ == "__main__":
+    import uvicorn
+
+    uvicorn.run(create_app(), port=8080)
