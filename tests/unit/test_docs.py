@@ -1,0 +1,121 @@
+"""README and docs, without running them: what they name is there.
+
+``tests/integration/test_docs.py`` runs their blocks.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import convolab_worker
+from convolab_worker.cli import main
+from tests.support.markdown import PAGES, ROOT, blocks, shown
+
+_LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?!https?:)(?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
+_HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
+# Programs that pages show and that are not ours.
+_FOREIGN = {".", "curl", "npm", "pip", "python3"}
+
+COMMANDS = [
+    pytest.param(command, id=f"{shown(page)}: {command[:60]}")
+    for page in PAGES
+    for block in blocks(page)
+    if block.kind == "console"
+    for command, _ in block.commands
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_that_a_page_shows_exists(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Our commands have the flags shown, make has the target, a program is a file of ours."""
+    words = shlex.split(command)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words.pop(0)
+    program = words[0]
+
+    if program == "convolab-worker":
+        assert _unknown_flags(words[1:], capsys) == []
+    elif program == "make":
+        assert set(words[1:]) <= _make_targets()
+    elif program == "python":
+        assert _is_ours(words[1:]), f"no such program: {command}"
+    else:
+        assert program in _FOREIGN, f"unknown program: {program}"
+
+
+def _unknown_flags(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    named = words[:1] if words and not words[0].startswith("-") else []
+    assert main([*named, "--help"]) == 0, f"no such command: {words}"
+    known = re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out)
+    flags = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+    return [flag for flag in flags if flag not in known]
+
+
+def _make_targets() -> set[str]:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^\.PHONY: (\S+)$", makefile, re.MULTILINE))
+
+
+def _is_ours(words: list[str]) -> bool:
+    if words[0] == "-m":
+        if words[1] == "convolab_worker":
+            return True
+        module = ROOT / words[1].replace(".", "/")
+        return module.with_suffix(".py").is_file() or module.is_dir()
+    files = {block.file for page in PAGES for block in blocks(page)}
+    return words[0] in files or (ROOT / words[0]).is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page leads to a file, and its anchor to a heading there."""
+    broken = [
+        match[0]
+        for match in _LINK.finditer(page.read_text(encoding="utf-8"))
+        if not _leads_somewhere(page, match["target"], match["anchor"])
+    ]
+
+    assert broken == []
+
+
+def _leads_somewhere(page: Path, target: str, anchor: str | None) -> bool:
+    there = page.parent / target if target else page
+    if not there.exists():
+        return False
+    return anchor is None or anchor in _anchors(there)
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = [match["text"] for match in _HEADING.finditer(page.read_text(encoding="utf-8"))]
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def test_every_page_is_listed_in_the_readme() -> None:
+    """README leads to every page of docs."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert [shown(page) for page in PAGES if f"({shown(page)})" not in readme] == ["README.md"]
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    """The house that docs/architecture.md draws has every module of the package, and no other."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("## The house")[2].partition("\n## ")[0]
+    package = Path(next(iter(convolab_worker.__path__)))
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    packages = {path.parent.name for path in package.glob("*/__init__.py")}
+
+    drawn = [
+        name
+        for row in table.splitlines()
+        if row.startswith("| ")
+        for name in re.findall(r"`(\w+)`", row.split("|")[2])
+    ]
+
+    assert sorted(drawn) == sorted(modules | packages)
