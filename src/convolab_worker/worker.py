@@ -169,6 +169,7 @@ class Worker:
         """Run in the background of a host application."""
         self._assemble()
         self._background = asyncio.create_task(self.run(), name="convolab-worker")
+        self._background.add_done_callback(_say_if_died)
         return self
 
     async def __aexit__(
@@ -207,3 +208,9 @@ class Worker:
             "idle": parts.waiting.level,
             "telemetry": parts.telemetry.snapshot(),
         }
+
+
+def _say_if_died(background: asyncio.Task[None]) -> None:
+    """A worker that ends by an error of its own does not wait for its host to be told."""
+    if not background.cancelled() and (error := background.exception()) is not None:
+        _log.critical("worker.died", exc_info=error)

@@ -1,0 +1,201 @@
+"""What an idle worker costs, by the server's own statistics, and what it costs to be quick."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from tests.support.commandstats import counted_commands
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio import Redis
+
+    from tests.support.server import ServerProcess
+
+    StartServer = Callable[..., ServerProcess]
+
+pytestmark = pytest.mark.asyncio
+SOON = 10.0
+HANDLERS = HandlerRegistry()
+
+
+@HANDLERS.audio("speak")
+async def speak(job: Job[Any]) -> float:
+    """Tell when it started."""
+    del job
+    return time.time()
+
+
+def waits(worker: Worker) -> int:
+    """How often the worker has begun to wait."""
+    purposes = worker.stats()["commands"]["by_purpose"]
+    return int(purposes.get("wait", {"sent": 0})["sent"])
+
+
+async def settled(worker: Worker) -> None:
+    """Return when the worker has reached its longest wait."""
+    longest = worker.settings.idle_max
+    await wait_until(lambda: worker.stats().get("idle", {}).get("wait") == longest, timeout=SOON)
+
+
+@pytest.mark.parametrize("queues", [1, 4])
+@pytest.mark.parametrize("concurrency", [1, 50])
+@pytest.mark.parametrize("case", ["empty", "delayed", "paused", "paused with jobs"])
+async def test_a_wait_costs_two_commands(
+    start_server: StartServer,
+    make_settings: Callable[..., Settings],
+    queues: int,
+    concurrency: int,
+    case: str,
+) -> None:
+    """One BZPOPMIN and one EXISTS, whatever the queues, slots, delayed jobs and pauses."""
+    server = start_server()
+    names = tuple(f"q{number}" for number in range(queues))
+    settings = make_settings(
+        redis_url=server.url,
+        queues=names,
+        concurrency=concurrency,
+        idle_min=0.1,
+        idle_max=0.2,
+    )
+    from redis.asyncio import Redis as Client  # noqa: PLC0415 - only here by another name
+
+    async with Client.from_url(server.url, decode_responses=True) as redis, JobClient(
+        settings
+    ) as client:
+        if case == "delayed":
+            await client.enqueue("speak", delay=3600)
+        if case.startswith("paused"):
+            await redis.hset("bull:q0:meta", "paused", 1)
+        if case == "paused with jobs":
+            await client.enqueue("speak")
+        async with Worker(HANDLERS, settings) as worker:
+            await settled(worker)
+            before = waits(worker)
+            await wait_until(lambda: waits(worker) >= before + 2)
+            async with counted_commands(redis) as counts:
+                first = waits(worker)
+                await wait_until(lambda: waits(worker) >= first + 8)
+                blocks = waits(worker) - first
+
+    swept = counts.calls.get("exists", 0)
+    assert counts.calls["bzpopmin"] in (blocks, blocks + 1)
+    assert abs(swept - blocks) <= 1
+    assert counts.total <= 2 * blocks + 2, counts.calls
+
+
+@pytest.mark.parametrize("queues", [1, 4])
+@pytest.mark.parametrize("concurrency", [1, 10, 50])
+async def test_lone_job_costs_five_commands_sent_and_32_billable(
+    start_server: StartServer,
+    make_settings: Callable[..., Settings],
+    queues: int,
+    concurrency: int,
+) -> None:
+    """By the server's statistics, the adding left out, whatever the concurrency."""
+    server = start_server()
+    settings = make_settings(
+        redis_url=server.url,
+        queues=tuple(f"q{number}" for number in range(queues)),
+        concurrency=concurrency,
+        idle_min=30,
+        idle_max=60,
+    )
+    from redis.asyncio import Redis as Client  # noqa: PLC0415 - only here by another name
+
+    async with Client.from_url(server.url) as redis, JobClient(settings) as client:
+        async with Worker(HANDLERS, settings) as worker:
+            await wait_until(lambda: waits(worker) >= 1)
+            await client.result(await client.enqueue("speak"), SOON)
+            await wait_until(lambda: waits(worker) >= 3)
+            # Added by hand with few commands of a known number: HSET, LPUSH and ZADD.
+            mapping = {"name": "speak", "data": "{}", "opts": "{}", "timestamp": "1"}
+            sent = worker.stats()["commands"]["sent"]
+            async with counted_commands(redis) as counts:
+                await redis.hset("bull:q0:lone", mapping=mapping)
+                await redis.lpush("bull:q0:wait", "lone")
+                await redis.zadd("bull:q0:marker", {"0": 0})
+                await wait_until(lambda: worker.stats()["outcomes"].get("completed") == 2)
+                await wait_until(lambda: worker.stats()["commands"]["sent"] >= sent + 5)
+            sent = worker.stats()["commands"]["sent"] - sent
+
+    assert sent == 5
+    assert counts.total - 3 <= 32, counts.calls
+
+
+async def test_burst_costs_one_command_a_job(
+    start_server: StartServer, make_settings: Callable[..., Settings]
+) -> None:
+    """A finish fetches the next job: at most 1.05 commands sent a job."""
+    server = start_server()
+    settings = make_settings(redis_url=server.url, queues=("q0", "q1"), concurrency=8)
+    async with JobClient(settings) as client:
+        for _ in range(1000):
+            await client.enqueue("speak")
+        worker = Worker(HANDLERS, settings)
+        await worker.drain()
+
+    assert worker.stats()["outcomes"] == {"completed": 1000}
+    assert worker.stats()["commands"]["sent"] <= 1050
+
+
+async def test_lost_marker_is_found_within_one_wait(
+    make_settings: Callable[..., Settings], redis: Redis, queue_name: str
+) -> None:
+    """A job whose marker was popped by a process that died runs at the end of the wait."""
+    settings = make_settings(idle_min=0.3, idle_max=0.3)
+    async with JobClient(settings) as client, Worker(HANDLERS, settings) as worker:
+        await settled(worker)
+        await redis.hset(
+            f"bull:{queue_name}:lost", mapping={"name": "speak", "data": "{}", "opts": "{}"}
+        )
+        await redis.lpush(f"bull:{queue_name}:wait", "lost")
+        added = time.time()
+        started = await client.result("lost", SOON)
+
+    assert started - added < 1.0
+
+
+async def test_delayed_jobs_are_on_time_after_a_reconnection(
+    make_settings: Callable[..., Settings], redis: Redis
+) -> None:
+    """Whose connections were killed after it learnt the due times: it learns them again."""
+    settings = make_settings(idle_min=30, idle_max=30)
+    async with JobClient(settings) as client, Worker(HANDLERS, settings) as worker:
+        await wait_until(lambda: waits(worker) >= 1)
+        due = []
+        jobs = []
+        for number in range(9):
+            delay = 0.6 + number / 10
+            due.append(time.time() + delay)
+            jobs.append(await client.enqueue("speak", delay=delay))
+        parts = worker._parts  # noqa: SLF001 - whose connections these are, only it knows
+        assert parts is not None
+        ids = [link.client_id for link in parts.reconnection._links]  # noqa: SLF001
+        for client_id in ids:
+            await redis.execute_command("CLIENT", "KILL", "ID", client_id)
+        started = [await client.result(job, SOON) for job in jobs]
+
+    late = sorted(at - when for at, when in zip(started, due, strict=True))
+    assert late[0] > -0.005
+    assert late[len(late) // 2] < 0.05, late
+
+
+async def test_budget_that_will_be_passed_is_said_once(
+    make_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A worker over its day's budget warns, once."""
+    settings = make_settings(command_budget=20)
+    async with JobClient(settings) as client, Worker(HANDLERS, settings):
+        for _ in range(5):
+            await client.result(await client.enqueue("speak"), SOON)
+        await asyncio.sleep(0)
+
+    assert capsys.readouterr().out.count("commands.over_budget") == 1
