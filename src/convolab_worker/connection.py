@@ -8,8 +8,8 @@ A ``Link`` is ``closed``, ``opening`` or ``open``:
 
 Why not redis-py's client: it sends one command at a time on a connection, repeats scripts that are
 not idempotent when a reply is lost, times out blocked reads after 5 s, and sends commands of its
-own on every connect that a provider bills. Here commands of one turn of the loop leave in one
-write, answers come back in order, and a command whose reply was lost is the caller's to judge.
+own on every connect that a provider bills. Here commands leave in few writes as they come,
+answers come back in order, and a command whose reply was lost is the caller's to judge.
 hiredis packs and parses.
 """
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 # A peer that vanished without a word is noticed after 15 + 3 x 5 s, at no billed command.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _KEEPALIVE_USER_TIMEOUT_MS = 30_000
+# Commands leave at once while nothing is under way, and then in writes of this many: with one write
+# for each turn of the loop, the server would idle while we work, and we while it works.
+_FLUSH_AT = 4
 # A deadline found passed this late was missed by our own loop, not by the server.
 _LATE_SECONDS = 0.5
 
@@ -181,7 +184,7 @@ class Link(asyncio.Protocol):
         self._pending.append((future, deadline))
         self._out.append(packed)
         self._meter.count(purpose)
-        if len(self._out) >= 1:
+        if len(self._out) >= _FLUSH_AT or len(self._pending) == 1:
             self._flush()
         elif not self._flush_due:
             self._flush_due = True

@@ -61,14 +61,28 @@ async def find_by_token(queues: Queues, queue: str, token: str) -> Lease | None:
     return None
 
 
-async def restore(queues: Queues, lease: Lease) -> None:
-    """Put a job back into ``active`` that a script which failed half-way has left in no list."""
+async def restore(queues: Queues, lease: Lease, duration: float, error: str) -> bool:
+    """Undo what a script that failed half-way with ``error`` has done; False if nothing is left.
+
+    BullMQ's scripts remove the job's lock and its place in ``active`` before they write its end.
+    It gets both back, the lock for ``duration`` seconds. Nothing is left to undo of a job whose
+    end was written before the script failed.
+    """
     keys = queues.keys[lease.queue]
-    states = script("getStateV2")
     job_key = keys.job(lease.id)
+    if "not an integer" in error:  # the number of attempts: no script could ever count it up
+        await queues.link.call("finish", "HSET", job_key, "atm", lease.attempts_made)
+    states = script("getStateV2")
     state = await states.run(queues.link, "finish", keys.named(*STATE_KEYS), (lease.id, job_key))
-    if state == b"unknown":
+    is_out = state == b"unknown" and await queues.link.call("finish", "EXISTS", job_key) == 1
+    if not is_out and state != b"active":
+        return False
+    lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
+    locked = queues.link.call("finish", "SET", lock, lease.token, "PX", milliseconds, "NX")
+    if is_out:
         await queues.link.call("finish", "LPUSH", keys["active"], lease.id)
+    await locked
+    return True
 
 
 async def written(queues: Queues, lease: Lease, at_ms: int) -> bool | None:
@@ -106,15 +120,16 @@ async def child_reason(queues: Queues, deferred: str) -> str:
 async def reclaim(link: Link, keys: QueueKeys, lease: Lease, duration: float) -> bool:
     """Lock a job again, for ``duration`` seconds, whose lock ran out while Redis was away.
 
-    False if it is not ours: it is while it still is in ``active``, and nobody has locked it since.
+    False if it is not ours: it is while it still is in ``active``, and nobody else has locked it
+    since.
     """
     lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
     locked = link.call("lock", "SET", lock, lease.token, "PX", milliseconds, "NX")
     place = link.call("lock", "LPOS", keys["active"], lease.id)
-    if await locked is None:
-        await place
-        return False
-    if await place is not None:
-        return True
-    await link.call("lock", "DEL", lock)
-    return False
+    was_free, index = await locked is not None, await place
+    if not was_free:
+        holder = await link.call("lock", "GET", lock)
+        return index is not None and holder == lease.token.encode()
+    if index is None:
+        await link.call("lock", "DEL", lock)
+    return index is not None

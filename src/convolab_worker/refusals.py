@@ -9,6 +9,7 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     ("NOPERM", "the user in REDIS_URL lacks a permission: grant what the message names"),
     ("LOADING", "the server is loading its data: it will serve when it is done"),
     ("READONLY", "this is a replica: point REDIS_URL at the primary"),
+    ("UNBLOCKED force", "the server has become a replica: point REDIS_URL at the primary"),
     ("MASTERDOWN", "the replica has lost its primary: point REDIS_URL at the primary"),
     ("CLUSTERDOWN", "the cluster has slots without a node: mend the cluster"),
     ("MOVED", "this is a cluster: use a hash tag in CONVOLAB_PREFIX, such as {bull}"),

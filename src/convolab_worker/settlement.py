@@ -173,7 +173,7 @@ class Settlement:
         while True:
             try:
                 if was_refused:
-                    await recovery.restore(self._queues, lease)
+                    await recovery.restore(self._queues, lease, self._lock_duration, "")
                 return await recovery.reclaim(self._queues.link, keys, lease, self._lock_duration)
             except RedisRefused as error:
                 await self._reconnection.refused(error)
@@ -201,8 +201,7 @@ class Settlement:
     ) -> Take | None:
         """Connect again; the take, if the outcome was written, or None to write it again."""
         if isinstance(error, RedisRefused):
-            await self._reconnection.refused(error)
-            return None
+            return await self._mend(lease, error, fetch_next=fetch_next)
         if not isinstance(error, ReplyLost):  # not even sent: the connection was gone already
             await self._reconnection.wait()
             return None
@@ -222,6 +221,22 @@ class Settlement:
                 await self._reconnection.refused(refused)
             except RedisUnavailable as lost:
                 _log.debug("redis.lost", error=str(lost))
+
+    async def _mend(self, lease: Lease, error: RedisRefused, *, fetch_next: bool) -> Take | None:
+        """Undo at once what a refused script has done by half, and pause; the take, if all of it.
+
+        A job that a worker's death left like that would be in no list, and lost.
+        """
+        try:
+            if not await recovery.restore(self._queues, lease, self._lock_duration, str(error)):
+                if not fetch_next:
+                    return Take()
+                found = await recovery.find_by_token(self._queues, lease.queue, lease.token)
+                return Take(lease=found)
+        except RedisUnavailable as unmended:  # what is left is done before the next attempt
+            _log.debug("job.not_restored", job_id=lease.id, error=str(unmended))
+        await self._reconnection.refused(error)
+        return None
 
     async def _add_child(self, lease: Lease, child: Child) -> None:
         opts: dict[str, object] = {child.failure_option: True}

@@ -24,8 +24,8 @@ from bullmq.queue_keys import QueueKeys as TheirKeys
 from bullmq.redis_connection import SCRIPT_DEFINITIONS
 
 import convolab_worker
-from convolab_worker import client, lease, queues, scripts
-from convolab_worker.keys import QueueKeys
+from convolab_worker import lease, queues, scripts
+from convolab_worker.keys import STATE_KEYS, QueueKeys
 from convolab_worker.lease import Lease
 from convolab_worker.producing import NewJob, add_call
 from convolab_worker.protocol import Call, Transitions
@@ -374,7 +374,7 @@ async def test_a_state_is_asked_for_as_bullmq_asks(theirs: Any, recorder: Record
 
     name, keys, args = readable(recorder.made)
     assert name == "getStateV2"
-    assert keys == QueueKeys("prefix", "queue").named(*client._STATE_KEYS)  # noqa: SLF001
+    assert keys == QueueKeys("prefix", "queue").named(*STATE_KEYS)
     assert args == ["17", "prefix:queue:17"]
 
 

@@ -160,7 +160,7 @@ async def test_backlog_on_one_queue_does_not_starve_another(
 async def _completed_when_rare_ran(client: JobClient, redis: Redis, other: str) -> int:
     await wait_until(lambda: redis.zcard(f"bull:{other}:completed"), timeout=SOON)
     (job_id,) = await redis.zrange(f"bull:{other}:completed", 0, -1)
-    return int(await client.result(job_id, SOON, other))
+    return int(await client.result(str(job_id), SOON, other))
 
 
 async def test_long_jobs_leave_a_queue_its_turn(running: Running, queue_name: str) -> None:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from tests.support.commandstats import counted_commands
@@ -14,8 +15,6 @@ from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from redis.asyncio import Redis
 
     from tests.support.server import ServerProcess
 
@@ -65,11 +64,10 @@ async def test_a_wait_costs_two_commands(
         idle_min=0.1,
         idle_max=0.2,
     )
-    from redis.asyncio import Redis as Client  # noqa: PLC0415 - only here by another name
-
-    async with Client.from_url(server.url, decode_responses=True) as redis, JobClient(
-        settings
-    ) as client:
+    async with (
+        Redis.from_url(server.url, decode_responses=True) as redis,
+        JobClient(settings) as client,
+    ):
         if case == "delayed":
             await client.enqueue("speak", delay=3600)
         if case.startswith("paused"):
@@ -108,23 +106,24 @@ async def test_lone_job_costs_five_commands_sent_and_32_billable(
         idle_min=30,
         idle_max=60,
     )
-    from redis.asyncio import Redis as Client  # noqa: PLC0415 - only here by another name
-
-    async with Client.from_url(server.url) as redis, JobClient(settings) as client:
-        async with Worker(HANDLERS, settings) as worker:
-            await wait_until(lambda: waits(worker) >= 1)
-            await client.result(await client.enqueue("speak"), SOON)
-            await wait_until(lambda: waits(worker) >= 3)
-            # Added by hand with few commands of a known number: HSET, LPUSH and ZADD.
-            mapping = {"name": "speak", "data": "{}", "opts": "{}", "timestamp": "1"}
-            sent = worker.stats()["commands"]["sent"]
-            async with counted_commands(redis) as counts:
-                await redis.hset("bull:q0:lone", mapping=mapping)
-                await redis.lpush("bull:q0:wait", "lone")
-                await redis.zadd("bull:q0:marker", {"0": 0})
-                await wait_until(lambda: worker.stats()["outcomes"].get("completed") == 2)
-                await wait_until(lambda: worker.stats()["commands"]["sent"] >= sent + 5)
-            sent = worker.stats()["commands"]["sent"] - sent
+    async with (
+        Redis.from_url(server.url) as redis,
+        JobClient(settings) as client,
+        Worker(HANDLERS, settings) as worker,
+    ):
+        await wait_until(lambda: waits(worker) >= 1)
+        await client.result(await client.enqueue("speak"), SOON)
+        await wait_until(lambda: waits(worker) >= 3)
+        # Added by hand with few commands of a known number: HSET, LPUSH and ZADD.
+        mapping: Any = {"name": "speak", "data": "{}", "opts": "{}", "timestamp": "1"}
+        sent = worker.stats()["commands"]["sent"]
+        async with counted_commands(redis) as counts:
+            await redis.hset("bull:q0:lone", mapping=mapping)
+            await redis.lpush("bull:q0:wait", "lone")
+            await redis.zadd("bull:q0:marker", {"0": 0})
+            await wait_until(lambda: worker.stats()["outcomes"].get("completed") == 2)
+            await wait_until(lambda: worker.stats()["commands"]["sent"] >= sent + 5)
+        sent = worker.stats()["commands"]["sent"] - sent
 
     assert sent == 5
     assert counts.total - 3 <= 32, counts.calls
@@ -180,7 +179,7 @@ async def test_delayed_jobs_are_on_time_after_a_reconnection(
         assert parts is not None
         ids = [link.client_id for link in parts.reconnection._links]  # noqa: SLF001
         for client_id in ids:
-            await redis.execute_command("CLIENT", "KILL", "ID", client_id)
+            await redis.client_kill_filter(_id=str(client_id))
         started = [await client.result(job, SOON) for job in jobs]
 
     late = sorted(at - when for at, when in zip(started, due, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -133,7 +134,7 @@ async def test_result_that_is_not_json_fails_once(
 )
 @pytest.mark.parametrize("threaded", [False, True])
 async def test_no_exception_ends_the_worker(
-    running: Running, error: BaseException, threaded: bool
+    running: Running, error: BaseException, *, threaded: bool
 ) -> None:
     """Whatever a handler raises fails its job with that reason, and the next job runs."""
     handlers = HandlerRegistry()
@@ -231,7 +232,7 @@ async def test_attempts_and_backoff(running: Running) -> None:
         job = await client.enqueue("flaky", attempts=3, backoff=0.2)
         assert await client.result(job, SOON) == 3
 
-    pauses = [after - before for before, after in zip(started, started[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(started)]
     assert all(pause >= 0.19 for pause in pauses)
 
 
@@ -350,7 +351,7 @@ async def test_progress_is_coalesced_and_the_last_is_written(
         await client.result(job, SOON)
         status = await client.status(job)
 
-    entries = await redis.xrange(f"bull:{queue_name}:events")
+    entries: Any = await redis.xrange(f"bull:{queue_name}:events")
     updates = [fields["data"] for _, fields in entries if fields["event"] == "progress"]
     assert status.progress == 100
     assert len(updates) <= 2
@@ -390,7 +391,10 @@ async def test_course_frees_its_slot_and_goes_on_with_results(
             await job.enqueue_children([Child("part", {"n": 1}, key="dialogue")])
         if "audio" not in done:
             await job.enqueue_children(
-                [Child("part", {"n": n}, queue=parts, key=key) for n, key in ((2, "audio"), (3, "i"))]
+                [
+                    Child("part", {"n": n}, queue=parts, key=key)
+                    for n, key in ((2, "audio"), (3, "i"))
+                ]
             )
         return done
 

