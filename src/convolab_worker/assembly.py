@@ -146,7 +146,6 @@ def assemble(
         settlement=Settlement(
             queues,
             reconnection,
-            meter,
             lock_duration=settings.lock_duration,
             may_reclaim=keeper.may_reclaim,
         ),

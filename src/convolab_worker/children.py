@@ -128,18 +128,23 @@ def child_id(parent_id: str, key: str, attempt: int) -> str:
     return f"{parent_id}.{key}{suffix}"
 
 
-def results_by_key(parent_id: str, processed: Mapping[str, str]) -> dict[str, Any]:
-    """Children's results by key, from BullMQ's hash of job key to JSON text.
+def by_key(parent_id: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """What BullMQ keeps by children's job keys, by the keys that ``enqueue_children`` was given.
 
-    A key that several attempts of the parent asked for has the newest one's result. Children that
+    A key that several attempts of the parent asked for has the newest one's text. Children that
     were not made by ``enqueue_children`` (a flow of Node's) go by their job id.
     """
     newest: dict[str, tuple[int, str]] = {}
-    for job_key, text in processed.items():
+    for job_key, text in texts.items():
         key, attempt = _key_and_attempt(parent_id, job_key)
         if attempt >= newest.get(key, (0, ""))[0]:
             newest[key] = attempt, text
-    return {key: json.loads(text) for key, (_, text) in newest.items()}
+    return {key: text for key, (_, text) in newest.items()}
+
+
+def results_by_key(parent_id: str, processed: Mapping[str, str]) -> dict[str, Any]:
+    """Children's results by key (see ``by_key``), from BullMQ's hash of job key to JSON text."""
+    return {key: json.loads(text) for key, text in by_key(parent_id, processed).items()}
 
 
 def _key_and_attempt(parent_id: str, job_key: str) -> tuple[str, int]:

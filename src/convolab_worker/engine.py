@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 import structlog
 
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
-from convolab_worker.outcome import Lost, Outcome, Returned
+from convolab_worker.outcome import Failed, Lost, Outcome, Returned
 from convolab_worker.queues import Take
 from convolab_worker.recovery import find_by_token
 from convolab_worker.runner import NO_HANDLER, STOP_PATIENCE_SECONDS
@@ -226,11 +227,15 @@ class Engine:
 
     async def _settle(self, lease: Lease, outcome: Outcome, *, stays: bool) -> Take:
         parts = self._parts
+        written: Outcome = Lost("its outcome could not be written")
+        take = Take()
         try:
             written, take = await parts.settlement.settle(lease, outcome, fetch_next=stays)
-        except Exception:  # noqa: BLE001 - a bug costs this job's time, not a slot
+        except Exception as error:  # noqa: BLE001 - a bug costs this job's time, not a slot
             self._log.exception("job.not_settled", job_id=lease.id, queue=lease.queue)
-            written, take = Lost("its outcome could not be written"), Take()
+            bug = Failed(f"its outcome could not be written: {error!r}")
+            with contextlib.suppress(Exception):
+                written, take = await parts.settlement.settle(lease, bug, fetch_next=stays)
         finally:
             parts.let_go(lease)
         parts.runner.report(lease, written)

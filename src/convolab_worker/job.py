@@ -29,6 +29,9 @@ class Line(Protocol):
     def children_results(self) -> Awaitable[dict[str, Any]]:
         """Fetch the results of the job's children."""
 
+    def children_failures(self) -> Awaitable[dict[str, str]]:
+        """Fetch the reasons of children that failed without failing the job."""
+
 
 class AwaitChildren(BaseException):
     """Ends a handler that waits for its children; no ``except Exception`` may catch it."""
@@ -102,8 +105,16 @@ class Job(Generic[T]):
         raise AwaitChildren(check_keys(children))
 
     async def children_results(self) -> dict[str, Any]:
-        """The results of this job's children that have completed, by their keys."""
+        """The results of this job's children that have ended, by their keys.
+
+        None stands for a child that failed and, by its ``on_failure``, did not fail this job;
+        ``children_failures`` has its reason.
+        """
         return await self._line.children_results()
+
+    async def children_failures(self) -> dict[str, str]:
+        """Why children failed that did not fail this job, by their keys."""
+        return await self._line.children_failures()
 
     def __repr__(self) -> str:
         """Name the job, without its data."""

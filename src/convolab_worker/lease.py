@@ -38,6 +38,7 @@ class Lease:
     timestamp: int = 0
     processed_on: int = 0
     attempts_made: int = 0
+    starts: int = 1
     delay: int = 0
     deferred_failure: str | None = None
     parent_key: str | None = None
@@ -80,6 +81,7 @@ def lease_from_hash(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         timestamp=_number(fields.get(b"timestamp")),
         processed_on=_number(fields.get(b"processedOn")),
         attempts_made=_number(fields.get(b"atm")) or _number(fields.get(b"attemptsMade")),
+        starts=_number(fields.get(b"ats")),
         delay=_number(fields.get(b"delay")),
         deferred_failure=_optional(fields.get(b"defa")),
         parent_key=_optional(fields.get(b"parentKey")),

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convolab_worker import estimates
-from convolab_worker.children import results_by_key
+from convolab_worker import estimates, families
 from convolab_worker.errors import RedisUnavailable
 from convolab_worker.payloads import encode_json
 from convolab_worker.scripts import script
@@ -28,7 +27,7 @@ class Reports:
 
     def __init__(self, queues: Queues, meter: Meter, *, interval: float) -> None:
         """Write a job's news every ``interval`` seconds at most."""
-        self._queues = queues
+        self.queues = queues
         self._meter = meter
         self.interval = interval
         self.loop = asyncio.get_running_loop()
@@ -39,9 +38,9 @@ class Reports:
 
     async def write(self, lease: Lease, progress: str | None, rows: list[str]) -> None:
         """Write a job's newest progress and log rows, in one pipeline."""
-        keys = self._queues.keys[lease.queue]
+        keys = self.queues.keys[lease.queue]
         waiting: list[asyncio.Future[Any]] = []
-        link = self._queues.link
+        link = self.queues.link
         if rows:
             logs = f"{keys.job(lease.id)}:logs"
             waiting.append(link.call("progress", "RPUSH", logs, *rows))
@@ -49,18 +48,11 @@ class Reports:
             if isinstance(keep, int) and keep > 0:
                 waiting.append(link.call("progress", "LTRIM", logs, -keep, -1))
         if progress is not None:
-            call = self._queues.transitions[lease.queue].progress(lease.id, progress)
+            call = self.queues.transitions[lease.queue].progress(lease.id, progress)
             await script(call.script).run(link, "progress", call.keys, call.args)
             self._meter.count_inner("progress", estimates.PROGRESS)
         for future in waiting:
             await future
-
-    async def children_results(self, lease: Lease) -> dict[str, Any]:
-        """Fetch what the job's children have returned so far."""
-        keys = self._queues.keys[lease.queue]
-        flat = await self._queues.link.call("fetch", "HGETALL", f"{keys.job(lease.id)}:processed")
-        text = [part.decode() for part in flat]
-        return results_by_key(lease.id, dict(zip(text[::2], text[1::2], strict=True)))
 
 
 class JobLine:
@@ -105,7 +97,11 @@ class JobLine:
 
     async def children_results(self) -> dict[str, Any]:
         """Fetch the results of the job's children."""
-        return await self._reports.children_results(self._lease)
+        return await families.results(self._reports.queues, self._lease)
+
+    async def children_failures(self) -> dict[str, str]:
+        """Fetch the reasons of children that failed without failing the job."""
+        return await families.failures(self._reports.queues, self._lease)
 
     def _schedule(self) -> None:
         if not self._due or self._timer is not None or self._dropped:

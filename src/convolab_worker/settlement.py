@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from convolab_worker import producing, queues as protocol, recovery
-from convolab_worker.children import child_id
+from convolab_worker import families, recovery
 from convolab_worker.errors import (
     ConvolabWorkerError,
     LockLost,
@@ -24,18 +23,14 @@ from convolab_worker.outcome import (
     Postponed,
     Returned,
 )
-from convolab_worker.payloads import encode_json
-from convolab_worker.producing import NewJob
-from convolab_worker.queues import Refusal, Take, now_ms
+from convolab_worker.queues import FAILED_CHILDREN, PENDING_CHILDREN, Refusal, Take, now_ms
 from convolab_worker.refusals import meaning
 from convolab_worker.stacktraces import extended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.children import Child
     from convolab_worker.lease import Lease
-    from convolab_worker.meter import Meter
     from convolab_worker.protocol import Call
     from convolab_worker.queues import Queues
     from convolab_worker.reconnection import Reconnection
@@ -52,7 +47,6 @@ class Settlement:
         self,
         queues: Queues,
         reconnection: Reconnection,
-        meter: Meter,
         *,
         lock_duration: float,
         may_reclaim: Callable[[Lease], bool],
@@ -62,7 +56,6 @@ class Settlement:
         self._may_reclaim = may_reclaim
         self._queues = queues
         self._reconnection = reconnection
-        self._meter = meter
 
     async def settle(
         self, lease: Lease, outcome: Outcome, *, fetch_next: bool
@@ -108,8 +101,7 @@ class Settlement:
         if isinstance(outcome, Lost):
             raise LockLost(outcome.reason)
         if isinstance(outcome, AwaitsChildren):
-            for child in outcome.children:
-                await self._add_child(lease, child)
+            await families.enqueue(self._queues, lease, outcome.children)
             moved = await self._queues.await_children(lease)
             return Take() if moved else Take(lease=lease)
         if isinstance(outcome, Returned):
@@ -182,11 +174,11 @@ class Settlement:
 
     async def _refused(self, lease: Lease, refusal: Refusal) -> Failed:
         """BullMQ would not complete the job, or make it wait; it is still ours, and fails."""
-        if refusal.code == protocol.PENDING_CHILDREN:
+        if refusal.code == PENDING_CHILDREN:
             return Failed(
                 f"Job {lease.id} has pending dependencies: its handler returned too early"
             )
-        if refusal.code == protocol.FAILED_CHILDREN:
+        if refusal.code == FAILED_CHILDREN:
             return await self._failed_child(lease)
         return Failed(f"BullMQ refused to move the job on, with its code {refusal.code}")
 
@@ -237,29 +229,6 @@ class Settlement:
             _log.debug("job.not_restored", job_id=lease.id, error=str(unmended))
         await self._reconnection.refused(error)
         return None
-
-    async def _add_child(self, lease: Lease, child: Child) -> None:
-        opts: dict[str, object] = {child.failure_option: True}
-        if child.attempts is not None:
-            opts["attempts"] = child.attempts
-        if child.priority is not None:
-            opts["priority"] = child.priority
-        if child.delay is not None:
-            opts["delay"] = round(child.delay * 1000)
-        if isinstance(child.backoff, (int, float)):
-            opts["backoff"] = {"type": "fixed", "delay": round(child.backoff * 1000)}
-        elif child.backoff is not None:
-            opts["backoff"] = dict(child.backoff)
-        job = NewJob(
-            id=child_id(lease.id, child.result_key, lease.attempt),
-            name=child.name,
-            data=encode_json(child.data, what=f"data of the child {child.result_key!r}"),
-            opts=opts,
-            parent=lease.id,
-            parent_queue=self._queues.keys[lease.queue].base.removesuffix(":"),
-        )
-        keys = self._queues.keys_of(child.queue or lease.queue)
-        await producing.add(self._queues.link, self._meter, keys, job)
 
 
 def _given_up(outcome: Outcome, error: Exception) -> Outcome:

@@ -575,3 +575,56 @@ async def test_stats_cost_no_command(running: Running, redis: Redis) -> None:
     assert stats["commands"]["sent"] == sent
     assert json.loads(json.dumps(stats))["outcomes"] == {"completed": 1}
     assert await redis.ping()
+
+
+@pytest.mark.parametrize("on_failure", ["ignore", "continue", "remove"])
+async def test_failed_part_that_does_not_matter_is_none_and_is_not_waited_for(
+    running: Running, on_failure: str
+) -> None:
+    """Asked for again, stage by stage, it neither holds the course up nor runs a second time."""
+    handlers = HandlerRegistry()
+    runs: list[str] = []
+
+    @handlers.course("course")
+    async def course(job: Job[Any]) -> Any:
+        done = await job.children_results()
+        if "bad" not in done:
+            await job.enqueue_children([Child("bad", on_failure=job.data)])
+        if "good" not in done:
+            await job.enqueue_children([Child("good")])
+        return [done, await job.children_failures()]
+
+    @handlers.audio("good")
+    async def good(job: Job[Any]) -> str:
+        return job.name
+
+    @handlers.audio("bad")
+    async def bad(job: Job[Any]) -> None:
+        runs.append(job.id)
+        msg = "no voice"
+        raise UnrecoverableError(msg)
+
+    async with running(handlers) as (_, client):
+        job = await client.enqueue("course", on_failure)
+        result = await client.result(job, SOON)
+
+    assert result == [{"bad": None, "good": "good"}, {"bad": "no voice"}]
+    assert len(runs) == 1
+
+
+async def test_handler_that_asks_for_ended_children_for_ever_fails(running: Running) -> None:
+    """Without a look at the results it would go round for ever; it fails and is told why."""
+    handlers = HandlerRegistry()
+
+    @handlers.course("course")
+    async def course(job: Job[Any]) -> None:
+        await job.enqueue_children([Child("good")])
+
+    @handlers.audio("good")
+    async def good(job: Job[Any]) -> str:
+        return job.name
+
+    async with running(handlers) as (_, client):
+        job = await client.enqueue("course")
+        with pytest.raises(JobFailed, match=r"all of them have ended \(good\)"):
+            await client.result(job, SOON)

@@ -560,7 +560,7 @@ class SlotsMachine(RuleBasedStateMachine):
         handlers_of=st.fixed_dictionaries(
             {queue: st.lists(st.sampled_from(HANDLERS), unique=True) for queue in QUEUES}
         ),
-        limits=st.dictionaries(st.sampled_from(HANDLERS), st.integers(1, 2)),
+        limits=st.dictionaries(st.sampled_from(HANDLERS), st.integers(1, 2), min_size=1),
     )
     def start(
         self,
@@ -626,30 +626,45 @@ class SlotsMachine(RuleBasedStateMachine):
         self.takes.append(Take(queue, turn))
         del self.waits[queue]
 
+    def take_next(self) -> bool:
+        candidates = self.takeable()
+        queue = self.slots.next_queue(self.now)
+        if self.slots.free <= 0 or not candidates:
+            assert queue is None
+            return False
+        assert queue in candidates
+        self.waits = Counter({name: self.waits[name] + 1 for name in candidates})
+        assert max(self.waits.values()) <= MOST_PASSES + 2 * len(QUEUES), "a queue starves"
+        self.start_take(queue, Turn(self.now))
+        return True
+
+    def land(self, which: int, handler: int) -> None:
+        take = self.takes.pop(which)
+        handlers = [*self.handlers_of[take.queue], NO_HANDLER]
+        self.admit(Piece(take.queue, handlers[handler % len(handlers)]), take.turn)
+
     # what happens
 
     @rule(queue=st.sampled_from(QUEUES), sure=st.booleans())
     def hear(self, queue: str, sure: bool) -> None:  # noqa: FBT001
         self.slots.ready(queue, sure=sure)
 
+    @rule(queue=st.sampled_from(QUEUES), handlers=st.lists(PICK, min_size=1, max_size=6))
+    def see_jobs(self, queue: str, handlers: list[int]) -> None:
+        """Jobs are seen on a queue, and taken one after the other."""
+        self.slots.ready(queue, sure=True)
+        for handler in handlers:
+            if self.take_next():
+                self.land(len(self.takes) - 1, handler)
+
     @rule()
     def take(self) -> None:
-        candidates = self.takeable()
-        queue = self.slots.next_queue(self.now)
-        if self.slots.free <= 0 or not candidates:
-            assert queue is None
-            return
-        assert queue in candidates
-        self.waits = Counter({name: self.waits[name] + 1 for name in candidates})
-        assert max(self.waits.values()) <= MOST_PASSES + 2 * len(QUEUES), "a queue starves"
-        self.start_take(queue, Turn(self.now))
+        self.take_next()
 
     @precondition(lambda self: self.takes)
     @rule(which=PICK, handler=PICK)
     def find_a_job(self, which: int, handler: int) -> None:
-        take = self.takes.pop(which % len(self.takes))
-        handlers = [*self.handlers_of[take.queue], NO_HANDLER]
-        self.admit(Piece(take.queue, handlers[handler % len(handlers)]), take.turn)
+        self.land(which % len(self.takes), handler)
 
     @precondition(lambda self: self.takes)
     @rule(
@@ -759,7 +774,7 @@ class SlotsMachine(RuleBasedStateMachine):
 
 
 TestAnyOrder = SlotsMachine.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 
 
 @given(
