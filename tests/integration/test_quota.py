@@ -1,0 +1,62 @@
+"""A provider whose quota is spent: said once, not hammered, and nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from tests.support.quota import QuotaGate
+from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.asyncio
+SOON = 10.0
+
+
+async def test_spent_quota_is_named_once_and_waited_for(
+    server_url: str, make_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job that ends while every command is refused is recorded afterwards, and the next runs."""
+    handlers = HandlerRegistry()
+    gate = asyncio.Event()
+    started = asyncio.Event()
+
+    @handlers.audio("speak")
+    async def speak(job: Job[Any]) -> str:
+        started.set()
+        await gate.wait()
+        return job.id
+
+    async with QuotaGate(server_url) as provider:
+        settings = make_settings(redis_url=provider.url)
+        async with JobClient(make_settings()) as client, Worker(handlers, settings) as worker:
+            job = await client.enqueue("speak")
+            await asyncio.wait_for(started.wait(), SOON)
+            provider.spent = True
+            gate.set()
+            # Pauses of 0.5, 1, 2 … s: within the first four tries some 3 s pass.
+            await wait_until(lambda: provider.refused >= 4, timeout=SOON)
+            first = provider.refused
+            await asyncio.wait_for(_a_second(), SOON)
+            hammered = provider.refused - first
+            provider.spent = False
+            result = await client.result(job, 30.0)
+            after = await client.enqueue("speak")
+            assert await client.result(after, 30.0) == after
+            await wait_until(lambda: worker.stats()["outcomes"].get("completed") == 2)
+
+    said = capsys.readouterr().out
+    assert result == job
+    assert hammered <= 4
+    assert said.count("redis.refused") == 1
+    assert "the provider's quota is spent" in said
+
+
+async def _a_second() -> None:
+    """The time that commands are counted in."""
+    await asyncio.sleep(1.0)
