@@ -11,7 +11,7 @@ import socket
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -96,39 +96,26 @@ def assemble(
 ) -> Parts:
     """Make every part of a worker; nothing is connected yet. To be called in the loop."""
     address = Address.parse(settings.redis_url)
-    meter, lock_meter, signal = Meter(), Meter(), Signal()
+    loop, signal = asyncio.get_running_loop(), Signal()
+    meter, lock_meter, telemetry = Meter(), Meter(), Telemetry()
     link = Link(address, timeout=settings.command_timeout, meter=meter)
     waiting_link = Link(address, timeout=settings.command_timeout, meter=meter)
     for one, other in ((link, waiting_link), (waiting_link, link)):
         one.on_lost = functools.partial(_heard_loss, other, signal)
-    queues = Queues(
-        settings.queues,
-        prefix=settings.prefix,
-        link=link,
-        waiting=waiting_link,
-        meter=meter,
-        worker_id=secrets.token_hex(8),
-        worker_name=settings.worker_name or f"{socket.gethostname()}:{os.getpid()}",
-        lock_duration=settings.lock_duration,
-    )
-    slots: Slots[Lease] = Slots(
-        settings.queues,
-        concurrency=settings.concurrency,
-        park_limit=settings.park_limit,
-        handlers_of={q: [h.key for h in handlers.handlers_of(q)] for q in settings.queues},
-        limits={h.key: h.concurrency for h in handlers if h.concurrency is not None},
-    )
-    loop, telemetry = asyncio.get_running_loop(), Telemetry()
+    queues = _queues(settings, link, waiting_link, meter)
+    slots = _slots(handlers, settings)
     reconnection = Reconnection(link, waiting_link, where=str(address))
-    held: dict[str, dict[str, Any]] = defaultdict(dict)
+    held: dict[str, dict[str, Lease]] = defaultdict(dict)
+    lock_duration = settings.lock_duration
     keeper = LockKeeper(
         address,
         queues,
         lock_meter,
-        lock_duration=settings.lock_duration,
+        lock_duration=lock_duration,
         on_lost=lambda lease: _in_loop(loop, on_lost, lease),
         on_look=Watchdog(loop, job_of_frame).look,
     )
+    reports = Reports(queues, meter, interval=settings.progress_interval)
     return Parts(
         queues=queues,
         slots=slots,
@@ -141,24 +128,42 @@ def assemble(
             bounds=Bounds(shortest=settings.idle_min, longest=settings.idle_max),
             held_here=lambda queue: set(held[queue]),
             max_stalled=settings.max_stalled_count,
-            lock_duration=settings.lock_duration,
+            lock_duration=lock_duration,
         ),
         settlement=Settlement(
-            queues,
-            reconnection,
-            lock_duration=settings.lock_duration,
-            may_reclaim=keeper.may_reclaim,
+            queues, reconnection, lock_duration=lock_duration, may_reclaim=keeper.may_reclaim
         ),
         reconnection=reconnection,
         keeper=keeper,
-        runner=Runner(
-            handlers, queues, Reports(queues, meter, interval=settings.progress_interval), telemetry
-        ),
+        runner=Runner(handlers, queues, reports, telemetry),
         telemetry=telemetry,
         meter=meter,
         lock_meter=lock_meter,
         ledger=Ledger(settings.command_budget, time.time()),
         held=held,
+    )
+
+
+def _queues(settings: Settings, link: Link, waiting: Link, meter: Meter) -> Queues:
+    return Queues(
+        settings.queues,
+        prefix=settings.prefix,
+        link=link,
+        waiting=waiting,
+        meter=meter,
+        worker_id=secrets.token_hex(8),
+        worker_name=settings.worker_name or f"{socket.gethostname()}:{os.getpid()}",
+        lock_duration=settings.lock_duration,
+    )
+
+
+def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[Lease]:
+    return Slots(
+        settings.queues,
+        concurrency=settings.concurrency,
+        park_limit=settings.park_limit,
+        handlers_of={q: [h.key for h in handlers.handlers_of(q)] for q in settings.queues},
+        limits={h.key: h.concurrency for h in handlers if h.concurrency is not None},
     )
 
 

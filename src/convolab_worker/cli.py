@@ -10,6 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from convolab_worker import cost_report
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.options import Choice, Duration, Kind, Names, Url, Whole
 from convolab_worker.settings import OPTIONS, Settings
@@ -106,6 +107,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "drain": _drain,
     "enqueue": _enqueue,
     "status": _status,
+    "cost": cost_report.main,
 }
 
 
@@ -157,16 +159,22 @@ def _parser() -> _Parser:
     _add_drain(commands)
     _add_enqueue(commands)
     _add_status(commands)
+    _add_cost(commands)
     return parser
 
 
 def _command(commands: Any, name: str, summary: str, *options: str) -> argparse.ArgumentParser:
-    """Add a command with the flags of the named options and those that every command has."""
+    """Add a command with the flags of the named options and those that all that connect have."""
+    command = _bare_command(commands, name, summary)
+    for option in (*options, *_EVERYWHERE):
+        _add_option(command, option)
+    return command
+
+
+def _bare_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
     )
-    for option in (*options, *_EVERYWHERE):
-        _add_option(command, option)
     return command
 
 
@@ -212,6 +220,11 @@ def _add_status(commands: Any) -> None:
     command = _command(commands, "status", "print the jobs by queue and state, or one job")
     command.add_argument("job_id", metavar="JOB_ID", nargs="?", help="the job to look at")
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_cost(commands: Any) -> None:
+    summary = "work out what a workload costs a day and a month, by several ways of working"
+    cost_report.add_arguments(_bare_command(commands, "cost", summary))
 
 
 def _add_option(command: argparse.ArgumentParser, name: str) -> None:

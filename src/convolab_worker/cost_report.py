@@ -101,15 +101,13 @@ def _workload(args: argparse.Namespace) -> Workload:
     from convolab_worker.cost_counts import JobKind, Workload
     from convolab_worker.idle import Bounds
 
-    named = getattr(args, "queues", None) or []  # --queue, which every command has
-    queues = args.queue_count or sum(len(names) for names in named) or CONVOLAB_QUEUES
     kinds = args.jobs or [_kind(text) for text in CONVOLAB_JOBS]
     return Workload(
         kinds=tuple(
             JobKind(name=kind, jobs_per_day=jobs_per_day, mean_seconds=mean_seconds)
             for kind, jobs_per_day, mean_seconds in kinds
         ),
-        queues=queues,
+        queues=args.queue_count,
         workers=args.worker_count,
         concurrency=args.slots,
         progress_updates_per_job=args.progress,
@@ -186,12 +184,7 @@ def _add_workload(group: argparse._ArgumentGroup) -> None:
         help="jobs a day of one kind, and how long one runs; repeatable; the first one takes "
         f"the place of all defaults ({', '.join(CONVOLAB_JOBS)})",
     )
-    group.add_argument(
-        "--queue-count",
-        metavar="N",
-        type=_COUNT,
-        help=f"queues (default: as many as --queue names, else {CONVOLAB_QUEUES})",
-    )
+    _add(group, "--queue-count", "N", _COUNT, CONVOLAB_QUEUES, "queues")
     concurrency = OPTIONS["concurrency"].default
     _add(group, "--worker-count", "N", _COUNT, 1, "worker processes")
     _add(group, "--slots", "N", _COUNT, concurrency, "jobs that one worker runs at once")
