@@ -64,8 +64,8 @@ class Run:
     """One call of a handler for a job, in the loop or in a thread of its own."""
 
     __slots__ = (
-        "_ended", "_error", "_handler", "_job", "_loop", "_task", "_timer", "_value", "abandoned",
-        "why",
+        "_began", "_ended", "_error", "_handler", "_job", "_loop", "_task", "_timer", "_value",
+        "abandoned", "why",
     )  # fmt: skip
 
     def __init__(self, job: Job[Any], handler: Handler) -> None:
@@ -76,6 +76,7 @@ class Run:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._began = False
         self._value: Any = None
         self._error: BaseException | None = None
         self.why: Why | None = None
@@ -97,6 +98,7 @@ class Run:
                 self._timer.cancel()
 
     async def _call(self) -> None:
+        self._began = True
         try:
             self._value = await self._handler.function(self._job)
         except BaseException as error:  # noqa: BLE001 - nothing a handler raises may end the worker
@@ -133,6 +135,10 @@ class Run:
             self._job.cancelled.set()
             if self._task is not None:
                 self._task.cancel()
+                if not self._began:  # asyncio drops a task that is cancelled before its first step
+                    self._error = asyncio.CancelledError()
+                    self._end()
+                    return
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(patience, self._abandon)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# From idle_min to idle_max in few steps: 5 s becomes 30 min in the fourth wait or the fifth, so that
-# the way there costs less than ten commands after a lone job.
+# From idle_min to idle_max in few steps: 5 s becomes 30 min in the fourth wait or the fifth, so
+# that the way there costs less than ten commands after a lone job.
 GROWTH = 8.0
 # Growth is drawn from GROWTH +/- this part of it, so that several workers don't march in step;
 # the longest wait carries none, so that a day has no more of them than it must.

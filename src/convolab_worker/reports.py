@@ -59,7 +59,7 @@ class JobLine:
     """One job's unwritten progress and log rows."""
 
     __slots__ = (
-        "_dropped", "_due", "_lease", "_lock", "_progress", "_reports", "_rows", "_timer",
+        "_closed", "_due", "_lease", "_lock", "_progress", "_reports", "_rows", "_timer",
         "_writing", "_written_at",
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ class JobLine:
         self._progress: str | None = None
         self._rows: list[str] = []
         self._due = False
-        self._dropped = False
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._written_at = float("-inf")
@@ -80,6 +80,8 @@ class JobLine:
         """Take the newest progress. Raises InvalidResult if it is not JSON."""
         text = encode_json(value, what="progress")
         with self._lock:
+            if self._closed:
+                return
             self._progress = text
             due, self._due = self._due, True
         if not due:
@@ -89,6 +91,8 @@ class JobLine:
         """Take a log row."""
         text = row.encode("utf-8", "backslashreplace").decode()
         with self._lock:
+            if self._closed:
+                return
             self._rows.append(text)
             del self._rows[:-_MOST_ROWS]
             due, self._due = self._due, True
@@ -104,7 +108,7 @@ class JobLine:
         return await families.failures(self._reports.queues, self._lease)
 
     def _schedule(self) -> None:
-        if not self._due or self._timer is not None or self._dropped:
+        if not self._due or self._timer is not None or self._closed:
             return
         loop = self._reports.loop
         at = max(loop.time(), self._written_at + self._reports.interval)
@@ -130,12 +134,16 @@ class JobLine:
 
     def drop(self) -> None:
         """Write nothing more: the job is another worker's."""
-        self._dropped = True
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
     async def finish(self) -> None:
-        """Write what is unwritten, before the job's outcome is."""
+        """Write what is unwritten, before the job's outcome is, and nothing after it.
+
+        A handler that was abandoned may go on, and report.
+        """
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

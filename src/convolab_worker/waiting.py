@@ -73,6 +73,7 @@ class Waiting:
         self._doubted: set[str] = set()  # a marker was popped that may be left from such a take
         self._stalled_check: dict[str, float] = {}
         self._others: set[str] = set()  # queues where another worker was seen to have jobs
+        self._due_checked: dict[str, float] = {}
         self._glanced_at = 0.0
 
     # what the engine tells
@@ -192,6 +193,7 @@ class Waiting:
         if self._sweep_due:
             self._sweep_due = False
             await self._sweep(now)
+            await self._look_for_earlier(now)
         for queue, at in list(self._stalled_check.items()):
             if at <= now:
                 await self._check_stalled(queue, now)
@@ -201,6 +203,17 @@ class Waiting:
         if len(names) > 1 and not await self._queues.anything_of(self._kinds_to_sweep()):
             return
         await self._learn(await self._queues.look(names), now, anew=False)
+
+    async def _look_for_earlier(self, now: float) -> None:
+        """Ask again for due times that are known for long: an earlier job's marker may be lost."""
+        for name, standing in self._slots.standing.items():
+            if standing.due_at is None:
+                self._due_checked.pop(name, None)
+                continue
+            checked = self._due_checked.setdefault(name, now)
+            if now - checked >= idle.revalidation(standing.due_at - checked, bounds=self._bounds):
+                self._due_checked[name] = now
+                self._slots.due(name, await self._queues.next_due(name))
 
     def _kinds_to_sweep(self) -> list[tuple[str, str]]:
         """The (queue, kind) pairs whose presence would be news."""

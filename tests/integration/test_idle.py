@@ -198,3 +198,23 @@ async def test_budget_that_will_be_passed_is_said_once(
         await asyncio.sleep(0)
 
     assert capsys.readouterr().out.count("commands.over_budget") == 1
+
+
+async def test_earlier_delayed_job_whose_marker_was_lost_is_found(
+    make_settings: Callable[..., Settings], redis: Redis, queue_name: str
+) -> None:
+    """With a due time known that is far away, an earlier one that nobody announced is looked for."""
+    settings = make_settings(idle_min=0.2, idle_max=0.2)
+    async with JobClient(settings) as client, Worker(HANDLERS, settings) as worker:
+        await client.enqueue("speak", delay=1.2)
+        await wait_until(lambda: waits(worker) >= 3)
+        await redis.hset(
+            f"bull:{queue_name}:early",
+            mapping={"name": "speak", "data": "{}", "opts": "{}", "delay": "400"},
+        )
+        added = time.time()
+        score = (int(added * 1000) + 100) * 0x1000
+        await redis.zadd(f"bull:{queue_name}:delayed", {"early": score})
+        started = await client.result("early", SOON)
+
+    assert started - added < 1.0
