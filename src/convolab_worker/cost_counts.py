@@ -47,8 +47,9 @@ def _plain(commands: int) -> Commands:
 
 NO_COMMANDS = _plain(0)
 
-# What the scripts run inside Redis is the same whoever calls them: see `estimates`.
-ADD_JOB = _script(estimates.ADD)
+# What the scripts run inside Redis is the same whoever calls them: see `estimates`. The API that
+# adds the jobs leaves their ids to BullMQ.
+ADD_JOB = _script(estimates.ADD_NUMBERED)
 PROGRESS_UPDATE = _script(estimates.PROGRESS)
 LOCK_RENEWAL = _script(estimates.RENEWAL)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # The loop turns at least this often, at no command, so that a clock that jumps delays nothing.
 _LONGEST_NAP_SECONDS = 30.0
+_FOREVER = float("inf")
 
 
 class Engine:
@@ -35,6 +36,7 @@ class Engine:
         self._chains: set[asyncio.Task[None]] = set()
         self._lost_takes: list[tuple[str, str]] = []
         self._generation = -1
+        self._away_since = _FOREVER
         self._wake_wanted = False
         self._draining = False
         self._pump: asyncio.Task[None] | None = None
@@ -101,6 +103,7 @@ class Engine:
     async def _reconnect(self) -> None:
         """Connect; then adopt what lost takes have taken, and look at every queue."""
         parts = self._parts
+        self._away_since = min(self._away_since, time.monotonic())
         await parts.reconnection.wait()
         generation = parts.reconnection.generation
         while self._lost_takes:
@@ -111,8 +114,9 @@ class Engine:
                 self._log.info("job.adopted", job_id=lease.id, queue=queue)
                 self._slots.reserve(queue)
                 self._admit(lease)
-        await parts.waiting.look_round(time.time())
-        self._generation = generation
+        parts.keeper.hurry()
+        await parts.waiting.look_round(time.time(), outage=time.monotonic() - self._away_since)
+        self._generation, self._away_since = generation, _FOREVER
 
     async def _is_drained(self) -> bool:
         await self._parts.waiting.look_round(time.time())

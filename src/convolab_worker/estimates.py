@@ -22,6 +22,7 @@ _FROM_PRIORITIZED = 2
 _PROMOTION = 6  # of one delayed job that is due, by whichever script finds it
 
 _FINISH = 14
+_ARGUMENTS_WITHOUT_FIELDS = 8
 _WITH_FIELDS = 1  # the reason and the stack trace of a failure
 _LOOK_ROUND = 4  # whether anything is left in the queue; nothing is, as a rule
 _REMOVED_AT_ONCE = -1
@@ -29,7 +30,7 @@ _TRIM_FINISHED = 4  # where a number of ended jobs, or their age, is kept: one g
 _CHILD_COMPLETED = 3
 _CHILD_FAILED = 4
 
-_DELAY = 12
+_DELAY = 10
 _DELAY_MARKER = 2
 _RETRY = 15
 _PARENT_MOVES_BACK = 8
@@ -81,14 +82,15 @@ def transition(
             answer, taken, fetched=call.args[5] == "1", otherwise=_LOOK_ROUND
         )
     if call.script == "moveToDelayed":
-        written = _DELAY + _PROMOTION
-        return written + _next(answer, taken, fetched=call.args[7] == "1", otherwise=_DELAY_MARKER)
+        return _delay(call) + _next(
+            answer, taken, fetched=call.args[7] == "1", otherwise=_DELAY_MARKER
+        )
     is_prioritized = lease is not None and bool(lease.opts.get("priority"))
     return _RETRY + is_prioritized
 
 
 def _finish(call: Call, lease: Lease | None) -> int:
-    has_fields = len(call.args) > 8
+    has_fields = len(call.args) > _ARGUMENTS_WITHOUT_FIELDS
     total = _FINISH + (_WITH_FIELDS if has_fields else 0)
     if lease is None:
         return total
@@ -96,9 +98,14 @@ def _finish(call: Call, lease: Lease | None) -> int:
     if lease.parent_key is not None:
         total += _CHILD_FAILED if has_failed else _CHILD_COMPLETED
     remove = lease.opts.get("removeOnFail" if has_failed else "removeOnComplete")
-    if remove is True or remove == 0:
-        return total + (_REMOVED_AT_ONCE if remove is not False else 0)
-    return total + (_TRIM_FINISHED if remove else 0)
+    if remove is None or remove is False:
+        return total
+    return total + (_REMOVED_AT_ONCE if remove is True or remove == 0 else _TRIM_FINISHED)
+
+
+def _delay(call: Call) -> int:
+    counts, has_fields = call.args[5] == "0", bool(call.args[6])
+    return _DELAY + (1 if counts else 0) + (_WITH_FIELDS if has_fields else 0) + _PROMOTION
 
 
 def _next(answer: Any, taken: Lease | None, *, fetched: bool, otherwise: int) -> int:

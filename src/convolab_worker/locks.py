@@ -71,6 +71,7 @@ class LockKeeper:
         self._alive_at = time.monotonic()
         self._stood_still_at = float("-inf")
         self._wanted = threading.Event()
+        self._hurried = asyncio.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
@@ -98,6 +99,13 @@ class LockKeeper:
         renewed_at = self._held.get(lease)
         is_awake = time.monotonic() - self._alive_at <= self._duration * _STILL_PART
         return renewed_at is not None and renewed_at > self._stood_still_at and is_awake
+
+    def hurry(self) -> None:
+        """Look at the locks at once: they may have run out while Redis was away."""
+        task = self._task
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended, and its loop with it
+                task.get_loop().call_soon_threadsafe(self._hurried.set)
 
     def stop(self) -> None:
         """End the thread; locks that are held run out by themselves."""
@@ -127,11 +135,17 @@ class LockKeeper:
                     if not self._held:  # a lease that came in between has set the event again
                         self._wanted.wait()  # this loop has nothing else to do
                     continue
-                await asyncio.sleep(pause)
+                await self._nap(pause)
                 await self._look(link)
                 self._note_time()
         finally:
             await link.close()
+
+    async def _nap(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+        self._hurried.clear()
 
     async def _look(self, link: Link) -> None:
         try:

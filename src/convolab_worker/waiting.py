@@ -34,6 +34,8 @@ _FOREVER = float("inf")
 _FULL_QUEUE_SECONDS = 1.0
 # While every slot is busy, other queues are looked at this often, at the end of a job.
 _GLANCE_SECONDS = 0.5
+# How long workers that were cut off take to be back, at most, and to lock their jobs again.
+_RETURN_SECONDS = 6.0
 _WORK_KINDS = ("wait", "prioritized", "delayed")
 
 
@@ -72,6 +74,7 @@ class Waiting:
         self._taken: set[str] = set()  # queues whose marker a take of ours has set again
         self._doubted: set[str] = set()  # a marker was popped that may be left from such a take
         self._stalled_check: dict[str, float] = {}
+        self._check_from = 0.0
         self._others: set[str] = set()  # queues where another worker was seen to have jobs
         self._due_checked: dict[str, float] = {}
         self._glanced_at = 0.0
@@ -227,8 +230,13 @@ class Waiting:
                 pairs.append((name, "active"))
         return pairs
 
-    async def look_round(self, now: float) -> None:
-        """Look at every queue anew: at a start, a wake and a reconnection."""
+    async def look_round(self, now: float, *, outage: float = 0.0) -> None:
+        """Look at every queue anew: at a start, a wake, and after an ``outage`` of so many seconds.
+
+        Locks that may have run out in it are left to the workers that held them for a while.
+        """
+        if outage > self._lock_duration / 4:
+            self._check_from = now + _RETURN_SECONDS
         for standing in self._slots.standing.values():
             if standing.held_until == _FOREVER:
                 standing.held_until = None
@@ -241,7 +249,8 @@ class Waiting:
                 self._slots.ready(name, sure=True)
             if sight.active and (anew or not self._held_here(name)):
                 self._others.add(name)
-                self._stalled_check[name] = now if anew else self._stalled_check.get(name, now)
+                at = now if anew else self._stalled_check.get(name, now)
+                self._stalled_check[name] = max(at, self._check_from)
             if sight.delayed and self._slots.standing[name].due_at is None:
                 self._slots.due(name, await self._queues.next_due(name))
 
