@@ -18,7 +18,7 @@ from convolab_worker.errors import (
     JobNotFound,
     ReplyLost,
 )
-from convolab_worker.events import Events, JobEvent
+from convolab_worker.events import GAP, Events, JobEvent
 from convolab_worker.keys import STATE_KEYS, QueueKeys
 from convolab_worker.meter import Meter
 from convolab_worker.payloads import encode_json
@@ -189,21 +189,33 @@ class JobClient:
         stream = self._keys(status.queue)["events"]
         inbox = await self._events.watch(stream, job_id)
         try:
-            with suppress(JobNotFound):  # removed when it ended: its last event is still to come
-                status = await self.status(job_id, status.queue)
-            if status.state == "completed":
-                yield JobEvent(job_id, "completed", status.result)
-                return
-            if status.state == "failed":
-                yield JobEvent(job_id, "failed", status.failed_reason or "")
-                return
-            while True:
+            end = await self._end_of(job_id, status)
+            while end is None:
                 event = await inbox.get()
-                yield event
-                if event.is_final:
-                    return
+                if event.event == GAP:
+                    end = await self._end_of(job_id, status)
+                elif event.event == "removed":
+                    msg = f"job {job_id!r} was removed from {status.queue}"
+                    raise JobNotFound(msg)
+                elif event.is_final:
+                    end = event
+                else:
+                    yield event
+            yield end
         finally:
             self._events.unwatch(stream, job_id, inbox)
+
+    async def _end_of(self, job_id: str, before: JobStatus) -> JobEvent | None:
+        """The event that a job has ended with, if it has."""
+        try:
+            now = await self.status(job_id, before.queue)
+        except JobNotFound:  # removed when it ended: its last event is still to come
+            return None
+        if now.state == "completed":
+            return JobEvent(job_id, "completed", now.result)
+        return (
+            JobEvent(job_id, "failed", now.failed_reason or "") if now.state == "failed" else None
+        )
 
     async def counts(self) -> dict[str, dict[str, int]]:
         """How many jobs each of the settings' queues has in each state."""

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
@@ -40,6 +41,22 @@ _KEEPALIVE_USER_TIMEOUT_MS = 30_000
 _FLUSH_AT = 4
 # A deadline found passed this late was missed by our own loop, not by the server.
 _LATE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """A connection as the server names it."""
+
+    id: int
+    address: str
+
+    @classmethod
+    def read(cls, info: bytes) -> _Identity | None:
+        """Read the answer to CLIENT INFO."""
+        fields = dict(part.partition("=")[::2] for part in info.decode("utf-8", "replace").split())
+        if not fields.get("id", "").isdecimal() or not fields.get("addr"):
+            return None
+        return cls(int(fields["id"]), fields["addr"])
 
 
 class Link(asyncio.Protocol):
@@ -73,8 +90,8 @@ class Link(asyncio.Protocol):
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._opening: asyncio.Task[None] | None = None
-        self._client_id: int | None = None
-        self._ghost_id: int | None = None
+        self._identity: _Identity | None = None
+        self._ghost: _Identity | None = None
         self._open = False
         self.on_lost: Callable[[Exception], None] | None = None
 
@@ -86,7 +103,7 @@ class Link(asyncio.Protocol):
     @property
     def client_id(self) -> int | None:
         """The server's id of this connection, or None where the server doesn't tell."""
-        return self._client_id
+        return None if self._identity is None else self._identity.id
 
     async def open(self) -> None:
         """Connect, unless connected; callers at the same time share one attempt.
@@ -150,21 +167,21 @@ class Link(asyncio.Protocol):
             required.append(self.call("connect", "SELECT", address.database))
         if self._client_name is not None:
             required.append(self.call("connect", "CLIENT", "SETNAME", self._client_name))
-        identity = self.call("connect", "CLIENT", "ID")
-        ghost = self._ghost_id
-        killed = self.call("connect", "CLIENT", "KILL", "ID", ghost) if ghost is not None else None
-        optional = [identity] if killed is None else [identity, killed]
+        optional = [self.call("connect", "CLIENT", "INFO")]
+        if self._ghost is not None:  # its address too: a server that was restarted reuses ids
+            ghost = ("ID", self._ghost.id, "ADDR", self._ghost.address)
+            optional.append(self.call("connect", "CLIENT", "KILL", *ghost))
         answers = await asyncio.gather(*required, *optional, return_exceptions=True)
         for answer in answers[: len(required)]:
             if isinstance(answer, BaseException):
                 raise answer
-        own_id = answers[len(required)]
-        if isinstance(own_id, RedisRefused):
-            _raise_unless_unsupported(own_id)
-        elif isinstance(own_id, BaseException):
-            raise own_id
-        self._client_id = own_id if isinstance(own_id, int) else None
-        self._ghost_id = None
+        info = answers[len(required)]
+        if isinstance(info, RedisRefused):
+            _raise_unless_unsupported(info)
+        elif isinstance(info, BaseException):
+            raise info
+        self._identity = _Identity.read(info) if isinstance(info, bytes) else None
+        self._ghost = None
 
     def call(self, purpose: str, *args: Any, timeout: float | None = None) -> asyncio.Future[Any]:
         """Send one command and return the future of its answer.
@@ -198,6 +215,9 @@ class Link(asyncio.Protocol):
         if transport is None or not out:
             return
         transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._timer is not None and self._pending and self._timer.when() > self._pending[0][1]:
+            self._timer.cancel()  # left from a longer wait
+            self._timer = None
         if self._timer is None:
             self._arm_timer()
 
@@ -225,24 +245,24 @@ class Link(asyncio.Protocol):
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-        self._ghost_id = None
+        self._ghost = None
         transport = self._transport
         self._drop(ReplyLost("closed"), ghost=False)
         if transport is not None:
             transport.close()
 
-    def lose(self, reason: str) -> None:
-        """Give the connection up as lost, for ``reason``."""
-        self._drop(ReplyLost(reason))
+    def lose(self, reason: str, *, ghost: bool = True) -> None:
+        """Give the connection up for ``reason``; the server may not know, unless not ``ghost``."""
+        self._drop(ReplyLost(reason), ghost=ghost)
 
     def _drop(self, error: Exception, *, ghost: bool = True) -> None:
         was_open, self._open = self._open, False
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
-        if ghost and self._client_id is not None:
-            self._ghost_id = self._client_id
-        self._client_id = None
+        if ghost and self._identity is not None:
+            self._ghost = self._identity
+        self._identity = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

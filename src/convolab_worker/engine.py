@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
+from convolab_worker.execution import failure
 from convolab_worker.outcome import Failed, Lost, Outcome, Returned
-from convolab_worker.queues import Take
+from convolab_worker.queues import NOT_ASKED, Take
 from convolab_worker.recovery import find_by_token
 from convolab_worker.runner import NO_HANDLER, STOP_PATIENCE_SECONDS
 from convolab_worker.slots import Turn
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from convolab_worker.assembly import Parts
     from convolab_worker.lease import Lease
 
 # The loop turns at least this often, at no command, so that a clock that jumps delays nothing.
 _LONGEST_NAP_SECONDS = 30.0
 _FOREVER = float("inf")
+
+
+# Clocks are kept by small steps; more than this is a clock that was set, or a machine that slept.
+_CLOCK_JUMP_SECONDS = 2.0
 
 
 class Engine:
@@ -38,6 +46,7 @@ class Engine:
         self._generation = -1
         self._away_since = _FOREVER
         self._wake_wanted = False
+        self._clock_offset = time.time() - time.monotonic()
         self._draining = False
         self._pump: asyncio.Task[None] | None = None
         self.stopping = False
@@ -77,7 +86,7 @@ class Engine:
             self._wake_wanted = False
             await parts.waiting.look_round(time.time())
         parts.waiting.raise_refusal()
-        now = time.time()
+        now = self._now()
         parts.keep_books(now)
         for queue in self._slots.pass_time(now):
             parts.waiting.pass_on_if_busy(queue)
@@ -95,6 +104,18 @@ class Engine:
         parts.waiting.arm(now)
         await parts.signal.wait(self._nap(now, tend_at))
         return False
+
+    def _now(self) -> float:
+        """The time; where the clock was set, what is planned moves with it."""
+        now = time.time()
+        jump = now - time.monotonic() - self._clock_offset
+        if abs(jump) > _CLOCK_JUMP_SECONDS:
+            self._log.warning("clock.was_set", seconds=round(jump, 1))
+            self._clock_offset += jump
+            self._slots.shift(jump)
+            self._parts.waiting.shift(jump)
+            self._wake_wanted = True
+        return now
 
     def _nap(self, now: float, tend_at: float | None) -> float:
         times = [at for at in (tend_at, self._slots.next_time()) if at is not None]
@@ -119,7 +140,7 @@ class Engine:
         self._generation, self._away_since = generation, _FOREVER
 
     async def _is_drained(self) -> bool:
-        await self._parts.waiting.look_round(time.time())
+        await self._parts.waiting.look_round(time.time(), forget_pauses=False)
         now = time.time()
         return self._slots.next_queue(now) is None and not self._chains and not self._slots.parked
 
@@ -149,10 +170,12 @@ class Engine:
             return
         self._admit(take.lease)
         if asks_due:
-            self._slots.due(queue, await parts.queues.next_due(queue))
+            await self._ask_due(queue)
 
     async def _found_nothing(self, queue: str, take: Take) -> None:
         self._slots.cancel_reservation()
+        if not take.asked:
+            return
         now = time.time()
         seen = self._slots.nothing(queue)
         if take.limited_for > 0:
@@ -166,8 +189,10 @@ class Engine:
 
     def _admit(self, lease: Lease) -> None:
         """Run a job that was just taken in its reserved slot, or park it."""
-        if self._receive(lease):
-            self._start(lease)
+        if self.stopping:
+            self._start(self._give_back(lease), lease)
+        elif self._receive(lease):
+            self._start(self._chain(lease), lease)
 
     def _receive(self, lease: Lease) -> bool:
         """Keep a job that was just taken: True if it has the reserved slot, False if it parks."""
@@ -188,10 +213,10 @@ class Engine:
     def _unpark(self) -> None:
         while (lease := self._slots.unpark()) is not None:
             self._parts.queues.forgive_stall(lease, -1)
-            self._start(lease)
+            self._start(self._chain(lease), lease)
 
-    def _start(self, lease: Lease) -> None:
-        chain = asyncio.create_task(self._chain(lease), name=f"slot {lease.id}")
+    def _start(self, serving: Coroutine[Any, Any, None], lease: Lease) -> None:
+        chain = asyncio.create_task(serving, name=f"slot {lease.id}")
         self._chains.add(chain)
         chain.add_done_callback(self._chain_ended)
 
@@ -212,27 +237,50 @@ class Engine:
 
     async def _serve(self, lease: Lease, turn: Turn) -> Lease | None:
         """Run and settle one job; the next one, if this slot has it."""
-        outcome = Returned() if self.stopping else await self._parts.runner.run(lease)
+        outcome = await self._run(lease)
         turn.jobs += 1
         self._slots.release(lease.queue, self._handler_key(lease))
         stays = await self._stays(lease.queue, turn)
-        if stays:
-            self._slots.reserve(lease.queue)
+        asks_due = stays and self._slots.reserve(lease.queue)
         take = await self._settle(lease, outcome, stays=stays)
-        if take.lease is lease:  # its children were done already: it goes on at once
-            if not stays:
-                self._slots.reserve(lease.queue)
+        if take.lease is lease and not stays:  # its children were done already: it goes on at once
+            self._slots.reserve(lease.queue)
         elif not stays:
             return None
-        elif take.lease is None:
+        if asks_due:
+            await self._ask_due(lease.queue)
+        if take.lease is None:
             await self._found_nothing(lease.queue, take)
             return None
+        if self.stopping:
+            await self._give_back(take.lease)
+            return None
         return take.lease if self._receive(take.lease) else None
+
+    async def _run(self, lease: Lease) -> Outcome:
+        if self.stopping:
+            return Returned()
+        try:
+            return await self._parts.runner.run(lease)
+        except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
+            return failure(error, lease, random.random)
+
+    async def _ask_due(self, queue: str) -> None:
+        try:
+            self._slots.due(queue, await self._parts.queues.next_due(queue))
+        except RedisUnavailable:  # it is asked for again when the connection is back
+            self._wake_wanted = True
+
+    async def _give_back(self, lease: Lease) -> None:
+        """Return a job that was taken while the worker began to stop."""
+        self._slots.cancel_reservation()
+        self._parts.hold(lease)
+        await self._settle(lease, Returned(), stays=False)
 
     async def _settle(self, lease: Lease, outcome: Outcome, *, stays: bool) -> Take:
         parts = self._parts
         written: Outcome = Lost("its outcome could not be written")
-        take = Take()
+        take = NOT_ASKED
         try:
             written, take = await parts.settlement.settle(lease, outcome, fetch_next=stays)
         except Exception as error:  # noqa: BLE001 - a bug costs this job's time, not a slot
@@ -242,7 +290,8 @@ class Engine:
                 written, take = await parts.settlement.settle(lease, bug, fetch_next=stays)
         finally:
             parts.let_go(lease)
-        parts.runner.report(lease, written)
+        with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
+            parts.runner.report(lease, written)
         if isinstance(written, Lost):
             parts.waiting.suspect(lease.queue)
         return take
@@ -292,14 +341,17 @@ class Engine:
             self._pump.cancel()
 
     async def _return_parked(self, leases: list[Lease]) -> None:
-        settled = 0
+        """Return parked jobs, in one pipeline: what was sent first stands furthest back."""
         try:
             async with asyncio.timeout(2 * STOP_PATIENCE_SECONDS):
-                for lease in leases:
-                    self._parts.queues.forgive_stall(lease, -1)
-                    await self._parts.settlement.settle(lease, Returned(), fetch_next=False)
-                    settled += 1
+                await asyncio.gather(*[self._return_one(lease) for lease in leases])
         except TimeoutError:
-            self._log.warning("jobs.not_returned", job_ids=[job.id for job in leases[settled:]])
+            left = [lease.id for lease in leases if lease.id in self._parts.held[lease.queue]]
+            self._log.warning("jobs.not_returned", job_ids=left)
         for lease in leases:
             self._parts.let_go(lease)
+
+    async def _return_one(self, lease: Lease) -> None:
+        self._parts.queues.forgive_stall(lease, -1)
+        await self._parts.settlement.settle(lease, Returned(), fetch_next=False)
+        self._parts.let_go(lease)

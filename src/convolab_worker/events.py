@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("convolab_worker")
 _BLOCK_SECONDS = 20.0
 _MARGIN_SECONDS = 5.0
+_RECONNECT_SECONDS = 0.5
+# Not BullMQ's: the stream could not be read for a while.
+GAP = "gap"
 _JSON_FIELDS = {"completed": "returnvalue", "progress": "data"}
 
 
@@ -75,7 +78,7 @@ class Events:
         if not self._watchers and self._reader is not None:
             self._reader.cancel()
             self._reader = None
-            self._link.lose("nobody watches")
+            self._link.lose("nobody watches", ghost=False)
 
     async def _read(self) -> None:
         while True:
@@ -84,7 +87,14 @@ class Events:
                 await self._read_once()
             except RedisUnavailable as error:
                 _log.warning("events.unavailable", error=str(error))
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(_RECONNECT_SECONDS)
+                self._tell_all_of_a_gap()
+
+    def _tell_all_of_a_gap(self) -> None:
+        """Events may have been trimmed meanwhile: whoever watches a job has to look at it."""
+        for (_, job_id), inboxes in self._watchers.items():
+            for inbox in inboxes:
+                inbox.put_nowait(JobEvent(job_id, GAP))
 
     async def _read_once(self) -> None:
         last_ids = dict(self._last_ids)

@@ -132,7 +132,9 @@ class LockKeeper:
                 if not self._held:
                     await link.close()
                     self._wanted.clear()
-                    if not self._held:  # a lease that came in between has set the event again
+                    if (
+                        not self._held and not self._stopped
+                    ):  # a lease that came in between has set the event again
                         self._wanted.wait()  # this loop has nothing else to do
                     continue
                 await self._nap(pause)

@@ -36,11 +36,13 @@ class Meter:
     @property
     def billable(self) -> int:
         """Commands sent so far, and those that their scripts ran."""
-        return self.sent.total() + self.inner.total()
+        return sum(dict(self.sent).values()) + sum(dict(self.inner).values())
 
     def __add__(self, other: Meter) -> Meter:
         """Both meters' counts together."""
-        return Meter(self.sent + other.sent, self.inner + other.inner)
+        # Copies first: another thread may be counting on one of them.
+        sent = Counter(dict(self.sent)) + Counter(dict(other.sent))
+        return Meter(sent, Counter(dict(self.inner)) + Counter(dict(other.inner)))
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """By purpose: ``sent`` and ``billable`` counts, as plain data."""

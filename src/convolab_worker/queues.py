@@ -44,12 +44,16 @@ class Take:
     """The answer to a take: a job, or when there may be one.
 
     ``due_at`` is when the next delayed job is due (seconds since the epoch), ``limited_for`` how
-    long a rate limit lasts (seconds).
+    long a rate limit lasts (seconds). ``asked`` is False where no job was asked for.
     """
 
     lease: Lease | None = None
     due_at: float | None = None
     limited_for: float = 0.0
+    asked: bool = True
+
+
+NOT_ASKED = Take(asked=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,14 @@ class Sight:
     ready: bool
     delayed: bool
     active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a queue gives no job: it is ``paused``, or its own ``concurrency`` is used up."""
+
+    paused: bool
+    concurrency: int | None
 
 
 class Refusal(Exception):
@@ -189,9 +201,10 @@ class Queues:
         due_at = float(score) / 1000 if member == _MARKER_DUE else None
         return Marker(self._by_marker[key], due_at)
 
-    def pass_on(self, queue: str) -> asyncio.Future[Any]:
-        """Announce a job that this worker knows of and can't take, for another to take."""
-        return self.link.call("wait", "ZADD", self.keys[queue]["marker"], 0, "0")
+    def pass_on(self, queue: str, due_at: float | None = None) -> asyncio.Future[Any]:
+        """Announce a job that this worker knows of and won't take, at once or at ``due_at``."""
+        score, member = (0, "0") if due_at is None else (round(due_at * 1000), _MARKER_DUE)
+        return self.link.call("wait", "ZADD", self.keys[queue]["marker"], score, member)
 
     async def anything(self, queues: Iterable[str], *, kinds: Sequence[str]) -> bool:
         """Whether any of the queues has a key of those kinds: one command for all of them."""
@@ -202,14 +215,12 @@ class Queues:
         keys = [self.keys[queue][kind] for queue, kind in pairs]
         return bool(await self.link.call("sweep", "EXISTS", *keys)) if keys else False
 
-    async def why_stopped(self, queue: str) -> str | None:
-        """``paused``, ``full`` (the queue's own concurrency is used up), or None."""
-        keys = self.keys[queue]
-        meta = self.link.call("sweep", "HMGET", keys["meta"], "paused", "concurrency")
-        paused, concurrency = await meta
-        if paused is not None:
-            return "paused"
-        return None if concurrency is None else "full"
+    async def stop_of(self, queue: str) -> Stop:
+        """Whether the queue is paused, and the concurrency that it has of its own, if any."""
+        meta = self.keys[queue]["meta"]
+        answer = await self.link.call("sweep", "HMGET", meta, "paused", "concurrency")
+        paused, concurrency = answer
+        return Stop(paused is not None, None if concurrency is None else int(concurrency))
 
     async def look(self, queues: Iterable[str]) -> dict[str, Sight]:
         """What each queue has: one command a queue, in one pipeline.

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from convolab_worker.keys import QueueKeys
     from convolab_worker.queues import Queues
 
+# Of so many locks nobody asks each when it will run out; all are looked at again after a while.
+_MANY_LOCKS = 8
+_MANY_LOCKS_SECONDS = 8.0
 _CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
 
 
@@ -23,6 +26,10 @@ async def locks_of_active(queues: Queues, queue: str) -> dict[str, float | None]
     """For each active job of the queue, how long its lock lasts (seconds); None: no lock."""
     keys = queues.keys[queue]
     ids = [text(raw) for raw in await queues.link.call("stalled", "LRANGE", keys["active"], 0, -1)]
+    if len(ids) > _MANY_LOCKS:  # one question for all: are any missing?
+        names = [keys.lock(job_id) for job_id in ids]
+        if await queues.link.call("stalled", "EXISTS", *names) == len(ids):
+            return dict.fromkeys(ids, _MANY_LOCKS_SECONDS)
     answers = [queues.link.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
     left = [await answer for answer in answers]
     return {job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)}
@@ -124,12 +131,14 @@ async def reclaim(link: Link, keys: QueueKeys, lease: Lease, duration: float) ->
     since.
     """
     lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
+    if await link.call("lock", "LPOS", keys["active"], lease.id) is None:
+        return False
     locked = link.call("lock", "SET", lock, lease.token, "PX", milliseconds, "NX")
     place = link.call("lock", "LPOS", keys["active"], lease.id)
     was_free, index = await locked is not None, await place
     if not was_free:
         holder = await link.call("lock", "GET", lock)
         return index is not None and holder == lease.token.encode()
-    if index is None:
-        await link.call("lock", "DEL", lock)
+    if index is None:  # it was recovered in between; the script only lets go of what is ours
+        await script("releaseLock").run(link, "lock", (lock,), (lease.token, lease.id))
     return index is not None

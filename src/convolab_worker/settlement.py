@@ -23,7 +23,14 @@ from convolab_worker.outcome import (
     Postponed,
     Returned,
 )
-from convolab_worker.queues import FAILED_CHILDREN, PENDING_CHILDREN, Refusal, Take, now_ms
+from convolab_worker.queues import (
+    FAILED_CHILDREN,
+    NOT_ASKED,
+    PENDING_CHILDREN,
+    Refusal,
+    Take,
+    now_ms,
+)
 from convolab_worker.refusals import meaning
 from convolab_worker.stacktraces import extended
 
@@ -80,7 +87,7 @@ class Settlement:
             except (ConvolabWorkerError, Refusal) as error:
                 outcome = await self._instead(lease, outcome, error, was_refused=refusals > 0)
                 if isinstance(outcome, Lost):
-                    return outcome, Take()
+                    return outcome, NOT_ASKED
             else:
                 self._reconnection.served()
                 return outcome, take
@@ -103,12 +110,13 @@ class Settlement:
         if isinstance(outcome, AwaitsChildren):
             await families.enqueue(self._queues, lease, outcome.children)
             moved = await self._queues.await_children(lease)
-            return Take() if moved else Take(lease=lease)
+            return NOT_ASKED if moved else Take(lease=lease)
         if isinstance(outcome, Returned):
             await self._queues.give_back(lease)
-            return Take()
+            return NOT_ASKED
         call = self._call(lease, outcome, at_ms, fetch_next=fetch_next)
-        return await self._queues.transit(lease, call)
+        take = await self._queues.transit(lease, call)
+        return NOT_ASKED if call.script == "retryJob" else take
 
     def _call(
         self,
@@ -206,7 +214,7 @@ class Settlement:
                 if not written:
                     _log.warning("job.outcome_uncertain", job_id=lease.id, queue=lease.queue)
                 if not fetch_next:
-                    return Take()
+                    return NOT_ASKED
                 found = await recovery.find_by_token(self._queues, lease.queue, lease.token)
                 return Take(lease=found)
             except RedisRefused as refused:
@@ -222,7 +230,7 @@ class Settlement:
         try:
             if not await recovery.restore(self._queues, lease, self._lock_duration, str(error)):
                 if not fetch_next:
-                    return Take()
+                    return NOT_ASKED
                 found = await recovery.find_by_token(self._queues, lease.queue, lease.token)
                 return Take(lease=found)
         except RedisUnavailable as unmended:  # what is left is done before the next attempt

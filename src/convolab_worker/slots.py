@@ -313,6 +313,12 @@ class Slots(Generic[T]):
         standing = self.standing[queue]
         standing.held_until, standing.full = until, full
 
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so much (back, if negative): holds last no longer for it."""
+        for standing in self.standing.values():
+            if standing.held_until is not None:
+                standing.held_until += seconds
+
     def pass_time(self, now: float) -> list[str]:
         """Make queues ready whose due time or hold is over; the ones that became so."""
         woken = []

@@ -70,6 +70,9 @@ class Waiting:
         self._blocked_until: float | None = None
         self._rotation = 0
         self._sweep_due = False
+        self._swept_at = time.monotonic()
+        self._pause_checks: dict[str, tuple[float, float]] = {}
+        self._full_holds: dict[str, float] = {}
         self._refusal: RedisRefused | None = None
         self._taken: set[str] = set()  # queues whose marker a take of ours has set again
         self._doubted: set[str] = set()  # a marker was popped that may be left from such a take
@@ -85,6 +88,7 @@ class Waiting:
         """A job was taken: the next wait is the shortest, and its marker is set again."""
         self._wait = None
         self._taken.add(queue)
+        self._full_holds.pop(queue, None)
         self._stalled_check.setdefault(queue, now + self._lock_duration)
 
     def suspect(self, queue: str) -> None:
@@ -148,6 +152,8 @@ class Waiting:
         except RedisUnavailable as error:
             _log.debug("wait.lost", error=str(error))
         else:
+            # Where jobs come often no wait is ever whole; a sweep is due all the same.
+            self._sweep_due |= time.monotonic() - self._swept_at >= self._bounds.longest
             if marker is not None:
                 self._marked(marker.queue, marker.due_at)
             elif whole and not self._unblocked:
@@ -169,7 +175,9 @@ class Waiting:
         standing = self._slots.standing[queue]
         if standing.held_until == _FOREVER:
             standing.held_until = None
-        if queue in self._taken:
+        if due_at is not None:
+            standing.asks_due = True
+        elif queue in self._taken:
             self._taken.discard(queue)
             self._doubted.add(queue)
             return
@@ -202,10 +210,30 @@ class Waiting:
                 await self._check_stalled(queue, now)
 
     async def _sweep(self, now: float) -> None:
+        self._swept_at = time.monotonic()
+        await self._look_at_pauses()
         names = self._queues.names
         if len(names) > 1 and not await self._queues.anything_of(self._kinds_to_sweep()):
             return
         await self._learn(await self._queues.look(names), now, anew=False)
+
+    async def _look_at_pauses(self) -> None:
+        """See whether a queue is still paused whose resumption may have been lost with a marker.
+
+        Asked after a wait, then after twice as long each time: a pause of a day costs few commands.
+        """
+        for name, standing in self._slots.standing.items():
+            if standing.held_until != _FOREVER:
+                self._pause_checks.pop(name, None)
+                continue
+            began, due = self._pause_checks.setdefault(
+                name, (self._swept_at, self._swept_at + self._bounds.longest / 2)
+            )
+            if self._swept_at >= due:
+                self._pause_checks[name] = began, 2 * self._swept_at - began
+                if not (await self._queues.stop_of(name)).paused:
+                    standing.held_until = None
+                    self._slots.ready(name, sure=True)
 
     async def _look_for_earlier(self, now: float) -> None:
         """Ask again for due times that are known for long: an earlier job's marker may be lost."""
@@ -230,7 +258,9 @@ class Waiting:
                 pairs.append((name, "active"))
         return pairs
 
-    async def look_round(self, now: float, *, outage: float = 0.0) -> None:
+    async def look_round(
+        self, now: float, *, outage: float = 0.0, forget_pauses: bool = True
+    ) -> None:
         """Look at every queue anew: at a start, a wake, and after an ``outage`` of so many seconds.
 
         Locks that may have run out in it are left to the workers that held them for a while.
@@ -238,7 +268,7 @@ class Waiting:
         if outage > self._lock_duration / 4:
             self._check_from = now + _RETURN_SECONDS
         for standing in self._slots.standing.values():
-            if standing.held_until == _FOREVER:
+            if forget_pauses and standing.held_until == _FOREVER:
                 standing.held_until = None
             standing.due_at = None
         await self._learn(await self._queues.look(self._queues.names), now, anew=True)
@@ -257,9 +287,9 @@ class Waiting:
     async def glance(self, queue: str, now: float) -> None:
         """While every slot is busy with ``queue``: see whether others have become ready."""
         others = self._slots.unwatched(queue)
-        if not others or now - self._glanced_at < _GLANCE_SECONDS:
+        if not others or time.monotonic() - self._glanced_at < _GLANCE_SECONDS:
             return
-        self._glanced_at = now
+        self._glanced_at = time.monotonic()
         pairs = [
             (other, kind)
             for other in others
@@ -271,11 +301,16 @@ class Waiting:
 
     async def hold_if_stopped(self, queue: str, now: float) -> None:
         """Find out why a take found nothing where there are jobs: the queue is paused, or full."""
-        reason = await self._queues.why_stopped(queue)
-        if reason == "paused":
+        stop = await self._queues.stop_of(queue)
+        if stop.paused:
             self._slots.hold(queue, _FOREVER)
-        elif reason == "full":
-            self._slots.hold(queue, now + _FULL_QUEUE_SECONDS, full=True)
+        elif stop.concurrency is not None:
+            # If its places are all ours, the end of one of our jobs is what to wait for.
+            seconds = min(self._full_holds.get(queue, _FULL_QUEUE_SECONDS), self._bounds.longest)
+            if len(self._held_here(queue)) >= stop.concurrency:
+                seconds = self._bounds.longest
+            self._full_holds[queue] = 2 * seconds
+            self._slots.hold(queue, now + seconds, full=True)
 
     async def _check_stalled(self, queue: str, now: float) -> None:
         """Recover jobs of workers that died; look again when the next lock would run out."""
@@ -311,5 +346,13 @@ class Waiting:
             await asyncio.wait({block}, timeout=patience)
             block.cancel()
         for queue, standing in self._slots.standing.items():
+            if standing.due_at is not None:
+                self._queues.pass_on(queue, standing.due_at)
             if queue in self._doubted or (standing.ready and standing.held_until is None):
                 self._queues.pass_on(queue)
+
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so much (back, if negative): plans move with it."""
+        for times in (self._stalled_check, self._due_checked):
+            for queue in times:
+                times[queue] += seconds

@@ -63,6 +63,7 @@ class Worker:
         self._parts: Parts | None = None
         self._engine: Engine | None = None
         self._has_run = False
+        self._has_ended = False
         self._background: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._drained: DrainResult
@@ -88,7 +89,8 @@ class Worker:
                     await self.stop(reserve)
             await live
         finally:
-            live.cancel()
+            live.cancel()  # of no effect on one that has ended; its clean-up is waited for
+            await asyncio.wait({live})
         return self._drained
 
     async def _live(self, *, drain: bool) -> None:
@@ -109,6 +111,7 @@ class Worker:
                 await engine.stop(0.0)
             parts.keeper.stop()
             await parts.reconnection.close()
+            self._has_ended = True
             _log.info("worker.stopped", outcomes=dict(parts.runner.outcomes))
 
     def _assemble(self) -> tuple[Parts, Engine]:
@@ -185,6 +188,11 @@ class Worker:
         await self.stop()
         await background
 
+    def _state(self, engine: Engine) -> str:
+        if self._has_ended:
+            return "stopped"
+        return "stopping" if engine.stopping else "running"
+
     def stats(self) -> dict[str, Any]:
         """What the worker did and does, from memory, without a Redis command."""
         parts, engine = self._parts, self._engine
@@ -192,7 +200,7 @@ class Worker:
             return {"state": "new"}
         commands = parts.commands
         return {
-            "state": "stopping" if engine.stopping else "running",
+            "state": self._state(engine),
             "connected": parts.reconnection.is_open,
             "running": parts.slots.running,
             "free": parts.slots.free,

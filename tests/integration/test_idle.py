@@ -203,7 +203,7 @@ async def test_budget_that_will_be_passed_is_said_once(
 async def test_earlier_delayed_job_whose_marker_was_lost_is_found(
     make_settings: Callable[..., Settings], redis: Redis, queue_name: str
 ) -> None:
-    """With a due time known that is far away, an earlier one that nobody announced is looked for."""
+    """With a far due time known, an earlier one that nobody announced is looked for."""
     settings = make_settings(idle_min=0.2, idle_max=0.2)
     async with JobClient(settings) as client, Worker(HANDLERS, settings) as worker:
         await client.enqueue("speak", delay=1.2)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.meter import Meter
 from tests.support.commandstats import counted_commands
 from tests.support.monitor import monitored_commands
 from tests.support.server import ServerProcess
@@ -22,6 +24,15 @@ pytestmark = pytest.mark.asyncio
 SPEECH, COURSES, IMAGES = QUEUES = ("speech", "courses", "images")
 SENT_WITHIN, BILLABLE_WITHIN = 0.01, 0.05
 A_WHILE = 60.0
+# Waits and locks so short that their ends fall into the test.
+SETTINGS = {
+    "queues": QUEUES,
+    "concurrency": 6,
+    "idle_min": 0.2,
+    "idle_max": 0.4,
+    "lock_duration": 1.0,
+    "progress_interval": 0.01,
+}
 
 handlers = HandlerRegistry()
 
@@ -86,76 +97,89 @@ async def teach(job: Job[Any]) -> int:
     return len(done)
 
 
-# A kind of work is (name, queue, options) and how many jobs of it there are.
-KINDS: dict[str, list[tuple[str, str, dict[str, Any], int]]] = {
-    "successes": [("speak", SPEECH, {}, 40)],
-    "failures": [("fall-silent", SPEECH, {}, 40)],
-    "retries at once": [("stutter", SPEECH, {"attempts": 3}, 40)],
-    "retries later": [("stutter", SPEECH, {"attempts": 2, "backoff": 0.2}, 40)],
-    "delays": [("speak", SPEECH, {"delay": 0.1 * n}, 4) for n in range(1, 11)],
-    "priorities": [("speak", SPEECH, {"priority": n}, 8) for n in range(1, 6)],
-    "progress and logs": [("tell", SPEECH, {}, 40)],
-    "parked": [("draw", IMAGES, {}, 40)],
-    "locks renewed": [("read-aloud", COURSES, {}, 6)],
-    "children": [("teach", COURSES, {}, 20)],
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """So many jobs of one name, added with these options; one job may stand for several."""
+
+    name: str
+    queue: str = SPEECH
+    options: dict[str, Any] = field(default_factory=dict)
+    jobs: int = 30
+
+    @property
+    def ends(self) -> int:
+        """How many jobs will have ended, children among them."""
+        return self.jobs * (4 if self.name == "teach" else 1)
+
+
+KINDS = {
+    "successes": [Work(name="speak")],
+    "failures": [Work(name="fall-silent")],
+    "retries at once": [Work(name="stutter", options={"attempts": 3})],
+    "retries later": [Work(name="stutter", options={"attempts": 2, "backoff": 0.1})],
+    "delays": [Work(name="speak", options={"delay": 0.05 * n}, jobs=1) for n in range(2, 32)],
+    "priorities": [Work(name="speak", options={"priority": n}, jobs=6) for n in range(1, 6)],
+    "progress and logs": [Work(name="tell")],
+    "parking": [Work(name="draw", queue=IMAGES)],
+    "renewals": [Work(name="read-aloud", queue=COURSES, jobs=3)],
+    "children": [Work(name="teach", queue=COURSES, jobs=15)],
 }
-KINDS["a mixture"] = [
-    (name, queue, options, max(1, jobs // 2))
-    for works in [*KINDS.values()]
-    for name, queue, options, jobs in works
-]
+MIXTURE = [work for works in KINDS.values() for work in works]
 
 
 def ended(worker: Worker) -> int:
     """How many jobs have come to their end."""
-    outcomes = worker.stats()["outcomes"]
+    outcomes = worker.stats().get("outcomes", {})
     return int(outcomes.get("completed", 0) + outcomes.get("failed", 0))
 
 
-@pytest.mark.parametrize("arrival", ["in bulk", "one by one"])
-@pytest.mark.parametrize("kind", KINDS)
-async def test_the_meter_agrees_with_the_server(
-    start_server: StartServer, make_settings: Callable[..., Settings], kind: str, arrival: str
-) -> None:
-    """By MONITOR and commandstats, a worker's and a client's together, whatever the work."""
-    settings = make_settings(
-        redis_url=start_server().url,
-        queues=QUEUES,
-        concurrency=6,
-        idle_min=0.2,
-        idle_max=0.4,
-        lock_duration=1.0,
-        progress_interval=0.01,
-    )
-    works = KINDS[kind]
-    jobs = sum(count * (4 if name == "teach" else 1) for name, _, _, count in works)
-    worker, client = Worker(handlers, settings), JobClient(settings)
+async def add(client: JobClient, worker: Worker, works: list[Work], *, one_by_one: bool) -> None:
+    """Add the jobs: at once, or each when the one before, or its first child, has ended."""
+    for work in works:
+        for _ in range(work.jobs):
+            before = ended(worker)
+            await client.enqueue(work.name, queue=work.queue, **work.options)
+            if one_by_one and "delay" not in work.options:
+                await wait_until(partial(is_above, worker, before), timeout=A_WHILE)
 
+
+def is_above(worker: Worker, before: int) -> bool:
+    """Whether more jobs have ended than ``before``."""
+    return ended(worker) > before
+
+
+@pytest.mark.parametrize("arrival", ["in bulk", "one by one"])
+async def test_the_meter_agrees_with_the_server(
+    start_server: StartServer, make_settings: Callable[..., Settings], arrival: str
+) -> None:
+    """By MONITOR and commandstats, the worker's and the client's together, over mixed work."""
+    settings = make_settings(redis_url=start_server().url, **SETTINGS)
+
+    await check(settings, MIXTURE, one_by_one=arrival == "one by one")
+
+
+async def check(settings: Settings, works: list[Work], *, one_by_one: bool) -> None:
+    """Do the work, and compare the meters with the server."""
+    worker, client = Worker(handlers, settings), JobClient(settings)
     async with (
         Redis.from_url(settings.redis_url, decode_responses=True) as redis,
         monitored_commands(redis) as monitored,
         counted_commands(redis) as counted,
+        AsyncExitStack() as stack,
     ):
-        if arrival == "one by one":
-            await worker.start()
-        for name, queue, options, count in works:
-            for _ in range(count):
-                done = ended(worker)
-                await client.enqueue(name, queue=queue, **options)
-                if arrival == "one by one" and "delay" not in options:
-                    await wait_until(lambda done=done: ended(worker) > done, timeout=A_WHILE)
-        if arrival == "in bulk":
-            await worker.start()
-        await wait_until(lambda: ended(worker) == jobs, timeout=A_WHILE)
-        await worker.stop()
-        await client.close()
+        stack.push_async_callback(client.close)
+        if one_by_one:
+            await stack.enter_async_context(worker)
+        await add(client, worker, works, one_by_one=one_by_one)
+        if not one_by_one:
+            await stack.enter_async_context(worker)
+        ends = sum(work.ends for work in works)
+        await wait_until(lambda: ended(worker) == ends, timeout=A_WHILE)
 
-    meter = total(worker, client)
-    assert meter.client_sent == pytest.approx(monitored.client_sent, rel=SENT_WITHIN)
-    assert meter.billable == pytest.approx(monitored.billable, rel=BILLABLE_WITHIN)
-    assert meter.billable == pytest.approx(counted.total, rel=BILLABLE_WITHIN)
-
-
-def total(worker: Worker, client: JobClient) -> Meter:
-    """What both together have sent, by their own count."""
-    return client.meter
+    commands = worker.stats()["commands"]
+    sent = commands["sent"] + client.meter.client_sent
+    billable = commands["billable"] + client.meter.billable
+    # Where few were sent in all, one that the end of a connection overtook is more than 1 %.
+    assert sent == pytest.approx(monitored.client_sent, rel=SENT_WITHIN, abs=1)
+    assert billable == pytest.approx(monitored.billable, rel=BILLABLE_WITHIN)
+    assert billable == pytest.approx(counted.total, rel=BILLABLE_WITHIN)

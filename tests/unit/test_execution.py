@@ -49,6 +49,10 @@ class Quiet:
         """No children."""
         return {}
 
+    async def children_failures(self) -> dict[str, str]:
+        """No children."""
+        return {}
+
 
 class Unspeakable(Exception):
     """An exception whose own text raises."""

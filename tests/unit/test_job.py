@@ -25,10 +25,11 @@ LONG = 3600.0
 class Notes:
     """A job's line that keeps what it is told."""
 
-    def __init__(self, results: dict[str, Any] | None = None) -> None:
+    def __init__(self) -> None:
         self.values: list[Any] = []
         self.rows: list[str] = []
-        self.results = results or {}
+        self.results: dict[str, Any] = {}
+        self.failures: dict[str, str] = {}
 
     def progress(self, value: Any) -> None:
         """Keep it."""
@@ -41,6 +42,10 @@ class Notes:
     async def children_results(self) -> dict[str, Any]:
         """What the test has set."""
         return self.results
+
+    async def children_failures(self) -> dict[str, str]:
+        """What the test has set."""
+        return self.failures
 
 
 class Writes:
@@ -143,10 +148,14 @@ async def test_children_that_can_not_be_fail_the_handler(children: Any, message:
 
 
 @pytest.mark.asyncio
-async def test_results_of_children_come_from_the_line() -> None:
+async def test_results_and_failures_of_children_come_from_the_line() -> None:
     """By their keys."""
-    assert await a_job(Notes({"a": 1})).children_results() == {"a": 1}
-    assert await a_job().children_results() == {}
+    notes = Notes()
+    notes.results, notes.failures = {"a": 1}, {"b": "no voice"}
+    job = a_job(notes)
+
+    assert await job.children_results() == {"a": 1}
+    assert await job.children_failures() == {"b": "no voice"}
 
 
 # the log
