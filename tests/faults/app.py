@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
+import threading
 from typing import Any
 
 from convolab_worker import HandlerRegistry, Job
-from tests.faults.harness import LEDGER_NAME, LEDGER_URL, Ledger
+from tests.faults.harness import LEDGER_NAME, LEDGER_URL, Ledger, lasting
+from tests.support.waiting import wait_until
 
 handlers = HandlerRegistry()
 ledger = Ledger(os.environ[LEDGER_URL], os.environ[LEDGER_NAME])
-_GATE_POLL_SECONDS = 0.02
+_LONGEST_HOLD_SECONDS = 600.0
 
 
 @handlers.audio("work")
@@ -38,8 +39,7 @@ async def one_at_a_time(job: Job[Any]) -> str:
 def thread(job: Job[Any]) -> str:
     """A plain function whose thread never ends before the gate opens."""
     ledger.start(job.id)
-    while not ledger.is_open():
-        time.sleep(_GATE_POLL_SECONDS)
+    ledger.await_gate()
     ledger.end(job.id)
     return job.id
 
@@ -49,12 +49,11 @@ async def _return(_: Job[Any]) -> None:
 
 
 async def _sleep(job: Job[Any]) -> None:
-    await asyncio.sleep(job.data["seconds"])
+    await lasting(job.data["seconds"])
 
 
 async def _hold(_: Job[Any]) -> None:
-    while not ledger.is_open():
-        await asyncio.sleep(_GATE_POLL_SECONDS)
+    await wait_until(ledger.is_open, timeout=_LONGEST_HOLD_SECONDS, what="the gate")
 
 
 async def _first_hold(job: Job[Any]) -> None:
@@ -64,7 +63,7 @@ async def _first_hold(job: Job[Any]) -> None:
 
 
 async def _block(job: Job[Any]) -> None:
-    time.sleep(job.data["seconds"])  # noqa: ASYNC251 - that is the fault
+    threading.Event().wait(job.data["seconds"])  # on the loop's own thread: that is the fault
 
 
 async def _die(_: Job[Any]) -> None:
@@ -82,12 +81,7 @@ async def _stubborn(job: Job[Any]) -> None:
 
 async def _offload(_: Job[Any]) -> None:
     """Wait for a thread of the loop's pool that never ends."""
-
-    def forever() -> None:
-        while not ledger.is_open():
-            time.sleep(_GATE_POLL_SECONDS)
-
-    await asyncio.to_thread(forever)
+    await asyncio.to_thread(ledger.await_gate)
 
 
 _STEPS = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import Bench, Ledger
 from tests.support.server import ServerProcess
 
@@ -23,6 +24,15 @@ def ledger(server_url: str, queue_name: str) -> Iterator[Ledger]:
 def bench(
     start_server: Callable[..., ServerProcess], ledger: Ledger, queue_name: str, tmp_path: Path
 ) -> Iterator[Bench]:
-    """A queue on a durable server of the test's own."""
+    """A queue on a durable server of the test's own, to be harmed."""
     with Bench(start_server(durable=True), ledger, queue_name, tmp_path) as bench:
+        yield bench
+
+
+@pytest.fixture
+def safe_bench(
+    server: EmbeddedServer, ledger: Ledger, queue_name: str, tmp_path: Path
+) -> Iterator[Bench]:
+    """A queue on the server that all tests share, for faults that are not the server's."""
+    with Bench(server, ledger, queue_name, tmp_path) as bench:
         yield bench

@@ -13,11 +13,11 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from bullmq import Queue
 from redis import Redis
 
 import convolab_worker
 from convolab_worker import HandlerRegistry, Settings, Worker
+from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Ledger:
     def __init__(self, url: str, name: str) -> None:
         self.url = url
         self.name = name
+        self._gate = f"{name}:gate"
         self._redis: Redis = Redis.from_url(url, decode_responses=True)
 
     def start(self, job_id: str, **more: object) -> None:
@@ -66,13 +67,18 @@ class Ledger:
         """Ends of handlers in order, all or those for one job."""
         return self._entries("ends", job_id)
 
-    def open_gate(self, name: str = "gate") -> None:
+    def open_gate(self) -> None:
         """Let the handlers go on that wait at the gate, now and later."""
-        self._redis.set(f"{self.name}:{name}", "open")
+        self._redis.rpush(self._gate, "open")
 
-    def is_open(self, name: str = "gate") -> bool:
+    def is_open(self) -> bool:
         """Whether the gate is open."""
-        return bool(self._redis.exists(f"{self.name}:{name}"))
+        return bool(self._redis.exists(self._gate))
+
+    def await_gate(self) -> None:
+        """Block this thread until the gate is open."""
+        while not self._redis.brpoplpush(self._gate, self._gate, timeout=1):
+            pass
 
     def close(self) -> None:
         """Forget the connection."""
@@ -157,10 +163,11 @@ class Bench:
     """One queue on one server, workers for it, and the account of its jobs."""
 
     def __init__(self, server: EmbeddedServer, ledger: Ledger, queue: str, folder: Path) -> None:
-        self.server = server
+        self._server = server
         self.ledger = ledger
         self.queue = queue
-        self.redis: Redis = Redis.from_url(
+        # Any: redis-py's types leave open whether a client is asynchronous.
+        self.redis: Any = Redis.from_url(
             server.url, decode_responses=True, protocol=2, socket_timeout=None
         )
         self._folder = folder
@@ -179,11 +186,24 @@ class Bench:
     ) -> None:
         self._stack.close()
 
+    @property
+    def server(self) -> ServerProcess:
+        """The test's own server, to be harmed."""
+        assert isinstance(self._server, ServerProcess), "this server serves other tests too"
+        return self._server
+
+    @property
+    def port(self) -> int:
+        """The server's port."""
+        return self._server.port
+
     # producing
 
     async def add(self, *jobs: Any, name: str = "work", **opts: Any) -> list[str]:
         """Add one job for each of ``jobs`` (its data), and return their ids in order."""
-        queue = Queue(self.queue, {"connection": self.server.url})
+        from bullmq import Queue  # not at the top: workers under test start faster without
+
+        queue = Queue(self.queue, {"connection": self._server.url})
         try:
             added = [await queue.add(name, data, opts) for data in jobs]
         finally:
@@ -199,7 +219,7 @@ class Bench:
     def settings(self, **overrides: Any) -> Settings:
         """Settings for this queue that wait long when idle, so that no sweep hides a fault."""
         defaults: dict[str, Any] = {
-            "redis_url": self.server.url,
+            "redis_url": self._server.url,
             "queues": (self.queue,),
             "concurrency": 4,
             "idle_min": 60.0,
@@ -223,7 +243,9 @@ class Bench:
                 await worker.stop(0.0)
                 await running
 
-    def process(self, **overrides: Any) -> WorkerProcess:
+    def process(
+        self, *, app: str = APP, log_level: str = "debug", **overrides: Any
+    ) -> WorkerProcess:
         """A worker in a process of its own, killed in the end."""
         self._workers += 1
         settings = self.settings(**overrides)
@@ -244,10 +266,10 @@ class Bench:
             "CONVOLAB_SHUTDOWN_GRACE": str(settings.shutdown_grace),
             "CONVOLAB_COMMAND_TIMEOUT": str(settings.command_timeout),
             "LOG_FORMAT": "json",
-            "LOG_LEVEL": "debug",
+            "LOG_LEVEL": log_level,
         }
         log = self._folder / f"worker-{self._workers}.log"
-        process = WorkerProcess(log, ["--app", APP], environ)
+        process = WorkerProcess(log, ["--app", app], environ)
         self._stack.callback(process.kill)
         return process
 
@@ -262,6 +284,11 @@ class Bench:
             ids = self.redis.lrange(key, 0, -1)
             ids.reverse()
         return list(ids)
+
+    def count(self, state: str) -> int:
+        """How many jobs are in a state."""
+        count = self.redis.zcard if STATES[state] == "zset" else self.redis.llen
+        return int(count(self.key(state)))
 
     def states(self) -> dict[str, list[str]]:
         """The ids by state, without the states that are empty."""
@@ -281,7 +308,7 @@ class Bench:
 
     def field(self, job_id: str, name: str) -> str | None:
         """A field of the job's hash."""
-        value: Any = self.redis.hget(self.key(job_id), name)
+        value: str | None = self.redis.hget(self.key(job_id), name)
         return value
 
     async def all_in(self, state: str, ids: Iterable[str], *, within: float = 10.0) -> None:
@@ -311,6 +338,11 @@ class Bench:
             timeout=within,
             what=f"start {times} of jobs {ids}; {self.states()}",
         )
+
+
+async def lasting(seconds: float) -> None:
+    """Let that much time go by, where its length is what is tested: of an outage, of a job."""
+    await asyncio.sleep(seconds)
 
 
 def seconds_since(moment: float) -> float:

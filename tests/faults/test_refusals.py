@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job
-from tests.faults.harness import Bench, eventually
+from tests.faults.harness import Bench, eventually, lasting
 from tests.support.waiting import wait_until
 
 # The most commands that a worker whose server refuses may send in a second.
@@ -44,11 +44,11 @@ def _not_full(bench: Bench) -> None:
 
 
 def _replica(bench: Bench) -> None:
-    bench.redis.replicaof("127.0.0.1", "1")  # type: ignore[no-untyped-call]
+    bench.redis.replicaof("127.0.0.1", "1")
 
 
 def _primary(bench: Bench) -> None:
-    bench.redis.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+    bench.redis.replicaof("NO", "ONE")
 
 
 def _alone(bench: Bench) -> None:
@@ -91,7 +91,7 @@ async def test_running_jobs_outlive_a_refusal(bench: Bench, kind: str) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("kind", ["no replicas", pytest.param("replica", marks=pytest.mark.long)])
 async def test_an_idle_worker_is_calm_while_its_server_refuses(bench: Bench, kind: str) -> None:
     """A worker whose block is refused says why, pauses, and works when the server serves again."""
     refuse, serve, fix = REFUSALS[kind]
@@ -101,7 +101,7 @@ async def test_an_idle_worker_is_calm_while_its_server_refuses(bench: Bench, kin
     with capture_logs() as logs:
         async with bench.worker(holding.handlers):
             before = bench.refusals()
-            await asyncio.sleep(1.0)  # the second in which commands are counted
+            await lasting(1.0)
             sent = bench.refusals() - before
             serve(bench)
             ids = await bench.add({})
@@ -129,6 +129,7 @@ async def test_a_full_server_is_named_and_waited_for(bench: Bench) -> None:
     assert "raise maxmemory" in said[0]
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_a_recovery_that_was_refused_is_tried_again(bench: Bench) -> None:
     """Jobs of a killed worker are recovered though the server refused just then."""
@@ -179,7 +180,14 @@ async def test_a_password_that_was_changed_is_named(bench: Bench) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    "part", ["wait", "active", "prioritized", "delayed", "marker", "meta", "stalled", "events"]
+    "part",
+    [
+        "wait",
+        *(
+            pytest.param(part, marks=pytest.mark.long)
+            for part in ("marker", "active", "prioritized", "delayed", "meta", "stalled", "events")
+        ),
+    ],
 )
 async def test_a_key_of_another_type_is_named_and_can_be_put_right(bench: Bench, part: str) -> None:
     """A key that is not BullMQ's is named once; the worker is calm, and works when it is gone."""
@@ -188,10 +196,9 @@ async def test_a_key_of_another_type_is_named_and_can_be_put_right(bench: Bench,
     bench.redis.set(bench.key(part), "another program's")
     with capture_logs() as logs:
         async with bench.worker(holding.handlers) as worker:
-            await asyncio.sleep(0.2)  # time to stumble over it
             worker.wake()
             before = _commands(bench)
-            await asyncio.sleep(1.0)  # the second in which commands are counted
+            await lasting(1.0)
             sent = _commands(bench) - before
             bench.redis.delete(bench.key(part))
             ids = await bench.add({})

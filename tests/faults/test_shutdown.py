@@ -22,7 +22,9 @@ ENDED_WITHIN = GRACE + 1.0 + 0.5
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 async def test_jobs_complete_within_the_grace_or_go_back(
     bench: Bench, number: signal.Signals
 ) -> None:
@@ -72,7 +74,7 @@ async def test_parked_jobs_go_back_in_order(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("step", ["stubborn", "offload"])
+@pytest.mark.parametrize("step", ["stubborn", pytest.param("offload", marks=pytest.mark.long)])
 async def test_a_handler_that_does_not_end_does_not_keep_the_process(
     bench: Bench, step: str
 ) -> None:
@@ -103,7 +105,9 @@ async def test_a_thread_that_never_ends_does_not_keep_the_process(bench: Bench) 
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize(
+    "busy", [pytest.param(False, id="idle", marks=pytest.mark.long), pytest.param(True, id="busy")]
+)
 async def test_a_worker_stops_in_time_while_redis_is_away(
     bench: Bench,
     busy: bool,  # noqa: FBT001 - a parameter of the test
@@ -121,6 +125,7 @@ async def test_a_worker_stops_in_time_while_redis_is_away(
     assert await worker.ended(within=ENDED_WITHIN) == 0
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_a_worker_with_parked_jobs_stops_in_time_while_redis_is_away(bench: Bench) -> None:
     """Parked jobs that can't be returned don't hold up the end, however many they are."""
@@ -136,6 +141,7 @@ async def test_a_worker_with_parked_jobs_stops_in_time_while_redis_is_away(bench
     assert await worker.ended(within=ENDED_WITHIN) == 0
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_a_worker_stops_in_time_while_redis_refuses(bench: Bench) -> None:
     """A worker that pauses since its server refuses to serve ends in time all the same."""
@@ -204,6 +210,7 @@ async def test_a_job_whose_marker_was_popped_is_announced_to_another_worker(
     assert ran == ids
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_jobs_fetched_at_the_end_of_others_go_back_in_order_when_they_would_be_parked(
     bench: Bench, start_proxy: Callable[[EmbeddedServer], TcpProxy]

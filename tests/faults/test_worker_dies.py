@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 
 import pytest
 
-from tests.faults.harness import Bench, eventually, seconds_since
+from tests.faults.harness import Bench, eventually, lasting, seconds_since
 from tests.support.waiting import wait_until
 
 # Lock duration 1 s; the contract is the lock's duration + 10 s.
 RECOVERED_WITHIN = 1.0 + 10.0
+
+
+@pytest.fixture
+def bench(safe_bench: Bench) -> Bench:
+    """None of these faults is the server's."""
+    return safe_bench
 
 
 @pytest.mark.asyncio
@@ -34,6 +39,7 @@ async def test_a_new_worker_runs_the_jobs_of_a_killed_one(bench: Bench) -> None:
         assert bench.field(job_id, "atm") == "1"
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_an_idle_peer_runs_the_jobs_of_a_killed_worker(bench: Bench) -> None:
     """Jobs of a killed worker run on one that was idle all the time."""
@@ -51,6 +57,7 @@ async def test_an_idle_peer_runs_the_jobs_of_a_killed_worker(bench: Bench) -> No
     assert bench.ledger.ends(ids[0])[0]["pid"] == peer.pid
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_a_peer_that_has_worked_before_runs_the_jobs_of_a_killed_worker(
     bench: Bench,
@@ -65,7 +72,7 @@ async def test_a_peer_that_has_worked_before_runs_the_jobs_of_a_killed_worker(
         assert len(before) < 40, "one worker has all the jobs"
         before += await bench.add({})
         await bench.all_in("completed", before)
-    await asyncio.sleep(1.5)  # what is remembered of locks (1 s) is over
+    await lasting(1.5)  # until what is remembered of locks (1 s) is over
     ids = await bench.add({"do": "first-hold"})
     await bench.started(*ids)
 
@@ -74,6 +81,7 @@ async def test_a_peer_that_has_worked_before_runs_the_jobs_of_a_killed_worker(
     await bench.settled([*before, *ids], within=RECOVERED_WITHIN)
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_a_busy_peer_runs_the_jobs_of_a_killed_worker(bench: Bench) -> None:
     """Jobs of a killed worker run on a peer that has jobs of its own all the time."""

@@ -43,6 +43,7 @@ PINNED = {
     "addPrioritizedJob": 9,
     "addStandardJob": 9,
     "extendLocks": 1,
+    "releaseLock": 1,
     "getCounts": 1,
     "getStateV2": 8,
     "isFinished": 3,

@@ -631,3 +631,18 @@ async def test_a_failed_job_is_put_back_and_keeps_its_attempts(bench: Bench) -> 
     assert await bench.field(job_id, "failedReason") is None
     assert await bench.field(job_id, "atm") == "1"
     assert await bench.redis.lrange(bench.keys["wait"], 0, -1) == [job_id]
+
+
+@pytest.mark.asyncio
+async def test_release_lock_only_lets_go_of_its_own_token(redis: Any, queue_name: str) -> None:
+    """``releaseLock`` removes a lock of that token, and leaves another's alone."""
+    lock = f"bull:{queue_name}:1:lock"
+    text = script("releaseLock").text
+    await redis.set(lock, "theirs")
+
+    await redis.eval(text, 1, lock, "ours", "1")
+    kept = await redis.get(lock)
+    await redis.eval(text, 1, lock, "theirs", "1")
+
+    assert kept == "theirs"
+    assert await redis.get(lock) is None

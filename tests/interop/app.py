@@ -88,10 +88,11 @@ class Behaviour:
             await job.enqueue_children([Child(**child) for child in step["children"]])
 
     async def do_collect(self, _step: dict[str, Any], job: Job[Any]) -> list[str]:
-        results = await job.children_results()
+        results, failures = await job.children_results(), await job.children_failures()
         return sorted(
             json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-            for value in results.values()
+            for key, value in results.items()
+            if key not in failures  # Node's getChildrenValues leaves them out
         )
 
 

@@ -1,0 +1,119 @@
+"""A short torture run, and the account's own ability to find what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.faults.harness import Bench
+from tests.faults.torture.account import Account, Deed, Fate, Story, judge
+from tests.faults.torture.diary import How, Run
+from tests.faults.torture.run import Options, Torture
+from tests.faults.torture.table import tables
+
+FIRST, SECOND = 11, 22
+KILL = Deed("kill -9 of a worker", frozenset({FIRST}), 1500, 1501)
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("node")
+async def test_no_job_is_lost_or_run_twice_for_no_reason(bench: Bench) -> None:
+    """Whatever a gremlin does in 12 s, each of 300 jobs ends as it may."""
+    options = Options(jobs=300, seed=4, seconds=12.0, pause=0.5, workers=3)
+
+    report = await Torture(bench, options).run()
+
+    assert report.is_good, tables(report)
+    assert report.account.fates.total() == 300 + report.parts
+
+
+def run(pid: int, taken: int, *, ended: int | None = None, how: How | None = "returned") -> Run:
+    """A run of the job that begins at once and takes 100 ms."""
+    ends = taken + 100 if ended is None else ended
+    return Run("job", pid, taken, taken, None if how is None else ends, how)
+
+
+def story(*runs: Run, stalls: tuple[int, ...] = (), returns: tuple[int, ...] = ()) -> Story:
+    """A job that was run so, and completed once."""
+    return Story(
+        "job",
+        state="completed",
+        attempts=1,
+        result='"job"',
+        runs=list(runs),
+        stalls=list(stalls),
+        returns=list(returns),
+        completions=[9000],
+    )
+
+
+def test_a_job_that_ran_once_is_in_order() -> None:
+    """One run, one end."""
+    assert judge(story(run(FIRST, 1000)), []).fate is Fate.ONCE
+
+
+def test_a_second_end_is_explained_by_a_lost_lock_and_what_took_it() -> None:
+    """Run again after its worker's end, and after BullMQ found it without a lock."""
+    verdict = judge(story(run(FIRST, 1000), run(SECOND, 5000), stalls=(4999,)), [KILL])
+
+    assert verdict.fate is Fate.AGAIN
+    assert verdict.why == KILL.what
+
+
+def test_a_run_that_was_killed_and_begun_elsewhere_ended_once() -> None:
+    """The handler came to its end in one of its runs only."""
+    killed = run(FIRST, 1000, how=None)
+
+    assert judge(story(killed, run(SECOND, 5000), stalls=(4999,)), [KILL]).fate is Fate.ONCE
+
+
+def test_a_job_that_a_stopping_worker_gave_back_ended_once() -> None:
+    """A cancelled run whose job was given back explains the next one."""
+    given_back = story(run(FIRST, 1000, how="cancelled"), run(SECOND, 5000), returns=(1200,))
+
+    assert judge(given_back, []).fate is Fate.ONCE
+
+
+@pytest.mark.parametrize(
+    ("deeds", "stalls"),
+    [
+        pytest.param([KILL], (), id="no lost lock"),
+        pytest.param([], (4999,), id="no deed"),
+        pytest.param([replace(KILL, pids=frozenset({SECOND}))], (4999,), id="done to another"),
+        pytest.param([replace(KILL, began=6000, ended=6001)], (4999,), id="done later"),
+        pytest.param([KILL], (6000,), id="lost later"),
+    ],
+)
+def test_a_second_end_without_a_reason_is_wrong(deeds: list[Deed], stalls: tuple[int, ...]) -> None:
+    """Each of the records has to fit: the lock, and the deed that took it from that worker."""
+    twice = story(run(FIRST, 1000), run(SECOND, 5000), stalls=stalls)
+
+    assert judge(twice, deeds).fate is Fate.WRONG
+
+
+@pytest.mark.parametrize(
+    ("changes", "fate"),
+    [
+        ({"state": "active"}, Fate.ACTIVE),
+        ({"state": "unknown"}, Fate.LOST),
+        ({"state": "wait"}, Fate.LOST),
+        ({"state": "failed"}, Fate.LOST),
+        ({"completions": []}, Fate.WRONG),
+        ({"completions": [8000, 9000]}, Fate.WRONG),
+        ({"attempts": 2}, Fate.WRONG),
+        ({"result": "null"}, Fate.WRONG),
+        ({"runs": []}, Fate.WRONG),
+    ],
+    ids=str,
+)
+def test_a_job_that_is_not_completed_once_is_found(changes: dict[str, object], fate: Fate) -> None:
+    """What was lost, left behind, or recorded wrongly is not overlooked."""
+    wrong = story(run(FIRST, 1000))
+    for name, value in changes.items():
+        setattr(wrong, name, value)
+
+    account = Account.of([wrong], [])
+
+    assert account.fates == {fate: 1}
+    assert len(account.faults) == 1

@@ -1,0 +1,52 @@
+// Adds the jobs that it reads (one JSON line: where, which, over how many seconds), each until the
+// server has said that it has it, and answers with their number. Every job has an id of its own,
+// which makes adding it again harmless.
+
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+import { setTimeout as pause } from "node:timers/promises";
+
+// The packages of the interop tests, BullMQ 6 among them.
+const { Queue } = createRequire(new URL("../../interop/package.json", import.meta.url))("bullmq");
+
+const RETRY_MS = 100;
+const LANES = 8;
+
+async function addUntilTaken(queue, { name, data, opts }) {
+  for (;;) {
+    try {
+      return await queue.add(name, data, opts);
+    } catch (error) {
+      process.stderr.write(`${opts.jobId}: ${error.message}\n`);
+      await pause(RETRY_MS);
+    }
+  }
+}
+
+async function produce({ host, port, queues, jobs, seconds, maxEvents }) {
+  const connection = { host, port, maxRetriesPerRequest: null, retryStrategy: () => RETRY_MS };
+  const opened = new Map();
+  for (const name of queues) {
+    const queue = new Queue(name, { connection, streams: { events: { maxLen: maxEvents } } });
+    queue.on("error", () => {}); // the server is away: that is what this is about
+    opened.set(name, queue);
+  }
+  const began = performance.now();
+  let next = 0;
+  const lane = async () => {
+    while (next < jobs.length) {
+      const number = next++;
+      const due = began + (seconds * 1000 * number) / jobs.length;
+      await pause(Math.max(due - performance.now(), 0));
+      await addUntilTaken(opened.get(jobs[number].queue), jobs[number]);
+    }
+  };
+  await Promise.all(Array.from({ length: LANES }, lane));
+  await Promise.all([...opened.values()].map((queue) => queue.close()));
+  return { added: jobs.length };
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  process.stdout.write(`${JSON.stringify(await produce(JSON.parse(line)))}\n`);
+}
+process.exit(0);
