@@ -115,7 +115,7 @@ def assemble(
         on_lost=lambda lease: _in_loop(loop, on_lost, lease),
         on_look=Watchdog(loop, job_of_frame).look,
     )
-    reports = Reports(queues, meter, interval=settings.progress_interval)
+    reports = Reports(queues, reconnection, meter, interval=settings.progress_interval)
     return Parts(
         queues=queues,
         slots=slots,

@@ -16,6 +16,7 @@ from convolab_worker.outcome import Failed, Lost, Outcome, Returned
 from convolab_worker.queues import NOT_ASKED, Take
 from convolab_worker.recovery import find_by_token
 from convolab_worker.runner import NO_HANDLER, STOP_PATIENCE_SECONDS
+from convolab_worker.schedulers import advance
 from convolab_worker.slots import Turn
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # The loop turns at least this often, at no command, so that a clock that jumps delays nothing.
 _LONGEST_NAP_SECONDS = 30.0
 _FOREVER = float("inf")
+# A job whose lock was lost may have been taken by nobody: it is looked for so soon.
+_LOST_SECONDS = 1.0
 
 
 # Clocks are kept by small steps; more than this is a clock that was set, or a machine that slept.
@@ -261,6 +264,8 @@ class Engine:
         if self.stopping:
             return Returned()
         try:
+            if lease.scheduler_id is not None:
+                await advance(self._parts.queues, self._parts.reconnection, lease)
             return await self._parts.runner.run(lease)
         except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
             return failure(error, lease, random.random)
@@ -293,7 +298,7 @@ class Engine:
         with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
             parts.runner.report(lease, written)
         if isinstance(written, Lost):
-            parts.waiting.suspect(lease.queue)
+            parts.waiting.suspect(lease.queue, after=_LOST_SECONDS)
         return take
 
     async def _stays(self, queue: str, turn: Turn) -> bool:
@@ -315,7 +320,7 @@ class Engine:
         if not runner.lose(lease) and self._slots.drop_parked(lease):
             self._parts.let_go(lease)
             runner.report(lease, Lost("the lock was lost while the job was parked"))
-        self._parts.waiting.suspect(lease.queue)
+        self._parts.waiting.suspect(lease.queue, after=_LOST_SECONDS)
 
     async def stop(self, grace: float) -> None:
         """Take no more; give running jobs ``grace`` seconds, then return them to their queues."""

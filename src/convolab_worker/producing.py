@@ -56,10 +56,15 @@ class NewJob:
     parent_queue: str | None = None
 
 
+def short_options(opts: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's options by the names that BullMQ stores."""
+    return {_SHORT_NAMES.get(key, key): value for key, value in opts.items()}
+
+
 def add_call(keys: QueueKeys, job: NewJob, now_ms: int) -> Call:
     """The call that adds ``job`` to its queue; an id that is there is not added again."""
     opts = {"attempts": 0, **job.opts}
-    short = {_SHORT_NAMES.get(key, key): value for key, value in opts.items()}
+    short = short_options(opts)
     parent_key = None if job.parent is None else f"{job.parent_queue}:{job.parent}"
     parent = None
     if job.parent is not None:

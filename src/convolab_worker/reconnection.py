@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -13,10 +13,12 @@ from convolab_worker.idle import reconnect_delay, refusal_delay
 from convolab_worker.refusals import explain
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from convolab_worker.connection import Link
 
 _log = structlog.get_logger("convolab_worker")
-
+_T = TypeVar("_T")
 
 # States of a server that pass by themselves, soon: asking again costs little.
 _PASSING = ("LOADING", "BUSY")
@@ -96,6 +98,20 @@ class Reconnection:
         pause.set()
         if self._pause is pause:
             self._pause = None
+
+    async def answered(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """The answer to a question that changes nothing: asked again after every outage."""
+        while True:
+            await self.wait()
+            try:
+                answer = await ask()
+            except RedisRefused as error:
+                await self.refused(error)
+            except RedisUnavailable as error:
+                _log.debug("redis.lost", error=str(error))
+            else:
+                self.served()
+                return answer
 
     def served(self) -> None:
         """Redis took a command: the next refusal is a new one."""

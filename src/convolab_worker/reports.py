@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convolab_worker.lease import Lease
     from convolab_worker.meter import Meter
     from convolab_worker.queues import Queues
+    from convolab_worker.reconnection import Reconnection
 
 _log = structlog.get_logger("convolab_worker")
 _MOST_ROWS = 1000  # kept in memory between two writes; a handler that logs faster loses the oldest
@@ -25,9 +26,12 @@ _MOST_ROWS = 1000  # kept in memory between two writes; a handler that logs fast
 class Reports:
     """Where the lines of one worker's jobs lead: Redis, through ``queues``."""
 
-    def __init__(self, queues: Queues, meter: Meter, *, interval: float) -> None:
+    def __init__(
+        self, queues: Queues, reconnection: Reconnection, meter: Meter, *, interval: float
+    ) -> None:
         """Write a job's news every ``interval`` seconds at most."""
         self.queues = queues
+        self.reconnection = reconnection
         self._meter = meter
         self.interval = interval
         self.loop = asyncio.get_running_loop()
@@ -100,12 +104,18 @@ class JobLine:
             self._reports.loop.call_soon_threadsafe(self._schedule)
 
     async def children_results(self) -> dict[str, Any]:
-        """Fetch the results of the job's children."""
-        return await families.results(self._reports.queues, self._lease)
+        """Fetch the results of the job's children, however long Redis is away."""
+        reports = self._reports
+        return await reports.reconnection.answered(
+            lambda: families.results(reports.queues, self._lease)
+        )
 
     async def children_failures(self) -> dict[str, str]:
-        """Fetch the reasons of children that failed without failing the job."""
-        return await families.failures(self._reports.queues, self._lease)
+        """Fetch the reasons of children that failed without failing the job, likewise."""
+        reports = self._reports
+        return await reports.reconnection.answered(
+            lambda: families.failures(reports.queues, self._lease)
+        )
 
     def _schedule(self) -> None:
         if not self._due or self._timer is not None or self._closed:

@@ -91,10 +91,15 @@ class Waiting:
         self._full_holds.pop(queue, None)
         self._stalled_check.setdefault(queue, now + self._lock_duration)
 
-    def suspect(self, queue: str) -> None:
-        """Another worker has a job of the queue, and may die: look for stalled jobs later."""
+    def suspect(self, queue: str, *, after: float | None = None) -> None:
+        """Another worker has a job of the queue, or nobody has: look for stalled jobs later.
+
+        ``after`` is in seconds; by default when the lock of a job that runs has run out.
+        """
         self._others.add(queue)
-        self._stalled_check.setdefault(queue, time.time() + self._lock_duration)
+        at = time.time() + (self._lock_duration if after is None else after)
+        self._stalled_check[queue] = min(at, self._stalled_check.get(queue, _FOREVER))
+        self._signal.set()
 
     @property
     def level(self) -> dict[str, Any]:
@@ -266,7 +271,7 @@ class Waiting:
         Locks that may have run out in it are left to the workers that held them for a while.
         """
         if outage > self._lock_duration / 4:
-            self._check_from = now + _RETURN_SECONDS
+            self._check_from = now + min(max(self._lock_duration / 2, 1.5), _RETURN_SECONDS)
         for standing in self._slots.standing.values():
             if forget_pauses and standing.held_until == _FOREVER:
                 standing.held_until = None

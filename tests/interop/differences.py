@@ -114,15 +114,26 @@ DIFFERENCES: tuple[Difference, ...] = (
         _drained_once_more,
         "delays",
     ),
+    *(
+        Difference(
+            path,
+            "BullMQ 5 notes the next iteration with a job; the scripts of 6, which run here, don't",
+            lambda gap: gap.ours == "(absent)",
+            "scheduler*",
+        )
+        for path in ("*/nextRepeatableJobId", "*/nrjid")
+    ),
+    Difference(
+        "/events/*",
+        "the same: of a repeated job the next iteration is delayed while one runs",
+        _drained_once_more,
+        "scheduler every",
+    ),
 )
 
 # Scenarios that fail until something is built; one that begins to pass fails, to be taken out.
 NOT_YET: dict[str, str] = {
     "an API lists the workers": "the worker's connections have no name that getWorkers() looks for",
-    "scheduler every": "the next iteration of a job scheduler is not produced",
-    "scheduler every with a failing job": "the next iteration of a job scheduler is not produced",
-    "scheduler that goes on": "the next iteration of a job scheduler is not produced",
-    "scheduler removed": "the next iteration of a job scheduler is not produced",
     "worker metrics": "there is no option to record metrics",
 }
 

@@ -472,7 +472,7 @@ const schedulers = {
     queues: ["work"],
     stage: (c) => c.queue("work").upsertJobScheduler("tick", { every: 3_600_000 }, { name: "work", data: waits("tick") }),
     drive: async (c) => {
-      await c.happened("work", "active");
+      await c.happened("work", "delayed"); // the second iteration, added as the first is taken
       c.observe("removed", await c.queue("work").removeJobScheduler("tick"));
       await c.open("tick");
       await c.finished("work", 1);
