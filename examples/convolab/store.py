@@ -47,8 +47,14 @@ class Store:
         path = self.path(owner, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-        beside.write_bytes(content)
-        beside.replace(path)
+        try:
+            beside.write_bytes(content)
+            beside.replace(path)
+        except OSError as error:
+            beside.unlink(
+                missing_ok=True
+            )  # a full disk is not to be kept full by a half-written file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         return str(path.relative_to(self.root))
 
     def read(self, owner: str, name: str) -> bytes:

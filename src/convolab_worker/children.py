@@ -48,11 +48,9 @@ class Child:
 
     def __post_init__(self) -> None:
         """Raise ConfigurationError, before anything is sent, for what can't be."""
-        for what, (is_good, expected) in _RULES.items():
+        for what in _RULES:
             value = self.result_key if what == "key" else getattr(self, what)
-            if not is_good(value):
-                msg = f"Child({what}={value!r}): expected {expected}"
-                raise ConfigurationError(msg)
+            check_option("Child", what, value)
 
     @property
     def result_key(self) -> str:
@@ -101,6 +99,14 @@ _RULES: Mapping[str, tuple[Callable[[object], bool], str]] = {
         f"one of {', '.join(_FAILURE_OPTIONS)}",
     ),
 }
+
+
+def check_option(where: str, what: str, value: object) -> None:
+    """Raise ConfigurationError unless ``value`` can be the option ``what`` of a job."""
+    is_good, expected = _RULES[what]
+    if not is_good(value):
+        msg = f"{where}({what}={value!r}): expected {expected}"
+        raise ConfigurationError(msg)
 
 
 def check_keys(children: Iterable[object]) -> tuple[Child, ...]:

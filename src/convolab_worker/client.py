@@ -13,12 +13,13 @@ from convolab_worker import producing
 from convolab_worker.address import Address
 from convolab_worker.connection import Link
 from convolab_worker.errors import (
-    ConfigurationError,
     JobFailed,
     JobNotFound,
+    RedisUnavailable,
     ReplyLost,
 )
-from convolab_worker.events import GAP, Events, JobEvent
+from convolab_worker.events import CLOSED, GAP, Events, JobEvent
+from convolab_worker.job_options import checked_id, job_options
 from convolab_worker.keys import STATE_KEYS, QueueKeys
 from convolab_worker.meter import Meter
 from convolab_worker.payloads import encode_json
@@ -39,6 +40,8 @@ _COUNTED = {
     "completed": "ZCARD",
     "failed": "ZCARD",
 }
+# An event may be trimmed from its stream before it is read: then the job itself is looked at.
+_LOOK_AGAIN_SECONDS = 15.0
 _STATE_NAMES = {"wait": "waiting"}
 
 
@@ -75,6 +78,7 @@ class JobClient:
             settings = settings.replace(**overrides)
         self.settings = settings
         self.meter = Meter()
+        self._known_queues = set(settings.queues)
         address = Address.parse(settings.redis_url)
         self._link = Link(address, timeout=settings.command_timeout, meter=self.meter)
         self._events = Events(
@@ -102,23 +106,21 @@ class JobClient:
         gets one that no queue has. Raises ConfigurationError for options that can't be, and
         InvalidResult if ``data`` is not JSON.
         """
-        if not name:
-            msg = "enqueue(''): expected a job name"
-            raise ConfigurationError(msg)
-        options = {
-            "delay": _milliseconds("delay", delay),
-            "priority": _priority(priority),
-            "attempts": _attempts(attempts),
-            "backoff": _backoff(backoff),
-            "deduplication": {"id": deduplication_id} if deduplication_id else None,
-        }
+        options = job_options(
+            name,
+            delay=delay,
+            priority=priority,
+            attempts=attempts,
+            backoff=backoff,
+            deduplication_id=deduplication_id,
+        )
         job = NewJob(
-            id=_checked_id(job_id) or uuid.uuid4().hex,
+            id=checked_id(job_id) or uuid.uuid4().hex,
             name=name,
             data=encode_json({} if data is None else data, what="data"),
-            opts={key: value for key, value in options.items() if value is not None},
+            opts=options,
         )
-        keys = self._keys(queue or self.settings.queues[0])
+        keys = self._keys(self._checked_queue(queue))
         await self._link.open()
         try:
             return await producing.add(self._link, self.meter, keys, job)
@@ -191,9 +193,12 @@ class JobClient:
         try:
             end = await self._end_of(job_id, status)
             while end is None:
-                event = await inbox.get()
-                if event.event == GAP:
-                    end = await self._end_of(job_id, status)
+                event = await _next_event(inbox)
+                if event is None:  # nothing was heard for long, or the stream could not be read
+                    end = await self._end_of(job_id, status, must_be=True)
+                elif event.event == CLOSED:
+                    msg = f"the client was closed while job {job_id!r} was watched"
+                    raise RedisUnavailable(msg)
                 elif event.event == "removed":
                     msg = f"job {job_id!r} was removed from {status.queue}"
                     raise JobNotFound(msg)
@@ -205,11 +210,19 @@ class JobClient:
         finally:
             self._events.unwatch(stream, job_id, inbox)
 
-    async def _end_of(self, job_id: str, before: JobStatus) -> JobEvent | None:
-        """The event that a job has ended with, if it has."""
+    async def _end_of(
+        self, job_id: str, before: JobStatus, *, must_be: bool = False
+    ) -> JobEvent | None:
+        """The event that a job has ended with, if it has.
+
+        A job that is gone may have been removed when it ended, its last event still to come;
+        unless it ``must_be`` there or that event have been heard: then it raises JobNotFound.
+        """
         try:
             now = await self.status(job_id, before.queue)
-        except JobNotFound:  # removed when it ended: its last event is still to come
+        except JobNotFound:
+            if must_be:
+                raise
             return None
         if now.state == "completed":
             return JobEvent(job_id, "completed", now.result)
@@ -229,6 +242,14 @@ class JobClient:
         for (queue, kind), future in asked.items():
             counts[queue][_STATE_NAMES.get(kind, kind)] = await future
         return counts
+
+    def _checked_queue(self, queue: str | None) -> str:
+        if queue is None:
+            return self.settings.queues[0]
+        if queue not in self._known_queues:
+            self.settings.replace(queues=(queue,))  # which raises for a name that can't be
+            self._known_queues.add(queue)
+        return queue
 
     def _keys(self, queue: str) -> QueueKeys:
         return QueueKeys(self.settings.prefix, queue)
@@ -253,41 +274,14 @@ class JobClient:
         await self.close()
 
 
-def _milliseconds(what: str, seconds: float | None) -> int | None:
-    if seconds is None:
+async def _next_event(inbox: asyncio.Queue[JobEvent]) -> JobEvent | None:
+    """The next event of a job; None if its stream had a gap, or said nothing for long."""
+    try:
+        async with asyncio.timeout(_LOOK_AGAIN_SECONDS):
+            event = await inbox.get()
+    except TimeoutError:
         return None
-    if not 0 <= seconds < 1e10:  # noqa: PLR2004 - some 300 years
-        msg = f"{what}={seconds!r}: expected seconds, 0 or more"
-        raise ConfigurationError(msg)
-    return round(seconds * 1000)
-
-
-def _priority(priority: int | None) -> int | None:
-    if priority is not None and not 0 <= priority <= 2**21 - 1:
-        msg = f"priority={priority!r}: expected 0 to 2097151, BullMQ's range; 1 is the most urgent"
-        raise ConfigurationError(msg)
-    return priority
-
-
-def _attempts(attempts: int | None) -> int | None:
-    if attempts is not None and (attempts < 1 or attempts != int(attempts)):
-        msg = f"attempts={attempts!r}: expected 1 or more"
-        raise ConfigurationError(msg)
-    return attempts
-
-
-def _backoff(backoff: float | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if isinstance(backoff, (int, float)):
-        return {"type": "fixed", "delay": _milliseconds("backoff", backoff)}
-    return backoff
-
-
-def _checked_id(job_id: str | None) -> str | None:
-    """BullMQ's own rules for custom ids (bullmq's Job.validateOptions)."""
-    if job_id is not None and (not job_id or job_id.isdecimal() or ":" in job_id):
-        msg = f"job_id={job_id!r}: expected text that is not a whole number and has no ':'"
-        raise ConfigurationError(msg)
-    return job_id
+    return None if event.event == GAP else event
 
 
 def _json(text: str | None) -> Any:

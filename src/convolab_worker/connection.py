@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
-from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
+from convolab_worker.errors import ConfigurationError, RedisRefused, RedisUnavailable, ReplyLost
 from convolab_worker.refusals import explain
 
 if TYPE_CHECKING:
@@ -112,6 +112,9 @@ class Link(asyncio.Protocol):
         blocked there and swallow a job's marker, or hold commands that are yet to run.
         Raises RedisUnavailable, whose message names the fix where it is known.
         """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._leave_loop(loop)
         if self._open:
             return
         if self._opening is None:
@@ -119,13 +122,25 @@ class Link(asyncio.Protocol):
             self._opening.add_done_callback(self._opening_done)
         await asyncio.shield(self._opening)
 
+    def _leave_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin anew in ``loop``; what is left of a closed one can't be used, nor closed."""
+        known = cast("asyncio.AbstractEventLoop | None", self._loop)
+        if known is not None and not known.is_closed():
+            msg = (
+                f"the connection to Redis at {self._address} is another event loop's: make one here"
+            )
+            raise ConfigurationError(msg)
+        self._loop, self._transport, self._opening, self._timer = loop, None, None, None
+        self._open, self._flush_due, self._identity = False, False, None
+        self._pending.clear()
+        self._out.clear()
+
     def _opening_done(self, task: asyncio.Task[None]) -> None:
         self._opening = None
         if not task.cancelled():
             task.exception()
 
     async def _connect(self) -> None:
-        self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await self._dial()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MOST_SECONDS = 1e10  # some 300 years
+
 
 class ConvolabWorkerError(Exception):
     """The root of every exception that this library raises."""
@@ -48,8 +50,8 @@ class RetryLater(ConvolabWorkerError):
 
     def __init__(self, delay: float, reason: str = "") -> None:
         """Ask for another run in ``delay`` seconds, for ``reason`` (logged only)."""
-        if not 0 <= delay < float("inf"):
-            msg = f"RetryLater(delay={delay!r}): expected a finite number of seconds, 0 or more"
+        if not 0 <= delay < _MOST_SECONDS:
+            msg = f"RetryLater(delay={delay!r}): expected seconds, 0 or more (and a date)"
             raise ValueError(msg)
         super().__init__(reason or f"retry in {delay:g} s")
         self.delay = delay

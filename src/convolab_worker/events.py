@@ -21,6 +21,8 @@ _MARGIN_SECONDS = 5.0
 _RECONNECT_SECONDS = 0.5
 # Not BullMQ's: the stream could not be read for a while.
 GAP = "gap"
+# Not BullMQ's either: the client is closed, and no event will come.
+CLOSED = "closed"
 _JSON_FIELDS = {"completed": "returnvalue", "progress": "data"}
 
 
@@ -88,13 +90,13 @@ class Events:
             except RedisUnavailable as error:
                 _log.warning("events.unavailable", error=str(error))
                 await asyncio.sleep(_RECONNECT_SECONDS)
-                self._tell_all_of_a_gap()
+                self._tell_all(GAP)
 
-    def _tell_all_of_a_gap(self) -> None:
-        """Events may have been trimmed meanwhile: whoever watches a job has to look at it."""
+    def _tell_all(self, event: str) -> None:
+        """Tell whoever watches a job of something that is not in its stream."""
         for (_, job_id), inboxes in self._watchers.items():
             for inbox in inboxes:
-                inbox.put_nowait(JobEvent(job_id, GAP))
+                inbox.put_nowait(JobEvent(job_id, event))
 
     async def _read_once(self) -> None:
         last_ids = dict(self._last_ids)
@@ -123,7 +125,8 @@ class Events:
             inbox.put_nowait(event)
 
     async def close(self) -> None:
-        """Stop reading."""
+        """Stop reading, and tell those who watch."""
+        self._tell_all(CLOSED)
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.cancel()

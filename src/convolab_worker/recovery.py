@@ -127,11 +127,13 @@ async def child_reason(queues: Queues, deferred: str) -> str:
 async def reclaim(link: Link, keys: QueueKeys, lease: Lease, duration: float) -> bool:
     """Lock a job again, for ``duration`` seconds, whose lock ran out while Redis was away.
 
-    False if it is not ours: it is while it still is in ``active``, and nobody else has locked it
-    since.
+    False if it is not ours: it is while it still is in ``active``, and nobody has taken it since,
+    whose lock may have run out too.
     """
     lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
-    if await link.call("lock", "LPOS", keys["active"], lease.id) is None:
+    place = link.call("lock", "LPOS", keys["active"], lease.id)
+    starts = link.call("lock", "HGET", keys.job(lease.id), "ats")
+    if await place is None or await starts != b"%d" % lease.starts:
         return False
     locked = link.call("lock", "SET", lock, lease.token, "PX", milliseconds, "NX")
     place = link.call("lock", "LPOS", keys["active"], lease.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # What a handler gets between being cancelled at a shutdown and losing its slot.
 STOP_PATIENCE_SECONDS = 0.5
+_LONGEST_REASON = 1000  # in a log line; the job has all of it
+_FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 # Stands for the handler of a job whose name nobody handles.
 NO_HANDLER = "(no handler)"
 
@@ -100,7 +103,11 @@ class Runner:
         names = _names(lease, handler)
         if isinstance(outcome, Failed):
             self._log.warning(
-                f"job.{label}", reason=outcome.reason, retry_in=outcome.retry_in, **names
+                f"job.{label}",
+                reason=outcome.reason[:_LONGEST_REASON],
+                where=_place(outcome.stack),
+                retry_in=outcome.retry_in,
+                **names,
             )
         elif isinstance(outcome, Lost):
             self._log.error("job.lost", reason=outcome.reason, **names)
@@ -118,6 +125,12 @@ class Runner:
         if run is not None:
             run.interrupt(Why.LOST, STOP_PATIENCE_SECONDS)
         return run is not None
+
+
+def _place(stack: str | None) -> str | None:
+    """The innermost line of a traceback, as FILE:LINE in FUNCTION."""
+    frames = _FRAME.findall(stack or "")
+    return "{}:{} in {}".format(*frames[-1]) if frames else None
 
 
 def _no_handler(lease: Lease, known: list[str]) -> HandlerNotFound:

@@ -79,6 +79,9 @@ class Worker:
         counted at the end. Before the budget is over nothing more is
         taken, so that what runs can end; what does not goes back to its queue.
         """
+        if budget is not None and not 0 < budget < float("inf"):
+            msg = f"drain(budget={budget!r}): expected seconds above 0, or None"
+            raise ConfigurationError(msg)
         self._assemble()
         live = asyncio.create_task(self._live(drain=True), name="convolab-drain")
         try:
@@ -185,7 +188,13 @@ class Worker:
         background, self._background = self._background, None
         if background is None:
             return
-        await self.stop()
+        stopping = asyncio.ensure_future(self.stop())
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError:  # the host is in a hurry: what runs goes back at once
+            self._assemble()[0].runner.interrupt()
+            await stopping
+            raise
         await background
 
     def _state(self, engine: Engine) -> str:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.errors import ConfigurationError, JobFailed, RetryLater, UnrecoverableError
+from convolab_worker.errors import (
+    ConfigurationError,
+    JobFailed,
+    JobNotFound,
+    RedisUnavailable,
+    RetryLater,
+    UnrecoverableError,
+)
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -628,3 +635,83 @@ async def test_handler_that_asks_for_ended_children_for_ever_fails(running: Runn
         job = await client.enqueue("course")
         with pytest.raises(JobFailed, match=r"all of them have ended \(good\)"):
             await client.result(job, SOON)
+
+
+async def test_waiters_are_told_when_the_client_is_closed(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """Who waits for a result while the client is closed is not left waiting."""
+    async with JobClient(make_settings()) as client:
+        job = await client.enqueue("nobody")
+        waiting = asyncio.create_task(client.result(job, SOON))
+        await wait_until(lambda: client._events._watchers)  # noqa: SLF001 - when it began to watch
+
+    with pytest.raises(RedisUnavailable, match="client was closed"):
+        await waiting
+
+
+async def test_result_of_a_removed_job_is_not_waited_for(
+    running: Running, redis: Redis, queue_name: str
+) -> None:
+    """A job that is removed while its result is awaited is said to be gone."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("x")
+    async def x(job: Job[Any]) -> None:
+        del job
+
+    async with running(handlers) as (_, client):
+        job = await client.enqueue("x", delay=3600)
+        waiting = asyncio.create_task(client.result(job, SOON))
+        await wait_until(lambda: client._events._watchers)  # noqa: SLF001 - as above
+        await wait_until(lambda: client._events._link.is_open)  # noqa: SLF001
+        await redis.delete(f"bull:{queue_name}:{job}")
+        await redis.xadd(f"bull:{queue_name}:events", {"event": "removed", "jobId": job})
+        with pytest.raises(JobNotFound, match="was removed"):
+            await waiting
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"queue": "a:b"},
+        {"queue": ""},
+        {"priority": True},
+        {"priority": 2**21},
+        {"attempts": 0},
+        {"attempts": float("nan")},
+        {"delay": "5"},
+        {"backoff": "fixed"},
+        {"job_id": "17"},
+        {"job_id": "\ud800"},
+        {"deduplication_id": 5},
+    ],
+    ids=repr,
+)
+async def test_option_that_cannot_be_is_refused_before_anything_is_sent(
+    make_settings: Callable[..., Settings], options: dict[str, Any]
+) -> None:
+    """The error names the option and what was expected."""
+    async with JobClient(make_settings()) as client:
+        sent = client.meter.client_sent
+        with pytest.raises(ConfigurationError, match="expected"):
+            await client.enqueue("x", **options)
+
+    assert client.meter.client_sent == sent
+
+
+async def test_failed_handler_is_logged_with_its_line(
+    running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log says where in the handler's code it failed."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("x")
+    async def x(job: Job[Any]) -> Any:
+        return {}[job.id]
+
+    async with running(handlers) as (_, client):
+        with pytest.raises(JobFailed):
+            await client.result(await client.enqueue("x"), SOON)
+
+    assert "test_worker.py:" in capsys.readouterr().out

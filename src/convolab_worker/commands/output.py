@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker.errors import ConvolabWorkerError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,9 +23,17 @@ def result(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes once more at its exit: into nothing, so that it does not complain.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        msg = f"standard output can't be written: {error.strerror}"
+        raise ConvolabWorkerError(msg) from error
+
+
+def _discard_output() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def remark(text: str) -> None:
