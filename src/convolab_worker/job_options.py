@@ -20,7 +20,8 @@ def job_options(
 ) -> dict[str, Any]:
     """BullMQ's options, of those that are given, for a job called ``name``.
 
-    Seconds become milliseconds. Raises ConfigurationError, which names the keyword, what it was and what was expected.
+    Seconds become milliseconds. Raises ConfigurationError, which names the keyword, its value and
+    what was expected.
     """
     given = {
         "name": name,

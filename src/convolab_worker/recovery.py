@@ -68,6 +68,13 @@ async def find_by_token(queues: Queues, queue: str, token: str) -> Lease | None:
     return None
 
 
+async def is_locked(queues: Queues, lease: Lease) -> bool:
+    """Whether the job is locked for this lease."""
+    lock = queues.keys[lease.queue].lock(lease.id)
+    token = await queues.link.call("finish", "GET", lock)
+    return bool(token == lease.token.encode())
+
+
 async def restore(queues: Queues, lease: Lease, duration: float, error: str) -> bool:
     """Undo what a script that failed half-way with ``error`` has done; False if nothing is left.
 

@@ -110,6 +110,10 @@ class Settlement:
         if isinstance(outcome, AwaitsChildren):
             await families.enqueue(self._queues, lease, outcome.children)
             moved = await self._queues.await_children(lease)
+            if not moved and not await recovery.is_locked(self._queues, lease):
+                # A write before this one was executed, and the children have ended since.
+                msg = "the job was moved on by a write whose answer was lost"
+                raise LockLost(msg, ran_out=True)
             return NOT_ASKED if moved else Take(lease=lease)
         if isinstance(outcome, Returned):
             await self._queues.give_back(lease)

@@ -708,7 +708,8 @@ async def test_failed_handler_is_logged_with_its_line(
 
     @handlers.audio("x")
     async def x(job: Job[Any]) -> Any:
-        return {}[job.id]
+        known: dict[str, Any] = {}
+        return known[job.id]
 
     async with running(handlers) as (_, client):
         with pytest.raises(JobFailed):
