@@ -4,8 +4,8 @@ Every contender runs in a process of its own on one private Valkey. A round star
 warms it up, pauses the queue, adds all jobs with Node's addBulk, and resumes: the time is from
 the first to the last completion as the jobs themselves carry it (``finishedOn``). Rounds of the
 contenders alternate, and medians count, since machines are noisy; the ratio to Node is the
-median of the ratios within each round. Commands are counted
-in a pass of its own that is not timed (see :mod:`examples.benchmarks.benchkit.monitor`).
+median of the ratios within each round. Commands are counted in a pass of its own that is not
+timed (see :mod:`examples.benchmarks.benchkit.monitor`).
 
     python examples/benchmarks/throughput.py --jobs 10000 --rounds 5 --json throughput.json
 """
@@ -237,7 +237,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=10_000, help="jobs in a timed round")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each contender")
     parser.add_argument("--warm-up", type=int, default=1000, help="jobs before each round")
-    parser.add_argument("--count-jobs", type=int, default=1000, help="jobs in a counting pass")
+    parser.add_argument("--count-jobs", type=int, default=10_000, help="jobs in a counting pass")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 10, 50])
     parser.add_argument(
         "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)

@@ -115,7 +115,7 @@ async def test_locks_that_ran_out_in_an_outage_are_left_to_those_who_held_them(
             proxy.cut(refuse=True)
             await Outage("crash", 1.2).happen(bench)
             await wait_until(lambda: bench.blocked() == 1, what="the return of the idle worker")
-            await lasting(0.5)
+            await lasting(0.3)
             proxy.resume()
             await wait_until(
                 lambda: all(bench.redis.exists(bench.key(f"{job_id}:lock")) for job_id in ids),
@@ -434,6 +434,38 @@ async def test_children_asked_for_while_the_server_is_away_are_added_when_it_is_
         await wait_until(lambda: not worker.stats()["connected"])
         gate.set()
         await wait_until(asked.is_set, what="the wish for children")
+        await asyncio.to_thread(bench.server.start)
+
+        await bench.all_in("completed", [job_id])
+        assert bench.field(job_id, "returnvalue") == '{"part":"made"}'
+
+
+@pytest.mark.asyncio
+async def test_results_of_children_are_waited_for_while_the_server_is_away(bench: Bench) -> None:
+    """A handler that asks for its children's results without a server is not failed for it."""
+    handlers = HandlerRegistry()
+    gate, again = asyncio.Event(), asyncio.Event()
+
+    @handlers.course("course")
+    async def course(job: Job[Any]) -> Any:
+        if not again.is_set():
+            again.set()
+            await job.enqueue_children([Child("part", data={}, key="part")])
+        bench.ledger.start(job.id)
+        await gate.wait()
+        return await job.children_results()
+
+    @handlers.audio("part")
+    async def part(_: Job[Any]) -> str:
+        return "made"
+
+    async with bench.worker(handlers, lock_duration=5.0) as worker:
+        (job_id,) = await bench.add({}, name="course")
+        await bench.started(job_id)
+        await asyncio.to_thread(bench.server.stop)
+        await wait_until(lambda: not worker.stats()["connected"])
+        gate.set()
+        await lasting(0.2)  # time to ask in vain
         await asyncio.to_thread(bench.server.start)
 
         await bench.all_in("completed", [job_id])

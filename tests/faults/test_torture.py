@@ -28,34 +28,36 @@ async def test_no_job_is_lost_or_run_twice_for_no_reason(bench: Bench) -> None:
     assert report.account.fates.total() == 300 + report.parts
 
 
-def run(pid: int, taken: int, *, ended: int | None = None, how: How | None = "returned") -> Run:
-    """A run of the job that begins at once and takes 100 ms."""
-    ends = taken + 100 if ended is None else ended
-    return Run("job", pid, taken, taken, None if how is None else ends, how)
+def run(pid: int, start: int, *, how: How | None = "returned") -> Run:
+    """A run of the job after it was taken for that time, of 100 ms."""
+    began = 1000 if start == 1 else 5000
+    return Run("job", pid, start, began, None if how is None else began + 100, how)
 
 
-def story(*runs: Run, stalls: tuple[int, ...] = (), returns: tuple[int, ...] = ()) -> Story:
-    """A job that was run so, and completed once."""
+def story(*runs: Run, events: str = "1000 active, 1100 completed") -> Story:
+    """A job that was run so, with the server's events, and completed."""
+    pairs = [event.split() for event in events.split(", ")]
     return Story(
         "job",
         state="completed",
         attempts=1,
         result='"job"',
         runs=list(runs),
-        stalls=list(stalls),
-        returns=list(returns),
-        completions=[9000],
+        events=[(int(at), what) for at, what in pairs],
     )
+
+
+STALLED = "1000 active, 4999 waiting, 4999 stalled, 5000 active, 5100 completed"
 
 
 def test_a_job_that_ran_once_is_in_order() -> None:
     """One run, one end."""
-    assert judge(story(run(FIRST, 1000)), []).fate is Fate.ONCE
+    assert judge(story(run(FIRST, 1)), []).fate is Fate.ONCE
 
 
 def test_a_second_end_is_explained_by_a_lost_lock_and_what_took_it() -> None:
     """Run again after its worker's end, and after BullMQ found it without a lock."""
-    verdict = judge(story(run(FIRST, 1000), run(SECOND, 5000), stalls=(4999,)), [KILL])
+    verdict = judge(story(run(FIRST, 1), run(SECOND, 2), events=STALLED), [KILL])
 
     assert verdict.fate is Fate.AGAIN
     assert verdict.why == KILL.what
@@ -63,31 +65,36 @@ def test_a_second_end_is_explained_by_a_lost_lock_and_what_took_it() -> None:
 
 def test_a_run_that_was_killed_and_begun_elsewhere_ended_once() -> None:
     """The handler came to its end in one of its runs only."""
-    killed = run(FIRST, 1000, how=None)
+    killed = run(FIRST, 1, how=None)
 
-    assert judge(story(killed, run(SECOND, 5000), stalls=(4999,)), [KILL]).fate is Fate.ONCE
+    assert judge(story(killed, run(SECOND, 2), events=STALLED), [KILL]).fate is Fate.ONCE
 
 
 def test_a_job_that_a_stopping_worker_gave_back_ended_once() -> None:
     """A cancelled run whose job was given back explains the next one."""
-    given_back = story(run(FIRST, 1000, how="cancelled"), run(SECOND, 5000), returns=(1200,))
+    given_back = story(
+        run(FIRST, 1, how="cancelled"),
+        run(SECOND, 2),
+        events="1000 active, 1200 waiting, 5000 active, 5100 completed",
+    )
 
     assert judge(given_back, []).fate is Fate.ONCE
 
 
 @pytest.mark.parametrize(
-    ("deeds", "stalls"),
+    ("deeds", "events"),
     [
-        pytest.param([KILL], (), id="no lost lock"),
-        pytest.param([], (4999,), id="no deed"),
-        pytest.param([replace(KILL, pids=frozenset({SECOND}))], (4999,), id="done to another"),
-        pytest.param([replace(KILL, began=6000, ended=6001)], (4999,), id="done later"),
-        pytest.param([KILL], (6000,), id="lost later"),
+        pytest.param([], STALLED, id="no deed"),
+        pytest.param([replace(KILL, pids=frozenset({SECOND}))], STALLED, id="done to another"),
+        pytest.param([replace(KILL, began=6000, ended=6001)], STALLED, id="done later"),
+        pytest.param([KILL], "1000 active, 5000 active, 5100 completed", id="taken while locked"),
+        pytest.param([KILL], STALLED.replace(", 4999 stalled", ""), id="given back all the same"),
+        pytest.param([KILL], "1000 active, 5100 completed", id="not taken again"),
     ],
 )
-def test_a_second_end_without_a_reason_is_wrong(deeds: list[Deed], stalls: tuple[int, ...]) -> None:
+def test_a_second_end_without_a_reason_is_wrong(deeds: list[Deed], events: str) -> None:
     """Each of the records has to fit: the lock, and the deed that took it from that worker."""
-    twice = story(run(FIRST, 1000), run(SECOND, 5000), stalls=stalls)
+    twice = story(run(FIRST, 1), run(SECOND, 2), events=events)
 
     assert judge(twice, deeds).fate is Fate.WRONG
 
@@ -99,8 +106,8 @@ def test_a_second_end_without_a_reason_is_wrong(deeds: list[Deed], stalls: tuple
         ({"state": "unknown"}, Fate.LOST),
         ({"state": "wait"}, Fate.LOST),
         ({"state": "failed"}, Fate.LOST),
-        ({"completions": []}, Fate.WRONG),
-        ({"completions": [8000, 9000]}, Fate.WRONG),
+        ({"events": [(1000, "active")]}, Fate.WRONG),
+        ({"events": [(1000, "active"), (1, "completed"), (2, "completed")]}, Fate.WRONG),
         ({"attempts": 2}, Fate.WRONG),
         ({"result": "null"}, Fate.WRONG),
         ({"runs": []}, Fate.WRONG),
@@ -109,7 +116,7 @@ def test_a_second_end_without_a_reason_is_wrong(deeds: list[Deed], stalls: tuple
 )
 def test_a_job_that_is_not_completed_once_is_found(changes: dict[str, object], fate: Fate) -> None:
     """What was lost, left behind, or recorded wrongly is not overlooked."""
-    wrong = story(run(FIRST, 1000))
+    wrong = story(run(FIRST, 1))
     for name, value in changes.items():
         setattr(wrong, name, value)
 

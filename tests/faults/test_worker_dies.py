@@ -167,3 +167,21 @@ async def test_a_frozen_worker_does_not_write_what_another_has_taken_over(bench:
     assert bench.ledger.ends(job_id)[0]["pid"] == peer.pid
     (extra,) = await bench.add({})
     await eventually(lambda: extra in bench.ids_in("completed"), within=2)
+
+
+@pytest.mark.asyncio
+async def test_a_lone_worker_that_was_frozen_runs_its_job_again_soon(bench: Bench) -> None:
+    """Jobs whose locks ran out while their only worker stood still are not left waiting."""
+    worker = bench.process(lock_duration=4.0)
+    await worker.says("worker.started")
+    (job_id,) = await bench.add({"do": "first-hold"})
+    await bench.started(job_id)
+    worker.signal(signal.SIGSTOP)
+    bench.redis.delete(bench.key(f"{job_id}:lock"))
+    await lasting(3.5)  # by the locks' own measure, the process has stood still
+
+    worker.signal(signal.SIGCONT)
+
+    await worker.says("job.lost")
+    await bench.started(job_id, times=2, within=2.5)
+    await bench.settled([job_id])

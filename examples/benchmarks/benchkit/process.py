@@ -176,6 +176,11 @@ class WorkerProcess(LineProcess):
         line = self.poll("started", timeout=timeout)
         return None if line is None else float(line["delay_ms"])
 
+    def poll_started(self, *, timeout: float) -> tuple[int, float] | None:
+        """Wait like ``poll_start``, and give the job's number too."""
+        line = self.poll("started", timeout=timeout)
+        return None if line is None else (int(line["number"]), float(line["delay_ms"]))
+
 
 class Producer(LineProcess):
     """Node's BullMQ as the application uses it: one process that adds to any server."""
@@ -195,6 +200,10 @@ class Producer(LineProcess):
     def add(self, url: str, queue_name: str, *, delay_ms: int = 0) -> None:
         """Add one job that carries its sending time; returns when the server has it."""
         self.ask({"op": "add", "url": url, "queue": queue_name, "delay": delay_ms})
+
+    def batch(self, url: str, queue_name: str, jobs: Sequence[Mapping[str, int]]) -> None:
+        """Add jobs in one call, each with a ``number`` of its own and its ``delay`` in ms."""
+        self.ask({"op": "batch", "url": url, "queue": queue_name, "jobs": list(jobs)})
 
     def pause(self, url: str, queue_name: str) -> None:
         """Pause the queue for all workers."""

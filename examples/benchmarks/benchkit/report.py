@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from datetime import UTC, datetime
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """Give the smallest of ``values`` that at least ``part`` (0 to 1) of them do not exceed."""
+    return sorted(values)[max(0, ceil(part * len(values)) - 1)]
 
 
 def machine() -> dict[str, object]:

@@ -5,9 +5,10 @@ import { answer, bullmq, connectionOf, emit, versions } from './bullmq.mjs';
 const [url, queues, concurrency, options] = process.argv.slice(2);
 
 async function nothing(job) {
-  const sentAt = job.data.sentAt;
+  const { sentAt, delay, number } = job.data;
   if (sentAt !== undefined) {
-    emit('started', { delay_ms: (Number(process.hrtime.bigint()) - sentAt) / 1e6 });
+    const sinceSent = (Number(process.hrtime.bigint()) - sentAt) / 1e6;
+    emit('started', { delay_ms: sinceSent - delay, number });
   }
 }
 

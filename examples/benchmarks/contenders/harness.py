@@ -39,12 +39,14 @@ def emit(event: str, **fields: object) -> None:
 
 
 def report_start(data: object) -> None:
-    """Say how long ago a job was added, if its data carries its sending time.
+    """Say how long ago a job could have started, if its data carries its sending time.
 
-    Both ends read the machine's monotonic clock, in nanoseconds.
+    A delayed one could as long after its sending as its data says. Both ends read the machine's
+    monotonic clock, in nanoseconds.
     """
     if isinstance(data, dict) and "sentAt" in data:
-        emit("started", delay_ms=(time.monotonic_ns() - data["sentAt"]) / 1e6)
+        since_sent = (time.monotonic_ns() - data["sentAt"]) / 1e6
+        emit("started", delay_ms=since_sent - data["delay"], number=data["number"])
 
 
 async def answer_until_closed() -> None:

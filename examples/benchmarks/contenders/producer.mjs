@@ -5,6 +5,12 @@ import { answer, bullmq, connectionOf, emit, versions } from './bullmq.mjs';
 const BULK = 1000;
 const opened = new Map();
 
+// A job that says when it was sent, so that its worker can tell how long it waited.
+function timed({ delay = 0, number = 0 }) {
+  const data = { sentAt: Number(process.hrtime.bigint()), delay, number };
+  return { name: 'noop', data, opts: delay ? { delay } : {} };
+}
+
 function queueOf({ url, queue }) {
   const key = `${url} ${queue}`;
   if (!opened.has(key)) {
@@ -26,8 +32,11 @@ await answer({
     }
   },
   add: async (request) => {
-    const opts = request.delay ? { delay: request.delay } : {};
-    await queueOf(request).add('noop', { sentAt: Number(process.hrtime.bigint()) }, opts);
+    const { name, data, opts } = timed(request);
+    await queueOf(request).add(name, data, opts);
+  },
+  batch: async (request) => {
+    await queueOf(request).addBulk(request.jobs.map(timed));
   },
   pause: async (request) => {
     await queueOf(request).pause();

@@ -71,19 +71,6 @@ class Story:
     runs: list[Run] = field(default_factory=list)
     events: list[tuple[int, str]] = field(default_factory=list)
 
-    def tell(self) -> str:
-        """What happened to the job, in order; seconds since its first event."""
-        told = list(self.events)
-        for run in self.runs:
-            told.append((run.began, f"begun at {run.pid}"))
-            if run.ended is not None:
-                told.append((run.ended, f"{run.how} at {run.pid}"))
-        told.sort(key=lambda entry: entry[0])
-        first = told[0][0] if told else 0
-        return f"{self.job_id}: " + "; ".join(
-            f"{(at - first) / 1000:.3f} {what}" for at, what in told
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -108,10 +95,24 @@ def judge(story: Story, deeds: list[Deed]) -> Verdict:
         holds = _holds(story)
         causes = [_cause(hold, deeds) for hold in holds]
     except _Wrong as wrong:
-        return Verdict(Fate.WRONG, f"{story.tell()} -- {wrong}")
+        return Verdict(Fate.WRONG, f"{tell(story, deeds)} -- {wrong}")
     ends = sum(run.how == "returned" for run in story.runs)
     why = ", ".join(sorted({cause for cause in causes if cause}))
     return Verdict(Fate.ONCE if ends == 1 else Fate.AGAIN, why)
+
+
+def tell(story: Story, deeds: list[Deed]) -> str:
+    """What happened to the job and to its workers, in order; seconds since its first event."""
+    told = [*story.events, *((run.began, f"begun at {run.pid}") for run in story.runs)]
+    told += [(run.ended, f"{run.how} at {run.pid}") for run in story.runs if run.ended is not None]
+    first, last = min(told, default=(0, ""))[0], max(told, default=(0, ""))[0]
+    pids = {run.pid for run in story.runs}
+    for deed in deeds:
+        if deed.began <= last and deed.ended >= first and (not deed.pids or deed.pids & pids):
+            whom = "" if not deed.pids else f" {', '.join(map(str, deed.pids))}"
+            told.append((deed.began, f"[{deed.what}{whom} for {deed.ended - deed.began} ms]"))
+    told.sort(key=lambda entry: entry[0])
+    return f"{story.job_id}: " + "; ".join(f"{(at - first) / 1000:.3f} {what}" for at, what in told)
 
 
 def _check_end(story: Story) -> None:
@@ -146,20 +147,11 @@ def _holds(story: Story) -> list[Hold]:
             # A job without a lock is announced as waiting first, then as stalled.
             last.ended, last.how = at, what
     for run in story.runs:
-        of_run = _hold_of(run, holds)
-        if of_run is None:
+        if not 1 <= run.start <= len(holds):
             msg = f"run at {run.pid} without having been taken"
             raise _Wrong(msg)
-        of_run.runs.append(run)
+        holds[run.start - 1].runs.append(run)
     return holds
-
-
-def _hold_of(run: Run, holds: list[Hold]) -> Hold | None:
-    """The hold that a run belongs to: the first one since its worker asked for the job."""
-    for hold in holds:
-        if run.taken <= hold.began <= run.began + _CLOCK_MS:
-            return hold
-    return None
 
 
 def _cause(hold: Hold, deeds: list[Deed]) -> str:
@@ -212,7 +204,7 @@ class Account:
             account.fates[verdict.fate] += 1
             if verdict.fate is Fate.AGAIN:
                 account.causes[verdict.why] += 1
-                account.again.append(f"{story.tell()} -- {verdict.why}")
+                account.again.append(f"{tell(story, deeds)} -- {verdict.why}")
             elif verdict.fate is Fate.ONCE:
                 account.reruns += bool(verdict.why)
             else:

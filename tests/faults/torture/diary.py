@@ -23,14 +23,15 @@ How = Literal["returned", "raised", "asked for children", "cancelled"]
 
 @dataclass(slots=True)
 class Run:
-    """One call of a handler: by which process, for a job taken when, and how it ended if it did.
+    """One call of a handler: by which process, and how it ended if it did.
 
-    Times are milliseconds since the epoch.
+    ``start`` counts the times that the job was taken, by any worker, up to this one. Times are
+    milliseconds since the epoch.
     """
 
     job_id: str
     pid: int
-    taken: int
+    start: int
     began: int
     ended: int | None = None
     how: How | None = None
@@ -48,9 +49,9 @@ class Diary:
     def run(self, job: Job[Any]) -> Iterator[None]:
         """Note one run of a handler."""
         number = f"{os.getpid()}-{next(self._numbers)}"
-        # When this worker took the job: a private matter of its lease, which no handler needs.
-        taken = job._line._lease.processed_on  # type: ignore[attr-defined]  # noqa: SLF001
-        self._note(run=number, job=job.id, pid=os.getpid(), taken=taken)
+        # A private matter of its lease, which no handler needs.
+        start = job._line._lease.starts  # type: ignore[attr-defined]  # noqa: SLF001
+        self._note(run=number, job=job.id, pid=os.getpid(), start=start)
         try:
             yield
         except AwaitChildren:
@@ -72,7 +73,7 @@ class Diary:
         runs: dict[str, Run] = {}
         for at, entry in pages(self._redis, self._name):
             if "job" in entry:
-                runs[entry["run"]] = Run(entry["job"], int(entry["pid"]), int(entry["taken"]), at)
+                runs[entry["run"]] = Run(entry["job"], int(entry["pid"]), int(entry["start"]), at)
             else:
                 run = runs[entry["run"]]
                 run.ended, run.how = at, cast("How", entry["how"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,7 @@ from tests.support.proxy import TcpProxy
 if TYPE_CHECKING:
     from types import TracebackType
 
+_START_SECONDS = 5.0
 _APP = "tests.faults.torture.app:handlers"
 
 
@@ -28,6 +30,7 @@ class Place:
         self._retired: list[WorkerProcess] = []
         self.proxy = proxy
         self.lock = asyncio.Lock()
+        self.since = time.monotonic()
         self.worker = self._start()
 
     def _start(self) -> WorkerProcess:
@@ -42,6 +45,11 @@ class Place:
         return not self.lock.locked()
 
     @property
+    def is_up(self) -> bool:
+        """Whether the worker has had the time to start: before, any signal just ends it."""
+        return time.monotonic() - self.since > _START_SECONDS
+
+    @property
     def workers(self) -> list[WorkerProcess]:
         """All workers that have run here."""
         return [*self._retired, self.worker]
@@ -49,6 +57,7 @@ class Place:
     def replace(self) -> None:
         """Start another worker in the place of one that has ended."""
         self._retired.append(self.worker)
+        self.since = time.monotonic()
         self.worker = self._start()
 
 

@@ -123,7 +123,7 @@ class Gremlin:
 
     async def _stop_worker(self) -> None:
         place = self._victim()
-        if place is None:
+        if place is None or not place.is_up:
             return
         async with place.lock:
             began, worker = time.time(), place.worker
