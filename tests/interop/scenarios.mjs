@@ -123,7 +123,7 @@ const failures = {
 };
 
 const order = {
-  "delays": batch([[give("late"), { delay: 300 }], [give("soon"), { delay: 40 }], [give("now")]]),
+  "delays": batch([[give("late"), { delay: 2000 }], [give("soon"), { delay: 1000 }], [give("now")]]),
   "delays, ten of them": {
     ...batch(Array.from({ length: 10 }, (_, at) => [give(at + 1), { delay: 60 * (at + 1) }])),
     timing: true,
@@ -131,7 +131,7 @@ const order = {
   "delay and priority": {
     queues: ["work"],
     stage: async (c) => {
-      const together = { delay: 100, timestamp: Date.now() };
+      const together = { delay: 1000, timestamp: Date.now() };
       await c.queue("work").add("work", give("a"), { ...together, priority: 5 });
       await c.queue("work").add("work", give("b"), { ...together, priority: 1 });
       await c.queue("work").add("work", give("now"), { priority: 9 });
