@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any, cast
@@ -190,7 +191,7 @@ def test_each_level_is_kept(level: str) -> None:
 
 def test_a_line_below_the_configured_level_is_not_kept() -> None:
     """What is not logged is not written to Redis either."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     notes = Notes()
 
     with capture_logs():
