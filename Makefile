@@ -59,8 +59,19 @@ interop: $(VENV)/dev.installed node-packages ## the tests with Node's bullmq, 6.
 	$(PYTEST) tests/interop $(PYTEST_ARGS)
 
 .PHONY: faults
-faults: $(VENV)/dev.installed ## the fault tests, those that take minutes too
+faults: $(VENV)/dev.installed node-packages ## the fault tests, those that take minutes too
 	$(PYTEST) tests/faults -m "long or not long" $(PYTEST_ARGS)
+
+# make torture JOBS=100000 SEED=42; without a seed, a random one, which is printed.
+JOBS ?= 5000
+SEED ?=
+.PHONY: torture
+torture: $(VENV)/dev.installed node-packages ## jobs, workers and a gremlin, and an account of every job
+	$(BIN)/python -m tests.faults.torture --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+
+.PHONY: memory
+memory: $(VENV)/dev.installed ## a worker's memory after a million jobs
+	$(BIN)/python -m tests.faults.memory
 
 .PHONY: coverage
 coverage: $(VENV)/dev.installed ## the unit and integration tests, and what they leave out

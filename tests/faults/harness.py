@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, asynccontextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SOURCES = Path(convolab_worker.__file__).parents[1]
 APP = "tests.faults.app:handlers"
+_FIRST_LINES = 20
 LEDGER_URL, LEDGER_NAME = "FAULTS_LEDGER_URL", "FAULTS_LEDGER_NAME"
 STATES = {
     "wait": "list",
@@ -136,6 +138,12 @@ class WorkerProcess:
         )
         assert self._process.returncode is not None
         return self._process.returncode
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it was ready to be stopped when it was looked at; at log level info or below."""
+        with self._log.open(errors="replace") as lines:
+            return any("worker.started" in line for line in islice(lines, _FIRST_LINES))
 
     def text(self) -> str:
         """All that it wrote."""
@@ -274,6 +282,11 @@ class Bench:
         return process
 
     # the account
+
+    def end_locks(self) -> None:
+        """Have every lock run out now, as the locks of dead workers do in time."""
+        for lock in self.redis.scan_iter(self.key("*:lock")):
+            self.redis.delete(lock)
 
     def ids_in(self, state: str) -> list[str]:
         """The ids of the jobs in a state; of a list the head of the queue first."""

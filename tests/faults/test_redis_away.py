@@ -13,6 +13,7 @@ import pytest
 from convolab_worker import Child, HandlerRegistry, Job
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
+from convolab_worker.scripts import script
 from tests.faults.harness import Bench, eventually, lasting
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_until
@@ -346,7 +347,7 @@ async def test_a_take_whose_answer_was_lost_is_adopted(
     [
         pytest.param(0, True, id="nothing next, cut"),
         pytest.param(2, True, id="next ones, cut"),
-        pytest.param(2, False, id="next ones, silent"),
+        pytest.param(2, False, id="next ones, silent", marks=pytest.mark.long),
         pytest.param(0, False, id="nothing next, silent", marks=pytest.mark.long),
     ],
 )
@@ -470,6 +471,60 @@ async def test_results_of_children_are_waited_for_while_the_server_is_away(bench
 
         await bench.all_in("completed", [job_id])
         assert bench.field(job_id, "returnvalue") == '{"part":"made"}'
+
+
+class _Course:
+    """Handlers of a course with one part on a queue of its own; notes who ran the course."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.ran: list[str] = []
+        self.gate, self.part_gate = asyncio.Event(), asyncio.Event()
+        self.parts = f"{bench.queue}-parts"
+
+    def handlers(self, who: str) -> HandlerRegistry:
+        handlers = HandlerRegistry()
+
+        @handlers.course("course")
+        async def course(job: Job[Any]) -> Any:
+            self.ran.append(who)
+            done = await job.children_results()
+            if "part" not in done:
+                await self.gate.wait()
+                await job.enqueue_children([Child("part", key="part", queue=self.parts)])
+            return done
+
+        @handlers.audio("part")
+        async def part(_: Job[Any]) -> str:
+            await self.part_gate.wait()
+            return "made"
+
+        return handlers
+
+
+@pytest.mark.asyncio
+async def test_a_course_that_went_on_elsewhere_is_not_begun_again(
+    bench: Bench, start_proxy: Callable[[EmbeddedServer], TcpProxy]
+) -> None:
+    """A worker that did not hear that its course waits does not run it when others have."""
+    proxy, course = start_proxy(bench.server), _Course(bench)
+    quick: dict[str, Any] = {"lock_duration": 30.0, "idle_min": 0.1, "idle_max": 0.2}
+    both = (bench.queue, course.parts)
+    bench.redis.script_load(script("moveToWaitingChildren").text)  # or its first reply is NOSCRIPT
+    async with bench.worker(course.handlers("first"), redis_url=proxy.url, **quick) as worker:
+        (job_id,) = await bench.add({}, name="course")
+        await wait_until(lambda: course.ran, what="the first run")
+        async with bench.worker(course.handlers("second"), queues=both, **quick):
+            lost = proxy.swallow_replies(matching=b"waiting-children")
+            course.gate.set()
+            await wait_until(lost.done.is_set, what="the lost reply")
+            proxy.blackhole()
+            course.part_gate.set()
+            await bench.all_in("completed", [job_id])
+            proxy.resume()
+
+            await wait_until(lambda: worker.stats()["outcomes"], what="the end of the first run")
+
+            assert course.ran == ["first", "second"]
 
 
 def test_unavailable_is_the_root_of_what_a_server_can_do() -> None:

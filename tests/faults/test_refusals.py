@@ -90,8 +90,9 @@ async def test_running_jobs_outlive_a_refusal(bench: Bench, kind: str) -> None:
     assert fix in said[0]["error"]
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
-@pytest.mark.parametrize("kind", ["no replicas", pytest.param("replica", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", REFUSALS)
 async def test_an_idle_worker_is_calm_while_its_server_refuses(bench: Bench, kind: str) -> None:
     """A worker whose block is refused says why, pauses, and works when the server serves again."""
     refuse, serve, fix = REFUSALS[kind]

@@ -123,7 +123,7 @@ async def test_parked_jobs_of_killed_workers_never_count_as_stalled(bench: Bench
     ids = await bench.add(*[{"do": "hold"}] * 6, name="one-at-a-time")
 
     for round_ in range(1, 4):
-        worker = bench.process()
+        worker = bench.process(lock_duration=20.0)
         await wait_until(
             lambda: len(bench.ledger.starts()) == round_,  # noqa: B023 - awaited at once
             timeout=RECOVERED_WITHIN,
@@ -135,6 +135,7 @@ async def test_parked_jobs_of_killed_workers_never_count_as_stalled(bench: Bench
             what="all other jobs parked",
         )
         worker.kill()
+        bench.end_locks()
     never_started = [job_id for job_id in ids if not bench.ledger.starts(job_id)]
     bench.ledger.open_gate()
     bench.process()
@@ -169,6 +170,7 @@ async def test_a_frozen_worker_does_not_write_what_another_has_taken_over(bench:
     await eventually(lambda: extra in bench.ids_in("completed"), within=2)
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_a_lone_worker_that_was_frozen_runs_its_job_again_soon(bench: Bench) -> None:
     """Jobs whose locks ran out while their only worker stood still are not left waiting."""

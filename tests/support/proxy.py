@@ -291,7 +291,8 @@ class TcpProxy:
         if self._refusing:
             _reset(writer)
             return
-        with self._tracked() as link:
+        # Cancelled when the proxy closes, which asyncio's streams would report as an error.
+        with self._tracked() as link, contextlib.suppress(asyncio.CancelledError):
             try:
                 server = await asyncio.open_connection(_HOST, self._target)
             except OSError:

@@ -68,16 +68,18 @@ class Story:
     state: str = "unknown"
     attempts: int = 0
     result: str | None = None
+    reason: str | None = None
     runs: list[Run] = field(default_factory=list)
     events: list[tuple[int, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A job's fate, and why: what took a lock from it, or what is wrong."""
+    """A job's fate, and why: what took its locks from it, or what is wrong."""
 
     fate: Fate
-    why: str = ""
+    causes: tuple[str, ...] = ()
+    fault: str | None = None
 
 
 class _Wrong(Exception):
@@ -87,18 +89,17 @@ class _Wrong(Exception):
 def judge(story: Story, deeds: list[Deed]) -> Verdict:
     """What became of a job."""
     if story.state == "active":
-        return Verdict(Fate.ACTIVE, f"{story.job_id} is in active")
+        return Verdict(Fate.ACTIVE, fault=f"{story.job_id} is in active")
     if story.state != "completed":
-        return Verdict(Fate.LOST, f"{story.job_id} is {story.state}")
+        return Verdict(Fate.LOST, fault=f"{story.job_id} is {story.state}: {story.reason}")
     try:
         _check_end(story)
         holds = _holds(story)
-        causes = [_cause(hold, deeds) for hold in holds]
+        causes = tuple(cause for hold in holds if (cause := _cause(hold, deeds)))
     except _Wrong as wrong:
-        return Verdict(Fate.WRONG, f"{tell(story, deeds)} -- {wrong}")
+        return Verdict(Fate.WRONG, fault=f"{tell(story, deeds)} -- {wrong}")
     ends = sum(run.how == "returned" for run in story.runs)
-    why = ", ".join(sorted({cause for cause in causes if cause}))
-    return Verdict(Fate.ONCE if ends == 1 else Fate.AGAIN, why)
+    return Verdict(Fate.ONCE if ends == 1 else Fate.AGAIN, causes)
 
 
 def tell(story: Story, deeds: list[Deed]) -> str:
@@ -173,7 +174,9 @@ def _cause(hold: Hold, deeds: list[Deed]) -> str:
     if run.how != expected or (hold.how == "waiting" and run.how == "returned"):
         msg = f"{run.how} at {run.pid}, and recorded as {hold.how}"
         raise _Wrong(msg)
-    return "told to stop" if hold.how == "waiting" and run.how == "cancelled" else ""
+    return (
+        "a SIGTERM, which gave it back" if hold.how == "waiting" and run.how == "cancelled" else ""
+    )
 
 
 def _who_took_the_lock(run: Run, began: int, stalled: int, deeds: list[Deed]) -> str:
@@ -187,7 +190,11 @@ def _who_took_the_lock(run: Run, began: int, stalled: int, deeds: list[Deed]) ->
 
 @dataclass(slots=True)
 class Account:
-    """The verdicts of all jobs, counted; ``again`` are the stories of those that ended twice."""
+    """The verdicts of all jobs, counted.
+
+    ``causes`` and ``again`` are of the jobs that ended twice: what took their locks, and their
+    stories. ``reruns`` counts those that were begun again and ended once.
+    """
 
     fates: Counter[Fate] = field(default_factory=Counter)
     causes: Counter[str] = field(default_factory=Counter)
@@ -202,11 +209,11 @@ class Account:
         for story in stories:
             verdict = judge(story, deeds)
             account.fates[verdict.fate] += 1
-            if verdict.fate is Fate.AGAIN:
-                account.causes[verdict.why] += 1
-                account.again.append(f"{tell(story, deeds)} -- {verdict.why}")
+            if verdict.fault is not None:
+                account.faults.append(verdict.fault)
             elif verdict.fate is Fate.ONCE:
-                account.reruns += bool(verdict.why)
+                account.reruns += bool(verdict.causes)
             else:
-                account.faults.append(verdict.why)
+                account.causes.update(verdict.causes)
+                account.again.append(f"{tell(story, deeds)} -- {', '.join(verdict.causes)}")
         return account

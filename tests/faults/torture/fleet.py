@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.faults.harness import Bench, WorkerProcess
 from tests.support.proxy import TcpProxy
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-_START_SECONDS = 5.0
 _APP = "tests.faults.torture.app:handlers"
 
 
@@ -30,24 +29,18 @@ class Place:
         self._retired: list[WorkerProcess] = []
         self.proxy = proxy
         self.lock = asyncio.Lock()
-        self.since = time.monotonic()
         self.worker = self._start()
 
     def _start(self) -> WorkerProcess:
         overrides = dict(self._settings)
         if self.proxy is not None:
             overrides["redis_url"] = self.proxy.url
-        return self._bench.process(app=_APP, log_level="warning", **overrides)
+        return self._bench.process(app=_APP, log_level="info", **overrides)
 
     @property
     def is_alone(self) -> bool:
         """Whether nobody does harm to this worker just now."""
         return not self.lock.locked()
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the worker has had the time to start: before, any signal just ends it."""
-        return time.monotonic() - self.since > _START_SECONDS
 
     @property
     def workers(self) -> list[WorkerProcess]:
@@ -57,7 +50,6 @@ class Place:
     def replace(self) -> None:
         """Start another worker in the place of one that has ended."""
         self._retired.append(self.worker)
-        self.since = time.monotonic()
         self.worker = self._start()
 
 
@@ -106,6 +98,8 @@ class Fleet:
     async def stop(self, *, within: float) -> list[str]:
         """Stop every worker as a platform does; what went wrong."""
         for place in self.places:
-            place.worker.signal(signal.SIGTERM)
+            worker = place.worker
+            await wait_until(lambda: worker.has_started, what="the start of a worker")  # noqa: B023
+            worker.signal(signal.SIGTERM)
         codes = [await place.worker.ended(within=within) for place in self.places]
         return [f"a worker ended with {code} when it was stopped" for code in codes if code != 0]

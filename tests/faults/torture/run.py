@@ -252,11 +252,12 @@ class Torture:
             chunk = ids[start : start + _CHUNK]
             pipeline = redis.pipeline(transaction=False)
             for job_id in chunk:
-                pipeline.hmget(f"bull:{queue}:{job_id}", "atm", "returnvalue")
-            for job_id, (attempts, result) in zip(chunk, pipeline.execute(), strict=True):
+                pipeline.hmget(f"bull:{queue}:{job_id}", "atm", "returnvalue", "failedReason")
+            for job_id, fields in zip(chunk, pipeline.execute(), strict=True):
+                attempts, result, reason = fields
                 if attempts is not None:
-                    stories[job_id].attempts = int(attempts)
-                    stories[job_id].result = result
+                    story = stories[job_id]
+                    story.attempts, story.result, story.reason = int(attempts), result, reason
 
 
 def as_json(report: Report) -> str:
