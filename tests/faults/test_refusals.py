@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, Self
 
+import hiredis
 import pytest
 from structlog.testing import capture_logs
 
@@ -59,17 +60,30 @@ def _enough(bench: Bench) -> None:
     bench.redis.config_set("min-replicas-to-write", 0)
 
 
+def _forbidden(bench: Bench) -> None:
+    bench.redis.execute_command("ACL", "SETUSER", "default", "-evalsha")
+
+
+def _allowed(bench: Bench) -> None:
+    bench.redis.execute_command("ACL", "SETUSER", "default", "+evalsha")
+
+
 REFUSALS: dict[str, tuple[Callable[[Bench], None], Callable[[Bench], None], str]] = {
     "replica": (_replica, _primary, "point REDIS_URL at the primary"),
     "no replicas": (_alone, _enough, "mend the replication"),
 }
+# What a worker meets when it writes, and not while it waits.
+OUTLIVED = {
+    **REFUSALS,
+    "forbidden": (_forbidden, _allowed, "grant what the message names"),
+}
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("kind", OUTLIVED)
 async def test_running_jobs_outlive_a_refusal(bench: Bench, kind: str) -> None:
     """Jobs that end while the server refuses are written once it serves again."""
-    refuse, serve, fix = REFUSALS[kind]
+    refuse, serve, fix = OUTLIVED[kind]
     holding = Holding(bench)
     with capture_logs() as logs:
         async with bench.worker(holding.handlers, lock_duration=20.0) as worker:
@@ -163,6 +177,51 @@ async def test_a_wrong_password_is_named_and_can_be_put_right(bench: Bench) -> N
     await bench.settled(ids, within=NOTICED_WITHIN)
     assert "REDIS_URL is wrong" in said["error"]
     assert "made-up-secret" not in worker.text()
+
+
+class OldServer:
+    """Speaks Redis's protocol and knows no command but CLIENT ID; an async context manager."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[bytes] = []
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"redis://127.0.0.1:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests = hiredis.Reader()
+        while chunk := await reader.read(65536):
+            requests.feed(chunk)
+            while (request := requests.gets()) is not False:
+                command, *arguments = request
+                self.asked.append(command)
+                known = (command, arguments) == (b"CLIENT", [b"ID"])
+                writer.write(b":7\r\n" if known else b"-ERR unknown command '%b'\r\n" % command)
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_is_too_old_is_named(bench: Bench) -> None:
+    """A worker whose server does not know its commands says so, and does not ask again at once."""
+    async with OldServer() as old:
+        with capture_logs() as logs:
+            async with bench.worker(Holding(bench).handlers, redis_url=old.url):
+                await wait_until(lambda: any(_refused(logs)), what="the log line")
+        assert len(old.asked) <= CALM_COMMANDS
+    assert "too old" in _refused(logs)[0]
+
+
+def _refused(logs: Iterable[MutableMapping[str, Any]]) -> list[str]:
+    return [line["error"] for line in logs if line["event"] == "redis.refused"]
 
 
 @pytest.mark.asyncio
