@@ -200,7 +200,8 @@ class Engine:
     def _receive(self, lease: Lease) -> bool:
         """Keep a job that was just taken: True if it has the reserved slot, False if it parks."""
         parts = self._parts
-        self._slots.took(lease.queue)
+        if self._slots.took(lease.queue):
+            parts.waiting.doubt(lease.queue)
         parts.waiting.took(lease.queue, time.time())
         parts.hold(lease)
         if self._slots.admit(self._handler_key(lease), lease):

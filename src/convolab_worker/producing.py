@@ -96,7 +96,7 @@ async def add(link: Link, meter: Meter, keys: QueueKeys, job: NewJob) -> str:
     """
     call = add_call(keys, job, int(time.time() * 1000))
     answer = await script(call.script).run(link, "enqueue", call.keys, call.args)
-    meter.count_inner("enqueue", estimates.ADD)
+    meter.count_inner("enqueue", estimates.add(call, is_child=job.parent is not None))
     if isinstance(answer, int):
         reason = {
             _PARENT_MISSING: f"its parent {job.parent} on {job.parent_queue} is not there",

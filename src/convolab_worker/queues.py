@@ -140,7 +140,10 @@ class Queues:
         """Take the queue's next job, locked under ``token``."""
         raw = await self._run("fetch", self.transitions[queue].take(token, now_ms()))
         take = _read_take(queue, token, raw)
-        self.meter.count_inner("fetch", estimates.take(found=take.lease is not None))
+        inner = estimates.take(
+            found=take.lease is not None, lease=take.lease, is_limited=take.limited_for > 0
+        )
+        self.meter.count_inner("fetch", inner)
         return take
 
     async def transit(self, lease: Lease, call: Call) -> Take:
@@ -149,12 +152,14 @@ class Queues:
         Raises LockLost if the job is not ours any more, and Refusal with the code otherwise.
         """
         raw = await self._run("finish", call)
-        self.meter.count_inner("finish", estimates.transition(call, raw))
+        take = _read_take(lease.queue, lease.token, raw)
+        inner = estimates.transition(call, raw, lease=lease, taken=take.lease)
+        self.meter.count_inner("finish", inner)
         if isinstance(raw, int) and raw < 0:
             if raw in _LOST:
                 raise _lost(raw)
             raise Refusal(raw)
-        return _read_take(lease.queue, lease.token, raw)
+        return take
 
     def forgive_stall(self, lease: Lease, stalls: int) -> None:
         """Let a job that only waits here in memory survive ``stalls`` deaths of its worker.

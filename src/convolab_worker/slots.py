@@ -281,12 +281,19 @@ class Slots(Generic[T]):
         if sure:
             standing.sure = standing.seen = True
 
-    def took(self, queue: str) -> None:
-        """A take found a job; a hint is used up by it."""
+    def took(self, queue: str) -> bool:
+        """A take found a job; a hint is used up by it.
+
+        True if the queue was hinted at again while the take was under way: that may have been the
+        take's own marker, or tell of another job.
+        """
         standing = self.standing[queue]
         standing.seen = False
-        if not standing.sure:
-            standing.ready = standing.owed = False
+        if standing.sure:
+            return False
+        standing.ready = standing.owed = False
+        hinted, standing.hinted = standing.hinted, False
+        return hinted
 
     def nothing(self, queue: str) -> bool:
         """A take found nothing; True if jobs had been seen there, so that something holds them.

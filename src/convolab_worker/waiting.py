@@ -91,6 +91,11 @@ class Waiting:
         self._full_holds.pop(queue, None)
         self._stalled_check.setdefault(queue, now + self._lock_duration)
 
+    def doubt(self, queue: str) -> None:
+        """A marker was heard of that may be a take's own, or tell of a job: look."""
+        self._doubted.add(queue)
+        self._signal.set()
+
     def suspect(self, queue: str, *, after: float | None = None) -> None:
         """Another worker has a job of the queue, or nobody has: look for stalled jobs later.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, MutableMapping
+from contextlib import suppress
 from typing import Any, Self
 
 import hiredis
@@ -186,6 +187,7 @@ class OldServer:
         self.url = ""
         self.asked: list[bytes] = []
         self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -196,8 +198,13 @@ class OldServer:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
+        for writer in self._writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         requests = hiredis.Reader()
         while chunk := await reader.read(65536):
             requests.feed(chunk)
@@ -206,7 +213,6 @@ class OldServer:
                 self.asked.append(command)
                 known = (command, arguments) == (b"CLIENT", [b"ID"])
                 writer.write(b":7\r\n" if known else b"-ERR unknown command '%b'\r\n" % command)
-        writer.close()
 
 
 @pytest.mark.asyncio

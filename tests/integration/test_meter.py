@@ -158,6 +158,16 @@ async def test_the_meter_agrees_with_the_server(
     await check(settings, MIXTURE, one_by_one=arrival == "one by one")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_meter_agrees_for_each_kind_of_work(
+    start_server: StartServer, make_settings: Callable[..., Settings], kind: str
+) -> None:
+    """Errors of several kinds don't hide behind each other."""
+    settings = make_settings(redis_url=start_server().url, **SETTINGS)
+
+    await check(settings, KINDS[kind], one_by_one=True)
+
+
 async def check(settings: Settings, works: list[Work], *, one_by_one: bool) -> None:
     """Do the work, and compare the meters with the server."""
     worker, client = Worker(handlers, settings), JobClient(settings)

@@ -62,6 +62,19 @@ def find_nothing(slots: Slots[str], queue: str) -> bool:
 # slots and their limits
 
 
+def test_marker_during_a_take_that_finds_a_job_is_told_of() -> None:
+    """It may have been the take's own, or tell of another job: nothing else will."""
+    slots = make_slots()
+
+    slots.reserve("a")
+    slots.ready("a")
+    hinted = slots.took("a")
+    slots.reserve("a")
+    quiet = slots.took("a")
+
+    assert (hinted, quiet) == (True, False)
+
+
 def test_every_slot_is_free_at_the_start() -> None:
     """A new worker has all its slots, runs nothing and takes from no queue it knows nothing of."""
     slots = make_slots(concurrency=3)
