@@ -14,7 +14,7 @@ from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 from convolab_worker.execution import failure
 from convolab_worker.outcome import Failed, Lost, Outcome, Returned
 from convolab_worker.queues import NOT_ASKED, Take
-from convolab_worker.recovery import find_by_token
+from convolab_worker.recovery import find_by_token, holds
 from convolab_worker.runner import NO_HANDLER, STOP_PATIENCE_SECONDS
 from convolab_worker.schedulers import advance
 from convolab_worker.slots import Turn
@@ -158,6 +158,7 @@ class Engine:
         parts = self._parts
         asks_due = self._slots.reserve(queue)
         token = parts.queues.new_token()
+        asked_at = time.monotonic()
         try:
             take = await parts.queues.take(queue, token)
         except ReplyLost:
@@ -170,6 +171,9 @@ class Engine:
         parts.reconnection.served()
         if take.lease is None:
             await self._found_nothing(queue, take)
+            return
+        if await self._is_too_late(take.lease, asked_at):
+            self._slots.cancel_reservation()
             return
         self._admit(take.lease)
         if asks_due:
@@ -246,6 +250,7 @@ class Engine:
         self._slots.release(lease.queue, self._handler_key(lease))
         stays = await self._stays(lease.queue, turn)
         asks_due = stays and self._slots.reserve(lease.queue)
+        asked_at = time.monotonic()
         take = await self._settle(lease, outcome, stays=stays)
         if take.lease is lease and not stays:  # its children were done already: it goes on at once
             self._slots.reserve(lease.queue)
@@ -255,6 +260,9 @@ class Engine:
             await self._ask_due(lease.queue)
         if take.lease is None:
             await self._found_nothing(lease.queue, take)
+            return None
+        if take.lease is not lease and await self._is_too_late(take.lease, asked_at):
+            self._slots.cancel_reservation()
             return None
         if self.stopping:
             await self._give_back(take.lease)
@@ -270,6 +278,22 @@ class Engine:
             return await self._parts.runner.run(lease)
         except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
             return failure(error, lease, random.random)
+
+    async def _is_too_late(self, lease: Lease, asked_at: float) -> bool:
+        """Whether a take's answer lay unread so long that another worker has its job by now.
+
+        A handler that blocks the loop does that: a lock is only kept once its job is known.
+        """
+        if time.monotonic() - asked_at < self._parts.keeper.half_life:
+            return False
+        try:
+            late = not await holds(self._parts.queues, lease)
+        except RedisUnavailable:  # its own settlement will find out
+            return False
+        if late:
+            self._log.warning("job.taken_too_late", job_id=lease.id, queue=lease.queue)
+            self._parts.waiting.suspect(lease.queue)
+        return late
 
     async def _ask_due(self, queue: str) -> None:
         try:

@@ -65,6 +65,7 @@ class LockKeeper:
         self._keys = queues.keys
         self._meter = meter
         self._duration = lock_duration
+        self.half_life = lock_duration / 2
         self._on_lost = on_lost
         self._on_look = on_look
         self._held: dict[Lease, float] = {}

@@ -75,6 +75,12 @@ async def is_locked(queues: Queues, lease: Lease) -> bool:
     return bool(token == lease.token.encode())
 
 
+async def holds(queues: Queues, lease: Lease) -> bool:
+    """Whether the lease's lock is still there, and still ours."""
+    lock = await queues.link.call("lock", "GET", queues.keys[lease.queue].lock(lease.id))
+    return lock is not None and text(lock) == lease.token
+
+
 async def restore(queues: Queues, lease: Lease, duration: float, error: str) -> bool:
     """Undo what a script that failed half-way with ``error`` has done; False if nothing is left.
 
