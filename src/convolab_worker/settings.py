@@ -177,6 +177,12 @@ class Settings:
         Text(pattern=r"[!-~]+", expected="printable ASCII without spaces", secret=True),
         "bearer token of the wake server",
     )
+    wake_audience: str | None = _option(
+        None,
+        "CONVOLAB_WAKE_AUDIENCE",
+        Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
+        "audience of the Google identity token that a wake carries; needs the extra gcp",
+    )
     port: int = _option(
         8080,
         "PORT",
