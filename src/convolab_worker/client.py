@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
 
+    from convolab_worker.waker import Waker
+
 _COUNTED = {
     "wait": "LLEN",
     "prioritized": "ZCARD",
@@ -84,6 +86,7 @@ class JobClient:
         self._events = Events(
             Link(address, timeout=settings.command_timeout, meter=self.meter), self._link
         )
+        self._waker = None if settings.wake_url is None else _waker(settings)
 
     async def enqueue(
         self,
@@ -98,7 +101,7 @@ class JobClient:
         backoff: float | Mapping[str, Any] | None = None,
         deduplication_id: str | None = None,
     ) -> str:
-        """Add a job and return its id at once.
+        """Add a job and return its id at once; the worker service is waked in the background.
 
         ``queue`` is the settings' first by default. ``delay`` and ``backoff`` (fixed) are seconds;
         ``backoff`` may also be BullMQ's own object, in milliseconds. ``job_id`` makes adding
@@ -120,13 +123,26 @@ class JobClient:
             data=encode_json({} if data is None else data, what="data"),
             opts=options,
         )
-        keys = self._keys(self._checked_queue(queue))
+        added = await self._add(self._keys(self._checked_queue(queue)), job)
+        if self._waker is not None:
+            self._waker.wake(delay)
+        return added
+
+    async def _add(self, keys: QueueKeys, job: NewJob) -> str:
         await self._link.open()
         try:
             return await producing.add(self._link, self.meter, keys, job)
         except ReplyLost:  # its id makes a second adding harmless
             await self._link.open()
             return await producing.add(self._link, self.meter, keys, job)
+
+    async def wake_heard(self, timeout: float) -> bool:
+        """Wait until the service has heard the wakes of the jobs added, or ``timeout`` seconds.
+
+        For programs that end after adding jobs. False if it was not heard; True also if there is
+        nothing to wake.
+        """
+        return self._waker is None or await self._waker.heard(timeout)
 
     async def status(self, job_id: str, queue: str | None = None) -> JobStatus:
         """The job as it is now, from ``queue`` or whichever of the settings' queues has it.
@@ -255,7 +271,9 @@ class JobClient:
         return QueueKeys(self.settings.prefix, queue)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Send a wake that was not sent, for a second at most, and close the connections."""
+        if self._waker is not None:
+            await self._waker.close()
         await self._events.close()
         await self._link.close()
 
@@ -272,6 +290,12 @@ class JobClient:
     ) -> None:
         """Close the connections."""
         await self.close()
+
+
+def _waker(settings: Settings) -> Waker:
+    from convolab_worker.waker import Waker  # not without an address to wake
+
+    return Waker(settings)
 
 
 async def _next_event(inbox: asyncio.Queue[JobEvent]) -> JobEvent | None:

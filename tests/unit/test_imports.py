@@ -55,8 +55,14 @@ def loaded_by(program: str) -> set[str]:
         ),
         pytest.param(
             "from convolab_worker import JobClient, Settings; JobClient(Settings())",
-            HEAVY - {"aiohttp"},
+            HEAVY | {"convolab_worker.waker", "convolab_worker.waking"},
             id="a-client",
+        ),
+        pytest.param(
+            "from convolab_worker import JobClient, Settings\n"
+            "JobClient(Settings(wake_url='http://worker', wake_audience='http://worker'))",
+            HEAVY | {"google.auth", "requests"},
+            id="a-client-that-will-wake",
         ),
     ],
 )

@@ -17,6 +17,9 @@ from convolab_worker.telemetry import configure_logging
 if TYPE_CHECKING:
     from convolab_worker.settings import Settings
 
+# A service that starts from nothing may take this long to answer its first request.
+_WAKE_SECONDS = 15.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
@@ -78,6 +81,8 @@ async def _enqueue(settings: Settings, job: NewJob, *, wait: bool, timeout: floa
         )
         if not wait:
             result(job_id)
+            if not await client.wake_heard(_WAKE_SECONDS):
+                remark(f"job {job_id} is on {queue}, but the worker service was not waked for it")
             return 0
         remark(f"job {job_id} is on {queue}")
         try:
