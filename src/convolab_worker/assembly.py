@@ -24,6 +24,7 @@ from convolab_worker.locks import LockKeeper
 from convolab_worker.meter import Ledger, Meter
 from convolab_worker.queues import Queues
 from convolab_worker.reconnection import Reconnection
+from convolab_worker.recovery import child_reason
 from convolab_worker.reports import Reports
 from convolab_worker.runner import Runner
 from convolab_worker.settlement import Settlement
@@ -32,6 +33,7 @@ from convolab_worker.telemetry import Telemetry
 from convolab_worker.waiting import Waiting
 from convolab_worker.wake import Signal
 from convolab_worker.watchdog import Watchdog
+from convolab_worker.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +59,7 @@ class Parts:
     keeper: LockKeeper
     runner: Runner
     telemetry: Telemetry
+    whereabouts: Whereabouts
     meter: Meter
     lock_meter: Meter
     ledger: Ledger
@@ -97,7 +100,7 @@ def assemble(
     """Make every part of a worker; nothing is connected yet. To be called in the loop."""
     address = Address.parse(settings.redis_url)
     loop, signal = asyncio.get_running_loop(), Signal()
-    meter, lock_meter, telemetry = Meter(), Meter(), Telemetry()
+    meter, lock_meter, telemetry, whereabouts = Meter(), Meter(), Telemetry(), Whereabouts()
     link = Link(address, timeout=settings.command_timeout, meter=meter)
     waiting_link = Link(address, timeout=settings.command_timeout, meter=meter)
     for one, other in ((link, waiting_link), (waiting_link, link)):
@@ -113,7 +116,7 @@ def assemble(
         lock_meter,
         lock_duration=lock_duration,
         on_lost=lambda lease: _in_loop(loop, on_lost, lease),
-        on_look=Watchdog(loop, job_of_frame).look,
+        on_look=Watchdog(loop, job_of_frame, whereabouts).look,
     )
     reports = Reports(queues, reconnection, meter, interval=settings.progress_interval)
     return Parts(
@@ -135,8 +138,11 @@ def assemble(
         ),
         reconnection=reconnection,
         keeper=keeper,
-        runner=Runner(handlers, queues, reports, telemetry),
+        runner=Runner(
+            handlers, reports, telemetry, whereabouts, functools.partial(child_reason, queues)
+        ),
         telemetry=telemetry,
+        whereabouts=whereabouts,
         meter=meter,
         lock_meter=lock_meter,
         ledger=Ledger(settings.command_budget, time.time()),
@@ -164,6 +170,7 @@ def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[Lease]:
         park_limit=settings.park_limit,
         handlers_of={q: [h.key for h in handlers.handlers_of(q)] for q in settings.queues},
         limits={h.key: h.concurrency for h in handlers if h.concurrency is not None},
+        intervals={h.key: h.rate.interval for h in handlers if h.rate is not None},
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from convolab_worker.errors import ConfigurationError
+from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -126,6 +126,20 @@ def check_keys(children: Iterable[object]) -> tuple[Child, ...]:
         msg = "enqueue_children([]): expected at least one child"
         raise ConfigurationError(msg)
     return tuple(checked)
+
+
+def not_ended(children: Iterable[Child], ended: Mapping[str, object]) -> list[Child]:
+    """Those of ``children`` that have not ended yet.
+
+    Raises ConvolabWorkerError if all of them have: the handler would ask for ever.
+    """
+    asked = list(children)
+    left = [child for child in asked if child.result_key not in ended]
+    if not left:
+        keys = ", ".join(child.result_key for child in asked)
+        msg = f"enqueue_children: all of them have ended ({keys}): see children_results() first"
+        raise ConvolabWorkerError(msg)
+    return left
 
 
 def child_id(parent_id: str, key: str, attempt: int) -> str:

@@ -93,6 +93,7 @@ class Engine:
         parts.keep_books(now)
         for queue in self._slots.pass_time(now):
             parts.waiting.pass_on_if_busy(queue)
+        self._slots.end_rests(time.monotonic())
         self._unpark()
         ready = self._slots.next_queue(now)
         if ready is not None:
@@ -102,7 +103,7 @@ class Engine:
         if tend_at is not None and tend_at <= now:
             await parts.waiting.tend(now)
             return False
-        if self._draining and not self._chains:
+        if self._draining and not self._chains and not self._slots.rests:
             return await self._is_drained()
         parts.waiting.arm(now)
         await parts.signal.wait(self._nap(now, tend_at))
@@ -121,8 +122,11 @@ class Engine:
         return now
 
     def _nap(self, now: float, tend_at: float | None) -> float:
-        times = [at for at in (tend_at, self._slots.next_time()) if at is not None]
-        return min(min(times, default=float("inf")) - now, _LONGEST_NAP_SECONDS)
+        naps = [at - now for at in (tend_at, self._slots.next_time()) if at is not None]
+        rested_at = self._slots.next_rested()
+        if rested_at is not None:
+            naps.append(rested_at - time.monotonic())
+        return min([*naps, _LONGEST_NAP_SECONDS])
 
     async def _reconnect(self) -> None:
         """Connect; then adopt what lost takes have taken, and look at every queue."""
@@ -144,8 +148,8 @@ class Engine:
 
     async def _is_drained(self) -> bool:
         await self._parts.waiting.look_round(time.time(), forget_pauses=False)
-        now = time.time()
-        return self._slots.next_queue(now) is None and not self._chains and not self._slots.parked
+        is_idle = self._slots.next_queue(time.time()) is None and not self._slots.rests
+        return is_idle and not self._chains and not self._slots.parked
 
     def wake(self) -> None:
         """Look for work at once, whatever is known."""
@@ -208,7 +212,7 @@ class Engine:
             parts.waiting.doubt(lease.queue)
         parts.waiting.took(lease.queue, time.time())
         parts.hold(lease)
-        if self._slots.admit(self._handler_key(lease), lease):
+        if self._slots.admit(self._handler_key(lease), lease, time.monotonic()):
             return True
         parts.queues.forgive_stall(lease, 1)
         self._log.debug("job.parked", job_id=lease.id, queue=lease.queue, name=lease.name)
@@ -219,7 +223,7 @@ class Engine:
         return NO_HANDLER if handler is None else handler.key
 
     def _unpark(self) -> None:
-        while (lease := self._slots.unpark()) is not None:
+        while (lease := self._slots.unpark(time.monotonic())) is not None:
             self._parts.queues.forgive_stall(lease, -1)
             self._start(self._chain(lease), lease)
 

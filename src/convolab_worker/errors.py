@@ -21,6 +21,10 @@ class HandlerNotFound(ConvolabWorkerError):
     """No handler is registered for a job's name on its queue; the job fails for good."""
 
 
+class LifespanFailed(ConvolabWorkerError):
+    """A registry's lifespan failed to start, before any job was touched, or ended by itself."""
+
+
 class InvalidPayload(ConvolabWorkerError):
     """A job's data is not JSON, or not what its handler's annotation asks for.
 

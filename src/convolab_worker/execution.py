@@ -19,6 +19,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker import passage
 from convolab_worker.backoff import retry_delay
 from convolab_worker.errors import (
     ConfigurationError,
@@ -38,16 +39,21 @@ from convolab_worker.outcome import (
     Postponed,
     Returned,
 )
+from convolab_worker.passage import Passage
 from convolab_worker.payloads import decode_data, encode_json
+from convolab_worker.whereabouts import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from traceback import StackSummary
     from types import FrameType
 
     from convolab_worker.job import Line
     from convolab_worker.lease import Lease
     from convolab_worker.registry import Handler
 
+# Files whose frames say nothing to who wrote the handler.
+_OURS = frozenset({__file__, passage.__file__})
 # How long a handler may go on after it was told to end, before its slot is taken from it.
 PATIENCE_SECONDS = 5.0
 
@@ -64,8 +70,8 @@ class Run:
     """One call of a handler for a job, in the loop or in a thread of its own."""
 
     __slots__ = (
-        "_began", "_ended", "_error", "_handler", "_job", "_loop", "_task", "_timer", "_value",
-        "abandoned", "why",
+        "_began", "_ended", "_error", "_handler", "_job", "_loop", "_passage", "_task", "_thread",
+        "_timer", "_value", "abandoned", "on_stuck", "why",
     )  # fmt: skip
 
     def __init__(self, job: Job[Any], handler: Handler) -> None:
@@ -75,17 +81,21 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._passage: Passage | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._began = False
         self._value: Any = None
         self._error: BaseException | None = None
         self.why: Why | None = None
         self.abandoned = False
+        # Hears, while the handler still stands there, that its time is over or nobody waits for it.
+        self.on_stuck: Callable[[Run], None] | None = None
 
     async def end(self) -> None:
         """Start the handler and wait until it has ended, or been abandoned."""
-        if self._handler.threaded:
-            self._start_thread()
+        if self._handler.threaded and not self._handler.middleware:
+            self._start_thread(self._job, self._finish)
         else:
             name = f"job {self._job.name} {self._job.id}"
             self._task = self._loop.create_task(self._call(), name=name)
@@ -99,31 +109,73 @@ class Run:
 
     async def _call(self) -> None:
         self._began = True
+        handler = self._handler
         try:
-            self._value = await self._handler.function(self._job)
+            if handler.middleware:
+                innermost = self._in_thread if handler.threaded else handler.function
+                self._passage = Passage(handler.middleware, innermost)
+                self._value = await self._passage.go(self._job)
+            else:
+                self._value = await handler.function(self._job)
         except BaseException as error:  # noqa: BLE001 - nothing a handler raises may end the worker
             self._error = error
         self._end()
 
-    def _start_thread(self) -> None:
+    def _start_thread(
+        self, job: Job[Any], finish: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        """Call the handler in a thread; ``finish`` hears of its value or error, in the loop."""
         context = contextvars.copy_context()
 
         def call() -> None:
+            value, error = None, None
             try:
-                self._value = context.run(self._handler.function, self._job)
-            except BaseException as error:  # noqa: BLE001 - as above
-                self._error = error
+                value = context.run(self._handler.function, job)
+            except BaseException as raised:  # noqa: BLE001 - as above
+                error = raised
             with contextlib.suppress(RuntimeError):  # the loop has been closed without us
-                self._loop.call_soon_threadsafe(self._end)
+                self._loop.call_soon_threadsafe(finish, value, error)
 
         # A daemon of its own, not a pool's: one that never ends must not keep the process.
-        threading.Thread(target=call, name=f"job {self._job.id}", daemon=True).start()
+        self._thread = threading.Thread(target=call, name=f"job {self._job.id}", daemon=True)
+        self._thread.start()
+
+    def _finish(self, value: Any, error: BaseException | None) -> None:
+        self._value, self._error = value, error
+        self._end()
+
+    async def _in_thread(self, job: Job[Any]) -> Any:
+        """Call a threaded handler from its middleware.
+
+        A thread can't be cancelled: when the run is interrupted it is told by ``job.cancelled``,
+        and what it gives is waited for, as without middleware.
+        """
+        ended: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
+
+        def finish(value: Any, error: BaseException | None) -> None:
+            if not ended.done():
+                ended.set_result((value, error))
+
+        self._start_thread(job, finish)
+        while not ended.done():
+            try:
+                await asyncio.shield(ended)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if self.why is None or self.abandoned or task is None:
+                    raise
+                task.uncancel()
+        value, error = ended.result()
+        if error is not None:
+            raise error
+        return value
 
     def _end(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
 
     def _time_out(self) -> None:
+        self._tell_stuck()
         self.interrupt(Why.TIMEOUT, PATIENCE_SECONDS)
 
     def interrupt(self, why: Why, patience: float) -> None:
@@ -146,7 +198,31 @@ class Run:
     def _abandon(self) -> None:
         if not self._ended.done():
             self.abandoned = True
+            self._tell_stuck()
             self._ended.set_result(None)
+
+    def _tell_stuck(self) -> None:
+        if self.on_stuck is not None and not self._ended.done():
+            self.on_stuck(self)
+
+    @property
+    def stack(self) -> StackSummary:
+        """Where the handler stands now: its thread, or what its coroutine waits for."""
+        if self._thread is not None and self._thread.is_alive():
+            stack = stack_of_thread(self._thread.ident)
+        else:
+            stack = stack_of_coroutine(None if self._task is None else self._task.get_coro())
+        return below(stack, __file__)
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """What names the handler and its job in a report."""
+        handler, job = self._handler, self._job
+        return {"handler": handler.place, "job_id": job.id, "name": job.name, "queue": job.queue}
+
+    def blame(self, error: BaseException) -> str | None:
+        """The middleware that raised ``error``, where one did."""
+        return None if self._passage is None else self._passage.blame(error)
 
     def result(self) -> Any:
         """What the handler returned; raises what it raised."""
@@ -165,14 +241,13 @@ def job_of_frame(frame: FrameType) -> dict[str, Any] | None:
     if frame.f_code is not Run._call.__code__:  # noqa: SLF001
         return None
     run: Run = frame.f_locals["self"]
-    handler, job = run._handler, run._job  # noqa: SLF001
-    return {"handler": handler.place, "job_id": job.id, "name": job.name, "queue": job.queue}
+    return run.names
 
 
 def prepare(lease: Lease, handler: Handler, line: Line) -> Job[Any]:
     """Decode and validate a job's data. Raises InvalidPayload."""
     data = handler.validate(decode_data(lease.data))
-    return Job(lease, kind=handler.kind, data=data, line=line)
+    return Job(lease, kind=handler.kind, data=data, line=line, resources=handler.resources)
 
 
 def conclude(run: Run, lease: Lease, handler: Handler, random: Callable[[], float]) -> Outcome:
@@ -199,19 +274,27 @@ def _from_result(run: Run, lease: Lease, random: Callable[[], float]) -> Outcome
     except RetryLater as later:
         return Postponed(later.delay)
     except BaseException as error:  # noqa: BLE001 - a value from here on
-        return failure(error, lease, random)
+        return failure(error, lease, random, middleware=run.blame(error))
 
 
-def failure(error: BaseException, lease: Lease, random: Callable[[], float]) -> Failed:
-    """The outcome of an attempt that failed with ``error``."""
+def failure(
+    error: BaseException,
+    lease: Lease,
+    random: Callable[[], float],
+    *,
+    middleware: str | None = None,
+) -> Failed:
+    """The outcome of an attempt that failed with ``error``, raised by ``middleware`` or within."""
     reason, stack = _reason(error), _stack(error)
+    if middleware is not None:
+        reason = f"middleware {middleware}: {reason}"
     if isinstance(error, (UnrecoverableError, InvalidPayload, InvalidResult)):
-        return Failed(reason, stack)
+        return Failed(reason, stack, error=error)
     try:
         delay = retry_delay(lease.opts, lease.attempts_made, random=random())
     except ConfigurationError as unknown:
-        return Failed(f"{reason} (not tried again: {unknown})", stack)
-    return Failed(reason, stack, delay)
+        return Failed(f"{reason} (not tried again: {unknown})", stack, error=error)
+    return Failed(reason, stack, delay, error=error)
 
 
 def _timed_out(run: Run, lease: Lease, handler: Handler) -> JobTimeout:
@@ -237,7 +320,7 @@ def _reason(error: BaseException) -> str:
 def _stack(error: BaseException) -> str:
     """The traceback from the handler on, without the frames of this library."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+    while frames is not None and frames.tb_frame.f_code.co_filename in _OURS:
         frames = frames.tb_next
     try:
         lines = traceback.format_exception(type(error), error, frames)

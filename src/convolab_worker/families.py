@@ -6,8 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker import producing
-from convolab_worker.children import by_key, child_id, results_by_key
-from convolab_worker.errors import ConvolabWorkerError
+from convolab_worker.children import by_key, child_id, not_ended, results_by_key
 from convolab_worker.payloads import encode_json
 from convolab_worker.producing import NewJob
 
@@ -27,12 +26,7 @@ async def enqueue(queues: Queues, lease: Lease, children: Sequence[Child]) -> No
     """
     asked = list(children)
     if lease.starts > 1:
-        ended = {**await results(queues, lease)}
-        asked = [child for child in asked if child.result_key not in ended]
-        if not asked:
-            keys = ", ".join(child.result_key for child in children)
-            msg = f"enqueue_children: all of them have ended ({keys}): see children_results() first"
-            raise ConvolabWorkerError(msg)
+        asked = not_ended(asked, await results(queues, lease))
         asked = [child for child in asked if not await _has_failed(queues, lease, child)]
     for child in asked:
         await producing.add(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import structlog
 
@@ -12,7 +12,14 @@ from convolab_worker.children import Child, check_keys
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Iterable
 
+    # Type checkers know it without its being installed; here R has no default before Python 3.13.
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
     from convolab_worker.lease import Lease
+
+    R = TypeVarWithDefault("R", default=Any)
+else:
+    R = TypeVar("R")
 
 T = TypeVar("T")
 
@@ -53,26 +60,36 @@ class _Done:
 _DONE = _Done()
 
 
-class Job(Generic[T]):
-    """One attempt at a job.
+class Job(Generic[T, R]):
+    """One attempt at a job: ``Job[T]``, or ``Job[T, R]`` where ``resources`` are to be typed too.
 
-    ``data`` has been validated against ``T``; ``attempt`` counts from 1 to ``max_attempts``.
+    ``data`` has been validated against ``T``; ``resources`` is what the registry's lifespan gave,
+    None without one; ``attempt`` counts from 1 to ``max_attempts``.
     ``cancelled`` is set on a time-out, a shutdown or a lost lock: a handler in the loop is
     cancelled at the same moment, one in a thread has to look at ``cancelled.is_set()``.
     """
 
     __slots__ = (
         "_line", "_log", "attempt", "cancelled", "data", "id", "kind", "max_attempts", "name",
-        "queue",
+        "queue", "resources",
     )  # fmt: skip
 
-    def __init__(self, lease: Lease, *, kind: str, data: T, line: Line) -> None:
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, types: Any) -> Any:
+            """``Job[T]`` is ``Job[T, Any]``."""
+            return super().__class_getitem__(types if isinstance(types, tuple) else (types, Any))
+
+    def __init__(
+        self, lease: Lease, *, kind: str, data: T, line: Line, resources: R | None = None
+    ) -> None:
         """Show ``lease`` to its handler; reports go to ``line``."""
         self.id: str = lease.id
         self.name: str = lease.name
         self.queue: str = lease.queue
         self.kind = kind
         self.data = data
+        self.resources: R = cast("R", resources)  # R is whatever the lifespan gives
         self.attempt: int = lease.attempt
         self.max_attempts: int = lease.max_attempts
         self.cancelled = asyncio.Event()

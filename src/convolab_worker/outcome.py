@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,12 +21,14 @@ class Failed:
     """The attempt failed.
 
     ``retry_in`` is the wait before the next attempt in seconds (0: at once), or None where there
-    is no next attempt. ``stack`` is the traceback that is kept with the job, if there is one.
+    is no next attempt. ``stack`` is the traceback that is kept with the job, if there is one;
+    ``error`` is what was raised, for who calls a handler without a worker.
     """
 
     reason: str
     stack: str | None = None
     retry_in: float | None = None
+    error: BaseException | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ import random
 import re
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from convolab_worker.errors import HandlerNotFound, RedisUnavailable
 from convolab_worker.execution import Run, Why, conclude, failure, prepare
+from convolab_worker.job import Line
 from convolab_worker.outcome import (
     AwaitsChildren,
     Completed,
@@ -21,14 +22,15 @@ from convolab_worker.outcome import (
     Postponed,
     Returned,
 )
-from convolab_worker.recovery import child_reason
+from convolab_worker.whereabouts import innermost
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from convolab_worker.lease import Lease
-    from convolab_worker.queues import Queues
     from convolab_worker.registry import Handler, HandlerRegistry
-    from convolab_worker.reports import Reports
     from convolab_worker.telemetry import Telemetry
+    from convolab_worker.whereabouts import Whereabouts
 
 # What a handler gets between being cancelled at a shutdown and losing its slot.
 STOP_PATIENCE_SECONDS = 0.5
@@ -38,24 +40,47 @@ _FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 NO_HANDLER = "(no handler)"
 
 
+class OpenLine(Line, Protocol):
+    """A job's line, and its end."""
+
+    async def finish(self) -> None:
+        """Write what is unwritten, before the job's outcome is, and nothing after it."""
+
+    def drop(self) -> None:
+        """Write nothing more: the job is another worker's."""
+
+
+class Lines(Protocol):
+    """Where jobs' lines are got from."""
+
+    def line(self, lease: Lease) -> OpenLine:
+        """The line of one job."""
+
+
 class Runner:
     """The running jobs of one worker."""
 
     def __init__(
-        self, handlers: HandlerRegistry, queues: Queues, reports: Reports, telemetry: Telemetry
+        self,
+        handlers: HandlerRegistry,
+        reports: Lines,
+        telemetry: Telemetry,
+        whereabouts: Whereabouts,
+        child_reason: Callable[[str], Awaitable[str]],
     ) -> None:
-        """Keep the collaborators."""
-        self._handlers = handlers
-        self._queues = queues
+        """Keep the collaborators; ``child_reason`` completes a deferred failure's text."""
+        self.handlers = handlers
         self._reports = reports
         self._telemetry = telemetry
+        self._whereabouts = whereabouts
+        self._child_reason = child_reason
         self._log = structlog.get_logger("convolab_worker").bind()
         self._runs: dict[Lease, Run] = {}
         self.outcomes: Counter[str] = Counter()
 
     def handler_of(self, lease: Lease) -> Handler | None:
         """The handler that the job is for."""
-        return self._handlers.find(lease.queue, lease.name)
+        return self.handlers.find(lease.queue, lease.name)
 
     async def run(self, lease: Lease) -> Outcome:
         """Run the job; its outcome, whatever happens."""
@@ -65,7 +90,8 @@ class Runner:
             return Failed(lease.problem)
         handler = self.handler_of(lease)
         if handler is None:
-            return Failed(str(_no_handler(lease, self._handlers.names_on(lease.queue))))
+            missing = _no_handler(lease, self.handlers.names_on(lease.queue))
+            return Failed(str(missing), error=missing)
         line = self._reports.line(lease)
         try:
             job = prepare(lease, handler, line)
@@ -73,6 +99,7 @@ class Runner:
             return failure(error, lease, random.random)
         self._log.info("job.started", **_names(lease, handler))
         run = self._runs[lease] = Run(job, handler)
+        run.on_stuck = self._report_stuck
         try:
             await run.end()
         finally:
@@ -86,24 +113,32 @@ class Runner:
     async def _deferred_reason(self, lease: Lease) -> str:
         deferred = lease.deferred_failure or ""
         try:
-            return await child_reason(self._queues, deferred)
+            return await self._child_reason(deferred)
         except RedisUnavailable:
             return deferred
+
+    def _report_stuck(self, run: Run) -> None:
+        """Tell where a handler stands whose time is over, or that nobody waits for any more."""
+        kind = "abandoned" if run.abandoned else "timed_out"
+        stack = run.stack
+        report = {"where": innermost(stack), "stack": "".join(stack.format()), **run.names}
+        self._whereabouts.keep(kind, **report)
+        self._log.warning(f"job.{kind}", **report)
 
     def report(self, lease: Lease, outcome: Outcome) -> None:
         """Count and log what came of a job."""
         handler = self.handler_of(lease)
-        label = _label(outcome)
-        self.outcomes[label] += 1
+        came = label(outcome)
+        self.outcomes[came] += 1
         now = time.time()
         ran = max(now - lease.processed_on / 1000, 0.0)
         waited = max((lease.processed_on - lease.timestamp - lease.delay) / 1000, 0.0)
         kind = NO_HANDLER if handler is None else handler.kind
-        self._telemetry.job_finished(kind, label, ran, waited)
+        self._telemetry.job_finished(kind, came, ran, waited)
         names = _names(lease, handler)
         if isinstance(outcome, Failed):
             self._log.warning(
-                f"job.{label}",
+                f"job.{came}",
                 reason=outcome.reason[:_LONGEST_REASON],
                 where=_place(outcome.stack),
                 retry_in=outcome.retry_in,
@@ -112,7 +147,7 @@ class Runner:
         elif isinstance(outcome, Lost):
             self._log.error("job.lost", reason=outcome.reason, **names)
         else:
-            self._log.info(f"job.{label}", duration_ms=round(ran * 1000), **names)
+            self._log.info(f"job.{came}", duration_ms=round(ran * 1000), **names)
 
     def interrupt(self) -> None:
         """Tell every running handler to end now: the worker stops."""
@@ -150,7 +185,8 @@ def _names(lease: Lease, handler: Handler | None) -> dict[str, object]:
     }
 
 
-def _label(outcome: Outcome) -> str:
+def label(outcome: Outcome) -> str:
+    """The outcome's name in logs and counts."""
     if isinstance(outcome, Failed):
         return "failed" if outcome.retry_in is None else "retried"
     return {

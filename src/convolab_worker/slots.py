@@ -7,7 +7,7 @@ What is known of a queue (``Standing``):
     any     -- limited, paused, full -->         held     left alone until a time, or its marker
 
 A slot is free, reserved (a take is under way for it) or running. A job whose handler is at its own
-limit is parked: it keeps its lock, and takes no slot.
+limit, or rests after a start (see ``rates``), is parked: it keeps its lock, and takes no slot.
 
 Of the queues that are ready, one that has just become so is *owed* a take before the others, which
 have their turns in rotation; one that was passed over for owed ones too often goes with them.
@@ -19,6 +19,8 @@ import operator
 from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from convolab_worker.rates import Rates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +69,8 @@ class Slots(Generic[T]):
     """The slots of a worker, the jobs parked beside them, and what is known of its queues.
 
     ``handlers_of`` names for each queue the handlers that its jobs may need; ``limits`` gives a
-    handler's own concurrency, for those that have one.
+    handler's own concurrency, ``intervals`` the seconds from one of its starts to the next, for
+    those that have one.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Slots(Generic[T]):
         park_limit: int,
         handlers_of: Mapping[str, Sequence[str]],
         limits: Mapping[str, int],
+        intervals: Mapping[str, float] | None = None,
     ) -> None:
         """Begin with every slot free and nothing known of any queue."""
         self.standing = {queue: Standing() for queue in queues}
@@ -85,6 +89,7 @@ class Slots(Generic[T]):
         self._park_limit = park_limit
         self._handlers_of = handlers_of
         self._limits = limits
+        self._rates = Rates(intervals or {})
         self._running: Counter[str] = Counter()
         self._reserved = 0
         self._takes = 0
@@ -126,15 +131,17 @@ class Slots(Generic[T]):
         """Free a reserved slot: the take found nothing, or failed."""
         self._reserved -= 1
 
-    def admit(self, handler: str, job: T) -> bool:
-        """Use a reserved slot for ``job``: True to run it, False if it was parked.
+    def admit(self, handler: str, job: T, now: float) -> bool:
+        """Use a reserved slot for ``job``: True to run it from ``now`` on, False if it was parked.
+
+        ``now`` is monotonic: a clock that is set lets no handler start too soon, or too late.
 
         Of one handler's jobs, those that are parked came before. A job that is ours already (taken
         by a take whose answer was lost) may find every slot used, and is parked too.
         """
         self._reserved -= 1
         if self.free > 0 and self._has_room(handler) and handler not in self._parked:
-            self._running[handler] += 1
+            self._begin(handler, now)
             return True
         self._parkings += 1
         self._parked.setdefault(handler, deque()).append((self._parkings, job))
@@ -149,7 +156,7 @@ class Slots(Generic[T]):
             standing.full, standing.held_until = False, None
             self.ready(queue, sure=True)
 
-    def unpark(self) -> T | None:
+    def unpark(self, now: float) -> T | None:
         """The longest parked job that can run now, in a slot that runs from here on; or None."""
         if self.free <= 0 or not self._parked_count:
             return None
@@ -157,7 +164,7 @@ class Slots(Generic[T]):
         if not ripe:
             return None
         handler = min(ripe, key=lambda name: self._parked[name][0][0])
-        self._running[handler] += 1
+        self._begin(handler, now)
         return self._pop(handler)
 
     @property
@@ -195,16 +202,32 @@ class Slots(Generic[T]):
         self._parked_count -= 1
         return job
 
+    def _begin(self, handler: str, now: float) -> None:
+        self._running[handler] += 1
+        if self._rates:
+            self._rates.started(handler, now)
+
     def _has_room(self, handler: str) -> bool:
         limit = self._limits.get(handler)
-        return limit is None or self._running[handler] < limit
+        has_place = limit is None or self._running[handler] < limit
+        return has_place and not (self._rates and self._rates.is_resting(handler))
+
+    @property
+    def rests(self) -> bool:
+        """Whether jobs that are known wait for nothing but the end of a handler's rest."""
+        if not self._rates or self.free <= 0:
+            return False
+        return self._parked_count > 0 or any(
+            standing.ready and standing.held_until is None and not self.is_open(queue)
+            for queue, standing in self.standing.items()
+        )
 
     # queues
 
     def is_open(self, queue: str) -> bool:
         """Whether a job taken from ``queue`` could be run or parked, whichever one it is."""
         handlers = self._handlers_of[queue]
-        if not self._limits or not handlers:
+        if not (self._limits or self._rates) or not handlers:
             return True
         if not any(self._has_room(handler) for handler in handlers):
             return False
@@ -212,11 +235,16 @@ class Slots(Generic[T]):
             return True
         # No room to park: open only while whatever the takes under way bring could run at once.
         return all(
-            handler not in self._parked
-            and self._limits[handler] - self._running[handler] > self._reserved
+            handler not in self._parked and self._starts_now(handler) > self._reserved
             for handler in handlers
-            if handler in self._limits
+            if handler in self._limits or handler in self._rates
         )
+
+    def _starts_now(self, handler: str) -> float:
+        """How many more jobs of the handler could start at once, were there slots."""
+        if handler in self._rates:
+            return int(self._has_room(handler))
+        return self._limits.get(handler, _FOREVER) - self._running[handler]
 
     def next_queue(self, now: float) -> str | None:
         """The queue to take from now, if a slot is free and one is ready."""
@@ -342,11 +370,19 @@ class Slots(Generic[T]):
         return woken
 
     def next_time(self) -> float | None:
-        """The next moment at which ``pass_time`` changes something."""
+        """The next moment at which ``pass_time`` makes a queue ready."""
         times = [standing.due_at for standing in self.standing.values()]
         times += [standing.held_until for standing in self.standing.values()]
         known = [time for time in times if time is not None]
         return min(known) if known else None
+
+    def end_rests(self, now: float) -> None:
+        """Let handlers start again whose rest is over; monotonic, as in ``admit``."""
+        self._rates.pass_time(now)
+
+    def next_rested(self) -> float | None:
+        """The next moment at which ``end_rests`` lets a handler start again; monotonic."""
+        return self._rates.next_time()
 
 
 def _is_held(standing: Standing, now: float) -> bool:

@@ -6,10 +6,11 @@ import contextlib
 import sys
 import threading
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import structlog
+
+from convolab_worker.whereabouts import Whereabouts, innermost, stack_of_frame
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("convolab_worker")
 _BLOCKED_SECONDS = 1.0
-_DEEPEST = 30
 
 
 class Watchdog:
@@ -31,10 +31,12 @@ class Watchdog:
         self,
         loop: asyncio.AbstractEventLoop,
         job_of: Callable[[FrameType], dict[str, Any] | None],
+        whereabouts: Whereabouts,
     ) -> None:
-        """Watch from now on."""
+        """Watch from now on; what is reported is kept in ``whereabouts`` too."""
         self._loop = loop
         self._job_of = job_of
+        self._whereabouts = whereabouts
         self._thread_id = threading.get_ident()
         self._asked_at: float | None = None
         self._answered = True
@@ -61,12 +63,12 @@ class Watchdog:
 
     def _report(self, blocked_for: float) -> dict[str, Any]:
         frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - its documented use
-        job: dict[str, Any] = {}
-        stack = ""
-        if frame is not None:
-            stack = "".join(traceback.format_stack(frame, limit=_DEEPEST))
-            job = self._find_job(frame)
-        _log.error("loop.blocked", blocked_seconds=round(blocked_for, 3), stack=stack, **job)
+        stack = stack_of_frame(frame)
+        job = {} if frame is None else self._find_job(frame)
+        report = {"blocked_seconds": round(blocked_for, 3), "where": innermost(stack), **job}
+        text = "".join(stack.format())
+        self._whereabouts.keep("blocked", stack=text, **report)
+        _log.error("loop.blocked", stack=text, **report)
         return job
 
     def _find_job(self, frame: FrameType) -> dict[str, Any]:

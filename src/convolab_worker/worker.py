@@ -12,6 +12,7 @@ import structlog
 from convolab_worker.assembly import Parts, assemble
 from convolab_worker.engine import Engine
 from convolab_worker.errors import ConfigurationError, RedisUnavailable
+from convolab_worker.lifespans import Lifespans
 from convolab_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,12 +65,17 @@ class Worker:
         self._engine: Engine | None = None
         self._has_run = False
         self._has_ended = False
+        self._lifespans: Lifespans | None = None
+        self._grace_ends_at: float | None = None
         self._background: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._drained: DrainResult
 
     async def run(self) -> None:
-        """Run jobs until ``stop``. Redis may come and go; jobs never end this by failing."""
+        """Run jobs until ``stop``. Redis may come and go; jobs never end this by failing.
+
+        Raises LifespanFailed if a lifespan of the handlers can't be opened, before any job.
+        """
         await self._live(drain=False)
 
     async def drain(self, budget: float | None = None) -> DrainResult:
@@ -102,20 +108,47 @@ class Worker:
             msg = "this worker has run already: make another one"
             raise ConfigurationError(msg)
         self._has_run = True
-        _log.info("worker.started", **self._description())
         try:
+            await self._open_lifespans(parts)
+            _log.info("worker.started", **self._description())
             await engine.run(drain=drain)
             if self._stopping is not None:
                 await asyncio.shield(self._stopping)
+            if self._lifespans is not None:
+                self._lifespans.raise_death()
             if drain:
                 self._drained = await self._drain_result(parts)
         finally:
             if self._stopping is None:
                 await engine.stop(0.0)
             parts.keeper.stop()
+            await self._close_lifespans()
             await parts.reconnection.close()
             self._has_ended = True
             _log.info("worker.stopped", outcomes=dict(parts.runner.outcomes))
+
+    async def _open_lifespans(self, parts: Parts) -> None:
+        """Open what the handlers need, once, and give it to them; not if the worker stops."""
+        if self._lifespans is not None or self._stopping is not None:
+            return
+        self._lifespans = Lifespans(
+            self._handlers.lifespans, self.settings, on_death=self._stop_by_itself
+        )
+        try:
+            parts.runner.handlers = self._handlers.staged(await self._lifespans.open())
+        except asyncio.CancelledError:
+            await self._lifespans.close(0.0)
+            raise
+
+    def _stop_by_itself(self) -> None:
+        if self._stopping is None:
+            self._begin_stop()
+
+    async def _close_lifespans(self) -> None:
+        if self._lifespans is not None:
+            ends_at = self._grace_ends_at
+            grace = self.settings.shutdown_grace
+            await self._lifespans.close(grace if ends_at is None else ends_at - time.monotonic())
 
     def _assemble(self) -> tuple[Parts, Engine]:
         """Make the parts, once; here and not earlier, since they belong to the running loop."""
@@ -162,18 +195,34 @@ class Worker:
         ``grace`` is the settings' ``shutdown_grace`` by default. Called again while stopping, it
         ends the grace period at once.
         """
-        parts, engine = self._assemble()
         if self._stopping is None:
-            seconds = self.settings.shutdown_grace if grace is None else grace
-            _log.info("worker.stopping", grace=seconds)
-            self._stopping = asyncio.create_task(engine.stop(seconds), name="convolab-stop")
+            stopping = self._begin_stop(grace)
         else:
-            parts.runner.interrupt()
-        await asyncio.shield(self._stopping)
+            stopping = self._stopping
+            self._hurry()
+        await asyncio.shield(stopping)
+
+    def _begin_stop(self, grace: float | None = None) -> asyncio.Task[None]:
+        _, engine = self._assemble()
+        seconds = self.settings.shutdown_grace if grace is None else grace
+        _log.info("worker.stopping", grace=seconds)
+        self._grace_ends_at = time.monotonic() + seconds
+        if self._lifespans is not None:
+            self._lifespans.give_up_opening()
+        self._stopping = asyncio.create_task(engine.stop(seconds), name="convolab-stop")
+        return self._stopping
+
+    def _hurry(self) -> None:
+        """End the grace: running jobs and lifespans that close get no more than a moment."""
+        self._grace_ends_at = 0.0
+        self._assemble()[0].runner.interrupt()
+        if self._lifespans is not None:
+            self._lifespans.hurry()
 
     async def __aenter__(self) -> Self:
-        """Run in the background of a host application."""
-        self._assemble()
+        """Run in the background of a host application, once the lifespans are open."""
+        parts, _ = self._assemble()
+        await self._open_lifespans(parts)
         self._background = asyncio.create_task(self.run(), name="convolab-worker")
         self._background.add_done_callback(_say_if_died)
         return self
@@ -192,7 +241,7 @@ class Worker:
         try:
             await asyncio.shield(stopping)
         except asyncio.CancelledError:  # the host is in a hurry: what runs goes back at once
-            self._assemble()[0].runner.interrupt()
+            self._hurry()
             await stopping
             raise
         await background
@@ -224,6 +273,7 @@ class Worker:
             },
             "idle": parts.waiting.level,
             "telemetry": parts.telemetry.snapshot(),
+            "stuck": parts.whereabouts.snapshot(),
         }
 
 

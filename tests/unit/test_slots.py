@@ -29,6 +29,7 @@ def make_slots(
     park_limit: int = 100,
     handlers_of: Mapping[str, Sequence[str]] | None = None,
     limits: Mapping[str, int] | None = None,
+    intervals: Mapping[str, float] | None = None,
     ready: Sequence[str] = (),
 ) -> Slots[str]:
     """Slots of a worker on ``queues``; of those, ``ready`` are full of jobs."""
@@ -39,6 +40,7 @@ def make_slots(
         park_limit=park_limit,
         handlers_of=handlers_of or dict.fromkeys(names, ("h",)),
         limits=limits or {},
+        intervals=intervals,
     )
     for queue in ready:
         slots.ready(queue, sure=True)
@@ -49,7 +51,7 @@ def run_one(slots: Slots[str], queue: str, handler: str = "h", job: str = "job")
     """Take a job from ``queue`` and admit it: whether it runs."""
     slots.reserve(queue)
     slots.took(queue)
-    return slots.admit(handler, job)
+    return slots.admit(handler, job, START)
 
 
 def find_nothing(slots: Slots[str], queue: str) -> bool:
@@ -121,9 +123,9 @@ def test_a_parked_job_waits_for_its_handlers_limit() -> None:
     run_one(slots, "a", job="1")
     run_one(slots, "a", job="2")
 
-    early = slots.unpark()
+    early = slots.unpark(START)
     slots.release("a", "h")
-    late = slots.unpark()
+    late = slots.unpark(START)
 
     assert (early, late) == (None, "2")
     assert (slots.running, slots.parked) == (1, 0)
@@ -138,7 +140,7 @@ def test_a_parked_job_waits_for_a_free_slot() -> None:
     run_one(slots, "a", "other")
 
     assert slots.has_ripe
-    assert slots.unpark() is None
+    assert slots.unpark(START) is None
 
 
 def test_parked_jobs_run_in_the_order_in_which_they_were_parked() -> None:
@@ -151,7 +153,7 @@ def test_parked_jobs_run_in_the_order_in_which_they_were_parked() -> None:
     slots.release("a", "h")
     slots.release("a", "g")
 
-    handed_out = [slots.unpark(), slots.unpark(), slots.unpark()]
+    handed_out = [slots.unpark(START), slots.unpark(START), slots.unpark(START)]
 
     assert handed_out == ["1", "2", None]
 
@@ -166,7 +168,7 @@ def test_a_new_job_does_not_overtake_parked_ones_of_its_handler() -> None:
     overtakes = run_one(slots, "a", job="newer")
 
     assert not overtakes
-    assert slots.unpark() == "older"
+    assert slots.unpark(START) == "older"
 
 
 def test_a_job_that_is_ours_already_is_parked_where_no_slot_is_free() -> None:
@@ -178,7 +180,7 @@ def test_a_job_that_is_ours_already_is_parked_where_no_slot_is_free() -> None:
     slots.release("a", "h")
 
     assert not runs
-    assert slots.unpark() == "adopted"
+    assert slots.unpark(START) == "adopted"
 
 
 def test_a_lost_job_is_dropped_only_where_it_is_parked() -> None:
@@ -248,7 +250,7 @@ def test_takes_under_way_count_as_parked_where_they_might_be() -> None:
         slots.reserve("a")
         reserved += 1
 
-    runs = [slots.admit("h", str(number)) for number in range(reserved)]
+    runs = [slots.admit("h", str(number), START) for number in range(reserved)]
 
     assert runs.count(False) <= 1
 
@@ -540,6 +542,57 @@ def test_only_the_last_slot_leaves_other_queues_unwatched() -> None:
     assert slots.unwatched("a") == ["d"]
 
 
+# rates
+
+
+def test_a_handler_that_rests_has_its_jobs_parked_until_its_time() -> None:
+    """The job after a start is parked with a slot free, and runs when the rest is over."""
+    slots = make_slots(intervals={"h": 2.0})
+
+    first, second = run_one(slots, "a", job="1"), run_one(slots, "a", job="2")
+    slots.end_rests(START + 1.9)
+    early = slots.unpark(START + 1.9)
+    slots.end_rests(START + 2.0)
+    late = slots.unpark(START + 2.0)
+
+    assert (first, second) == (True, False)
+    assert (early, late) == (None, "2")
+
+
+def test_a_queue_whose_handlers_all_rest_is_left_alone() -> None:
+    """It is neither taken from nor waited for; one with another handler is."""
+    slots = make_slots(
+        "a", "b", handlers_of={"a": ("h",), "b": ("h", "free")}, intervals={"h": 2.0}, ready=["a"]
+    )
+    run_one(slots, "a")
+    slots.ready("a", sure=True)
+
+    resting = slots.next_queue(START), slots.waitable(START), slots.rests
+    slots.end_rests(START + 2.0)
+
+    assert resting == (None, ["b"], True)
+    assert (slots.next_queue(START + 2.0), slots.rests) == ("a", False)
+
+
+def test_a_rest_does_not_cut_a_wait() -> None:
+    """A wait is cut to the due times of queues; the loop alone wakes at the end of a rest."""
+    slots = make_slots(intervals={"h": 2.0})
+
+    run_one(slots, "a")
+
+    assert (slots.next_time(), slots.next_rested()) == (None, START + 2.0)
+
+
+def test_a_full_park_closes_a_queue_whose_job_might_have_to_rest() -> None:
+    """With a take under way for a handler with a rate, the next job could not start."""
+    slots = make_slots("a", park_limit=0, intervals={"h": 2.0})
+
+    alone = slots.is_open("a")
+    slots.reserve("a")
+
+    assert (alone, slots.is_open("a")) == (True, False)
+
+
 # any order of events
 
 
@@ -573,7 +626,8 @@ class SlotsMachine(RuleBasedStateMachine):
         handlers_of=st.fixed_dictionaries(
             {queue: st.lists(st.sampled_from(HANDLERS), unique=True) for queue in QUEUES}
         ),
-        limits=st.dictionaries(st.sampled_from(HANDLERS), st.integers(1, 2), min_size=1),
+        limits=st.dictionaries(st.sampled_from(HANDLERS), st.integers(1, 2)),
+        intervals=st.dictionaries(st.sampled_from(HANDLERS), st.floats(0.5, 15)),
     )
     def start(
         self,
@@ -581,19 +635,24 @@ class SlotsMachine(RuleBasedStateMachine):
         park_limit: int,
         handlers_of: dict[str, list[str]],
         limits: dict[str, int],
+        intervals: dict[str, float],
     ) -> None:
         self.concurrency = concurrency
         self.park_limit = park_limit
         self.handlers_of = handlers_of
         self.limits = limits
+        self.intervals = intervals
+        self.rest_until: dict[str, float] = {}
+        self.started_at: dict[str, float] = {}
         self.slots: Slots[Piece] = Slots(
             QUEUES,
             concurrency=concurrency,
             park_limit=park_limit,
             handlers_of=handlers_of,
             limits=limits,
+            intervals=intervals,
         )
-        self.now = START
+        self.now = self.clock = START
         self.takes: list[Take] = []
         self.running: list[tuple[Piece, Turn]] = []
         self.parked: list[Piece] = []
@@ -605,7 +664,18 @@ class SlotsMachine(RuleBasedStateMachine):
 
     def has_room(self, handler: str) -> bool:
         limit = self.limits.get(handler)
-        return limit is None or self.running_of(handler) < limit
+        has_place = limit is None or self.running_of(handler) < limit
+        return has_place and handler not in self.rest_until
+
+    def begin(self, piece: Piece, turn: Turn) -> None:
+        """A job starts; of a handler with a rate, no sooner than its rate says."""
+        self.running.append((piece, turn))
+        interval = self.intervals.get(piece.handler)
+        if interval is not None:
+            before = self.started_at.get(piece.handler, -FOREVER)
+            assert self.clock >= before + interval, "a start too many"
+            self.started_at[piece.handler] = self.clock
+            self.rest_until[piece.handler] = self.clock + interval
 
     def running_of(self, handler: str) -> int:
         return sum(piece.handler == handler for piece, _ in self.running)
@@ -627,10 +697,10 @@ class SlotsMachine(RuleBasedStateMachine):
         fits = self.concurrency - len(self.running) - len(self.takes) > 0
         expected = fits and self.has_room(piece.handler) and piece.handler not in waiting
         self.slots.took(piece.queue)
-        runs = self.slots.admit(piece.handler, piece)
+        runs = self.slots.admit(piece.handler, piece, self.clock)
         assert runs is expected
         if runs:
-            self.running.append((piece, turn))
+            self.begin(piece, turn)
         else:
             self.parked.append(piece)
 
@@ -731,13 +801,13 @@ class SlotsMachine(RuleBasedStateMachine):
     @rule()
     def unpark(self) -> None:
         ripe, free = self.ripe(), self.slots.free
-        piece = self.slots.unpark()
+        piece = self.slots.unpark(self.clock)
         if not ripe or free <= 0:
             assert piece is None
             return
         assert piece is ripe[0]
         self.parked.remove(piece)
-        self.running.append((piece, Turn(self.now)))
+        self.begin(piece, Turn(self.now))
 
     @precondition(lambda self: self.parked)
     @rule(which=PICK)
@@ -755,6 +825,10 @@ class SlotsMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         woken = self.slots.pass_time(self.now)
+        self.clock += max(seconds, 0.0)  # is never set back
+        self.slots.end_rests(self.clock)
+        self.rest_until = {name: at for name, at in self.rest_until.items() if at > self.clock}
+        assert self.slots.next_rested() == min(self.rest_until.values(), default=None)
         assert all(self.slots.standing[queue].ready for queue in woken)
         next_time = self.slots.next_time()
         assert next_time is None or next_time > self.now
@@ -772,6 +846,19 @@ class SlotsMachine(RuleBasedStateMachine):
         assert len(self.running) + len(self.takes) <= self.concurrency
         assert all(self.running_of(handler) <= most for handler, most in self.limits.items())
         assert len(self.parked) <= self.park_limit or self.adopted
+
+    @rule()
+    def wait_for_what_rests(self) -> None:
+        """Parked jobs run at the latest when the rests that are known are over."""
+        until = self.slots.next_rested()
+        if until is None:
+            return
+        self.pass_time(until - self.clock)
+        while self.ripe() and self.slots.free > 0:
+            self.unpark()
+        blocked = [p for p in self.parked if p.handler in self.rest_until or self.slots.free <= 0]
+        full = [piece for piece in self.parked if not self.has_room(piece.handler)]
+        assert {*self.parked} == {*blocked, *full}
 
     @invariant()
     def every_queue_is_heard(self) -> None:

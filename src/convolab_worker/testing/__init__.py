@@ -1,0 +1,27 @@
+"""What tests of handlers need: one handler without Redis, or a worker on a private server.
+
+pytest finds the fixtures ``convolab_server`` and ``convolab_worker`` by itself.
+"""
+
+from __future__ import annotations
+
+from convolab_worker.testing.single import HandlerRun, run_handler
+from convolab_worker.testing.workers import (
+    EnqueuedJob,
+    RunningWorker,
+    assert_enqueued,
+    drained,
+    running_worker,
+    worker_fixture,
+)
+
+__all__ = [
+    "EnqueuedJob",
+    "HandlerRun",
+    "RunningWorker",
+    "assert_enqueued",
+    "drained",
+    "run_handler",
+    "running_worker",
+    "worker_fixture",
+]

@@ -1,0 +1,223 @@
+"""One handler run as a worker runs it, without a worker and without Redis."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.children import Child, not_ended
+from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
+from convolab_worker.execution import failure
+from convolab_worker.job_options import job_options
+from convolab_worker.lease import Lease
+from convolab_worker.lifespans import Lifespans
+from convolab_worker.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
+from convolab_worker.payloads import encode_json
+from convolab_worker.runner import Runner, label
+from convolab_worker.settings import Settings
+from convolab_worker.telemetry import Telemetry
+from convolab_worker.whereabouts import Whereabouts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from convolab_worker.registry import HandlerRegistry
+
+_CLOSING_SECONDS = 5.0
+_FROM_LIFESPAN = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerRun:
+    """What came of one run of a handler.
+
+    ``outcome`` is the worker's word for it: ``completed``, ``failed`` (for good), ``retried`` (an
+    attempt failed and another follows), ``postponed`` or ``waiting_children``. ``progress`` and
+    ``logs`` are what the handler reported, in order; ``retry_in`` is seconds, where the job is to
+    run again; ``children`` are those it asked for; ``reason`` and ``error`` say why it failed.
+    """
+
+    outcome: str
+    progress: list[Any]
+    logs: list[str]
+    retry_in: float | None = None
+    children: tuple[Child, ...] = ()
+    reason: str | None = None
+    error: BaseException | None = None
+    returned: str | None = None
+
+    @property
+    def result(self) -> Any:
+        """The result as a reader of the job gets it; AssertionError if there is none."""
+        if self.returned is None:
+            msg = f"the handler gave no result: {self._instead()}"
+            raise AssertionError(msg)
+        return json.loads(self.returned)
+
+    def _instead(self) -> str:
+        if self.children:
+            return f"it asked for the children {', '.join(c.result_key for c in self.children)}"
+        if self.outcome == "postponed":
+            return f"it asked for another run in {self.retry_in:g} s"
+        return f"it failed: {self.reason}"
+
+
+async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a keyword
+    handlers: HandlerRegistry,
+    name: str,
+    data: Any = None,
+    *,
+    queue: str | None = None,
+    job_id: str | None = None,
+    attempt: int = 1,
+    attempts: int | None = None,
+    backoff: float | Mapping[str, Any] | None = None,
+    resources: Any = _FROM_LIFESPAN,
+    children_results: Mapping[str, Any] | None = None,
+    children_failures: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
+    raises: bool = True,
+) -> HandlerRun:
+    """Run the handler of ``name`` once, as a worker does: validation, middleware, time-out.
+
+    The registry's lifespans are opened and closed around it, unless ``resources`` stands in for
+    what they give. ``attempt`` of ``attempts`` is what the job says of itself (``attempts`` and
+    ``backoff`` as for ``JobClient.enqueue``); ``children_results`` and ``children_failures`` are
+    those of the parts that have ended. Raises what the attempt fails with, as it was raised:
+    an exception of the handler or of a middleware, InvalidPayload, InvalidResult, JobTimeout,
+    HandlerNotFound; with ``raises=False`` that is ``reason`` and ``error`` of what is returned.
+    """
+    settings = settings or Settings()
+    recorder = _Recorder(children_results or {}, children_failures or {})
+    options = job_options(
+        name, delay=None, priority=None, attempts=attempts, backoff=backoff, deduplication_id=None
+    )
+    lease = Lease(
+        queue=queue or _queue_of(handlers, name, settings),
+        id=job_id or uuid.uuid4().hex,
+        token="test",  # noqa: S106 - no lock is taken
+        name=name,
+        data=encode_json({} if data is None else data, what="data").encode(),
+        opts={"attempts": attempt, **options},
+        processed_on=round(time.time() * 1000),
+        attempts_made=_checked_attempt(attempt, attempts) - 1,
+    )
+    if resources is _FROM_LIFESPAN:
+        lifespans = Lifespans(handlers.lifespans, settings)
+        staged = handlers.staged(await lifespans.open())
+    else:
+        lifespans = Lifespans([], settings)
+        staged = handlers.staged(dict.fromkeys(handlers.scopes, resources))
+    try:
+        runner = Runner(staged, recorder, Telemetry(), Whereabouts(), _no_child_reason)
+        outcome = _settled(await runner.run(lease), lease, recorder)
+    finally:
+        await lifespans.close(_CLOSING_SECONDS)
+    return _told(outcome, lease, recorder, raises=raises)
+
+
+def _told(outcome: Outcome, lease: Lease, recorder: _Recorder, *, raises: bool) -> HandlerRun:
+    if raises and isinstance(outcome, Failed):
+        _raise(outcome, lease)
+    came: dict[str, Any] = {}
+    match outcome:
+        case Failed():
+            came = {
+                "reason": outcome.reason, "error": outcome.error, "retry_in": outcome.retry_in
+            }  # fmt: skip
+        case Postponed():
+            came = {"retry_in": outcome.delay}
+        case AwaitsChildren():
+            came = {"children": outcome.children}
+        case Completed():
+            came = {"returned": outcome.value}
+    return HandlerRun(
+        outcome=label(outcome), progress=recorder.reported, logs=recorder.rows, **came
+    )
+
+
+def _raise(failed: Failed, lease: Lease) -> None:
+    error = failed.error
+    if not isinstance(error, Exception):  # SystemExit, CancelledError: not to end the test with
+        raise JobFailed(lease.id, failed.reason) from error
+    if failed.reason not in str(error):
+        error.add_note(f"the job's reason: {failed.reason}")
+    raise error
+
+
+def _settled(outcome: Outcome, lease: Lease, recorder: _Recorder) -> Outcome:
+    """Refuse, as a worker does, children that have all ended."""
+    ended = recorder.ended
+    if isinstance(outcome, AwaitsChildren) and ended:
+        try:
+            return AwaitsChildren(tuple(not_ended(outcome.children, ended)))
+        except ConvolabWorkerError as error:
+            return failure(error, lease, lambda: 0.0)
+    return outcome
+
+
+def _queue_of(handlers: HandlerRegistry, name: str, settings: Settings) -> str:
+    """The queue that the handler of this name is bound to, or the settings' first."""
+    bound = {handler.queue for handler in handlers if name in handler.names} - {None}
+    if len(bound) > 1:
+        names = ", ".join(sorted(queue or "" for queue in bound))
+        msg = f"{name!r} has handlers on the queues {names}: expected queue= to say which"
+        raise ConfigurationError(msg)
+    free = handlers.find("", name) is not None
+    return settings.queues[0] if free or not bound else bound.pop() or ""
+
+
+def _checked_attempt(attempt: int, attempts: int | None) -> int:
+    if not 1 <= attempt <= (attempts or attempt):
+        msg = f"attempt={attempt!r}: expected 1 to {attempts or 'any'}"
+        raise ConfigurationError(msg)
+    return attempt
+
+
+async def _no_child_reason(deferred: str) -> str:  # pragma: no cover - no child has failed here
+    return deferred
+
+
+class _Recorder:
+    """The line of the one job that is run: keeps what would have gone to Redis."""
+
+    def __init__(self, results: Mapping[str, Any], failures: Mapping[str, str]) -> None:
+        failed = dict.fromkeys(failures)
+        # Through JSON, as results come back in a worker.
+        self.ended: dict[str, Any] = json.loads(encode_json({**failed, **results}, "results"))
+        self._failures = dict(failures)
+        self._lock = threading.Lock()
+        self._closed = False
+        self.reported: list[Any] = []
+        self.rows: list[str] = []
+
+    def line(self, _lease: Lease) -> _Recorder:
+        return self
+
+    def progress(self, value: Any) -> None:
+        text = encode_json(value, what="progress")
+        with self._lock:
+            if not self._closed:
+                self.reported.append(json.loads(text))
+
+    def log(self, row: str) -> None:
+        with self._lock:
+            if not self._closed:
+                self.rows.append(row)
+
+    async def children_results(self) -> dict[str, Any]:
+        return dict(self.ended)
+
+    async def children_failures(self) -> dict[str, str]:
+        return dict(self._failures)
+
+    async def finish(self) -> None:
+        self.drop()
+
+    def drop(self) -> None:
+        with self._lock:
+            self._closed = True

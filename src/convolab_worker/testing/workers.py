@@ -1,0 +1,210 @@
+"""A real worker and client on a private server, for one test; and what was enqueued there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.address import Address
+from convolab_worker.client import JobClient
+from convolab_worker.connection import Link
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.keys import QueueKeys
+from convolab_worker.meter import Meter
+from convolab_worker.payloads import encode_json
+from convolab_worker.settings import OPTIONS, Settings
+from convolab_worker.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from convolab_worker.registry import HandlerRegistry
+
+_LOOK_SECONDS = 0.01
+_ANYTHING = object()
+_PENDING = ("wait", "prioritized", "active", "waiting-children")
+# The workers of the tests that run just now; the functions without a worker mean the newest.
+_current: list[RunningWorker] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnqueuedJob:
+    """A job that was added; ``data`` is None if it has been removed since."""
+
+    id: str
+    name: str
+    queue: str
+    data: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningWorker:
+    """A worker with its client, under a key prefix of its own; ``worker`` is None without handlers.
+
+    ``settings`` are for the code under test, which may make clients of its own with them.
+    """
+
+    settings: Settings
+    client: JobClient
+    worker: Worker | None
+
+    async def run(
+        self, name: str, data: Any = None, *, timeout: float = 10.0, **options: Any
+    ) -> Any:
+        """Enqueue a job, wait for its end, and give its result. Raises JobFailed, TimeoutError."""
+        job_id = await self.client.enqueue(name, data, **options)
+        return await self.client.result(job_id, timeout, options.get("queue"))
+
+    async def drained(self, timeout: float = 10.0, *, delayed: bool = False) -> None:
+        """Wait until no job waits or runs; with ``delayed``, until no delayed one is left either.
+
+        Raises AssertionError, which says what is left, after ``timeout`` seconds.
+        """
+        states = (*_PENDING, "delayed") if delayed else _PENDING
+        left: dict[str, dict[str, int]] = {}
+        try:
+            async with asyncio.timeout(timeout):
+                # Other processes may have a part in it, so no event of ours tells the end.
+                while left := self._left(await self.client.counts(), states):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_SECONDS)
+        except TimeoutError:
+            msg = f"not drained after {timeout:g} s; left: {left or 'not known'}"
+            raise AssertionError(msg) from None
+
+    def _left(
+        self, counts: dict[str, dict[str, int]], states: tuple[str, ...]
+    ) -> dict[str, dict[str, int]]:
+        left = {
+            queue: {state: found[state] for state in states if found.get(state)}
+            for queue, found in counts.items()
+        }
+        return {queue: found for queue, found in left.items() if found}
+
+    @property
+    def enqueued(self) -> list[EnqueuedJob]:
+        """Every job that was added to the settings' queues, by whomever, in order."""
+        # In a thread with a loop of its own: tests ask without `await`, and from plain functions.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, _added(self.settings)).result()
+
+    def assert_enqueued(
+        self, name: str, *, data: Any = _ANYTHING, queue: str | None = None
+    ) -> EnqueuedJob:
+        """The first job of that name, data and queue that was added; AssertionError without one."""
+        wanted = data if data is _ANYTHING else _as_read(data)
+        jobs = self.enqueued
+        for job in jobs:
+            fits = job.name == name and (wanted is _ANYTHING or job.data == wanted)
+            if fits and queue in (None, job.queue):
+                return job
+        asked = "" if data is _ANYTHING else f" with data {data!r}"
+        where = "" if queue is None else f" on {queue}"
+        lines = [f"\n  {job.name} on {job.queue}: {job.data!r}" for job in jobs]
+        msg = f"no {name!r}{asked}{where} was enqueued; enqueued: {''.join(lines) or 'nothing'}"
+        raise AssertionError(msg)
+
+
+@asynccontextmanager
+async def running_worker(
+    handlers: HandlerRegistry | None, redis_url: str, **overrides: Any
+) -> AsyncIterator[RunningWorker]:
+    """Run a worker for a test; without ``handlers`` nothing is run, and jobs stay where they are.
+
+    Its queues are those that handlers are bound to and ``convolab``; ``overrides`` are settings.
+    """
+    bound = {handler.queue for handler in handlers or () if handler.queue is not None}
+    defaults: dict[str, Any] = {
+        "redis_url": redis_url,
+        "prefix": f"test-{uuid.uuid4().hex[:12]}",
+        "queues": tuple(dict.fromkeys((*OPTIONS["queues"].default, *sorted(bound)))),
+        "shutdown_grace": 2.0,
+    }
+    settings = Settings(**{**defaults, **overrides})
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(JobClient(settings))
+        worker = None
+        if handlers is not None:
+            worker = await stack.enter_async_context(Worker(handlers, settings))
+        running = RunningWorker(settings=settings, client=client, worker=worker)
+        _current.append(running)
+        try:
+            yield running
+        finally:
+            _current.remove(running)
+
+
+def worker_fixture(handlers: HandlerRegistry | None = None, **overrides: Any) -> Any:
+    """Make a pytest fixture: a RunningWorker with these handlers, for each test that asks for it.
+
+    ``worker = worker_fixture(handlers)`` in a test module or conftest.py. For pytest-asyncio; with
+    another plugin use the fixture ``convolab_worker``. Raises ConfigurationError without it.
+    """
+    try:
+        import pytest_asyncio
+    except ImportError as error:
+        msg = (
+            "worker_fixture needs the package pytest-asyncio: pip install pytest-asyncio, "
+            "or `async with convolab_worker(handlers)` with the fixture of that name"
+        )
+        raise ConfigurationError(msg) from error
+
+    @pytest_asyncio.fixture
+    async def worker(convolab_worker: Callable[..., Any]) -> AsyncIterator[RunningWorker]:
+        async with convolab_worker(handlers, **overrides) as running:
+            yield running
+
+    return worker
+
+
+def _newest(asked: str) -> RunningWorker:
+    if not _current:
+        msg = f"{asked}: no worker runs here: expected a fixture made by worker_fixture(handlers)"
+        raise RuntimeError(msg)
+    return _current[-1]
+
+
+async def drained(timeout: float = 10.0, *, delayed: bool = False) -> None:
+    """Wait until no job of the test's worker waits or runs; see ``RunningWorker.drained``."""
+    await _newest("drained()").drained(timeout, delayed=delayed)
+
+
+def assert_enqueued(name: str, *, data: Any = _ANYTHING, queue: str | None = None) -> EnqueuedJob:
+    """Find a job that was enqueued in the test; see ``RunningWorker.assert_enqueued``."""
+    return _newest("assert_enqueued()").assert_enqueued(name, data=data, queue=queue)
+
+
+async def _added(settings: Settings) -> list[EnqueuedJob]:
+    """Read the jobs off the queues' event streams."""
+    link = Link(Address.parse(settings.redis_url), timeout=settings.command_timeout, meter=Meter())
+    await link.open()
+    jobs: list[tuple[bytes, EnqueuedJob]] = []
+    try:
+        for queue in settings.queues:
+            keys = QueueKeys(settings.prefix, queue)
+            for at, flat in await link.call("status", "XRANGE", keys["events"], "-", "+"):
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                if fields.get(b"event") == b"added":
+                    job_id, name = fields[b"jobId"].decode(), fields[b"name"].decode()
+                    raw = await link.call("status", "HGET", keys.job(job_id), "data")
+                    data = None if raw is None else json.loads(raw)
+                    jobs.append((at, EnqueuedJob(id=job_id, name=name, queue=queue, data=data)))
+    finally:
+        await link.close()
+    return [job for _, job in sorted(jobs, key=_added_at)]
+
+
+def _added_at(entry: tuple[bytes, EnqueuedJob]) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry[0].split(b"-"))
+
+
+def _as_read(data: Any) -> Any:
+    """Data as it comes back from Redis; what has an equality of its own (``ANY``) stays."""
+    try:
+        return json.loads(encode_json(data, "data"))
+    except Exception:  # noqa: BLE001 - not JSON: compared as it is
+        return data
