@@ -287,7 +287,7 @@ async def test_a_second_lifespan_is_refused_with_both_places() -> None:
 async def test_what_is_no_context_manager_is_refused() -> None:
     """A function that gives something else says so when it is opened."""
     handlers = HandlerRegistry()
-    handlers.lifespan(lambda: 5)  # type: ignore[arg-type, return-value]
+    handlers.lifespan(lambda: 5)  # type: ignore[type-var]
 
     with pytest.raises(ConfigurationError, match="expected an async context manager, got int"):
         await Lifespans(handlers.lifespans, Settings()).open()

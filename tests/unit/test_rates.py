@@ -31,7 +31,7 @@ def test_what_is_no_rate_is_refused_with_the_handlers_place(rate: object) -> Non
     """The message has the place, the value and what was expected, before anything runs."""
     handlers = HandlerRegistry()
 
-    async def slow(job: Job) -> None:
+    async def slow(job: Job[object]) -> None:
         """A handler."""
 
     with pytest.raises(ConfigurationError, match=r"slow:\d+: rate=.*expected starts per time"):
