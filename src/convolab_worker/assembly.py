@@ -22,6 +22,9 @@ from convolab_worker.execution import job_of_frame
 from convolab_worker.idle import Bounds
 from convolab_worker.locks import LockKeeper
 from convolab_worker.meter import Ledger, Meter
+from convolab_worker.options import parse_rate
+from convolab_worker.presence import Presence, client_name
+from convolab_worker.protocol import Limiter
 from convolab_worker.queues import Queues
 from convolab_worker.reconnection import Reconnection
 from convolab_worker.recovery import child_reason
@@ -56,6 +59,7 @@ class Parts:
     waiting: Waiting
     settlement: Settlement
     reconnection: Reconnection
+    presence: Presence
     keeper: LockKeeper
     runner: Runner
     telemetry: Telemetry
@@ -147,6 +151,13 @@ def assemble(
         lock_meter=lock_meter,
         ledger=Ledger(settings.command_budget, time.time()),
         held=held,
+        presence=Presence(
+            address,
+            _client_names(settings),
+            own=(waiting_link, link),
+            timeout=settings.command_timeout,
+            meter=meter,
+        ),
     )
 
 
@@ -158,9 +169,29 @@ def _queues(settings: Settings, link: Link, waiting: Link, meter: Meter) -> Queu
         waiting=waiting,
         meter=meter,
         worker_id=secrets.token_hex(8),
-        worker_name=settings.worker_name or f"{socket.gethostname()}:{os.getpid()}",
+        worker_name=_worker_name(settings),
         lock_duration=settings.lock_duration,
+        limiter=_limiter(settings.rate_limit),
+        metrics_points=settings.metrics_points,
     )
+
+
+def _worker_name(settings: Settings) -> str:
+    return settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _client_names(settings: Settings) -> list[str]:
+    """The names of connections by which Node's ``getWorkers()`` finds this worker, by queue."""
+    listed = {"all": len(settings.queues), "two": 2, "none": 0}[settings.listed]
+    name = _worker_name(settings)
+    return [client_name(settings.prefix, queue, name) for queue in settings.queues[:listed]]
+
+
+def _limiter(rate: str | None) -> Limiter | None:
+    if rate is None:
+        return None
+    starts, seconds = parse_rate(rate)
+    return Limiter(max=starts, duration=round(seconds * 1000))
 
 
 def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[Lease]:

@@ -64,7 +64,8 @@ class Link(asyncio.Protocol):
 
     ``timeout`` (seconds) bounds the wait for any answer that has no time-out of its own, and
     ``connect_timeout`` that for a connection with its handshake.
-    ``client_name`` is set on connect if given (a billed command).
+    ``client_name`` is set on connect if there is one (a billed command), where the server takes it.
+    ``identify`` asks for the connection's id on connect (another one).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Link(asyncio.Protocol):
         *,
         timeout: float,
         meter: Meter,
-        client_name: str | None = None,
+        identify: bool = True,
         connect_timeout: float = 5.0,
     ) -> None:
         """Make a closed link; nothing is sent before ``open``."""
@@ -81,7 +82,8 @@ class Link(asyncio.Protocol):
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._meter = meter
-        self._client_name = client_name
+        self.client_name: str | None = None
+        self._identify = identify
         self._loop = cast("asyncio.AbstractEventLoop", None)
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=RedisRefused)
@@ -180,9 +182,11 @@ class Link(asyncio.Protocol):
             required.append(self.call("connect", "AUTH", *credentials, address.password))
         if address.database:
             required.append(self.call("connect", "SELECT", address.database))
-        if self._client_name is not None:
-            required.append(self.call("connect", "CLIENT", "SETNAME", self._client_name))
-        optional = [self.call("connect", "CLIENT", "INFO")]
+        optional = []
+        if self._identify:
+            optional.append(self.call("connect", "CLIENT", "INFO"))
+        if self.client_name is not None:
+            optional.append(self.call("connect", "CLIENT", "SETNAME", self.client_name))
         if self._ghost is not None:  # its address too: a server that was restarted reuses ids
             ghost = ("ID", self._ghost.id, "ADDR", self._ghost.address)
             optional.append(self.call("connect", "CLIENT", "KILL", *ghost))
@@ -190,7 +194,7 @@ class Link(asyncio.Protocol):
         for answer in answers[: len(required)]:
             if isinstance(answer, BaseException):
                 raise answer
-        info = answers[len(required)]
+        info = answers[len(required)] if optional else None
         if isinstance(info, RedisRefused):
             _raise_unless_unsupported(info)
         elif isinstance(info, BaseException):

@@ -35,6 +35,11 @@ _DELAY_MARKER = 2
 _RETRY = 15
 _PARENT_MOVES_BACK = 8
 
+_METRICS = 2  # where metrics are recorded, of each job that ends
+_METRICS_NEW_MINUTE = 4
+_LIMITER = 1  # where a rate limit is asked about
+_LIMITER_FOUND = 2  # and a job starts under it
+
 GIVE_BACK = 12
 AWAIT_CHILDREN = 9 + _PARENT_MOVES_BACK
 STALLED_PASS = 7
@@ -68,6 +73,16 @@ def take(*, found: bool, lease: Lease | None = None, is_limited: bool = False) -
         + (_FROM_PRIORITIZED if lease.opts.get("priority") else 0)
         + (_PROMOTION if was_delayed else 0)
     )
+
+
+def limiter(*, found: bool) -> int:
+    """Commands that a take runs more where the worker has a rate limit."""
+    return _LIMITER + (_LIMITER_FOUND if found else 0)
+
+
+def metrics(*, is_new_minute: bool) -> int:
+    """Commands that the end of a job runs more where metrics are recorded."""
+    return _METRICS + (_METRICS_NEW_MINUTE if is_new_minute else 0)
 
 
 def transition(

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_RATE = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,5})?(ms|s|m|h)")
+RATE_EXPECTED = "jobs per time, such as 10/s, 30/m or 100/5s"
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 _EXAMPLES = "such as 90, 90s, 5m, 1h or 250ms"
 
@@ -40,6 +42,18 @@ def format_duration(seconds: float) -> str:
     if 0 < seconds < 1:
         return f"{seconds * 1000:g}ms"
     return f"{seconds:g}s"
+
+
+def parse_rate(text: str) -> tuple[int, float]:
+    """Return the starts and the seconds that ``30/m`` or ``10/5s`` means.
+
+    Raises ``ValueError`` for anything else.
+    """
+    match = _RATE.fullmatch(text)
+    if match is None:
+        msg = f"expected {RATE_EXPECTED}, got {text!r}"
+        raise ValueError(msg)
+    return int(match[1]), float(match[2] or 1) * _SECONDS[match[3]]
 
 
 def mask_url(url: str) -> str:
@@ -201,6 +215,27 @@ class Text:
     def check(self, value: Any) -> str:
         """Return the text."""
         if isinstance(value, str) and re.fullmatch(self.pattern, value):
+            return value
+        raise ValueError(self.expected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Jobs per time, as text that ``parse_rate`` reads."""
+
+    expected: str = RATE_EXPECTED
+
+    def parse(self, text: str) -> str:
+        """Return the text without spaces; the check decides."""
+        return text.replace(" ", "")
+
+    def text(self, value: Any) -> str:
+        """Return the text."""
+        return str(value)
+
+    def check(self, value: Any) -> str:
+        """Return the text."""
+        if isinstance(value, str) and _RATE.fullmatch(value):
             return value
         raise ValueError(self.expected)
 

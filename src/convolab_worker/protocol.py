@@ -33,16 +33,34 @@ class Call(NamedTuple):
     args: Sequence[Any]
 
 
+class Limiter(NamedTuple):
+    """BullMQ's ``limiter``: at most ``max`` jobs of a queue start in ``duration`` milliseconds."""
+
+    max: int
+    duration: int
+
+
 class Transitions:
     """The calls that move jobs of one queue from state to state.
 
-    ``worker_name`` becomes the job's ``processedBy``; ``lock_ms`` is the lock's length.
+    ``worker_name`` becomes the job's ``processedBy``; ``lock_ms`` is the lock's length;
+    ``metrics_points`` is how many minutes of metrics are kept, None for none.
     """
 
-    def __init__(self, keys: QueueKeys, *, worker_name: str | None, lock_ms: int) -> None:
+    def __init__(
+        self,
+        keys: QueueKeys,
+        *,
+        worker_name: str | None,
+        lock_ms: int,
+        limiter: Limiter | None = None,
+        metrics_points: int | None = None,
+    ) -> None:
         """Build what doesn't depend on a job once."""
         self._keys = keys
         self._lock_ms = lock_ms
+        self._limiter = limiter
+        self._metrics_points = metrics_points
         self._worker_name = worker_name
         self._take_keys = keys.named(*_TAKE_KEYS, "marker")
         self._finish_keys = keys.named(*_TAKE_KEYS)
@@ -53,6 +71,8 @@ class Transitions:
         opts: dict[str, Any] = {"token": token, "lockDuration": self._lock_ms}
         if self._worker_name is not None:
             opts["name"] = self._worker_name
+        if self._limiter is not None:
+            opts["limiter"] = self._limiter._asdict()
         return opts
 
     def take(self, token: str, now_ms: int) -> Call:
@@ -78,7 +98,7 @@ class Transitions:
             opts.get("removeOnComplete" if completed else "removeOnFail")
         )
         packed["attempts"] = _number(opts.get("attempts"), otherwise=0)
-        packed["maxMetricsSize"] = ""
+        packed["maxMetricsSize"] = self._metrics_points or ""
         packed["fpof"] = bool(opts.get("failParentOnFailure"))
         packed["cpof"] = bool(opts.get("continueParentOnFailure"))
         packed["idof"] = bool(opts.get("ignoreDependencyOnFailure"))

@@ -11,7 +11,7 @@ from convolab_worker import estimates
 from convolab_worker.errors import LockLost, RedisUnavailable
 from convolab_worker.keys import QueueKeys
 from convolab_worker.lease import Lease, lease_from_hash
-from convolab_worker.protocol import Call, Transitions
+from convolab_worker.protocol import Call, Limiter, Transitions
 from convolab_worker.scripts import script
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Queues:
         worker_id: str,
         worker_name: str | None,
         lock_duration: float,
+        limiter: Limiter | None = None,
+        metrics_points: int | None = None,
     ) -> None:
         """Name the keys of every queue once; nothing is sent."""
         self.names = tuple(names)
@@ -121,9 +123,18 @@ class Queues:
         self.keys = {name: QueueKeys(prefix, name) for name in names}
         self._by_marker = {keys["marker"].encode(): name for name, keys in self.keys.items()}
         self.transitions = {
-            name: Transitions(keys, worker_name=worker_name, lock_ms=lock_ms)
+            name: Transitions(
+                keys,
+                worker_name=worker_name,
+                lock_ms=lock_ms,
+                limiter=limiter,
+                metrics_points=metrics_points,
+            )
             for name, keys in self.keys.items()
         }
+        self._is_limited = limiter is not None
+        self._has_metrics = metrics_points is not None
+        self._metrics_minutes: dict[str, int] = {}
 
     def keys_of(self, queue: str) -> QueueKeys:
         """The keys of any queue, ours or not."""
@@ -143,7 +154,7 @@ class Queues:
         inner = estimates.take(
             found=take.lease is not None, lease=take.lease, is_limited=take.limited_for > 0
         )
-        self.meter.count_inner("fetch", inner)
+        self.meter.count_inner("fetch", inner + self._extra(take))
         return take
 
     async def transit(self, lease: Lease, call: Call) -> Take:
@@ -154,12 +165,26 @@ class Queues:
         raw = await self._run("finish", call)
         take = _read_take(lease.queue, lease.token, raw)
         inner = estimates.transition(call, raw, lease=lease, taken=take.lease)
-        self.meter.count_inner("finish", inner)
+        self.meter.count_inner("finish", inner + self._extra_of_end(call, take, raw))
         if isinstance(raw, int) and raw < 0:
             if raw in _LOST:
                 raise _lost(raw)
             raise Refusal(raw)
         return take
+
+    def _extra(self, take: Take) -> int:
+        """Commands that a take ran more, for the worker's own rate limit."""
+        return estimates.limiter(found=take.lease is not None) if self._is_limited else 0
+
+    def _extra_of_end(self, call: Call, take: Take, raw: Any) -> int:
+        """Commands that the end of an attempt ran more: metrics, and a take's own."""
+        extra = self._extra(take) if isinstance(raw, list) else 0
+        if not self._has_metrics or call.script != "moveToFinished":
+            return extra
+        metrics_key, minute = call.keys[12], call.args[1] // 60_000
+        is_new = self._metrics_minutes.get(metrics_key) != minute
+        self._metrics_minutes[metrics_key] = minute
+        return extra + estimates.metrics(is_new_minute=is_new)
 
     def forgive_stall(self, lease: Lease, stalls: int) -> None:
         """Let a job that only waits here in memory survive ``stalls`` deaths of its worker.

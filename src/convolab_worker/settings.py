@@ -16,6 +16,7 @@ from convolab_worker.options import (
     Duration,
     Kind,
     Names,
+    Rate,
     Text,
     Url,
     Whole,
@@ -203,6 +204,31 @@ class Settings:
         "CONVOLAB_WORKER_NAME",
         Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
         "name of the worker in logs and in Redis; made from host and process if unset",
+    )
+    listed: str = _option(
+        "all",
+        "CONVOLAB_LISTED",
+        Choice(names=("all", "two", "none")),
+        "queues whose getWorkers() in Node names this worker; all takes a connection for each "
+        "beyond two",
+    )
+    rate_limit: str | None = _option(
+        None,
+        "CONVOLAB_RATE_LIMIT",
+        Rate(),
+        "most jobs that start on each queue in a time, as in 10/s or 100/5s: BullMQ's limiter",
+    )
+    metrics_points: int | None = _option(
+        None,
+        "CONVOLAB_METRICS_POINTS",
+        Whole(low=1, high=1_000_000),
+        "minutes of which Node's getMetrics() has the counts; unset records nothing",
+    )
+    otel: str = _option(
+        "off",
+        "CONVOLAB_OTEL",
+        Choice(names=("off", "on")),
+        "on makes OpenTelemetry spans and metrics of jobs; needs the extra convolab_worker[otel]",
     )
     log_level: str = _option(
         "info",

@@ -111,6 +111,8 @@ class Worker:
         try:
             await self._open_lifespans(parts)
             _log.info("worker.started", **self._description())
+            if not drain:
+                parts.presence.start()
             await engine.run(drain=drain)
             if self._stopping is not None:
                 await asyncio.shield(self._stopping)
@@ -122,6 +124,7 @@ class Worker:
             if self._stopping is None:
                 await engine.stop(0.0)
             parts.keeper.stop()
+            await parts.presence.close()
             await self._close_lifespans()
             await parts.reconnection.close()
             self._has_ended = True

@@ -96,6 +96,16 @@ export class Context {
     return this.until(name, (seen) => seen.filter(same).length >= count, `${count} × ${event} of ${jobId ?? "any job"}`);
   }
 
+  // Asks again and again until the answer satisfies the predicate.
+  async eventually(ask, satisfied) {
+    const deadline = Date.now() + this.patience;
+    for (;;) {
+      const answer = await ask();
+      if (satisfied(answer)) return answer;
+      if (Date.now() > deadline) throw new Error(`waited ${this.patience} ms, last for ${JSON.stringify(answer)}`);
+    }
+  }
+
   // Lets one job that waits at the gate go on.
   async open(gate) {
     await this.commands.rpush(`${this.prefix}:gate:${gate}`, "open");

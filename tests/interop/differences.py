@@ -131,12 +131,6 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
 )
 
-# Scenarios that fail until something is built; one that begins to pass fails, to be taken out.
-NOT_YET: dict[str, str] = {
-    "an API lists the workers": "the worker's connections have no name that getWorkers() looks for",
-    "worker metrics": "there is no option to record metrics",
-}
-
 
 def unexplained(found: list[Gap], scenario: str) -> list[Gap]:
     """The gaps that no documented difference covers."""

@@ -101,6 +101,8 @@ class Bench:
             concurrency=about["worker"].get("concurrency", 1),
             worker_name=WORKER_NAME,
             max_stalled_count=about["worker"].get("maxStalledCount", 1),
+            metrics_points=about["worker"].get("metrics", {}).get("maxDataPoints"),
+            rate_limit=_rate(about["worker"].get("limiter")),
             progress_interval=0.0,
             idle_min=0.1,
             idle_max=1.0,
@@ -109,6 +111,11 @@ class Bench:
         behaviour = Behaviour(server_url=self._server_url, prefix=prefix)
         async with Worker(behaviour.registry(), settings):
             yield
+
+
+def _rate(limiter: dict[str, int] | None) -> str | None:
+    """Node's ``limiter`` option as our setting."""
+    return None if limiter is None else f"{limiter['max']}/{limiter['duration']}ms"
 
 
 def _new_prefix() -> str:

@@ -521,8 +521,8 @@ const application = {
     drive: async (c) => {
       for (const queueName of APPLICATION_QUEUES) {
         await c.finished(queueName, 1);
-        const workers = await c.queue(queueName).getWorkers();
-        c.observe(queueName, workers.map(({ name }) => name));
+        const workers = await c.eventually(() => c.queue(queueName).getWorkers(), (found) => found.length > 0);
+        c.observe(queueName, workers.map(({ name, rawname }) => ({ name, rawname })));
       }
     },
   },

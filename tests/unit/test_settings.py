@@ -96,6 +96,10 @@ def test_every_variable_reaches_its_field() -> None:
         "PORT": "0",
         "CONVOLAB_APP": "app.jobs:handlers",
         "CONVOLAB_WORKER_NAME": "worker-1",
+        "CONVOLAB_LISTED": "two",
+        "CONVOLAB_RATE_LIMIT": "100 / 5s",
+        "CONVOLAB_METRICS_POINTS": "1440",
+        "CONVOLAB_OTEL": "On",
         "LOG_LEVEL": "DEBUG",
         "LOG_FORMAT": "Json",
     }
@@ -119,6 +123,10 @@ def test_every_variable_reaches_its_field() -> None:
         port=0,
         app="app.jobs:handlers",
         worker_name="worker-1",
+        listed="two",
+        rate_limit="100/5s",
+        metrics_points=1440,
+        otel="on",
         log_level="debug",
         log_format="json",
     )
