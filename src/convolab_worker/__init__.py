@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from convolab_worker.job import Job
     from convolab_worker.registry import HandlerRegistry
     from convolab_worker.settings import Settings
+    from convolab_worker.strategies import FailedAttempt
     from convolab_worker.worker import DrainResult, Worker
 
 __all__ = [
     "Child",
     "DrainResult",
+    "FailedAttempt",
     "HandlerRegistry",
     "Job",
     "JobClient",
@@ -32,6 +34,7 @@ __all__ = [
 _MODULES = {
     "Child": "children",
     "DrainResult": "worker",
+    "FailedAttempt": "strategies",
     "HandlerRegistry": "registry",
     "Job": "job",
     "JobClient": "client",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
-from convolab_worker.execution import failure
 from convolab_worker.outcome import Failed, Lost, Outcome, Returned
 from convolab_worker.queues import NOT_ASKED, Take
 from convolab_worker.recovery import find_by_token, holds
@@ -281,7 +279,7 @@ class Engine:
                 await advance(self._parts.queues, self._parts.reconnection, lease)
             return await self._parts.runner.run(lease)
         except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
-            return failure(error, lease, random.random)
+            return self._parts.runner.failure(error, lease)
 
     async def _is_too_late(self, lease: Lease, asked_at: float) -> bool:
         """Whether a take's answer lay unread so long that another worker has its job by now.

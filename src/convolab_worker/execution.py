@@ -41,6 +41,7 @@ from convolab_worker.outcome import (
 )
 from convolab_worker.passage import Passage
 from convolab_worker.payloads import decode_data, encode_json
+from convolab_worker.strategies import NO_STRATEGIES, FailedAttempt
 from convolab_worker.whereabouts import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from convolab_worker.job import Line
     from convolab_worker.lease import Lease
     from convolab_worker.registry import Handler
+    from convolab_worker.strategies import Strategies
 
 # Files whose frames say nothing to who wrote the handler.
 _OURS = frozenset({__file__, passage.__file__})
@@ -250,18 +252,26 @@ def prepare(lease: Lease, handler: Handler, line: Line) -> Job[Any]:
     return Job(lease, kind=handler.kind, data=data, line=line, resources=handler.resources)
 
 
-def conclude(run: Run, lease: Lease, handler: Handler, random: Callable[[], float]) -> Outcome:
+def conclude(
+    run: Run,
+    lease: Lease,
+    handler: Handler,
+    random: Callable[[], float],
+    strategies: Strategies = NO_STRATEGIES,
+) -> Outcome:
     """The outcome of a run that has ended."""
     if run.why is Why.LOST:
         return Lost("the lock was lost while the handler ran")
     if run.why is Why.TIMEOUT:
-        return failure(_timed_out(run, lease, handler), lease, random)
+        return failure(_timed_out(run, lease, handler), lease, random, strategies)
     if run.why is Why.STOP and not run.returned:
         return Returned()
-    return _from_result(run, lease, random)
+    return _from_result(run, lease, random, strategies)
 
 
-def _from_result(run: Run, lease: Lease, random: Callable[[], float]) -> Outcome:
+def _from_result(
+    run: Run, lease: Lease, random: Callable[[], float], strategies: Strategies
+) -> Outcome:
     try:
         value = run.result()
         if inspect.isawaitable(value):
@@ -274,13 +284,14 @@ def _from_result(run: Run, lease: Lease, random: Callable[[], float]) -> Outcome
     except RetryLater as later:
         return Postponed(later.delay)
     except BaseException as error:  # noqa: BLE001 - a value from here on
-        return failure(error, lease, random, middleware=run.blame(error))
+        return failure(error, lease, random, strategies, middleware=run.blame(error))
 
 
 def failure(
     error: BaseException,
     lease: Lease,
     random: Callable[[], float],
+    strategies: Strategies = NO_STRATEGIES,
     *,
     middleware: str | None = None,
 ) -> Failed:
@@ -291,10 +302,27 @@ def failure(
     if isinstance(error, (UnrecoverableError, InvalidPayload, InvalidResult)):
         return Failed(reason, stack, error=error)
     try:
-        delay = retry_delay(lease.opts, lease.attempts_made, random=random())
+        delay = retry_delay(
+            lease.opts,
+            lease.attempts_made,
+            random=random(),
+            custom=lambda name: strategies.delay(name, _failed_attempt(lease, error)),
+        )
     except ConfigurationError as unknown:
         return Failed(f"{reason} (not tried again: {unknown})", stack, error=error)
     return Failed(reason, stack, delay, error=error)
+
+
+def _failed_attempt(lease: Lease, error: BaseException) -> FailedAttempt:
+    return FailedAttempt(
+        id=lease.id,
+        name=lease.name,
+        queue=lease.queue,
+        attempt=lease.attempt,
+        max_attempts=lease.max_attempts,
+        error=error,
+        raw_data=lease.data,
+    )
 
 
 def _timed_out(run: Run, lease: Lease, handler: Handler) -> JobTimeout:

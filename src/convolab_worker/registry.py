@@ -12,6 +12,7 @@ from convolab_worker.payloads import payload_annotation, validator
 from convolab_worker.places import is_async, place
 from convolab_worker.rates import Rate, parse_rate
 from convolab_worker.scope import Lifespan, LifespanFunction, Middleware, MiddlewareFunction, Scope
+from convolab_worker.strategies import S, Strategies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +67,7 @@ class HandlerRegistry:
         self._handlers: dict[tuple[str | None, str], Handler] = {}
         self._scope = Scope()
         self._scopes: dict[Scope, None] = {self._scope: None}
+        self.strategies = Strategies()
 
     def audio(
         self,
@@ -195,13 +197,24 @@ class HandlerRegistry:
 
         return register if function is None else register(function)
 
+    def backoff(self, name: str) -> Callable[[S], S]:
+        """Register the decorated function as the backoff strategy that jobs call ``name``.
+
+        It is given the FailedAttempt, and gives the seconds before the next attempt, or None for
+        no further one. It runs in the event loop. Raises ConfigurationError where a name is taken,
+        or is one of BullMQ's own.
+        """
+        return self.strategies.register(name)
+
     def include(self, other: HandlerRegistry) -> None:
         """Take over every handler of ``other``, or none: raises DuplicateHandler on a clash.
 
-        Its lifespan and its middleware come with it, for its own handlers.
+        Its lifespan and its middleware come with it, for its own handlers, and its backoff
+        strategies for all.
         """
         for (queue, name), handler in other._handlers.items():
             self._check_free(queue, name, handler.function)
+        self.strategies.include(other.strategies)
         self._scopes.update(other._scopes)
         for key, handler in other._handlers.items():
             scopes = tuple(dict.fromkeys((self._scope, *handler.scopes)))
@@ -221,6 +234,7 @@ class HandlerRegistry:
         """The handlers as one worker runs them, whose lifespans gave ``opened``."""
         stage = HandlerRegistry()
         stage._handlers = {key: handler.staged(opened) for key, handler in self._handlers.items()}
+        stage.strategies = self.strategies
         return stage
 
     def find(self, queue: str, name: str) -> Handler | None:

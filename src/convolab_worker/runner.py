@@ -96,7 +96,7 @@ class Runner:
         try:
             job = prepare(lease, handler, line)
         except Exception as error:  # noqa: BLE001 - a payload's own class may raise anything
-            return failure(error, lease, random.random)
+            return self.failure(error, lease)
         self._log.info("job.started", **_names(lease, handler))
         run = self._runs[lease] = Run(job, handler)
         run.on_stuck = self._report_stuck
@@ -108,7 +108,11 @@ class Runner:
             line.drop()
         else:
             await line.finish()
-        return conclude(run, lease, handler, random.random)
+        return conclude(run, lease, handler, random.random, self.handlers.strategies)
+
+    def failure(self, error: BaseException, lease: Lease) -> Failed:
+        """The outcome of an attempt that failed with ``error`` outside its handler."""
+        return failure(error, lease, random.random, self.handlers.strategies)
 
     async def _deferred_reason(self, lease: Lease) -> str:
         deferred = lease.deferred_failure or ""

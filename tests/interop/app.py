@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from convolab_worker import Child, HandlerRegistry, Job
+from convolab_worker import Child, FailedAttempt, HandlerRegistry, Job
 from convolab_worker.errors import RetryLater, UnrecoverableError
 
 _GATE_SECONDS = 8
@@ -37,6 +37,8 @@ class Behaviour:
         handlers.dialogue("generate-dialogue")(self.run)
         handlers.image("generate-image")(self.run)
         handlers.course("generate-course")(self.run)
+        handlers.backoff("linear")(lambda failed: 0.02 * failed.attempt)
+        handlers.backoff("by message")(_by_message)
         return handlers
 
     async def run(self, job: Job[Any]) -> Any:
@@ -94,6 +96,10 @@ class Behaviour:
             for key, value in results.items()
             if key not in failures  # Node's getChildrenValues leaves them out
         )
+
+
+def _by_message(failed: FailedAttempt) -> float | None:
+    return None if str(failed.error) == "enough" else failed.data["pause"] / 1000
 
 
 handlers = Behaviour(

@@ -88,6 +88,13 @@ export class Behaviour {
   }
 }
 
+// A worker's own backoff strategies, as tests/interop/app.py registers them.
+export function backoffStrategy(attemptsMade, type, error, job) {
+  if (type === "linear") return 20 * attemptsMade;
+  if (type === "by message") return error.message === "enough" ? -1 : job.data.pause;
+  throw new Error(`no strategy is named ${type}`);
+}
+
 function stepsOf(data) {
   if (data === null || typeof data !== "object" || Array.isArray(data) || !data.do) return null;
   return Array.isArray(data.do) ? data.do : [data.do];

@@ -1,6 +1,6 @@
 // What a scenario gets: queues under one prefix, gates, and waiting for events instead of sleeping.
 
-import { Behaviour } from "./behaviour.mjs";
+import { Behaviour, backoffStrategy } from "./behaviour.mjs";
 
 const PATIENCE_MS = 8000;
 
@@ -119,6 +119,7 @@ export class Context {
         prefix: this.prefix,
         concurrency: 1,
         name: this.workerName,
+        settings: { backoffStrategy },
         ...worker,
       });
       started.on("error", () => {});

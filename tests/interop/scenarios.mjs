@@ -114,6 +114,19 @@ const failures = {
   "attempts with jitter": batch([
     [fails("again", 1), { attempts: 2, backoff: { type: "fixed", delay: 60, jitter: 0.5 } }],
   ]),
+  "attempts with exponential backoff and jitter": batch([
+    [fails("again", 2), { attempts: 3, backoff: { type: "exponential", delay: 40, jitter: 0.25 } }],
+  ]),
+  "attempts with custom backoff": batch([[fails("again", 2), { attempts: 3, backoff: { type: "linear" } }]]),
+  "attempts with custom backoff by the job's data": batch([
+    [{ ...fails("again", 1), pause: 60 }, { attempts: 3, backoff: { type: "by message" } }],
+  ]),
+  "attempts with custom backoff of zero": batch([
+    [{ ...fails("at once", 1), pause: 0 }, { attempts: 3, backoff: { type: "by message" } }],
+  ]),
+  "attempts that custom backoff ends": batch([
+    [{ ...fails("enough"), pause: 30 }, { attempts: 3, backoff: { type: "by message" } }],
+  ]),
   "attempts with zero delay": batch([[fails("again", 1), { attempts: 2, backoff: { type: "fixed", delay: 0 } }]]),
   "stack trace limit": batch([
     [fails("always"), { attempts: 4, stackTraceLimit: 2 }],
