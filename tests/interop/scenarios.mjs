@@ -112,10 +112,10 @@ const failures = {
   ]),
   "attempts exhausted with backoff": batch([[fails("always"), { attempts: 2, backoff: { type: "fixed", delay: 20 } }]]),
   "attempts with jitter": batch([
-    [fails("again", 1), { attempts: 2, backoff: { type: "fixed", delay: 60, jitter: 0.5 } }],
+    [fails("again", 1), { attempts: 2, backoff: { type: "fixed", delay: 40, jitter: 0.5 } }],
   ]),
   "attempts with exponential backoff and jitter": batch([
-    [fails("again", 2), { attempts: 3, backoff: { type: "exponential", delay: 40, jitter: 0.25 } }],
+    [fails("again", 2), { attempts: 3, backoff: { type: "exponential", delay: 32, jitter: 0.25 } }],
   ]),
   "attempts with custom backoff": batch([[fails("again", 2), { attempts: 3, backoff: { type: "linear" } }]]),
   "attempts with custom backoff by the job's data": batch([
