@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 _OURS = frozenset({__file__, passage.__file__})
 # How long a handler may go on after it was told to end, before its slot is taken from it.
 PATIENCE_SECONDS = 5.0
+# Results that need no look at whether they are awaitable, which takes longer than to write them.
+_PLAIN = frozenset({type(None), bool, int, float, str, dict, list})
 
 
 class Why(enum.Enum):
@@ -274,7 +276,7 @@ def _from_result(
 ) -> Outcome:
     try:
         value = run.result()
-        if inspect.isawaitable(value):
+        if type(value) not in _PLAIN and inspect.isawaitable(value):
             _discard(value)
             msg = "the handler returned an awaitable: make it async, or await what it returns"
             raise InvalidResult(msg)  # noqa: TRY301 - one place makes outcomes of errors

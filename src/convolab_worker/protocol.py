@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
+from convolab_worker.lease import Lease, Options
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from convolab_worker.keys import QueueKeys
-    from convolab_worker.lease import Lease
+
+_packed: Callable[[Any], bytes] = msgpack.packb
 
 _TAKE_KEYS = (
     "wait", "active", "prioritized", "events", "stalled", "limiter", "delayed", "paused", "meta",
     "pc",
 )  # fmt: skip
 _LARGEST = 2**53
+# The head of a packed map with fewer than 16 entries, and how many of them are a job's own.
+_SMALL_MAP, _JOB_ENTRIES = 0x80, 6
 _DELAY_KEYS = ("marker", "active", "prioritized", "delayed")
 _DELAY_MORE_KEYS = ("events", "meta", "stalled", "wait", "limiter", "pc")
 
@@ -60,10 +65,16 @@ class Transitions:
         self._keys = keys
         self._lock_ms = lock_ms
         self._limiter = limiter
-        self._metrics_points = metrics_points
         self._worker_name = worker_name
+        worker = {key: value for key, value in self._worker_opts("").items() if key != "token"}
+        worker["maxMetricsSize"] = metrics_points or ""
+        self._worker_tail = _entries(worker)
+        self._worker_head = bytes([_SMALL_MAP + 1 + len(worker) + _JOB_ENTRIES]) + _packed("token")
         self._take_keys = keys.named(*_TAKE_KEYS, "marker")
-        self._finish_keys = keys.named(*_TAKE_KEYS)
+        self._finish_keys = {
+            target: (keys.named(*_TAKE_KEYS, target), f"{keys.base}metrics:{target}")
+            for target in ("completed", "failed")
+        }
         self._delay_keys = keys.named(*_DELAY_KEYS)
         self._delay_more_keys = keys.named(*_DELAY_MORE_KEYS)
 
@@ -91,35 +102,25 @@ class Transitions:
         fields: Mapping[str, str] | None = None,
     ) -> Call:
         """Move a job to ``completed`` or ``failed`` and, if asked, take the next one."""
-        completed = target == "completed"
-        opts = lease.opts
-        packed = self._worker_opts(lease.token)
-        packed["keepJobs"] = _keep_jobs(
-            opts.get("removeOnComplete" if completed else "removeOnFail")
-        )
-        packed["attempts"] = _number(opts.get("attempts"), otherwise=0)
-        packed["maxMetricsSize"] = self._metrics_points or ""
-        packed["fpof"] = bool(opts.get("failParentOnFailure"))
-        packed["cpof"] = bool(opts.get("continueParentOnFailure"))
-        packed["idof"] = bool(opts.get("ignoreDependencyOnFailure"))
-        packed["rdof"] = bool(opts.get("removeDependencyOnFailure"))
         base = self._keys.base
-        keys = [
-            *self._finish_keys,
-            base + target,
-            base + lease.id,
-            f"{base}metrics:{target}",
-            self._keys["marker"],
-        ]
+        fixed, metrics = self._finish_keys[target]
+        keys = [*fixed, base + lease.id, metrics, self._take_keys[-1]]
         args: list[Any] = [
             lease.id,
             now_ms,
-            "returnvalue" if completed else "failedReason",
+            "returnvalue" if target == "completed" else "failedReason",
             value,
             target,
             "1" if fetch_next else "",
             base,
-            msgpack.packb(packed),
+            b"".join(
+                (
+                    self._worker_head,
+                    _packed(lease.token),
+                    self._worker_tail,
+                    _job_part(lease.opts, target),
+                )
+            ),
         ]
         if fields:
             args.append(_flat(fields))
@@ -213,6 +214,30 @@ class Transitions:
             duration_ms,
         )
         return Call("extendLocks", self._keys.named("stalled"), args)
+
+
+def _job_part(opts: Mapping[str, Any], target: str) -> bytes:
+    """What the end of a job tells of its options, as the rest of a packed map; made once."""
+    known: dict[str, bytes] = opts.packed if isinstance(opts, Options) else {}
+    part = known.get(target)
+    if part is None:
+        remove = opts.get("removeOnComplete" if target == "completed" else "removeOnFail")
+        part = known[target] = _entries(
+            {
+                "keepJobs": _keep_jobs(remove),
+                "attempts": _number(opts.get("attempts"), otherwise=0),
+                "fpof": bool(opts.get("failParentOnFailure")),
+                "cpof": bool(opts.get("continueParentOnFailure")),
+                "idof": bool(opts.get("ignoreDependencyOnFailure")),
+                "rdof": bool(opts.get("removeDependencyOnFailure")),
+            }
+        )
+    return part
+
+
+def _entries(options: Mapping[str, Any]) -> bytes:
+    """The entries of a packed map, without its head."""
+    return b"".join(_packed(key) + _packed(value) for key, value in options.items())
 
 
 def _keep_jobs(remove: object) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker import estimates
 from convolab_worker.errors import LockLost, RedisUnavailable
@@ -39,8 +39,7 @@ _LOST = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(NamedTuple):
     """The answer to a take: a job, or when there may be one.
 
     ``due_at`` is when the next delayed job is due (seconds since the epoch), ``limited_for`` how
@@ -54,6 +53,7 @@ class Take:
 
 
 NOT_ASKED = Take(asked=False)
+_NOTHING = Take()
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,10 +307,10 @@ def now_ms() -> int:
 
 def _read_take(queue: str, token: str, raw: Any) -> Take:
     if not isinstance(raw, list):
-        return Take()
-    job, job_id, limited_ms, due_ms = [*raw, 0, 0][:4]
-    if isinstance(job, list):
-        return Take(lease=lease_from_hash(queue, job_id, token, job))
+        return _NOTHING
+    if isinstance(raw[0], list):
+        return Take(lease_from_hash(queue, raw[1], token, raw[0]))
+    _, _, limited_ms, due_ms = [*raw, 0, 0][:4]
     if isinstance(raw[0], bytes):
         msg = f"queue {queue!r}: moveToActive answered {raw!r}"
         raise RedisUnavailable(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import time
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 # What a handler gets between being cancelled at a shutdown and losing its slot.
 STOP_PATIENCE_SECONDS = 0.5
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
+_LABELS = {
+    Completed: "completed",
+    Postponed: "postponed",
+    AwaitsChildren: "waiting_children",
+    Returned: "returned",
+    Lost: "lost",
+}
 _FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 # Stands for the handler of a job whose name nobody handles.
 NO_HANDLER = "(no handler)"
@@ -75,6 +83,9 @@ class Runner:
         self._whereabouts = whereabouts
         self._child_reason = child_reason
         self._log = structlog.get_logger("convolab_worker").bind()
+        # Two lines a job that nobody reads are not even put together.
+        is_enabled = getattr(self._log, "is_enabled_for", None)
+        self._tells = is_enabled is None or bool(is_enabled(logging.INFO))
         self._runs: dict[Lease, Run] = {}
         self.outcomes: Counter[str] = Counter()
 
@@ -97,7 +108,8 @@ class Runner:
             job = prepare(lease, handler, line)
         except Exception as error:  # noqa: BLE001 - a payload's own class may raise anything
             return self.failure(error, lease)
-        self._log.info("job.started", **_names(lease, handler))
+        if self._tells:
+            self._log.info("job.started", **_names(lease, handler))
         run = self._runs[lease] = Run(job, handler)
         run.on_stuck = self._report_stuck
         try:
@@ -139,6 +151,8 @@ class Runner:
         waited = max((lease.processed_on - lease.timestamp - lease.delay) / 1000, 0.0)
         kind = NO_HANDLER if handler is None else handler.kind
         self._telemetry.job_finished(kind, came, ran, waited)
+        if type(outcome) is Completed and not self._tells:
+            return
         names = _names(lease, handler)
         if isinstance(outcome, Failed):
             self._log.warning(
@@ -193,10 +207,4 @@ def label(outcome: Outcome) -> str:
     """The outcome's name in logs and counts."""
     if isinstance(outcome, Failed):
         return "failed" if outcome.retry_in is None else "retried"
-    return {
-        Completed: "completed",
-        Postponed: "postponed",
-        AwaitsChildren: "waiting_children",
-        Returned: "returned",
-        Lost: "lost",
-    }[type(outcome)]
+    return _LABELS[type(outcome)]

@@ -91,6 +91,7 @@ class Slots(Generic[T]):
         self._limits = limits
         self._rates = Rates(intervals or {})
         self._running: Counter[str] = Counter()
+        self._running_count = 0
         self._reserved = 0
         self._takes = 0
         self._parked: dict[str, deque[tuple[int, T]]] = {}
@@ -102,12 +103,12 @@ class Slots(Generic[T]):
     @property
     def running(self) -> int:
         """Slots whose handler is running."""
-        return self._running.total()
+        return self._running_count
 
     @property
     def free(self) -> int:
         """Slots that are neither running nor reserved."""
-        return self._concurrency - self._running.total() - self._reserved
+        return self._concurrency - self._running_count - self._reserved
 
     @property
     def parked(self) -> int:
@@ -151,6 +152,7 @@ class Slots(Generic[T]):
     def release(self, queue: str, handler: str) -> None:
         """Free the slot of a job whose handler ended."""
         self._running[handler] -= 1
+        self._running_count -= 1
         standing = self.standing[queue]
         if standing.full:
             standing.full, standing.held_until = False, None
@@ -204,6 +206,7 @@ class Slots(Generic[T]):
 
     def _begin(self, handler: str, now: float) -> None:
         self._running[handler] += 1
+        self._running_count += 1
         if self._rates:
             self._rates.started(handler, now)
 
@@ -270,6 +273,8 @@ class Slots(Generic[T]):
         """Whether a slot that ends a job of ``queue`` takes its next one from there too."""
         if not self._takeable(queue, now):
             return False
+        if len(self.standing) == 1:
+            return True
         others = [other for other in self.standing if other != queue and self._takeable(other, now)]
         if not others:
             return True

@@ -36,7 +36,7 @@ class Histogram:
 
     def observe(self, seconds: float) -> None:
         """Count one time; a negative one, from clocks that disagree, counts as zero."""
-        seconds = max(0.0, seconds)
+        seconds = max(seconds, 0.0)
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self.count += 1
         self.total += seconds
@@ -73,10 +73,13 @@ class Telemetry:
         ``duration`` is the seconds from start to outcome, ``waited`` those from the moment
         the job could have started to its start.
         """
-        outcomes = self._jobs.setdefault(kind, {})
+        outcomes = self._jobs.get(kind)
+        if outcomes is None:
+            outcomes = self._jobs[kind] = {}
+            self._durations[kind], self._waits[kind] = Histogram(), Histogram()
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        self._durations.setdefault(kind, Histogram()).observe(duration)
-        self._waits.setdefault(kind, Histogram()).observe(waited)
+        self._durations[kind].observe(duration)
+        self._waits[kind].observe(waited)
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything, ready for JSON: ``jobs``, ``duration`` and ``waited``."""
