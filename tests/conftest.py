@@ -79,6 +79,12 @@ def server_url(server: EmbeddedServer) -> str:
     return server.url
 
 
+@pytest.fixture(scope="session")
+def convolab_server(server_url: str) -> str:
+    """The plugin's fixture, on the shared server, which is whatever program is tested."""
+    return server_url
+
+
 @pytest.fixture
 def queue_name() -> str:
     """The name of a queue that no other test uses."""

@@ -6,9 +6,7 @@ import asyncio
 import base64
 import json
 import sys
-import uuid
 import wave
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from convolab_worker import JobClient, Settings, Worker
+from convolab_worker import Settings
 from convolab_worker.errors import JobFailed
+from convolab_worker.testing import RunningWorker, assert_enqueued, drained, worker_fixture
 from examples import embed_aiohttp, embed_fastapi
 from examples.convolab.app import handlers
 from examples.convolab.cards import exchange_card
@@ -40,10 +39,14 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+worker = worker_fixture(handlers)
+queues = worker_fixture(queues=QUEUES)
+
+
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings]) -> Settings:
-    """Settings for the application's queues, under a prefix that no other test uses."""
-    return make_settings(queues=QUEUES, prefix=f"test-{uuid.uuid4().hex[:12]}")
+def settings(queues: RunningWorker) -> Settings:
+    """Settings for the application's queues, where nothing runs but what the service runs."""
+    return queues.settings
 
 
 @pytest.mark.asyncio
@@ -61,6 +64,7 @@ async def test_the_aiohttp_service_makes_the_course_that_was_posted(
         job = await shown.json()
 
     assert posted.status == 202
+    assert_enqueued("generate-course", data={"courseId": "a1", "dialogueLength": 4}, queue=COURSE)
     assert (job["state"], job["progress"]) == ("completed", 100)
     assert (output / job["result"]["page"]).is_file()
 
@@ -110,16 +114,15 @@ async def test_the_fastapi_service_makes_the_course_that_was_posted(
 
 @pytest.mark.asyncio
 async def test_an_audio_only_run_makes_the_recordings_again(
-    settings: Settings, output: Path
+    worker: RunningWorker, output: Path
 ) -> None:
     """On the course queue, the name generate-audio makes the lesson again at another speed."""
     course = {"courseId": "c1", "language": "de", "dialogueLength": 4}
 
-    async with JobClient(settings) as client, Worker(handlers, settings):
-        whole = await client.enqueue("generate-course", course, queue=COURSE)
-        first = await client.result(whole, timeout=ENDED)
-        again = await client.enqueue("generate-audio", {**course, "speed": 0.6}, queue=COURSE)
-        second = await client.result(again, timeout=ENDED)
+    first = await worker.run("generate-course", course, queue=COURSE, timeout=ENDED)
+    again = {**course, "speed": 0.6}
+    second = await worker.run("generate-audio", again, queue=COURSE, timeout=ENDED)
+    await drained()
 
     assert second["seconds"] > first["seconds"] * 1.2
     assert second["pictures"] == first["pictures"]
@@ -142,20 +145,18 @@ async def test_an_audio_only_run_makes_the_recordings_again(
     ],
 )  # fmt: skip
 async def test_a_job_that_can_not_be_done_fails_with_its_reason(
-    settings: Settings, output: Path, name: str, queue: str, data: dict[str, Any], reason: str
+    worker: RunningWorker, output: Path, name: str, queue: str, data: dict[str, Any], reason: str
 ) -> None:
     """What can't be done fails at the first attempt, and a course with its part's reason."""
     del output
 
-    async with JobClient(settings) as client, Worker(handlers, settings):
-        job_id = await client.enqueue(name, data, queue=queue, attempts=3)
-        with pytest.raises(JobFailed, match=reason):
-            await client.result(job_id, timeout=ENDED)
+    with pytest.raises(JobFailed, match=reason):
+        await worker.run(name, data, queue=queue, attempts=3, timeout=ENDED)
 
 
 @pytest.mark.asyncio
 async def test_an_endpoint_is_used_when_its_variables_are_set(
-    settings: Settings, output: Path, monkeypatch: pytest.MonkeyPatch
+    worker: RunningWorker, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With OpenAI's variables set, its interface writes the dialogue and makes the pictures."""
     source, speakers = source_text("fox-and-grapes"), DEFAULT_SPEAKERS["fr"]
@@ -184,13 +185,9 @@ async def test_an_endpoint_is_used_when_its_variables_are_set(
         monkeypatch.setenv("OPENAI_MODEL", "writer")
         monkeypatch.setenv("OPENAI_IMAGE_MODEL", "painter")
         data = {"dialogueId": "d1", "language": "fr", "dialogueLength": 2, "variationCount": 0}
-        async with JobClient(settings) as client, Worker(handlers, settings):
-            job_id = await client.enqueue(
-                "generate-dialogue", {"episodeId": "fox-and-grapes", **data}, queue=DIALOGUE
-            )
-            dialogue = await client.result(job_id, timeout=ENDED)
-            job_id = await client.enqueue("generate", {"dialogueId": "d1"}, queue=IMAGE)
-            cards = await client.result(job_id, timeout=ENDED)
+        written = {"episodeId": "fox-and-grapes", **data}
+        dialogue = await worker.run("generate-dialogue", written, queue=DIALOGUE, timeout=ENDED)
+        cards = await worker.run("generate", {"dialogueId": "d1"}, queue=IMAGE, timeout=ENDED)
 
     assert dialogue["madeBy"] == "writer"
     assert "Ligne 1." in (output / dialogue["file"]).read_text(encoding="utf-8")

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from convolab_worker.registry import HandlerRegistry
 
 _LOOK_SECONDS = 0.01
+_EMPTY_LOOKS = 2
 _ANYTHING = object()
-_PENDING = ("wait", "prioritized", "active", "waiting-children")
+_PENDING = ("waiting", "prioritized", "active", "waiting-children")
 # The workers of the tests that run just now; the functions without a worker mean the newest.
 _current: list[RunningWorker] = []
 
@@ -67,10 +68,14 @@ class RunningWorker:
         """
         states = (*_PENDING, "delayed") if delayed else _PENDING
         left: dict[str, dict[str, int]] = {}
+        looks = 0
         try:
             async with asyncio.timeout(timeout):
-                # Other processes may have a part in it, so no event of ours tells the end.
-                while left := self._left(await self.client.counts(), states):  # noqa: ASYNC110
+                # Twice in a row: a job may change its state between two counts of one look. Other
+                # processes may have a part in it, so no event of ours tells the end.
+                while looks < _EMPTY_LOOKS:
+                    left = self._left(await self.client.counts(), states)
+                    looks = 0 if left else looks + 1
                     await asyncio.sleep(_LOOK_SECONDS)
         except TimeoutError:
             msg = f"not drained after {timeout:g} s; left: {left or 'not known'}"

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableError
+from convolab_worker.testing import run_handler
 from examples.convolab.app import handlers
 from examples.convolab.assembly import CourseResult, assemble
 from examples.convolab.composer import compose
@@ -185,15 +186,48 @@ def test_every_kind_has_its_handlers_on_its_queue() -> None:
         ("image-generation", "generate", {"dialogueId": "a", "imageCount": "3"}, "imageCount"),
     ],
 )  # fmt: skip
-def test_a_payload_of_the_wrong_shape_is_refused_by_field(
+@pytest.mark.asyncio
+async def test_a_payload_of_the_wrong_shape_is_refused_by_field(
     queue: str, name: str, data: dict[str, Any], reason: str
 ) -> None:
     """The reason names the field that is wrong."""
-    handler = handlers.find(queue, name)
-    assert handler is not None
-
     with pytest.raises(InvalidPayload, match=reason):
-        handler.validate(data)
+        await run_handler(handlers, name, data, queue=queue)
+
+
+@pytest.mark.asyncio
+async def test_a_course_asks_for_its_parts_in_two_stages() -> None:
+    """First the dialogue; when that is there, two recordings and the pictures side by side."""
+    course = {"courseId": "c1", "speed": 1.0, "imageCount": 2}
+
+    first = await run_handler(handlers, "generate-course", course)
+    second = await run_handler(
+        handlers, "generate-course", course, children_results={"dialogue": {}}
+    )
+
+    assert [(child.key, child.queue) for child in first.children] == [
+        ("dialogue", "dialogue-generation")
+    ]
+    assert [child.key for child in second.children] == ["listen", "repeat", "cards", "script"]
+    assert [child.data.get("speed") for child in second.children[:2]] == [1.0, 0.8]
+    assert (first.progress, second.progress) == ([10], [40])
+
+
+@pytest.mark.asyncio
+async def test_a_recording_is_made_with_its_progress_and_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler of audio, in its thread, from its payload to its file."""
+    monkeypatch.setenv("LESSON_OUTPUT", str(tmp_path))
+    made(Store(tmp_path), "de")
+
+    run = await run_handler(
+        handlers, "generate-audio", {"dialogueId": "c1"}, queue="audio-generation"
+    )
+
+    assert (tmp_path / run.result["file"]).is_file()
+    assert run.progress == [10, 30, 50, 70, 90, 100]
+    assert run.logs == [f"[info] audio.made seconds={round(run.result['seconds'], 1)} speed=1.0"]
 
 
 @pytest.mark.parametrize(
