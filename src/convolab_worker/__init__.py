@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from convolab_worker.events import JobEvent
     from convolab_worker.job import Job
     from convolab_worker.registry import HandlerRegistry
+    from convolab_worker.scope import CallNext
     from convolab_worker.settings import Settings
     from convolab_worker.strategies import FailedAttempt
     from convolab_worker.worker import DrainResult, Worker
 
 __all__ = [
+    "CallNext",
     "Child",
     "DrainResult",
     "FailedAttempt",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CallNext": "scope",
     "Child": "children",
     "DrainResult": "worker",
     "FailedAttempt": "strategies",

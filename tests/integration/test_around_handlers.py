@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker import CallNext, HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.errors import JobFailed, LifespanFailed
-from convolab_worker.scope import CallNext
 from tests.support.commandstats import counted_commands
 from tests.support.waiting import wait_until
 

@@ -63,6 +63,8 @@ def _make_targets() -> set[str]:
 
 
 def _is_ours(words: list[str]) -> bool:
+    if words[:2] == ["-m", "pytest"]:
+        return _is_ours(words[2:])
     if words[0] == "-m":
         if words[1] == "convolab_worker":
             return True

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from convolab_worker import CallNext
 from convolab_worker.children import Child
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError
 from convolab_worker.execution import Run, Why, conclude, prepare
@@ -16,7 +17,6 @@ from convolab_worker.job import Job
 from convolab_worker.lease import Lease
 from convolab_worker.outcome import Completed, Failed, Returned
 from convolab_worker.registry import HandlerRegistry
-from convolab_worker.scope import CallNext
 from convolab_worker.testing import run_handler
 
 pytestmark = pytest.mark.asyncio

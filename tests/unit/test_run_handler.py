@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from convolab_worker import Child, HandlerRegistry, Job
+from convolab_worker import CallNext, Child, HandlerRegistry, Job
 from convolab_worker.errors import (
     ConfigurationError,
     HandlerNotFound,
@@ -21,7 +21,6 @@ from convolab_worker.errors import (
     RetryLater,
     UnrecoverableError,
 )
-from convolab_worker.scope import CallNext
 from convolab_worker.testing import run_handler
 
 pytestmark = pytest.mark.asyncio
