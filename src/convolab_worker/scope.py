@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.places import is_async, place
@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
 
 LifespanFunction = Callable[..., AbstractAsyncContextManager[Any] | AsyncIterator[Any]]
-CallNext = Callable[[Any], Awaitable[Any]]
+
+
+class CallNext(Protocol):
+    """The rest of a job's way: the middleware further in, and the handler."""
+
+    def __call__(self, job: Any, /) -> Awaitable[Any]:
+        """What the handler returns, or what a middleware makes of it; raises what they raise."""
+
+
 MiddlewareFunction = Callable[[Any, CallNext], Awaitable[Any]]
 
 
