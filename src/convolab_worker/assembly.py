@@ -67,6 +67,7 @@ class Parts:
     meter: Meter
     lock_meter: Meter
     ledger: Ledger
+    patience: float  # how long one turn of the engine takes at most, while Redis answers
     held: dict[str, dict[str, Lease]] = field(default_factory=lambda: defaultdict(dict))
 
     @property
@@ -150,6 +151,7 @@ def assemble(
         meter=meter,
         lock_meter=lock_meter,
         ledger=Ledger(settings.command_budget, time.time()),
+        patience=3 * settings.command_timeout,
         held=held,
         presence=Presence(
             address,

@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     if given.burst:
+        if given.wake:
+            msg = "--wake is for a worker that goes on: expected it without --burst"
+            raise ConfigurationError(msg)
         return _drain(given)
     if given.budget is not None:
         msg = "--budget bounds a drain: expected --burst beside it"
@@ -64,7 +67,23 @@ def _run(given: argparse.Namespace) -> int:
     settings = _settings(given)
     from convolab_worker.commands import work
 
+    if given.wake:
+        return work.serve(settings, embedded=given.embedded, insecure=given.insecure)
+    _expect_wake(given, settings)
     return work.run(settings, embedded=given.embedded)
+
+
+def _expect_wake(given: argparse.Namespace, settings: Settings) -> None:
+    """Refuse what means nothing without the wake server."""
+    for name, is_given in (
+        ("--insecure", given.insecure),
+        ("--port", given.port is not None),
+        ("CONVOLAB_SLEEP_AFTER", settings.sleep_after is not None),
+        ("CONVOLAB_WAKE_MODE=held", settings.wake_mode == "held"),
+    ):
+        if is_given:
+            msg = f"{name} is for the wake server: expected --wake beside it"
+            raise ConfigurationError(msg)
 
 
 def _drain(given: argparse.Namespace) -> int:
@@ -179,7 +198,15 @@ def _bare_command(commands: Any, name: str, summary: str) -> argparse.ArgumentPa
 
 
 def _add_run(commands: Any) -> None:
-    command = _command(commands, "run", "work until told to stop", *_WORKING, *_IDLING)
+    command = _command(commands, "run", "work until told to stop", *_WORKING, *_IDLING, "port")
+    command.add_argument(
+        "--wake", action="store_true", help="serve /wake, /health, /ready and /metrics, too"
+    )
+    command.add_argument(
+        "--insecure",
+        action="store_true",
+        help="with --wake: anybody who can reach the port may call, without a token",
+    )
     command.add_argument("--burst", action="store_true", help="the same as the command drain")
     _add_working(command)
 

@@ -13,12 +13,13 @@ from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 from convolab_worker.outcome import Failed, Lost, Outcome, Returned
 from convolab_worker.queues import NOT_ASKED, Take
 from convolab_worker.recovery import find_by_token, holds
+from convolab_worker.rest import ALWAYS_AT_WORK, Habits, Rest
 from convolab_worker.runner import NO_HANDLER, STOP_PATIENCE_SECONDS
 from convolab_worker.schedulers import advance
 from convolab_worker.slots import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from convolab_worker.assembly import Parts
     from convolab_worker.lease import Lease
@@ -28,16 +29,19 @@ _LONGEST_NAP_SECONDS = 30.0
 _FOREVER = float("inf")
 # A job whose lock was lost may have been taken by nobody: it is looked for so soon.
 _LOST_SECONDS = 1.0
-
-
+# Wakes that come faster than this share a look.
+_WAKE_SECONDS = 1.0
 # Clocks are kept by small steps; more than this is a clock that was set, or a machine that slept.
 _CLOCK_JUMP_SECONDS = 2.0
 
 
 class Engine:
-    """Runs the jobs of ``parts.queues`` until it is stopped, or drained."""
+    """Runs the jobs of ``parts.queues`` until it is stopped, or drained.
 
-    def __init__(self, parts: Parts) -> None:
+    ``on_drained`` is called when nothing is left to take; it says whether to rest then.
+    """
+
+    def __init__(self, parts: Parts, habits: Habits = ALWAYS_AT_WORK) -> None:
         """Start nothing."""
         self._parts = parts
         self._slots = parts.slots
@@ -47,32 +51,59 @@ class Engine:
         self._generation = -1
         self._away_since = _FOREVER
         self._wake_wanted = False
+        self._may_look_at = 0.0
+        self._looked = False  # at every queue, and nothing was taken and no job ended since
         self._clock_offset = time.time() - time.monotonic()
         self._draining = False
         self._pump: asyncio.Task[None] | None = None
+        self._halting = asyncio.Lock()
+        self._halted = False
+        self.rest = Rest(habits, parts.reconnection, self.next_time)
+        self.on_drained: Callable[[], bool] | None = None
         self.stopping = False
+        self.expected_by = _FOREVER  # when the loop turns again, unless something is wrong
 
     # the loop
 
     async def run(self, *, drain: bool = False) -> None:
         """Take and run jobs until stopped or, with ``drain``, until nothing is left to take."""
         self._draining = drain
+        if drain:
+            self.rest.recall()
+        if self.rest.is_on:
+            self.rest.connect_early()
+        while not self.stopping:
+            if self.rest.is_on:
+                await self.halt()
+                await self.rest.doze()
+            else:
+                self._halted = False
+                await self._pump_jobs()
+                if drain:
+                    return
+
+    async def _pump_jobs(self) -> None:
+        """Turn until something says that no more is taken."""
         pump = self._pump = asyncio.create_task(self._loop(), name="convolab-pump")
         try:
             await asyncio.wait({pump})
         except asyncio.CancelledError:
             pump.cancel()
             raise
+        finally:
+            self.expected_by = _FOREVER
         if not pump.cancelled():
             pump.result()
 
     async def _loop(self) -> None:
-        while not self.stopping:
+        while not self._takes_no_more:
+            self.expected_by = time.monotonic() + self._parts.patience
             try:
                 if await self._turn():
                     return
             except RedisRefused as error:
                 self._wake_wanted = True  # what was being looked at is looked at again
+                self.expected_by = _FOREVER  # pauses are long while Redis refuses
                 await self._parts.reconnection.refused(error)
             except RedisUnavailable as error:
                 self._log.debug("redis.lost", error=str(error))
@@ -83,9 +114,10 @@ class Engine:
         parts.signal.clear()
         if not parts.reconnection.is_open or self._generation != parts.reconnection.generation:
             await self._reconnect()
-        if self._wake_wanted:
+        if self._wake_wanted and time.monotonic() >= self._may_look_at:
             self._wake_wanted = False
-            await parts.waiting.look_round(time.time())
+            await self._look_round()
+            self._may_look_at = time.monotonic() + _WAKE_SECONDS
         parts.waiting.raise_refusal()
         now = self._now()
         parts.keep_books(now)
@@ -101,10 +133,15 @@ class Engine:
         if tend_at is not None and tend_at <= now:
             await parts.waiting.tend(now)
             return False
-        if self._draining and not self._chains and not self._slots.rests:
-            return await self._is_drained()
+        if self._asks_if_drained and not self._looked:
+            await self._look_round(forget_pauses=False)
+            return False
+        if self._leaves_off():
+            return True
         parts.waiting.arm(now)
-        await parts.signal.wait(self._nap(now, tend_at))
+        nap = self._nap(now, tend_at)
+        self.expected_by = time.monotonic() + nap + parts.patience
+        await parts.signal.wait(nap)
         return False
 
     def _now(self) -> float:
@@ -120,17 +157,24 @@ class Engine:
         return now
 
     def _nap(self, now: float, tend_at: float | None) -> float:
+        moment = time.monotonic()
         naps = [at - now for at in (tend_at, self._slots.next_time()) if at is not None]
         rested_at = self._slots.next_rested()
         if rested_at is not None:
-            naps.append(rested_at - time.monotonic())
+            naps.append(rested_at - moment)
+        if self._wake_wanted:
+            naps.append(self._may_look_at - moment)
+        if self._is_idle and self.on_drained is None:
+            naps.append(self.rest.tired_at - moment)
         return min([*naps, _LONGEST_NAP_SECONDS])
 
     async def _reconnect(self) -> None:
         """Connect; then adopt what lost takes have taken, and look at every queue."""
         parts = self._parts
         self._away_since = min(self._away_since, time.monotonic())
+        self.expected_by = _FOREVER  # an outage is not this loop's fault
         await parts.reconnection.wait()
+        self.expected_by = time.monotonic() + parts.patience
         generation = parts.reconnection.generation
         while self._lost_takes:
             queue, token = self._lost_takes[-1]
@@ -141,40 +185,115 @@ class Engine:
                 self._slots.reserve(queue)
                 self._admit(lease)
         parts.keeper.hurry()
-        await parts.waiting.look_round(time.time(), outage=time.monotonic() - self._away_since)
+        await self._look_round(outage=time.monotonic() - self._away_since)
+        self._wake_wanted = False
         self._generation, self._away_since = generation, _FOREVER
 
-    async def _is_drained(self) -> bool:
-        await self._parts.waiting.look_round(time.time(), forget_pauses=False)
-        is_idle = self._slots.next_queue(time.time()) is None and not self._slots.rests
-        return is_idle and not self._chains and not self._slots.parked
+    async def _look_round(self, *, outage: float = 0.0, forget_pauses: bool = True) -> None:
+        await self._parts.waiting.look_round(
+            time.time(), outage=outage, forget_pauses=forget_pauses
+        )
+        self._looked = True
+
+    @property
+    def _is_idle(self) -> bool:
+        slots = self._slots
+        return not (self._chains or slots.parked or slots.rests or self._wake_wanted)
+
+    @property
+    def _asks_if_drained(self) -> bool:
+        return self._is_idle and (self._draining or self.on_drained is not None)
+
+    def _leaves_off(self) -> bool:
+        """Whether nothing is left, or was for long, so that the loop ends."""
+        if not self._is_idle:
+            return False
+        if self._draining:
+            return True
+        if self.on_drained is not None:
+            if self.on_drained():
+                self.rest.begin()
+        elif time.monotonic() >= self.rest.tired_at:
+            self.rest.begin()
+        return self.rest.is_on
 
     def wake(self) -> None:
-        """Look for work at once, whatever is known."""
+        """Look for work at once, whatever is known; at most once a second."""
         self._wake_wanted = True
+        self.rest.touch()
+        self.rest.wake()
         self._parts.signal.set()
+
+    # rest
+
+    @property
+    def _takes_no_more(self) -> bool:
+        return self.stopping or self.rest.is_on
+
+    def next_time(self) -> float | None:
+        """When there will be something to do, as far as is known; epoch seconds."""
+        times = (self._slots.next_time(), self._parts.waiting.next_check())
+        return min((at for at in times if at is not None and at < _FOREVER), default=None)
+
+    @property
+    def sees_nothing(self) -> bool:
+        """Whether there is no job at all, as far as was seen just now."""
+        return self._looked and self._parts.waiting.all_empty
+
+    def work(self) -> None:
+        """Look for work at once, if need be after a rest."""
+        self.rest.recall()
+        self.wake()
+
+    async def halt(self) -> None:
+        """Take no more: end the block, return what is parked. Jobs that run go on."""
+        self.rest.begin()
+        async with self._halting:
+            if self._halted:
+                return
+            self._halted = True
+            self._parts.signal.set()
+            await self._parts.waiting.close(STOP_PATIENCE_SECONDS / 2)
+            await self._end_pump()
+            # The head of a queue is where the last one returned stands: the last parked goes first.
+            await self._return_parked(self._slots.clear_parked()[::-1])
+
+    async def ended(self, timeout: float) -> bool:
+        """Wait for the jobs that run, at most ``timeout`` seconds; whether none is left."""
+        if self._chains:
+            await asyncio.wait(self._chains, timeout=max(timeout, 0.0))
+        return not self._chains
+
+    async def expel(self) -> None:
+        """End the jobs that still run; what their handlers don't finish goes back to its queue."""
+        self._parts.runner.interrupt()
+        if not await self.ended(STOP_PATIENCE_SECONDS + 0.3):
+            for chain in self._chains:
+                chain.cancel()
 
     # taking
 
     async def _take(self, queue: str) -> None:
         parts = self._parts
         asks_due = self._slots.reserve(queue)
+        self._looked = False
         token = parts.queues.new_token()
         asked_at = time.monotonic()
         try:
             take = await parts.queues.take(queue, token)
-        except ReplyLost:
+            parts.reconnection.served()
+            late = take.lease is not None and await self._is_too_late(take.lease, asked_at)
+        except (ReplyLost, asyncio.CancelledError):
             self._slots.cancel_reservation()
             self._lost_takes.append((queue, token))
             raise
         except RedisUnavailable:
             self._slots.cancel_reservation()
             raise
-        parts.reconnection.served()
         if take.lease is None:
             await self._found_nothing(queue, take)
             return
-        if await self._is_too_late(take.lease, asked_at):
+        if late:
             self._slots.cancel_reservation()
             return
         self._admit(take.lease)
@@ -198,7 +317,7 @@ class Engine:
 
     def _admit(self, lease: Lease) -> None:
         """Run a job that was just taken in its reserved slot, or park it."""
-        if self.stopping:
+        if self._takes_no_more:
             self._start(self._give_back(lease), lease)
         elif self._receive(lease):
             self._start(self._chain(lease), lease)
@@ -232,6 +351,8 @@ class Engine:
 
     def _chain_ended(self, chain: asyncio.Task[None]) -> None:
         self._chains.discard(chain)
+        self._looked = False
+        self.rest.touch()
         self._parts.signal.set()
         if not chain.cancelled() and (error := chain.exception()) is not None:
             self._log.error("slot.died", exc_info=error)
@@ -253,7 +374,13 @@ class Engine:
         stays = await self._stays(lease.queue, turn)
         asks_due = stays and self._slots.reserve(lease.queue)
         asked_at = time.monotonic()
-        take = await self._settle(lease, outcome, stays=stays)
+        try:
+            take = await self._settle(lease, outcome, stays=stays)
+        except asyncio.CancelledError:  # at the end of a rest's patience, Redis being away
+            if stays:
+                self._slots.cancel_reservation()
+                self._lost_takes.append((lease.queue, lease.token))
+            raise
         if take.lease is lease and not stays:  # its children were done already: it goes on at once
             self._slots.reserve(lease.queue)
         elif not stays:
@@ -266,13 +393,13 @@ class Engine:
         if take.lease is not lease and await self._is_too_late(take.lease, asked_at):
             self._slots.cancel_reservation()
             return None
-        if self.stopping:
+        if self._takes_no_more:
             await self._give_back(take.lease)
             return None
         return take.lease if self._receive(take.lease) else None
 
     async def _run(self, lease: Lease) -> Outcome:
-        if self.stopping:
+        if self._takes_no_more:
             return Returned()
         try:
             if lease.scheduler_id is not None:
@@ -304,7 +431,7 @@ class Engine:
             self._wake_wanted = True
 
     async def _give_back(self, lease: Lease) -> None:
-        """Return a job that was taken while the worker began to stop."""
+        """Return a job that was taken while the worker began to leave off."""
         self._slots.cancel_reservation()
         self._parts.hold(lease)
         await self._settle(lease, Returned(), stays=False)
@@ -330,7 +457,11 @@ class Engine:
 
     async def _stays(self, queue: str, turn: Turn) -> bool:
         """Whether a slot that has just been freed takes its next job from the same queue."""
-        if self.stopping or self._slots.has_ripe or not self._slots.stays(queue, turn, time.time()):
+        if (
+            self._takes_no_more
+            or self._slots.has_ripe
+            or not self._slots.stays(queue, turn, time.time())
+        ):
             return False
         if len(self._slots.standing) > 1:
             try:
@@ -353,24 +484,17 @@ class Engine:
         """Take no more; give running jobs ``grace`` seconds, then return them to their queues."""
         ends_at = time.monotonic() + grace
         self.stopping = True
-        self._parts.signal.set()
-        await self._parts.waiting.close(STOP_PATIENCE_SECONDS / 2)
-        await self._end_pump()
-        # The head of a queue is where the last one returned stands: the last parked goes first.
-        await self._return_parked(self._slots.clear_parked()[::-1])
-        if self._chains:
-            await asyncio.wait(self._chains, timeout=max(ends_at - time.monotonic(), 0.0))
-        self._parts.runner.interrupt()
-        if self._chains:
-            await asyncio.wait(self._chains, timeout=STOP_PATIENCE_SECONDS + 0.3)
-        for chain in self._chains:
-            chain.cancel()
+        self.rest.recall(to_end=True)
+        await self.halt()
+        await self.ended(ends_at - time.monotonic())
+        await self.expel()
 
     async def _end_pump(self) -> None:
         """Let a take that is under way be answered, so that what it took can be returned."""
-        if self._pump is not None and not self._pump.done():
-            await asyncio.wait({self._pump}, timeout=STOP_PATIENCE_SECONDS)
-            self._pump.cancel()
+        pump = self._pump
+        if pump is not None and not pump.done():
+            await asyncio.wait({pump}, timeout=STOP_PATIENCE_SECONDS)
+            pump.cancel()
 
     async def _return_parked(self, leases: list[Lease]) -> None:
         """Return parked jobs, in one pipeline: what was sent first stands furthest back."""

@@ -91,6 +91,10 @@ class JobFailed(ConvolabWorkerError):
         self.reason = reason
 
 
+class NotRunning(ConvolabWorkerError):
+    """A worker was asked for something that only one that runs can do."""
+
+
 class RedisUnavailable(ConvolabWorkerError):
     """Redis can't be reached or refuses to serve; the message names the fix where known."""
 

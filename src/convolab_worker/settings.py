@@ -184,6 +184,48 @@ class Settings:
         Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
         "audience of the Google identity token that a wake carries; needs the extra gcp",
     )
+    wake_emails: tuple[str, ...] | None = _option(
+        None,
+        "CONVOLAB_WAKE_EMAILS",
+        Names(expected="one or more different e-mail addresses, separated by commas"),
+        "whose identity tokens the wake server takes, with CONVOLAB_WAKE_AUDIENCE set",
+    )
+    wake_mode: str = _option(
+        "auto",
+        "CONVOLAB_WAKE_MODE",
+        Choice(names=("auto", "background", "held")),
+        "held works only while a request is held; auto is held on Cloud Run, else background",
+    )
+    wake_hold: float = _option(
+        170.0,
+        "CONVOLAB_WAKE_HOLD",
+        Duration(low=1.0, high=3600.0),
+        "how long a request is held at most, where it does not say",
+    )
+    wake_linger: float = _option(
+        10.0,
+        "CONVOLAB_WAKE_LINGER",
+        Duration(low=0.0, high=3600.0),
+        "how long held work waits for a job that is due soon before it ends",
+    )
+    wake_rate: int = _option(
+        100,
+        "CONVOLAB_WAKE_RATE",
+        Whole(low=1, high=1_000_000),
+        "most requests a second that the wake server takes from one client",
+    )
+    sleep_after: float | None = _option(
+        None,
+        "CONVOLAB_SLEEP_AFTER",
+        Duration(low=0.01, high=_DAY),
+        "idle time after which the connections to Redis are closed until a wake; 10s where held",
+    )
+    k_service: str | None = _option(
+        None,
+        "K_SERVICE",
+        Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
+        "the name of the service, as Cloud Run sets it",
+    )
     port: int = _option(
         8080,
         "PORT",

@@ -21,7 +21,7 @@ from convolab_worker import idle, recovery
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from convolab_worker.connection import Link
     from convolab_worker.queues import Queues, Sight
@@ -81,6 +81,7 @@ class Waiting:
         self._others: set[str] = set()  # queues where another worker was seen to have jobs
         self._due_checked: dict[str, float] = {}
         self._glanced_at = 0.0
+        self.all_empty = False  # as the last look round found every queue
 
     # what the engine tells
 
@@ -116,6 +117,12 @@ class Waiting:
         if self._sweep_due or self._doubted:
             return 0.0
         return min(self._stalled_check.values(), default=None)
+
+    def next_check(self) -> float | None:
+        """When the lock of a job that somebody else has runs out, where one was seen."""
+        return min(
+            (self._stalled_check[q] for q in self._others & {*self._stalled_check}), default=None
+        )
 
     # the block
 
@@ -281,7 +288,24 @@ class Waiting:
             if forget_pauses and standing.held_until == _FOREVER:
                 standing.held_until = None
             standing.due_at = None
-        await self._learn(await self._queues.look(self._queues.names), now, anew=True)
+        names = self._queues.names
+        if len(names) > 1:
+            pairs = [(name, kind) for name in names for kind in ("active", *_WORK_KINDS)]
+            self.all_empty = not await self._queues.anything_of(pairs)
+            if self.all_empty:
+                self._forget_checks(names)
+                return
+        sights = await self._queues.look(names)
+        self.all_empty = not any(any((s.ready, s.delayed, s.active)) for s in sights.values())
+        self._forget_checks([name for name, sight in sights.items() if not sight.active])
+        await self._learn(sights, now, anew=True)
+
+    def _forget_checks(self, names: Sequence[str]) -> None:
+        """Nobody has a job of those queues: none can stall."""
+        for name in names:
+            if not self._held_here(name):
+                self._others.discard(name)
+                self._stalled_check.pop(name, None)
 
     async def _learn(self, sights: dict[str, Sight], now: float, *, anew: bool) -> None:
         for name, sight in sights.items():
@@ -354,12 +378,17 @@ class Waiting:
         if block is not None:
             self._unblock()
             await asyncio.wait({block}, timeout=patience)
+            if not block.done():  # the server may be in it still, and serve it the next marker
+                self._waiting.lose("the wait could not be ended")
             block.cancel()
         for queue, standing in self._slots.standing.items():
             if standing.due_at is not None:
                 self._queues.pass_on(queue, standing.due_at)
             if queue in self._doubted or (standing.ready and standing.held_until is None):
                 self._queues.pass_on(queue)
+        self._doubted.clear()
+        self._sweep_due = False
+        self._wait = None
 
     def shift(self, seconds: float) -> None:
         """The clock was set forward by so much (back, if negative): plans move with it."""

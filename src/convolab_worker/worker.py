@@ -12,14 +12,20 @@ import structlog
 from convolab_worker.assembly import Parts, assemble
 from convolab_worker.engine import Engine
 from convolab_worker.errors import ConfigurationError, RedisUnavailable
+from convolab_worker.holding import Holding, HoldResult, WorkWhenHeld
 from convolab_worker.lifespans import Lifespans
+from convolab_worker.rest import Habits
 from convolab_worker.settings import Settings
+from convolab_worker.vitals import Vitals
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from convolab_worker.lease import Lease
     from convolab_worker.registry import HandlerRegistry
+
+# A frozen process can't close its connections: so early, and they are made anew in a round trip.
+_HELD_SLEEP_AFTER_SECONDS = 10.0
 
 _log = structlog.get_logger("convolab_worker")
 
@@ -28,8 +34,9 @@ _log = structlog.get_logger("convolab_worker")
 class DrainResult:
     """What a drain did: jobs that finished, those of them that failed for good, what is left.
 
-    ``remaining`` counts waiting, prioritized and delayed jobs; ``next_due_at`` is when the first
-    delayed one is due (epoch seconds), None without one.
+    ``remaining`` counts waiting, prioritized and delayed jobs. ``next_due_at`` (epoch seconds) is
+    when there will be something to do: the first delayed one is due, a rate limit ends, or the
+    lock of a job that another worker has; None if nothing is known.
     """
 
     processed: int
@@ -63,6 +70,7 @@ class Worker:
         self._handlers = handlers
         self._parts: Parts | None = None
         self._engine: Engine | None = None
+        self._holding: Holding | None = None
         self._has_run = False
         self._has_ended = False
         self._lifespans: Lifespans | None = None
@@ -103,7 +111,7 @@ class Worker:
         return self._drained
 
     async def _live(self, *, drain: bool) -> None:
-        parts, engine = self._assemble()
+        parts, engine, holding = self._assemble()
         if self._has_run:
             msg = "this worker has run already: make another one"
             raise ConfigurationError(msg)
@@ -111,15 +119,16 @@ class Worker:
         try:
             await self._open_lifespans(parts)
             _log.info("worker.started", **self._description())
-            if not drain:
+            if not drain and not engine.rest.may_come:  # a name is billed at each connection
                 parts.presence.start()
             await engine.run(drain=drain)
             if self._stopping is not None:
                 await asyncio.shield(self._stopping)
+            await holding.finish()
             if self._lifespans is not None:
                 self._lifespans.raise_death()
             if drain:
-                self._drained = await self._drain_result(parts)
+                self._drained = await self._drain_result(parts, holding)
         finally:
             if self._stopping is None:
                 await engine.stop(0.0)
@@ -128,6 +137,7 @@ class Worker:
             await self._close_lifespans()
             await parts.reconnection.close()
             self._has_ended = True
+            await holding.finish()
             _log.info("worker.stopped", outcomes=dict(parts.runner.outcomes))
 
     async def _open_lifespans(self, parts: Parts) -> None:
@@ -153,12 +163,13 @@ class Worker:
             grace = self.settings.shutdown_grace
             await self._lifespans.close(grace if ends_at is None else ends_at - time.monotonic())
 
-    def _assemble(self) -> tuple[Parts, Engine]:
+    def _assemble(self) -> tuple[Parts, Engine, Holding]:
         """Make the parts, once; here and not earlier, since they belong to the running loop."""
-        if self._parts is None or self._engine is None:
+        if self._parts is None or self._engine is None or self._holding is None:
             self._parts = assemble(self._handlers, self.settings, on_lost=self._lose)
-            self._engine = Engine(self._parts)
-        return self._parts, self._engine
+            self._engine = Engine(self._parts, _habits(self.settings))
+            self._holding = _holding(self._engine, self._parts, self.settings)
+        return self._parts, self._engine, self._holding
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -171,26 +182,43 @@ class Worker:
         if self._engine is not None:
             self._engine.lose(lease)
 
-    async def _drain_result(self, parts: Parts) -> DrainResult:
+    async def _drain_result(self, parts: Parts, holding: Holding) -> DrainResult:
         try:
             async with asyncio.timeout(self.settings.command_timeout):
                 await parts.reconnection.wait()
         except TimeoutError:
             msg = f"drained ({dict(parts.runner.outcomes)}), but what is left can't be counted"
             raise RedisUnavailable(msg) from None
-        remaining, due = await parts.queues.left()
-        done = parts.runner.outcomes
+        result = await holding.result("drained")
         return DrainResult(
-            processed=done["completed"] + done["failed"],
-            failed=done["failed"],
-            remaining=remaining,
-            next_due_at=due,
+            processed=result.processed,
+            failed=result.failed,
+            remaining=result.remaining,
+            next_due_at=result.next_due_at,
         )
 
     def wake(self) -> None:
-        """Look for work at once; from the loop's own thread."""
+        """Look for work at once, or within a second of the last wake; from the loop's own thread.
+
+        Ends a sleep. A worker that works only when held does nothing before the next ``hold``.
+        """
         if self._engine is not None:
             self._engine.wake()
+
+    async def hold(self, budget: float) -> HoldResult:
+        """Work until nothing is left to take, at most ``budget`` seconds; what came of it.
+
+        Callers at the same time share the work, each for as long as its own budget; one that is
+        cancelled leaves the others alone. With ``wake_mode="held"`` the worker works only while
+        somebody holds: it takes no more when what runs must end before the last budget is over,
+        returns what has not ended then, and rests when this returns. Otherwise it works always,
+        and this waits. Raises NotRunning when the worker ends, and RedisUnavailable if what is
+        left can't be counted.
+        """
+        if not 0 < budget < float("inf"):
+            msg = f"hold(budget={budget!r}): expected seconds above 0"
+            raise ConfigurationError(msg)
+        return await self._assemble()[2].hold(budget)
 
     async def stop(self, grace: float | None = None) -> None:
         """Take no more jobs, give running ones ``grace`` seconds, return the others, and end.
@@ -206,13 +234,14 @@ class Worker:
         await asyncio.shield(stopping)
 
     def _begin_stop(self, grace: float | None = None) -> asyncio.Task[None]:
-        _, engine = self._assemble()
+        _, engine, holding = self._assemble()
         seconds = self.settings.shutdown_grace if grace is None else grace
         _log.info("worker.stopping", grace=seconds)
         self._grace_ends_at = time.monotonic() + seconds
         if self._lifespans is not None:
             self._lifespans.give_up_opening()
         self._stopping = asyncio.create_task(engine.stop(seconds), name="convolab-stop")
+        holding.leave_off()
         return self._stopping
 
     def _hurry(self) -> None:
@@ -222,9 +251,17 @@ class Worker:
         if self._lifespans is not None:
             self._lifespans.hurry()
 
+    def progress(self) -> dict[str, int]:
+        """What the drain has done that held requests share; from memory, from any thread."""
+        parts, holding = self._parts, self._holding
+        if parts is None or holding is None:
+            return {"processed": 0, "failed": 0, "running": 0}
+        processed, failed = holding.so_far()
+        return {"processed": processed, "failed": failed, "running": parts.slots.running}
+
     async def __aenter__(self) -> Self:
         """Run in the background of a host application, once the lifespans are open."""
-        parts, _ = self._assemble()
+        parts = self._assemble()[0]
         await self._open_lifespans(parts)
         self._background = asyncio.create_task(self.run(), name="convolab-worker")
         self._background.add_done_callback(_say_if_died)
@@ -249,19 +286,37 @@ class Worker:
             raise
         await background
 
-    def _state(self, engine: Engine) -> str:
+    @property
+    def _state(self) -> str:
         if self._has_ended:
             return "stopped"
-        return "stopping" if engine.stopping else "running"
+        if self._engine is None:
+            return "new"
+        return "stopping" if self._engine.stopping else "running"
+
+    def vitals(self) -> Vitals:
+        """How the worker is, from memory; from any thread."""
+        parts, engine = self._parts, self._engine
+        if parts is None or engine is None:
+            return Vitals(state=self._state, ready=False, overdue=False)
+        met = parts.reconnection.is_open or (engine.rest.asleep and parts.reconnection.generation)
+        return Vitals(
+            state=self._state,
+            ready=self._state == "running" and bool(met),
+            overdue=time.monotonic() > engine.expected_by,
+        )
 
     def stats(self) -> dict[str, Any]:
         """What the worker did and does, from memory, without a Redis command."""
-        parts, engine = self._parts, self._engine
-        if parts is None or engine is None:
+        parts, engine, holding = self._parts, self._engine, self._holding
+        if parts is None or engine is None or holding is None:
             return {"state": "new"}
         commands = parts.commands
         return {
-            "state": self._state(engine),
+            "state": self._state,
+            "phase": engine.rest.phase,
+            "held": holding.callers,
+            "drains": holding.drains,
             "connected": parts.reconnection.is_open,
             "running": parts.slots.running,
             "free": parts.slots.free,
@@ -278,6 +333,21 @@ class Worker:
             "telemetry": parts.telemetry.snapshot(),
             "stuck": parts.whereabouts.snapshot(),
         }
+
+
+def _habits(settings: Settings) -> Habits:
+    is_held = settings.wake_mode == "held"
+    patience = settings.sleep_after
+    if patience is None and is_held:
+        patience = _HELD_SLEEP_AFTER_SECONDS
+    return Habits(works_when_held=is_held, sleep_after=patience)
+
+
+def _holding(engine: Engine, parts: Parts, settings: Settings) -> Holding:
+    if settings.wake_mode != "held":
+        return Holding(engine, parts)
+    grace, linger = settings.shutdown_grace, settings.wake_linger
+    return WorkWhenHeld(engine, parts, grace=grace, linger=linger)
 
 
 def _say_if_died(background: asyncio.Task[None]) -> None:

@@ -30,6 +30,16 @@ def run(settings: Settings, *, embedded: bool) -> int:
         return asyncio.run(_run(handlers, reachable))
 
 
+def serve(settings: Settings, *, embedded: bool, insecure: bool) -> int:
+    """Work as ``run`` does, with the wake server in front."""
+    if settings.wake_mode == "auto":
+        mode = "background" if settings.k_service is None else "held"
+        settings = settings.replace(wake_mode=mode)
+    handlers = _prepare(settings)
+    with _server(settings, embedded=embedded) as reachable:
+        return asyncio.run(_serve(handlers, reachable, insecure=insecure))
+
+
 def drain(settings: Settings, *, budget: float | None, embedded: bool) -> int:
     """Work until nothing is left or the budget is over; 1 if a job failed for good."""
     handlers = _prepare(settings)
@@ -64,6 +74,18 @@ async def _run(handlers: HandlerRegistry, settings: Settings) -> int:
     stopping.install()
     await worker.run()
     await stopping.settled()
+    return await leave(0)
+
+
+async def _serve(handlers: HandlerRegistry, settings: Settings, *, insecure: bool) -> int:
+    from convolab_worker.server import WakeServer
+
+    worker = Worker(handlers, settings)
+    stopping = StopOnSignals(worker)
+    stopping.install()
+    async with WakeServer(worker, insecure=insecure):
+        await worker.run()
+        await stopping.settled()
     return await leave(0)
 
 
