@@ -39,8 +39,9 @@ lint: $(VENV)/dev.installed ## ruff and hadolint
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: types
-types: $(VENV)/dev.installed ## mypy, strict
+types: $(VENV)/dev.installed ## mypy, strict; and what editors see of the public API
 	$(BIN)/mypy
+	$(BIN)/basedpyright
 
 .PHONY: layers
 layers: $(VENV)/dev.installed ## imports point down only

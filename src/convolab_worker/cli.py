@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         given = parser.parse_args(arguments)
+        given.arguments = sys.argv[1:] if arguments is None else [*arguments]
     except SystemExit as leaving:  # argparse, after help, version or an error
         return leaving.code if isinstance(leaving.code, int) else MISUSED
     try:
@@ -57,14 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     if given.burst:
-        if given.wake:
-            msg = "--wake is for a worker that goes on: expected it without --burst"
-            raise ConfigurationError(msg)
+        for flag in ("wake", "reload"):
+            if getattr(given, flag):
+                msg = f"--{flag} is for a worker that goes on: expected it without --burst"
+                raise ConfigurationError(msg)
         return _drain(given)
     if given.budget is not None:
         msg = "--budget bounds a drain: expected --burst beside it"
         raise ConfigurationError(msg)
     settings = _settings(given)
+    if given.reload:
+        from convolab_worker.commands import reload
+
+        return reload.run(given.arguments, settings, embedded=given.embedded)
     from convolab_worker.commands import work
 
     if given.wake:
@@ -208,6 +214,9 @@ def _add_run(commands: Any) -> None:
         help="with --wake: anybody who can reach the port may call, without a token",
     )
     command.add_argument("--burst", action="store_true", help="the same as the command drain")
+    command.add_argument(
+        "--reload", action="store_true", help="start again when a Python file below here changes"
+    )
     _add_working(command)
 
 

@@ -6,16 +6,13 @@ its length there are never more starts than it says, wherever the window begins.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from convolab_worker import options
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_RATE = re.compile(r"(\d{1,9})\s*/\s*(\d{1,9})?\s*([smhd])", re.ASCII)
-EXPECTED = "starts per time, such as '30/m', '5/s', '100/h' or '1/10s'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +30,10 @@ class Rate:
 
 def parse_rate(text: object) -> Rate:
     """Read ``30/m`` or ``1/10s``. Raises ValueError that says what was expected."""
-    match = _RATE.fullmatch(text.strip()) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError(EXPECTED)
-    starts, many, unit = int(match[1]), int(match[2] or 1), match[3]
-    if starts < 1 or many < 1:
-        msg = f"{EXPECTED}, with both numbers 1 or more"
-        raise ValueError(msg)
-    return Rate(starts, many * _UNITS[unit])
+    if not isinstance(text, str):
+        msg = f"expected {options.RATE_EXPECTED}, got {text!r}"
+        raise ValueError(msg)  # noqa: TRY004 - as for text that is no rate
+    return Rate(*options.parse_rate("".join(text.split())))
 
 
 class Rates:

@@ -337,7 +337,7 @@ def _checked_rate(rate: str | None, where: str) -> Rate | None:
     try:
         return None if rate is None else parse_rate(rate)
     except ValueError as error:
-        msg = f"{where}: rate={rate!r}: expected {error}"
+        msg = f"{where}: rate: {error}"
         raise ConfigurationError(msg) from None
 
 

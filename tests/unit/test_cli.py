@@ -75,6 +75,7 @@ def refused(where: str) -> str:
         ),
         (["run"], "no handlers: expected --app MODULE:REGISTRY or the variable CONVOLAB_APP"),
         (["run", "--app", "a:b", "--budget", "1m"], "expected --burst beside it"),
+        (["run", "--app", "a:b", "--burst", "--reload"], "--reload is for a worker that goes on"),
         (["run", "--idle-min", "2h"], "idle_min=2h: expected no more than idle_max=30m"),
         (["enqueue", "x", "--timeout", "1s"], "expected --wait beside it"),
         (["enqueue", "x", "--queue", "a,b"], "--queue a,b: expected the one queue that the job"),

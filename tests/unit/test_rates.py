@@ -17,7 +17,7 @@ START = 1_000_000.0
 
 @pytest.mark.parametrize(
     ("text", "interval"),
-    [("30/m", 2.0), ("5/s", 0.2), ("100/h", 36.0), ("1/10s", 10.0), ("2 / d", 43200.0)],
+    [("30/m", 2.0), ("5/s", 0.2), ("100/h", 36.0), ("1/10s", 10.0), ("2 / 24h", 43200.0)],
 )
 def test_a_rate_is_spread_evenly(text: str, interval: float) -> None:
     """From one start to the next there is an equal part of its time."""
@@ -34,7 +34,7 @@ def test_what_is_no_rate_is_refused_with_the_handlers_place(rate: object) -> Non
     async def slow(job: Job[object]) -> None:
         """A handler."""
 
-    with pytest.raises(ConfigurationError, match=r"slow:\d+: rate=.*expected starts per time"):
+    with pytest.raises(ConfigurationError, match=r"slow:\d+: rate: expected jobs per time.* got"):
         handlers.audio("slow", rate=rate)(slow)  # type: ignore[arg-type]
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def run(settings: Settings, *, embedded: bool) -> int:
     """Work until a signal says stop; 0 after a clean stop."""
     handlers = _prepare(settings)
-    with _server(settings, embedded=embedded) as reachable:
+    with private_server(settings, embedded=embedded) as reachable:
         return asyncio.run(_run(handlers, reachable))
 
 
@@ -36,14 +36,14 @@ def serve(settings: Settings, *, embedded: bool, insecure: bool) -> int:
         mode = "background" if settings.k_service is None else "held"
         settings = settings.replace(wake_mode=mode)
     handlers = _prepare(settings)
-    with _server(settings, embedded=embedded) as reachable:
+    with private_server(settings, embedded=embedded) as reachable:
         return asyncio.run(_serve(handlers, reachable, insecure=insecure))
 
 
 def drain(settings: Settings, *, budget: float | None, embedded: bool) -> int:
     """Work until nothing is left or the budget is over; 1 if a job failed for good."""
     handlers = _prepare(settings)
-    with _server(settings, embedded=embedded) as reachable:
+    with private_server(settings, embedded=embedded) as reachable:
         return asyncio.run(_drain(handlers, reachable, budget))
 
 
@@ -56,7 +56,7 @@ def _prepare(settings: Settings) -> HandlerRegistry:
 
 
 @contextmanager
-def _server(settings: Settings, *, embedded: bool) -> Iterator[Settings]:
+def private_server(settings: Settings, *, embedded: bool) -> Iterator[Settings]:
     """Yield the settings, those of a private server where one is asked for."""
     if not embedded:
         yield settings

@@ -1,0 +1,156 @@
+"""What type checkers, and so editors, know of the public API. Checked by two, and never run.
+
+A line with an `ignore` must be an error: both checkers complain of one that is not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypedDict, assert_type
+
+from convolab_worker import (
+    CallNext,
+    Child,
+    DrainResult,
+    HandlerRegistry,
+    Job,
+    JobClient,
+    JobStatus,
+    Settings,
+    Worker,
+)
+from convolab_worker.testing import EnqueuedJob, HandlerRun, RunningWorker, run_handler
+
+handlers = HandlerRegistry()
+
+
+@dataclass
+class AudioRequest:
+    text: str
+    speed: float = 1.0
+
+
+class AudioResult(TypedDict):
+    seconds: float
+
+
+@dataclass
+class Resources:
+    voices: list[str]
+
+
+# resources
+
+
+@handlers.lifespan
+async def resources() -> AsyncIterator[Resources]:
+    yield Resources([])
+
+
+with_settings = HandlerRegistry()
+
+
+@with_settings.lifespan
+@asynccontextmanager
+async def settings_too(settings: Settings) -> AsyncIterator[int]:
+    assert_type(settings.concurrency, int)
+    yield 1
+
+
+assert_type(resources(), AsyncIterator[Resources])
+
+HandlerRegistry().lifespan(lambda: 5)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+
+
+# handlers
+
+
+@handlers.audio("generate-audio", timeout=300, concurrency=2, rate="30/m")
+async def generate_audio(job: Job[AudioRequest, Resources]) -> AudioResult:
+    assert_type(job.data, AudioRequest)
+    assert_type(job.data.text, str)
+    assert_type(job.resources, Resources)
+    assert_type(job.attempt, int)
+    assert_type(await job.progress(10), None)
+    assert_type(await job.children_results(), dict[str, Any])
+    job.data.txt  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    job.resources.voice  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    return {"seconds": 1.0}
+
+
+@handlers.image("render", thread=True)
+def render(job: Job[dict[str, int]]) -> int:
+    assert_type(job.data, dict[str, int])
+    assert_type(job.resources, Any)
+    return job.data["lines"]
+
+
+@handlers.course("course")
+async def course(job: Job[Any]) -> None:
+    await job.enqueue_children([Child("generate-audio", data={"text": ""}, on_failure="ignore")])
+    Child("x", on_failure="explode")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# A decorator gives the function that it was given: its arguments and its result are known.
+async def called(audio: Job[AudioRequest, Resources], image: Job[dict[str, int]]) -> None:
+    assert_type(await generate_audio(audio), AudioResult)
+    assert_type(render(image), int)
+    render(audio)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    render()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+@handlers.audio("two")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+async def two_arguments(job: Job[Any], more: int) -> None: ...
+
+
+@handlers.audio("other")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+async def no_job(job: int) -> None: ...
+
+
+handlers.audio("x", timout=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+handlers.audio("x", timeout="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# middleware
+
+
+@handlers.middleware
+async def traced(job: Job[Any], call_next: CallNext) -> Any:
+    return await call_next(job)
+
+
+@handlers.middleware(kind="audio")
+async def counted(job: Job[Any], call_next: CallNext) -> int:
+    await call_next(job)
+    return 1
+
+
+@handlers.middleware  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+def not_async(job: Job[Any], call_next: CallNext) -> int:
+    return 1
+
+
+# workers, clients, tests
+
+
+async def use(job: Job[Any], call_next: CallNext) -> None:
+    assert_type(await counted(job, call_next), int)
+    worker = Worker(handlers, Settings(concurrency=2))
+    assert_type(await worker.drain(budget=5), DrainResult)
+    assert_type(worker.stats(), dict[str, Any])
+    async with JobClient() as client, worker as running:
+        assert_type(running, Worker)
+        assert_type(await client.enqueue("x", {"a": 1}, delay=3), str)
+        assert_type(await client.status("1"), JobStatus)
+        await client.enqueue("x", dealy=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def test_it(worker: RunningWorker) -> None:
+    run = await run_handler(handlers, "generate-audio", AudioRequest("a"), attempt=2)
+    assert_type(run, HandlerRun)
+    assert_type(run.children, tuple[Child, ...])
+    assert_type(run.retry_in, float | None)
+    assert_type(worker.assert_enqueued("x"), EnqueuedJob)
+    assert_type(worker.enqueued, list[EnqueuedJob])
