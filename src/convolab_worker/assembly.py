@@ -68,6 +68,7 @@ class Parts:
     lock_meter: Meter
     ledger: Ledger
     patience: float  # how long one turn of the engine takes at most, while Redis answers
+    before_today: Meter = field(default_factory=Meter)
     held: dict[str, dict[str, Lease]] = field(default_factory=lambda: defaultdict(dict))
 
     @property
@@ -78,6 +79,7 @@ class Parts:
     def keep_books(self, now: float) -> None:
         """Log the day's commands at its end, and once before that if the budget will not do."""
         billable = self.meter.billable + self.lock_meter.billable
+        self.telemetry.journal.counted(now, billable)
         report = self.ledger.check(now, billable)
         if report is None:
             return
@@ -85,7 +87,10 @@ class Parts:
         if report.is_over:
             _log.warning("commands.over_budget", **counts)
         else:
-            _log.info("commands.day", **counts, by_purpose=self.commands.snapshot())
+            commands = self.commands
+            by_purpose = (commands - self.before_today).snapshot()
+            self.before_today = commands
+            _log.info("commands.day", **counts, by_purpose=by_purpose)
 
     def hold(self, lease: Lease) -> None:
         """Keep a job that was taken: its lock, and its place in memory."""
@@ -105,7 +110,8 @@ def assemble(
     """Make every part of a worker; nothing is connected yet. To be called in the loop."""
     address = Address.parse(settings.redis_url)
     loop, signal = asyncio.get_running_loop(), Signal()
-    meter, lock_meter, telemetry, whereabouts = Meter(), Meter(), Telemetry(), Whereabouts()
+    meter, lock_meter = Meter(), Meter()
+    telemetry, whereabouts = Telemetry(time.time()), Whereabouts()
     link = Link(address, timeout=settings.command_timeout, meter=meter)
     waiting_link = Link(address, timeout=settings.command_timeout, meter=meter)
     for one, other in ((link, waiting_link), (waiting_link, link)):

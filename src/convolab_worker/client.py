@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from convolab_worker import producing
 from convolab_worker.address import Address
 from convolab_worker.connection import Link
+from convolab_worker.depths import depths
 from convolab_worker.errors import (
     JobFailed,
     JobNotFound,
@@ -33,18 +34,8 @@ if TYPE_CHECKING:
 
     from convolab_worker.waker import Waker
 
-_COUNTED = {
-    "wait": "LLEN",
-    "prioritized": "ZCARD",
-    "delayed": "ZCARD",
-    "active": "LLEN",
-    "waiting-children": "ZCARD",
-    "completed": "ZCARD",
-    "failed": "ZCARD",
-}
 # An event may be trimmed from its stream before it is read: then the job itself is looked at.
 _LOOK_AGAIN_SECONDS = 15.0
-_STATE_NAMES = {"wait": "waiting"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,15 +240,7 @@ class JobClient:
     async def counts(self) -> dict[str, dict[str, int]]:
         """How many jobs each of the settings' queues has in each state."""
         await self._link.open()
-        asked = {
-            (queue, kind): self._link.call("status", command, self._keys(queue)[kind])
-            for queue in self.settings.queues
-            for kind, command in _COUNTED.items()
-        }
-        counts: dict[str, dict[str, int]] = {queue: {} for queue in self.settings.queues}
-        for (queue, kind), future in asked.items():
-            counts[queue][_STATE_NAMES.get(kind, kind)] = await future
-        return counts
+        return await depths(self._link, [self._keys(queue) for queue in self.settings.queues])
 
     def _checked_queue(self, queue: str | None) -> str:
         if queue is None:

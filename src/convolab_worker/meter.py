@@ -28,6 +28,11 @@ class Meter:
         """Count ``commands`` that a script sent for ``purpose`` ran inside Redis."""
         self.inner[purpose] += commands
 
+    def add(self, other: Meter) -> None:
+        """Count what the ``other`` has counted, too."""
+        self.sent.update(other.sent)
+        self.inner.update(other.inner)
+
     @property
     def client_sent(self) -> int:
         """Commands sent so far."""
@@ -43,6 +48,10 @@ class Meter:
         # Copies first: another thread may be counting on one of them.
         sent = Counter(dict(self.sent)) + Counter(dict(other.sent))
         return Meter(sent, Counter(dict(self.inner)) + Counter(dict(other.inner)))
+
+    def __sub__(self, other: Meter) -> Meter:
+        """What this meter counted beyond the ``other``, an earlier copy of it."""
+        return Meter(self.sent - other.sent, self.inner - other.inner)
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """By purpose: ``sent`` and ``billable`` counts, as plain data."""
@@ -100,11 +109,18 @@ class Ledger:
         projected = self.projection(now, billable)
         if self._budget is None or self._warned:
             return None
-        settled = elapsed >= self._SETTLING_SECONDS
-        if used > self._budget or (settled and projected > self._budget):
+        if used > self._budget or (self.is_settled(now) and projected > self._budget):
             self._warned = True
             return DayReport(used=used, projected=projected, budget=self._budget, is_over=True)
         return None
+
+    def used(self, billable: int) -> int:
+        """The commands of this day so far."""
+        return billable - self._at_start
+
+    def is_settled(self, now: float) -> bool:
+        """Whether the day is old enough for a projection to mean something."""
+        return now - self._started_at >= self._SETTLING_SECONDS
 
     def projection(self, now: float, billable: int) -> int:
         """The commands of the whole day, were it to go on at the pace of the last hour."""

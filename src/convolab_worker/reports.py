@@ -64,7 +64,7 @@ class JobLine:
 
     __slots__ = (
         "_closed", "_due", "_lease", "_lock", "_progress", "_reports", "_rows", "_timer",
-        "_writing", "_written_at",
+        "_writing", "_written_at", "newest",
     )  # fmt: skip
 
     def __init__(self, lease: Lease, reports: Reports) -> None:
@@ -73,6 +73,7 @@ class JobLine:
         self._reports = reports
         self._lock = threading.Lock()
         self._progress: str | None = None
+        self.newest: str | None = None  # written or not
         self._rows: list[str] = []
         self._due = False
         self._closed = False
@@ -86,7 +87,7 @@ class JobLine:
         with self._lock:
             if self._closed:
                 return
-            self._progress = text
+            self._progress = self.newest = text
             due, self._due = self._due, True
         if not due:
             self._reports.loop.call_soon_threadsafe(self._schedule)

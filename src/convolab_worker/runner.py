@@ -14,6 +14,7 @@ import structlog
 from convolab_worker.errors import HandlerNotFound, RedisUnavailable
 from convolab_worker.execution import Run, Why, conclude, failure, prepare
 from convolab_worker.job import Line
+from convolab_worker.journal import Entry
 from convolab_worker.outcome import (
     AwaitsChildren,
     Completed,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # What a handler gets between being cancelled at a shutdown and losing its slot.
 STOP_PATIENCE_SECONDS = 0.5
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
+_LONGEST_SHOWN = 300  # in the journal
 _LABELS = {
     Completed: "completed",
     Postponed: "postponed",
@@ -56,6 +58,10 @@ class OpenLine(Line, Protocol):
 
     def drop(self) -> None:
         """Write nothing more: the job is another worker's."""
+
+    @property
+    def newest(self) -> str | None:
+        """The job's newest progress, as JSON."""
 
 
 class Lines(Protocol):
@@ -86,7 +92,7 @@ class Runner:
         # Two lines a job that nobody reads are not even put together.
         is_enabled = getattr(self._log, "is_enabled_for", None)
         self._tells = is_enabled is None or bool(is_enabled(logging.INFO))
-        self._runs: dict[Lease, Run] = {}
+        self._runs: dict[Lease, tuple[Run, OpenLine]] = {}
         self.outcomes: Counter[str] = Counter()
 
     def handler_of(self, lease: Lease) -> Handler | None:
@@ -110,7 +116,8 @@ class Runner:
             return self.failure(error, lease)
         if self._tells:
             self._log.info("job.started", **_names(lease, handler))
-        run = self._runs[lease] = Run(job, handler)
+        run = Run(job, handler)
+        self._runs[lease] = run, line
         run.on_stuck = self._report_stuck
         try:
             await run.end()
@@ -151,6 +158,13 @@ class Runner:
         waited = max((lease.processed_on - lease.timestamp - lease.delay) / 1000, 0.0)
         kind = NO_HANDLER if handler is None else handler.kind
         self._telemetry.job_finished(kind, came, ran, waited)
+        reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
+        self._telemetry.journal.ended(
+            Entry(
+                now, lease.id, lease.name, lease.queue, kind, lease.attempt, came, ran, waited,
+                reason and reason[:_LONGEST_SHOWN],
+            )
+        )  # fmt: skip
         if type(outcome) is Completed and not self._tells:
             return
         names = _names(lease, handler)
@@ -169,15 +183,19 @@ class Runner:
 
     def interrupt(self) -> None:
         """Tell every running handler to end now: the worker stops."""
-        for run in list(self._runs.values()):
+        for run, _ in list(self._runs.values()):
             run.interrupt(Why.STOP, STOP_PATIENCE_SECONDS)
 
     def lose(self, lease: Lease) -> bool:
         """The lease's lock is gone: cancel its handler, if one is running."""
-        run = self._runs.get(lease)
-        if run is not None:
-            run.interrupt(Why.LOST, STOP_PATIENCE_SECONDS)
-        return run is not None
+        running = self._runs.get(lease)
+        if running is not None:
+            running[0].interrupt(Why.LOST, STOP_PATIENCE_SECONDS)
+        return running is not None
+
+    def running(self) -> list[tuple[Lease, str | None]]:
+        """The jobs whose handlers run now, each with its newest progress as JSON."""
+        return [(lease, line.newest) for lease, (_, line) in self._runs.items()]
 
 
 def _place(stack: str | None) -> str | None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
 
@@ -18,6 +18,7 @@ from convolab_worker.errors import ConfigurationError, NotRunning
 from convolab_worker.vitals import Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from aiohttp import web
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
     from convolab_worker.worker import Worker
 
+T = TypeVar("T")
 _log = structlog.get_logger("convolab_worker")
 # How long the thread may take to close, whatever it does.
 _CLOSING_SECONDS = 1.0
@@ -58,10 +60,15 @@ class _Here:
         self.hold = worker.hold
         self.progress = worker.progress
         self.vitals = worker.vitals
+        self.depths = worker.depths
 
     async def stats(self) -> dict[str, Any]:
         """Everything that the worker counts."""
         return self._worker.stats()
+
+    async def picture(self) -> dict[str, Any]:
+        """What the status page shows."""
+        return self._worker.picture()
 
     def look(self) -> None:
         """See how the worker is; who calls this is its own loop, which turns."""
@@ -100,24 +107,39 @@ class _Across:
 
     async def hold(self, budget: float) -> HoldResult:
         """Hold in the worker's loop; who is cancelled here holds no longer there."""
-        holding = self._worker.hold(budget)
+        return await self._there(self._worker.hold(budget))
+
+    async def stats(self) -> dict[str, Any]:
+        """Everything that the worker counts, counted in its loop."""
+        return await self._told(self._worker.stats)
+
+    async def picture(self) -> dict[str, Any]:
+        """What the status page shows, made in the worker's loop."""
+        return await self._told(self._worker.picture)
+
+    async def depths(self) -> dict[str, Any]:
+        """How many jobs each queue has, asked in the worker's loop."""
+        return await self._there(self._worker.depths())
+
+    async def _there(self, doing: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine gives in the worker's loop."""
         try:
-            future = asyncio.run_coroutine_threadsafe(holding, self._loop)
+            future = asyncio.run_coroutine_threadsafe(doing, self._loop)
         except RuntimeError:
-            holding.close()
+            doing.close()
             msg = "the worker has ended"
             raise NotRunning(msg) from None
         return await asyncio.wrap_future(future)
 
-    async def stats(self) -> dict[str, Any]:
-        """Everything that the worker counts, counted in its loop."""
-        asked: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    async def _told(self, ask: Callable[[], T]) -> T:
+        """What a function gives in the worker's loop."""
+        asked: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         here = asyncio.get_running_loop()
 
         def tell() -> None:
-            stats = self._worker.stats()
+            told = ask()
             with contextlib.suppress(RuntimeError):
-                here.call_soon_threadsafe(_give, asked, stats)
+                here.call_soon_threadsafe(_give, asked, told)
 
         self._call(tell)
         return await asked
@@ -137,9 +159,9 @@ class _Across:
         return self._watch.problem(self.vitals())
 
 
-def _give(asked: asyncio.Future[dict[str, Any]], stats: dict[str, Any]) -> None:
+def _give(asked: asyncio.Future[T], told: T) -> None:
     if not asked.done():
-        asked.set_result(stats)
+        asked.set_result(told)
 
 
 class WakeServer:

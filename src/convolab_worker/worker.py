@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
+from convolab_worker.address import Address
 from convolab_worker.assembly import Parts, assemble
+from convolab_worker.connection import Link
+from convolab_worker.depths import depths
 from convolab_worker.engine import Engine
 from convolab_worker.errors import ConfigurationError, RedisUnavailable
 from convolab_worker.holding import Holding, HoldResult, WorkWhenHeld
 from convolab_worker.lifespans import Lifespans
+from convolab_worker.meter import Meter
+from convolab_worker.picture import picture
 from convolab_worker.rest import Habits
 from convolab_worker.settings import Settings
 from convolab_worker.vitals import Vitals
@@ -305,6 +310,31 @@ class Worker:
             ready=self._state == "running" and bool(met),
             overdue=time.monotonic() > engine.expected_by,
         )
+
+    def picture(self) -> dict[str, Any]:
+        """What the status page shows, from memory, without a Redis command."""
+        parts, engine, _ = self._assemble()
+        return picture(
+            parts, self.settings, state=self._state, phase=engine.rest.phase, now=time.time()
+        )
+
+    async def depths(self) -> dict[str, Any]:
+        """How many jobs each ``queues`` has in each state, and the ``commands`` that this cost.
+
+        Asked on a connection of its own, so that it works, and changes nothing, in a sleep too.
+        Raises RedisUnavailable.
+        """
+        parts, settings, meter = self._assemble()[0], self.settings, Meter()
+        link = Link(
+            Address.parse(settings.redis_url), timeout=settings.command_timeout, meter=meter
+        )
+        try:
+            await link.open()
+            found = await depths(link, parts.queues.keys.values())
+        finally:
+            await link.close()
+            parts.meter.add(meter)
+        return {"queues": found, "commands": meter.client_sent}
 
     def stats(self) -> dict[str, Any]:
         """What the worker did and does, from memory, without a Redis command."""

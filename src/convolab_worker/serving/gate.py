@@ -15,6 +15,7 @@ from convolab_worker.serving.limits import RateLimit, client_of
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
     from aiohttp.typedefs import Handler
 
@@ -60,8 +61,13 @@ class Gate:
         rate: float,
         behind_front_end: bool,
         answers: Counter[tuple[str, int]],
+        locked_page: Callable[[int], web.Response],
     ) -> None:
-        """Let ``rate`` requests a second through from each client, if ``allowed``."""
+        """Let ``rate`` requests a second through from each client, if ``allowed``.
+
+        A browser that may not pass gets the ``locked_page``, which asks for the token.
+        """
+        self._locked_page = locked_page
         self._allowed = allowed
         self._limit = RateLimit(rate)
         self._behind_front_end = behind_front_end
@@ -103,11 +109,18 @@ class Gate:
         is_known = request.match_info.http_exception is None
         header = request.headers.get("Authorization")
         if is_known and route not in _OPEN and not await self._allowed.accepts(header):
-            headers = {"WWW-Authenticate": "Bearer"}
-            return failure(401, "expected a valid token, as in Authorization: Bearer …", headers)
+            return self._locked(request)
         if request.can_read_body:
             return await _read(request)
         return None
+
+    def _locked(self, request: web.Request) -> web.Response:
+        if request.match_info.route.name == "index" and _is_browser(request):
+            refusal = self._locked_page(401)
+        else:
+            refusal = failure(401, "expected a valid token, as in Authorization: Bearer …")
+        refusal.headers["WWW-Authenticate"] = "Bearer"
+        return refusal
 
     def _client(self, request: web.Request) -> str:
         forwarded_for = request.headers.get("X-Forwarded-For")
@@ -120,6 +133,10 @@ class Gate:
         response.headers["Server"] = "convolab-worker"
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
+
+
+def _is_browser(request: web.Request) -> bool:
+    return "text/html" in request.headers.get("Accept", "")
 
 
 async def _read(request: web.Request) -> web.Response | None:

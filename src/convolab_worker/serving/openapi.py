@@ -44,6 +44,11 @@ _READY = {
     "required": ["ready", "state"],
     "properties": {"ready": {"type": "boolean"}, "state": _TEXT},
 }
+_DEPTHS = {
+    "type": "object",
+    "required": ["queues", "commands"],
+    "properties": {"queues": {"type": "object"}, "commands": _NUMBER},
+}
 _HOLD = {
     "name": "hold",
     "in": "query",
@@ -97,6 +102,15 @@ def _get(name: str, summary: str, answers: dict[str, Any], *, is_open: bool) -> 
     return {"get": operation}
 
 
+def _depths() -> dict[str, Any]:
+    return {
+        "operationId": "depths",
+        "summary": "count the jobs of each queue, at the cost of commands",
+        "security": _BEARER,
+        "responses": _answers(s200=_DEPTHS, s503=_ERROR, **_REFUSALS),
+    }
+
+
 def _probe(name: str, summary: str, schema: Any) -> dict[str, Any]:
     answers = _answers(s200=schema, s503=schema, **_PROBE_REFUSALS)
     return _get(name, summary, answers, is_open=True)
@@ -107,7 +121,10 @@ def document() -> dict[str, Any]:
     """Describe every route."""
     metrics = _answers(s503=_ERROR, **_REFUSALS)
     metrics["200"] = {"description": "done", "content": {"text/plain": {"schema": _TEXT}}}
-    anything = _answers(s200={"type": "object"}, **_REFUSALS)
+    page = _answers(**_REFUSALS)
+    page["200"] = {"description": "done", "content": {"text/html": {"schema": _TEXT}}}
+    stream = _answers(s503=_ERROR, **_REFUSALS)
+    stream["200"] = {"description": "a stream", "content": {"text/event-stream": {"schema": _TEXT}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "convolab_worker's wake server", "version": "1"},
@@ -118,7 +135,9 @@ def document() -> dict[str, Any]:
             "/ready": _probe("ready", "whether the worker is connected", _READY),
             "/readyz": _probe("readyz", "the same as /ready", _READY),
             "/metrics": _get("metrics", "counts for Prometheus", metrics, is_open=False),
-            "/": _get("index", "what there is", anything, is_open=False),
+            "/": _get("index", "the status page", page, is_open=False),
+            "/events": _get("events", "what keeps the status page live", stream, is_open=False),
+            "/depths": {"post": _depths()},
             "/openapi.json": _get(
                 "openapi",
                 "this description",

@@ -16,6 +16,7 @@ from convolab_worker.options import Duration
 from convolab_worker.serving.gate import LARGEST_BODY, Gate, answer, failure
 from convolab_worker.serving.metrics import CONTENT_TYPE, metrics_text
 from convolab_worker.serving.openapi import document
+from convolab_worker.serving.status_page import StatusPage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,6 +42,7 @@ class Routes:
         """Answer nothing yet."""
         self._workload = workload
         self._hold = hold
+        self.page = StatusPage(workload)
         self.answers: Counter[tuple[str, int]] = Counter()
 
     def add_to(self, app: web.Application) -> None:
@@ -50,12 +52,15 @@ class Routes:
         router.add_route("POST", "/wake", self.wake, name="wake")
         router.add_get("/metrics", self.metrics, name="metrics")
         router.add_get("/", self.index, name="index")
+        router.add_get("/events", self.page.events, name="events")
+        router.add_post("/depths", self.page.depths, name="depths")
         router.add_get("/openapi.json", self.openapi, name="openapi")
         for name in ("health", "healthz"):
             router.add_get(f"/{name}", self.health, name=name)
         for name in ("ready", "readyz"):
             router.add_get(f"/{name}", self.ready, name=name)
         app.cleanup_ctx.append(self._looking)
+        app.on_shutdown.append(self.page.close)
 
     async def wake(self, request: web.Request) -> web.StreamResponse:
         """Look for work; say so at once, or what came of it when it is done."""
@@ -113,8 +118,8 @@ class Routes:
         return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def index(self, _request: web.Request) -> web.Response:
-        """What there is."""
-        return answer(200, {"service": "convolab_worker", "routes": sorted(document()["paths"])})
+        """The status page."""
+        return self.page.page()
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """The description of this surface."""
@@ -160,6 +165,7 @@ def make_app(
         rate=settings.wake_rate,
         behind_front_end=settings.k_service is not None,
         answers=routes.answers,
+        locked_page=routes.page.page,
     )
     app = web.Application(client_max_size=LARGEST_BODY, middlewares=[gate.pass_through])
     app.on_response_prepare.append(gate.sign)

@@ -24,6 +24,12 @@ class Workload(Protocol):
     async def stats(self) -> dict[str, Any]:
         """Everything that the worker counts."""
 
+    async def picture(self) -> dict[str, Any]:
+        """What the status page shows, its ``recent`` outcomes among it; from memory."""
+
+    async def depths(self) -> dict[str, Any]:
+        """How many jobs each queue has in each state, and how many commands that cost."""
+
     def vitals(self) -> Vitals:
         """How the worker is."""
 

@@ -194,6 +194,7 @@ class _Recorder:
         self._closed = False
         self.reported: list[Any] = []
         self.rows: list[str] = []
+        self.newest: str | None = None
 
     def line(self, _lease: Lease) -> _Recorder:
         return self
@@ -202,6 +203,7 @@ class _Recorder:
         text = encode_json(value, what="progress")
         with self._lock:
             if not self._closed:
+                self.newest = text
                 self.reported.append(json.loads(text))
 
     def log(self, row: str) -> None:
