@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 INTEROP = Path(__file__).parents[1] / "interop"
@@ -103,12 +105,15 @@ class NodeScripts:
             return f"tests/interop/node_modules is missing: {HOW_TO_RUN}"
         return None
 
-    async def start(self, script: str, *arguments: str) -> NodeProcess:
-        """Start a script; use the process as an async context manager."""
+    async def start(
+        self, script: str, *arguments: str, environ: Mapping[str, str] | None = None
+    ) -> NodeProcess:
+        """Start a script, with some variables more; use the process as an async context manager."""
         process = await asyncio.create_subprocess_exec(
             "node",
             str(self._folder / script),
             *arguments,
+            env={**os.environ, **(environ or {})},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

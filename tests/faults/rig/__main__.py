@@ -1,0 +1,58 @@
+"""``python -m tests.faults.rig``: a day on a platform that scales to zero, by contender."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from convolab_worker.embedded import EmbeddedServer
+from tests.faults.harness import Ledger
+from tests.faults.rig.day import Day
+from tests.faults.rig.run import Contender, Result, Rig
+from tests.faults.rig.table import table
+from tests.support.node import NodeScripts
+
+
+def day_of(contender: Contender, day: Day, ledger: EmbeddedServer, folder: Path) -> Result:
+    """One day of a contender, on a server of its own."""
+    with EmbeddedServer() as server:
+        rig = Rig(contender, day, server, Ledger(ledger.url, f"rig:{contender.name}"), folder)
+        return asyncio.run(rig.run())
+
+
+def main(arguments: list[str]) -> int:
+    """Run the days, print the table; 0 if the contender that is ours did every job once."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.rig", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120.0, help="a day's (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=240, help="a day's (%(default)s)")
+    parser.add_argument("--seed", type=int, help="of everything random (default: a random one)")
+    names = [contender.name.lower() for contender in Contender]
+    parser.add_argument("--only", choices=names, action="append", help="leave others out")
+    given = parser.parse_args(arguments)
+    missing = NodeScripts.missing()
+    if missing is not None:
+        parser.error(f"one of the producers is in Node: {missing}")
+    seed = random.randrange(2**32) if given.seed is None else given.seed
+    print(f"seed {seed}", flush=True)  # noqa: T201
+    day = Day.of(given.seconds, given.jobs, seed)
+    folder = Path(tempfile.mkdtemp(prefix="rig-"))
+    wanted = [Contender[name.upper()] for name in given.only or names]
+    with EmbeddedServer() as ledger:
+        results = [day_of(contender, day, ledger, folder) for contender in wanted]
+    print(table(results, day))  # noqa: T201
+    good = all(
+        result.ended == result.jobs and not result.ended_twice
+        for result in results
+        if result.contender is not Contender.SKETCH
+    )
+    if not good:
+        print(f"\nthe processes' logs are in {folder}")  # noqa: T201
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
