@@ -33,10 +33,12 @@ test: lint types layers $(VENV)/dev.installed node-packages ## everything that a
 	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(VENV)/dev.installed ## ruff and hadolint
+lint: $(VENV)/dev.installed ## ruff, hadolint, yamllint, the Compose schema
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile deploy/examples.Dockerfile
+	$(BIN)/yamllint --strict --config-file deploy/.yamllint deploy
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 
 .PHONY: types
 types: $(VENV)/dev.installed ## mypy, strict; and what editors see of the public API

@@ -2,13 +2,17 @@
 
 Start it with ``python -m examples.embed_fastapi``; it needs ``REDIS_URL``, or a Redis on localhost.
 ``POST /courses`` with ``{"courseId": "fables-1", "language": "es"}`` answers with a job's id, and
-``GET /jobs/ID`` with what has become of it. ``/docs`` describes both.
+``GET /jobs/ID`` with what has become of it. ``/docs`` describes both. ``HOST`` and ``PORT`` say
+where it listens.
+
+With ``CONVOLAB_WAKE_URL`` set there is no worker in here: the jobs wake the service that has one.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI, Request
@@ -52,12 +56,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def background(app: FastAPI) -> AsyncIterator[None]:
-        """Run the worker, and keep a client open, as long as the service runs.
+        """Keep a client open, and run the worker if it is here, as long as the service runs.
 
         Leaving gives running jobs the settings' grace, then gives them back to their queue.
         """
-        async with JobClient(chosen) as client, Worker(handlers, chosen):
-            app.state.client = client
+        async with AsyncExitStack() as stack:
+            app.state.client = await stack.enter_async_context(JobClient(chosen))
+            if chosen.wake_url is None:
+                await stack.enter_async_context(Worker(handlers, chosen))
             yield
 
     app = FastAPI(title="Courses", lifespan=background)
@@ -87,4 +93,6 @@ def _answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
 if __name__ == "__main__":
     import uvicorn
 
-    uvicorn.run(create_app(), port=8080)
+    uvicorn.run(
+        create_app(), host=os.environ.get("HOST", "127.0.0.1"), port=Settings.from_env().port
+    )

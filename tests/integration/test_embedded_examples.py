@@ -25,6 +25,7 @@ from examples.convolab.composer import compose
 from examples.convolab.model import DEFAULT_SPEAKERS
 from examples.convolab.payloads import AUDIO, COURSE, DIALOGUE, IMAGE, QUEUES
 from examples.convolab.sources import source_text
+from tests.support.service import says, service
 
 ENDED = 60.0
 """Seconds after which a job that has not ended is taken to be stuck."""
@@ -110,6 +111,23 @@ async def test_the_fastapi_service_makes_the_course_that_was_posted(
     assert (output / job["result"]["page"]).is_file()
     assert absent.status_code == 404
     assert invalid.status_code == 422
+
+
+@pytest.mark.asyncio
+async def test_the_fastapi_service_wakes_a_worker_that_is_elsewhere(settings: Settings) -> None:
+    """With a wake address the service has no worker in it, and its jobs wake the one that has."""
+    async with service(says({"status": "drained"})) as there:
+        app = embed_fastapi.create_app(settings.replace(wake_url=there.url))
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as api,
+        ):
+            posted = await api.post("/courses", json={"courseId": "w1"})
+            await there.asked(1)
+            job = (await api.get(f"/jobs/{posted.json()['jobId']}")).json()
+
+    assert job["state"] == "waiting"
 
 
 @pytest.mark.asyncio

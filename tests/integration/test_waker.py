@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import os
 import socket
 import sys
@@ -20,42 +18,19 @@ from structlog.testing import capture_logs
 from convolab_worker import JobClient, Settings
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.waker import Waker
-from tests.support.service import Answer, Service, says, service
+from tests.support.service import (
+    AUDIENCE,
+    Answer,
+    Held,
+    Service,
+    identity_token,
+    metadata,
+    says,
+    service,
+)
 
 SECRET = "s3cret-t0ken"
 MakeSettings = Callable[..., Settings]
-
-
-class Held:
-    """An answer that is held until it is let go, streamed where that was asked for."""
-
-    def __init__(self, *, streams: bool, **body: Any) -> None:
-        self._streams = streams
-        self._body = {"status": "drained", "processed": 1, "remaining": 0, **body}
-        self._free = asyncio.Event()
-        self.hung_up = asyncio.Event()
-
-    def let_go(self) -> None:
-        """Give the answer."""
-        self._free.set()
-
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
-        """Hold the request."""
-        lines = web.StreamResponse()
-        if self._streams:
-            assert "application/x-ndjson" in request.headers["Accept"]
-            lines.content_type = "application/x-ndjson"
-            await lines.prepare(request)
-            await lines.write(b'{"status": "working"}\n')
-        try:
-            await self._free.wait()
-        except asyncio.CancelledError:  # the service ends what nobody listens to
-            self.hung_up.set()
-            raise
-        if not self._streams:
-            return web.json_response(self._body)
-        await lines.write(json.dumps(self._body).encode() + b"\n")
-        return lines
 
 
 def client_of(make_settings: MakeSettings, there: Service, **more: Any) -> JobClient:
@@ -260,34 +235,6 @@ def test_a_user_in_the_address_beside_a_token_is_an_error() -> None:
 
 
 # Google's identity tokens, from a metadata server on loopback
-
-AUDIENCE = "https://worker.example.com"
-
-
-def identity_token(lifetime: float) -> str:
-    """A token as Google's metadata server makes them, but for its signature."""
-    now = time.time()
-    parts = (
-        {"alg": "RS256", "typ": "JWT", "kid": "1"},
-        {"aud": AUDIENCE, "iat": int(now), "exp": int(now + lifetime), "sub": "1"},
-    )
-    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in parts]
-    return b".".join([*encoded, b"c2ln"]).decode()
-
-
-def metadata(token: str) -> Answer:
-    """Answers as the metadata server does."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        assert request.headers["Metadata-Flavor"] == "Google"
-        headers = {"Metadata-Flavor": "Google"}
-        if request.path.endswith("/identity"):
-            assert request.query["audience"] == AUDIENCE
-            return web.Response(text=token, headers=headers)
-        return web.json_response({"email": "api@example.com"}, headers=headers)
-
-    return answer
-
 
 ENQUEUES = """
 import asyncio

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -59,5 +62,67 @@ def says(
 
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.json_response(body or {}, status=status, headers=headers)
+
+    return answer
+
+
+class Held:
+    """An answer that is held until it is let go, streamed where that was asked for."""
+
+    def __init__(self, *, streams: bool, **body: Any) -> None:
+        self._streams = streams
+        self._body = {"status": "drained", "processed": 1, "remaining": 0, **body}
+        self._free = asyncio.Event()
+        self.hung_up = asyncio.Event()
+
+    def let_go(self) -> None:
+        """Give the answer."""
+        self._free.set()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Hold the request."""
+        lines = web.StreamResponse()
+        if self._streams:
+            assert "application/x-ndjson" in request.headers["Accept"]
+            lines.content_type = "application/x-ndjson"
+            await lines.prepare(request)
+            await lines.write(b'{"status": "working"}\n')
+        try:
+            await self._free.wait()
+        except asyncio.CancelledError:  # the service ends what nobody listens to
+            self.hung_up.set()
+            raise
+        if not self._streams:
+            return web.json_response(self._body)
+        await lines.write(json.dumps(self._body).encode() + b"\n")
+        return lines
+
+
+# Google's metadata server
+
+AUDIENCE = "https://worker.example.com"
+
+
+def identity_token(lifetime: float) -> str:
+    """A token as Google's metadata server makes them, but for its signature."""
+    now = time.time()
+    parts = (
+        {"alg": "RS256", "typ": "JWT", "kid": "1"},
+        {"aud": AUDIENCE, "iat": int(now), "exp": int(now + lifetime), "sub": "1"},
+    )
+    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in parts]
+    return b".".join([*encoded, b"c2ln"]).decode()
+
+
+def metadata(token: str) -> Answer:
+    """Answers as the metadata server does."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert request.headers["Metadata-Flavor"] == "Google"
+        headers = {"Metadata-Flavor": "Google"}
+        if request.path.endswith("/identity"):
+            assert request.query["audience"] == AUDIENCE
+            return web.Response(text=token, headers=headers)
+        return web.json_response({"email": "api@example.com"}, headers=headers)
 
     return answer
