@@ -91,6 +91,8 @@ def judge(
             return Again(_pause(1, random), 1)
         return _again(result.reason, None, attempt, random)
     if result.status < REDIRECTS:
+        if result.body.get("error"):  # in a stream it comes too late to be a status
+            return _again("it could not look for work", None, attempt, random)
         return _heard(result, futile, now)
     reason = f"status {result.status}"
     if result.status >= _FAULTS or result.status in _TOO_SOON:

@@ -1,4 +1,4 @@
-"""Scaling to zero on a platform that takes the CPU away: a short day, and the sketch that fails."""
+"""Scaling to zero where a platform takes the CPU away: two short days, a sketch that fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import LEDGER_NAME, LEDGER_URL, Bench, Ledger, eventually, lasting
 from tests.faults.rig.day import Day
-from tests.faults.rig.run import Contender, Result, Rig
+from tests.faults.rig.run import Contender, Rig
 from tests.faults.rig.supervisor import CloudRun
 from tests.support.node import NodeScripts
 from tests.support.server import server_program
@@ -25,29 +25,24 @@ def seed() -> int:
     return int(os.environ.get("RIG_SEED") or random.randrange(2**32))
 
 
-async def test_every_job_of_a_day_is_done_once(
+async def test_every_job_of_two_days_is_done_once(
     node: NodeScripts, ledger: Ledger, tmp_path: Path
 ) -> None:
     """Wakes get lost, instances are frozen and ended, and each job runs once all the same."""
     del node  # the day has a producer in it
-    day = Day(seconds=8, jobs=40, seed=seed(), scheduler_every=1.2, idle=0.5, lost=0.3)
+    day = Day(seconds=4, jobs=24, seed=seed(), scheduler_every=1.2, idle=0.5, lost=0.4)
     print(f"seed {day.seed}")  # noqa: T201 - to run the same day again
     with EmbeddedServer(program=server_program()) as server:
-        result = await Rig(Contender.HELD, day, server, ledger, tmp_path).run()
+        result = await Rig(Contender.HELD, day, server, ledger, tmp_path).run(days=2)
 
-    assert (result.ended, result.ended_twice, result.begun_again) == (40, 0, 0), result.log
-    assert_platform_did_its_worst(result, day)
-
-
-def assert_platform_did_its_worst(result: Result, day: Day) -> None:
-    """The day was not an easy one, and the instances behaved."""
+    assert (result.ended, result.ended_twice, result.begun_again) == (48, 0, 0), result.log
     account = result.account
     assert account.lost > 0
     assert account.starts > 1
     assert account.freezes >= account.starts
     assert (account.killed, account.died) == (0, 0), result.log
     assert set(account.exit_codes) == {0}, result.log
-    assert account.billed_seconds < day.seconds
+    assert account.billed_seconds < account.alive_seconds
 
 
 @pytest.mark.parametrize("contender", [Contender.HELD, Contender.SKETCH])

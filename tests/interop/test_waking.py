@@ -113,7 +113,6 @@ async def test_tokens_are_sent(node: NodeScripts, tmp_path: Path, own: str) -> N
             for times in (1, 2):
                 await wake(process)
                 await there.asked(times)
-                await asyncio.sleep(0)
 
     sent = [request.headers for request in there.requests]
     name = "x-serverless-authorization" if own else "authorization"

@@ -37,6 +37,7 @@ def held(**body: Any) -> Answered:
     [
         Unanswered(reason="refused"),
         Unanswered(reason="cut", held=3.0),
+        Answered(status=200, body={"error": "Redis can't be reached"}),
         *[Answered(status=status) for status in (408, 425, 429, 500, 502, 503, 504)],
     ],
 )

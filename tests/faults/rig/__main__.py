@@ -17,17 +17,23 @@ from tests.faults.rig.table import table
 from tests.support.node import NodeScripts
 
 
-def day_of(contender: Contender, day: Day, ledger: EmbeddedServer, folder: Path) -> Result:
+async def day_of(contender: Contender, day: Day, ledger: EmbeddedServer, folder: Path) -> Result:
     """One day of a contender, on a server of its own."""
     with EmbeddedServer() as server:
         rig = Rig(contender, day, server, Ledger(ledger.url, f"rig:{contender.name}"), folder)
-        return asyncio.run(rig.run())
+        return await rig.run()
+
+
+async def days_of(contenders: list[Contender], day: Day, folder: Path) -> list[Result]:
+    """The same day of several contenders, at the same time."""
+    with EmbeddedServer() as ledger:
+        return await asyncio.gather(*[day_of(each, day, ledger, folder) for each in contenders])
 
 
 def main(arguments: list[str]) -> int:
     """Run the days, print the table; 0 if the contender that is ours did every job once."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.rig", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120.0, help="a day's (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=360.0, help="a day's (%(default)s)")
     parser.add_argument("--jobs", type=int, default=240, help="a day's (%(default)s)")
     parser.add_argument("--seed", type=int, help="of everything random (default: a random one)")
     names = [contender.name.lower() for contender in Contender]
@@ -41,8 +47,7 @@ def main(arguments: list[str]) -> int:
     day = Day.of(given.seconds, given.jobs, seed)
     folder = Path(tempfile.mkdtemp(prefix="rig-"))
     wanted = [Contender[name.upper()] for name in given.only or names]
-    with EmbeddedServer() as ledger:
-        results = [day_of(contender, day, ledger, folder) for contender in wanted]
+    results = asyncio.run(days_of(wanted, day, folder))
     print(table(results, day))  # noqa: T201
     good = all(
         result.ended == result.jobs and not result.ended_twice

@@ -63,15 +63,15 @@ class Planned:
         return {"at": self.at, "queue": self.queue, "name": "work", "data": self.data, "opts": opts}
 
 
-def planned(day: Day, rng: random.Random) -> list[Planned]:
-    """The day's jobs in the order of their times."""
+def planned(day: Day, rng: random.Random, prefix: str) -> list[Planned]:
+    """A day's jobs in the order of their times, their ids beginning with ``prefix``."""
     times: list[float] = []
     while len(times) < day.jobs:
         hour = rng.choices(range(24), weights=_HOURS)[0]
         at = (hour + rng.random()) / 24 * day.seconds
         burst = rng.randint(2, _LARGEST_BURST) if rng.random() < _BURST_SHARE else 1
         times.extend([at] * burst)
-    return [_job(f"j{n}", at, day, rng) for n, at in enumerate(sorted(times[: day.jobs]))]
+    return [_job(f"{prefix}{n}", at, day, rng) for n, at in enumerate(sorted(times[: day.jobs]))]
 
 
 def _job(job_id: str, at: float, day: Day, rng: random.Random) -> Planned:

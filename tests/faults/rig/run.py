@@ -90,10 +90,12 @@ class Rig:
         self._folder = folder
         self._chance = random.Random(f"{day.seed} chance")
         self._scheduled = 0
+        self._from_apis = 0
 
-    async def run(self) -> Result:
-        """The whole day, and up to an hour of the next."""
-        jobs = planned(self._day, random.Random(f"{self._day.seed} day"))
+    async def run(self, days: int = 1) -> Result:
+        """So many days, each with up to an hour more, and nights until no instance is left."""
+        rng = random.Random(f"{self._day.seed} day")
+        jobs = [planned(self._day, rng, f"{number}-") for number in range(days)]
         async with Redis.from_url(self._server.url, decode_responses=True) as redis:
             platform = CloudRun(
                 self._contender.command,
@@ -103,8 +105,13 @@ class Rig:
                 lose=self._lose,
             )
             async with counted_commands(redis) as commands, platform:
-                await self._work(platform, jobs)
-            could_run = {job.job_id: await _could_run(redis, job) for job in jobs}
+                for number, today in enumerate(jobs):
+                    if number:
+                        await platform.asleep()
+                    await self._work(platform, today)
+            could_run = {
+                job.job_id: await _could_run(redis, job) for today in jobs for job in today
+            }
         return self._result(could_run, commands, platform)
 
     def _environ(self) -> dict[str, str]:
@@ -119,14 +126,15 @@ class Rig:
             LEDGER_NAME: self._ledger.name,
         }
         if self._contender is Contender.HELD:
-            environ["K_SERVICE"] = "worker"
+            environ |= {"K_SERVICE": "worker", "CONVOLAB_WAKE_LINGER": f"{10 * second:.4f}"}
         return environ
 
     def _lose(self, request: web.Request) -> web.Response | None:
-        """Lose some of the APIs' wakes, as a network and a front end do: told of, or silently."""
+        """Lose some of the APIs' wakes, and the first: told of, or silently as a front end may."""
         if request.headers.get("User-Agent") == _SCHEDULER["User-Agent"]:
             return None
-        if self._chance.random() >= self._day.lost:
+        self._from_apis += 1
+        if self._from_apis > 1 and self._chance.random() >= self._day.lost:
             return None
         kind = self._chance.choice(("cut", "busy", "swallowed"))
         if kind == "cut" and request.transport is not None:
@@ -163,11 +171,9 @@ class Rig:
         """Wake every five minutes of the day; sometimes twice; never beside its own last call."""
         async with ClientSession(timeout=ClientTimeout(total=180)) as session:
             while True:
-                began = time.monotonic()
                 times = 2 if self._chance.random() < _TWICE_SHARE else 1
-                await asyncio.gather(*[self._call(session, url) for _ in range(times)])
-                spent = time.monotonic() - began
-                await lasting(max(self._day.scheduler_every - spent, 0.0))
+                calls = [self._call(session, url) for _ in range(times)]
+                await asyncio.gather(lasting(self._day.scheduler_every), *calls)
 
     async def _call(self, session: ClientSession, url: str) -> None:
         self._scheduled += 1

@@ -172,6 +172,14 @@ class CloudRun:
         """All that the instances wrote."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
+    async def asleep(self) -> None:
+        """Wait until no instance is left; nobody may call meanwhile."""
+        await wait_until(
+            lambda: self._instance is None and not self._endings,
+            timeout=self._idle + _TERM_SECONDS + _START_SECONDS,
+            what="the end of the last instance",
+        )
+
     async def stay(self) -> None:
         """Run one instance that needs no request and is never frozen, until cancelled."""
         self._instance = self._spawn()
