@@ -101,7 +101,8 @@ def test_the_service_scales_to_zero_and_is_billed_by_the_request() -> None:
     assert notes["autoscaling.knative.dev/minScale"] == "0"
     assert notes["autoscaling.knative.dev/maxScale"] == "3"
     assert notes["run.googleapis.com/cpu-throttling"] == "true"
-    assert spec["timeoutSeconds"] == 3600
+    variables = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+    assert parse_duration(variables["CONVOLAB_WAKE_HOLD"]) < spec["timeoutSeconds"] == 3600
     assert "--wake" in container["args"]
     assert {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe")} == {
         "/health"
