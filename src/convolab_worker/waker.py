@@ -136,10 +136,11 @@ class Waker:
 
     async def _run(self) -> None:
         try:
-            await asyncio.sleep(_GATHER_SECONDS)
-            async with await _session(self._on_sent) as session:
-                while self._asked:
-                    await self._deliver(session)
+            while self._asked:  # again after the session was closed, which takes a moment too
+                await asyncio.sleep(_GATHER_SECONDS)
+                async with await _session(self._on_sent) as session:
+                    while self._asked:
+                        await self._deliver(session)
         finally:
             self._heard.set()
 

@@ -75,6 +75,20 @@ async def test_jobs_that_are_added_together_share_a_wake(make_settings: MakeSett
 
 
 @pytest.mark.asyncio
+async def test_no_wake_is_lost_while_another_ends(make_settings: MakeSettings) -> None:
+    """A job that is added at any moment of another wake's end makes a request after it."""
+    async with service(says()) as there:
+        waker = Waker(make_settings(wake_url=there.url))
+        for number in range(150):
+            requests = len(there.requests)
+            waker.wake()
+            await there.asked(requests + 1)
+            for _ in range(number % 15):  # turns of the loop in which the other ends
+                await asyncio.sleep(0)
+        await waker.close()
+
+
+@pytest.mark.asyncio
 async def test_nobody_waits_for_a_service_that_does_not_answer(make_settings: MakeSettings) -> None:
     """Jobs are added, and the client closes within moments, whatever the service does."""
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and nobody is there
