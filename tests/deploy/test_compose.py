@@ -52,14 +52,12 @@ def start(server_url: str, queue_name: str, tmp_path: Path) -> Iterator[Callable
 
         def start_one(name: str) -> int:
             service = services[name]
-            program, *words = [
-                *service.get("entrypoint", ["convolab-worker"]),
-                *service.get("command", []),
-            ]
+            words: list[str] = service.get("entrypoint", ["convolab-worker"])
+            words = words + service.get("command", [])
             variables = {key: here(value) for key, value in service["environment"].items()}
             process = stack.enter_context(
                 subprocess.Popen(
-                    [*_PROGRAMS[program], *words],
+                    [*_PROGRAMS[words[0]], *words[1:]],
                     cwd=ROOT,
                     env={
                         **os.environ,
