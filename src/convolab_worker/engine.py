@@ -235,6 +235,11 @@ class Engine:
         times = (self._slots.next_time(), self._parts.waiting.next_check())
         return min((at for at in times if at is not None and at < _FOREVER), default=None)
 
+    def next_start(self) -> float | None:
+        """When a handler that has used up its rate may start again; epoch seconds."""
+        rested_at = self._slots.next_rested()
+        return None if rested_at is None else time.time() + rested_at - time.monotonic()
+
     @property
     def sees_nothing(self) -> bool:
         """Whether there is no job at all, as far as was seen just now."""

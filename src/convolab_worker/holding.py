@@ -191,7 +191,8 @@ class Holding:
             msg = "Redis is away: what is left can't be counted"
             raise RedisUnavailable(msg)
         remaining, due = await parts.queues.left()
-        times = [at for at in (due, self._engine.next_time()) if at is not None]
+        rested = self._engine.next_start() if remaining else None
+        times = [at for at in (due, self._engine.next_time(), rested) if at is not None]
         return remaining, min(times, default=None)
 
     def leave_off(self) -> None:

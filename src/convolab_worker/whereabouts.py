@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _DEEPEST = 30
 # How what awaits, of each kind, names its frame and what it waits for.
-_KINDS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
+_KINDS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"))
 
 
 class Whereabouts:
@@ -45,7 +45,7 @@ def stack_of_frame(frame: FrameType | None) -> traceback.StackSummary:
 
 
 def stack_of_coroutine(coroutine: object) -> traceback.StackSummary:
-    """Where a coroutine waits, the outermost frame first."""
+    """Where a coroutine waits, the outermost frame first; an async generator is not seen into."""
     return _summary(_awaited(coroutine))
 
 

@@ -343,6 +343,27 @@ async def test_a_drain_waits_for_the_rate(make_settings: MakeSettings) -> None:
     assert {queue: states["completed"] for queue, states in counts.items()} == {shared: 5, own: 4}
 
 
+async def test_a_drain_that_ends_before_the_rate_says_when_to_come_back(
+    make_settings: MakeSettings,
+) -> None:
+    """What is left is counted, and due when the handler may start again."""
+    handlers, started = HandlerRegistry(), asyncio.Event()
+
+    @handlers.audio("slow", rate="1/h")
+    async def slow(_job: Job[Any]) -> None:
+        started.set()
+
+    settings = make_settings(shutdown_grace=0.1)
+    async with JobClient(settings) as client:
+        for _ in range(3):
+            await client.enqueue("slow")
+
+    result = await Worker(handlers, settings).drain(budget=1.0)
+
+    assert (result.processed, result.remaining) == (1, 2)
+    assert result.next_due_at == pytest.approx(time.time() + 3600, abs=LONG)
+
+
 # reports
 
 
@@ -399,6 +420,52 @@ async def test_a_thread_past_its_time_out_is_told_of_likewise(running: Running) 
         second = worker.stats()["stuck"]["timed_out"]
         release.set()
 
+    abandoned = worker.stats()["stuck"]["abandoned"]
+    assert abandoned is None  # the thread was released in time
     assert first["stack"].startswith(f'  File "{__file__}"')
     assert "in stuck" in first["stack"]
     assert "in grind" in second["stack"]
+
+
+async def test_a_handler_that_ignores_its_end_is_told_of_where_it_stands(
+    make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody waits for it any more; the log says what it does instead of ending."""
+    handlers, started, release = HandlerRegistry(), threading.Event(), threading.Event()
+
+    def grind() -> None:
+        started.set()
+        release.wait(LONG)
+
+    @handlers.audio("deaf")
+    def deaf(_job: Job[Any]) -> None:
+        grind()
+
+    settings = make_settings(shutdown_grace=0.05)
+    async with JobClient(settings) as client, Worker(handlers, settings) as worker:
+        job_id = await client.enqueue("deaf")
+        await asyncio.to_thread(started.wait, SOON)
+    release.set()
+    report = worker.stats()["stuck"]["abandoned"]
+
+    assert report["job_id"] == job_id
+    assert "in grind" in report["stack"]
+    assert "job.abandoned" in capsys.readouterr().out
+
+
+async def test_a_handler_that_blocks_the_loop_is_in_the_stats(running: Running) -> None:
+    """With the line where it stood, for a page that is looked at afterwards."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("blocking")
+    async def blocking(_job: Job[Any]) -> None:
+        time.sleep(1.6)  # noqa: ASYNC251 - that is what is told of
+
+    async with running(handlers, lock_duration=2.0) as (worker, client):
+        job_id = await client.enqueue("blocking")
+        await client.result(job_id, SOON)
+        report = worker.stats()["stuck"]["blocked"]
+
+    assert report["job_id"] == job_id
+    assert report["where"].endswith("in blocking")
+    assert report["blocked_seconds"] >= 1

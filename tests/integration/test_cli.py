@@ -404,3 +404,30 @@ async def test_broken_handlers_end_with_2_and_their_own_traceback(
     assert (code, out) == (2, "")
     assert errors.startswith("convolab-worker: error: importing broken failed:\n")
     assert errors.endswith("RuntimeError: no\n")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("command", ["run", "drain"])
+async def test_a_lifespan_that_fails_ends_the_command_with_its_reason(
+    commands: Commands, client: JobClient, tmp_path: Path, command: str
+) -> None:
+    """Exit code 1 and one line that names the place; the job is not touched."""
+    failing = """
+@handlers.lifespan
+async def pool():
+    raise OSError("no such host: tts.internal")
+    yield
+"""
+    (tmp_path / "failing.py").write_text(JOBS + failing, encoding="utf-8")
+    job_id = await client.enqueue("echo")
+
+    code, out, errors = await commands.run(command, "--app", "failing:handlers")
+
+    last = errors.splitlines()[-1]
+    assert (code, out) == (1, "")
+    assert re.fullmatch(
+        r"convolab-worker: error: the lifespan failing\.pool:\d+ failed to start: "
+        r"OSError: no such host: tts\.internal",
+        last,
+    )
+    assert (await client.status(job_id)).state == "waiting"
