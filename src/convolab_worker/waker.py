@@ -76,7 +76,6 @@ class Waker:
         self._heard = asyncio.Event()
         self._heard.set()
         self._hurry = Signal()
-        self._closing = False
         self._hold: asyncio.Timeout | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None

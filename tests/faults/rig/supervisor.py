@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 _TERM_SECONDS = 10.0
 _START_SECONDS = 30.0
-_BODY_BYTES = 65_536
 _HOP = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding"})
 
 
