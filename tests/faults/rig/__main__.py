@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from convolab_worker.embedded import EmbeddedServer
+from convolab_worker.telemetry import configure_logging
 from tests.faults.harness import Ledger
 from tests.faults.rig.day import Day
 from tests.faults.rig.run import Contender, Result, Rig
@@ -47,6 +48,7 @@ def main(arguments: list[str]) -> int:
     day = Day.of(given.seconds, given.jobs, seed)
     folder = Path(tempfile.mkdtemp(prefix="rig-"))
     wanted = [Contender[name.upper()] for name in given.only or names]
+    configure_logging("error", "auto")  # what wakes that get lost say is expected here
     results = asyncio.run(days_of(wanted, day, folder))
     print(table(results, day))  # noqa: T201
     good = all(
