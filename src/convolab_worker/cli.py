@@ -127,11 +127,25 @@ def _status(given: argparse.Namespace) -> int:
     return jobs.status(settings, given.job_id, as_lines=given.json)
 
 
+def _migrate(given: argparse.Namespace) -> int:
+    if given.queues is None:
+        msg = "nothing to move: expected --from QUEUE, once or more often"
+        raise ConfigurationError(msg)
+    settings = _settings(given)
+    from convolab_worker.commands import migrate
+
+    states = [state.strip() for states in given.states for state in states.split(",")]
+    return migrate.migrate(
+        settings, given.destination, states, execute=given.yes, as_lines=given.json
+    )
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "drain": _drain,
     "enqueue": _enqueue,
     "status": _status,
+    "migrate": _migrate,
     "cost": cost_report.main,
 }
 
@@ -184,6 +198,7 @@ def _parser() -> _Parser:
     _add_drain(commands)
     _add_enqueue(commands)
     _add_status(commands)
+    _add_migrate(commands)
     _add_cost(commands)
     return parser
 
@@ -258,16 +273,41 @@ def _add_status(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
+def _add_migrate(commands: Any) -> None:
+    summary = "move jobs from queues to another one; without --yes, only tell which"
+    command = _bare_command(commands, "migrate", summary)
+    _add_option(command, "queues", "--from")
+    for option in ("app", *_EVERYWHERE[:1], *_EVERYWHERE[2:]):
+        _add_option(command, option)
+    command.add_argument(
+        "--to", dest="destination", metavar="NAME", required=True, help="the queue they go to"
+    )
+    command.add_argument(
+        "--state",
+        dest="states",
+        metavar="STATE",
+        action="append",
+        default=[],
+        help="only those in this state: wait, prioritized, delayed or failed",
+    )
+    command.add_argument("--yes", action="store_true", help="move them")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
 def _add_cost(commands: Any) -> None:
     summary = "work out what a workload costs a day and a month, by several ways of working"
     cost_report.add_arguments(_bare_command(commands, "cost", summary))
 
 
-def _add_option(command: argparse.ArgumentParser, name: str) -> None:
-    """Add the flag of a setting; everything about it comes from the table of settings."""
+def _add_option(command: argparse.ArgumentParser, name: str, *more: str) -> None:
+    """Add the flag of a setting; everything about it comes from the table of settings.
+
+    ``more`` are other flags that mean the same; the first is the one that help shows first.
+    """
     option = OPTIONS[name]
     repeatable: dict[str, Any] = {"action": "append"} if isinstance(option.kind, Names) else {}
     command.add_argument(
+        *more,
         *_FLAGS.get(name, (f"--{name.replace('_', '-')}",)),
         dest=name,
         metavar=_metavar(name, option.kind),

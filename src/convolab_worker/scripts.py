@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.util
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,17 +51,23 @@ def script(name: str) -> Script:
 
     Raises ConfigurationError if the installed bullmq has no such script.
     """
-    files = sorted(_folder().glob(f"{name}-*.lua"))
-    if len(files) != 1:
-        msg = f"bullmq has {len(files)} scripts named {name!r}; a version that was tested has one"
+    found = sorted(_folder().glob(f"{name}-*.lua"))
+    if len(found) != 1:
+        msg = f"bullmq has {len(found)} scripts named {name!r}; a version that was tested has one"
         raise ConfigurationError(msg)
-    text = files[0].read_text(encoding="utf-8")
-    return Script(
-        name=name,
-        keys=int(files[0].stem.rpartition("-")[2]),
-        text=text,
-        sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(),
-    )
+    text = found[0].read_text(encoding="utf-8")
+    return _made(name, int(found[0].stem.rpartition("-")[2]), text)
+
+
+@functools.cache
+def move_job() -> Script:
+    """The one script of our own: BullMQ has none that moves a job to another queue."""
+    return _made("moveJob", 5, files("convolab_worker").joinpath("data/moveJob.lua").read_text())
+
+
+def _made(name: str, keys: int, text: str) -> Script:
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(name=name, keys=keys, text=text, sha=sha)
 
 
 @functools.cache

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker.errors import ConvolabWorkerError
 
@@ -53,6 +55,47 @@ def as_json(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value, default=str)
     return text
+
+
+class Bar:
+    """How far a long piece of work has come, on standard error if that is a terminal."""
+
+    _INTERVAL_SECONDS = 0.1
+    _WIDTH = 30
+
+    def __init__(self, what: str, total: int) -> None:
+        """Draw nothing yet."""
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._drawn_at = float("-inf")
+        self._visible = sys.stderr.isatty()
+
+    def step(self, count: int = 1) -> None:
+        """So many more are done."""
+        self._done += count
+        if self._visible and time.monotonic() - self._drawn_at >= self._INTERVAL_SECONDS:
+            self._drawn_at = time.monotonic()
+            self._draw()
+
+    def _draw(self) -> None:
+        total = max(self._total, self._done, 1)
+        full = self._WIDTH * self._done // total
+        line = f"{'#' * full}{'.' * (self._WIDTH - full)} {self._done:,} of {total:,}"
+        with suppress(OSError):
+            sys.stderr.write(f"\r{self._what} {line}\x1b[K")
+            sys.stderr.flush()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wipe the bar away: what was done is said in words."""
+        if self._visible and self._done:
+            with suppress(OSError):
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
