@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from convolab_worker import producing
+from convolab_worker import adding
 from convolab_worker.address import Address
 from convolab_worker.connection import Link
 from convolab_worker.depths import depths
-from convolab_worker.errors import (
-    JobFailed,
-    JobNotFound,
-    RedisUnavailable,
-    ReplyLost,
-)
+from convolab_worker.errors import JobFailed, JobNotFound, RedisUnavailable
 from convolab_worker.events import CLOSED, GAP, Events, JobEvent
-from convolab_worker.job_options import checked_id, job_options
 from convolab_worker.keys import STATE_KEYS, QueueKeys
 from convolab_worker.meter import Meter
-from convolab_worker.payloads import encode_json
-from convolab_worker.producing import NewJob
 from convolab_worker.scripts import script
 from convolab_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
     from types import TracebackType
 
     from convolab_worker.waker import Waker
@@ -71,7 +62,7 @@ class JobClient:
             settings = settings.replace(**overrides)
         self.settings = settings
         self.meter = Meter()
-        self._known_queues = set(settings.queues)
+        self._known_queues = {queue: self._keys(queue) for queue in settings.queues}
         address = Address.parse(settings.redis_url)
         self._link = Link(address, timeout=settings.command_timeout, meter=self.meter)
         self._events = Events(
@@ -100,32 +91,37 @@ class JobClient:
         gets one that no queue has. Raises ConfigurationError for options that can't be, and
         InvalidResult if ``data`` is not JSON.
         """
-        options = job_options(
+        job = adding.new_job(
             name,
+            data,
+            job_id=job_id,
             delay=delay,
             priority=priority,
             attempts=attempts,
             backoff=backoff,
             deduplication_id=deduplication_id,
         )
-        job = NewJob(
-            id=checked_id(job_id) or uuid.uuid4().hex,
-            name=name,
-            data=encode_json({} if data is None else data, what="data"),
-            opts=options,
-        )
-        added = await self._add(self._keys(self._checked_queue(queue)), job)
+        added = await adding.add(self._link, self.meter, self._keys_of(queue), job)
         if self._waker is not None:
             self._waker.wake(delay)
         return added
 
-    async def _add(self, keys: QueueKeys, job: NewJob) -> str:
-        await self._link.open()
-        try:
-            return await producing.add(self._link, self.meter, keys, job)
-        except ReplyLost:  # its id makes a second adding harmless
-            await self._link.open()
-            return await producing.add(self._link, self.meter, keys, job)
+    async def enqueue_many(
+        self, jobs: Iterable[Mapping[str, Any]], *, queue: str | None = None
+    ) -> list[str]:
+        """Add jobs, many in a round trip, and return their ids in the same order.
+
+        Each job is a mapping of ``enqueue``'s keywords, ``name`` at least; ``queue`` is for those
+        that name none. All are checked before the first is sent. Each job is added whole, but the
+        list is no transaction: where RedisUnavailable is raised, the first ones may be there, and
+        the same call again adds the rest if each job has a ``job_id``.
+        """
+        additions = await adding.new_jobs(jobs, lambda name: self._keys_of(name or queue))
+        ids = await adding.add_many(self._link, self.meter, additions)
+        if self._waker is not None:
+            for delay in {job.opts.get("delay", 0) for _, job in additions}:
+                self._waker.wake(delay / 1000)
+        return ids
 
     async def wake_heard(self, timeout: float) -> bool:
         """Wait until the service has heard the wakes of the jobs added, or ``timeout`` seconds.
@@ -242,13 +238,14 @@ class JobClient:
         await self._link.open()
         return await depths(self._link, [self._keys(queue) for queue in self.settings.queues])
 
-    def _checked_queue(self, queue: str | None) -> str:
-        if queue is None:
-            return self.settings.queues[0]
-        if queue not in self._known_queues:
-            self.settings.replace(queues=(queue,))  # which raises for a name that can't be
-            self._known_queues.add(queue)
-        return queue
+    def _keys_of(self, queue: str | None) -> QueueKeys:
+        """The keys of the queue that a job goes to."""
+        name = self.settings.queues[0] if queue is None else queue
+        keys = self._known_queues.get(name)
+        if keys is None:
+            self.settings.replace(queues=(name,))  # which raises for a name that can't be
+            keys = self._known_queues[name] = self._keys(name)
+        return keys
 
     def _keys(self, queue: str) -> QueueKeys:
         return QueueKeys(self.settings.prefix, queue)

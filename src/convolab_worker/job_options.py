@@ -31,7 +31,8 @@ def job_options(
         "backoff": backoff,
     }
     for what, value in given.items():
-        check_option("enqueue", what, value)
+        if value is not None or what == "name":
+            check_option("enqueue", what, value)
     options = {
         "delay": None if delay is None else round(delay * 1000),
         "priority": priority,

@@ -11,10 +11,10 @@ import msgpack
 from convolab_worker import estimates
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.protocol import Call
-from convolab_worker.scripts import script
+from convolab_worker.scripts import run_all, script
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from convolab_worker.connection import Link
     from convolab_worker.keys import QueueKeys
@@ -96,6 +96,23 @@ async def add(link: Link, meter: Meter, keys: QueueKeys, job: NewJob) -> str:
     """
     call = add_call(keys, job, int(time.time() * 1000))
     answer = await script(call.script).run(link, "enqueue", call.keys, call.args)
+    return _added(meter, keys, job, call, answer)
+
+
+async def add_all(link: Link, meter: Meter, jobs: Sequence[tuple[QueueKeys, NewJob]]) -> list[str]:
+    """Add ``jobs`` in one pipeline, as ``add`` does each; their ids.
+
+    Raises the first error, once every answer is there: what could be added is.
+    """
+    calls = [add_call(keys, job, int(time.time() * 1000)) for keys, job in jobs]
+    answers = await run_all(link, "enqueue", calls)
+    return [
+        _added(meter, keys, job, call, answer)
+        for (keys, job), call, answer in zip(jobs, calls, answers, strict=True)
+    ]
+
+
+def _added(meter: Meter, keys: QueueKeys, job: NewJob, call: Call, answer: Any) -> str:
     meter.count_inner("enqueue", estimates.add(call, is_child=job.parent is not None))
     if isinstance(answer, int):
         reason = {

@@ -45,6 +45,31 @@ class Script:
         return await link.call(purpose, "EVAL", self.text, self.keys, *keys, *args)
 
 
+async def run_all(link: Link, purpose: str, calls: Sequence[tuple[str, Any, Any]]) -> list[Any]:
+    """Run scripts, each with its keys and arguments, in one pipeline; their answers in order.
+
+    Raises what the first of them that failed raises, once all are answered.
+    """
+    found = [script(name) for name, _, _ in calls]
+    futures = [
+        link.call(purpose, "EVALSHA", one.sha, one.keys, *keys, *args)
+        for one, (_, keys, args) in zip(found, calls, strict=True)
+    ]
+    answers: list[Any] = []
+    failed: BaseException | None = None
+    for one, (_, keys, args), future in zip(found, calls, futures, strict=True):
+        try:
+            answers.append(await future)
+        except RedisRefused as error:
+            if not str(error).startswith("NOSCRIPT"):
+                failed = failed or error
+                continue
+            answers.append(await one.run(link, purpose, keys, args))
+    if failed is not None:
+        raise failed
+    return answers
+
+
 @functools.cache
 def script(name: str) -> Script:
     """BullMQ's script of that name, such as ``moveToActive``.

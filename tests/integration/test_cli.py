@@ -7,6 +7,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.support.commands import TIMEOUT, Commands
 from tests.support.waiting import wait_until
 
 JOBS = """
-import os, time
+import asyncio, os, time
 from redis.asyncio import Redis
 from convolab_worker import HandlerRegistry
 from convolab_worker.errors import UnrecoverableError
@@ -34,6 +35,10 @@ async def echo(job):
     await job.progress(50)
     await job.progress({"step": "last"})
     return {"got": job.data}
+
+@handlers.audio("loop")
+async def loop(job):
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
 
 @handlers.audio("refuse")
 async def refuse(job):
@@ -120,6 +125,19 @@ async def test_drain_tells_when_the_next_delayed_job_is_due(
     assert code == 0
     assert (result["processed"], result["remaining"]) == (0, 1)
     assert result["next_due_at"] is not None
+
+
+@pytest.mark.asyncio
+async def test_drain_runs_in_uvloop_where_it_is_installed(
+    commands: Commands, client: JobClient
+) -> None:
+    """The extra is used when it is there, and not missed when it is not."""
+    job_id = await client.enqueue("loop")
+    code, _, errors = await commands.run("drain", "--app", "jobs:handlers")
+
+    expected = "asyncio" if find_spec("uvloop") is None else "uvloop"
+    assert code == 0, errors
+    assert (await client.status(job_id)).result == expected
 
 
 @pytest.mark.asyncio

@@ -88,6 +88,9 @@ async def test_a_job_of_the_client_is_stored_as_nodes_queue_stores_it(
     await client.enqueue("work", data, job_id="mine", **ours)
     mine = await stored("mine")
     await any_redis.delete(f"{prefix}:work:de:same")
+    await client.enqueue_many([{"name": "work", "data": data, "job_id": "one-of-many", **ours}])
+    assert await stored("one-of-many") == mine
+    await any_redis.delete(f"{prefix}:work:de:same")
     opts = {**theirs, "jobId": "nodes"}
     await session.ask("add", prefix=prefix, queue="work", name="work", data=data, opts=opts)
 

@@ -56,6 +56,20 @@ class WorkerPlan:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """How long it took to add jobs, and the producer's CPU time."""
+
+    jobs: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Jobs a second."""
+        return self.jobs / self.seconds
+
+
 class LineProcess:
     """A child process that answers lines of JSON on its standard output."""
 
@@ -167,6 +181,14 @@ class WorkerProcess(LineProcess):
         """User and system CPU seconds that the process has used since it started."""
         return float(self.ask({"op": "usage"})["cpu_seconds"])
 
+    def kept(self) -> list[float]:
+        """The waits in ms that its handler has kept since they were asked for last."""
+        return [float(delay) for delay in self.ask({"op": "kept"})["delays_ms"]]
+
+    def memory(self) -> int:
+        """Resident memory in bytes, of the process alone."""
+        return resident(self._process.pid)
+
     def next_start(self, *, timeout: float) -> float:
         """Wait for the next job that carries its sending time: ms from add to handler."""
         return float(self.expect("started", timeout=timeout)["delay_ms"])
@@ -193,9 +215,21 @@ class Producer(LineProcess):
         """Connect to a queue, so that its first job pays for no connection."""
         self.ask({"op": "open", "url": url, "queue": queue_name})
 
-    def bulk(self, url: str, queue_name: str, jobs: int) -> None:
-        """Add ``jobs`` jobs with no data, a thousand a call."""
-        self.ask({"op": "bulk", "url": url, "queue": queue_name, "count": jobs})
+    def bulk(self, url: str, queue_name: str, jobs: int, *, size: int = 0, sleep: int = 0) -> None:
+        """Add ``jobs`` jobs, a thousand a call: ``size`` characters each, to sleep ``sleep`` ms."""
+        shape = {"count": jobs, "size": size, "sleep": sleep}
+        self.ask({"op": "bulk", "url": url, "queue": queue_name, **shape})
+
+    def flow(self, url: str, queue_name: str, *, rate: float, jobs: int) -> None:
+        """Add ``jobs`` jobs at an even rate a second; returns when all of them are there."""
+        request = {"op": "flow", "url": url, "queue": queue_name, "rate": rate, "count": jobs}
+        self.ask(request, timeout=300)
+
+    def time(self, url: str, queue_name: str, *, jobs: int, bulk: bool, at_once: int) -> Added:
+        """Time ``jobs`` calls of Node's add, ``at_once`` at a time, or one of its addBulk."""
+        request = {"op": "time", "url": url, "queue": queue_name, "count": jobs}
+        answer = self.ask({**request, "bulk": bulk, "at_once": at_once})
+        return Added(jobs=jobs, seconds=answer["seconds"], cpu_seconds=float(answer["cpu_seconds"]))
 
     def add(self, url: str, queue_name: str, *, delay_ms: int = 0) -> None:
         """Add one job that carries its sending time; returns when the server has it."""
@@ -216,6 +250,15 @@ class Producer(LineProcess):
     def leave(self, url: str) -> None:
         """Close every queue that was opened on a server, before that server stops."""
         self.ask({"op": "leave", "url": url})
+
+
+def resident(pid: int) -> int:
+    """A process's resident memory in bytes, as Linux tells it."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    msg = f"process {pid} has ended"
+    raise BenchmarkError(msg)
 
 
 def _program(file: str) -> list[str]:

@@ -4,12 +4,16 @@ import { answer, bullmq, connectionOf, emit, versions } from './bullmq.mjs';
 
 const [url, queues, concurrency, options] = process.argv.slice(2);
 
+let kept = [];
+
 async function nothing(job) {
-  const { sentAt, delay, number } = job.data;
+  const { sentAt, delay, number, keep, sleep } = job.data;
   if (sentAt !== undefined) {
-    const sinceSent = (Number(process.hrtime.bigint()) - sentAt) / 1e6;
-    emit('started', { delay_ms: sinceSent - delay, number });
+    const delay_ms = (Number(process.hrtime.bigint()) - sentAt) / 1e6 - delay;
+    if (keep) kept.push(delay_ms);
+    else emit('started', { delay_ms, number });
   }
+  if (sleep) await new Promise((resolve) => setTimeout(resolve, sleep));
 }
 
 const workers = queues.split(',').map(
@@ -24,6 +28,11 @@ await Promise.all(workers.map((worker) => worker.waitUntilReady()));
 emit('ready', { versions: versions() });
 
 await answer({
+  kept: () => {
+    const delays_ms = kept;
+    kept = [];
+    return { delays_ms };
+  },
   usage: () => {
     const { user, system } = process.cpuUsage();
     return { cpu_seconds: (user + system) / 1e6 };

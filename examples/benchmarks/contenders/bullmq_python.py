@@ -16,15 +16,15 @@ from bullmq import Job, Worker
 
 from examples.benchmarks.contenders.harness import (
     Arguments,
+    act,
     answer_until_closed,
     emit,
-    report_start,
 )
 
 
 async def nothing(job: Job, _token: str) -> None:
-    """Do nothing with a job but say when it started."""
-    report_start(job.data)
+    """Do nothing with a job but what its data asks for."""
+    await act(job.data)
 
 
 async def main() -> None:

@@ -38,15 +38,25 @@ def emit(event: str, **fields: object) -> None:
     sys.stdout.flush()
 
 
-def report_start(data: object) -> None:
-    """Say how long ago a job could have started, if its data carries its sending time.
+_kept: list[float] = []
 
-    A delayed one could as long after its sending as its data says. Both ends read the machine's
-    monotonic clock, in nanoseconds.
+
+async def act(data: object) -> None:
+    """Do what a job's data asks for: say or keep how long it waited, sleep, or nothing.
+
+    A job that carries its sending time could start then or, delayed, as long after it as its data
+    says. Both ends read the machine's monotonic clock, in nanoseconds.
     """
-    if isinstance(data, dict) and "sentAt" in data:
-        since_sent = (time.monotonic_ns() - data["sentAt"]) / 1e6
-        emit("started", delay_ms=since_sent - data["delay"], number=data["number"])
+    if not isinstance(data, dict):
+        return
+    if "sentAt" in data:
+        delay_ms = (time.monotonic_ns() - data["sentAt"]) / 1e6 - data["delay"]
+        if data.get("keep"):
+            _kept.append(delay_ms)
+        else:
+            emit("started", delay_ms=delay_ms, number=data["number"])
+    if data.get("sleep"):
+        await asyncio.sleep(data["sleep"] / 1000)
 
 
 async def answer_until_closed() -> None:
@@ -56,6 +66,10 @@ async def answer_until_closed() -> None:
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     while line := await reader.readline():
-        if json.loads(line)["op"] == "usage":
+        op = json.loads(line)["op"]
+        if op == "kept":
+            emit("kept", delays_ms=_kept)
+            _kept.clear()
+        elif op == "usage":
             used = resource.getrusage(resource.RUSAGE_SELF)
             emit("usage", cpu_seconds=used.ru_utime + used.ru_stime)

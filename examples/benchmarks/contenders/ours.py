@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from convolab_worker import HandlerRegistry, Job, Worker
 from convolab_worker.telemetry import configure_logging
 from examples.benchmarks.contenders.harness import (
     Arguments,
+    act,
     answer_until_closed,
     emit,
-    report_start,
 )
 
 handlers = HandlerRegistry()
@@ -24,20 +25,21 @@ _CONNECT_SECONDS = 10.0
 
 @handlers.audio("noop")
 async def nothing(job: Job[Any]) -> None:
-    """Do nothing with a job but say when it started."""
-    report_start(job.data)
+    """Do nothing with a job but what its data asks for."""
+    await act(job.data)
 
 
 async def main() -> None:
     """Work until the benchmark is done."""
     arguments = Arguments.from_argv()
-    configure_logging("warning", "json")
+    options = dict(arguments.options)
+    _configure_logging(options.pop("log", None))
     worker = Worker(
         handlers,
         redis_url=arguments.url,
         queues=arguments.queues,
         concurrency=arguments.concurrency,
-        **arguments.options,
+        **options,
     )
     # In a group, so that whatever ends the worker ends this program, and is told.
     async with asyncio.TaskGroup() as group:
@@ -49,6 +51,14 @@ async def main() -> None:
         emit("ready", versions={"convolab-worker": _version()})
         await answer_until_closed()
         await worker.stop(grace=1.0)
+
+
+def _configure_logging(log: str | None) -> None:
+    """Only warnings, as bullmq's workers log nothing; or a real worker's lines, to that file."""
+    if log is None:
+        configure_logging("warning", "json")
+    else:
+        configure_logging("info", "json", Path(log).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _version() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from convolab_worker.client import JobClient
 from convolab_worker.commands.leaving import leave
 from convolab_worker.commands.loading import load_app
+from convolab_worker.commands.looping import run_in_loop
 from convolab_worker.commands.output import as_json, remark, result
 from convolab_worker.commands.signals import StopOnSignals
 from convolab_worker.errors import ConfigurationError
@@ -27,7 +27,7 @@ def run(settings: Settings, *, embedded: bool) -> int:
     """Work until a signal says stop; 0 after a clean stop."""
     handlers = _prepare(settings)
     with private_server(settings, embedded=embedded) as reachable:
-        return asyncio.run(_run(handlers, reachable))
+        return run_in_loop(_run(handlers, reachable))
 
 
 def serve(settings: Settings, *, embedded: bool, insecure: bool) -> int:
@@ -37,14 +37,14 @@ def serve(settings: Settings, *, embedded: bool, insecure: bool) -> int:
         settings = settings.replace(wake_mode=mode)
     handlers = _prepare(settings)
     with private_server(settings, embedded=embedded) as reachable:
-        return asyncio.run(_serve(handlers, reachable, insecure=insecure))
+        return run_in_loop(_serve(handlers, reachable, insecure=insecure))
 
 
 def drain(settings: Settings, *, budget: float | None, embedded: bool) -> int:
     """Work until nothing is left or the budget is over; 1 if a job failed for good."""
     handlers = _prepare(settings)
     with private_server(settings, embedded=embedded) as reachable:
-        return asyncio.run(_drain(handlers, reachable, budget))
+        return run_in_loop(_drain(handlers, reachable, budget))
 
 
 def _prepare(settings: Settings) -> HandlerRegistry:

@@ -1,0 +1,164 @@
+"""Adding many jobs at once: in order, each once, whatever becomes of a reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from convolab_worker import JobClient, Settings, adding
+from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
+from convolab_worker.keys import QueueKeys
+from tests.support.proxy import TcpProxy
+
+pytestmark = pytest.mark.asyncio
+MANY = 1201  # more than two pipelines
+
+
+@pytest_asyncio.fixture
+async def client(make_settings: Callable[..., Settings]) -> AsyncIterator[JobClient]:
+    """A client of the test's own queue."""
+    async with JobClient(make_settings()) as client:
+        yield client
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    """Jobs with ids of their own."""
+    return [{"name": "n", "data": {"number": at}, "job_id": f"job-{at}"} for at in range(count)]
+
+
+async def waiting(redis: Redis, queue: str) -> list[str]:
+    """The ids of the jobs that wait, the first to be taken first."""
+    any_redis: Any = redis
+    ids: list[str] = await any_redis.lrange(f"bull:{queue}:wait", 0, -1)
+    return ids[::-1]
+
+
+async def test_many_jobs_wait_in_their_order(
+    client: JobClient, redis: Redis, queue_name: str
+) -> None:
+    """The ids that are returned are those of the jobs, in the order in which they were given."""
+    ids = await client.enqueue_many({"name": "n", "data": {"number": at}} for at in range(MANY))
+
+    assert len(set(ids)) == MANY
+    assert await waiting(redis, queue_name) == ids
+    assert (await client.status(ids[-1])).data == {"number": MANY - 1}
+
+
+async def test_many_jobs_leave_in_few_round_trips(client: JobClient) -> None:
+    """One command a job, and nothing beside it."""
+    before = client.meter.client_sent
+    await client.enqueue_many(numbered(MANY))
+
+    assert client.meter.client_sent - before <= MANY + 1  # the script's text, once at most
+
+
+async def test_each_job_has_its_own_options(client: JobClient, make_settings: Any) -> None:
+    """Every keyword of ``enqueue`` is one of a job's."""
+    other = f"{client.settings.queues[0]}-other"
+    ids = await client.enqueue_many(
+        [
+            {"name": "plain"},
+            {"name": "delayed", "delay": 60},
+            {"name": "first", "priority": 1},
+            {"name": "elsewhere", "queue": other},
+            {"name": "once", "deduplication_id": "same"},
+            {"name": "again", "deduplication_id": "same"},
+        ]
+    )
+
+    async with JobClient(make_settings(queues=(*client.settings.queues, other))) as both:
+        states = [((await both.status(i)).name, (await both.status(i)).state) for i in ids]
+        queue = (await both.status(ids[3])).queue
+    assert states == [
+        ("plain", "waiting"),
+        ("delayed", "delayed"),
+        ("first", "prioritized"),
+        ("elsewhere", "waiting"),
+        ("once", "waiting"),
+        ("once", "waiting"),
+    ]
+    assert queue == other
+
+
+async def test_adding_again_adds_nothing(client: JobClient, redis: Redis, queue_name: str) -> None:
+    """Jobs with ids of their own may be added again after an error."""
+    await client.enqueue_many(numbered(3))
+    ids = await client.enqueue_many(numbered(5))
+
+    assert await waiting(redis, queue_name) == ids == [f"job-{at}" for at in range(5)]
+
+
+@pytest.mark.parametrize("lost", [{"cut": True}, {"cut": False}], ids=["cut", "silent"])
+async def test_a_lost_reply_adds_no_job_twice(
+    make_settings: Callable[..., Settings],
+    redis: Redis,
+    server_url: str,
+    queue_name: str,
+    lost: dict[str, bool],
+) -> None:
+    """The pipeline whose reply was lost is sent again; the jobs' ids make that harmless."""
+    with TcpProxy(int(server_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        settings = make_settings(redis_url=proxy.url, command_timeout=1.0)
+        async with JobClient(settings) as client:
+            await client.enqueue_many([{"name": "n"}])  # the script is known from here on
+            swallow = proxy.swallow_replies(matching=b"job-7", **lost)
+            jobs = [{**job, "data": {"text": "x" * 100}} for job in numbered(600)]
+            ids = await asyncio.wait_for(client.enqueue_many(jobs), 20)
+
+    assert swallow.done.is_set()
+    assert (await waiting(redis, queue_name))[1:] == ids == [f"job-{at}" for at in range(600)]
+
+
+async def test_a_server_that_is_away_says_so(make_settings: Callable[..., Settings]) -> None:
+    """The error is the same as that of one job."""
+    client = JobClient(make_settings(redis_url="redis://127.0.0.1:1"))
+
+    with pytest.raises(RedisUnavailable, match="can't be reached"):
+        await client.enqueue_many(numbered(2))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "text"),
+    [
+        ({"name": "n", "prio": 1}, ConfigurationError, "job 1: unknown 'prio': expected"),
+        ({"data": {}}, ConfigurationError, "job 1: no 'name': expected a mapping"),
+        ({"name": "n", "delay": -1}, ConfigurationError, "job 1: .*delay=-1"),
+        ({"name": "n", "job_id": "17"}, ConfigurationError, "job 1: job_id='17'"),
+        ({"name": "n", "queue": "a:b"}, ConfigurationError, "job 1: .*a:b"),
+        ({"name": "n", "data": {"s": {1}}}, InvalidResult, "job 1: data.s: expected a list"),
+        (17, ConfigurationError, "job 1: 'int' object is not iterable"),
+    ],
+    ids=["unknown", "no-name", "delay", "id", "queue", "data", "no-mapping"],
+)
+async def test_a_job_that_cant_be_is_named_and_none_is_added(
+    client: JobClient, wrong: Any, error: type[Exception], text: str
+) -> None:
+    """All jobs are checked before the first is sent."""
+    sent = client.meter.sent["enqueue"]
+    with pytest.raises(error, match=text):
+        await client.enqueue_many([{"name": "n"}, wrong])
+
+    assert client.meter.sent["enqueue"] == sent
+
+
+async def test_no_jobs_are_no_commands(client: JobClient) -> None:
+    """An empty list is fine."""
+    assert await client.enqueue_many([]) == []
+    assert client.meter.sent["enqueue"] == 0
+
+
+async def test_large_jobs_go_in_small_pipelines(client: JobClient) -> None:
+    """So that neither end has to hold hundreds of megabytes at once."""
+    jobs: list[dict[str, Any]] = [
+        {"name": "n", "data": "x" * 3_000_000, "job_id": f"job-{at}"} for at in range(3)
+    ]
+    ids = await client.enqueue_many(jobs)
+
+    assert ids == ["job-0", "job-1", "job-2"]
+    new = [(QueueKeys("bull", "q"), adding.new_job(**job)) for job in jobs]
+    assert [len(adding.pipeline(new, start)) for start in range(3)] == [1, 1, 1]
