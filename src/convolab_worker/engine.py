@@ -12,7 +12,7 @@ import structlog
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 from convolab_worker.outcome import Failed, Lost, Outcome, Returned
 from convolab_worker.queues import NOT_ASKED, Take
-from convolab_worker.recovery import find_by_token, holds
+from convolab_worker.recovery import find_by_token, holds, take as take_next
 from convolab_worker.rest import ALWAYS_AT_WORK, Habits, Rest
 from convolab_worker.runner import NO_HANDLER, STOP_PATIENCE_SECONDS
 from convolab_worker.schedulers import advance
@@ -285,7 +285,7 @@ class Engine:
         token = parts.queues.new_token()
         asked_at = time.monotonic()
         try:
-            take = await parts.queues.take(queue, token)
+            take = await take_next(parts.queues, queue, token)
             parts.reconnection.served()
             late = take.lease is not None and await self._is_too_late(take.lease, asked_at)
         except (ReplyLost, asyncio.CancelledError):

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
+import structlog
+
 from convolab_worker import estimates
+from convolab_worker.errors import RedisRefused
 from convolab_worker.keys import STATE_KEYS
 from convolab_worker.lease import Lease, lease_from_hash, text
-from convolab_worker.queues import now_ms
+from convolab_worker.queues import Take, now_ms
 from convolab_worker.scripts import script
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from convolab_worker.connection import Link
     from convolab_worker.keys import QueueKeys
     from convolab_worker.queues import Queues
+
+_log = structlog.get_logger("convolab_worker")
 
 # Of so many locks nobody asks each when it will run out; all are looked at again after a while.
 _MANY_LOCKS = 8
@@ -35,13 +43,17 @@ async def locks_of_active(queues: Queues, queue: str) -> dict[str, float | None]
     return {job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)}
 
 
-async def recover_stalled(queues: Queues, queue: str, max_stalled: int) -> list[str]:
-    """Put the queue's active jobs that have no lock back to its head; their ids.
+async def recover_stalled(
+    queues: Queues, queue: str, unlocked: Iterable[str], max_stalled: int
+) -> list[str]:
+    """Put the queue's active jobs that have no lock (``unlocked``) back to its head; their ids.
 
     BullMQ recovers a job in the second of two passes, which its key ``stalled-check`` keeps
     apart to spare commands; the lock alone decides. So both passes run here, one at once after
-    the other.
+    the other. A job whose key is no hash would end the script between two lists.
     """
+    for job_id in unlocked:
+        await set_aside(queues, queue, job_id)
     transitions, check = queues.transitions[queue], queues.keys[queue]["stalled-check"]
     call = transitions.recover_stalled(max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1)
     recovered: list[str] = []
@@ -63,9 +75,78 @@ async def find_by_token(queues: Queues, queue: str, token: str) -> Lease | None:
     locks = await queues.link.call("fetch", "MGET", *names)
     for job_id, lock in zip(ids, locks, strict=True):
         if lock is not None and lock.decode() == token:
+            await set_aside(queues, queue, text(job_id))
             flat = await queues.link.call("fetch", "HGETALL", keys.job(text(job_id)))
             return lease_from_hash(queue, job_id, token, flat)
     return None
+
+
+async def take(queues: Queues, queue: str, token: str) -> Take:
+    """Take the queue's next job, be it one whose key is no hash: it is there to be failed.
+
+    BullMQ's script ends half-way on such a job, which is active and locked by then.
+    """
+    try:
+        return await queues.take(queue, token)
+    except RedisRefused as error:
+        if not is_of_another_type(error):
+            raise
+        lease = await find_by_token(queues, queue, token)
+        if lease is None:  # it was another key: of the queue itself
+            raise
+        return Take(lease=lease)
+
+
+def is_of_another_type(error: RedisRefused) -> bool:
+    """Whether a key had another type than BullMQ's."""
+    return "WRONGTYPE" in str(error)
+
+
+async def set_aside(queues: Queues, queue: str, job_id: str, lease: Lease | None = None) -> bool:
+    """Rename what stands where a job's hash belongs, if that is no hash; whether it was so.
+
+    The job gets its hash back from its ``lease``, as far as that knows it. Without one nothing of
+    the job is left, and what it gets is a deferred failure: whoever takes it next fails it with
+    that reason, where an operator finds it.
+    """
+    key = queues.keys[queue].job(job_id)
+    kind = text(await queues.link.call("stalled", "TYPE", key))
+    if kind in ("hash", "none"):
+        return False
+    at = now_ms()
+    kept = f"{key}:not-a-job:{at}"
+    _log.error("job.key_is_no_hash", job_id=job_id, queue=queue, key=key, type=kind, kept_as=kept)
+    fields: dict[str, str | bytes | int] = {"timestamp": at, "processedOn": at, "ats": 1}
+    if lease is None:
+        fields["defa"] = f"another program has written a {kind} over the job: it is now {kept}"
+    else:
+        fields = _fields(lease)
+    renamed = queues.link.call("stalled", "RENAME", key, kept)
+    written = queues.link.call(
+        "stalled", "HSET", key, *[x for pair in fields.items() for x in pair]
+    )
+    await renamed
+    await written
+    return True
+
+
+def _fields(lease: Lease) -> dict[str, str | bytes | int]:
+    fields: dict[str, str | bytes | int] = {
+        "name": lease.name,
+        "data": lease.data,
+        "opts": json.dumps(dict(lease.opts)),
+        "timestamp": lease.timestamp,
+        "processedOn": lease.processed_on,
+        "delay": lease.delay,
+        "ats": lease.starts,
+        "atm": lease.attempts_made,
+        "stacktrace": lease.stacktrace,
+    }
+    if lease.parent_key is not None:
+        fields["parentKey"] = lease.parent_key
+    if lease.scheduler_id is not None:
+        fields["rjk"] = lease.scheduler_id
+    return fields
 
 
 async def is_locked(queues: Queues, lease: Lease) -> bool:

@@ -237,6 +237,10 @@ class Settlement:
                     return NOT_ASKED
                 found = await recovery.find_by_token(self._queues, lease.queue, lease.token)
                 return Take(lease=found)
+            if recovery.is_of_another_type(error) and await recovery.set_aside(
+                self._queues, lease.queue, lease.id, lease
+            ):
+                return None
         except RedisUnavailable as unmended:  # what is left is done before the next attempt
             _log.debug("job.not_restored", job_id=lease.id, error=str(unmended))
         await self._reconnection.refused(error)

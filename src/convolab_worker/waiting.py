@@ -359,8 +359,11 @@ class Waiting:
             if ours:
                 self._stalled_check[queue] = now + self._lock_duration
             return
-        if None in others.values():
-            recovered = await recovery.recover_stalled(self._queues, queue, self._max_stalled)
+        unlocked = [job_id for job_id, left in others.items() if left is None]
+        if unlocked:
+            recovered = await recovery.recover_stalled(
+                self._queues, queue, unlocked, self._max_stalled
+            )
             if recovered:
                 _log.warning("jobs.stalled", queue=queue, job_ids=recovered)
                 self._slots.ready(queue, sure=True)
