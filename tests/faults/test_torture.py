@@ -14,6 +14,7 @@ from tests.faults.torture.table import tables
 
 FIRST, SECOND = 11, 22
 KILL = Deed("kill -9 of a worker", frozenset({FIRST}), 1500, 1501)
+STOP = Deed("SIGTERM of a worker", frozenset({FIRST}), 1050, 1090)
 
 
 @pytest.mark.asyncio
@@ -87,6 +88,12 @@ def test_a_job_that_a_stopping_worker_gave_back_ended_once() -> None:
         pytest.param([], STALLED, id="no deed"),
         pytest.param([replace(KILL, pids=frozenset({SECOND}))], STALLED, id="done to another"),
         pytest.param([replace(KILL, began=6000, ended=6001)], STALLED, id="done later"),
+        pytest.param([replace(KILL, what="SIGSTOP of a worker")], STALLED, id="too short"),
+        pytest.param(
+            [replace(KILL, began=1000)],
+            "1000 active, 2500 waiting, 2500 stalled, 5000 active, 5100 completed",
+            id="too soon",
+        ),
         pytest.param([KILL], "1000 active, 5000 active, 5100 completed", id="taken while locked"),
         pytest.param([KILL], STALLED.replace(", 4999 stalled", ""), id="given back all the same"),
         pytest.param([KILL], "1000 active, 5100 completed", id="not taken again"),
@@ -97,6 +104,33 @@ def test_a_second_end_without_a_reason_is_wrong(deeds: list[Deed], events: str) 
     twice = story(run(FIRST, 1), run(SECOND, 2), events=events)
 
     assert judge(twice, deeds).fate is Fate.WRONG
+
+
+@pytest.mark.parametrize(
+    ("deeds", "events", "fate"),
+    [
+        ([KILL], STALLED, Fate.ONCE),
+        ([], STALLED, Fate.WRONG),
+        ([KILL], "1000 active, 1100 completed, 5000 active, 5100 completed", Fate.WRONG),
+        ([], "1000 active, 1100 waiting, 5000 active, 5100 completed", Fate.WRONG),
+        ([STOP], "1000 active, 1100 waiting, 5000 active, 5100 completed", Fate.ONCE),
+    ],
+)
+def test_a_job_that_was_taken_and_not_run_needs_a_reason(
+    deeds: list[Deed], events: str, fate: Fate
+) -> None:
+    """A take that nobody knew of would look like that."""
+    assert judge(story(run(SECOND, 2), events=events), deeds).fate is fate
+
+
+def test_the_deed_that_did_the_most_harm_is_named() -> None:
+    """A worker that was frozen, and killed when its lock had long run out, lost it by the first."""
+    frozen = Deed("SIGSTOP of a worker", frozenset({FIRST}), 1050, 4500)
+    killed = replace(KILL, began=4900, ended=4901)
+
+    verdict = judge(story(run(FIRST, 1), run(SECOND, 2), events=STALLED), [frozen, killed])
+
+    assert verdict.causes == (frozen.what,)
 
 
 @pytest.mark.parametrize(

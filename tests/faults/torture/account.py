@@ -14,13 +14,19 @@ if TYPE_CHECKING:
 
 # What is timed by different processes of one machine is compared with this tolerance.
 _CLOCK_MS = 50
+# A lock is renewed before half of it is over, and an attempt that meets a fault costs a quarter:
+# harm that was shorter than the last quarter can't have cost anybody a lock.
+_HARM_PART = 1 / 4
+
+
+KILL, STOP = "kill -9 of a worker", "SIGTERM of a worker"
 
 
 class Fate(Enum):
     """What became of a job, in words of the closing table."""
 
     ONCE = "finished once"
-    AGAIN = "finished more than once, its lock had run out"
+    AGAIN = "finished more than once, since its lock had run out"
     WRONG = "finished, and the events do not explain how"
     ACTIVE = "left in active"
     LOST = "lost"
@@ -35,10 +41,17 @@ class Deed:
     began: int
     ended: int
 
-    def harms(self, pid: int, start: int, end: int) -> bool:
-        """Whether it can have kept the process from renewing a lock between those times."""
-        concerns = self.pids is None or pid in self.pids
-        return concerns and self.began <= end + _CLOCK_MS and self.ended >= start - _CLOCK_MS
+    def harm(self, pid: int, start: int, end: int) -> int:
+        """For how long, of that time, it kept the process from renewing a lock (ms)."""
+        if self.pids is not None and pid not in self.pids:
+            return 0
+        over = end if self.is_for_good else self.ended
+        return max(min(over, end) - max(self.began, start) + 2 * _CLOCK_MS, 0)
+
+    @property
+    def is_for_good(self) -> bool:
+        """Whether the process ends with it."""
+        return self.what in (KILL, STOP)
 
 
 @dataclass(slots=True)
@@ -53,6 +66,11 @@ class Hold:
     ended: int | None = None
     how: str | None = None
     runs: list[Run] = field(default_factory=list)
+
+    @property
+    def has_returned(self) -> bool:
+        """Whether a handler came to its end in it."""
+        return any(run.how == "returned" for run in self.runs)
 
 
 @dataclass(slots=True)
@@ -75,10 +93,14 @@ class Story:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A job's fate, and why: what took its locks from it, or what is wrong."""
+    """A job's fate, and why: what took its locks from it, or what is wrong.
+
+    ``causes`` are of the runs that came to their end in vain; ``was_rerun`` says that any was.
+    """
 
     fate: Fate
     causes: tuple[str, ...] = ()
+    was_rerun: bool = False
     fault: str | None = None
 
 
@@ -86,8 +108,8 @@ class _Wrong(Exception):
     """The records of a completed job do not fit together."""
 
 
-def judge(story: Story, deeds: list[Deed]) -> Verdict:
-    """What became of a job."""
+def judge(story: Story, deeds: list[Deed], *, lock_ms: int = 3000) -> Verdict:
+    """What became of a job whose locks last for ``lock_ms``."""
     if story.state == "active":
         return Verdict(Fate.ACTIVE, fault=f"{story.job_id} is in active")
     if story.state != "completed":
@@ -95,11 +117,13 @@ def judge(story: Story, deeds: list[Deed]) -> Verdict:
     try:
         _check_end(story)
         holds = _holds(story)
-        causes = tuple(cause for hold in holds if (cause := _cause(hold, deeds)))
+        ends = [(_cause(hold, deeds, lock_ms), hold) for hold in holds]
     except _Wrong as wrong:
         return Verdict(Fate.WRONG, fault=f"{tell(story, deeds)} -- {wrong}")
-    ends = sum(run.how == "returned" for run in story.runs)
-    return Verdict(Fate.ONCE if ends == 1 else Fate.AGAIN, causes)
+    in_vain = tuple(cause for cause, hold in ends if cause and hold.has_returned)
+    return Verdict(
+        Fate.AGAIN if in_vain else Fate.ONCE, in_vain, was_rerun=any(cause for cause, _ in ends)
+    )
 
 
 def tell(story: Story, deeds: list[Deed]) -> str:
@@ -126,6 +150,9 @@ def _check_end(story: Story) -> None:
         raise _Wrong(msg)
     if story.attempts != story.failures + 1:
         msg = f"{story.attempts} attempts were used up instead of {story.failures + 1}"
+        raise _Wrong(msg)
+    if story.events[-1][1] != "completed":
+        msg = f"{story.events[-1][1]} after it was completed"
         raise _Wrong(msg)
     if story.result != f'"{story.job_id}"':
         msg = f"its result is {story.result}"
@@ -155,17 +182,17 @@ def _holds(story: Story) -> list[Hold]:
     return holds
 
 
-def _cause(hold: Hold, deeds: list[Deed]) -> str:
+def _cause(hold: Hold, deeds: list[Deed], lock_ms: int) -> str:
     """What took the job from its worker before it was settled; "" if nothing did."""
     for before in hold.runs[:-1]:
         if before.how != "asked for children":
             msg = f"run twice under one lock at {before.pid}"
             raise _Wrong(msg)
     if not hold.runs:
-        return ""  # its worker came to no harm that matters: the handler had not been called
+        return _why_not_run(hold, deeds)
     run = hold.runs[-1]
     if hold.how == "stalled" and hold.ended is not None:
-        return _who_took_the_lock(run, hold.began, hold.ended, deeds)
+        return _who_took_the_lock(run, hold.began, hold.ended, deeds, lock_ms)
     expected = {
         "completed": "returned",
         "waiting-children": "asked for children",
@@ -179,21 +206,39 @@ def _cause(hold: Hold, deeds: list[Deed]) -> str:
     )
 
 
-def _who_took_the_lock(run: Run, began: int, stalled: int, deeds: list[Deed]) -> str:
-    """The nearest of the deeds that can have: one to the worker itself, or the newest."""
-    harm = [deed for deed in deeds if deed.harms(run.pid, began, stalled)]
-    if not harm:
+def _why_not_run(hold: Hold, deeds: list[Deed]) -> str:
+    """Why no handler was called; which worker had the job is not known."""
+    if hold.how not in ("waiting", "stalled") or hold.ended is None:
+        msg = f"taken, not run, and recorded as {hold.how}"
+        raise _Wrong(msg)
+    kinds = {STOP} if hold.how == "waiting" else {deed.what for deed in deeds}
+    for deed in deeds:
+        is_in_time = deed.began - _CLOCK_MS <= hold.ended and deed.ended + _CLOCK_MS >= hold.began
+        if deed.what in kinds and is_in_time:
+            return ""
+    msg = f"taken and not run, then {hold.how}, for no reason"
+    raise _Wrong(msg)
+
+
+def _who_took_the_lock(run: Run, began: int, stalled: int, deeds: list[Deed], lock_ms: int) -> str:
+    """The deed that kept the worker longest from renewing it, if all together were long enough."""
+    if stalled - began < lock_ms - _CLOCK_MS:
+        msg = f"{run.pid} lost its lock {stalled - began} ms after it had taken the job"
+        raise _Wrong(msg)
+    harm = {deed: ms for deed in deeds if (ms := deed.harm(run.pid, began, stalled)) > 0}
+    if sum(harm.values()) < lock_ms * _HARM_PART:
         msg = f"the lock of {run.pid} ran out for no reason"
         raise _Wrong(msg)
-    return max(harm, key=lambda deed: (deed.pids is not None, deed.ended)).what
+    return max(harm, key=lambda deed: harm[deed]).what
 
 
 @dataclass(slots=True)
 class Account:
     """The verdicts of all jobs, counted.
 
-    ``causes`` and ``again`` are of the jobs that ended twice: what took their locks, and their
-    stories. ``reruns`` counts those that were begun again and ended once.
+    ``causes`` and ``again`` are of the jobs that ended more than once: what took the locks of the
+    runs that ended in vain, and their stories. ``reruns`` counts those that were begun again and
+    ended once.
     """
 
     fates: Counter[Fate] = field(default_factory=Counter)
@@ -203,16 +248,16 @@ class Account:
     faults: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, stories: Iterable[Story], deeds: list[Deed]) -> Account:
+    def of(cls, stories: Iterable[Story], deeds: list[Deed], *, lock_ms: int = 3000) -> Account:
         """Judge every job."""
         account = cls()
         for story in stories:
-            verdict = judge(story, deeds)
+            verdict = judge(story, deeds, lock_ms=lock_ms)
             account.fates[verdict.fate] += 1
             if verdict.fault is not None:
                 account.faults.append(verdict.fault)
             elif verdict.fate is Fate.ONCE:
-                account.reruns += bool(verdict.causes)
+                account.reruns += verdict.was_rerun
             else:
                 account.causes.update(verdict.causes)
                 account.again.append(f"{tell(story, deeds)} -- {', '.join(verdict.causes)}")

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from convolab_worker import Child, HandlerRegistry, Job
+from convolab_worker.errors import UnrecoverableError
 from tests.faults.harness import LEDGER_NAME, LEDGER_URL, lasting
 from tests.faults.torture.diary import Diary
 
@@ -48,4 +49,7 @@ async def course(job: Job[Any]) -> str:
         if missing:
             data = {"seconds": job.data["seconds"]}
             await job.enqueue_children([Child("part", data=data, key=key) for key in missing])
+        if done != {key: f"{job.id}.{key}" for key in ("first", "second")}:
+            msg = f"the parts gave {done}"
+            raise UnrecoverableError(msg)
         return job.id

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from tests.faults.harness import lasting
-from tests.faults.torture.account import Deed
+from tests.faults.torture.account import KILL, STOP, Deed
 from tests.support.proxy import TcpProxy
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Gremlin:
         async with place.lock:
             began, pid = time.time(), place.worker.pid
             place.worker.kill()
-            self._note("kill -9 of a worker", began, {pid})
+            self._note(KILL, began, {pid})
             await lasting(self._some_time(0.0, 0.5))
             place.replace()
 
@@ -132,7 +132,7 @@ class Gremlin:
             worker.signal(signal.SIGTERM)
             code = await worker.ended(within=self._grace + 20.0)
             took = time.time() - began
-            self._note("SIGTERM of a worker", began, {worker.pid})
+            self._note(STOP, began, {worker.pid})
             if code != 0:
                 self.faults.append(f"a worker ended with {code} after SIGTERM: {worker.text()}")
             if took > self._grace + 1.0 + _BUSY_SECONDS:

@@ -213,7 +213,8 @@ class Torture:
                 self._faults.append(f"a job ran that nobody added: {run.job_id}")
             else:
                 story.runs.append(run)
-        return Account.of(stories.values(), deeds)
+        lock_ms = round(self._options.lock_duration * 1000)
+        return Account.of(stories.values(), deeds, lock_ms=lock_ms)
 
     def _read_states(self, queue: str, stories: dict[str, Story]) -> None:
         redis, base = self._bench.redis, f"bull:{queue}:"

@@ -29,7 +29,10 @@ def tables(report: Report) -> str:
         (Fate.ONCE.value, account.fates[Fate.ONCE]),
         ("- of these, begun again since their first run came to no end", account.reruns),
         (Fate.AGAIN.value, account.fates[Fate.AGAIN]),
-        *((f"- locks lost to: {cause}", count) for cause, count in account.causes.most_common()),
+        *(
+            (f"- ended in vain after: {cause}", count)
+            for cause, count in account.causes.most_common()
+        ),
         (Fate.WRONG.value, account.fates[Fate.WRONG]),
         (Fate.LOST.value, account.fates[Fate.LOST]),
         (Fate.ACTIVE.value, account.fates[Fate.ACTIVE]),
