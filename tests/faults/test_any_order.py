@@ -49,11 +49,13 @@ class Call:
 class AnyOrder(RuleBasedStateMachine):
     """Jobs, and what is done to them and to their workers; each job stays in exactly one place."""
 
-    def __init__(self, url: str) -> None:
+    url = ""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.redis: Any = Redis.from_url(url, decode_responses=True)
+        self.redis: Any = Redis.from_url(self.url, decode_responses=True)
         self.settings = Settings(
-            redis_url=url,
+            redis_url=self.url,
             queues=(f"any-{uuid.uuid4().hex[:12]}",),
             concurrency=CONCURRENCY,
             park_limit=2,
@@ -279,9 +281,11 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 def _run(start_server: Callable[..., ServerProcess], examples: int, steps: int) -> None:
-    url = start_server().url
+    class Here(AnyOrder):
+        url = start_server().url
+
     run_state_machine_as_test(
-        lambda: AnyOrder(url),
+        Here,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
