@@ -306,13 +306,16 @@ async def test_a_queue_out_of_rate_is_not_taken_from(
         await wait_until(lambda: worker.stats()["running"] == 0, what="the end of the job")
         spent = worker.stats()["commands"]["sent"]
         async with counted_commands(redis) as counts:
+            cpu = time.thread_time()
             await asyncio.sleep(0.3)  # what must not happen has no event
+            cpu = time.thread_time() - cpu
         stats = worker.stats()
 
     assert stats["parked"] == 0
     assert await redis.llen(f"bull:{queue_name}:wait") == 5
     assert stats["commands"]["sent"] == spent
     assert not {"evalsha", "bzpopmin", "exists"} & {*counts.calls}
+    assert cpu < 0.15  # a loop that asks again and again would use all of it
 
 
 async def test_a_drain_waits_for_the_rate(make_settings: MakeSettings) -> None:

@@ -94,6 +94,8 @@ class _Reloading:
             # Ctrl-C reaches this process alone, which passes it on: once, not twice.
             process_group=0,
         )
+        if self.stopping.is_set():  # the signal came while there was nobody to pass it on to
+            self._worker.terminate()
 
     def _end(self) -> int:
         """Stop the worker if it runs; 0 if there is none."""
