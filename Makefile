@@ -24,8 +24,8 @@ demo: $(VENV)/demo.installed ## make a course to listen to, in under a minute, w
 	$(BIN)/python -m examples.convolab.demo
 
 .PHONY: bench
-bench: $(VENV)/dev.installed node-packages ## compare the throughput with bullmq's own workers
-	$(BIN)/python -m examples.benchmarks.throughput
+bench: $(VENV)/dev.installed node-packages ## all benchmarks, in ten minutes, into docs/benchmarks.md
+	$(BIN)/python -m examples.benchmarks.suite
 
 ##@ Check
 .PHONY: test

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -22,33 +21,11 @@ from statistics import median
 # Run as a file, only the file's own folder is importable.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.benchmarks.benchkit.monitor import CommandCount, MonitorTap, count
-from examples.benchmarks.benchkit.process import (
-    BULLMQ_NODE,
-    CONTENDERS,
-    BenchmarkError,
-    Contender,
-    Producer,
-    WorkerPlan,
-    WorkerProcess,
-)
-from examples.benchmarks.benchkit.report import progress, say, table, write_json
-from examples.benchmarks.benchkit.server import PrivateServer
-
-_POLL_SECONDS = 0.02
-_STUCK_SECONDS = 60.0
-_PER = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """One timed round; CPU in seconds for 10,000 jobs, script time in µs a job."""
-
-    jobs_per_second: float
-    billable_per_job: float
-    worker_cpu: float
-    server_cpu: float
-    script_micros: float
+from examples.benchmarks.benchkit.bench import Bench, Round
+from examples.benchmarks.benchkit.monitor import CommandCount
+from examples.benchmarks.benchkit.process import BULLMQ_NODE, CONTENDERS, OURS_LOGGING, Contender
+from examples.benchmarks.benchkit.report import progress
+from examples.benchmarks.benchkit.section import Section, run_alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,91 +46,10 @@ class Result:
         return float(median(getattr(each, what) for each in self.rounds))
 
 
-class Bench:
-    """One run: the server, the producer, and a queue of its own for every round."""
-
-    def __init__(self, server: PrivateServer, producer: Producer, warm_up: int) -> None:
-        """Measure on ``server`` with jobs from ``producer``, ``warm_up`` of them first."""
-        self._server = server
-        self._producer = producer
-        self._warm_up = warm_up
-        self._rounds = 0
-        self.versions: dict[str, str] = {"valkey": server.version, **producer.ready["versions"]}
-
-    def timed(self, contender: Contender, concurrency: int, jobs: int) -> Round:
-        """Run one round on the clock."""
-        queue, before = self._new_queue()
-        with self._loaded(contender, concurrency, queue, jobs) as worker:
-            others = frozenset(before)
-            cpu, server = worker.cpu_seconds(), self._server.usage()
-            self._run(worker, queue, jobs)
-            used = self._server.usage().since(server, ignore=others)
-            first = self._server.finished_at(queue, self._warm_up)
-            last = self._server.finished_at(queue, self._warm_up + jobs - 1)
-            return Round(
-                jobs_per_second=(jobs - 1) / max(1, last - first) * 1000,
-                billable_per_job=used.commands / jobs,
-                worker_cpu=(worker.cpu_seconds() - cpu) / jobs * _PER,
-                server_cpu=used.cpu_seconds / jobs * _PER,
-                script_micros=used.script_seconds / jobs * 1e6,
-            )
-
-    def counted(self, contender: Contender, concurrency: int, jobs: int) -> CommandCount:
-        """Run one round off the clock, every command of the worker counted."""
-        queue, before = self._new_queue()
-        with (
-            self._loaded(contender, concurrency, queue, jobs) as worker,
-            MonitorTap(self._server) as tap,
-        ):
-            others = frozenset(fields["addr"] for fields in before.values())
-            start = tap.mark()
-            self._run(worker, queue, jobs)
-            return count(tap.between(start, tap.mark()), ignore=others)
-
-    def _new_queue(self) -> tuple[str, dict[str, dict[str, str]]]:
-        """Open an unused queue on the emptied server; tell which connections are no worker's."""
-        self._rounds += 1
-        self._server.admin.flushall()
-        queue = f"bench-{self._rounds}"
-        self._producer.open(self._server.url, queue)
-        return queue, self._server.connections()
-
-    def _loaded(
-        self, contender: Contender, concurrency: int, queue: str, jobs: int
-    ) -> WorkerProcess:
-        """Start a worker, warm it up, and put ``jobs`` before it, paused."""
-        url = self._server.url
-        plan = WorkerPlan(contender=contender, url=url, queues=[queue], concurrency=concurrency)
-        worker = WorkerProcess(plan)
-        try:
-            self.versions.update(worker.ready["versions"])
-            self._producer.bulk(url, queue, self._warm_up)
-            self._until_finished(worker, queue, self._warm_up)
-            self._producer.pause(url, queue)
-            self._producer.bulk(url, queue, jobs)
-        except BaseException:
-            worker.close()
-            raise
-        return worker
-
-    def _run(self, worker: WorkerProcess, queue: str, jobs: int) -> None:
-        self._producer.resume(self._server.url, queue)
-        self._until_finished(worker, queue, self._warm_up + jobs)
-
-    def _until_finished(self, worker: WorkerProcess, queue: str, jobs: int) -> None:
-        done, moved = -1, time.monotonic()
-        while (now_done := self._server.finished(queue)) < jobs:
-            if now_done != done:
-                done, moved = now_done, time.monotonic()
-            elif time.monotonic() - moved > _STUCK_SECONDS:
-                what = f"has done {done} of {jobs} jobs, and none in {_STUCK_SECONDS:g} s"
-                raise BenchmarkError(worker.told(what))
-            time.sleep(_POLL_SECONDS)
-
-
 def compare(bench: Bench, options: argparse.Namespace) -> list[Result]:
     """Run all rounds of all contenders, interleaved, and put their medians together."""
-    contenders = [CONTENDERS[key] for key in options.contenders]
+    known = {**CONTENDERS, OURS_LOGGING.key: OURS_LOGGING}
+    contenders = [known[key] for key in options.contenders]
     results = []
     for concurrency in options.concurrency:
         rounds: dict[str, list[Round]] = {contender.key: [] for contender in contenders}
@@ -198,73 +94,68 @@ def _ratio(ours: list[Round], nodes: list[Round] | None) -> float | None:
     return median(one.jobs_per_second / node.jobs_per_second for one, node in pairs)
 
 
-def report(results: list[Result]) -> str:
-    """Lay the results out as a table."""
-    headings = (
-        "concurrency, worker",
-        "jobs/s",
-        "lowest",
-        "highest",
-        "× Node",
-        "sent a job",
-        "billable a job",
-        "worker CPU s/10k",
-        "server CPU s/10k",
-        "script µs a job",
-    )
+def measure(options: argparse.Namespace) -> Section:
+    """Run everything, and lay it out as a table."""
+    with Bench(warm_up=options.warm_up) as bench:
+        results = compare(bench, options)
     rows = []
     for result in results:
         rates = [one.jobs_per_second for one in result.rounds]
         rows.append(
             (
-                f"{result.concurrency:>2}  {result.contender}",
+                result.concurrency,
+                result.contender,
                 float(median(rates)),
-                float(min(rates)),
-                float(max(rates)),
+                f"{min(rates):,.0f} to {max(rates):,.0f}",
                 None if result.ratio_to_node is None else f"{result.ratio_to_node:.2f}",
                 f"{result.client_sent_per_job:.2f}",
                 f"{result.billable_per_job:.2f}",
                 f"{result.median('worker_cpu'):.2f}",
                 f"{result.median('server_cpu'):.2f}",
                 f"{result.median('script_micros'):.0f}",
+                f"{result.median('server_share'):.0%}",
             )
         )
-    return table(headings, rows)
+    return Section(
+        title="Throughput",
+        note=f"{options.jobs:,} no-op jobs, medians of {options.rounds} rounds that alternate; "
+        "× Node is the median of the ratios within each round. Commands are from a pass of "
+        f"{options.count_jobs:,} jobs that was not timed. CPU in seconds for 10,000 jobs, of the "
+        "worker's process and the server's; script is the time in which the server ran BullMQ's "
+        "scripts, and the last column the part of the round that it makes: 100 % is its limit.",
+        headings=(
+            "concurrency",
+            "worker",
+            "jobs/s",
+            "lowest to highest",
+            "× Node",
+            "sent a job",
+            "billed a job",
+            "worker CPU",
+            "server CPU",
+            "script µs a job",
+            "server's share",
+        ),
+        rows=rows,
+        results=[asdict(result) for result in results],
+        versions=bench.versions,
+    )
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the program's flags."""
     parser.add_argument("--jobs", type=int, default=10_000, help="jobs in a timed round")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each contender")
     parser.add_argument("--warm-up", type=int, default=1000, help="jobs before each round")
     parser.add_argument("--count-jobs", type=int, default=10_000, help="jobs in a counting pass")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 10, 50])
     parser.add_argument(
-        "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)
+        "--contenders",
+        nargs="+",
+        choices=[*CONTENDERS, OURS_LOGGING.key],
+        default=[*CONTENDERS, OURS_LOGGING.key],
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Measure, print the table, and write the JSON where asked."""
-    options = _options()
-    with PrivateServer() as server, Producer() as producer:
-        bench = Bench(server, producer, options.warm_up)
-        results = compare(bench, options)
-    say(report(results))
-    say()
-    say(
-        f"{options.jobs:,} no-op jobs, median of {options.rounds} interleaved rounds; commands "
-        f"from a pass of {options.count_jobs:,} jobs that was not timed. "
-        + ", ".join(f"{name} {version}" for name, version in sorted(bench.versions.items()))
-    )
-    if options.json:
-        rows = [asdict(result) for result in results]
-        write_json(
-            options.json, {"versions": bench.versions, "jobs": options.jobs, "results": rows}
-        )
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, add_options)

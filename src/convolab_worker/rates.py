@@ -54,10 +54,6 @@ class Rates:
         """Whether the handler has a rate."""
         return handler in self._intervals
 
-    def __bool__(self) -> bool:
-        """Whether any handler has a rate."""
-        return bool(self._intervals)
-
     def is_resting(self, handler: str) -> bool:
         """Whether the handler may not start yet."""
         return handler in self._until

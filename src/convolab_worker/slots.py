@@ -90,6 +90,7 @@ class Slots(Generic[T]):
         self._handlers_of = handlers_of
         self._limits = limits
         self._rates = Rates(intervals or {})
+        self._has_rates = bool(intervals)
         self._running: Counter[str] = Counter()
         self._running_count = 0
         self._reserved = 0
@@ -207,18 +208,18 @@ class Slots(Generic[T]):
     def _begin(self, handler: str, now: float) -> None:
         self._running[handler] += 1
         self._running_count += 1
-        if self._rates:
+        if self._has_rates:
             self._rates.started(handler, now)
 
     def _has_room(self, handler: str) -> bool:
         limit = self._limits.get(handler)
         has_place = limit is None or self._running[handler] < limit
-        return has_place and not (self._rates and self._rates.is_resting(handler))
+        return has_place and not (self._has_rates and self._rates.is_resting(handler))
 
     @property
     def rests(self) -> bool:
         """Whether jobs that are known wait for nothing but the end of a handler's rest."""
-        if not self._rates or self.free <= 0:
+        if not self._has_rates or self.free <= 0:
             return False
         return self._parked_count > 0 or any(
             standing.ready and standing.held_until is None and not self.is_open(queue)
@@ -230,7 +231,7 @@ class Slots(Generic[T]):
     def is_open(self, queue: str) -> bool:
         """Whether a job taken from ``queue`` could be run or parked, whichever one it is."""
         handlers = self._handlers_of[queue]
-        if not (self._limits or self._rates) or not handlers:
+        if not (self._limits or self._has_rates) or not handlers:
             return True
         if not any(self._has_room(handler) for handler in handlers):
             return False

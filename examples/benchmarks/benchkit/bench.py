@@ -122,15 +122,17 @@ class Bench:
         self.producer.open(self.server.url, queue)
         return queue, self.server.connections()
 
-    def started(self, contender: Contender, concurrency: int, queue: str) -> WorkerProcess:
-        """Start a worker and warm it up."""
+    def started(
+        self, contender: Contender, concurrency: int, queue: str, *, already: int = 0
+    ) -> WorkerProcess:
+        """Start a worker and warm it up, beside others that have ended ``already`` jobs."""
         url = self.server.url
         plan = WorkerPlan(contender=contender, url=url, queues=[queue], concurrency=concurrency)
         worker = WorkerProcess(plan)
         try:
             self.versions.update(worker.ready["versions"])
             self.producer.bulk(url, queue, self.warm_up)
-            self.until_finished(worker, queue, self.warm_up)
+            self.until_finished(worker, queue, already + self.warm_up)
         except BaseException:
             worker.close()
             raise

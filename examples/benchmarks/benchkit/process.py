@@ -35,9 +35,16 @@ class Contender:
     key: str
     label: str
     program: str
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 OURS = Contender(key="ours", label="this worker", program="ours.py")
+OURS_LOGGING = Contender(
+    key="ours-logging",
+    label="this worker, its log at info",
+    program="ours.py",
+    options={"log": True},
+)
 BULLMQ_PYTHON = Contender(key="bullmq-python", label="bullmq Python", program="bullmq_python.py")
 BULLMQ_NODE = Contender(key="bullmq-node", label="bullmq Node", program="bullmq_node.mjs")
 CONTENDERS: Mapping[str, Contender] = {
@@ -173,7 +180,7 @@ class WorkerProcess(LineProcess):
             plan.url,
             ",".join(plan.queues),
             str(plan.concurrency),
-            json.dumps(dict(plan.options)),
+            json.dumps({**plan.contender.options, **plan.options}),
         ]
         super().__init__(plan.contender.label, command)
 

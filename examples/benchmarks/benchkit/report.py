@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Lay rows out in columns: the first to the left, the others to the right."""
-    texts = [[_text(cell) for cell in row] for row in [headings, *rows]]
+    texts = [[cell(value) for value in row] for row in [headings, *rows]]
     widths = [max(len(row[column]) for row in texts) for column in range(len(headings))]
     lines = [
         "  ".join(
@@ -63,14 +63,15 @@ def write_json(path: Path, report: Mapping[str, object]) -> None:
     path.write_text(json.dumps({"machine": machine(), **report}, indent=2) + "\n", encoding="utf-8")
 
 
-def _text(cell: object) -> str:
-    if cell is None:
+def cell(value: object) -> str:
+    """One value as tables show it."""
+    if value is None:
         return "–"
-    if isinstance(cell, float):
-        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.3g}"
-    if isinstance(cell, int):
-        return f"{cell:,}"
-    return str(cell)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
 
 
 def _processor() -> str:

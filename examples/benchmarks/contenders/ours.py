@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from convolab_worker import HandlerRegistry, Job, Worker
@@ -33,7 +33,7 @@ async def main() -> None:
     """Work until the benchmark is done."""
     arguments = Arguments.from_argv()
     options = dict(arguments.options)
-    _configure_logging(options.pop("log", None))
+    _configure_logging(to_file=options.pop("log", False))
     worker = Worker(
         handlers,
         redis_url=arguments.url,
@@ -53,12 +53,12 @@ async def main() -> None:
         await worker.stop(grace=1.0)
 
 
-def _configure_logging(log: str | None) -> None:
-    """Only warnings, as bullmq's workers log nothing; or a real worker's lines, to that file."""
-    if log is None:
-        configure_logging("warning", "json")
+def _configure_logging(*, to_file: bool) -> None:
+    """Only warnings, as bullmq's workers log nothing; or a real worker's lines, to a file."""
+    if to_file:
+        configure_logging("info", "json", TemporaryFile("w", encoding="utf-8"))  # noqa: SIM115
     else:
-        configure_logging("info", "json", Path(log).open("w", encoding="utf-8"))  # noqa: SIM115
+        configure_logging("warning", "json")
 
 
 def _version() -> str:

@@ -1,0 +1,77 @@
+"""How near to the ideal: jobs that take 10 ms each, at concurrency 50 and 500.
+
+The ideal is the concurrency divided by the handler's time. Every contender has a process of its
+own on one private Valkey, and rounds alternate.
+
+    python examples/benchmarks/handlers.py --rounds 3 --json handlers.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+# Run as a file, only the file's own folder is importable.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from examples.benchmarks.benchkit.bench import Bench, Round, Shape
+from examples.benchmarks.benchkit.process import CONTENDERS
+from examples.benchmarks.benchkit.report import progress
+from examples.benchmarks.benchkit.section import Section, run_alone
+
+_SECONDS = 1.5
+_SLEEP = 10
+_MOST_JOBS = 12_000
+
+
+def measure(options: argparse.Namespace) -> Section:
+    """Run the rounds of every contender."""
+    rows, results = [], []
+    with Bench(warm_up=500) as bench:
+        for concurrency in options.concurrency:
+            ideal = concurrency / _SLEEP * 1000
+            rounds: dict[str, list[Round]] = {key: [] for key in options.contenders}
+            for _ in range(options.rounds):
+                for key, done in rounds.items():
+                    jobs = min(round(ideal * _SECONDS), _MOST_JOBS)
+                    done.append(
+                        bench.timed(CONTENDERS[key], concurrency, jobs, shape=Shape(sleep=_SLEEP))
+                    )
+                    rate = done[-1].jobs_per_second
+                    progress(f"concurrency {concurrency}, {key}: {rate:,.0f} jobs/s")
+            for key, done in rounds.items():
+                rate = median(each.jobs_per_second for each in done)
+                share = median(each.server_share for each in done)
+                label = CONTENDERS[key].label
+                rows.append(
+                    (concurrency, label, ideal, rate, f"{rate / ideal:.0%}", f"{share:.0%}")
+                )
+                results.append(
+                    {"contender": label, "concurrency": concurrency, "ideal": ideal}
+                    | {"rounds": [asdict(each) for each in done]}
+                )
+    return Section(
+        title="Handlers of 10 ms",
+        note="Jobs/s against the ideal, the concurrency divided by 10 ms. The server's share is "
+        "the part of the time in which Redis ran scripts.",
+        headings=("concurrency", "worker", "ideal", "jobs/s", "of the ideal", "server's share"),
+        rows=rows,
+        results=results,
+        versions=bench.versions,
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the program's flags."""
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each contender")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[50, 500])
+    parser.add_argument(
+        "--contenders", nargs="+", choices=list(CONTENDERS), default=["ours", "bullmq-node"]
+    )
+
+
+if __name__ == "__main__":
+    run_alone(__doc__, measure, add_options)
