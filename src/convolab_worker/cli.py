@@ -140,12 +140,20 @@ def _migrate(given: argparse.Namespace) -> int:
     )
 
 
+def _doctor(given: argparse.Namespace) -> int:
+    settings = _settings(given)
+    from convolab_worker.commands import doctor
+
+    return doctor.doctor(settings, strict=given.strict, as_lines=given.json)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "drain": _drain,
     "enqueue": _enqueue,
     "status": _status,
     "migrate": _migrate,
+    "doctor": _doctor,
     "cost": cost_report.main,
 }
 
@@ -199,6 +207,7 @@ def _parser() -> _Parser:
     _add_enqueue(commands)
     _add_status(commands)
     _add_migrate(commands)
+    _add_doctor(commands)
     _add_cost(commands)
     return parser
 
@@ -292,6 +301,15 @@ def _add_migrate(commands: Any) -> None:
     )
     command.add_argument("--yes", action="store_true", help="move them")
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_doctor(commands: Any) -> None:
+    summary = "check the server, the queues and the settings, and say what to do"
+    command = _command(
+        commands, "doctor", summary, "app", "idle_max", "lock_duration", "command_timeout"
+    )
+    command.add_argument("--strict", action="store_true", help="exit with 1 for a warning, too")
+    command.add_argument("--json", action="store_true", help="print JSON instead of lines")
 
 
 def _add_cost(commands: Any) -> None:

@@ -1,0 +1,175 @@
+"""``doctor`` on real servers: well ones, misconfigured ones, and none at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from convolab_worker import HandlerRegistry, JobClient, Settings, Worker
+from convolab_worker.server import WakeServer
+from tests.support.commands import Commands
+from tests.support.server import ServerProcess
+
+pytestmark = pytest.mark.asyncio
+Verdicts = dict[str, tuple[str, str]]
+
+
+class Patient:
+    """A server of the test's own, and the command on it."""
+
+    def __init__(self, server: ServerProcess, directory: Path) -> None:
+        """Start nothing."""
+        self.server = server
+        self.commands = Commands(directory, server.url, "jobs")
+        self.redis = Redis.from_url(server.url, decode_responses=True)
+
+    async def examine(self, *flags: str, **environ: str) -> tuple[int, Verdicts]:
+        """The exit code, and what was found by check."""
+        code, out, err = await self.commands.run("doctor", "--json", *flags, **environ)
+        assert out, err
+        findings: list[dict[str, Any]] = json.loads(out)
+        return code, {each["check"]: (each["verdict"], each["found"]) for each in findings}
+
+
+@pytest_asyncio.fixture
+async def patient(
+    start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> AsyncIterator[Patient]:
+    """A healthy server: durable, with nothing in it."""
+    patient = Patient(start_server(durable=True), tmp_path)
+    yield patient
+    await patient.redis.aclose()
+    await patient.commands.close()
+
+
+async def test_a_healthy_server_is_found_well_and_left_as_it_was(patient: Patient) -> None:
+    """Every check is ok, strictly too, and no key is left."""
+    code, found = await patient.examine("--strict")
+
+    assert code == 0
+    assert {verdict for verdict, _ in found.values()} == {"ok"}
+    assert {"server", "eviction", "permissions", "scripts", "blocking read", "clock"} <= set(found)
+    assert await patient.redis.dbsize() == 0
+
+
+async def test_misconfigurations_are_found_one_by_one(patient: Patient) -> None:
+    """Each is named with what was found, and the exit code is 1."""
+    await patient.redis.config_set("maxmemory-policy", "allkeys-lru")
+    await patient.redis.config_set("maxmemory", "100mb")
+    await patient.redis.config_set("timeout", "60")
+    await patient.redis.config_set("appendonly", "no")
+    await patient.redis.hset("bull:jobs:meta", "version", "bullmq:5.81.5")
+    await patient.redis.lpush("bull:jobs:paused", "1", "2")
+
+    code, found = await patient.examine("--lock-duration", "5s", "--idle-max", "30m")
+
+    assert code == 1
+    assert found["eviction"] == ("failure", "allkeys-lru")
+    assert found["idle time-out"] == ("warning", "60 s")
+    assert found["persistence"][0] == "warning"
+    assert found["lock"][0] == "warning"
+    assert found["queue jobs"] == ("warning", "BullMQ 5.81.5")
+    assert found["queue jobs, paused"][1].startswith("2 jobs")
+
+
+async def test_a_warning_is_a_failure_only_where_that_is_asked_for(patient: Patient) -> None:
+    """--strict is for CI."""
+    await patient.redis.config_set("appendonly", "no")
+
+    assert (await patient.examine())[0] == 0
+    assert (await patient.examine("--strict"))[0] == 1
+
+
+async def test_missing_permissions_are_named_as_the_rules_that_grant_them(
+    patient: Patient,
+) -> None:
+    """A command, a subcommand and the keys; and what can't be asked is not known."""
+    rules = ("on", ">pw", "~bull:*", "+@all", "-lpos", "-client|kill", "-info")
+    await patient.redis.execute_command("ACL", "SETUSER", "worker", *rules)  # type: ignore[no-untyped-call]
+    url = patient.server.url.replace("redis://", "redis://worker:pw@")
+
+    code, found = await patient.examine("--redis-url", url)
+    _, elsewhere = await patient.examine("--redis-url", url, "--prefix", "jobs")
+
+    assert code == 1
+    assert found["permissions"] == ("failure", "worker lacks +lpos +client|kill")
+    assert found["server"][0] == found["memory"][0] == "unknown"
+    assert "~jobs:*" in elsewhere["permissions"][1]
+
+
+@pytest.mark.parametrize("wrong", ["password", "port"])
+async def test_a_server_that_lets_nobody_in_is_one_failure(patient: Patient, wrong: str) -> None:
+    """With what is wrong and what to compare, and no traceback."""
+    await patient.redis.config_set("requirepass", "secret")
+    url = patient.server.url.replace("redis://", "redis://:guess@")
+    if wrong == "port":
+        url = "redis://127.0.0.1:1"
+
+    code, found = await patient.examine("--redis-url", url)
+
+    assert code == 1
+    assert list(found) == ["connection"]
+    assert found["connection"][0] == "failure"
+    assert "guess" not in str(found)
+
+
+async def test_names_that_nobody_handles_are_found_with_the_application(
+    patient: Patient, tmp_path: Path
+) -> None:
+    """Waiting, prioritized and delayed jobs are looked at."""
+    (tmp_path / "jobs.py").write_text(
+        "from convolab_worker import HandlerRegistry\n"
+        "handlers = HandlerRegistry()\n"
+        "handlers.audio('known')(lambda job: None)\n"
+    )
+    async with JobClient(redis_url=patient.server.url, queues=("jobs",)) as client:
+        await client.enqueue("known")
+        assert (await patient.examine("--app", "jobs:handlers"))[0] == 0
+        await client.enqueue("mistyped", delay=500)
+
+    code, found = await patient.examine("--app", "jobs:handlers")
+
+    assert code == 1
+    assert found["queue jobs, handlers"] == ("failure", "nobody handles: mistyped")
+
+
+async def test_the_wake_server_is_reached_and_its_token_tried_without_waking_it(
+    patient: Patient,
+) -> None:
+    """The right token is ok, a wrong one and nobody listening are failures."""
+    handlers = HandlerRegistry()
+    handlers.audio("work")(lambda _job: None)
+    settings = Settings(redis_url=patient.server.url, queues=("jobs",), port=0, wake_token="right")
+    worker = Worker(handlers, settings)
+    async with WakeServer(worker) as server, worker:
+        url = f"http://127.0.0.1:{server.port}"
+        right = await patient.examine(CONVOLAB_WAKE_URL=url, CONVOLAB_WAKE_TOKEN="right")
+        wrong = await patient.examine(CONVOLAB_WAKE_URL=url, CONVOLAB_WAKE_TOKEN="wrong")
+        drains = worker.stats()["drains"]
+    gone = await patient.examine(CONVOLAB_WAKE_URL=url, CONVOLAB_WAKE_TOKEN="right")
+
+    assert right[0] == 0
+    assert right[1]["wake"] == ("ok", "reached, answers 200")
+    assert wrong[1]["wake"] == ("failure", "the token is refused (401)")
+    assert gone[1]["wake"][0] == "failure"
+    assert drains == 0
+
+
+async def test_it_reads_as_lines_with_what_to_do(patient: Patient) -> None:
+    """A verdict a line; below what is not well, why and what to do."""
+    await patient.redis.config_set("maxmemory-policy", "volatile-ttl")
+    await patient.redis.config_set("maxmemory", "100mb")
+
+    code, out, _ = await patient.commands.run("doctor")
+
+    lines = out.splitlines()
+    at = next(place for place, line in enumerate(lines) if line.startswith("failure  eviction"))
+    assert code == 1
+    assert lines[at + 1].strip().startswith("why: ")
+    assert lines[at + 2].strip().startswith("do:  CONFIG SET maxmemory-policy noeviction")
