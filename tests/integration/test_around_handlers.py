@@ -318,6 +318,33 @@ async def test_a_queue_out_of_rate_is_not_taken_from(
     assert cpu < 0.15  # a loop that asks again and again would use all of it
 
 
+async def test_a_job_that_waits_for_its_rate_keeps_its_lock(
+    make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parked for longer than a lock lasts, it is no other worker's, and runs once."""
+    handlers, starts = HandlerRegistry(), []
+
+    @handlers.audio("slow", rate="1/2s")
+    async def slow(job: Job[Any]) -> int:
+        starts.append(job.id)
+        return job.attempt
+
+    @handlers.audio("other")
+    async def other(_job: Job[Any]) -> None:
+        """Keeps the queue open, so that jobs of the first are parked."""
+
+    settings = make_settings(lock_duration=1.0)
+    async with JobClient(settings) as client, Worker(handlers, settings) as worker:
+        ids = [await client.enqueue("slow") for _ in range(2)]
+        await wait_until(lambda: worker.stats()["parked"], what="a parked job")
+        async with Worker(handlers, settings):
+            attempts = [await client.result(job_id, SOON) for job_id in ids]
+
+    assert starts == ids
+    assert attempts == [1, 1]
+    assert "jobs.stalled" not in capsys.readouterr().out
+
+
 async def test_a_drain_waits_for_the_rate(make_settings: MakeSettings) -> None:
     """Nothing is left because a handler rested, whether it was parked or still in the queue."""
     handlers, settings = HandlerRegistry(), make_settings()
