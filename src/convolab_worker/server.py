@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import structlog
 
 from convolab_worker.errors import ConfigurationError, NotRunning
+from convolab_worker.serving.authorization import Authorization, authorization
 from convolab_worker.vitals import Watch
 
 if TYPE_CHECKING:
@@ -39,15 +40,14 @@ def wake_app(worker: Worker) -> web.Application:
     To be served by itself, or added to an application of yours under a path. Who may call is the
     settings' to say: without a token or an audience anybody may. Raises ConfigurationError.
     """
-    return _app(_Here(worker), worker.settings)
+    return _app(_Here(worker), worker.settings, authorization(worker.settings))
 
 
-def _app(workload: _Here | _Across, settings: Settings) -> web.Application:
-    from convolab_worker.serving.authorization import authorization
+def _app(workload: _Here | _Across, settings: Settings, allowed: Authorization) -> web.Application:
     from convolab_worker.serving.routes import make_app
 
     hold = settings.wake_hold if settings.wake_mode == "held" else None
-    return make_app(workload, settings, authorization(settings), hold=hold)
+    return make_app(workload, settings, allowed, hold=hold)
 
 
 class _Here:
@@ -175,6 +175,7 @@ class WakeServer:
     def __init__(self, worker: Worker, *, insecure: bool = False) -> None:
         """Check the settings; nothing is bound yet."""
         self._worker = worker
+        self._allowed = authorization(worker.settings)
         self._insecure = insecure
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -185,7 +186,7 @@ class WakeServer:
         """Bind and listen."""
         here = asyncio.get_running_loop()
         settings = self._worker.settings
-        is_guarded = settings.wake_token is not None or settings.wake_audience is not None
+        is_guarded = not self._allowed.is_open
         is_public = is_guarded or settings.k_service is not None or self._insecure
         sock = _bound("0.0.0.0" if is_public else "127.0.0.1", settings.port)  # noqa: S104
         self.port = sock.getsockname()[1]
@@ -236,7 +237,7 @@ class WakeServer:
         from convolab_worker.serving.listener import Listener
 
         self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
-        listener = Listener(_app(workload, self._worker.settings))
+        listener = Listener(_app(workload, self._worker.settings, self._allowed))
         await listener.open(sock)
         self._tell(here, self._started)
         await self._closing.wait()

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
+from prometheus_client.parser import text_string_to_metric_families
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
-from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker import HandlerRegistry, Job, Settings, Worker
+from convolab_worker.errors import ConfigurationError
 from convolab_worker.server import WakeServer
+from convolab_worker.serving import gate, listener, routes
+from tests.support.commandstats import counted_commands
+from tests.support.server import ServerProcess
+from tests.support.serving import raw, serving
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
 
 Data = dict[str, Any]
-
-
-@asynccontextmanager
-async def serving(
-    handlers: HandlerRegistry, settings: Settings
-) -> AsyncIterator[tuple[Worker, JobClient, ClientSession]]:
-    """A worker behind its wake server, and a session with the server as its base."""
-    worker = Worker(handlers, settings.replace(port=0))
-    async with WakeServer(worker) as server:
-        base = f"http://127.0.0.1:{server.port}"
-        async with JobClient(settings) as client, worker, ClientSession(base) as session:
-            await wait_until(lambda: worker.vitals().ready, what="the worker's readiness")
-            yield worker, client, session
+ROUTES = ["/wake", "/health", "/healthz", "/ready", "/readyz", "/metrics", "/", "/openapi.json"]
 
 
 @pytest.fixture
@@ -44,6 +42,9 @@ def handlers() -> HandlerRegistry:
     return registry
 
 
+# wake
+
+
 async def test_a_wake_is_answered_at_once_and_a_hold_when_all_is_done(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
@@ -51,7 +52,7 @@ async def test_a_wake_is_answered_at_once_and_a_hold_when_all_is_done(
     async with serving(handlers, make_settings()) as (_, client, session):
         async with session.get("/wake") as at_once:
             assert at_once.status == 202
-            assert (await at_once.json())["status"] == "awake"
+            assert await at_once.json() == {"status": "awake", "running": 0}
         await client.enqueue("work", {"seconds": 0.2})
         async with session.post("/wake?hold=30s") as held:
             assert held.status == 200
@@ -73,3 +74,355 @@ async def test_a_worker_that_works_when_held_holds_by_default(
         async with session.post("/wake") as held:
             assert held.status == 200
             assert (await held.json())["processed"] == 1
+
+
+@pytest.mark.parametrize("hold", ["x", "", "0", "61m", "-1", "inf", "1&hold=2"])
+async def test_a_wrong_hold_is_refused_with_what_was_expected(
+    hold: str, handlers: HandlerRegistry, make_settings: Callable[..., Settings]
+) -> None:
+    """400, in JSON, before anything is held."""
+    async with (
+        serving(handlers, make_settings()) as (_, _, session),
+        session.get(f"/wake?hold={hold}") as answer,
+    ):
+        assert answer.status == 400
+        assert "expected a duration from 1s to 1h" in (await answer.json())["error"]
+
+
+async def test_a_hold_can_stream_its_progress(
+    handlers: HandlerRegistry,
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A line of JSON now and then, and the answer as the last one."""
+    monkeypatch.setattr(routes, "_LINE_SECONDS", 0.05)
+    async with serving(handlers, make_settings(wake_mode="held")) as (_, client, session):
+        await client.enqueue("work", {"seconds": 0.5})
+        accept = {"Accept": "application/x-ndjson, application/json;q=0.9"}
+        async with session.get("/wake", headers=accept) as answer:
+            assert answer.content_type == "application/x-ndjson"
+            lines = [json.loads(line) async for line in answer.content]
+
+    assert {"status": "working", "processed": 0, "failed": 0, "running": 1} in lines
+    assert (lines[-1]["status"], lines[-1]["processed"]) == ("drained", 1)
+
+
+async def test_who_hangs_up_holds_no_longer(
+    make_settings: Callable[..., Settings], redis: Redis, queue_name: str
+) -> None:
+    """The connection is closed while a job runs: nobody holds, and the job goes back."""
+    handlers, started = HandlerRegistry(), asyncio.Event()
+
+    @handlers.audio("work")
+    async def work(job: Job[Data]) -> None:
+        started.set()
+        await job.cancelled.wait()
+
+    async with serving(handlers, make_settings(wake_mode="held")) as (worker, client, session):
+        await client.enqueue("work", {})
+        call = asyncio.create_task(session.post("/wake").__aenter__())
+        await asyncio.wait_for(started.wait(), 10)
+        call.cancel()
+        await wait_until(
+            lambda: worker.stats()["running"] == 0 and not worker.stats()["held"],
+            what="the end of the hold",
+        )
+        await wait_until(lambda: redis.llen(f"bull:{queue_name}:wait"), what="the job's return")
+
+
+async def test_a_hold_without_redis_is_answered_with_503(
+    handlers: HandlerRegistry,
+    make_settings: Callable[..., Settings],
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    """Nothing can be counted: an error, not numbers that are made up."""
+    server = start_server()
+    settings = make_settings(redis_url=server.url, wake_mode="held")
+    async with serving(handlers, settings) as (_, _, session):
+        server.kill()
+        async with session.get("/wake?hold=1s") as answer:
+            assert answer.status == 503
+            assert "Redis" in (await answer.json())["error"]
+
+
+# probes
+
+
+async def test_probes_and_metrics_send_nothing_to_redis(
+    handlers: HandlerRegistry,
+    make_settings: Callable[..., Settings],
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    """Every route but /wake answers from memory."""
+    settings = make_settings(redis_url=start_server().url, wake_mode="held")
+    async with (
+        Redis.from_url(settings.redis_url) as redis,
+        serving(handlers, settings) as (_, _, session),
+    ):
+        async with counted_commands(redis) as counts:
+            for path in ROUTES[1:] * 3:
+                async with session.get(path) as answer:
+                    assert answer.status == 200, path
+        assert counts.total == 0, counts.calls
+
+
+async def test_health_is_200_while_redis_is_away_and_ready_is_503(
+    handlers: HandlerRegistry,
+    make_settings: Callable[..., Settings],
+    start_server: Callable[..., ServerProcess],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A restart would not bring Redis back: nobody is to be killed for it."""
+    monkeypatch.setattr(routes, "_LOOK_SECONDS", 0.02)
+    server = start_server()
+    async with serving(handlers, make_settings(redis_url=server.url)) as (worker, _, session):
+        server.kill()
+        await wait_until(lambda: not worker.vitals().ready, what="the loss of the connection")
+        await asyncio.sleep(20 * 0.02)  # looks, of which five in vain would be a problem
+        async with session.get("/ready") as ready, session.get("/health") as health:
+            assert (ready.status, health.status) == (503, 200)
+        server.start()
+        await wait_until(lambda: worker.vitals().ready, what="the connection")
+
+
+async def test_health_answers_503_while_a_handler_blocks_the_loop(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has a thread of its own: the hang is told of while it lasts, and then is over."""
+    monkeypatch.setattr(routes, "_LOOK_SECONDS", 0.02)
+    handlers, release = HandlerRegistry(), threading.Event()
+    seen: list[tuple[int, str]] = []
+
+    @handlers.audio("blocks")
+    async def blocks(_: Job[Data]) -> None:
+        assert release.wait(20), "nobody saw the hang"
+
+    def watch(url: str) -> None:
+        try:
+            while not seen:
+                try:
+                    urllib.request.urlopen(url, timeout=10).close()  # noqa: S310 - on loopback
+                except urllib.error.HTTPError as error:
+                    seen.append((error.code, json.loads(error.read())["problem"]))
+        finally:
+            release.set()
+
+    async with serving(handlers, make_settings()) as (_, client, session):
+        url = f"{session._base_url}/health".replace("//health", "/health")  # noqa: SLF001
+        watching = asyncio.create_task(asyncio.to_thread(watch, url))
+        job_id = await client.enqueue("blocks", {})
+        await client.result(job_id, timeout=30)
+        await watching
+        assert seen[0][0] == 503
+        assert "event loop has not turned" in seen[0][1]
+
+        await wait_until(lambda: _status(session, "/health", 200), what="health")
+
+
+async def test_health_answers_503_when_jobs_are_not_taken(
+    handlers: HandlerRegistry,
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The event loop turns, and the loop that takes jobs is stuck in something."""
+    monkeypatch.setattr(routes, "_LOOK_SECONDS", 0.02)
+    settings = make_settings(command_timeout=0.1)
+    async with serving(handlers, settings) as (worker, _, session):
+        assert worker._parts is not None  # noqa: SLF001 - a fault is put into its insides
+        never = asyncio.Event()
+
+        async def stuck(*_: object, **__: object) -> None:
+            await never.wait()
+
+        monkeypatch.setattr(worker._parts.waiting, "look_round", stuck)  # noqa: SLF001
+        worker.wake()
+        await wait_until(lambda: _status(session, "/health", 503), what="ill health")
+
+
+async def _status(session: Any, path: str, status: int) -> bool:
+    async with session.get(path) as answer:
+        return bool(answer.status == status)
+
+
+async def test_metrics_are_the_workers(
+    handlers: HandlerRegistry, make_settings: Callable[..., Settings]
+) -> None:
+    """A job that ran is in them, and Prometheus's parser reads them."""
+    async with serving(handlers, make_settings(wake_mode="held")) as (_, client, session):
+        await client.enqueue("work", {})
+        async with session.get("/wake"), session.get("/metrics") as answer:
+            assert answer.content_type == "text/plain"
+            text = await answer.text()
+
+    values = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert values["convolab_worker_jobs_total", "audio", "completed"] == 1
+    assert values["convolab_worker_drains_total",] == 1
+    assert values["convolab_worker_http_requests_total", "wake", "200"] == 1
+
+
+# who may call
+
+
+async def test_a_token_is_asked_for(
+    handlers: HandlerRegistry, make_settings: Callable[..., Settings]
+) -> None:
+    """/wake, /metrics and / need it; probes do not; it is never in the log."""
+    secret = "t0p-s3cret"
+    with capture_logs() as logs:
+        async with serving(handlers, make_settings(wake_token=secret)) as (_, _, session):
+            for path in ("/wake", "/metrics", "/"):
+                for header in (None, secret, "Bearer", f"Basic {secret}", f"Bearer {secret}x"):
+                    headers = {} if header is None else {"Authorization": header}
+                    async with session.get(path, headers=headers) as answer:
+                        assert answer.status == 401, (path, header)
+                        assert answer.headers["WWW-Authenticate"] == "Bearer"
+                        assert "error" in await answer.json()
+                headers = {"Authorization": f"bearer {secret}"}
+                async with session.get(path, headers=headers) as answer:
+                    assert answer.status in {200, 202}, path
+            for path in ("/health", "/healthz", "/ready", "/readyz", "/openapi.json"):
+                async with session.get(path) as answer:
+                    assert answer.status == 200, path
+
+    assert secret not in repr(logs)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "insecure", "host"),
+    [
+        ({}, False, "127.0.0.1"),
+        ({}, True, "0.0.0.0"),  # noqa: S104 - what is asked for
+        ({"wake_token": "t0ken"}, False, "0.0.0.0"),  # noqa: S104
+        ({"k_service": "worker"}, False, "0.0.0.0"),  # noqa: S104
+    ],
+)
+async def test_without_a_token_only_this_machine_may_call(
+    overrides: Data,
+    insecure: bool,  # noqa: FBT001
+    host: str,
+    handlers: HandlerRegistry,
+    make_settings: Callable[..., Settings],
+) -> None:
+    """Loopback, unless Cloud Run stands before it or --insecure says that anybody may."""
+    worker = Worker(handlers, make_settings(port=0, **overrides))
+    with capture_logs() as logs:
+        async with WakeServer(worker, insecure=insecure):
+            pass
+
+    assert [line["host"] for line in logs if line["event"] == "server.listening"] == [host]
+
+
+async def test_a_port_that_is_taken_is_told_before_anything_starts(
+    handlers: HandlerRegistry, make_settings: Callable[..., Settings]
+) -> None:
+    """The setting is named, with what was expected."""
+    async with WakeServer(Worker(handlers, make_settings(port=0))) as server:
+        second = WakeServer(Worker(handlers, make_settings(port=server.port)))
+        with pytest.raises(ConfigurationError, match=f"PORT={server.port}: expected a port that"):
+            await second.__aenter__()
+
+
+# limits
+
+
+async def test_too_many_requests_are_told_when_to_come_back(
+    handlers: HandlerRegistry, make_settings: Callable[..., Settings]
+) -> None:
+    """429 with Retry-After; probes are not counted."""
+    async with serving(handlers, make_settings(wake_rate=2)) as (_, _, session):
+        statuses, retry_after = [], None
+        for _ in range(10):
+            async with session.get("/wake") as answer:
+                statuses.append(answer.status)
+                retry_after = answer.headers.get("Retry-After")
+        assert (statuses[-1], retry_after) == (429, "1")
+        async with session.get("/health") as health:
+            assert health.status == 200
+
+    assert 4 <= statuses.count(202) < 10
+
+
+async def test_unknown_routes_and_wrong_methods_are_json_and_every_answer_is_careful(
+    handlers: HandlerRegistry, make_settings: Callable[..., Settings]
+) -> None:
+    """404 and 405 as all other errors; headers that browsers heed; no version of anything."""
+    async with serving(handlers, make_settings()) as (_, _, session):
+        async with session.get("/nowhere") as unknown, session.delete("/wake") as wrong:
+            assert (unknown.status, wrong.status) == (404, 405)
+            assert await unknown.json() == {"error": "/nowhere: no such route"}
+            assert await wrong.json() == {"error": "DELETE: expected GET, POST"}
+            assert wrong.headers["Allow"] == "GET,POST"
+        for path in (*ROUTES, "/nowhere"):
+            async with session.get(path) as answer:
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
+                assert answer.headers["Cache-Control"] == "no-store"
+                assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+                assert answer.headers["Server"] == "convolab-worker"
+
+
+async def test_what_is_too_large_is_refused(
+    handlers: HandlerRegistry, make_settings: Callable[..., Settings]
+) -> None:
+    """A body by its length or as it comes, and a header; the server goes on."""
+    async with serving(handlers, make_settings()) as (_, _, session):
+
+        async def endless() -> Any:
+            for _ in range(100):
+                yield b"x" * 4096
+
+        for body in (b"x" * 100_000, endless()):
+            async with session.post("/wake", data=body) as answer:
+                assert answer.status == 413
+                assert "expected 65536 bytes" in (await answer.json())["error"]
+        async with session.get("/wake", headers={"X-Long": "x" * 20_000}) as answer:
+            assert answer.status == 400
+        async with session.post("/wake", data=b"x" * 60_000) as answer:
+            assert answer.status == 202
+
+
+async def test_slow_clients_are_cut_off(
+    handlers: HandlerRegistry,
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever does not finish a head is hung up on; a body that does not come is answered 408."""
+    monkeypatch.setattr(listener, "_HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(gate, "_BODY_SECONDS", 0.2)
+    async with WakeServer(Worker(handlers, make_settings(port=0))) as server:
+        assert server.port is not None
+        assert await raw(server.port, b"") == b""
+        assert await raw(server.port, b"GET /wake HTTP/1.1\r\nHost: x\r\nX-Slow: ") == b""
+        slow = await raw(
+            server.port, b"POST /wake HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc"
+        )
+        assert slow.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_flood_of_wakes_is_one_look_a_second(
+    handlers: HandlerRegistry,
+    make_settings: Callable[..., Settings],
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    """A thousand wakes: commands by the second that they took, not by their number."""
+    settings = make_settings(
+        redis_url=start_server().url, wake_rate=100_000, idle_min=600.0, idle_max=600.0
+    )
+    async with serving(handlers, settings) as (worker, _, session):
+        await wait_until(lambda: worker.stats()["idle"]["until"], what="a wait")
+        before = worker.stats()["commands"]["sent"]
+        began = asyncio.get_running_loop().time()
+
+        async def call() -> None:
+            for _ in range(100):
+                async with session.get("/wake") as answer:
+                    assert answer.status == 202
+
+        await asyncio.gather(*[call() for _ in range(10)])
+        seconds = asyncio.get_running_loop().time() - began
+        sent = worker.stats()["commands"]["sent"] - before
+
+    assert 1 <= sent <= seconds + 2

@@ -54,6 +54,11 @@ def loaded_by(program: str) -> set[str]:
             id="a-worker-about-to-start",
         ),
         pytest.param(
+            "from convolab_worker.commands import work; import convolab_worker.server",
+            HEAVY,
+            id="run-without-wake",
+        ),
+        pytest.param(
             "from convolab_worker import JobClient, Settings; JobClient(Settings())",
             HEAVY | {"convolab_worker.waker", "convolab_worker.waking"},
             id="a-client",

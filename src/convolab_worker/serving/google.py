@@ -31,9 +31,9 @@ _log = structlog.get_logger("convolab_worker")
 class Certificates:
     """The signing certificates at ``url`` by key id, kept for as long as their answer allows."""
 
-    def __init__(self, url: str = CERTIFICATES_URL) -> None:
-        """Fetch nothing yet."""
-        self._url = url
+    def __init__(self, url: str | None = None) -> None:
+        """Fetch nothing yet; from Google, unless another ``url`` is given."""
+        self._url = CERTIFICATES_URL if url is None else url
         self._known: Mapping[str, str] = {}
         self._good_until = 0.0
         self._may_ask_at = 0.0

@@ -1,0 +1,223 @@
+"""Google's identity tokens at the wake server, signed with keys of our own and checked in full."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+from google.auth import crypt, jwt
+
+from convolab_worker import HandlerRegistry, Job, Settings
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.serving import google
+from convolab_worker.serving.authorization import authorization
+from convolab_worker.serving.google import Certificates, IdentityTokens
+from tests.support.serving import serving
+
+pytestmark = pytest.mark.asyncio
+
+AUDIENCE = "https://worker.example.com"
+EMAIL = "scheduler@project.iam.gserviceaccount.com"
+
+
+class Key:
+    """A signing key and its certificate, as Google has them."""
+
+    def __init__(self, key_id: str) -> None:
+        self.id = key_id
+        private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem = private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+        self._signer: Any = crypt.RSASigner.from_string(pem, key_id)  # type: ignore[no-untyped-call]
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "federated-signon")])
+        now = dt.datetime.now(dt.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(private.public_key())
+            .serial_number(1)
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .sign(private, hashes.SHA256())
+        )
+        self.certificate = certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def token(self, key_id: str | None = None, **changes: Any) -> str:
+        """An identity token that is right but for the changes; None leaves a claim out."""
+        now = int(time.time())
+        claims = {
+            "iss": "https://accounts.google.com",
+            "aud": AUDIENCE,
+            "sub": "1",
+            "email": EMAIL,
+            "email_verified": True,
+            "iat": now - 5,
+            "exp": now + 3600,
+        }
+        kept = {name: value for name, value in {**claims, **changes}.items() if value is not None}
+        signed: bytes = jwt.encode(self._signer, kept, key_id=key_id)  # type: ignore[no-untyped-call]
+        return signed.decode()
+
+
+@pytest.fixture(scope="module")
+def key() -> Key:
+    """Google's key, so to say."""
+    return Key("key-1")
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Key:
+    """Another key, that claims to be the same one."""
+    return Key("key-1")
+
+
+class Issuer:
+    """Serves certificates on loopback, and counts who asks."""
+
+    def __init__(self, *keys: Key) -> None:
+        self.keys = list(keys)
+        self.asked = 0
+        self.status = 200
+        self.url = ""
+
+    async def answer(self, _: web.Request) -> web.Response:
+        """Give the certificates by key id, to be kept for an hour."""
+        self.asked += 1
+        text = json.dumps({key.id: key.certificate for key in self.keys})
+        headers = {"Cache-Control": "public, max-age=3600, must-revalidate"}
+        return web.Response(status=self.status, text=text, headers=headers)
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[Issuer]:
+        """Listen on a free port."""
+        app = web.Application()
+        app.router.add_get("/certs", self.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/certs"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+async def test_the_server_takes_a_right_token_and_no_other(
+    key: Key,
+    stranger: Key,
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Audience, e-mail and signature are checked on every call, the certificates fetched once."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("work")
+    async def work(_: Job[dict[str, Any]]) -> None:
+        """Do nothing."""
+
+    async with Issuer(key).serve() as issuer:
+        monkeypatch.setattr(google, "CERTIFICATES_URL", issuer.url)
+        settings = make_settings(wake_audience=AUDIENCE, wake_emails=("other@example.com", EMAIL))
+        async with serving(handlers, settings) as (_, _, session):
+            for token, status in (
+                (key.token(), 202),
+                (key.token(aud="https://other.example.com"), 401),
+                (key.token(email="stranger@example.com"), 401),
+                (stranger.token(), 401),
+                ("nonsense", 401),
+                (key.token(), 202),
+            ):
+                headers = {"Authorization": f"Bearer {token}"}
+                async with session.post("/wake", headers=headers) as answer:
+                    assert answer.status == status
+        assert issuer.asked == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aud": None},
+        {"aud": [AUDIENCE, "another"]},
+        {"iss": "https://accounts.example.com"},
+        {"iss": None},
+        {"email": None},
+        {"email": 7},
+        {"email_verified": False},
+        {"email_verified": None},
+        {"email_verified": "true"},
+        {"exp": int(time.time()) - 60},
+        {"exp": None},
+        {"iat": int(time.time()) + 600},
+    ],
+    ids=str,
+)
+async def test_each_claim_is_checked(key: Key, changes: dict[str, Any]) -> None:
+    """A token that is signed well and says the wrong thing, or not enough, is refused."""
+    async with Issuer(key).serve() as issuer:
+        tokens = IdentityTokens(AUDIENCE, [EMAIL], Certificates(issuer.url))
+
+        assert not await tokens.accepts(key.token(**changes))
+        assert await tokens.accepts(key.token(email=EMAIL.upper()))
+
+
+async def test_unknown_keys_do_not_make_us_ask_again_and_again(key: Key) -> None:
+    """A token names any key it likes: the certificates are fetched at most every half minute."""
+    async with Issuer(key).serve() as issuer:
+        tokens = IdentityTokens(AUDIENCE, [EMAIL], Certificates(issuer.url))
+        for number in range(20):
+            assert not await tokens.accepts(key.token(f"unknown-{number}"))
+
+        assert issuer.asked == 1
+        assert await tokens.accepts(key.token())
+
+
+async def test_a_new_key_is_fetched(key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google changes its keys every few days: an unknown one is looked for."""
+    monkeypatch.setattr(google, "_RETRY_SECONDS", 0.0)
+    new = Key("key-2")
+    async with Issuer(key).serve() as issuer:
+        tokens = IdentityTokens(AUDIENCE, [EMAIL], Certificates(issuer.url))
+        assert not await tokens.accepts(new.token())
+        issuer.keys.append(new)
+
+        assert await tokens.accepts(new.token())
+        assert await tokens.accepts(key.token())
+        assert issuer.asked == 2
+
+
+async def test_while_google_is_away_known_keys_stay(
+    key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old certificates are better than none; without any, nobody is let in."""
+    monkeypatch.setattr(google, "_RETRY_SECONDS", 0.0)
+    async with Issuer(key).serve() as issuer:
+        issuer.status = 503
+        certificates = Certificates(issuer.url)
+        tokens = IdentityTokens(AUDIENCE, [EMAIL], certificates)
+        assert not await tokens.accepts(key.token())
+        issuer.status = 200
+        assert await tokens.accepts(key.token())
+        monkeypatch.setattr(certificates, "_good_until", 0.0)  # as when they have grown old
+        issuer.status = 503
+
+        assert await tokens.accepts(key.token())
+
+
+async def test_an_audience_alone_is_no_lock() -> None:
+    """Anybody may have Google sign a token for it: e-mail addresses are asked for."""
+    with pytest.raises(ConfigurationError, match="expected CONVOLAB_WAKE_EMAILS beside it"):
+        authorization(Settings(wake_audience=AUDIENCE))
