@@ -105,7 +105,9 @@ def test_every_request_is_answered_as_the_page_says(
             ClientSession(timeout=PATIENCE) as session,
             session.request(method, url, headers=headers, data=body) as answer,
         ):
-            return answer.status, answer.content_type, await answer.read()
+            streams = answer.content_type == "text/event-stream"  # that one never ends
+            content = await answer.content.readline() if streams else await answer.read()
+            return answer.status, answer.content_type, content
 
     headers = {name: value.strip() for name, value in headers.items()}
     status, content_type, content = surface.loop.run_until_complete(ask())

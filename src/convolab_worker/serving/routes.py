@@ -90,7 +90,7 @@ class Routes:
             await _write_line(response, last)
         finally:
             holding.cancel()
-            await asyncio.wait({holding})
+            await asyncio.gather(holding, return_exceptions=True)
         return response
 
     async def health(self, _request: web.Request) -> web.Response:
