@@ -9,6 +9,8 @@ from convolab_worker import producing
 from convolab_worker.children import by_key, child_id, not_ended, results_by_key
 from convolab_worker.payloads import encode_json
 from convolab_worker.producing import NewJob
+from convolab_worker.protocol import Call
+from convolab_worker.scripts import script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +58,15 @@ async def failures(queues: Queues, lease: Lease) -> dict[str, str]:
     """Why children failed whose failure does not fail their parent, by their keys."""
     _, failed = await _ended(queues, lease)
     return by_key(lease.id, failed)
+
+
+async def drop(queues: Queues, lease: Lease) -> None:
+    """Remove the job's children that have not started; doing it again does nothing."""
+    keys = queues.keys[lease.queue]
+    call = Call(
+        "removeUnprocessedChildren", [keys.job(lease.id), keys["meta"]], (keys.base, lease.id)
+    )
+    await script(call.script).run(queues.link, "enqueue", call.keys, call.args)
 
 
 async def _ended(queues: Queues, lease: Lease) -> tuple[dict[str, str], dict[str, str]]:

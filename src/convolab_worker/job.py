@@ -39,6 +39,9 @@ class Line(Protocol):
     def children_failures(self) -> Awaitable[dict[str, str]]:
         """Fetch the reasons of children that failed without failing the job."""
 
+    def drop_children(self) -> Awaitable[None]:
+        """Remove the job's children that have not started."""
+
 
 class AwaitChildren(BaseException):
     """Ends a handler that waits for its children; no ``except Exception`` may catch it."""
@@ -132,6 +135,14 @@ class Job(Generic[T, R]):
     async def children_failures(self) -> dict[str, str]:
         """Why children failed that did not fail this job, by their keys."""
         return await self._line.children_failures()
+
+    async def drop_children(self) -> None:
+        """Remove this job's children that have not started, and theirs.
+
+        For a job that goes on without them, after a child with ``on_failure="continue"`` failed: it
+        can't complete while it has children that may still run.
+        """
+        await self._line.drop_children()
 
     def __repr__(self) -> str:
         """Name the job, without its data."""

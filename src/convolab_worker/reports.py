@@ -118,6 +118,11 @@ class JobLine:
             lambda: families.failures(reports.queues, self._lease)
         )
 
+    async def drop_children(self) -> None:
+        """Remove the job's children that have not started, likewise."""
+        reports = self._reports
+        await reports.reconnection.answered(lambda: families.drop(reports.queues, self._lease))
+
     def _schedule(self) -> None:
         if not self._due or self._timer is not None or self._closed:
             return

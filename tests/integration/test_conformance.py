@@ -44,6 +44,7 @@ PINNED = {
     "addStandardJob": 9,
     "extendLocks": 1,
     "releaseLock": 1,
+    "removeUnprocessedChildren": 2,
     "getCounts": 1,
     "getStateV2": 8,
     "isFinished": 3,
@@ -59,7 +60,9 @@ PINNED = {
     "updateProgress": 3,
 }
 # Scripts that bullmq's Python ships and never runs itself: only their behaviour can be compared.
-NOT_RUN_BY_BULLMQ = {"addLog", "isFinished", "moveJobFromActiveToWait"}
+NOT_RUN_BY_BULLMQ = {
+    "addLog", "isFinished", "moveJobFromActiveToWait", "removeUnprocessedChildren",
+}  # fmt: skip
 
 
 class Recorder:

@@ -89,6 +89,9 @@ class Behaviour:
         if self._runs[job.queue, job.id] == 1:
             await job.enqueue_children([Child(**child) for child in step["children"]])
 
+    async def do_drop(self, _step: dict[str, Any], job: Job[Any]) -> None:
+        await job.drop_children()
+
     async def do_collect(self, _step: dict[str, Any], job: Job[Any]) -> list[str]:
         results, failures = await job.children_results(), await job.children_failures()
         return sorted(

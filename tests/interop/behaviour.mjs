@@ -82,6 +82,10 @@ export class Behaviour {
     return null;
   }
 
+  async drop(_step, { job }) {
+    await job.removeUnprocessedChildren();
+  }
+
   // The results of the children that completed, in an order that does not depend on their ids.
   async collect(_step, { job }) {
     return Object.values(await job.getChildrenValues()).map((value) => JSON.stringify(value)).sort();

@@ -213,7 +213,7 @@ def _opts(opts: dict[str, Any]) -> dict[str, Any]:
 
 def _scheduler(fields: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: "<time>" if name in {"next", "offset", "startDate"} else value
+        name: "<time>" if name in {"next", "offset", "startDate", "endDate"} else value
         for name, value in fields.items()
     }
 

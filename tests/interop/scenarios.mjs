@@ -27,7 +27,7 @@ function batch(jobs, { finished = jobs.length, queues = ["work"], worker, name =
 }
 
 // A parent with the given children (each [data, options]); the parent answers with its children's results.
-function family(children, { parentFinished = 1, childrenFinished = children.length, parent, worker } = {}) {
+function family(children, { parentFinished = 1, childrenFinished = children.length, parent, worker, data } = {}) {
   return {
     queues: ["course", "parts"],
     worker,
@@ -35,7 +35,7 @@ function family(children, { parentFinished = 1, childrenFinished = children.leng
       c.flow().add({
         name: "generate-course",
         queueName: "course",
-        data: { do: { op: "collect" } },
+        data: data ?? { do: { op: "collect" } },
         opts: { jobId: "the-parent", ...parent },
         children: children.map(([data, options], at) => ({
           name: "generate-audio", queueName: "parts", data, opts: { jobId: `child-${at}`, ...options },
@@ -188,6 +188,16 @@ const deduplication = {
       c.observe("the job that holds the key", await c.queue("work").getDeduplicationJobId("same"));
     },
   },
+  "deduplication key removed": {
+    queues: ["work"],
+    stage: (c) => c.queue("work").add("work", give(1), { deduplication: { id: "same", ttl: 60_000 } }),
+    drive: async (c) => {
+      await c.finished("work", 1);
+      c.observe("keys removed", await c.queue("work").removeDeduplicationKey("same"));
+      await c.queue("work").add("work", give(2), { deduplication: { id: "same" } });
+      await c.finished("work", 2);
+    },
+  },
   "deduplication debounce": batch(
     [1, 2, 3].map((value) => [
       give(value), { delay: 80, deduplication: { id: "same", ttl: 80, extend: true, replace: true } },
@@ -207,6 +217,21 @@ const deduplication = {
     },
   },
 };
+
+// Modes that decide about a second and a third job while the first one waits.
+const dedupeModes = {
+  "ttl": [{ ttl: 60_000 }, {}],
+  "ttl that each job extends": [{ ttl: 60_000, extend: true }, {}],
+  "replace while delayed": [{ replace: true }, { delay: 80 }],
+  "ttl and replace": [{ ttl: 80, replace: true }, { delay: 80 }],
+  "keepLastIfActive while waiting": [{ keepLastIfActive: true }, {}],
+};
+for (const [name, [mode, options]] of Object.entries(dedupeModes)) {
+  deduplication[`deduplication ${name}`] = batch(
+    [1, 2, 3].map((value) => [give(value), { ...options, deduplication: { id: "same", ...mode } }]),
+    { finished: 1 },
+  );
+}
 
 const removal = Object.fromEntries(
   Object.entries({
@@ -231,6 +256,14 @@ const flows = {
   "flow failParentOnFailure after attempts": family([[fails("bad part"), { failParentOnFailure: true, attempts: 2 }]]),
   "flow ignoreDependencyOnFailure": family([[fails("bad part"), { ignoreDependencyOnFailure: true }], [give(2)]]),
   "flow continueParentOnFailure": family([[fails("bad part"), { continueParentOnFailure: true }], [give(2)]]),
+  "flow continueParentOnFailure, the other children dropped": family(
+    [[fails("bad part"), { continueParentOnFailure: true }], [give(2), { delay: 3_600_000 }]],
+    { childrenFinished: 1, data: { do: [{ op: "drop" }, { op: "collect" }] } },
+  ),
+  "flow continueParentOnFailure, another child pending": family(
+    [[fails("bad part"), { continueParentOnFailure: true }], [give(2), { delay: 3_600_000 }]],
+    { childrenFinished: 1 },
+  ),
   "flow removeDependencyOnFailure": family([[fails("bad part"), { removeDependencyOnFailure: true }], [give(2)]]),
   "flow without an option leaves its parent waiting": family([[fails("bad part")], [give(2)]], { parentFinished: 0 }),
   "flow with a prioritized parent": family([[give(1)]], { parent: { priority: 4 } }),
@@ -363,6 +396,79 @@ const control = {
       await c.finished("work", 2);
     },
   },
+  "retry all failed jobs": {
+    queues: ["work"],
+    stage: async (c) => {
+      for (const message of ["a", "b", "c"]) await c.queue("work").add("work", fails(message));
+    },
+    drive: async (c) => {
+      await c.finished("work", 3);
+      await c.queue("work").pause(); // so that the order of the retries is the script's alone
+      await c.queue("work").retryJobs({ state: "failed" });
+      await c.queue("work").resume();
+      await c.finished("work", 6);
+    },
+  },
+  "promote all delayed jobs": {
+    queues: ["work"],
+    stage: async (c) => {
+      for (const value of [1, 2, 3]) await c.queue("work").add("work", give(value), { delay: 3_600_000 + value });
+    },
+    drive: async (c) => {
+      await c.queue("work").pause();
+      await c.queue("work").promoteJobs();
+      await c.queue("work").resume();
+      await c.finished("work", 3);
+    },
+  },
+  "promote, remove and retry while a job runs": {
+    queues: ["work"],
+    stage: async (c) => {
+      await c.queue("work").add("work", fails("no", 1), { jobId: "again" });
+      await c.queue("work").add("work", waits("first"), { jobId: "running" });
+      await c.queue("work").add("work", give("promoted"), { jobId: "promoted", delay: 3_600_000 });
+      await c.queue("work").add("work", give("removed"), { jobId: "removed", delay: 3_600_000 });
+    },
+    drive: async (c) => {
+      await c.happened("work", "active", "running");
+      await (await c.queue("work").getJob("again")).retry();
+      await (await c.queue("work").getJob("promoted")).promote();
+      await (await c.queue("work").getJob("removed")).remove();
+      await c.open("first");
+      await c.finished("work", 4);
+    },
+  },
+  "clean completed and failed jobs while a job runs": {
+    queues: ["work"],
+    stage: async (c) => {
+      for (const value of [1, 2]) await c.queue("work").add("work", give(value));
+      await c.queue("work").add("work", fails("no"));
+      await c.queue("work").add("work", waits("last"));
+    },
+    drive: async (c) => {
+      await c.finished("work", 3);
+      await c.happened("work", "active", "4");
+      c.observe("cleaned", [
+        (await c.queue("work").clean(0, 10, "completed")).sort(), await c.queue("work").clean(0, 10, "failed"),
+      ]);
+      await c.open("last");
+      await c.finished("work", 4);
+    },
+  },
+  "drain while a job runs": {
+    queues: ["work"],
+    stage: async (c) => {
+      await c.queue("work").add("work", waits("first"));
+      for (const value of [2, 3]) await c.queue("work").add("work", give(value));
+      await c.queue("work").add("work", give(4), { delay: 3_600_000 });
+    },
+    drive: async (c) => {
+      await c.happened("work", "active", "1");
+      await c.queue("work").drain(true);
+      await c.open("first");
+      await c.finished("work", 1);
+    },
+  },
   "change data, priority and delay": {
     queues: ["work"],
     stage: async (c) => {
@@ -391,6 +497,14 @@ const control = {
       for (const value of [1, 2, 3]) await c.queue("work").add("work", give(value));
     },
     drive: (c) => c.finished("work", 3),
+  },
+  "rate limit of the worker": {
+    ...batch([1, 2, 3].map((value) => [give(value)])),
+    worker: { limiter: { max: 1, duration: 60 } },
+  },
+  "rate limit of the worker that lets two start": {
+    ...batch([1, 2, 3, 4].map((value) => [give(value)])),
+    worker: { limiter: { max: 2, duration: 80 }, concurrency: 1 },
   },
   "worker metrics": { ...batch([[give(1)], [fails("no")]]), worker: { metrics: { maxDataPoints: 10 } } },
 };
@@ -467,6 +581,34 @@ const schedulers = {
         "cron", { pattern: "* * * * * *", tz: "Europe/Lisbon", limit: 1 }, { name: "work", data: give("cron") },
       ),
     drive: (c) => c.finished("work", 1),
+  },
+  "scheduler cron with a limit": {
+    queues: ["work"],
+    stage: (c) =>
+      c.queue("work").upsertJobScheduler("cron", { pattern: "* * * * * *", limit: 2 }, { name: "work", data: give("cron") }),
+    drive: (c) => c.finished("work", 2),
+  },
+  "scheduler whose end has come": {
+    queues: ["work"],
+    stage: async (c) => {
+      const endDate = Date.now() + 100;
+      await c.queue("work").pause();
+      await c.queue("work").upsertJobScheduler("tick", { every: 100, endDate }, { name: "work", data: give("tick") });
+      await c.eventually(() => c.commands.ping(), () => Date.now() > endDate + 5);
+    },
+    drive: async (c) => {
+      await c.queue("work").resume();
+      await c.finished("work", 1);
+    },
+  },
+  "scheduler with options for its jobs": {
+    queues: ["work"],
+    stage: (c) =>
+      c.queue("work").upsertJobScheduler(
+        "tick", { every: 100, limit: 2 },
+        { name: "work", data: fails("again", 1), opts: { attempts: 2, removeOnComplete: true, priority: 3 } },
+      ),
+    drive: (c) => c.until("work", (seen) => seen.filter(({ event }) => event === "completed").length === 2, "two iterations"),
   },
   "scheduler that goes on": {
     queues: ["work"],

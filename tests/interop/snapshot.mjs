@@ -67,6 +67,7 @@ async function describe(context, queue, id) {
     logs: await queue.getJobLogs(id),
     childrenValues: await job.getChildrenValues(),
     ignoredFailures: await job.getIgnoredChildrenFailures(),
+    failedChildrenValues: await job.getFailedChildrenValues(),
     dependencies: await job.getDependencies(),
     dependencyCounts: await job.getDependenciesCount(),
   };

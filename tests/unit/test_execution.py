@@ -53,6 +53,9 @@ class Quiet:
         """No children."""
         return {}
 
+    async def drop_children(self) -> None:
+        """No children."""
+
 
 class Unspeakable(Exception):
     """An exception whose own text raises."""

@@ -31,6 +31,7 @@ class Notes:
         self.rows: list[str] = []
         self.results: dict[str, Any] = {}
         self.failures: dict[str, str] = {}
+        self.dropped = False
 
     def progress(self, value: Any) -> None:
         """Keep it."""
@@ -47,6 +48,10 @@ class Notes:
     async def children_failures(self) -> dict[str, str]:
         """What the test has set."""
         return self.failures
+
+    async def drop_children(self) -> None:
+        """Keep that it was asked for."""
+        self.dropped = True
 
 
 class Writes:
@@ -157,6 +162,16 @@ async def test_results_and_failures_of_children_come_from_the_line() -> None:
 
     assert await job.children_results() == {"a": 1}
     assert await job.children_failures() == {"b": "no voice"}
+
+
+@pytest.mark.asyncio
+async def test_children_are_dropped_by_the_line() -> None:
+    """Which knows the job's key."""
+    notes = Notes()
+
+    await a_job(notes).drop_children()
+
+    assert notes.dropped
 
 
 # the log

@@ -217,6 +217,9 @@ class _Recorder:
     async def children_failures(self) -> dict[str, str]:
         return dict(self._failures)
 
+    async def drop_children(self) -> None:
+        """Nothing: no child was enqueued."""
+
     async def finish(self) -> None:
         self.drop()
 
