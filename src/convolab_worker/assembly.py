@@ -33,6 +33,7 @@ from convolab_worker.runner import Runner
 from convolab_worker.settlement import Settlement
 from convolab_worker.slots import Slots
 from convolab_worker.telemetry import Telemetry
+from convolab_worker.tracing import tracing
 from convolab_worker.waiting import Waiting
 from convolab_worker.wake import Signal
 from convolab_worker.watchdog import Watchdog
@@ -150,7 +151,12 @@ def assemble(
         reconnection=reconnection,
         keeper=keeper,
         runner=Runner(
-            handlers, reports, telemetry, whereabouts, functools.partial(child_reason, queues)
+            handlers,
+            reports,
+            telemetry,
+            whereabouts,
+            functools.partial(child_reason, queues),
+            tracing(settings, _worker_name(settings)),
         ),
         telemetry=telemetry,
         whereabouts=whereabouts,

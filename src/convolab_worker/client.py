@@ -18,6 +18,7 @@ from convolab_worker.keys import STATE_KEYS, QueueKeys
 from convolab_worker.meter import Meter
 from convolab_worker.scripts import script
 from convolab_worker.settings import Settings
+from convolab_worker.tracing import tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -68,6 +69,7 @@ class JobClient:
         self._events = Events(
             Link(address, timeout=settings.command_timeout, meter=self.meter), self._link
         )
+        self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)
 
     async def enqueue(
@@ -101,7 +103,9 @@ class JobClient:
             backoff=backoff,
             deduplication_id=deduplication_id,
         )
-        added = await adding.add(self._link, self.meter, self._keys_of(queue), job)
+        keys = self._keys_of(queue)
+        with self._tracing.adding(keys.queue, name) as carried:
+            added = await adding.add(self._link, self.meter, keys, job.carrying(carried))
         if self._waker is not None:
             self._waker.wake(delay)
         return added
@@ -117,6 +121,8 @@ class JobClient:
         the same call again adds the rest if each job has a ``job_id``.
         """
         additions = await adding.new_jobs(jobs, lambda name: self._keys_of(name or queue))
+        carried = self._tracing.carried()
+        additions = [(keys, job.carrying(carried)) for keys, job in additions]
         ids = await adding.add_many(self._link, self.meter, additions)
         if self._waker is not None:
             for delay in {job.opts.get("delay", 0) for _, job in additions}:

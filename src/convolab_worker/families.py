@@ -13,7 +13,7 @@ from convolab_worker.protocol import Call
 from convolab_worker.scripts import script
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from convolab_worker.children import Child
     from convolab_worker.keys import QueueKeys
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from convolab_worker.queues import Queues
 
 
-async def enqueue(queues: Queues, lease: Lease, children: Sequence[Child]) -> None:
+async def enqueue(
+    queues: Queues, lease: Lease, children: Sequence[Child], carried: Mapping[str, Any]
+) -> None:
     """Add those of ``children`` that have not ended yet; one that was added before is not again.
+
+    ``carried`` are options that they get beside their own.
 
     Raises ConvolabWorkerError if all of them have ended: the handler would ask for ever.
     """
@@ -31,9 +35,8 @@ async def enqueue(queues: Queues, lease: Lease, children: Sequence[Child]) -> No
         asked = not_ended(asked, await results(queues, lease))
         asked = [child for child in asked if not await _has_failed(queues, lease, child)]
     for child in asked:
-        await producing.add(
-            queues.link, queues.meter, _keys(queues, lease, child), _job(queues, lease, child)
-        )
+        job = _job(queues, lease, child, carried)
+        await producing.add(queues.link, queues.meter, _keys(queues, lease, child), job)
 
 
 async def _has_failed(queues: Queues, lease: Lease, child: Child) -> bool:
@@ -89,8 +92,8 @@ def _keys(queues: Queues, lease: Lease, child: Child) -> QueueKeys:
     return queues.keys_of(child.queue or lease.queue)
 
 
-def _job(queues: Queues, lease: Lease, child: Child) -> NewJob:
-    opts: dict[str, object] = {child.failure_option: True}
+def _job(queues: Queues, lease: Lease, child: Child, carried: Mapping[str, Any]) -> NewJob:
+    opts: dict[str, object] = {child.failure_option: True, **carried}
     if child.attempts is not None:
         opts["attempts"] = child.attempts
     if child.priority is not None:

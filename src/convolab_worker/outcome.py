@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from convolab_worker.children import Child
 
 
@@ -40,9 +42,13 @@ class Postponed:
 
 @dataclass(frozen=True, slots=True)
 class AwaitsChildren:
-    """The handler asked for ``children`` and waits for them; it is run again when they are done."""
+    """The handler asked for ``children`` and waits for them; it is run again when they are done.
+
+    ``carried`` are job options that the children get beside their own: a trace's context.
+    """
 
     children: tuple[Child, ...]
+    carried: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,10 @@ class NewJob:
     opts: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
     parent_queue: str | None = None
+
+    def carrying(self, carried: Mapping[str, Any]) -> NewJob:
+        """The job with further options, those that carry a trace's context on."""
+        return dataclasses.replace(self, opts={**self.opts, **carried}) if carried else self
 
 
 def short_options(opts: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from convolab_worker.outcome import (
     Postponed,
     Returned,
 )
+from convolab_worker.tracing import NO_TRACING
 from convolab_worker.whereabouts import innermost
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from convolab_worker.lease import Lease
     from convolab_worker.registry import Handler, HandlerRegistry
     from convolab_worker.telemetry import Telemetry
+    from convolab_worker.tracing import Tracing
     from convolab_worker.whereabouts import Whereabouts
 
 # What a handler gets between being cancelled at a shutdown and losing its slot.
@@ -81,8 +83,10 @@ class Runner:
         telemetry: Telemetry,
         whereabouts: Whereabouts,
         child_reason: Callable[[str], Awaitable[str]],
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         """Keep the collaborators; ``child_reason`` completes a deferred failure's text."""
+        self._tracing = tracing
         self.handlers = handlers
         self._reports = reports
         self._telemetry = telemetry
@@ -100,7 +104,15 @@ class Runner:
         return self.handlers.find(lease.queue, lease.name)
 
     async def run(self, lease: Lease) -> Outcome:
-        """Run the job; its outcome, whatever happens."""
+        """Run the job, in its span; its outcome, whatever happens."""
+        with self._tracing.running(lease) as tell:
+            outcome = await self._outcome(lease)
+            if isinstance(outcome, AwaitsChildren):
+                outcome = AwaitsChildren(outcome.children, self._tracing.carried())
+            tell(outcome)
+        return outcome
+
+    async def _outcome(self, lease: Lease) -> Outcome:
         if lease.deferred_failure is not None:
             return Failed(await self._deferred_reason(lease))
         if lease.problem is not None:
@@ -158,6 +170,7 @@ class Runner:
         waited = max((lease.processed_on - lease.timestamp - lease.delay) / 1000, 0.0)
         kind = NO_HANDLER if handler is None else handler.kind
         self._telemetry.job_finished(kind, came, ran, waited)
+        self._tracing.ended(lease, outcome, ran)
         reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
         self._telemetry.journal.ended(
             Entry(

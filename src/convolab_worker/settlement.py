@@ -108,7 +108,7 @@ class Settlement:
         if isinstance(outcome, Lost):
             raise LockLost(outcome.reason)
         if isinstance(outcome, AwaitsChildren):
-            await families.enqueue(self._queues, lease, outcome.children)
+            await families.enqueue(self._queues, lease, outcome.children, outcome.carried)
             moved = await self._queues.await_children(lease)
             if not moved and not await recovery.is_locked(self._queues, lease):
                 # A write before this one was executed, and the children have ended since.

