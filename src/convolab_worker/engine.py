@@ -473,7 +473,9 @@ class Engine:
                 await self._parts.waiting.glance(queue, time.time())
             except RedisUnavailable as error:
                 self._log.debug("redis.lost", error=str(error))
-        return self._slots.stays(queue, turn, time.time()) and self._slots.free > 0
+            if not self._slots.stays(queue, turn, time.time()):
+                return False
+        return self._slots.free > 0
 
     # ending
 
