@@ -26,6 +26,7 @@ from examples.benchmarks import (
     handlers,
     latency,
     memory,
+    peers,
     scaling,
     throughput,
 )
@@ -47,6 +48,7 @@ _PROGRAMS: tuple[tuple[ModuleType, str], ...] = (
     (memory, "--rounds 2"),
     (scaling, "--rounds 3"),
     (growth, ""),
+    (peers, "--rounds 1"),
 )
 
 

@@ -121,14 +121,15 @@ class LineProcess:
             raise BenchmarkError(self.told("is gone")) from error
         return self.expect(str(request["op"]), timeout=timeout)
 
-    def expect(self, event: str, *, timeout: float) -> dict[str, Any]:
-        """Wait up to ``timeout`` seconds for the next line about ``event``."""
-        line = self.poll(event, timeout=timeout)
+    def expect(self, *events: str, timeout: float) -> dict[str, Any]:
+        """Wait up to ``timeout`` seconds for the next line about one of ``events``."""
+        line = self.poll(*events, timeout=timeout)
         if line is None:
-            raise BenchmarkError(self.told(f"said nothing of {event!r} in {timeout:g} s"))
+            said = " or ".join(events)
+            raise BenchmarkError(self.told(f"said nothing of {said} in {timeout:g} s"))
         return line
 
-    def poll(self, event: str, *, timeout: float) -> dict[str, Any] | None:
+    def poll(self, *events: str, timeout: float) -> dict[str, Any] | None:
         """Wait like ``expect``, and give None when nothing came; other lines are dropped."""
         deadline = time.monotonic() + timeout
         while True:
@@ -137,8 +138,8 @@ class LineProcess:
             except queue.Empty:
                 return None
             if line is None:
-                raise BenchmarkError(self.told(f"ended before it said {event!r}"))
-            if line.get("event") == event:
+                raise BenchmarkError(self.told(f"ended before it said {' or '.join(events)}"))
+            if line.get("event") in events:
                 return line
 
     def close(self) -> None:
