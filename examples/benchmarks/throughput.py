@@ -153,7 +153,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--contenders",
         nargs="+",
         choices=[*CONTENDERS, OURS_LOGGING.key],
-        default=[*CONTENDERS, OURS_LOGGING.key],
+        default=["ours", OURS_LOGGING.key, "bullmq-node", "bullmq-python"],
     )
 
 
