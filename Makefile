@@ -61,6 +61,10 @@ integration: $(VENV)/dev.installed ## the tests on a real server
 interop: $(VENV)/dev.installed node-packages ## the tests with Node's bullmq, 6.x and 5.x
 	$(PYTEST) tests/interop $(PYTEST_ARGS)
 
+.PHONY: compatibility
+compatibility: $(VENV)/dev.installed node-packages ## write the compatibility table into docs/bullmq.md
+	$(BIN)/python -m tests.interop.compatibility
+
 .PHONY: faults
 faults: $(VENV)/dev.installed node-packages ## the fault tests, those that take minutes too
 	$(PYTEST) tests/faults -m "long or not long" $(PYTEST_ARGS)

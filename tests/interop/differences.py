@@ -35,6 +35,14 @@ class Difference:
         )
 
 
+_LEVEL = "job.log is structlog's: a row in Redis begins with its level, and ends with its keys"
+_CHILDS_REASON = (
+    "a parent that its child failed says why that failed, which Node leaves to be looked up"
+)
+_DRAINED = (
+    "a worker that knows when the next delayed job is due finishes without asking for another, and "
+    "BullMQ's script then says that the queue is drained, as it is but for delayed jobs"
+)
 _TOO_EARLY = ": its handler returned too early"
 
 
@@ -69,12 +77,12 @@ def _drained_once_more(gap: Gap) -> bool:
 DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "*/logs/*",
-        "job.log is structlog's: a row in Redis begins with its level, and ends with its keys",
+        _LEVEL,
         _says_its_level,
     ),
     Difference(
         "/keys/*:logs/value/*",
-        "as above, in Redis",
+        _LEVEL,
         _says_its_level,
     ),
     Difference(
@@ -84,13 +92,13 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "*/failedReason",
-        "a parent that its child failed says why that failed, which Node leaves to be looked up",
+        _CHILDS_REASON,
         _gives_the_childs_reason,
         "*flow*",
     ),
     Difference(
         "*/failedReason",
-        "as above, for children that were added at run time",
+        _CHILDS_REASON,
         _gives_the_childs_reason,
         "children at run time*",
     ),
@@ -118,8 +126,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "/events/*",
-        "a worker that knows when the next delayed job is due finishes without asking for another, "
-        "and BullMQ's script then says that the queue is drained, as it is but for delayed jobs",
+        _DRAINED,
         _drained_once_more,
         "delays",
     ),
@@ -134,7 +141,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "/events/*",
-        "the same: of a repeated job the next iteration is delayed while one runs",
+        _DRAINED,
         _drained_once_more,
         "scheduler *",
     ),

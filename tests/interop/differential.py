@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from convolab_worker import Settings, Worker
@@ -46,10 +46,10 @@ class Bench:
         worker = self._our_worker(scenario, prefix)
         return await self._run(scenario, prefix, worker, patience_ms=patience_ms)
 
-    async def raw_by_ours(self, scenario: str) -> Snapshot:
-        """What our worker leaves behind, with its times."""
+    async def raw_by_ours(self, scenario: str, *, workers: int = 1) -> Snapshot:
+        """What so many workers of ours leave behind, with its times."""
         prefix = _new_prefix()
-        return await self._run_raw(scenario, prefix, self._our_worker(scenario, prefix))
+        return await self._run_raw(scenario, prefix, self._our_workers(scenario, prefix, workers))
 
     async def _run(
         self,
@@ -90,6 +90,13 @@ class Bench:
         await self._session.ask("work", scenario=scenario, prefix=prefix)
         yield
         await self._session.ask("rest", prefix=prefix)
+
+    @asynccontextmanager
+    async def _our_workers(self, scenario: str, prefix: str, count: int) -> AsyncIterator[None]:
+        async with AsyncExitStack() as running:
+            for _ in range(count):
+                await running.enter_async_context(self._our_worker(scenario, prefix))
+            yield
 
     @asynccontextmanager
     async def _our_worker(self, scenario: str, prefix: str) -> AsyncIterator[None]:

@@ -686,10 +686,23 @@ const application = {
 // For tests that add jobs themselves.
 const open = { "an open queue": { queues: ["work"], timing: true, drive: async () => {} } };
 
-export const scenarios = {
-  ...open,
-  ...application,
- 
-  ...basics, ...failures, ...order, ...deduplication, ...removal, ...flows, ...reports, ...control, ...accidents,
-  ...schedulers,
+const groups = {
+  "results and data": basics,
+  "failures and attempts": failures,
+  "order": order,
+  "deduplication": deduplication,
+  "removal": removal,
+  "flows": flows,
+  "progress and logs": reports,
+  "control": control,
+  "accidents": accidents,
+  "job schedulers": schedulers,
+  "an API": application,
 };
+
+export const scenarios = Object.assign({ ...open }, ...Object.values(groups));
+
+// The names of those that are run by both workers and compared, by what they are about.
+export const compared = Object.fromEntries(
+  Object.entries(groups).map(([about, group]) => [about, Object.keys(group).filter((name) => !group[name].timing)]),
+);

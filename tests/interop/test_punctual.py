@@ -41,10 +41,14 @@ async def test_a_delayed_job_starts_when_it_is_due(bench: Bench) -> None:
     assert median(late) <= LATE_MS, sorted(late)
 
 
+@pytest.mark.parametrize("limit", ["global rate limit", "rate limit of the worker"])
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.asyncio
-async def test_a_rate_limited_job_starts_when_the_limit_is_over(bench: Bench) -> None:
+async def test_a_rate_limited_job_starts_when_the_limit_is_over(
+    bench: Bench, limit: str, workers: int
+) -> None:
     """With one start in 60 ms allowed, half of the starts come at most 110 ms after another."""
-    raw = await bench.raw_by_ours("global rate limit")
+    raw = await bench.raw_by_ours(limit, workers=workers)
 
     starts = times(raw, "active")
     between = [later - earlier for earlier, later in pairwise(starts)]
@@ -52,10 +56,13 @@ async def test_a_rate_limited_job_starts_when_the_limit_is_over(bench: Bench) ->
     assert median(between) <= 60 + LATE_MS, between
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.asyncio
-async def test_a_job_over_the_global_concurrency_starts_when_another_ends(bench: Bench) -> None:
+async def test_a_job_over_the_global_concurrency_starts_when_another_ends(
+    bench: Bench, workers: int
+) -> None:
     """With one job allowed at a time, the next starts within 50 ms of its predecessor's end."""
-    raw = await bench.raw_by_ours("global concurrency")
+    raw = await bench.raw_by_ours("global concurrency", workers=workers)
 
     ends, starts = times(raw, "completed"), times(raw, "active")
     waits = [start - end for end, start in zip(ends, starts[1:], strict=False)]
