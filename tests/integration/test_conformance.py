@@ -25,6 +25,7 @@ from bullmq.redis_connection import SCRIPT_DEFINITIONS
 
 import convolab_worker
 from convolab_worker import lease, queues, scripts
+from convolab_worker.failures import Failure, remove_call, retry_call
 from convolab_worker.keys import STATE_KEYS, QueueKeys
 from convolab_worker.lease import Lease
 from convolab_worker.producing import NewJob, add_call
@@ -45,6 +46,7 @@ PINNED = {
     "extendLocks": 1,
     "releaseLock": 1,
     "removeUnprocessedChildren": 2,
+    "removeJob": 2,
     "getCounts": 1,
     "getStateV2": 8,
     "isFinished": 3,
@@ -282,6 +284,26 @@ def readable_finish(call: Call) -> tuple[str, list[str], list[Any]]:
     del args[7]["attemptsMade"]
     assert "attemptsMade'" not in scripts.script("moveToFinished").text
     return name, keys, args
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("reset", [True, False])
+@pytest.mark.parametrize("lifo", [True, False])
+async def test_a_retry_and_a_removal_are_built_as_bullmq_builds_them(
+    theirs: Any, recorder: Recorder, *, reset: bool, lifo: bool
+) -> None:
+    """``reprocessJob`` and ``removeJob`` get the same keys and arguments for a failed job."""
+    keys = QueueKeys("prefix", "queue")
+    failed = Failure("queue", "17", "work", 1.0, 3, "no voice", lifo)
+
+    job = as_bullmq_job(taken(lifo=lifo))
+    await theirs.reprocessJob(
+        job, "failed", {"resetAttemptsMade": reset, "resetAttemptsStarted": reset}
+    )
+    assert readable(retry_call(keys, failed, reset_attempts=reset)) == readable(recorder.made)
+
+    await theirs.remove("17", remove_children=True)
+    assert readable(remove_call(keys, failed)) == readable(recorder.made)
 
 
 @pytest.mark.parametrize("fields", [FIELDS, None], ids=["fields", "no fields"])

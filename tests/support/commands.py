@@ -18,6 +18,11 @@ class Process:
         self._process = process
         self.errors: list[str] = []
 
+    @property
+    def stdout(self) -> asyncio.StreamReader | None:
+        """Its standard output, for what writes on and on."""
+        return self._process.stdout
+
     async def until(self, text: str) -> str:
         """Return the next line of standard error with the text in it."""
         assert self._process.stderr is not None

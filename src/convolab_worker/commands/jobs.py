@@ -6,11 +6,13 @@ import asyncio
 import json
 import sys
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from convolab_worker.client import JobClient
-from convolab_worker.commands.output import as_json, remark, result, table
+from convolab_worker.commands.output import as_json, described, remark, result, table
+from convolab_worker.depths import COMMANDS_PER_QUEUE
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.telemetry import configure_logging
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 # A service that starts from nothing may take this long to answer its first request.
 _WAKE_SECONDS = 15.0
+
+_HOME = "\x1b[H\x1b[J"  # to the upper left corner, and wipe what is below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +64,13 @@ def enqueue(settings: Settings, job: NewJob, *, wait: bool, timeout: float | Non
     return asyncio.run(_enqueue(settings, job, wait=wait, timeout=timeout))
 
 
-def status(settings: Settings, job_id: str | None, *, as_lines: bool) -> int:
-    """Print one job, or how many jobs each queue has in each state."""
+def status(
+    settings: Settings, job_id: str | None, *, as_lines: bool, every: float | None = None
+) -> int:
+    """Print one job, or how many jobs each queue has in each state; ``every`` so many seconds."""
     configure_logging(settings.log_level, settings.log_format)
+    if every is not None:
+        return asyncio.run(_watch_counts(settings, every, as_lines=as_lines))
     asyncio.run(_status(settings, job_id, as_lines=as_lines))
     return 0
 
@@ -115,25 +123,31 @@ async def _status(settings: Settings, job_id: str | None, *, as_lines: bool) -> 
     async with JobClient(settings) as client:
         if job_id is not None:
             job = asdict(await client.status(job_id))
-            result(as_json(job) if as_lines else _described(job))
+            result(as_json(job) if as_lines else described(job))
             return
         counts = await client.counts()
-    if as_lines:
-        result(as_json(counts))
-        return
+    result(as_json(counts) if as_lines else _counted(counts))
+
+
+def _counted(counts: dict[str, dict[str, int]]) -> str:
     states = list(dict.fromkeys(state for queue in counts.values() for state in queue))
     rows = [[queue, *(found.get(state, 0) for state in states)] for queue, found in counts.items()]
-    result(table([["queue", *states], *rows]))
+    return table([["queue", *states], *rows])
 
 
-def _described(job: dict[str, Any]) -> str:
-    """Write a job's fields below each other, those that are unset left out."""
-    rows = [
-        [name, value if isinstance(value, str) else as_json(value)]
-        for name, value in job.items()
-        if value is not None
-    ]
-    return table(rows)
+async def _watch_counts(settings: Settings, every: float, *, as_lines: bool) -> NoReturn:
+    """Print the counts again and again: in place on a terminal, one below the other elsewhere."""
+    in_place = sys.stdout.isatty() and not as_lines
+    commands = COMMANDS_PER_QUEUE * len(settings.queues)
+    remark(f"every {every:g} s, for {commands} Redis commands each time; Ctrl-C ends it")
+    async with JobClient(settings) as client:
+        while True:
+            counts = await client.counts()
+            text = as_json(counts) if as_lines else _counted(counts)
+            if not as_lines:
+                text = f"{datetime.now(UTC):%H:%M:%SZ}\n{text}"
+            result(f"{_HOME}{text}" if in_place else text)
+            await asyncio.sleep(every)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from convolab_worker.errors import ConvolabWorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def result(text: str) -> None:
@@ -113,3 +113,13 @@ def table(rows: Sequence[Sequence[object]]) -> str:
         ).rstrip()
         for line in cells
     )
+
+
+def described(fields: Mapping[str, Any]) -> str:
+    """Write fields below each other, those that are unset left out."""
+    rows = [
+        [name, value if isinstance(value, str) else as_json(value)]
+        for name, value in fields.items()
+        if value is not None
+    ]
+    return table(rows)
