@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -80,6 +80,30 @@ class Address:
         if "ssl_certfile" in options:
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
         return context
+
+
+class Route:
+    """Where the server is now: in a cluster the node that has the keys, elsewhere the ``address``.
+
+    Shared by the links of one worker, so that one of them finds the node for all.
+    """
+
+    def __init__(self, address: Address) -> None:
+        """Begin at the address."""
+        self._first = address
+        self.address = address
+
+    def follow(self, where: str) -> None:
+        """Go to ``HOST:PORT``, as a node names another one; no host means the same one."""
+        host, _, port = where.rpartition(":")
+        if port.isdecimal():
+            self.address = replace(
+                self.address, host=host.strip("[]") or self.address.host, port=int(port), path=None
+            )
+
+    def fall_back(self) -> None:
+        """Begin anew: the node can't be reached, and another one may have its keys by now."""
+        self.address = self._first
 
 
 def _split(url: str) -> tuple[SplitResult, int | None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from convolab_worker.address import Address
+from convolab_worker.address import Address, Route
 from convolab_worker.connection import Link
 from convolab_worker.errors import ReplyLost
 from convolab_worker.execution import job_of_frame
@@ -109,21 +109,21 @@ def assemble(
     handlers: HandlerRegistry, settings: Settings, *, on_lost: Callable[[Lease], None]
 ) -> Parts:
     """Make every part of a worker; nothing is connected yet. To be called in the loop."""
-    address = Address.parse(settings.redis_url)
+    route = Route(Address.parse(settings.redis_url))
     loop, signal = asyncio.get_running_loop(), Signal()
     meter, lock_meter = Meter(), Meter()
     telemetry, whereabouts = Telemetry(time.time()), Whereabouts()
-    link = Link(address, timeout=settings.command_timeout, meter=meter)
-    waiting_link = Link(address, timeout=settings.command_timeout, meter=meter)
+    link = Link(route, timeout=settings.command_timeout, meter=meter)
+    waiting_link = Link(route, timeout=settings.command_timeout, meter=meter)
     for one, other in ((link, waiting_link), (waiting_link, link)):
         one.on_lost = functools.partial(_heard_loss, other, signal)
     queues = _queues(settings, link, waiting_link, meter)
     slots = _slots(handlers, settings)
-    reconnection = Reconnection(link, waiting_link, where=str(address))
+    reconnection = Reconnection(link, waiting_link, where=str(route.address))
     held: dict[str, dict[str, Lease]] = defaultdict(dict)
     lock_duration = settings.lock_duration
     keeper = LockKeeper(
-        address,
+        route,
         queues,
         lock_meter,
         lock_duration=lock_duration,
@@ -166,7 +166,7 @@ def assemble(
         patience=3 * settings.command_timeout,
         held=held,
         presence=Presence(
-            address,
+            route,
             _client_names(settings),
             own=(waiting_link, link),
             timeout=settings.command_timeout,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker import adding
-from convolab_worker.address import Address
+from convolab_worker.address import Address, Route
 from convolab_worker.connection import Link
 from convolab_worker.depths import depths
 from convolab_worker.errors import JobFailed, JobNotFound, RedisUnavailable
@@ -64,10 +64,10 @@ class JobClient:
         self.settings = settings
         self.meter = Meter()
         self._known_queues = {queue: self._keys(queue) for queue in settings.queues}
-        address = Address.parse(settings.redis_url)
-        self._link = Link(address, timeout=settings.command_timeout, meter=self.meter)
+        route = Route(Address.parse(settings.redis_url))
+        self._link = Link(route, timeout=settings.command_timeout, meter=self.meter)
         self._events = Events(
-            Link(address, timeout=settings.command_timeout, meter=self.meter), self._link
+            Link(route, timeout=settings.command_timeout, meter=self.meter), self._link
         )
         self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
+from convolab_worker.address import Route
 from convolab_worker.errors import ConfigurationError, RedisRefused, RedisUnavailable, ReplyLost
 from convolab_worker.refusals import explain
 
@@ -39,6 +40,8 @@ _KEEPALIVE_USER_TIMEOUT_MS = 30_000
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write
 # for each turn of the loop, the server would idle while we work, and we while it works.
 _FLUSH_AT = 4
+# A cluster whose nodes send clients to and fro, so often in so many seconds, refuses to serve.
+_MOST_FOLLOWS, _FOLLOW_SECONDS = 5, 1.0
 # A deadline found passed this late was missed by our own loop, not by the server.
 _LATE_SECONDS = 0.5
 
@@ -62,6 +65,10 @@ class _Identity:
 class Link(asyncio.Protocol):
     """A connection to ``address`` that pipelines calls and gives each its answer, in order.
 
+    In a cluster it goes to the node that has the keys: a command that is sent on is not executed,
+    the connection is given up, and it is sent again on one to the node that was named. Links that
+    share a ``Route`` instead of an address share what they learn.
+
     ``timeout`` (seconds) bounds the wait for any answer that has no time-out of its own, and
     ``connect_timeout`` that for a connection with its handshake.
     ``client_name`` is set on connect if there is one (a billed command), where the server takes it.
@@ -70,7 +77,7 @@ class Link(asyncio.Protocol):
 
     def __init__(
         self,
-        address: Address,
+        address: Address | Route,
         *,
         timeout: float,
         meter: Meter,
@@ -78,7 +85,10 @@ class Link(asyncio.Protocol):
         connect_timeout: float = 5.0,
     ) -> None:
         """Make a closed link; nothing is sent before ``open``."""
-        self._address = address
+        self._route = address if isinstance(address, Route) else Route(address)
+        self._follows_at: deque[float] = deque(maxlen=_MOST_FOLLOWS)
+        self._moved: list[tuple[asyncio.Future[Any], bytes, float]] = []
+        self._resending: asyncio.Task[None] | None = None
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._meter = meter
@@ -87,7 +97,7 @@ class Link(asyncio.Protocol):
         self._loop = cast("asyncio.AbstractEventLoop", None)
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=RedisRefused)
-        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._pending: deque[tuple[asyncio.Future[Any], float, bytes, float]] = deque()
         self._out: list[bytes] = []
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -96,6 +106,10 @@ class Link(asyncio.Protocol):
         self._ghost: _Identity | None = None
         self._open = False
         self.on_lost: Callable[[Exception], None] | None = None
+
+    @property
+    def _address(self) -> Address:
+        return self._route.address
 
     @property
     def is_open(self) -> bool:
@@ -152,11 +166,15 @@ class Link(asyncio.Protocol):
             raise RedisUnavailable(explain(str(error), str(self._address))) from error
         except TimeoutError:
             self._drop(ReplyLost("no answer to the handshake"))
-            msg = f"Redis at {self._address} did not answer within {self._connect_timeout:g} s"
+            address = self._address
+            self._route.fall_back()
+            msg = f"Redis at {address} did not answer within {self._connect_timeout:g} s"
             raise RedisUnavailable(msg) from None
         except OSError as error:
             self._drop(error)
-            msg = f"Redis at {self._address} can't be reached: {error.strerror or error}"
+            address = self._address
+            self._route.fall_back()
+            msg = f"Redis at {address} can't be reached: {error.strerror or error}"
             raise RedisUnavailable(msg) from error
         except BaseException as error:
             self._drop(ReplyLost(f"gave up connecting: {error!r}"))
@@ -215,17 +233,19 @@ class Link(asyncio.Protocol):
             future.exception()  # an answer that nobody waits for is not a warning
             return future
         future = loop.create_future()
-        deadline = loop.time() + (self._timeout if timeout is None else timeout)
-        packed = _pack(args)
-        self._pending.append((future, deadline))
-        self._out.append(packed)
+        self._send(future, _pack(args), self._timeout if timeout is None else timeout)
         self._meter.count(purpose)
+        return future
+
+    def _send(self, future: asyncio.Future[Any], packed: bytes, seconds: float) -> None:
+        loop = self._loop
+        self._pending.append((future, loop.time() + seconds, packed, seconds))
+        self._out.append(packed)
         if len(self._out) >= _FLUSH_AT or len(self._pending) == 1:
             self._flush()
         elif not self._flush_due:
             self._flush_due = True
             loop.call_soon(self._flush)
-        return future
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -261,9 +281,10 @@ class Link(asyncio.Protocol):
 
     async def close(self) -> None:
         """Close the connection; unanswered commands raise ReplyLost."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+        for task in (self._resending, self._opening):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         self._ghost = None
         transport = self._transport
         self._drop(ReplyLost("closed"), ghost=False)
@@ -287,7 +308,8 @@ class Link(asyncio.Protocol):
             self._timer = None
         self._out.clear()
         pending, self._pending = self._pending, deque()
-        for future, _ in pending:
+        moved, self._moved = self._moved, []
+        for future in [*(entry[0] for entry in pending), *(entry[0] for entry in moved)]:
             if not future.done():
                 future.set_exception(
                     error if isinstance(error, ReplyLost) else ReplyLost(str(error))
@@ -314,18 +336,55 @@ class Link(asyncio.Protocol):
                 self._drop(ReplyLost(f"Redis at {self._address} spoke something else: {error}"))
                 return
             if answer is False:
+                if self._moved and not pending:
+                    self._go_on()
                 return
             if not pending:
                 self._drop(ReplyLost(f"Redis at {self._address} answered what was not asked"))
                 return
-            future, _ = pending.popleft()
+            future, _, packed, seconds = pending.popleft()
             if future.done():
                 continue
             if isinstance(answer, RedisRefused):
+                if self._follows(answer):
+                    self._moved.append((future, packed, seconds))
+                    continue
                 future.set_exception(answer)
                 future.exception()
             else:
                 future.set_result(answer)
+
+    def _follows(self, error: RedisRefused) -> bool:
+        """Whether a cluster's node sends a command on to another one, which is gone to."""
+        text = str(error)
+        if not text.startswith("MOVED "):
+            return False
+        now, follows = self._loop.time(), self._follows_at
+        if not self._moved:
+            if len(follows) == _MOST_FOLLOWS and now - follows[0] < _FOLLOW_SECONDS:
+                return False
+            follows.append(now)
+        self._route.follow(text.rsplit(maxsplit=1)[-1])
+        return True
+
+    def _go_on(self) -> None:
+        """Connect to the node that was named, and send what was sent on; it was not executed."""
+        moved, self._moved = self._moved, []
+        self._drop(ReplyLost("the cluster's node has sent us on"), ghost=False)
+        self._resending = asyncio.create_task(self._send_again(moved), name="convolab-follow")
+
+    async def _send_again(self, moved: list[tuple[asyncio.Future[Any], bytes, float]]) -> None:
+        try:
+            await self.open()
+        except RedisUnavailable as error:
+            for future, _, _ in moved:
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()
+            return
+        for future, packed, seconds in moved:
+            if not future.done():
+                self._send(future, packed, seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is unanswered."""

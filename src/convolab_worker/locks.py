@@ -26,7 +26,7 @@ from convolab_worker.scripts import script
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.address import Address
+    from convolab_worker.address import Route
     from convolab_worker.lease import Lease
     from convolab_worker.meter import Meter
     from convolab_worker.queues import Queues
@@ -51,7 +51,7 @@ class LockKeeper:
 
     def __init__(
         self,
-        address: Address,
+        address: Route,
         queues: Queues,
         meter: Meter,
         *,

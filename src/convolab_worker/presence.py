@@ -21,7 +21,7 @@ from convolab_worker.errors import RedisUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from convolab_worker.address import Address
+    from convolab_worker.address import Route
     from convolab_worker.meter import Meter
 
 _log = structlog.get_logger("convolab_worker")
@@ -41,7 +41,7 @@ class Presence:
 
     def __init__(
         self,
-        address: Address,
+        address: Route,
         names: Sequence[str],
         *,
         own: Sequence[Link],

@@ -21,7 +21,7 @@ _log = structlog.get_logger("convolab_worker")
 _T = TypeVar("_T")
 
 # States of a server that pass by themselves, soon: asking again costs little.
-_PASSING = ("LOADING", "BUSY")
+_PASSING = ("LOADING", "BUSY", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 
 
 class Reconnection:

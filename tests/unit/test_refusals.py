@@ -18,6 +18,8 @@ REFUSALS = [
     ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", "primary"),
     ("CLUSTERDOWN Hash slot not served", "cluster"),
     ("MOVED 3999 127.0.0.1:6381", "CONVOLAB_PREFIX"),
+    ("ASK 3999 127.0.0.1:6381", "when it is done"),
+    ("TRYAGAIN Multiple keys request during rehashing of slot", "when it is done"),
     ("CROSSSLOT Keys in request don't hash to the same slot", "CONVOLAB_PREFIX"),
     ("OOM command not allowed when used memory > 'maxmemory'.", "maxmemory"),
     ("MISCONF Redis is configured to save RDB snapshots, but it's unable to persist", "disk"),
