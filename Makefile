@@ -86,6 +86,17 @@ rig: $(VENV)/dev.installed node-packages ## a day on a platform like Cloud Run, 
 memory: $(VENV)/dev.installed ## a worker's memory after a million jobs
 	$(BIN)/python -m tests.faults.memory
 
+# The core of the suite on other servers; make test has its short form, on all of them.
+OLD_REDIS = $(shell $(BIN)/python -c 'from tests.support.kinds import old_redis; print(old_redis())')
+MATRIX := tests/integration/test_worker.py tests/integration/test_fairness.py \
+  tests/integration/test_idle.py tests/integration/test_conformance_behaviour.py \
+  tests/faults/test_redis_away.py tests/faults/test_worker_dies.py tests/faults/test_shutdown.py
+.PHONY: matrix
+matrix: $(VENV)/dev.installed node-packages ## the core of the tests on Redis 7 and 6.2, TLS, a cluster
+	$(PYTEST) tests/integration/test_servers.py tests/integration/test_cluster.py $(PYTEST_ARGS)
+	TEST_SERVER_PROGRAM=redis-server $(PYTEST) $(MATRIX) $(PYTEST_ARGS)
+	TEST_SERVER_PROGRAM=$(OLD_REDIS) $(PYTEST) $(MATRIX) $(PYTEST_ARGS)
+
 .PHONY: coverage
 coverage: $(VENV)/dev.installed ## the unit and integration tests, and what they leave out
 	$(PYTEST) tests/unit tests/integration --cov $(PYTEST_ARGS)

@@ -7,6 +7,7 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     ("WRONGPASS", "the user or password in REDIS_URL is wrong: correct it"),
     ("NOAUTH", "the server wants a password: put it into REDIS_URL (redis://:PASSWORD@host)"),
     ("NOPERM", "the user in REDIS_URL lacks a permission: grant what the message names"),
+    ("ERR ACL failure", "the user in REDIS_URL lacks a permission: grant what the message names"),
     ("LOADING", "the server is loading its data: it will serve when it is done"),
     ("READONLY", "this is a replica: point REDIS_URL at the primary"),
     ("UNBLOCKED force", "the server has become a replica: point REDIS_URL at the primary"),

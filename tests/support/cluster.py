@@ -10,7 +10,6 @@ from redis import Redis
 from redis.crc import key_slot
 
 from convolab_worker.embedded import EmbeddedServer
-from tests.support.server import TEST_OPTIONS, server_program
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,7 +18,6 @@ _SLOTS = 16384
 _NODES = 3
 _PATIENCE_SECONDS = 30.0
 _OPTIONS = {
-    **TEST_OPTIONS,
     "cluster-enabled": "yes",
     "cluster-config-file": "nodes.conf",
     "cluster-node-timeout": "2000",
@@ -29,7 +27,8 @@ _OPTIONS = {
 class Cluster:
     """Three nodes; a context manager that starts and ends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str | None = None) -> None:
+        self._program = program
         self._stack = ExitStack()
         self.nodes: list[Any] = []
         self.urls: list[str] = []
@@ -42,7 +41,7 @@ class Cluster:
 
     def _start(self, stack: ExitStack) -> None:
         for number in range(_NODES):
-            node = EmbeddedServer(options=_OPTIONS, program=server_program())
+            node = EmbeddedServer(options=_OPTIONS, program=self._program)
             server = stack.enter_context(node)
             client = stack.enter_context(Redis.from_url(server.url, decode_responses=True))
             first, last = (_SLOTS * end // _NODES for end in (number, number + 1))
