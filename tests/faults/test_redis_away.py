@@ -372,6 +372,7 @@ async def test_a_finish_whose_answer_was_lost_is_found_written(
         await bench.settled([held, *more])
         await wait_until(lambda: worker.stats()["free"] == 1, what="the free slot")
         assert bench.field(held, "atm") == "1"
+        assert worker.stats()["outcomes"] == {"completed": 1 + waiting}
 
 
 @pytest.mark.asyncio
