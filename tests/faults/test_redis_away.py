@@ -18,7 +18,6 @@ from tests.faults.harness import Bench, eventually, lasting
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_until
 
-
 # Those whose answers are lost here: a server that does not know one yet has answered NOSCRIPT, and
 # what is lost then is not the answer to a script that was executed.
 _SCRIPTS = (
