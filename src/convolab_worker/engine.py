@@ -185,8 +185,8 @@ class Engine:
                 self._slots.reserve(queue)
                 self._admit(lease)
         parts.keeper.hurry()
+        self._wake_wanted = False  # before the look: a wake in the middle of it asks for another
         await self._look_round(outage=time.monotonic() - self._away_since)
-        self._wake_wanted = False
         self._generation, self._away_since = generation, _FOREVER
 
     async def _look_round(self, *, outage: float = 0.0, forget_pauses: bool = True) -> None:

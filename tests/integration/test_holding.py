@@ -379,3 +379,45 @@ async def test_a_thousand_mixed_jobs_are_counted_right(
     assert result.processed == 980 + 5 + 5 * 3
     assert result.remaining == 15
     assert result.next_due_at == pytest.approx(time.time() + 3600, abs=60)
+
+
+async def test_a_hold_with_nothing_to_do_costs_one_command(
+    make_settings: Callable[..., Settings], queue_name: str
+) -> None:
+    """Four empty queues: one EXISTS, and no count of what it has seen to be nothing."""
+    handlers, _ = quick()
+    settings = make_settings(queues=tuple(f"{queue_name}-{n}" for n in range(4)))
+    async with held(handlers, settings) as (worker, _):
+        await worker.hold(10)
+        await asyncio.sleep(1.1)  # wakes within a second share a look, and block meanwhile
+        before = worker.stats()["commands"]["sent"]
+        result = await worker.hold(10)
+
+        assert (result.status, result.remaining) == ("drained", 0)
+        assert worker.stats()["commands"]["sent"] - before == 1
+
+
+async def test_who_joins_in_the_middle_of_a_look_is_looked_for_again(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look may have passed the queue already that the second caller added a job to."""
+    handlers, _ = quick()
+    async with held(handlers, make_settings()) as (worker, _):
+        await wait_until(lambda: worker.vitals().ready, what="the worker's readiness")
+        assert worker._parts is not None  # noqa: SLF001 - to come in the middle
+        waiting, looks = worker._parts.waiting, []  # noqa: SLF001
+        joined: list[asyncio.Task[Any]] = []
+        look_round = waiting.look_round
+
+        async def look(now: float, **how: Any) -> None:
+            await look_round(now, **how)
+            looks.append(now)
+            if not joined:
+                joined.append(asyncio.create_task(worker.hold(10)))
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(waiting, "look_round", look)
+        await worker.hold(10)
+        await joined[0]
+
+    assert len(looks) == 2
