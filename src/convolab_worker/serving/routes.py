@@ -52,7 +52,7 @@ class Routes:
         router.add_route("POST", "/wake", self.wake, name="wake")
         router.add_get("/metrics", self.metrics, name="metrics")
         router.add_get("/", self.index, name="index")
-        router.add_get("/events", self.page.events, name="events")
+        router.add_get("/events", self.page.events, name="events", allow_head=False)
         router.add_post("/depths", self.page.depths, name="depths")
         router.add_get("/openapi.json", self.openapi, name="openapi")
         for name in ("health", "healthz"):
