@@ -15,6 +15,7 @@ import contextlib
 import contextvars
 import enum
 import inspect
+import sys
 import threading
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ from convolab_worker.strategies import NO_STRATEGIES, FailedAttempt
 from convolab_worker.whereabouts import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from traceback import StackSummary
     from types import FrameType
 
@@ -102,7 +103,9 @@ class Run:
             self._start_thread(self._job, self._finish)
         else:
             name = f"job {self._job.name} {self._job.id}"
-            self._task = self._loop.create_task(self._call(), name=name)
+            self._task = _begin(self._call(), self._loop, name)
+        if self._ended.done():  # it needed nothing to wait for, and no turn of the loop
+            return
         if self._handler.timeout is not None:
             self._timer = self._loop.call_later(self._handler.timeout, self._time_out)
         try:
@@ -238,6 +241,15 @@ class Run:
     def returned(self) -> bool:
         """Whether the handler came to its end by itself."""
         return not self.abandoned and self._error is None
+
+
+def _begin(
+    handling: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str
+) -> asyncio.Task[None]:
+    """A task of the handler's own; from Python 3.12 on it begins at once, not in the next turn."""
+    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+        return asyncio.Task(handling, loop=loop, name=name, eager_start=True)
+    return loop.create_task(handling, name=name)
 
 
 def job_of_frame(frame: FrameType) -> dict[str, Any] | None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-_COLOURS = {"this worker": "#1b7837", "bullmq Node": "#b2182b", "bullmq Python": "#ef8a62"}
-_OTHERS = ("#2166ac", "#67a9cf", "#4d4d4d", "#762a83", "#7fbf7b")
+_COLOURS = {
+    "this worker": "#1b7837",
+    "this worker, its log at info": "#7fbf7b",
+    "bullmq Node": "#b2182b",
+    "bullmq Python": "#ef8a62",
+}
+_OTHERS = ("#2166ac", "#67a9cf", "#4d4d4d", "#762a83")
 _QUANTILES = ("p50", "p99", "p99.9")
 _MARKS = ("o", "s", "^")
 
