@@ -11,7 +11,7 @@ import socket
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.lease import Lease
+    from convolab_worker.outcome import Failed, Returned
     from convolab_worker.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
@@ -106,7 +107,11 @@ class Parts:
 
 
 def assemble(
-    handlers: HandlerRegistry, settings: Settings, *, on_lost: Callable[[Lease], None]
+    handlers: HandlerRegistry,
+    settings: Settings,
+    *,
+    on_lost: Callable[[Lease], None],
+    on_cancelled: Callable[[Lease, Failed | Returned], None],
 ) -> Parts:
     """Make every part of a worker; nothing is connected yet. To be called in the loop."""
     route = Route(Address.parse(settings.redis_url))
@@ -128,6 +133,7 @@ def assemble(
         lock_meter,
         lock_duration=lock_duration,
         on_lost=lambda lease: _in_loop(loop, on_lost, lease),
+        on_cancelled=lambda lease, asked: _in_loop(loop, on_cancelled, lease, asked),
         on_look=Watchdog(loop, job_of_frame, whereabouts).look,
     )
     reports = Reports(queues, reconnection, meter, interval=settings.progress_interval)
@@ -142,6 +148,7 @@ def assemble(
             waiting=waiting_link,
             bounds=Bounds(shortest=settings.idle_min, longest=settings.idle_max),
             held_here=lambda queue: set(held[queue]),
+            on_cancel=lambda queue, job_id: _doubt(keeper, held[queue].get(job_id)),
             max_stalled=settings.max_stalled_count,
             lock_duration=lock_duration,
         ),
@@ -226,6 +233,11 @@ def _heard_loss(other: Link, signal: Signal, error: Exception) -> None:
     signal.set()
 
 
-def _in_loop(loop: asyncio.AbstractEventLoop, hear: Callable[[Lease], None], lease: Lease) -> None:
+def _in_loop(loop: asyncio.AbstractEventLoop, hear: Callable[..., None], *news: Any) -> None:
     with contextlib.suppress(RuntimeError):  # the loop was closed: nobody hears any more
-        loop.call_soon_threadsafe(hear, lease)
+        loop.call_soon_threadsafe(hear, *news)
+
+
+def _doubt(keeper: LockKeeper, lease: Lease | None) -> None:
+    if lease is not None:  # otherwise it has ended in the meantime
+        keeper.doubt(lease)

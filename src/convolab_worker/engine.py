@@ -487,6 +487,16 @@ class Engine:
             runner.report(lease, Lost("the lock was lost while the job was parked"))
         self._parts.waiting.suspect(lease.queue, after=_LOST_SECONDS)
 
+    def cancel(self, lease: Lease, asked: Failed | Returned) -> None:
+        """Somebody wants the job to end: cancel its handler, and settle it as ``asked``."""
+        self._log.info("job.cancelled", job_id=lease.id, queue=lease.queue)
+        if not self._parts.runner.cancel(lease, asked) and self._slots.drop_parked(lease):
+            self._start(self._settle_parked(lease, asked), lease)
+
+    async def _settle_parked(self, lease: Lease, asked: Failed | Returned) -> None:
+        self._parts.queues.forgive_stall(lease, -1)
+        await self._settle(lease, asked, stays=False)
+
     async def stop(self, grace: float) -> None:
         """Take no more; give running jobs ``grace`` seconds, then return them to their queues."""
         ends_at = time.monotonic() + grace

@@ -69,6 +69,7 @@ class Why(enum.Enum):
     TIMEOUT = "timeout"
     STOP = "stop"
     LOST = "lost"
+    CANCELLED = "cancelled"
 
 
 class Run:
@@ -76,7 +77,7 @@ class Run:
 
     __slots__ = (
         "_began", "_ended", "_error", "_handler", "_job", "_loop", "_passage", "_task", "_thread",
-        "_timer", "_value", "abandoned", "on_stuck", "why",
+        "_timer", "_value", "abandoned", "asked", "on_stuck", "why",
     )  # fmt: skip
 
     def __init__(self, job: Job[Any], handler: Handler) -> None:
@@ -94,6 +95,7 @@ class Run:
         self._error: BaseException | None = None
         self.why: Why | None = None
         self.abandoned = False
+        self.asked: Failed | Returned = Returned()  # what is to come of a cancelled job
         # Hears, while the handler still stands there, that its time is over or nobody waits for it.
         self.on_stuck: Callable[[Run], None] | None = None
 
@@ -280,6 +282,8 @@ def conclude(
         return failure(_timed_out(run, lease, handler), lease, random, strategies)
     if run.why is Why.STOP and not run.returned:
         return Returned()
+    if run.why is Why.CANCELLED and not run.returned:
+        return run.asked
     return _from_result(run, lease, random, strategies)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from convolab_worker import estimates
+from convolab_worker.cancellation import take_back
 from convolab_worker.connection import Link
 from convolab_worker.errors import RedisUnavailable
 from convolab_worker.lease import text
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from convolab_worker.address import Route
     from convolab_worker.lease import Lease
     from convolab_worker.meter import Meter
+    from convolab_worker.outcome import Failed, Returned
     from convolab_worker.queues import Queues
 
 _log = structlog.get_logger("convolab_worker")
@@ -45,8 +47,8 @@ _STILL_PART = 3 / 4
 class LockKeeper:
     """Renews the locks of every held lease; ``on_lost`` hears of those that are gone.
 
-    ``hold`` and ``release`` are cheap and belong to the loop's thread; ``on_lost`` is called in
-    the keeper's.
+    ``on_cancelled`` hears of jobs that somebody wants to end, and how. ``hold`` and ``release`` are
+    cheap and belong to the loop's thread; the others are called in the keeper's.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class LockKeeper:
         *,
         lock_duration: float,
         on_lost: Callable[[Lease], None],
+        on_cancelled: Callable[[Lease, Failed | Returned], None],
         on_look: Callable[[], None],
     ) -> None:
         """Start nothing: the first lease that is held starts the thread."""
@@ -67,6 +70,8 @@ class LockKeeper:
         self._duration = lock_duration
         self.half_life = lock_duration / 2
         self._on_lost = on_lost
+        self._on_cancelled = on_cancelled
+        self._doubted: set[Lease] = set()
         self._on_look = on_look
         self._held: dict[Lease, float] = {}
         self._alive_at = time.monotonic()
@@ -100,6 +105,11 @@ class LockKeeper:
         renewed_at = self._held.get(lease)
         is_awake = time.monotonic() - self._alive_at <= self._duration * _STILL_PART
         return renewed_at is not None and renewed_at > self._stood_still_at and is_awake
+
+    def doubt(self, lease: Lease) -> None:
+        """Look at this lease's lock at once: something is said to stand in it."""
+        self._doubted.add(lease)
+        self.hurry()
 
     def hurry(self) -> None:
         """Look at the locks at once: they may have run out while Redis was away."""
@@ -169,7 +179,7 @@ class LockKeeper:
         old_age = self._duration * _OLD_PART
         old: dict[str, list[Lease]] = defaultdict(list)
         for lease, renewed_at in list(self._held.items()):
-            if now - renewed_at >= old_age:
+            if now - renewed_at >= old_age or lease in self._doubted:
                 old[lease.queue].append(lease)
         for queue, leases in old.items():
             try:
@@ -190,11 +200,21 @@ class LockKeeper:
         for lease in leases:
             if lease not in self._held:
                 continue
-            if lease.id not in lost or await self._reclaimed(link, lease):
+            self._doubted.discard(lease)
+            if lease.id not in lost or await self._regained(link, lease):
                 self._held[lease] = asked_at
             else:
                 self._held.pop(lease, None)
                 self._on_lost(lease)
+
+    async def _regained(self, link: Link, lease: Lease) -> bool:
+        """Whether a lock that seemed lost is ours all the same."""
+        keys = self._keys[lease.queue]
+        asked = await take_back(link, keys, lease, self._duration)
+        if asked is None:
+            return await self._reclaimed(link, lease)
+        self._on_cancelled(lease, asked)
+        return True
 
     async def _reclaimed(self, link: Link, lease: Lease) -> bool:
         if not self.may_reclaim(lease):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker.keys import QueueKeys
 from convolab_worker.lease import text
-from convolab_worker.scripts import move_job
+from convolab_worker.scripts import own_script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -147,7 +147,9 @@ class Mover:
         names = [keys[state], there[target], keys.job(job_id), there.job(job_id)]
         execute = "1" if self._execute else "0"
         args = (state, job_id, other_id, keys[""], there[""], execute)
-        answer = await move_job().run(self._link, "move", [*names, there.job(other_id)], args)
+        answer = await own_script("moveJob", 5).run(
+            self._link, "move", [*names, there.job(other_id)], args
+        )
         outcome, name, new_id = (text(part) for part in answer)
         if outcome == "gone":
             return None

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker import estimates
+from convolab_worker.cancellation import inbox
 from convolab_worker.errors import LockLost, RedisUnavailable
 from convolab_worker.keys import QueueKeys
-from convolab_worker.lease import Lease, lease_from_hash
+from convolab_worker.lease import Lease, lease_from_hash, text
 from convolab_worker.protocol import Call, Limiter, Transitions
 from convolab_worker.scripts import script
 
@@ -58,10 +59,14 @@ _NOTHING = Take()
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What ended a wait: a job may be in ``queue``, at once or at ``due_at`` (epoch seconds)."""
+    """What ended a wait: a job may be in ``queue``, at once or at ``due_at`` (epoch seconds).
+
+    Or it was not a marker: somebody wants one of our jobs ``cancelled``, by its id.
+    """
 
     queue: str
     due_at: float | None
+    cancelled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,7 @@ class Queues:
         lock_ms = round(lock_duration * 1000)
         self.keys = {name: QueueKeys(prefix, name) for name in names}
         self._by_marker = {keys["marker"].encode(): name for name, keys in self.keys.items()}
+        self._by_inbox = {inbox(keys, worker_id): name for name, keys in self.keys.items()}
         self.transitions = {
             name: Transitions(
                 keys,
@@ -222,12 +228,16 @@ class Queues:
             "wait",
             "BZPOPMIN",
             *markers,
+            *self._by_inbox,
             f"{timeout:.3f}",
             timeout=timeout + _BLOCK_MARGIN_SECONDS,
         )
         if answer is None:
             return None
         key, member, score = answer
+        told_on = self._by_inbox.get(text(key))
+        if told_on is not None:
+            return Marker(told_on, None, cancelled=text(member))
         due_at = float(score) / 1000 if member == _MARKER_DUE else None
         return Marker(self._by_marker[key], due_at)
 

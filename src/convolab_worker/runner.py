@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from convolab_worker.errors import HandlerNotFound, RedisUnavailable
-from convolab_worker.execution import Run, Why, conclude, failure, prepare
+from convolab_worker.execution import PATIENCE_SECONDS, Run, Why, conclude, failure, prepare
 from convolab_worker.job import Line
 from convolab_worker.journal import Entry
 from convolab_worker.outcome import (
@@ -204,6 +204,14 @@ class Runner:
         running = self._runs.get(lease)
         if running is not None:
             running[0].interrupt(Why.LOST, STOP_PATIENCE_SECONDS)
+        return running is not None
+
+    def cancel(self, lease: Lease, asked: Failed | Returned) -> bool:
+        """Somebody wants the job to end as ``asked``: cancel its handler, if one is running."""
+        running = self._runs.get(lease)
+        if running is not None:
+            running[0].asked = asked
+            running[0].interrupt(Why.CANCELLED, PATIENCE_SECONDS)
         return running is not None
 
     def running(self) -> list[tuple[Lease, str | None]]:

@@ -85,9 +85,10 @@ def script(name: str) -> Script:
 
 
 @functools.cache
-def move_job() -> Script:
-    """The one script of our own: BullMQ has none that moves a job to another queue."""
-    return _made("moveJob", 5, files("convolab_worker").joinpath("data/moveJob.lua").read_text())
+def own_script(name: str, keys: int) -> Script:
+    """A script of our own, for what BullMQ has none: to move a job to another queue, to cancel it."""
+    text = files("convolab_worker").joinpath(f"data/{name}.lua").read_text(encoding="utf-8")
+    return _made(name, keys, text)
 
 
 def _made(name: str, keys: int, text: str) -> Script:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from convolab_worker import families, recovery
+from convolab_worker.cancellation import take_back
 from convolab_worker.errors import (
     ConvolabWorkerError,
     LockLost,
@@ -100,9 +101,21 @@ class Settlement:
             return await self._refused(lease, error)
         if not isinstance(error, LockLost):  # a child that can't be added
             return Failed(str(error))
+        if not error.ran_out and (asked := await self._cancelled(lease, outcome)) is not None:
+            return asked
         if await self._regained(lease, outcome, error, was_refused=was_refused):
             return outcome
         return Lost(str(error))
+
+    async def _cancelled(self, lease: Lease, outcome: Outcome) -> Outcome | None:
+        """What to write where the lock holds a request to cancel: a result all the same."""
+        if isinstance(outcome, Lost):
+            return None
+        link, keys = self._queues.link, self._queues.keys[lease.queue]
+        asked = await self._reconnection.answered(
+            lambda: take_back(link, keys, lease, self._lock_duration)
+        )
+        return outcome if asked is not None and isinstance(outcome, Completed) else asked
 
     async def _write(self, lease: Lease, outcome: Outcome, at_ms: int, *, fetch_next: bool) -> Take:
         if isinstance(outcome, Lost):

@@ -51,16 +51,21 @@ class Waiting:
         waiting: Link,
         bounds: idle.Bounds,
         held_here: Callable[[str], set[str]],
+        on_cancel: Callable[[str, str], None],
         max_stalled: int,
         lock_duration: float,
     ) -> None:
-        """Keep the collaborators; ``held_here`` gives the ids of the jobs that this worker has."""
+        """Keep the collaborators; ``held_here`` gives the ids of the jobs that this worker has.
+
+        ``on_cancel`` hears of the queue and id of one of them that somebody wants to end.
+        """
         self._queues = queues
         self._slots = slots
         self._signal = signal
         self._waiting = waiting
         self._bounds = bounds
         self._held_here = held_here
+        self._on_cancel = on_cancel
         self._max_stalled = max_stalled
         self._lock_duration = lock_duration
         self._block: asyncio.Task[None] | None = None
@@ -171,7 +176,9 @@ class Waiting:
         else:
             # Where jobs come often no wait is ever whole; a sweep is due all the same.
             self._sweep_due |= time.monotonic() - self._swept_at >= self._bounds.longest
-            if marker is not None:
+            if marker is not None and marker.cancelled is not None:
+                self._on_cancel(marker.queue, marker.cancelled)
+            elif marker is not None:
                 self._marked(marker.queue, marker.due_at)
             elif whole and not self._unblocked:
                 self._sweep_due = True

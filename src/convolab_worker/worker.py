@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from convolab_worker.lease import Lease
+    from convolab_worker.outcome import Failed, Returned
     from convolab_worker.registry import HandlerRegistry
 
 # A frozen process can't close its connections: so early, and they are made anew in a round trip.
@@ -171,7 +172,9 @@ class Worker:
     def _assemble(self) -> tuple[Parts, Engine, Holding]:
         """Make the parts, once; here and not earlier, since they belong to the running loop."""
         if self._parts is None or self._engine is None or self._holding is None:
-            self._parts = assemble(self._handlers, self.settings, on_lost=self._lose)
+            self._parts = assemble(
+                self._handlers, self.settings, on_lost=self._lose, on_cancelled=self._cancel
+            )
             self._engine = Engine(self._parts, _habits(self.settings))
             self._holding = _holding(self._engine, self._parts, self.settings)
         return self._parts, self._engine, self._holding
@@ -186,6 +189,10 @@ class Worker:
     def _lose(self, lease: Lease) -> None:
         if self._engine is not None:
             self._engine.lose(lease)
+
+    def _cancel(self, lease: Lease, asked: Failed | Returned) -> None:
+        if self._engine is not None:
+            self._engine.cancel(lease, asked)
 
     async def _drain_result(self, parts: Parts, holding: Holding) -> DrainResult:
         try:

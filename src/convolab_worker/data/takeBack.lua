@@ -1,0 +1,15 @@
+--[[
+  Takes a job's lock back from a request to cancel the job.
+
+    KEYS[1] the job's lock
+    ARGV[1] the worker's token
+    ARGV[2] the lock's length in milliseconds
+
+  Answers why the job is to fail, "" to return it; nothing if the lock holds no request to us.
+]]
+local value = redis.call("GET", KEYS[1])
+if not value or string.sub(value, 1, 7) ~= "cancel:" then return false end
+local request = cjson.decode(string.sub(value, 8))
+if request.token ~= ARGV[1] then return false end
+redis.call("SET", KEYS[1], ARGV[1], "PX", ARGV[2])
+return request.fail
