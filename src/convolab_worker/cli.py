@@ -116,6 +116,17 @@ def _status(given: argparse.Namespace) -> int:
     return jobs.status(settings, given.job_id, as_lines=given.json, every=given.watch)
 
 
+def _cancel(given: argparse.Namespace) -> int:
+    settings = _settings(given)
+    if given.send_back and given.reason is not None:
+        msg = "--return gives no reason: expected either --fail REASON or --return"
+        raise ConfigurationError(msg)
+    reason = None if given.send_back else given.reason or "cancelled by an operator"
+    from convolab_worker.commands import jobs
+
+    return jobs.cancel(settings, given.job_id, reason, timeout=given.timeout)
+
+
 def _failed(given: argparse.Namespace) -> int:
     settings = _settings(given)
     from convolab_worker.commands import failed
@@ -161,6 +172,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "drain": _drain,
     "enqueue": _enqueue,
     "status": _status,
+    "cancel": _cancel,
     "failed": _failed,
     "migrate": _migrate,
     "doctor": _doctor,

@@ -8,11 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from convolab_worker import adding
+from convolab_worker import adding, cancellation
 from convolab_worker.address import Address, Route
 from convolab_worker.connection import Link
 from convolab_worker.depths import depths
-from convolab_worker.errors import JobFailed, JobNotFound, RedisUnavailable
+from convolab_worker.errors import (
+    ConfigurationError,
+    JobFailed,
+    JobNotFound,
+    JobNotRunning,
+    RedisUnavailable,
+)
 from convolab_worker.events import CLOSED, GAP, Events, JobEvent
 from convolab_worker.keys import STATE_KEYS, QueueKeys
 from convolab_worker.meter import Meter
@@ -28,6 +34,14 @@ if TYPE_CHECKING:
 
 # An event may be trimmed from its stream before it is read: then the job itself is looked at.
 _LOOK_AGAIN_SECONDS = 15.0
+# How a cancelled job ends, by the event or the state that shows it.
+_ENDS = {
+    "completed": "completed",
+    "failed": "failed",
+    "waiting": "returned",
+    "prioritized": "returned",
+    "delayed": "returned",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +253,46 @@ class JobClient:
             JobEvent(job_id, "failed", now.failed_reason or "") if now.state == "failed" else None
         )
 
+    async def cancel(
+        self,
+        job_id: str,
+        *,
+        reason: str | None = "cancelled",
+        queue: str | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """Cancel a job that runs, in whichever process; wait for its end, and say what it is.
+
+        Its ``cancelled`` is set and its handler cancelled. It then fails for good with ``reason``
+        or, if that is None, goes back to the head of its queue with its attempt not used up. A
+        worker with a free slot hears of it at once, one without by its next renewal of the lock,
+        half of the lock's duration later at most. Gives ``failed`` or ``returned``; ``completed``
+        for a handler that returned all the same. Raises JobNotRunning if no worker of this library
+        has it, JobNotFound, and TimeoutError after ``timeout`` seconds (the request stays).
+        """
+        if reason is not None and not reason.strip():
+            msg = f"reason={reason!r}: expected some text, or None to return the job"
+            raise ConfigurationError(msg)
+        status = await self.status(job_id, queue)
+        keys = self._keys(status.queue)
+        inbox = await self._events.watch(keys["events"], job_id)
+        try:
+            answer = await cancellation.ask(self._link, keys, job_id, reason)
+            if answer != cancellation.ASKED:
+                raise JobNotRunning(_not_running(answer, await self.status(job_id, status.queue)))
+            async with asyncio.timeout(timeout):
+                return await self._cancelled(job_id, status.queue, inbox)
+        finally:
+            self._events.unwatch(keys["events"], job_id, inbox)
+
+    async def _cancelled(self, job_id: str, queue: str, inbox: asyncio.Queue[JobEvent]) -> str:
+        """How a job ended that was asked to: by its events, or by a look where one was missed."""
+        while True:
+            event = await _next_event(inbox)
+            state = (await self.status(job_id, queue)).state if event is None else event.event
+            if state in _ENDS:
+                return _ENDS[state]
+
     async def counts(self) -> dict[str, dict[str, int]]:
         """How many jobs each of the settings' queues has in each state."""
         await self._link.open()
@@ -282,6 +336,15 @@ def _waker(settings: Settings) -> Waker:
     from convolab_worker.waker import Waker  # not without an address to wake
 
     return Waker(settings)
+
+
+def _not_running(answer: str, status: JobStatus) -> str:
+    where = f"job {status.id!r} on {status.queue}"
+    if answer == cancellation.FOREIGN:
+        return f"{where} is run by a worker that is not of this library"
+    if status.state == "active":
+        return f"{where} has lost its worker: it runs again soon, on another one"
+    return f"{where} is {status.state}: only a job that is running can be cancelled"
 
 
 async def _next_event(inbox: asyncio.Queue[JobEvent]) -> JobEvent | None:

@@ -91,6 +91,10 @@ class JobFailed(ConvolabWorkerError):
         self.reason = reason
 
 
+class JobNotRunning(ConvolabWorkerError):
+    """A job was to be cancelled that no worker of this library runs; the message says more."""
+
+
 class NotRunning(ConvolabWorkerError):
     """A worker was asked for something that only one that runs can do."""
 

@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     _add_drain(commands)
     _add_enqueue(commands)
     _add_status(commands)
+    _add_cancel(commands)
     _add_failed(commands)
     _add_migrate(commands)
     _add_doctor(commands)
@@ -149,6 +150,18 @@ def _add_status(commands: Any) -> None:
         help="print the table anew every so often, until Ctrl-C (default: 2s)",
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_cancel(commands: Any) -> None:
+    command = _command(commands, "cancel", "end a job that is running, wherever it runs")
+    command.add_argument("job_id", metavar="JOB_ID", help="the job to end")
+    command.add_argument(
+        "--fail", dest="reason", metavar="REASON", help="let it fail for this reason (the default)"
+    )
+    command.add_argument(
+        "--return", dest="send_back", action="store_true", help="put it back into its queue instead"
+    )
+    _add_flag(command, "--timeout", _DELAY, "wait no longer than this for its end")
 
 
 def _add_failed(commands: Any) -> None:

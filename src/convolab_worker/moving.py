@@ -147,9 +147,8 @@ class Mover:
         names = [keys[state], there[target], keys.job(job_id), there.job(job_id)]
         execute = "1" if self._execute else "0"
         args = (state, job_id, other_id, keys[""], there[""], execute)
-        answer = await own_script("moveJob", 5).run(
-            self._link, "move", [*names, there.job(other_id)], args
-        )
+        names.append(there.job(other_id))
+        answer = await own_script("moveJob", 5).run(self._link, "move", names, args)
         outcome, name, new_id = (text(part) for part in answer)
         if outcome == "gone":
             return None

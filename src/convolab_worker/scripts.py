@@ -86,7 +86,7 @@ def script(name: str) -> Script:
 
 @functools.cache
 def own_script(name: str, keys: int) -> Script:
-    """A script of our own, for what BullMQ has none: to move a job to another queue, to cancel it."""
+    """A script of our own, for what BullMQ has none: moving a job, cancelling one that runs."""
     text = files("convolab_worker").joinpath(f"data/{name}.lua").read_text(encoding="utf-8")
     return _made(name, keys, text)
 

@@ -75,6 +75,25 @@ def status(
     return 0
 
 
+def cancel(settings: Settings, job_id: str, reason: str | None, *, timeout: float | None) -> int:
+    """End a job that is running; say how it ended. 1 if that is not as asked, or not in time."""
+    configure_logging(settings.log_level, settings.log_format)
+    return asyncio.run(_cancel(settings, job_id, reason, timeout))
+
+
+async def _cancel(
+    settings: Settings, job_id: str, reason: str | None, timeout: float | None
+) -> int:
+    async with JobClient(settings) as client:
+        try:
+            ended = await client.cancel(job_id, reason=reason, timeout=timeout)
+        except TimeoutError:
+            remark(f"job {job_id} has not ended after {timeout:g} s; it was asked to, and will")
+            return 1
+    result(ended)
+    return int(ended != ("returned" if reason is None else "failed"))
+
+
 async def _enqueue(settings: Settings, job: NewJob, *, wait: bool, timeout: float | None) -> int:
     queue = settings.queues[0]
     async with JobClient(settings) as client:
