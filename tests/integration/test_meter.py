@@ -168,17 +168,6 @@ async def test_the_meter_agrees_for_each_kind_of_work(
     await check(settings, KINDS[kind], one_by_one=True)
 
 
-@pytest.mark.parametrize("kind", ["successes", "failures"])
-async def test_the_meter_agrees_where_limits_and_metrics_are_on(
-    start_server: StartServer, make_settings: Callable[..., Settings], kind: str
-) -> None:
-    """What BullMQ's limiter and its metrics cost within the scripts is counted too."""
-    extras = {"rate_limit": "1000/s", "metrics_points": 60}
-    settings = make_settings(redis_url=start_server().url, **SETTINGS, **extras)
-
-    await check(settings, KINDS[kind], one_by_one=True)
-
-
 async def check(settings: Settings, works: list[Work], *, one_by_one: bool) -> None:
     """Do the work, and compare the meters with the server."""
     worker, client = Worker(handlers, settings), JobClient(settings)

@@ -16,10 +16,10 @@ import pytest
 from aiohttp import ClientResponse, ClientSession
 from redis.asyncio import Redis
 
-from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.server import WakeServer
+from convolab_worker import HandlerRegistry, Job, Settings
 from tests.support.commandstats import counted_commands
 from tests.support.server import ServerProcess
+from tests.support.serving import serving
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
@@ -27,19 +27,6 @@ pytestmark = pytest.mark.asyncio
 Data = dict[str, Any]
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 TOKEN = {"Authorization": "Bearer the-token"}
-
-
-@asynccontextmanager
-async def serving(
-    handlers: HandlerRegistry, settings: Settings
-) -> AsyncIterator[tuple[Worker, JobClient, ClientSession]]:
-    """A worker behind its wake server, and a session with the server as its base."""
-    worker = Worker(handlers, settings.replace(port=0))
-    async with WakeServer(worker) as server:
-        base = f"http://127.0.0.1:{server.port}"
-        async with JobClient(settings) as client, worker, ClientSession(base) as session:
-            await wait_until(lambda: worker.vitals().ready, what="the worker's readiness")
-            yield worker, client, session
 
 
 class Stream:

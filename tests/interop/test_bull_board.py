@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -15,12 +14,12 @@ import pytest_asyncio
 
 from convolab_worker import JobClient, Settings, Worker
 from tests.interop.app import Behaviour
-from tests.support.node import HOW_TO_RUN, INTEROP, NodeProcess, NodeScripts
+from tests.support.browser import chromium
+from tests.support.node import NodeProcess, NodeScripts
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 60.0
 CLEANED_AFTER = 5.1  # the board leaves alone what ended in the last 5 s
 
@@ -64,17 +63,6 @@ class Board:
         return (await self.client.counts())["work"]
 
 
-def chromium() -> str:
-    """Where the browser is; skips where there is none."""
-    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if program is None:
-        pytest.skip(f"no Chromium: install the package chromium, one of {', '.join(PROGRAMS)}")
-    for package in ("@bull-board/express", "playwright-core"):
-        if not (INTEROP / "node_modules" / package).is_dir():
-            pytest.skip(f"npm package {package} is not installed: {HOW_TO_RUN}")
-    return program
-
-
 @pytest_asyncio.fixture
 async def settings(server_url: str) -> Settings:
     """A worker of one slot on the queue "work" under a prefix of the test's own."""
@@ -94,7 +82,7 @@ async def board(
     node: NodeScripts, settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Board]:
     """Bull Board in a browser."""
-    program, folder = chromium(), tmp_path_factory.mktemp("board")
+    program, folder = chromium("@bull-board/express"), tmp_path_factory.mktemp("board")
     arguments = (settings.redis_url, settings.prefix, "work", program, str(folder / "profile"))
     async with (
         JobClient(settings) as client,

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def serving(
-    handlers: HandlerRegistry, settings: Settings
+    handlers: HandlerRegistry, settings: Settings, port: int = 0
 ) -> AsyncIterator[tuple[Worker, JobClient, ClientSession]]:
     """Run a worker behind a server on a free port; the session has the server as its base."""
-    worker = Worker(handlers, settings.replace(port=0))
+    worker = Worker(handlers, settings.replace(port=port))
     async with WakeServer(worker) as server:
         base = f"http://127.0.0.1:{server.port}"
         async with JobClient(settings) as client, worker, ClientSession(base) as session:

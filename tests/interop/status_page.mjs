@@ -1,0 +1,76 @@
+// A browser in front of the worker's status page: JSON requests on stdin, JSON answers on stdout, one a line.
+//
+//   node status_page.mjs URL CHROMIUM PROFILE
+//
+// A request is {"op": NAME, ...}; its answer {"ok": ...} or {"error": "..."}.
+
+import { createInterface } from "node:readline";
+import { chromium } from "playwright-core";
+
+const [url, executablePath, profile] = process.argv.slice(2);
+const FLAGS = [
+  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync",
+];
+const browser = await chromium.launchPersistentContext(profile, { executablePath, args: FLAGS, headless: true });
+const page = browser.pages()[0] ?? (await browser.newPage());
+page.setDefaultTimeout(15_000);
+const faults = [];
+page.on("pageerror", (error) => faults.push(error.message));
+page.on("console", (message) => {
+  if (message.type() === "error" && !message.text().includes("401")) faults.push(message.text());
+});
+
+const operations = {
+  open: async ({ width, scheme }) => {
+    await page.setViewportSize({ width, height: 900 });
+    await page.emulateMedia({ colorScheme: scheme });
+    await page.goto(url);
+    return page.title();
+  },
+  // By keyboard alone: the token's field has the focus, Enter sends it.
+  unlock: async ({ token }) => {
+    await page.locator("#token:focus").waitFor();
+    await page.keyboard.type(token);
+    await page.keyboard.press("Enter");
+    return {};
+  },
+  waitFor: async ({ selector, text }) => {
+    await page.locator(selector).filter({ hasText: text ?? "" }).first().waitFor();
+    return page.locator(selector).first().innerText();
+  },
+  press: async ({ name }) => {
+    await page.getByRole("button", { name, exact: true }).focus();
+    await page.keyboard.press("Enter");
+    return {};
+  },
+  rows: async ({ table }) => page.locator(`${table} tbody tr`).allInnerTexts(),
+  look: async ({ picture }) => {
+    await page.screenshot({ path: picture });
+    return page.evaluate(() => ({
+      overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+      ground: getComputedStyle(document.body).backgroundColor,
+      injected: document.querySelectorAll("main b, main script").length,
+      unnamed: [...document.querySelectorAll("button, input, progress, [role=img], [role=region], table")]
+        .filter((node) => !node.closest("[hidden]"))
+        .filter((node) => !(node.textContent.trim() && node.tagName === "BUTTON") && !node.labels?.length
+          && !node.getAttribute("aria-label") && !node.getAttribute("aria-labelledby") && !node.caption)
+        .map((node) => node.outerHTML.slice(0, 80)),
+    }));
+  },
+  faults: async () => faults,
+};
+
+process.stdout.write(`${JSON.stringify({ ok: "ready" })}\n`);
+for await (const line of createInterface({ input: process.stdin })) {
+  const request = JSON.parse(line);
+  let answer;
+  try {
+    answer = { ok: await operations[request.op](request) };
+  } catch (error) {
+    answer = { error: error?.stack ?? String(error) };
+  }
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
+await browser.close();
+process.exit(0);
