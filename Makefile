@@ -27,6 +27,10 @@ demo: $(VENV)/demo.installed ## make a course to listen to, in under a minute, w
 bench: $(VENV)/dev.installed node-packages ## all benchmarks, in ten minutes, into docs/benchmarks.md
 	$(BIN)/python -m examples.benchmarks.suite
 
+.PHONY: docs
+docs: $(VENV)/docs.installed ## the documentation as a site, in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 ##@ Check
 .PHONY: test
 test: lint types layers $(VENV)/dev.installed node-packages ## everything that a change must pass
@@ -39,6 +43,9 @@ lint: $(VENV)/dev.installed ## ruff, hadolint, yamllint, the Compose schema
 	$(BIN)/hadolint Dockerfile deploy/examples.Dockerfile
 	$(BIN)/yamllint --strict --config-file deploy/.yamllint deploy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	@if command -v promtool >/dev/null; then \
+	  promtool check rules deploy/alerts.yaml && promtool test rules deploy/alerts-test.yaml; \
+	else echo "no promtool on this machine: the alert rules are not checked (Debian: prometheus)"; fi
 
 .PHONY: types
 types: $(VENV)/dev.installed ## mypy, strict; and what editors see of the public API
@@ -97,6 +104,11 @@ matrix: $(VENV)/dev.installed node-packages ## the core of the tests on Redis 7 
 	TEST_SERVER_PROGRAM=redis-server $(PYTEST) $(MATRIX) $(PYTEST_ARGS)
 	TEST_SERVER_PROGRAM=$(OLD_REDIS) $(PYTEST) $(MATRIX) $(PYTEST_ARGS)
 
+.PHONY: installing
+installing: $(VENV)/dev.installed ## docs/installing.md, each way in an environment of its own
+	rm -rf dist && $(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/python .ci/installing.py dist
+
 .PHONY: coverage
 coverage: $(VENV)/dev.installed ## the unit and integration tests, and what they leave out
 	$(PYTEST) tests/unit tests/integration --cov $(PYTEST_ARGS)
@@ -112,7 +124,7 @@ setup: $(VENV)/dev.installed node-packages ## what all other targets need
 
 .PHONY: clean
 clean: ## remove what was installed and built
-	rm -rf $(VENV) tests/interop/node_modules build dist .coverage
+	rm -rf $(VENV) tests/interop/node_modules build dist site .coverage
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -135,6 +147,10 @@ $(BIN)/python:
 
 $(VENV)/demo.installed: pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[examples]'
+	@touch $@
+
+$(VENV)/docs.installed: pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[docs]'
 	@touch $@
 
 $(VENV)/dev.installed: pyproject.toml | $(BIN)/python

@@ -18,7 +18,7 @@ from tests.support.markdown import PAGES, ROOT, blocks, shown
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?!https?:)(?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 # Programs that pages show and that are not ours.
-_FOREIGN = {".", "curl", "npm", "pip", "python3"}
+_FOREIGN = {".", "curl", "npm", "pip", "printf", "python3", "uv"}
 
 COMMANDS = [
     pytest.param(command, id=f"{shown(page)}: {command[:60]}")
@@ -66,6 +66,8 @@ def _make_targets() -> set[str]:
 def _is_ours(words: list[str]) -> bool:
     if words[:2] == ["-m", "pytest"]:
         return _is_ours(words[2:])
+    if words[0] == "-c":
+        return True
     if words[0] == "-m":
         if words[1] == "convolab_worker":
             return True

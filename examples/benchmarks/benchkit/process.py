@@ -272,10 +272,11 @@ def resident(pid: int) -> int:
 def _program(file: str) -> list[str]:
     if file.endswith(".py"):
         return [sys.executable, "-m", f"examples.benchmarks.contenders.{file.removesuffix('.py')}"]
-    return [_node(), str(_ROOT / "examples" / "benchmarks" / "contenders" / file)]
+    return [node(), str(_ROOT / "examples" / "benchmarks" / "contenders" / file)]
 
 
-def _node() -> str:
+def node() -> str:
+    """Where Node is; BenchmarkError if it is not there."""
     node = os.environ.get("NODE") or shutil.which("node")
     if node is None:
         msg = "node is not on the PATH: the benchmarks need Node 18 or later for bullmq"

@@ -1,0 +1,280 @@
+"""After kill -9: seconds until the job of a killed worker runs again on a new one.
+
+Each contender has a private Valkey. A worker starts, one job is added, the job runs; then its
+worker is killed with all its children, and a new one is started at once. The queue is empty
+otherwise. Contenders wait side by side, all at their defaults unless their label says so.
+
+Libraries other than bullmq are installed into environments of their own, as some want versions
+of redis-py that others don't: --environments says where.
+
+    python examples/benchmarks/recovery.py --rounds 3 --cap 1300 --json recovery.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Run as a file, only the file's own folder is importable.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from examples.benchmarks.benchkit.process import BenchmarkError, node
+from examples.benchmarks.benchkit.report import progress, say, table, write_json
+from examples.benchmarks.benchkit.server import PrivateServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_ROOT = Path(__file__).resolve().parents[2]
+_START_SECONDS = 60.0
+_PACKAGE = "examples.benchmarks.recovering"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovering:
+    """A kind of worker; ``packages`` are what its own environment has, if it needs one."""
+
+    label: str
+    program: str
+    packages: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+CONTENDERS = {
+    "ours": Recovering(label="this worker", program="ours"),
+    "ours-10s": Recovering(
+        label="this worker, locks of 10 s",
+        program="ours",
+        environment={"CONVOLAB_LOCK_DURATION": "10s"},
+    ),
+    "bullmq-node": Recovering(label="bullmq Node", program="bullmq_node.mjs"),
+    "bullmq-python": Recovering(label="bullmq Python, mended", program="bullmq_python"),
+    "streaq": Recovering(label="streaq", program="streaq", packages=("streaq",)),
+    "arq": Recovering(label="arq", program="arq", packages=("arq",)),
+    "docket": Recovering(label="docket", program="docket", packages=("pydocket",)),
+    "saq": Recovering(label="SAQ", program="saq", packages=("saq[redis]", "typing_extensions")),
+    "taskiq": Recovering(label="taskiq", program="taskiq", packages=("taskiq", "taskiq-redis")),
+    "dramatiq": Recovering(label="Dramatiq", program="dramatiq", packages=("dramatiq[redis]",)),
+    "celery": Recovering(label="Celery, acks late", program="celery", packages=("celery[redis]",)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What was seen of one contender: seconds by round, and when it was given up, if it was."""
+
+    contender: str
+    seconds: list[float]
+    given_up_after: float | None
+    versions: list[str]
+
+
+class Words:
+    """Where jobs tell that they run: a datagram with the process's id."""
+
+    def __init__(self) -> None:
+        """Listen on a free port of the loopback interface."""
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+
+    def wait(self, timeout: float) -> int | None:
+        """Give the process that runs the job, or None if none said so in time."""
+        self._socket.settimeout(timeout)
+        try:
+            return int(self._socket.recv(32))
+        except TimeoutError:
+            return None
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._socket.close()
+
+
+def measure(contender: Recovering, python: Path, rounds: int, cap: float) -> Recovery:
+    """Kill that many workers, unless one round takes longer than ``cap`` seconds."""
+    seconds: list[float] = []
+    given_up = None
+    for _ in range(rounds):
+        took = _one_round(contender, python, cap)
+        if took is None:
+            given_up = cap
+            break
+        seconds.append(took)
+        progress(f"{contender.label}: {took:.1f} s")
+        # Rounds of slow contenders would take hours together.
+        if sum(seconds) + took > cap:
+            break
+    return Recovery(
+        contender=contender.label,
+        seconds=seconds,
+        given_up_after=given_up,
+        versions=_versions(contender, python),
+    )
+
+
+def _one_round(contender: Recovering, python: Path, cap: float) -> float | None:
+    with ExitStack() as ends:
+        server = ends.enter_context(PrivateServer())
+        words = Words()
+        ends.callback(words.close)
+        environment = {
+            **os.environ,
+            **contender.environment,
+            "RECOVERY_URL": server.url,
+            "RECOVERY_PORT": str(words.port),
+        }
+        command = _command(contender, python)
+        victim = ends.enter_context(_worker(command, environment))
+        subprocess.run([*command, "add"], cwd=_ROOT, env=environment, check=True, timeout=60)
+        first = words.wait(_START_SECONDS)
+        if first is None:
+            raise BenchmarkError(victim.told(f"{contender.label}: its job did not start"))
+        victim.kill()
+        killed = time.monotonic()
+        ends.enter_context(_worker(command, environment))
+        again = words.wait(cap)
+        return None if again is None else time.monotonic() - killed
+
+
+class _Worker:
+    """A worker and the processes that it starts, in a group of their own."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill()
+        self._process = subprocess.Popen(
+            [*command, "work"],
+            cwd=_ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=self._said,
+            start_new_session=True,
+        )
+
+    def kill(self) -> None:
+        """End all of them as kill -9 does."""
+        if self._process.returncode is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._said.close()
+
+    def told(self, what: str) -> str:
+        self._said.seek(0)
+        return f"{what}; its worker said:\n{self._said.read().decode(errors='replace')[-2000:]}"
+
+
+@contextmanager
+def _worker(command: list[str], environment: Mapping[str, str]) -> Iterator[_Worker]:
+    worker = _Worker(command, environment)
+    try:
+        yield worker
+    finally:
+        worker.kill()
+
+
+def _command(contender: Recovering, python: Path) -> list[str]:
+    if contender.program.endswith(".mjs"):
+        return [node(), str(_ROOT / "examples" / "benchmarks" / "recovering" / contender.program)]
+    return [str(python), "-m", f"{_PACKAGE}.{contender.program}"]
+
+
+def _environment(contender: Recovering, folder: Path) -> Path:
+    """Give the interpreter that has what the contender needs; make its environment if need be."""
+    if not contender.packages:
+        return Path(sys.executable)
+    home = folder / contender.program
+    python = home / "bin" / "python"
+    if not python.exists():
+        progress(f"installing {' '.join(contender.packages)}")
+        venv.create(home, with_pip=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *contender.packages], check=True)
+    return python
+
+
+def _versions(contender: Recovering, python: Path) -> list[str]:
+    if not contender.packages:
+        return []
+    names = {package.partition("[")[0] for package in (*contender.packages, "redis")}
+    program = (
+        "import sys; from importlib.metadata import distributions as d;"
+        "print(*(f'{x.name} {x.version}' for x in d() if x.name in sys.argv[1:]), sep=chr(10))"
+    )
+    listed = subprocess.run(
+        [str(python), "-c", program, *names], check=True, capture_output=True, text=True
+    )
+    return listed.stdout.split("\n")[:-1]
+
+
+def _seen(pending: Future[Recovery]) -> Recovery | None:
+    """Give the result, or say what went wrong: it took the others too long to lose theirs."""
+    try:
+        return pending.result()
+    except (BenchmarkError, subprocess.SubprocessError) as error:
+        progress(str(error))
+        return None
+
+
+def report(results: list[Recovery]) -> str:
+    """Lay the results out as a table."""
+    rows = [
+        (
+            result.contender,
+            ", ".join(f"{seconds:.1f}" for seconds in result.seconds)
+            or f"not within {result.given_up_after:,.0f}",
+            ", ".join(result.versions),
+        )
+        for result in results
+    ]
+    return table(("killed worker", "s until its job runs again", "versions"), rows)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=1, help="kills, as long as --cap allows them")
+    parser.add_argument("--cap", type=float, default=1300.0, metavar="SECONDS", help="give up then")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)
+    )
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        default=_ROOT / ".venvs",
+        metavar="FOLDER",
+        help="where the other libraries are installed",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print the table, and write the JSON where asked."""
+    options = _options()
+    chosen = [CONTENDERS[key] for key in options.contenders]
+    pythons = [_environment(contender, options.environments) for contender in chosen]
+    with ThreadPoolExecutor(len(chosen)) as threads:
+        pending = [
+            threads.submit(measure, contender, python, options.rounds, options.cap)
+            for contender, python in zip(chosen, pythons, strict=True)
+        ]
+        results = [result for each in pending if (result := _seen(each))]
+    say(report(results))
+    if options.json:
+        write_json(options.json, {"results": [asdict(result) for result in results]})
+
+
+if __name__ == "__main__":
+    main()
