@@ -9,7 +9,7 @@ A worker with a free slot hears of it at once: its blocked read names an inbox o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker.lease import text
 from convolab_worker.outcome import Failed, Returned
@@ -39,15 +39,21 @@ async def ask(link: Link, keys: QueueKeys, job_id: str, reason: str | None) -> s
     return text(await own_script("cancelJob", 2).run(link, "status", names, args))
 
 
-async def take_back(
-    link: Link, keys: QueueKeys, lease: Lease, duration: float
-) -> Failed | Returned | None:
-    """Take the lock back for ``duration`` seconds from a request; the outcome that it asks for.
+class TakenBack(NamedTuple):
+    """A lock that is the lease's again; ``asked`` is the outcome that the request wanted.
 
-    None if there is no request to this lease: then the lock is lost.
+    None where somebody else has met the request first: the lock's thread, or the job's settlement.
     """
+
+    asked: Failed | Returned | None
+
+
+async def take_back(link: Link, keys: QueueKeys, lease: Lease, duration: float) -> TakenBack | None:
+    """Take the lock back for ``duration`` seconds from a request; None if the lock is lost."""
     args = (lease.token, round(duration * 1000))
     raw = await own_script("takeBack", 1).run(link, "lock", (keys.lock(lease.id),), args)
     if raw is None:
         return None
-    return Failed(text(raw)) if raw else Returned()
+    if isinstance(raw, int):
+        return TakenBack(None)
+    return TakenBack(Failed(text(raw)) if raw else Returned())

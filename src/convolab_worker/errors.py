@@ -68,13 +68,14 @@ class JobTimeout(ConvolabWorkerError):
 class LockLost(ConvolabWorkerError):
     """The job's lock is gone, so another worker may have the job: nothing is written.
 
-    ``ran_out`` tells that nobody holds it: it was not renewed in time.
+    ``ran_out`` tells that nobody holds it: it was not renewed in time; ``held`` that somebody does.
     """
 
-    def __init__(self, reason: str, *, ran_out: bool = False) -> None:
+    def __init__(self, reason: str, *, ran_out: bool = False, held: bool = False) -> None:
         """Keep the reason."""
         super().__init__(reason)
         self.ran_out = ran_out
+        self.held = held
 
 
 class JobNotFound(ConvolabWorkerError):

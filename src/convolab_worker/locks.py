@@ -210,10 +210,11 @@ class LockKeeper:
     async def _regained(self, link: Link, lease: Lease) -> bool:
         """Whether a lock that seemed lost is ours all the same."""
         keys = self._keys[lease.queue]
-        asked = await take_back(link, keys, lease, self._duration)
-        if asked is None:
+        taken = await take_back(link, keys, lease, self._duration)
+        if taken is None:
             return await self._reclaimed(link, lease)
-        self._on_cancelled(lease, asked)
+        if taken.asked is not None:
+            self._on_cancelled(lease, taken.asked)
         return True
 
     async def _reclaimed(self, link: Link, lease: Lease) -> bool:

@@ -307,7 +307,8 @@ class Queues:
 
 
 def _lost(code: int) -> LockLost:
-    return LockLost(_LOST.get(code, f"BullMQ's code {code}"), ran_out=code == LOCK_MISSING)
+    reason = _LOST.get(code, f"BullMQ's code {code}")
+    return LockLost(reason, ran_out=code == LOCK_MISSING, held=code == LOCK_OF_ANOTHER)
 
 
 def now_ms() -> int:

@@ -101,7 +101,7 @@ class Settlement:
             return await self._refused(lease, error)
         if not isinstance(error, LockLost):  # a child that can't be added
             return Failed(str(error))
-        if not error.ran_out and (asked := await self._cancelled(lease, outcome)) is not None:
+        if error.held and (asked := await self._cancelled(lease, outcome)) is not None:
             return asked
         if await self._regained(lease, outcome, error, was_refused=was_refused):
             return outcome
@@ -112,10 +112,12 @@ class Settlement:
         if isinstance(outcome, Lost):
             return None
         link, keys = self._queues.link, self._queues.keys[lease.queue]
-        asked = await self._reconnection.answered(
+        taken = await self._reconnection.answered(
             lambda: take_back(link, keys, lease, self._lock_duration)
         )
-        return outcome if asked is not None and isinstance(outcome, Completed) else asked
+        if taken is None:
+            return None
+        return outcome if taken.asked is None or isinstance(outcome, Completed) else taken.asked
 
     async def _write(self, lease: Lease, outcome: Outcome, at_ms: int, *, fetch_next: bool) -> Take:
         if isinstance(outcome, Lost):

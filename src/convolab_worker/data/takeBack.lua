@@ -5,9 +5,11 @@
     ARGV[1] the worker's token
     ARGV[2] the lock's length in milliseconds
 
-  Answers why the job is to fail, "" to return it; nothing if the lock holds no request to us.
+  Answers why the job is to fail, "" to return it; 1 if the lock is the worker's already, nothing
+  if it is somebody else's.
 ]]
 local value = redis.call("GET", KEYS[1])
+if value == ARGV[1] then return 1 end
 if not value or string.sub(value, 1, 7) ~= "cancel:" then return false end
 local request = cjson.decode(string.sub(value, 8))
 if request.token ~= ARGV[1] then return false end
