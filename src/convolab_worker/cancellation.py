@@ -9,6 +9,7 @@ A worker with a free slot hears of it at once: its blocked read names an inbox o
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker.lease import text
@@ -22,11 +23,19 @@ if TYPE_CHECKING:
 
 ASKED, IDLE, FOREIGN = "asked", "idle", "foreign"
 _NEWS_MS = 60_000
+_REQUEST = b"cancel:"
 
 
 def inbox(keys: QueueKeys, worker_id: str) -> str:
     """The key where a worker hears that one of its jobs of that queue is to be cancelled."""
     return f"{keys['']}cancel:{worker_id}"
+
+
+def token_in(lock: bytes) -> str:
+    """The token of the worker that has a job, by its lock's value: a token, or a request to it."""
+    if not lock.startswith(_REQUEST):
+        return text(lock)
+    return str(json.loads(text(lock.removeprefix(_REQUEST)))["token"])
 
 
 async def ask(link: Link, keys: QueueKeys, job_id: str, reason: str | None) -> str:

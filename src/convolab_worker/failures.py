@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker.lease import text
 from convolab_worker.protocol import Call
-from convolab_worker.scripts import script
+from convolab_worker.scripts import guarded_script, script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -141,10 +141,13 @@ def retry_call(keys: QueueKeys, failure: Failure, *, reset_attempts: bool) -> Ca
 
 
 def remove_call(keys: QueueKeys, failure: Failure) -> Call:
-    """Remove a job with its children, as Node's ``job.remove()`` does."""
-    return Call("removeJob", [keys.job(failure.id), keys["repeat"]], (failure.id, 1, keys[""]))
+    """Remove a job with its children, as Node's ``job.remove()`` does, if it is still failed."""
+    names = [keys.job(failure.id), *keys.named("repeat", "failed")]
+    return Call("removeJob", names, (failure.id, 1, keys[""]))
 
 
+# BullMQ's script removes a job from any state: also one that was retried a moment ago.
+_IF_FAILED = "if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then return -3 end"
 _ANSWERS = {1: DONE, 0: LOCKED, -1: GONE, -3: GONE, -8: SCHEDULED}
 
 
@@ -157,5 +160,8 @@ async def carry_out(link: Link, calls: Sequence[Call]) -> list[str]:
 
 
 async def _run(link: Link, call: Call) -> str:
-    answer = await script(call.script).run(link, "status", call.keys, call.args)
+    running = script(call.script)
+    if call.script == "removeJob":
+        running = guarded_script(call.script, _IF_FAILED, len(call.keys))
+    answer = await running.run(link, "status", call.keys, call.args)
     return _ANSWERS.get(answer, f"BullMQ's code {answer}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from convolab_worker import estimates
+from convolab_worker.cancellation import token_in
 from convolab_worker.errors import RedisRefused
 from convolab_worker.keys import STATE_KEYS
 from convolab_worker.lease import Lease, lease_from_hash, text
@@ -74,7 +75,7 @@ async def find_by_token(queues: Queues, queue: str, token: str) -> Lease | None:
     names = [keys.lock(text(job_id)) for job_id in ids]
     locks = await queues.link.call("fetch", "MGET", *names)
     for job_id, lock in zip(ids, locks, strict=True):
-        if lock is not None and lock.decode() == token:
+        if lock is not None and token_in(lock) == token:
             await set_aside(queues, queue, text(job_id))
             flat = await queues.link.call("fetch", "HGETALL", keys.job(text(job_id)))
             return lease_from_hash(queue, job_id, token, flat)
@@ -153,13 +154,13 @@ async def is_locked(queues: Queues, lease: Lease) -> bool:
     """Whether the job is locked for this lease."""
     lock = queues.keys[lease.queue].lock(lease.id)
     token = await queues.link.call("finish", "GET", lock)
-    return bool(token == lease.token.encode())
+    return token is not None and token_in(token) == lease.token
 
 
 async def holds(queues: Queues, lease: Lease) -> bool:
     """Whether the lease's lock is still there, and still ours."""
     lock = await queues.link.call("lock", "GET", queues.keys[lease.queue].lock(lease.id))
-    return lock is not None and text(lock) == lease.token
+    return lock is not None and token_in(lock) == lease.token
 
 
 async def restore(queues: Queues, lease: Lease, duration: float, error: str) -> bool:
@@ -189,13 +190,14 @@ async def restore(queues: Queues, lease: Lease, duration: float, error: str) -> 
 async def written(queues: Queues, lease: Lease, at_ms: int) -> bool | None:
     """Whether a finish of ours at ``at_ms`` whose answer was lost has been written.
 
-    None: it has not, and the lock is still ours or nobody's, so it may be tried again.
+    None: it has not, and the lock is still ours or nobody's, so it may be tried again. A lock that
+    holds a request to cancel is still ours: the next try meets the request.
     """
     keys = queues.keys[lease.queue]
     lock = queues.link.call("finish", "GET", keys.lock(lease.id))
     finished = queues.link.call("finish", "HMGET", keys.job(lease.id), "finishedOn", "name")
     token, (finished_on, name) = await lock, await finished
-    if token is not None and token.decode() == lease.token:
+    if token is not None and token_in(token) == lease.token:
         return None
     if name is None or (finished_on is not None and int(finished_on) == at_ms):
         return True

@@ -91,6 +91,15 @@ def own_script(name: str, keys: int) -> Script:
     return _made(name, keys, text)
 
 
+@functools.cache
+def guarded_script(name: str, guard: str, keys: int) -> Script:
+    """BullMQ's script of that name behind a line of ours, which may answer instead of it.
+
+    For what the script does not ask itself; ``keys`` counts its own and those of the ``guard``.
+    """
+    return _made(name, keys, f"{guard}\n{script(name).text}")
+
+
 def _made(name: str, keys: int, text: str) -> Script:
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     return Script(name=name, keys=keys, text=text, sha=sha)

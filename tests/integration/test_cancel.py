@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker, recovery
 from convolab_worker.errors import ConfigurationError, JobNotFound, JobNotRunning
 from tests.support.commands import Commands
 from tests.support.commandstats import counted_commands
@@ -203,6 +203,34 @@ async def test_a_race_with_the_jobs_own_end_leaves_it_ended_once(
         assert set(states) <= {"completed", "failed"}
         assert "lost" not in worker.stats()["outcomes"]
         assert (await client.counts())[client.settings.queues[0]]["active"] == 0
+
+
+async def test_a_lock_with_a_request_in_it_is_still_the_workers(
+    stage: Stage, running: Running, redis: Redis
+) -> None:
+    """Whoever looks after a lost answer is not told that somebody else has the job."""
+    async with running(stage.handlers) as (worker, client):
+        job_id = await client.enqueue("work")
+        await stage.next()
+        queue = client.settings.queues[0]
+        parts = worker._parts  # noqa: SLF001 - its renewals are kept from taking the lock back
+        assert parts is not None
+        lease = parts.held[queue][job_id]
+        lock = parts.queues.keys[queue].lock(job_id)
+        parts.keeper.release(lease)
+        with pytest.raises(TimeoutError):
+            await client.cancel(job_id, reason=WHY, timeout=0.2)
+        assert str(await redis.get(lock)).startswith("cancel:")
+
+        assert await recovery.is_locked(parts.queues, lease)
+        assert await recovery.holds(parts.queues, lease)
+        assert await recovery.written(parts.queues, lease, 1) is None
+        found = await recovery.find_by_token(parts.queues, queue, lease.token)
+        assert found is not None
+        assert found.id == job_id
+
+        stage.gate.set()  # its end meets the request, and is a result all the same
+        assert await client.result(job_id, timeout=20) == "done"
 
 
 async def test_what_does_not_run_can_not_be_cancelled_and_says_what_it_is(

@@ -16,7 +16,20 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.failures import Failure, Wanted, reason_pattern
+from convolab_worker.address import Address
+from convolab_worker.connection import Link
+from convolab_worker.failures import (
+    DONE,
+    GONE,
+    Failure,
+    Wanted,
+    carry_out,
+    failures,
+    reason_pattern,
+    remove_call,
+)
+from convolab_worker.keys import QueueKeys
+from convolab_worker.meter import Meter
 from tests.support.commands import Commands
 from tests.support.waiting import wait_until
 
@@ -145,6 +158,31 @@ async def test_thousands_are_retried_in_the_order_in_which_they_failed(desk: Des
 
 
 @pytest.mark.asyncio
+async def test_ctrl_c_says_how_many_were_done_and_the_rest_is_there_for_the_next_run(
+    desk: Desk,
+) -> None:
+    """A batch that was sent is counted, whole; running it again does what is left."""
+    many = 8_000
+    async with desk.redis.pipeline(transaction=False) as pipe:
+        for number in range(many):
+            pipe.hset(f"{desk.key}:j{number}", mapping={"name": "plain", "opts": "{}"})
+            pipe.zadd(f"{desk.key}:failed", {f"j{number}": number})
+        await pipe.execute()
+    retrying = await desk.commands.start("failed", "retry", "--all")
+    await wait_until(lambda: desk.redis.llen(f"{desk.key}:wait"), timeout=20, what="the first")
+
+    retrying.send(signal.SIGINT)
+    code, _, err = await retrying.ended()
+
+    waiting = await desk.waiting()
+    assert code == 130
+    assert f"stopped: {len(waiting)} jobs were retried" in err
+    assert len(waiting) + await desk.redis.zcard(f"{desk.key}:failed") == many
+    assert await desk.run("retry", "--all") == f"{many - len(waiting)} jobs retried\n"
+    assert await desk.waiting() == [f"j{number}" for number in range(many)]
+
+
+@pytest.mark.asyncio
 async def test_removing_leaves_nothing_of_a_job_and_the_others_alone(desk: Desk) -> None:
     """Its hash, its logs, its place; those that do not fit stay."""
     await desk.put("gone", name="draw")
@@ -155,6 +193,26 @@ async def test_removing_leaves_nothing_of_a_job_and_the_others_alone(desk: Desk)
 
     assert await desk.ids() == ["kept"]
     assert [key async for key in desk.redis.scan_iter(f"{desk.key}:gone*")] == []
+
+
+@pytest.mark.asyncio
+async def test_a_job_that_is_retried_while_others_are_removed_is_kept(desk: Desk) -> None:
+    """It was failed when it was looked at, and waits when its turn to be removed comes."""
+    await desk.put("gone")
+    await desk.put("retried")
+    keys = QueueKeys("bull", desk.queue)
+    link = Link(Address.parse(desk.client.settings.redis_url), timeout=10, meter=Meter())
+    await link.open()
+    found = failures(link, keys, Wanted(), time.time(), newest_first=False)
+    calls = [remove_call(keys, failure) async for failure in found]
+
+    await desk.run("retry", "retried")
+    outcomes = await carry_out(link, calls)
+    await link.close()
+
+    assert outcomes == [DONE, GONE]
+    assert await desk.waiting() == ["retried"]
+    assert await desk.redis.hget(f"{desk.key}:retried", "name") == "plain"
 
 
 @pytest.mark.asyncio

@@ -165,6 +165,18 @@ async def _add_as_node(redis: Redis, queue: str, number: int) -> None:
     await redis.set(f"bull:{queue}:id", number)
 
 
+async def test_a_number_that_is_no_count_leaves_nodes_counter_alone(house: House) -> None:
+    """INCR can't go on from it: then nobody could add to the new queue any more."""
+    await _add_as_node(house.redis, house.one, 20_261_124_093_012_345_678)
+    await house.redis.set(f"bull:{house.new}:id", 3)
+
+    code, _, err = await house.migrate("--yes")
+
+    assert code == 0, err
+    assert await house.waiting(house.new) == ["20261124093012345678"]
+    assert await house.redis.get(f"bull:{house.new}:id") == "3"
+
+
 async def test_what_can_not_be_moved_stays_and_says_why(house: House) -> None:
     """Jobs of a family, of a scheduler, of a worker, and such as are no jobs."""
     for job_id in ("child", "parent", "tick", "held", "free"):
@@ -353,3 +365,23 @@ async def test_names_without_a_handler_are_warned_of(house: House, tmp_path: Pat
     assert "'urgent'" in err
     assert "'later'" in err
     assert "'plain'" not in err
+
+
+async def test_names_that_mean_another_handler_are_warned_of(house: House, tmp_path: Path) -> None:
+    """A name can mean different things on different queues: the new one has one meaning."""
+    (tmp_path / "jobs.py").write_text(
+        "from convolab_worker import HandlerRegistry\n"
+        "handlers = HandlerRegistry()\n"
+        "@handlers.audio('plain', 'urgent', 'later')\n"
+        "def everywhere(job): pass\n"
+        f"@handlers.image('urgent', queue={house.one!r})\n"
+        "def there(job): pass\n"
+    )
+    await _fill(house)
+
+    code, _, err = await house.migrate("--app", "jobs:handlers")
+
+    assert code == 0
+    (warning,) = [line for line in err.splitlines() if "means" in line]
+    assert warning.startswith("'urgent' means jobs.there:")
+    assert f"on {house.one}, and jobs.everywhere:" in warning

@@ -23,7 +23,7 @@ from convolab_worker.telemetry import configure_logging
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from convolab_worker.protocol import Call
     from convolab_worker.settings import Settings
@@ -138,12 +138,23 @@ async def _carry_out(
             with Bar(queue, len(meant)) as bar:
                 for start in range(0, len(meant), BATCH):
                     batch = meant[start : start + BATCH]
-                    calls = [call(keys, failure) for failure in batch]
-                    done = [DONE] * len(batch)
-                    outcomes.update(done if dry_run else await failed_jobs.carry_out(link, calls))
+                    if dry_run:
+                        outcomes[DONE] += len(batch)
+                    else:
+                        calls = [call(keys, failure) for failure in batch]
+                        await _count(failed_jobs.carry_out(link, calls), outcomes)
                     bar.step(len(batch))
     if missing:
         outcomes["no failed job has the id " + ", ".join(sorted(missing))] += len(missing)
+
+
+async def _count(batch: Coroutine[Any, Any, list[str]], outcomes: Counter[str]) -> None:
+    """Count what became of a batch; one that has been sent is waited for after Ctrl-C too."""
+    sent = asyncio.create_task(batch)
+    try:
+        await asyncio.shield(sent)
+    finally:
+        outcomes.update(await sent)
 
 
 async def _newest(settings: Settings, wanted: Wanted, limit: int) -> list[Failure]:

@@ -37,11 +37,13 @@ def migrate(
     try:
         asyncio.run(_migrate(settings, destination, states or STATES, account, execute=execute))
     except KeyboardInterrupt:
-        remark(f"stopped: {account.moved} jobs were moved, each of them whole; run it again")
+        remark(
+            f"stopped: at least {account.moved} jobs were moved, each of them whole; run it again"
+        )
         raise
     _tell(account, destination, execute=execute, as_lines=as_lines)
     if settings.app is not None:
-        _warn_of_unhandled(settings.app, destination, account)
+        _warn_of_handlers(settings.app, destination, account)
     return 0
 
 
@@ -106,9 +108,17 @@ def _row(execute: bool) -> Any:  # noqa: FBT001 - made for map
     return row
 
 
-def _warn_of_unhandled(app: str, destination: str, account: Account) -> None:
+def _warn_of_handlers(app: str, destination: str, account: Account) -> None:
+    """Say which jobs would fail in the new queue, or run with another handler than in the old."""
     handlers = load_app(app)
-    names = {name for (_, _, name, outcome) in account.jobs if outcome == MOVED}
-    for name in sorted(names):
+    moved = {(name, queue) for (queue, _, name, outcome) in account.jobs if outcome == MOVED}
+    for name in sorted({name for name, _ in moved}):
         if handlers.find(destination, name) is None:
             remark(f"{app} has no handler for {name!r} on {destination}: those jobs would fail")
+    for name, queue in sorted(moved):
+        before, after = handlers.find(queue, name), handlers.find(destination, name)
+        if before is not None and after is not None and before.key != after.key:
+            remark(
+                f"{name!r} means {before.place} on {queue}, and {after.place} on {destination}: "
+                "the jobs that move would run with the latter"
+            )

@@ -27,7 +27,8 @@ local isList = state == "wait" or state == "paused"
 local fields = rcall("HMGET", job, "name", "parentKey", "rjk", "deid", "priority")
 local name = fields[1]
 if isList then
-  if not rcall("LPOS", KEYS[1], id) then return {"gone", name or "", id} end
+  -- Searched from the end, where the oldest stand, which move first.
+  if not rcall("LPOS", KEYS[1], id, "RANK", -1) then return {"gone", name or "", id} end
 elseif not rcall("ZSCORE", KEYS[1], id) then
   return {"gone", name or "", id}
 end
@@ -60,8 +61,9 @@ if rcall("EXISTS", job .. ":logs") == 1 then rcall("RENAME", job .. ":logs", tar
 if isList then rcall("LREM", KEYS[1], -1, id) else rcall("ZREM", KEYS[1], id) end
 rcall("SREM", from .. "stalled", id)
 
--- Node's own ids are numbers that it counts up: it must not come to this one again.
-local number = string.match(newId, "^%d+$") and tonumber(newId)
+-- Node's own ids are numbers that it counts up: it must not come to this one again. A longer number
+-- is no count, and INCR would refuse to go on from it.
+local number = #newId <= 15 and string.match(newId, "^%d+$") and tonumber(newId)
 if number and number > (tonumber(rcall("GET", to .. "id") or "0") or 0) then
   rcall("SET", to .. "id", newId)
 end
