@@ -33,10 +33,10 @@ async def left_of(redis: Redis, base: str) -> dict[str, Any]:
         elif kind == "list":
             found[part] = await redis.lrange(key, 0, -1)
         elif kind == "zset":
-            scored = await redis.zrange(key, 0, -1, withscores=True)
+            scored: Any = await redis.zrange(key, 0, -1, withscores=True)
             found[part] = [m for m, _ in scored] if part == ":failed" else scored
         elif kind == "stream":
-            entries = await redis.xrange(key)
+            entries: Any = await redis.xrange(key)
             found[part] = [fields for _, fields in entries]
         else:
             found[part] = part == ":stalled-check" or await redis.get(key)  # a time too
