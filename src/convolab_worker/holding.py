@@ -281,7 +281,7 @@ class WorkWhenHeld(Holding):
                 return
             await self._wind_down()
             if self._takes_until <= time.monotonic():
-                await self._engine.expel()
+                await self._engine.chains.expel()
                 return
 
     @property
@@ -301,7 +301,7 @@ class WorkWhenHeld(Holding):
             last = max(self._callers, key=lambda caller: caller.ends_at)
             until = max(last.ends_at - _ENDING_SECONDS, (last.takes_until + last.ends_at) / 2)
             seconds = until - time.monotonic()
-            if seconds <= 0 or await self._engine.ended(min(seconds, _ENDING_SECONDS / 4)):
+            if seconds <= 0 or await self._engine.chains.ended(min(seconds, _ENDING_SECONDS / 4)):
                 return
 
     def _heard_drained(self) -> bool:

@@ -188,11 +188,11 @@ class Worker:
 
     def _lose(self, lease: Lease) -> None:
         if self._engine is not None:
-            self._engine.lose(lease)
+            self._engine.chains.lose(lease)
 
     def _cancel(self, lease: Lease, asked: Failed | Returned) -> None:
         if self._engine is not None:
-            self._engine.cancel(lease, asked)
+            self._engine.chains.cancel(lease, asked)
 
     async def _drain_result(self, parts: Parts, holding: Holding) -> DrainResult:
         try:
