@@ -38,7 +38,13 @@ def _link(match: re.Match[str], folder: Path) -> str:
     if path in _GENERATED:
         return f"[{match['text']}]({_GENERATED[path]}{match['rest']})"
     if there.suffix == ".md" and path.startswith("docs/"):
-        return f"[{match['text']}]({path.removeprefix('docs/')}{match['rest']})"
+        # In a checkout a page is called by its file, here by its title.
+        text = _title(there) if match["text"].endswith(".md") else match["text"]
+        return f"[{text}]({path.removeprefix('docs/')}{match['rest']})"
     # The site has pages, not sources: the path says where to look in a checkout.
     text = match["text"].strip("`")
     return f"`{path}`" if path.endswith(text) else f"{match['text']} (`{path}`)"
+
+
+def _title(page: Path) -> str:
+    return page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")

@@ -124,3 +124,11 @@ def test_the_architecture_page_names_every_module() -> None:
     ]
 
     assert sorted(drawn) == sorted(modules | packages)
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    """docs/api.md asks for the docstrings of all that the package exports."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: convolab_worker\.(\w+)$", page, re.MULTILINE)
+
+    assert set(convolab_worker.__all__) <= set(listed)
