@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -256,11 +255,13 @@ async def test_starts_are_as_far_apart_as_the_rate_says(running: Running) -> Non
         return job.attempt
 
     async with running(handlers) as (worker, client):
+        began = time.monotonic()
         ids = [await client.enqueue("say", {"n": n}) for n in range(8)]
         attempts = [await client.result(job_id, SOON) for job_id in ids]
-        outcomes = worker.stats()["outcomes"]
+    outcomes = worker.stats()["outcomes"]
 
-    assert all(later - first >= 0.05 - 1e-3 for (first, _), (later, _) in pairwise(starts))
+    # From one moment on: a busy machine may begin one handler late, and the next in time.
+    assert all(at - began >= 0.05 * n - 1e-3 for n, (at, _) in enumerate(starts))
     assert [n for _, n in starts] == [*range(8)]
     assert attempts == [1] * 8
     assert outcomes == {"completed": 8}
