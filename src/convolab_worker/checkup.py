@@ -173,8 +173,10 @@ def round_trip(seconds: Sequence[float], command_timeout: float) -> Finding:
     )
 
 
-def clock(difference: float) -> Finding:
+def clock(difference: float | None) -> Finding:
     """Whether the server's clock and this machine's agree; ``difference`` is in seconds."""
+    if difference is None:
+        return Finding(check="clock", verdict=UNKNOWN, found=_known(None))
     return Finding(
         check="clock",
         verdict=WARNING if abs(difference) > _CLOCK_SECONDS else OK,

@@ -124,7 +124,9 @@ def _cancel(given: argparse.Namespace) -> int:
     reason = None if given.send_back else given.reason or "cancelled by an operator"
     from convolab_worker.commands import jobs
 
-    return jobs.cancel(settings, given.job_id, reason, timeout=given.timeout)
+    return jobs.cancel(
+        settings, given.job_id, reason, timeout=given.timeout, wait=not given.no_wait
+    )
 
 
 def _failed(given: argparse.Namespace) -> int:

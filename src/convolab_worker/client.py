@@ -260,6 +260,7 @@ class JobClient:
         reason: str | None = "cancelled",
         queue: str | None = None,
         timeout: float | None = None,
+        wait: bool = True,
     ) -> str:
         """Cancel a job that runs, in whichever process; wait for its end, and say what it is.
 
@@ -267,8 +268,9 @@ class JobClient:
         or, if that is None, goes back to the head of its queue with its attempt not used up. A
         worker with a free slot hears of it at once, one without by its next renewal of the lock,
         half of the lock's duration later at most. Gives ``failed`` or ``returned``; ``completed``
-        for a handler that returned all the same. Raises JobNotRunning if no worker of this library
-        has it, JobNotFound, and TimeoutError after ``timeout`` seconds (the request stays).
+        for a handler that returned all the same; ``asked`` at once if ``wait`` is False. Raises
+        JobNotRunning if no worker of this library has it, JobNotFound, and TimeoutError after
+        ``timeout`` seconds (the request stays).
         """
         if reason is not None and not reason.strip():
             msg = f"reason={reason!r}: expected some text, or None to return the job"
@@ -280,6 +282,8 @@ class JobClient:
             answer = await cancellation.ask(self._link, keys, job_id, reason)
             if answer != cancellation.ASKED:
                 raise JobNotRunning(_not_running(answer, await self.status(job_id, status.queue)))
+            if not wait:
+                return answer
             async with asyncio.timeout(timeout):
                 return await self._cancelled(job_id, status.queue, inbox)
         finally:

@@ -153,7 +153,11 @@ def _add_status(commands: Any) -> None:
 
 
 def _add_cancel(commands: Any) -> None:
-    command = _command(commands, "cancel", "end a job that is running, wherever it runs")
+    summary = (
+        "end a job that is running, wherever it runs: at once if its worker has a free slot, "
+        "within half a lock's duration otherwise"
+    )
+    command = _command(commands, "cancel", summary)
     command.add_argument("job_id", metavar="JOB_ID", help="the job to end")
     command.add_argument(
         "--fail", dest="reason", metavar="REASON", help="let it fail for this reason (the default)"
@@ -162,6 +166,7 @@ def _add_cancel(commands: Any) -> None:
         "--return", dest="send_back", action="store_true", help="put it back into its queue instead"
     )
     _add_flag(command, "--timeout", _DELAY, "wait no longer than this for its end")
+    command.add_argument("--no-wait", action="store_true", help="don't wait for its end")
 
 
 def _add_failed(commands: Any) -> None:

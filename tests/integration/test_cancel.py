@@ -309,11 +309,16 @@ async def test_from_the_command_line(stage: Stage, running: Running, tmp_path: P
 
         code, out, _ = await commands.run("cancel", job_id, "--fail", WHY)
         again = await commands.run("cancel", job_id)
+        second = await client.enqueue("work")
+        await stage.next()
+        asked = await commands.run("cancel", second, "--no-wait")
+        await wait_until(lambda: second in stage.cancelled, what="the second job's end")
         wrong = await commands.run("cancel", job_id, "--fail", WHY, "--return")
         await commands.close()
 
         assert (code, out) == (0, "failed\n")
         assert (await client.status(job_id)).failed_reason == WHY
+        assert asked[:2] == (0, "asked\n")
         assert again[0] == 1
         assert "is failed: only a job that is running" in again[2]
         assert wrong[0] == 2

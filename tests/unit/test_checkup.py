@@ -55,6 +55,7 @@ VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
     (lambda: checkup.round_trip([0.01, 0.01, 6.0], 10), FAILURE, "6000.0 ms at worst"),
     (lambda: checkup.clock(0.2), OK, "+0.20 s"),
     (lambda: checkup.clock(-3.0), WARNING, "-3.00 s"),
+    (lambda: checkup.clock(None), UNKNOWN, "does not tell"),
     (lambda: checkup.blocking(1.0, 1.05), OK, "1.1 s of 1 s"),
     (lambda: checkup.blocking(1.0, 0.3), FAILURE, "0.3 s of 1 s"),
     (lambda: checkup.blocking(1.0, None), FAILURE, "cut or refused"),

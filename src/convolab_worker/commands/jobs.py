@@ -75,23 +75,25 @@ def status(
     return 0
 
 
-def cancel(settings: Settings, job_id: str, reason: str | None, *, timeout: float | None) -> int:
+def cancel(
+    settings: Settings, job_id: str, reason: str | None, *, timeout: float | None, wait: bool
+) -> int:
     """End a job that is running; say how it ended. 1 if that is not as asked, or not in time."""
     configure_logging(settings.log_level, settings.log_format)
-    return asyncio.run(_cancel(settings, job_id, reason, timeout))
+    return asyncio.run(_cancel(settings, job_id, reason, timeout=timeout, wait=wait))
 
 
 async def _cancel(
-    settings: Settings, job_id: str, reason: str | None, timeout: float | None
+    settings: Settings, job_id: str, reason: str | None, *, timeout: float | None, wait: bool
 ) -> int:
     async with JobClient(settings) as client:
         try:
-            ended = await client.cancel(job_id, reason=reason, timeout=timeout)
+            ended = await client.cancel(job_id, reason=reason, timeout=timeout, wait=wait)
         except TimeoutError:
             remark(f"job {job_id} has not ended after {timeout:g} s; it was asked to, and will")
             return 1
     result(ended)
-    return int(ended != ("returned" if reason is None else "failed"))
+    return int(wait and ended != ("returned" if reason is None else "failed"))
 
 
 async def _enqueue(settings: Settings, job: NewJob, *, wait: bool, timeout: float | None) -> int:

@@ -150,11 +150,11 @@ class Survey:
             took.append(time.perf_counter() - began)
         return took
 
-    async def _clock_difference(self) -> float:
+    async def _clock_difference(self) -> float | None:
         began = time.time()
         answer = await self._ask("TIME")
         if answer is None:
-            return 0.0
+            return None
         return (began + time.time()) / 2 - (int(answer[0]) + int(answer[1]) / 1e6)
 
     async def _queue(self, keys: QueueKeys) -> AsyncIterator[Finding]:
