@@ -115,7 +115,7 @@ async def test_a_job_that_failed_is_listed_shown_retried_and_then_succeeds(
         assert "[info] trying" in shown
 
         mended.set()
-        assert await desk.run("retry", job_id) == "1 jobs retried\n"
+        assert await desk.run("retry", job_id) == "1 job retried\n"
         assert await desk.client.result(job_id, timeout=20) == "spoken"
     assert await desk.ids() == []
 
@@ -189,7 +189,7 @@ async def test_removing_leaves_nothing_of_a_job_and_the_others_alone(desk: Desk)
     await desk.put("kept")
     await desk.redis.rpush(f"{desk.key}:gone:logs", "a row")
 
-    assert await desk.run("remove", "--name", "draw") == "1 jobs removed\n"
+    assert await desk.run("remove", "--name", "draw") == "1 job removed\n"
 
     assert await desk.ids() == ["kept"]
     assert [key async for key in desk.redis.scan_iter(f"{desk.key}:gone*")] == []
@@ -224,7 +224,7 @@ async def test_what_can_not_be_done_is_said_and_the_rest_is_done(desk: Desk) -> 
 
     code, out, err = await desk.commands.run("failed", "remove", "here", "held", "nowhere")
 
-    assert (code, out) == (0, "1 jobs removed\n")
+    assert (code, out) == (0, "1 job removed\n")
     assert "1 not: a worker has it" in err
     assert "no failed job has the id nowhere" in err
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from redis.asyncio import Redis
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.errors import NotRunning, UnrecoverableError
 from tests.support.commandstats import counted_commands
+from tests.support.serving import serving
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
@@ -343,10 +345,8 @@ async def test_a_stop_answers_who_holds(make_settings: Callable[..., Settings]) 
     assert (result.status, result.remaining) == ("budget", 1)
 
 
-async def test_a_thousand_mixed_jobs_are_counted_right(
-    make_settings: Callable[..., Settings],
-) -> None:
-    """Failures for good, retries, delays, a parent with children: each job counts once."""
+def mixed_handlers() -> HandlerRegistry:
+    """Failures for good, failures that are tried again, parents with three children."""
     handlers = HandlerRegistry()
 
     @handlers.audio("mixed")
@@ -364,23 +364,55 @@ async def test_a_thousand_mixed_jobs_are_counted_right(
         if not await job.children_results():
             await job.enqueue_children([Child("mixed", {"n": 0}, key=str(n)) for n in range(3)])
 
-    settings = make_settings(wake_linger=0.0, concurrency=50)
-    async with held(handlers, settings) as (worker, client):
-        for first in range(0, 980, 98):
-            await asyncio.gather(
-                *[client.enqueue("mixed", {"n": n}, attempts=2) for n in range(first, first + 98)]
-            )
-        for _ in range(5):
-            await client.enqueue("parent", {})
-        for _ in range(15):
-            await client.enqueue("mixed", {"n": 0}, delay=3600)
-        result = await worker.hold(60)
+    return handlers
 
-    assert result.status == "drained"
-    assert result.failed == 98
-    assert result.processed == 980 + 5 + 5 * 3
-    assert result.remaining == 15
-    assert result.next_due_at == pytest.approx(time.time() + 3600, abs=60)
+
+async def add_a_thousand(client: JobClient) -> None:
+    """980 of them to be run now, five parents, and fifteen that are not due."""
+    await client.enqueue_many(
+        [{"name": "mixed", "data": {"n": n}, "attempts": 2} for n in range(980)]
+    )
+    await client.enqueue_many([{"name": "parent"}] * 5)
+    await client.enqueue_many([{"name": "mixed", "data": {"n": 0}, "delay": 3600}] * 15)
+
+
+async def by_hold(settings: Settings) -> dict[str, Any]:
+    """What ``Worker.hold`` says came of them."""
+    async with held(mixed_handlers(), settings) as (worker, client):
+        await add_a_thousand(client)
+        return asdict(await worker.hold(60))
+
+
+async def by_request(settings: Settings) -> dict[str, Any]:
+    """What ``/wake?hold`` answers."""
+    async with serving(mixed_handlers(), settings) as (_, client, session):
+        await add_a_thousand(client)
+        async with session.post("/wake?hold=60s") as answer:
+            answered: dict[str, Any] = await answer.json()
+            return answered
+
+
+async def by_drain(settings: Settings) -> dict[str, Any]:
+    """What ``drain`` prints."""
+    async with JobClient(settings) as client:
+        await add_a_thousand(client)
+    return {"status": "drained", **asdict(await Worker(mixed_handlers(), settings).drain(60))}
+
+
+@pytest.mark.parametrize("way", [by_hold, by_request, by_drain])
+async def test_a_thousand_mixed_jobs_are_counted_right(
+    make_settings: Callable[..., Settings], way: Callable[[Settings], Awaitable[dict[str, Any]]]
+) -> None:
+    """Failures for good, retries, delays, a parent with children: each job counts once."""
+    settings = make_settings(wake_mode="held", wake_linger=0.0, concurrency=50)
+
+    result = await way(settings)
+
+    assert result["status"] == "drained"
+    assert result["failed"] == 98
+    assert result["processed"] == 980 + 5 + 5 * 3
+    assert result["remaining"] == 15
+    assert result["next_due_at"] == pytest.approx(time.time() + 3600, abs=60)
 
 
 async def test_a_hold_with_nothing_to_do_costs_one_command(

@@ -109,7 +109,8 @@ def _act(
     except KeyboardInterrupt:
         remark(f"stopped: {outcomes[DONE]} jobs were {what}, each of them whole; run it again")
         raise
-    result(f"{outcomes.pop(DONE, 0)} jobs {'would be ' if dry_run else ''}{what}")
+    done = outcomes.pop(DONE, 0)
+    result(f"{done} job{'' if done == 1 else 's'} {'would be ' if dry_run else ''}{what}")
     for why, count in outcomes.items():
         remark(f"{count} not: {why}")
     return 0
