@@ -371,8 +371,10 @@ async def test_what_is_too_large_is_refused(
     async with serving(handlers, make_settings()) as (_, _, session):
 
         async def endless() -> Any:
-            for _ in range(100):
+            """A little too much, and then nothing: who still writes may not hear the answer."""
+            for _ in range(17):
                 yield b"x" * 4096
+            await asyncio.Event().wait()
 
         for body in (b"x" * 100_000, endless()):
             async with session.post("/wake", data=body) as answer:
