@@ -89,7 +89,7 @@ async def test_a_lost_name_comes_back(
         Redis.from_url(settings.redis_url, decode_responses=True) as redis,
         Worker(HANDLERS, settings) as worker,
     ):
-        before = await found(redis, NAMES[3])
+        before = [await found(redis, name) for name in NAMES][3]  # all are named by then
         waits = worker.stats()["commands"]["by_purpose"]["connect"]["sent"]
         await redis.client_kill_filter(_id=before["id"])
 
