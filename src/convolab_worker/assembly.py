@@ -223,6 +223,7 @@ def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[Lease]:
         handlers_of={q: [h.key for h in handlers.handlers_of(q)] for q in settings.queues},
         limits={h.key: h.concurrency for h in handlers if h.concurrency is not None},
         intervals={h.key: h.rate.interval for h in handlers if h.rate is not None},
+        one_by_one=settings.rate_limit is not None,
     )
 
 

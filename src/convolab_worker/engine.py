@@ -124,7 +124,7 @@ class Engine:
         self.chains.unpark()
         ready = self._slots.next_queue(now)
         if ready is not None:
-            await self._take(ready)
+            await self._fill(ready, now)
             return False
         tend_at = parts.waiting.next_time()
         if tend_at is not None and tend_at <= now:
@@ -268,6 +268,21 @@ class Engine:
             await self.chains.return_parked()
 
     # taking
+
+    async def _fill(self, queue: str, now: float) -> None:
+        """Take from the queue: several jobs in one pipeline, where they are known to wait."""
+        takes = [self._take(queue) for _ in range(self._slots.takes(queue, now))]
+        if self._slots.wants_count(queue):
+            takes.append(self._count(queue))
+        if len(takes) == 1:
+            await takes[0]
+            return
+        for error in await asyncio.gather(*takes, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def _count(self, queue: str) -> None:
+        self._slots.counted(queue, await self._parts.queues.waiting_in(queue))
 
     async def _take(self, queue: str) -> None:
         parts = self._parts

@@ -293,6 +293,13 @@ class Queues:
         )
         return float(answer[1]) / 0x1000 / 1000 if answer else None
 
+    async def waiting_in(self, queue: str) -> int:
+        """How many jobs of the queue can be taken: two commands."""
+        keys = self.keys[queue]
+        in_order = self.link.call("fetch", "LLEN", keys["wait"])
+        prioritized = self.link.call("fetch", "ZCARD", keys["prioritized"])
+        return int(await in_order + await prioritized)
+
     async def left(self) -> tuple[int, float | None]:
         """How many jobs wait, prioritized and delayed ones too, and when the first is due."""
         counts: list[asyncio.Future[int]] = []

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from convolab_worker.rates import Rates
+from convolab_worker.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,23 +35,6 @@ TURN_JOBS = 32
 TURN_SECONDS = 1.0
 # A ready queue waits for this many takes from owed ones, then it counts as owed itself.
 MOST_PASSES = 2
-
-
-@dataclass(slots=True)
-class Standing:
-    """What is known of one queue. Times are epoch seconds."""
-
-    ready: bool = False
-    sure: bool = False  # ready until a take finds nothing; otherwise for one take, on a hint
-    seen: bool = False  # its jobs were seen, and no take has found one since
-    hinted: bool = False  # became ready again since the last take from it began
-    owed: bool = False  # became ready, and nothing was taken from it since
-    passed: int = 0  # takes from owed queues while it was ready and not owed
-    full: bool = False  # held since its own concurrency (in BullMQ) is used up
-    asks_due: bool = False  # a due time has passed, and the next one is not known
-    due_at: float | None = None
-    held_until: float | None = None  # a rate limit, a pause, the queue's own concurrency
-    served: int = 0  # the number of the last take from it: the rotation
 
 
 @dataclass(slots=True)
@@ -70,7 +54,8 @@ class Slots(Generic[T]):
 
     ``handlers_of`` names for each queue the handlers that its jobs may need; ``limits`` gives a
     handler's own concurrency, ``intervals`` the seconds from one of its starts to the next, for
-    those that have one.
+    those that have one. A queue with such handlers (every queue, with ``one_by_one``) gives its
+    jobs one after the other: how many of them could start at once is not known.
     """
 
     def __init__(
@@ -82,9 +67,16 @@ class Slots(Generic[T]):
         handlers_of: Mapping[str, Sequence[str]],
         limits: Mapping[str, int],
         intervals: Mapping[str, float] | None = None,
+        one_by_one: bool = False,
     ) -> None:
         """Begin with every slot free and nothing known of any queue."""
         self.standing = {queue: Standing() for queue in queues}
+        held_back = {*limits, *(intervals or {})}
+        self._one_by_one = {
+            queue
+            for queue in queues
+            if one_by_one or not held_back.isdisjoint(handlers_of.get(queue, ()))
+        }
         self._concurrency = concurrency
         self._park_limit = park_limit
         self._handlers_of = handlers_of
@@ -268,7 +260,23 @@ class Slots(Generic[T]):
 
     def _takeable(self, queue: str, now: float) -> bool:
         standing = self.standing[queue]
-        return standing.ready and not _is_held(standing, now) and self.is_open(queue)
+        return standing.ready and not standing.is_held(now) and self.is_open(queue)
+
+    def takes(self, queue: str, now: float) -> int:
+        """How many takes to send ``queue`` at once; other queues that are ready have their share."""
+        if queue in self._one_by_one:
+            return 1
+        ready = sum(self._takeable(other, now) for other in self.standing)
+        return self.standing[queue].takes(self.free // max(ready, 1))
+
+    def wants_count(self, queue: str) -> bool:
+        """Whether to count the jobs that wait in ``queue``, beside a take."""
+        standing = self.standing[queue]
+        return standing.wants_count and self.free > 1 and queue not in self._one_by_one
+
+    def counted(self, queue: str, waiting: int) -> None:
+        """So many jobs were seen to wait in ``queue``."""
+        self.standing[queue].counted(waiting)
 
     def stays(self, queue: str, turn: Turn, now: float) -> bool:
         """Whether a slot that ends a job of ``queue`` takes its next one from there too."""
@@ -293,7 +301,7 @@ class Slots(Generic[T]):
             for queue, standing in self.standing.items()
             if (not standing.ready or standing.held_until == _FOREVER)
             and self.is_open(queue)
-            and not _is_limited(standing, now)
+            and not standing.is_limited(now)
         ]
 
     def unwatched(self, queue: str) -> list[str]:
@@ -321,13 +329,7 @@ class Slots(Generic[T]):
         True if the queue was hinted at again while the take was under way: that may have been the
         take's own marker, or tell of another job.
         """
-        standing = self.standing[queue]
-        standing.seen = False
-        if standing.sure:
-            return False
-        standing.ready = standing.owed = False
-        hinted, standing.hinted = standing.hinted, False
-        return hinted
+        return self.standing[queue].took()
 
     def nothing(self, queue: str) -> bool:
         """A take found nothing; True if jobs had been seen there, so that something holds them.
@@ -336,8 +338,7 @@ class Slots(Generic[T]):
         the queue is ready again, and nothing is concluded yet.
         """
         standing = self.standing[queue]
-        seen = standing.seen
-        standing.ready = standing.sure = standing.seen = standing.owed = False
+        seen = standing.nothing()
         if standing.hinted:
             self.ready(queue, sure=seen)
             return False
@@ -389,12 +390,3 @@ class Slots(Generic[T]):
     def next_rested(self) -> float | None:
         """The next moment at which ``end_rests`` lets a handler start again; monotonic."""
         return self._rates.next_time()
-
-
-def _is_held(standing: Standing, now: float) -> bool:
-    return standing.held_until is not None and standing.held_until > now
-
-
-def _is_limited(standing: Standing, now: float) -> bool:
-    # A paused queue announces its return by a marker; a hold that ends at a known time doesn't.
-    return _is_held(standing, now) and standing.held_until != _FOREVER

@@ -30,6 +30,7 @@ def make_slots(
     handlers_of: Mapping[str, Sequence[str]] | None = None,
     limits: Mapping[str, int] | None = None,
     intervals: Mapping[str, float] | None = None,
+    one_by_one: bool = False,
     ready: Sequence[str] = (),
 ) -> Slots[str]:
     """Slots of a worker on ``queues``; of those, ``ready`` are full of jobs."""
@@ -41,6 +42,7 @@ def make_slots(
         handlers_of=handlers_of or dict.fromkeys(names, ("h",)),
         limits=limits or {},
         intervals=intervals,
+        one_by_one=one_by_one,
     )
     for queue in ready:
         slots.ready(queue, sure=True)
@@ -59,6 +61,109 @@ def find_nothing(slots: Slots[str], queue: str) -> bool:
     slots.reserve(queue)
     slots.cancel_reservation()
     return slots.nothing(queue)
+
+
+def fill(slots: Slots[str], waiting: dict[str, int]) -> list[tuple[str, int]]:
+    """Take ``waiting`` jobs as the engine does: each round's queue, and how many takes it sent."""
+    rounds = []
+    while (queue := slots.next_queue(START)) is not None:
+        count = slots.takes(queue, START)
+        is_counted = slots.wants_count(queue)
+        rounds.append((queue, count))
+        for _ in range(count):
+            slots.reserve(queue)
+        for _ in range(count):
+            if waiting[queue]:
+                waiting[queue] -= 1
+                slots.took(queue)
+                slots.admit("h", "job", START)
+            else:
+                slots.cancel_reservation()
+                slots.nothing(queue)
+        if is_counted:
+            rounds.append((queue, 0))
+            slots.counted(queue, waiting[queue])
+    return rounds
+
+
+# how many at once
+
+
+def test_fifty_slots_fill_in_few_rounds() -> None:
+    """A few takes show that jobs flow; from a count on, each round doubles what was found."""
+    slots = make_slots("a", concurrency=50, ready=["a"])
+
+    rounds = fill(slots, {"a": 1000})
+
+    assert rounds == [("a", n) for n in (1, 1, 1, 1, 0, 4, 8, 16, 18)]
+    assert slots.running == 50
+
+
+@pytest.mark.parametrize(
+    ("jobs", "rounds"),
+    [(1, [1, 1]), (2, [1, 1, 1]), (4, [1, 1, 1, 1, 0, 1]), (7, [1, 1, 1, 1, 0, 3, 1])],
+)
+def test_no_more_takes_leave_than_there_are_jobs(jobs: int, rounds: list[int]) -> None:
+    """But the one that finds the queue empty, as ever; few jobs are not counted."""
+    slots = make_slots("a", concurrency=50, ready=["a"])
+
+    assert fill(slots, {"a": jobs}) == [("a", n) for n in rounds]
+
+
+def test_what_stops_a_queue_costs_no_more_takes_than_have_found_a_job() -> None:
+    """A queue may be paused, limited or full at any time, however many jobs wait."""
+    slots = make_slots("a", concurrency=50, ready=["a"])
+    slots.counted = lambda queue, _: slots.standing[queue].counted(1000)  # type: ignore[method-assign]
+
+    rounds = [count for _, count in fill(slots, {"a": 8})]
+
+    assert rounds == [1, 1, 1, 1, 0, 4, 8]
+    assert slots.takes("a", START) == 1
+
+
+def test_jobs_that_came_after_a_count_are_counted_anew() -> None:
+    """A count that is used up says nothing of later jobs."""
+    slots = make_slots("a", concurrency=50, ready=["a"])
+    for _ in range(4):
+        run_one(slots, "a")
+    slots.counted("a", 1)
+    run_one(slots, "a")
+
+    wanted = []
+    for _ in range(4):
+        wanted.append(slots.wants_count("a"))
+        run_one(slots, "a")
+
+    assert wanted == [False, False, False, True]
+
+
+def test_ready_queues_share_the_free_slots() -> None:
+    """One of three that are ready gets a third of them at once."""
+    slots = make_slots("a", "b", "c", concurrency=12, ready=["a", "b", "c"])
+    slots.standing["a"].found = 100
+    slots.counted("a", 100)
+
+    assert slots.takes("a", START) == 4
+
+
+@pytest.mark.parametrize(
+    ("limits", "intervals", "one_by_one"),
+    [({"h": 2}, None, False), (None, {"h": 1.0}, False), (None, None, True)],
+)
+def test_jobs_of_limited_handlers_are_taken_one_by_one(
+    limits: dict[str, int] | None,
+    intervals: dict[str, float] | None,
+    one_by_one: bool,  # noqa: FBT001
+) -> None:
+    """A worker does not hoard what it can't run."""
+    slots = make_slots(
+        "a", concurrency=8, limits=limits, intervals=intervals, one_by_one=one_by_one, ready=["a"]
+    )
+    slots.standing["a"].found = 100
+
+    assert not slots.wants_count("a")
+    slots.counted("a", 100)
+    assert slots.takes("a", START) == 1
 
 
 # slots and their limits
