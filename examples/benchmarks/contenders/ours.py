@@ -6,6 +6,7 @@ Options are those of ``Settings``, and win over the environment.
 from __future__ import annotations
 
 import asyncio
+import gc
 from importlib.metadata import PackageNotFoundError, version
 from tempfile import TemporaryFile
 from typing import Any
@@ -69,4 +70,5 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # as the command `run` does
     asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +14,12 @@ T = TypeVar("T")
 
 
 def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run ``main`` to its end as ``asyncio.run`` does."""
+    """Run ``main`` to its end as ``asyncio.run`` does.
+
+    What has been imported by then stays: the garbage collector need not look through it again,
+    which holds every job up for 10 to 100 ms, the more the larger the application is.
+    """
+    gc.freeze()
     with asyncio.Runner(loop_factory=_faster_loop()) as runner:
         return runner.run(main)
 
