@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import uuid
+import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker import producing
@@ -28,6 +28,8 @@ KEYWORDS = (
 )  # fmt: skip
 """What a job of ``enqueue_many`` may have: the keywords of ``enqueue``."""
 
+# As many as a UUID has, which takes longer to make.
+_ID_BYTES = 16
 # A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
 _MOST_JOBS = 500
 _MOST_DATA = 2**22
@@ -57,7 +59,7 @@ def new_job(
         deduplication_id=deduplication_id,
     )
     return NewJob(
-        id=checked_id(job_id) or uuid.uuid4().hex,
+        id=checked_id(job_id) or secrets.token_hex(_ID_BYTES),
         name=name,
         data=encode_json({} if data is None else data, what="data"),
         opts=options,
@@ -121,7 +123,8 @@ def pipeline(jobs: list[tuple[QueueKeys, NewJob]], start: int) -> list[tuple[Que
 
 
 async def _again_if_lost(link: Link, adding: Callable[[], Awaitable[T]]) -> T:
-    await link.open()
+    if not link.is_open:
+        await link.open()
     try:
         return await adding()
     except ReplyLost:  # a job's id makes a second adding harmless

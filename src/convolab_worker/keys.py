@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _SUFFIXES = (
     "", "active", "wait", "waiting-children", "paused", "completed", "failed", "delayed",
     "repeat", "stalled", "limiter", "prioritized", "id", "stalled-check", "meta", "pc", "events",
@@ -19,13 +24,14 @@ STATE_KEYS = (
 class QueueKeys:
     """The keys of ``queue`` under ``prefix``: ``keys["wait"]`` is ``prefix:queue:wait``."""
 
-    __slots__ = ("_by_suffix", "base", "queue")
+    __slots__ = ("_by_suffix", "_listed", "base", "queue")
 
     def __init__(self, prefix: str, queue: str) -> None:
         """Name every key once."""
         self.queue = queue
         self.base = f"{prefix}:{queue}:"
         self._by_suffix = {suffix: self.base + suffix for suffix in _SUFFIXES}
+        self._listed: dict[tuple[str, ...], list[str]] = {}
 
     def __getitem__(self, suffix: str) -> str:
         """The key of that suffix; ``""`` is what BullMQ calls the queue's key prefix."""
@@ -35,6 +41,13 @@ class QueueKeys:
         """The keys of those suffixes, in order."""
         by_suffix = self._by_suffix
         return [by_suffix[suffix] for suffix in suffixes]
+
+    def listed(self, suffixes: tuple[str, ...]) -> Sequence[str]:
+        """The same for a constant list of suffixes, which is remembered."""
+        known = self._listed.get(suffixes)
+        if known is None:
+            known = self._listed[suffixes] = self.named(*suffixes)
+        return known
 
     def job(self, job_id: str) -> str:
         """The key of a job's hash."""

@@ -83,7 +83,7 @@ def add_call(keys: QueueKeys, job: NewJob, now_ms: int) -> Call:
         [keys.base, job.id, job.name, now_ms, parent_key, dependencies, parent, None, dedup_key]
     )
     name, key_names = _target(opts)
-    return Call(name, keys.named(*key_names), (packed, job.data, msgpack.packb(short)))
+    return Call(name, keys.listed(key_names), (packed, job.data, msgpack.packb(short)))
 
 
 def _target(opts: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
