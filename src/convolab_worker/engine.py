@@ -41,7 +41,7 @@ class Engine:
         self._log = structlog.get_logger("convolab_worker").bind()
         self.chains = Chains(
             parts,
-            takes_no_more=lambda: self._takes_no_more,
+            takes_no_more=self._takes_no_more,
             on_ended=self._job_ended,
             on_unsure=self._look_again,
         )
@@ -93,7 +93,7 @@ class Engine:
             pump.result()
 
     async def _loop(self) -> None:
-        while not self._takes_no_more:
+        while not self._takes_no_more():
             self.expected_by = time.monotonic() + self._parts.patience
             try:
                 if await self._turn():
@@ -231,7 +231,6 @@ class Engine:
 
     # rest
 
-    @property
     def _takes_no_more(self) -> bool:
         return self.stopping or self.rest.is_on
 

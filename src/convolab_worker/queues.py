@@ -17,7 +17,7 @@ from convolab_worker.scripts import script
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
     from convolab_worker.connection import Link
     from convolab_worker.meter import Meter
@@ -150,8 +150,8 @@ class Queues:
         """A lock token that this worker has not used."""
         return f"{self._worker_id}:{next(self._tokens)}"
 
-    async def _run(self, purpose: str, call: Call) -> Any:
-        return await script(call.script).run(self.link, purpose, call.keys, call.args)
+    def _run(self, purpose: str, call: Call) -> Coroutine[Any, Any, Any]:
+        return script(call.script).run(self.link, purpose, call.keys, call.args)
 
     async def take(self, queue: str, token: str) -> Take:
         """Take the queue's next job, locked under ``token``."""

@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -28,7 +28,7 @@ from convolab_worker.tracing import NO_TRACING
 from convolab_worker.whereabouts import innermost
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from convolab_worker.lease import Lease
     from convolab_worker.registry import Handler, HandlerRegistry
@@ -103,8 +103,11 @@ class Runner:
         """The handler that the job is for."""
         return self.handlers.find(lease.queue, lease.name)
 
-    async def run(self, lease: Lease) -> Outcome:
-        """Run the job, in its span; its outcome, whatever happens."""
+    def run(self, lease: Lease) -> Coroutine[Any, Any, Outcome]:
+        """Run the job, in its span if there are any; its outcome, whatever happens."""
+        return self._outcome(lease) if self._tracing is NO_TRACING else self._traced(lease)
+
+    async def _traced(self, lease: Lease) -> Outcome:
         with self._tracing.running(lease) as tell:
             outcome = await self._outcome(lease)
             if isinstance(outcome, AwaitsChildren):

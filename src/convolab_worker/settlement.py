@@ -22,7 +22,6 @@ from convolab_worker.outcome import (
     Lost,
     Outcome,
     Postponed,
-    Returned,
 )
 from convolab_worker.queues import (
     FAILED_CHILDREN,
@@ -120,6 +119,10 @@ class Settlement:
         return outcome if taken.asked is None or isinstance(outcome, Completed) else taken.asked
 
     async def _write(self, lease: Lease, outcome: Outcome, at_ms: int, *, fetch_next: bool) -> Take:
+        if isinstance(outcome, (Completed, Failed, Postponed)):
+            call = self._call(lease, outcome, at_ms, fetch_next=fetch_next)
+            take = await self._queues.transit(lease, call)
+            return NOT_ASKED if call.script == "retryJob" else take
         if isinstance(outcome, Lost):
             raise LockLost(outcome.reason)
         if isinstance(outcome, AwaitsChildren):
@@ -130,12 +133,8 @@ class Settlement:
                 msg = "the job was moved on by a write whose answer was lost"
                 raise LockLost(msg, ran_out=True)
             return NOT_ASKED if moved else Take(lease=lease)
-        if isinstance(outcome, Returned):
-            await self._queues.give_back(lease)
-            return NOT_ASKED
-        call = self._call(lease, outcome, at_ms, fetch_next=fetch_next)
-        take = await self._queues.transit(lease, call)
-        return NOT_ASKED if call.script == "retryJob" else take
+        await self._queues.give_back(lease)
+        return NOT_ASKED
 
     def _call(
         self,

@@ -263,7 +263,7 @@ class Slots(Generic[T]):
         return standing.ready and not standing.is_held(now) and self.is_open(queue)
 
     def takes(self, queue: str, now: float) -> int:
-        """How many takes to send ``queue`` at once; other queues that are ready have their share."""
+        """How many takes from ``queue`` to send at once; others that are ready have their share."""
         if queue in self._one_by_one:
             return 1
         ready = sum(self._takeable(other, now) for other in self.standing)
