@@ -1,10 +1,11 @@
 """How long jobs wait under load: from add in Node to the handler, at parts of the highest rate.
 
-The highest rate of a contender is measured first, with the producer adding all the while: it takes
-CPU time too. Then jobs come at an even 10, 50 and 90 % of it. A job counts as sent when it is due
-by that rate, so that a producer or a worker that falls behind can't hide how long it takes.
+The highest rate of a contender is measured before each load, as a machine that others use is not
+equally fast all the time, with the producer adding all the while: it takes CPU time too. Then jobs
+come at an even 10, 50 and 90 % of it. A job counts as sent when it is due by that rate, so that a
+producer or a worker that falls behind can't hide how long it takes. Medians of some rounds.
 
-    python examples/benchmarks/latency.py --seconds 5 --json latency.json
+    python examples/benchmarks/latency.py --seconds 5 --rounds 3 --json latency.json
 """
 
 from __future__ import annotations
@@ -35,25 +36,26 @@ def measure(options: argparse.Namespace) -> Section:
     results: list[dict[str, object]] = []
     rows = []
     with Bench(warm_up=500) as bench:
-        highest = {contender.key: _highest(bench, contender) for contender in contenders}
         for part in options.parts:
+            rounds: dict[str, list[tuple[float, ...]]] = {key: [] for key in options.contenders}
+            for _ in range(options.rounds):
+                for contender in contenders:
+                    rate = _highest(bench, contender) * part
+                    jobs = max(200, round(rate * options.seconds))
+                    _, delays = _flow(bench, contender, rate=rate, jobs=jobs)
+                    waits = [quantile(delays, at) for at in _QUANTILES]
+                    rounds[contender.key].append((rate, *waits))
+                    progress(f"{part:.0%} of {contender.label}'s highest: p99 {waits[1]:.1f} ms")
             for contender in contenders:
-                rate = highest[contender.key] * part
-                jobs = max(200, round(rate * options.seconds))
-                _, delays = _flow(bench, contender, rate=rate, jobs=jobs)
-                waits = [quantile(delays, at) for at in _QUANTILES]
-                progress(f"{part:.0%} of {contender.label}'s highest: p99 {waits[1]:.1f} ms")
-                rows.append((f"{part:.0%}", contender.label, rate, *waits))
-                results.append(
-                    {"contender": contender.label, "part": part, "rate": rate, "jobs": jobs}
-                    | {"p50": waits[0], "p99": waits[1], "p999": waits[2]}
-                )
+                seen = rounds[contender.key]
+                middle = [median(each[n] for each in seen) for n in range(len(seen[0]))]
+                rows.append((f"{part:.0%}", contender.label, *middle))
+                results.append({"contender": contender.label, "part": part, "rounds": seen})
     return Section(
         title="Latency under load",
         note=f"Milliseconds from add in Node to the handler, concurrency {_CONCURRENCY}, at parts "
-        "of each worker's own highest rate with the producer beside it: "
-        + ", ".join(f"{c.label} {highest[c.key]:,.0f} jobs/s" for c in contenders)
-        + ".",
+        "of each worker's own highest rate just before, with the producer beside it: medians of "
+        f"{options.rounds} rounds.",
         headings=("load", "worker", "jobs/s", "p50", "p99", "p99.9"),
         rows=rows,
         results=results,
@@ -62,7 +64,7 @@ def measure(options: argparse.Namespace) -> Section:
 
 
 def _highest(bench: Bench, contender: Contender) -> float:
-    return median(_flow(bench, contender, rate=_FLOOD, jobs=_FLOOD_JOBS)[0] for _ in range(3))
+    return _flow(bench, contender, rate=_FLOOD, jobs=_FLOOD_JOBS)[0]
 
 
 def _flow(
@@ -80,6 +82,7 @@ def _flow(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the program's flags."""
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3, help="loads of each part and contender")
     parser.add_argument("--parts", type=float, nargs="+", default=[0.1, 0.5, 0.9])
     parser.add_argument(
         "--contenders", nargs="+", choices=list(CONTENDERS), default=["ours", "bullmq-node"]

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples.benchmarks import (
     cold_start,
     enqueue,
+    filling,
     growth,
     handlers,
     latency,
@@ -42,7 +43,8 @@ _BEGIN, _END = "<!-- make bench writes from here -->", "<!-- to here -->"
 _PROGRAMS: tuple[tuple[ModuleType, str], ...] = (
     (throughput, "--jobs 8000 --rounds 3 --count-jobs 1000"),
     (handlers, "--rounds 2"),
-    (latency, "--seconds 3"),
+    (filling, "--rounds 1"),
+    (latency, "--seconds 2"),
     (enqueue, "--rounds 5"),
     (cold_start, "--rounds 7"),
     (memory, "--rounds 2"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 
 from examples.benchmarks.benchkit.monitor import CommandCount, MonitorTap, count
@@ -26,10 +26,14 @@ _PER = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What each job of a round is like: ``size`` characters of data, a handler of ``sleep`` ms."""
+    """What each job of a round is like: ``size`` characters of data, a handler of ``sleep`` ms.
+
+    With ``spread`` handlers take half to one and a half times as long.
+    """
 
     size: int = 0
     sleep: int = 0
+    spread: bool = False
 
 
 NO_OP = Shape()
@@ -145,7 +149,7 @@ class Bench:
         worker = self.started(contender, concurrency, queue)
         try:
             self.producer.pause(self.server.url, queue)
-            self.producer.bulk(self.server.url, queue, jobs, size=shape.size, sleep=shape.sleep)
+            self.producer.bulk(self.server.url, queue, jobs, **asdict(shape))
         except BaseException:
             worker.close()
             raise

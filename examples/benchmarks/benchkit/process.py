@@ -223,9 +223,21 @@ class Producer(LineProcess):
         """Connect to a queue, so that its first job pays for no connection."""
         self.ask({"op": "open", "url": url, "queue": queue_name})
 
-    def bulk(self, url: str, queue_name: str, jobs: int, *, size: int = 0, sleep: int = 0) -> None:
-        """Add ``jobs`` jobs, a thousand a call: ``size`` characters each, to sleep ``sleep`` ms."""
-        shape = {"count": jobs, "size": size, "sleep": sleep}
+    def bulk(
+        self,
+        url: str,
+        queue_name: str,
+        jobs: int,
+        *,
+        size: int = 0,
+        sleep: int = 0,
+        spread: bool = False,
+    ) -> None:
+        """Add ``jobs`` jobs, a thousand a call: ``size`` characters each, to sleep ``sleep`` ms.
+
+        With ``spread``, half to one and a half times as long.
+        """
+        shape = {"count": jobs, "size": size, "sleep": sleep, "spread": spread}
         self.ask({"op": "bulk", "url": url, "queue": queue_name, **shape})
 
     def flow(self, url: str, queue_name: str, *, rate: float, jobs: int) -> None:
@@ -244,7 +256,10 @@ class Producer(LineProcess):
         self.ask({"op": "add", "url": url, "queue": queue_name, "delay": delay_ms})
 
     def batch(self, url: str, queue_name: str, jobs: Sequence[Mapping[str, int]]) -> None:
-        """Add jobs in one call, each with a ``number`` of its own and its ``delay`` in ms."""
+        """Add jobs in one call, each with a ``number`` of its own and its ``delay`` in ms.
+
+        One to ``keep`` is not told of when it starts, and may ``sleep`` so many ms.
+        """
         self.ask({"op": "batch", "url": url, "queue": queue_name, "jobs": list(jobs)})
 
     def pause(self, url: str, queue_name: str) -> None:

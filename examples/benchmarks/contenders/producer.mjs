@@ -6,9 +6,9 @@ const BULK = 1000;
 const BULK_BYTES = 16e6;
 const opened = new Map();
 
-// A job that says when it was sent, so that its worker can tell how long it waited.
-function timed({ delay = 0, number = 0 }) {
-  const data = { sentAt: Number(process.hrtime.bigint()), delay, number };
+// A job that says when it was sent, so that its worker can tell, or keep, how long it waited.
+function timed({ delay = 0, number = 0, keep, sleep }) {
+  const data = { sentAt: Number(process.hrtime.bigint()), delay, number, keep, sleep };
   return { name: 'noop', data, opts: delay ? { delay } : {} };
 }
 
@@ -27,12 +27,15 @@ await answer({
     await queueOf(request).waitUntilReady();
   },
   bulk: async (request) => {
-    const { count, size = 0, sleep = 0 } = request;
-    const data = { ...(size && { text: 'x'.repeat(size) }), ...(sleep && { sleep }) };
+    const { count, size = 0, sleep = 0, spread = false } = request;
+    const text = size && { text: 'x'.repeat(size) };
+    // Evenly over half to one and a half times as long, in an order that repeats nothing.
+    const sleepOf = (n) => (spread ? sleep * (0.5 + ((n * 0.618034) % 1)) : sleep);
+    const dataOf = (n) => ({ ...text, ...(sleep && { sleep: sleepOf(n) }) });
     const most = Math.max(1, Math.min(BULK, Math.floor(BULK_BYTES / (size + 1))));
     for (let left = count; left > 0; left -= most) {
       const length = Math.min(left, most);
-      await queueOf(request).addBulk(Array.from({ length }, () => ({ name: 'noop', data })));
+      await queueOf(request).addBulk(Array.from({ length }, (_, n) => ({ name: 'noop', data: dataOf(left - n) })));
     }
   },
   // Adds at an even rate, whatever becomes of the jobs. A job is sent when it is due by that rate:
