@@ -327,3 +327,57 @@ async def test_the_commands_job_wakes_before_it_ends(server_url: str, queue_name
     assert quiet == ""
     assert "wake.failed" in told
     assert "was not waked" in told
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("command", "wakes"),
+    [
+        (("failed", "retry", "--all"), 1),
+        (("failed", "retry", "--all", "--dry-run"), 0),
+        (("failed", "remove", "--all"), 0),
+        (("migrate", "--from", "{queue}", "--to", "{queue}-new", "--yes"), 1),
+        (("migrate", "--from", "{queue}", "--to", "{queue}-new"), 0),
+    ],
+    ids=["retry", "retry-dry", "remove", "migrate", "migrate-looking"],
+)
+async def test_commands_that_put_jobs_into_queues_wake_the_service(
+    redis: Redis, server_url: str, queue_name: str, command: tuple[str, ...], wakes: int
+) -> None:
+    """A service that sleeps runs what was retried, or moved."""
+    await redis.hset(
+        f"bull:{queue_name}:1",
+        mapping={"name": "work", "data": "{}", "opts": "{}", "failedReason": "x", "atm": 1},
+    )
+    await redis.zadd(f"bull:{queue_name}:failed", {"1": time.time() * 1000})
+    arguments = [part.format(queue=queue_name) for part in command]
+    async with service(says()) as there:
+        told = await run_python(
+            *("-m", "convolab_worker", *arguments),
+            REDIS_URL=server_url,
+            CONVOLAB_QUEUES=queue_name,
+            CONVOLAB_WAKE_URL=there.url,
+        )
+
+    assert len(there.requests) == wakes, told
+
+
+@pytest.mark.asyncio
+async def test_a_retry_that_nobody_hears_says_so(
+    redis: Redis, server_url: str, queue_name: str
+) -> None:
+    """The jobs are back in their queues, but nothing may run them."""
+    await redis.hset(
+        f"bull:{queue_name}:1",
+        mapping={"name": "work", "data": "{}", "opts": "{}", "failedReason": "x", "atm": 1},
+    )
+    await redis.zadd(f"bull:{queue_name}:failed", {"1": time.time() * 1000})
+    async with service(says(status=404)) as elsewhere:
+        told = await run_python(
+            *("-m", "convolab_worker", "failed", "retry", "--all"),
+            REDIS_URL=server_url,
+            CONVOLAB_QUEUES=queue_name,
+            CONVOLAB_WAKE_URL=elsewhere.url,
+        )
+
+    assert "the jobs were retried, but the worker service was not waked" in told

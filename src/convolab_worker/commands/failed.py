@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker import failures as failed_jobs
 from convolab_worker.address import Address
 from convolab_worker.client import JobClient
+from convolab_worker.commands.awaking import awake
 from convolab_worker.commands.output import Bar, as_json, described, remark, result, table
 from convolab_worker.connection import Link
 from convolab_worker.errors import ConfigurationError, JobNotFound
@@ -76,18 +77,22 @@ def show(settings: Settings, job_id: str, *, as_lines: bool) -> int:
 def retry(
     settings: Settings, wanted: Wanted, *, everything: bool, dry_run: bool, reset_attempts: bool
 ) -> int:
-    """Put failed jobs back into their queues."""
+    """Put failed jobs back into their queues, and wake the service that runs them."""
 
     def call(keys: QueueKeys, failure: Failure) -> Call:
         return failed_jobs.retry_call(keys, failure, reset_attempts=reset_attempts)
 
-    return _act(settings, wanted, "retried", call, everything=everything, dry_run=dry_run)
+    done = _act(settings, wanted, "retried", call, everything=everything, dry_run=dry_run)
+    if done and not dry_run:
+        asyncio.run(awake(settings, "the jobs were retried"))
+    return 0
 
 
 def remove(settings: Settings, wanted: Wanted, *, everything: bool, dry_run: bool) -> int:
     """Remove failed jobs, with all that is known of them."""
     call = failed_jobs.remove_call
-    return _act(settings, wanted, "removed", call, everything=everything, dry_run=dry_run)
+    _act(settings, wanted, "removed", call, everything=everything, dry_run=dry_run)
+    return 0
 
 
 def _act(
@@ -113,7 +118,7 @@ def _act(
     result(f"{done} job{'' if done == 1 else 's'} {'would be ' if dry_run else ''}{what}")
     for why, count in outcomes.items():
         remark(f"{count} not: {why}")
-    return 0
+    return done
 
 
 async def _carry_out(

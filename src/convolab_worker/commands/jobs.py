@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from convolab_worker.client import JobClient
+from convolab_worker.commands.awaking import WAKE_SECONDS
 from convolab_worker.commands.output import as_json, described, remark, result, table
 from convolab_worker.depths import COMMANDS_PER_QUEUE
 from convolab_worker.errors import ConfigurationError
@@ -18,9 +19,6 @@ from convolab_worker.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from convolab_worker.settings import Settings
-
-# A service that starts from nothing may take this long to answer its first request.
-_WAKE_SECONDS = 15.0
 
 _HOME = "\x1b[H\x1b[J"  # to the upper left corner, and wipe what is below
 
@@ -110,7 +108,7 @@ async def _enqueue(settings: Settings, job: NewJob, *, wait: bool, timeout: floa
         )
         if not wait:
             result(job_id)
-            if not await client.wake_heard(_WAKE_SECONDS):
+            if not await client.wake_heard(WAKE_SECONDS):
                 remark(f"job {job_id} is on {queue}, but the worker service was not waked for it")
             return 0
         remark(f"job {job_id} is on {queue}")

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.address import Address
+from convolab_worker.commands.awaking import awake
 from convolab_worker.commands.loading import load_app
 from convolab_worker.commands.output import Bar, as_json, remark, result, table
 from convolab_worker.connection import Link
@@ -42,6 +43,8 @@ def migrate(
         )
         raise
     _tell(account, destination, execute=execute, as_lines=as_lines)
+    if execute and account.moved:
+        asyncio.run(awake(settings, "the jobs were moved"))
     if settings.app is not None:
         _warn_of_handlers(settings.app, destination, account)
     return 0
