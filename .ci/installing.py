@@ -21,6 +21,8 @@ from tests.support.markdown import Block, blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "installing.md"
+# An index that does not answer would hold everything up.
+LONGEST_SECONDS = 600
 # Every section's last word: the library runs a job with what was installed there.
 TRIED = "python try_it.py"
 
@@ -65,7 +67,9 @@ def _commands(section: list[Block]) -> list[str]:
 
 
 def _run(command: str, folder: Path, environment: dict[str, str]) -> None:
-    subprocess.run(["/bin/sh", "-c", command], cwd=folder, env=environment, check=True)
+    subprocess.run(
+        ["/bin/sh", "-c", command], cwd=folder, env=environment, check=True, timeout=LONGEST_SECONDS
+    )
 
 
 if __name__ == "__main__":
