@@ -311,6 +311,18 @@ def unhandled(queue: str, waiting: Iterable[str], known: Iterable[str]) -> Findi
     )
 
 
+def strangers(status: int | None) -> Finding:
+    """Whether the wake server is closed to who has no token; ``status`` is its answer to one."""
+    is_open = status is not None and status < _FIRST_ERROR
+    return Finding(
+        check="wake, strangers",
+        verdict=WARNING if is_open else OK,
+        found="whoever reaches it may wake it" if is_open else "refused",
+        why="wakes cost commands and instance time, and the status page shows what runs",
+        advice="set CONVOLAB_WAKE_TOKEN on both sides, unless only a network of yours reaches it",
+    )
+
+
 def wake(error: str | None, status: int | None) -> Finding:
     """Whether the worker service can be waked; ``status`` is what it answered to the token."""
     if error is not None:

@@ -142,7 +142,7 @@ async def test_names_that_nobody_handles_are_found_with_the_application(
 async def test_the_wake_server_is_reached_and_its_token_tried_without_waking_it(
     patient: Patient,
 ) -> None:
-    """The right token is ok, a wrong one and nobody listening are failures."""
+    """The right token is ok, a wrong one and nobody listening are failures; none is refused."""
     handlers = HandlerRegistry()
     handlers.audio("work")(lambda _job: None)
     settings = Settings(redis_url=patient.server.url, queues=("jobs",), port=0, wake_token="right")
@@ -156,9 +156,24 @@ async def test_the_wake_server_is_reached_and_its_token_tried_without_waking_it(
 
     assert right[0] == 0
     assert right[1]["wake"] == ("ok", "reached, answers 200")
+    assert right[1]["wake, strangers"] == ("ok", "refused")
     assert wrong[1]["wake"] == ("failure", "the token is refused (401)")
     assert gone[1]["wake"][0] == "failure"
+    assert "wake, strangers" not in gone[1]
     assert drains == 0
+
+
+async def test_a_wake_server_that_is_open_to_everybody_is_warned_of(patient: Patient) -> None:
+    """Without a token, whoever reaches it may wake it, and see what runs."""
+    handlers = HandlerRegistry()
+    handlers.audio("work")(lambda _job: None)
+    worker = Worker(handlers, Settings(redis_url=patient.server.url, queues=("jobs",), port=0))
+    async with WakeServer(worker) as server, worker:
+        url = f"http://127.0.0.1:{server.port}"
+        code, found = await patient.examine(CONVOLAB_WAKE_URL=url)
+
+    assert code == 0
+    assert found["wake, strangers"] == ("warning", "whoever reaches it may wake it")
 
 
 async def test_it_reads_as_lines_with_what_to_do(patient: Patient) -> None:

@@ -84,7 +84,10 @@ class Survey:
             async for finding in self._queue(QueueKeys(settings.prefix, queue)):
                 yield finding
         if settings.wake_url is not None:
-            yield checkup.wake(*await _reach(settings))
+            error, status = await _reach(settings, with_token=True)
+            yield checkup.wake(error, status)
+            if error is None:
+                yield checkup.strangers((await _reach(settings, with_token=False))[1])
 
     async def _ask(self, *command: Any, timeout: float | None = None) -> Any:
         """The answer, or None where the server refuses to say."""
@@ -188,14 +191,14 @@ def _flag(info: dict[str, str] | None, name: str) -> bool | None:
     return None if number is None else bool(number)
 
 
-async def _reach(settings: Settings) -> tuple[str | None, int | None]:
+async def _reach(settings: Settings, *, with_token: bool) -> tuple[str | None, int | None]:
     """What the wake server's metrics answer, which have the wake's token and start no work."""
     from aiohttp import ClientError, ClientSession, ClientTimeout
 
     parts = urlsplit(wake_address(settings))
     url = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0] + "/metrics"))
     try:
-        headers = await _credentials(settings)
+        headers = await _credentials(settings) if with_token else {}
         timeout = ClientTimeout(total=_WAKE_SECONDS)
         async with (
             ClientSession(timeout=timeout) as session,
