@@ -40,7 +40,11 @@ def measure(options: argparse.Namespace) -> Section:
                 rounds.append(done)
                 progress(f"{name}: {done['rate']:,.0f} jobs/s")
         versions = {"valkey": server.version}
-    versions |= {name: str(each[0]["version"]) for name, each in found.items() if each}
+    versions |= {
+        "convolab-worker" if name == "ours" else name: str(each[0]["version"])
+        for name, each in found.items()
+        if each
+    }
     rows, best = [], median(each["rate"] for each in found["ours"])
     for name, rounds in found.items():
         if rounds:

@@ -29,8 +29,9 @@ await answer({
   bulk: async (request) => {
     const { count, size = 0, sleep = 0, spread = false } = request;
     const text = size && { text: 'x'.repeat(size) };
-    // Evenly over half to one and a half times as long, in an order that repeats nothing.
-    const sleepOf = (n) => (spread ? sleep * (0.5 + ((n * 0.618034) % 1)) : sleep);
+    // Evenly over half to one and a half times as long, in an order that repeats nothing; whole
+    // milliseconds, as setTimeout drops their parts.
+    const sleepOf = (n) => (spread ? Math.round(sleep * (0.5 + ((n * 0.618034) % 1))) : sleep);
     const dataOf = (n) => ({ ...text, ...(sleep && { sleep: sleepOf(n) }) });
     const most = Math.max(1, Math.min(BULK, Math.floor(BULK_BYTES / (size + 1))));
     for (let left = count; left > 0; left -= most) {
