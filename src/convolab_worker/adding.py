@@ -123,8 +123,7 @@ def pipeline(jobs: list[tuple[QueueKeys, NewJob]], start: int) -> list[tuple[Que
 
 
 async def _again_if_lost(link: Link, adding: Callable[[], Awaitable[T]]) -> T:
-    if not link.is_open:
-        await link.open()
+    await link.open()
     try:
         return await adding()
     except ReplyLost:  # a job's id makes a second adding harmless

@@ -104,6 +104,7 @@ def _act(
     everything: bool,
     dry_run: bool,
 ) -> int:
+    """Tell what was done, and give how often."""
     configure_logging(settings.log_level, settings.log_format)
     if wanted.is_everything and not everything:
         msg = "every failed job is meant: expected ids, a filter such as --name, or --all"
