@@ -320,6 +320,8 @@ class Slots(Generic[T]):
         standing.hinted = True
         if not standing.ready:
             standing.ready = standing.owed = True
+            if not sure:  # what was found before came alone, or long ago
+                standing.found = 0
         if sure:
             standing.sure = standing.seen = True
 

@@ -141,6 +141,17 @@ def test_jobs_that_came_after_a_count_are_counted_anew() -> None:
     assert wanted == [False, False, False, True]
 
 
+def test_jobs_that_came_alone_make_no_burst() -> None:
+    """Each was announced by a hint of its own: two jobs after them are not counted."""
+    slots = make_slots("a", concurrency=50)
+    for _ in range(5):
+        slots.ready("a")
+        run_one(slots, "a")
+    slots.ready("a", sure=True)
+
+    assert not slots.wants_count("a")
+
+
 def test_ready_queues_share_the_free_slots() -> None:
     """One of three that are ready gets a third of them at once."""
     slots = make_slots("a", "b", "c", concurrency=12, ready=["a", "b", "c"])
