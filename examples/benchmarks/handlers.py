@@ -38,15 +38,8 @@ def measure(options: argparse.Namespace) -> Section:
     with Bench(warm_up=500) as bench:
         for concurrency, spread in ((c, s) for c in options.concurrency for s in (False, True)):
             ideal = concurrency / _SLEEP * 1000
-            rounds: dict[str, list[Round]] = {key: [] for key in options.contenders}
-            shape = Shape(sleep=_SLEEP, spread=spread)
             span = "5 to 15 ms" if spread else "10 ms"
-            for _ in range(options.rounds):
-                for key, done in rounds.items():
-                    jobs = min(round(ideal * _SECONDS), _MOST_JOBS)
-                    done.append(bench.timed(CONTENDERS[key], concurrency, jobs, shape=shape))
-                    rate = done[-1].jobs_per_second
-                    progress(f"concurrency {concurrency}, {key}: {rate:,.0f} jobs/s")
+            rounds = _rounds(bench, options, concurrency, spread=spread)
             rate = asyncio.run(_sleep_alone(concurrency, spread=spread))
             alone = "asyncio.sleep alone", rate, f"{rate / ideal:.0%}", None, None
             rows.append((concurrency, span, *alone))
@@ -82,6 +75,21 @@ def measure(options: argparse.Namespace) -> Section:
         results=results,
         versions=bench.versions,
     )
+
+
+def _rounds(
+    bench: Bench, options: argparse.Namespace, concurrency: int, *, spread: bool
+) -> dict[str, list[Round]]:
+    """Each contender's rounds, in turns."""
+    rounds: dict[str, list[Round]] = {key: [] for key in options.contenders}
+    shape = Shape(sleep=_SLEEP, spread=spread)
+    jobs = min(round(concurrency / _SLEEP * 1000 * _SECONDS), _MOST_JOBS)
+    for _ in range(options.rounds):
+        for key, done in rounds.items():
+            done.append(bench.timed(CONTENDERS[key], concurrency, jobs, shape=shape))
+            rate = done[-1].jobs_per_second
+            progress(f"concurrency {concurrency}, {key}: {rate:,.0f} jobs/s")
+    return rounds
 
 
 async def _sleep_alone(concurrency: int, *, spread: bool) -> float:

@@ -4,7 +4,6 @@
 //
 // The first line out is {"url": ...}. A request is {"op": NAME, ...}; its answer {"ok": ...} or {"error": "..."}.
 
-import { createInterface } from "node:readline";
 import { createBullBoard } from "@bull-board/api";
 import { BullMQAdapter } from "@bull-board/api/bullMQAdapter";
 import { ExpressAdapter } from "@bull-board/express";
@@ -12,6 +11,8 @@ import { Queue } from "bullmq";
 import express from "express";
 import Redis from "ioredis";
 import { chromium } from "playwright-core";
+
+import { answer } from "./requests.mjs";
 
 const [redisUrl, prefix, queueName, executablePath, profile] = process.argv.slice(2);
 const PATIENCE_MS = 15_000;
@@ -67,15 +68,6 @@ const operations = {
 };
 
 process.stdout.write(`${JSON.stringify({ url })}\n`);
-for await (const line of createInterface({ input: process.stdin })) {
-  const request = JSON.parse(line);
-  let answer;
-  try {
-    answer = { ok: await operations[request.op](request) };
-  } catch (error) {
-    answer = { error: error?.stack ?? String(error) };
-  }
-  process.stdout.write(`${JSON.stringify(answer)}\n`);
-}
+await answer(operations);
 await browser.close();
 process.exit(0);

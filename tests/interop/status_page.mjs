@@ -4,8 +4,9 @@
 //
 // A request is {"op": NAME, ...}; its answer {"ok": ...} or {"error": "..."}.
 
-import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
+
+import { answer } from "./requests.mjs";
 
 const [url, executablePath, profile] = process.argv.slice(2);
 const FLAGS = [
@@ -62,15 +63,6 @@ const operations = {
 };
 
 process.stdout.write(`${JSON.stringify({ ok: "ready" })}\n`);
-for await (const line of createInterface({ input: process.stdin })) {
-  const request = JSON.parse(line);
-  let answer;
-  try {
-    answer = { ok: await operations[request.op](request) };
-  } catch (error) {
-    answer = { error: error?.stack ?? String(error) };
-  }
-  process.stdout.write(`${JSON.stringify(answer)}\n`);
-}
+await answer(operations);
 await browser.close();
 process.exit(0);
