@@ -112,7 +112,7 @@ def _node(bench: Bench) -> float:
 
 def _imports(folder: str) -> list[tuple[str, float]]:
     """The modules that take longest to import, with what they bring, in ms."""
-    code = "import convolab_worker.cli, convolab_worker.commands.work, cold_app"
+    code = "import convolab_worker.cli.main, convolab_worker.cli.commands.run, cold_app"
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code],
         cwd=folder,

@@ -56,10 +56,10 @@ async def now(job):
 _IMPORTS = {
     "bare interpreter": "",
     "redis.asyncio, bullmq, structlog": "import redis.asyncio, bullmq, structlog",
-    "our worker and command": "import convolab_worker.commands.work",
+    "our worker and command": "import convolab_worker.cli.commands.run",
     "our worker and wake server": (
-        "import convolab_worker.commands.work, convolab_worker.server,"
-        " convolab_worker.serving.listener, convolab_worker.serving.routes"
+        "import convolab_worker.cli.commands.run, convolab_worker.server.server,"
+        " convolab_worker.server.listener, convolab_worker.server.routes"
     ),
 }
 _MOST_TIMES_IMPORTS = 2.5

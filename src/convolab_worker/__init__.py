@@ -9,15 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convolab_worker.children import Child
-    from convolab_worker.client import JobClient, JobStatus
-    from convolab_worker.events import JobEvent
-    from convolab_worker.job import Job
-    from convolab_worker.registry import HandlerRegistry
-    from convolab_worker.scope import CallNext
+    from convolab_worker.bullmq.children import Child
+    from convolab_worker.client.client import JobClient, JobStatus
+    from convolab_worker.client.events import JobEvent
+    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.scope import CallNext
+    from convolab_worker.handlers.strategies import FailedAttempt
     from convolab_worker.settings import Settings
-    from convolab_worker.strategies import FailedAttempt
-    from convolab_worker.worker import DrainResult, Worker
+    from convolab_worker.worker.worker import DrainResult, Worker
 
 __all__ = [
     "CallNext",
@@ -34,17 +34,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CallNext": "scope",
-    "Child": "children",
-    "DrainResult": "worker",
-    "FailedAttempt": "strategies",
-    "HandlerRegistry": "registry",
-    "Job": "job",
-    "JobClient": "client",
-    "JobEvent": "events",
-    "JobStatus": "client",
+    "CallNext": "handlers.scope",
+    "Child": "bullmq.children",
+    "DrainResult": "worker.worker",
+    "FailedAttempt": "handlers.strategies",
+    "HandlerRegistry": "handlers.registry",
+    "Job": "handlers.job",
+    "JobClient": "client.client",
+    "JobEvent": "client.events",
+    "JobStatus": "client.client",
     "Settings": "settings",
-    "Worker": "worker",
+    "Worker": "worker.worker",
 }
 
 

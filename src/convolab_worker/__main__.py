@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from convolab_worker.cli import main
+from convolab_worker.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

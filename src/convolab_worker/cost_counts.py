@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import exp, expm1, isfinite
 
-from convolab_worker import estimates
+from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.idle import Bounds, next_wait
+from convolab_worker.worker.dispatch.idle_backoff import Bounds, next_wait
 
 DAY_SECONDS = 86_400.0
 
@@ -49,9 +49,9 @@ NO_COMMANDS = _plain(0)
 
 # What the scripts run inside Redis is the same whoever calls them: see `estimates`. The API that
 # adds the jobs leaves their ids to BullMQ.
-ADD_JOB = _script(estimates.ADD_NUMBERED)
-PROGRESS_UPDATE = _script(estimates.PROGRESS)
-LOCK_RENEWAL = _script(estimates.RENEWAL)
+ADD_JOB = _script(script_costs.ADD_NUMBERED)
+PROGRESS_UPDATE = _script(script_costs.PROGRESS)
+LOCK_RENEWAL = _script(script_costs.RENEWAL)
 
 # bullmq (Node) 6.7.0, measured by examples/benchmarks at concurrency 1; its wait is BZPOPMIN
 # and a moveToActive that finds nothing.

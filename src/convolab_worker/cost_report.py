@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from convolab_worker.options import format_duration, parse_duration
+from convolab_worker._setting_types import format_duration, parse_duration
 from convolab_worker.settings import OPTIONS
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     Raises ConfigurationError for numbers, prices or a picture's file that can't be used.
     """
     # Here and below, not above: the flags of all commands are added whenever one of them runs.
-    from convolab_worker.commands.output import as_json, result
+    from convolab_worker.cli.output import as_json, result
     from convolab_worker.cost import table
     from convolab_worker.cost_assumptions import assumptions
     from convolab_worker.cost_checks import checks
@@ -99,7 +99,7 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def _workload(args: argparse.Namespace) -> Workload:
     from convolab_worker.cost_counts import JobKind, Workload
-    from convolab_worker.idle import Bounds
+    from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
     kinds = args.jobs or [_kind(text) for text in CONVOLAB_JOBS]
     return Workload(

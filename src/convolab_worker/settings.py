@@ -10,8 +10,7 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from convolab_worker.errors import ConfigurationError
-from convolab_worker.options import (
+from convolab_worker._setting_types import (
     Choice,
     Duration,
     Kind,
@@ -26,6 +25,7 @@ from convolab_worker.options import (
     show,
     suggestion,
 )
+from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 import yaml
 
-from convolab_worker.flags import parser
-from convolab_worker.options import parse_duration
+from convolab_worker._setting_types import parse_duration
+from convolab_worker.cli.flags import parser
 from convolab_worker.settings import Settings
 from tests.support.markdown import ROOT
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convolab_worker import HandlerRegistry, Job, producing
-from convolab_worker.address import Address
-from convolab_worker.connection import Link
+from convolab_worker.bullmq.producer import NewJob
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.connection.address import Address
+from convolab_worker.connection.connection import Link
+from convolab_worker.connection.usage import Meter
 from convolab_worker.embedded import EmbeddedServer
-from convolab_worker.keys import QueueKeys
-from convolab_worker.meter import Meter
-from convolab_worker.producing import NewJob
 from tests.faults.harness import Bench, Ledger
 from tests.support.waiting import wait_until
 

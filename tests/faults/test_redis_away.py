@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from convolab_worker import Child, HandlerRegistry, Job
+from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
-from convolab_worker.scripts import script
 from tests.faults.harness import Bench, eventually, lasting
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_until

@@ -11,8 +11,8 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from convolab_worker import JobClient, Settings, adding
+from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
-from convolab_worker.keys import QueueKeys
 from tests.support.proxy import TcpProxy
 
 pytestmark = pytest.mark.asyncio

@@ -24,12 +24,13 @@ from bullmq.queue_keys import QueueKeys as TheirKeys
 from bullmq.redis_connection import SCRIPT_DEFINITIONS
 
 import convolab_worker
-from convolab_worker import lease, queues, scripts
-from convolab_worker.failures import Failure, remove_call, retry_call
-from convolab_worker.keys import STATE_KEYS, QueueKeys
-from convolab_worker.lease import Lease
-from convolab_worker.producing import NewJob, add_call
-from convolab_worker.protocol import Call, Transitions
+from convolab_worker.bullmq import backend
+from convolab_worker.bullmq.producer import NewJob, add_call
+from convolab_worker.bullmq.protocol import records, scripts
+from convolab_worker.bullmq.protocol.calls import Call, Transitions
+from convolab_worker.bullmq.protocol.keys import STATE_KEYS, QueueKeys
+from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.client.jobs import Failure, remove_call, retry_call
 
 NOW_MS = 1_700_000_000_123
 LOCK_MS = 45_000
@@ -189,18 +190,18 @@ def test_keys_are_named_as_bullmq_names_them() -> None:
 
 def test_options_are_stored_under_the_short_names_that_we_read() -> None:
     """The table of short names of job options is bullmq's."""
-    assert bullmq.job.optsDecodeMap == lease._LONG_NAMES  # noqa: SLF001
+    assert bullmq.job.optsDecodeMap == records._LONG_NAMES  # noqa: SLF001
 
 
 def test_refusals_have_the_codes_that_we_read() -> None:
     """The negative codes mean what bullmq says they mean."""
     expected = {
-        "JobNotExist": queues.JOB_MISSING,
-        "JobLockNotExist": queues.LOCK_MISSING,
-        "JobNotInState": queues.NOT_ACTIVE,
-        "JobPendingDependencies": queues.PENDING_CHILDREN,
-        "JobLockMismatch": queues.LOCK_OF_ANOTHER,
-        "JobHasFailedChildren": queues.FAILED_CHILDREN,
+        "JobNotExist": backend.JOB_MISSING,
+        "JobLockNotExist": backend.LOCK_MISSING,
+        "JobNotInState": backend.NOT_ACTIVE,
+        "JobPendingDependencies": backend.PENDING_CHILDREN,
+        "JobLockMismatch": backend.LOCK_OF_ANOTHER,
+        "JobHasFailedChildren": backend.FAILED_CHILDREN,
     }
 
     assert {name: ErrorCode[name].value for name in expected} == expected

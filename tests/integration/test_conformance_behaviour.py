@@ -15,10 +15,10 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from convolab_worker.keys import QueueKeys
-from convolab_worker.lease import Lease
-from convolab_worker.protocol import Call, Transitions
-from convolab_worker.scripts import script
+from convolab_worker.bullmq.protocol.calls import Call, Transitions
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.scripts import script
 
 pytestmark = pytest.mark.asyncio
 

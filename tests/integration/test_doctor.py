@@ -12,7 +12,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, JobClient, Settings, Worker
-from convolab_worker.server import WakeServer
+from convolab_worker.server.server import WakeServer
 from tests.support.commands import Commands
 from tests.support.server import ServerProcess
 

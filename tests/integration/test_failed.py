@@ -16,9 +16,8 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.address import Address
-from convolab_worker.connection import Link
-from convolab_worker.failures import (
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.client.jobs import (
     DONE,
     GONE,
     Failure,
@@ -28,8 +27,9 @@ from convolab_worker.failures import (
     reason_pattern,
     remove_call,
 )
-from convolab_worker.keys import QueueKeys
-from convolab_worker.meter import Meter
+from convolab_worker.connection.address import Address
+from convolab_worker.connection.connection import Link
+from convolab_worker.connection.usage import Meter
 from tests.support.commands import Commands
 from tests.support.waiting import wait_until
 

@@ -16,10 +16,10 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.address import Address
-from convolab_worker.connection import Link
-from convolab_worker.meter import Meter
-from convolab_worker.moving import Mover
+from convolab_worker.client.migrate import Mover
+from convolab_worker.connection.address import Address
+from convolab_worker.connection.connection import Link
+from convolab_worker.connection.usage import Meter
 from tests.support.commands import Commands
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from convolab_worker import JobClient
-from convolab_worker.cli import main
+from convolab_worker.cli.main import main
 from tests.support.commands import TIMEOUT, Commands
 from tests.support.waiting import wait_until
 

@@ -19,9 +19,9 @@ from google.auth import crypt, jwt
 
 from convolab_worker import HandlerRegistry, Job, Settings
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.serving import google
-from convolab_worker.serving.authorization import authorization
-from convolab_worker.serving.google import Certificates, IdentityTokens
+from convolab_worker.server import google
+from convolab_worker.server.auth import authorization
+from convolab_worker.server.google import Certificates, IdentityTokens
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.asyncio

@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job, Settings, Worker
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.server import WakeServer
-from convolab_worker.serving import gate, listener, routes
+from convolab_worker.server import listener, middleware, routes
+from convolab_worker.server.server import WakeServer
 from tests.support.commandstats import counted_commands
 from tests.support.server import ServerProcess
 from tests.support.serving import raw, serving
@@ -395,7 +395,7 @@ async def test_slow_clients_are_cut_off(
 ) -> None:
     """Whoever does not finish a head is hung up on; a body that does not come is answered 408."""
     monkeypatch.setattr(listener, "_HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(gate, "_BODY_SECONDS", 0.2)
+    monkeypatch.setattr(middleware, "_BODY_SECONDS", 0.2)
     async with WakeServer(Worker(handlers, make_settings(port=0))) as server:
         assert server.port is not None
         assert await raw(server.port, b"") == b""

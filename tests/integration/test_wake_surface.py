@@ -13,7 +13,7 @@ from aiohttp import ClientSession, ClientTimeout
 from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 
 from convolab_worker import HandlerRegistry, Job, Settings
-from convolab_worker.serving.openapi import document
+from convolab_worker.server.openapi import document
 from tests.support.serving import raw, serving
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "BREW")

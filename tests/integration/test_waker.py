@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from convolab_worker import JobClient, Settings
+from convolab_worker.client.waker import Waker
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.waker import Waker
 from tests.support.service import (
     AUDIENCE,
     Answer,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import ClientSession
 
 from convolab_worker import JobClient, Worker
-from convolab_worker.server import WakeServer
+from convolab_worker.server.server import WakeServer
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:

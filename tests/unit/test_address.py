@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.address import Address
+from convolab_worker.connection.address import Address
 from convolab_worker.errors import ConfigurationError
 
 SECRET = "hunter2secret"

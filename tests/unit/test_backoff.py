@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.backoff import retry_delay
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.handlers.retry import retry_delay
 
 MANY = 100
 

@@ -6,83 +6,83 @@ from collections.abc import Callable
 
 import pytest
 
-from convolab_worker import checkup
-from convolab_worker.checkup import FAILURE, OK, UNKNOWN, WARNING, Finding
+from convolab_worker.cli.commands.doctor import checks
+from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, UNKNOWN, WARNING, Finding
 
 VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
-    (lambda: checkup.server({"redis_version": "7.0.15"}), OK, "Redis 7.0.15"),
-    (lambda: checkup.server({"redis_version": "6.2.0"}), OK, "Redis 6.2.0"),
-    (lambda: checkup.server({"redis_version": "6.0.16"}), FAILURE, "Redis 6.0.16"),
-    (lambda: checkup.server({"redis_version": "10.1.0"}), OK, "Redis 10.1.0"),
+    (lambda: checks.server({"redis_version": "7.0.15"}), OK, "Redis 7.0.15"),
+    (lambda: checks.server({"redis_version": "6.2.0"}), OK, "Redis 6.2.0"),
+    (lambda: checks.server({"redis_version": "6.0.16"}), FAILURE, "Redis 6.0.16"),
+    (lambda: checks.server({"redis_version": "10.1.0"}), OK, "Redis 10.1.0"),
     (
-        lambda: checkup.server(
+        lambda: checks.server(
             {"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.0"}
         ),
         OK,
         "Valkey 9.1.0",
     ),
     (
-        lambda: checkup.server({"redis_version": "7.4.0", "dragonfly_version": "df-v1.30"}),
+        lambda: checks.server({"redis_version": "7.4.0", "dragonfly_version": "df-v1.30"}),
         WARNING,
         "Dragonfly df-v1.30",
     ),
-    (lambda: checkup.server(None), UNKNOWN, "does not tell"),
-    (lambda: checkup.role({"role": "master"}), OK, "master"),
-    (lambda: checkup.role({"role": "slave"}), FAILURE, "replica"),
-    (lambda: checkup.role({}), UNKNOWN, "does not tell"),
-    (lambda: checkup.eviction("noeviction", 100), OK, "noeviction"),
-    (lambda: checkup.eviction("allkeys-lru", 100), FAILURE, "allkeys-lru"),
-    (lambda: checkup.eviction("allkeys-lru", 0), WARNING, "allkeys-lru"),
-    (lambda: checkup.eviction(None, None), UNKNOWN, "does not tell"),
-    (lambda: checkup.memory(50 << 20, 100 << 20), OK, "50 MiB used of 100 MiB (50%)"),
-    (lambda: checkup.memory(85 << 20, 100 << 20), WARNING, "85%"),
-    (lambda: checkup.memory(99 << 20, 100 << 20), FAILURE, "99%"),
-    (lambda: checkup.memory(50 << 20, 0), OK, "no limit"),
-    (lambda: checkup.memory(None, 0), UNKNOWN, "does not tell"),
-    (lambda: checkup.connections(10, 10_000), OK, "10 of 10000"),
-    (lambda: checkup.connections(18, 20), WARNING, "18 of 20"),
-    (lambda: checkup.connections(20, 20), FAILURE, "20 of 20"),
-    (lambda: checkup.connections(1, None), UNKNOWN, "does not tell"),
-    (lambda: checkup.persistence(True), OK, "append-only file"),  # noqa: FBT003
-    (lambda: checkup.persistence(False), WARNING, "no append-only file"),  # noqa: FBT003
-    (lambda: checkup.persistence(None), UNKNOWN, "does not tell"),
-    (lambda: checkup.idle_timeout(0, 1800), OK, "never"),
-    (lambda: checkup.idle_timeout(3600, 1800), OK, "3600 s"),
-    (lambda: checkup.idle_timeout(300, 1800), WARNING, "300 s"),
-    (lambda: checkup.idle_timeout(None, 1800), UNKNOWN, "does not tell"),
-    (lambda: checkup.round_trip([0.001, 0.002, 0.003], 10), OK, "2.0 ms at the median, 3.0 ms"),
-    (lambda: checkup.round_trip([0.06, 0.07, 0.08], 10), WARNING, "70.0 ms"),
-    (lambda: checkup.round_trip([0.01, 0.01, 6.0], 10), FAILURE, "6000.0 ms at worst"),
-    (lambda: checkup.clock(0.2), OK, "+0.20 s"),
-    (lambda: checkup.clock(-3.0), WARNING, "-3.00 s"),
-    (lambda: checkup.clock(None), UNKNOWN, "does not tell"),
-    (lambda: checkup.blocking(1.0, 1.05), OK, "1.1 s of 1 s"),
-    (lambda: checkup.blocking(1.0, 0.3), FAILURE, "0.3 s of 1 s"),
-    (lambda: checkup.blocking(1.0, None), FAILURE, "cut or refused"),
-    (lambda: checkup.scripts(None), OK, "cmsgpack"),
-    (lambda: checkup.scripts("NOPERM no eval"), FAILURE, "NOPERM"),
-    (lambda: checkup.permissions("me", []), OK, "me may all"),
-    (lambda: checkup.permissions("me", ["+lpos", "~bull:*"]), FAILURE, "me lacks +lpos ~bull:*"),
-    (lambda: checkup.permissions(None, None), UNKNOWN, "7.0"),
-    (lambda: checkup.cluster(False, "bull"), OK, "no cluster"),  # noqa: FBT003
-    (lambda: checkup.cluster(True, "bull"), FAILURE, "a cluster"),  # noqa: FBT003
-    (lambda: checkup.cluster(True, "{bull}"), OK, "a cluster"),  # noqa: FBT003
-    (lambda: checkup.cluster(None, "bull"), UNKNOWN, "does not tell"),
-    (lambda: checkup.lock(60, 10), OK, "60 s"),
-    (lambda: checkup.lock(15, 10), WARNING, "15 s"),
-    (lambda: checkup.billing("localhost", None), OK, "no provider"),
-    (lambda: checkup.billing("eu1-x.upstash.io", None), WARNING, "Upstash"),
-    (lambda: checkup.billing("eu1-x.upstash.io", 10_000), OK, "Upstash"),
-    (lambda: checkup.queue_version("q", None), OK, "not used yet"),
-    (lambda: checkup.queue_version("q", "bullmq:6.7.0"), OK, "BullMQ 6.7.0"),
-    (lambda: checkup.queue_version("q", "bullmq:5.81.5"), WARNING, "BullMQ 5.81.5"),
-    (lambda: checkup.queue_version("q", "bullmq-pro:8.1"), WARNING, "bullmq-pro:8.1"),
-    (lambda: checkup.unhandled("q", ["a", "b"], ["a", "b", "c"]), OK, "all waiting names"),
-    (lambda: checkup.unhandled("q", ["a", "x", "x"], ["a"]), FAILURE, "nobody handles: x"),
-    (lambda: checkup.wake(None, 200), OK, "200"),
-    (lambda: checkup.wake(None, 401), FAILURE, "refused (401)"),
-    (lambda: checkup.wake(None, 404), FAILURE, "404"),
-    (lambda: checkup.wake("not reached: no route", None), FAILURE, "not reached"),
+    (lambda: checks.server(None), UNKNOWN, "does not tell"),
+    (lambda: checks.role({"role": "master"}), OK, "master"),
+    (lambda: checks.role({"role": "slave"}), FAILURE, "replica"),
+    (lambda: checks.role({}), UNKNOWN, "does not tell"),
+    (lambda: checks.eviction("noeviction", 100), OK, "noeviction"),
+    (lambda: checks.eviction("allkeys-lru", 100), FAILURE, "allkeys-lru"),
+    (lambda: checks.eviction("allkeys-lru", 0), WARNING, "allkeys-lru"),
+    (lambda: checks.eviction(None, None), UNKNOWN, "does not tell"),
+    (lambda: checks.memory(50 << 20, 100 << 20), OK, "50 MiB used of 100 MiB (50%)"),
+    (lambda: checks.memory(85 << 20, 100 << 20), WARNING, "85%"),
+    (lambda: checks.memory(99 << 20, 100 << 20), FAILURE, "99%"),
+    (lambda: checks.memory(50 << 20, 0), OK, "no limit"),
+    (lambda: checks.memory(None, 0), UNKNOWN, "does not tell"),
+    (lambda: checks.connections(10, 10_000), OK, "10 of 10000"),
+    (lambda: checks.connections(18, 20), WARNING, "18 of 20"),
+    (lambda: checks.connections(20, 20), FAILURE, "20 of 20"),
+    (lambda: checks.connections(1, None), UNKNOWN, "does not tell"),
+    (lambda: checks.persistence(True), OK, "append-only file"),  # noqa: FBT003
+    (lambda: checks.persistence(False), WARNING, "no append-only file"),  # noqa: FBT003
+    (lambda: checks.persistence(None), UNKNOWN, "does not tell"),
+    (lambda: checks.idle_timeout(0, 1800), OK, "never"),
+    (lambda: checks.idle_timeout(3600, 1800), OK, "3600 s"),
+    (lambda: checks.idle_timeout(300, 1800), WARNING, "300 s"),
+    (lambda: checks.idle_timeout(None, 1800), UNKNOWN, "does not tell"),
+    (lambda: checks.round_trip([0.001, 0.002, 0.003], 10), OK, "2.0 ms at the median, 3.0 ms"),
+    (lambda: checks.round_trip([0.06, 0.07, 0.08], 10), WARNING, "70.0 ms"),
+    (lambda: checks.round_trip([0.01, 0.01, 6.0], 10), FAILURE, "6000.0 ms at worst"),
+    (lambda: checks.clock(0.2), OK, "+0.20 s"),
+    (lambda: checks.clock(-3.0), WARNING, "-3.00 s"),
+    (lambda: checks.clock(None), UNKNOWN, "does not tell"),
+    (lambda: checks.blocking(1.0, 1.05), OK, "1.1 s of 1 s"),
+    (lambda: checks.blocking(1.0, 0.3), FAILURE, "0.3 s of 1 s"),
+    (lambda: checks.blocking(1.0, None), FAILURE, "cut or refused"),
+    (lambda: checks.scripts(None), OK, "cmsgpack"),
+    (lambda: checks.scripts("NOPERM no eval"), FAILURE, "NOPERM"),
+    (lambda: checks.permissions("me", []), OK, "me may all"),
+    (lambda: checks.permissions("me", ["+lpos", "~bull:*"]), FAILURE, "me lacks +lpos ~bull:*"),
+    (lambda: checks.permissions(None, None), UNKNOWN, "7.0"),
+    (lambda: checks.cluster(False, "bull"), OK, "no cluster"),  # noqa: FBT003
+    (lambda: checks.cluster(True, "bull"), FAILURE, "a cluster"),  # noqa: FBT003
+    (lambda: checks.cluster(True, "{bull}"), OK, "a cluster"),  # noqa: FBT003
+    (lambda: checks.cluster(None, "bull"), UNKNOWN, "does not tell"),
+    (lambda: checks.lock(60, 10), OK, "60 s"),
+    (lambda: checks.lock(15, 10), WARNING, "15 s"),
+    (lambda: checks.billing("localhost", None), OK, "no provider"),
+    (lambda: checks.billing("eu1-x.upstash.io", None), WARNING, "Upstash"),
+    (lambda: checks.billing("eu1-x.upstash.io", 10_000), OK, "Upstash"),
+    (lambda: checks.queue_version("q", None), OK, "not used yet"),
+    (lambda: checks.queue_version("q", "bullmq:6.7.0"), OK, "BullMQ 6.7.0"),
+    (lambda: checks.queue_version("q", "bullmq:5.81.5"), WARNING, "BullMQ 5.81.5"),
+    (lambda: checks.queue_version("q", "bullmq-pro:8.1"), WARNING, "bullmq-pro:8.1"),
+    (lambda: checks.unhandled("q", ["a", "b"], ["a", "b", "c"]), OK, "all waiting names"),
+    (lambda: checks.unhandled("q", ["a", "x", "x"], ["a"]), FAILURE, "nobody handles: x"),
+    (lambda: checks.wake(None, 200), OK, "200"),
+    (lambda: checks.wake(None, 401), FAILURE, "refused (401)"),
+    (lambda: checks.wake(None, 404), FAILURE, "404"),
+    (lambda: checks.wake("not reached: no route", None), FAILURE, "not reached"),
 ]
 
 
@@ -102,19 +102,19 @@ def test_each_verdict_says_what_was_found(
 
 def test_jobs_in_the_old_paused_list_are_a_failure_and_none_are_no_line() -> None:
     """Only where there are such jobs is there something to say."""
-    assert checkup.paused_list("q", 0) is None
-    finding = checkup.paused_list("q", 3)
+    assert checks.paused_list("q", 0) is None
+    finding = checks.paused_list("q", 3)
     assert finding is not None
     assert (finding.verdict, finding.found[:6]) == (FAILURE, "3 jobs")
 
 
 def test_the_advice_for_missing_permissions_is_the_command_that_grants_them() -> None:
     """To be copied."""
-    finding = checkup.permissions("worker", ["+lpos", "+client|kill"])
+    finding = checks.permissions("worker", ["+lpos", "+client|kill"])
 
     assert finding.advice == "ACL SETUSER worker +lpos +client|kill"
 
 
 def test_the_advice_for_a_cluster_is_the_prefix_with_a_hash_tag() -> None:
     """What to set, not only what is wrong."""
-    assert "{jobs}" in checkup.cluster(True, "jobs").advice  # noqa: FBT003
+    assert "{jobs}" in checks.cluster(True, "jobs").advice  # noqa: FBT003

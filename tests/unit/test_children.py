@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.children import Child, check_keys, child_id, results_by_key
+from convolab_worker.bullmq.children import Child, check_keys, child_id, results_by_key
+from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.keys import QueueKeys
 
 KEYS = st.text(st.characters(codec="utf-8", exclude_characters=":~"), min_size=1, max_size=20)
 PARENTS = st.one_of(

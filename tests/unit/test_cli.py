@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from convolab_worker.cli import main
-from convolab_worker.commands import output
-from convolab_worker.commands.jobs import read_data
-from convolab_worker.commands.loading import load_app
+from convolab_worker.cli import output
+from convolab_worker.cli.app_loader import load_app
+from convolab_worker.cli.commands.jobs import read_data
+from convolab_worker.cli.main import main
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.registry import HandlerRegistry
+from convolab_worker.handlers.registry import HandlerRegistry
 
 REGISTRY = """
-from convolab_worker.registry import HandlerRegistry
+from convolab_worker.handlers.registry import HandlerRegistry
 
 handlers = HandlerRegistry()
 
@@ -139,7 +139,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_loads_nothing_heavy() -> None:
     """Help and refusals answer without asyncio, redis, structlog or aiohttp."""
     program = (
-        "import sys; from convolab_worker.cli import main; main(['run', '--help']);"
+        "import sys; from convolab_worker.cli.main import main; main(['run', '--help']);"
         "print(*sys.modules, sep='\\n')"
     )
 
@@ -334,7 +334,7 @@ def test_json_is_readable_where_it_can_be_and_always_json(
 def test_a_reader_that_goes_away_is_no_error() -> None:
     """A closed pipe behind standard output leaves the exit code and standard error alone."""
     program = (
-        "import sys; from convolab_worker.commands.output import result\n"
+        "import sys; from convolab_worker.cli.output import result\n"
         "sys.stdin.read(); result('x' * 100_000); result('y'); sys.exit(0)"
     )
     process = subprocess.Popen(

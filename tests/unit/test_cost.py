@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker import cli
+from convolab_worker.cli import main as cli_main
 from convolab_worker.cost import WAYS, Hosting, Row, table
 from convolab_worker.cost_assumptions import assumptions
 from convolab_worker.cost_checks import checks
@@ -29,9 +29,9 @@ from convolab_worker.cost_counts import (
 from convolab_worker.cost_report import add_arguments, main
 from convolab_worker.cost_text import WIDTH, as_text, duration
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.idle import Bounds
 from convolab_worker.prices import compute_usd, load_prices, parse_prices, redis_bill, scheduler_usd
 from convolab_worker.settings import Settings
+from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
 PRICES = load_prices()
 SLACK = 1e-6  # of a command: rounding only
@@ -467,7 +467,7 @@ def test_the_command_line_has_the_command(
     """``convolab-worker cost`` prints the same, and asks for no handlers and no Redis."""
     monkeypatch.setenv("CONVOLAB_REDIS_URL", "not an address")
 
-    code = cli.main(["cost", "--json", "--queue-count", "2"])
+    code = cli_main.main(["cost", "--json", "--queue-count", "2"])
 
     assert code == 0
     assert json.loads(capsys.readouterr().out)["workload"]["queues"] == 2
@@ -485,7 +485,7 @@ def test_the_command_line_refuses_in_one_line(
     capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     """Wrong usage is exit code 2 and one line on standard error."""
-    assert cli.main(["cost", *flags]) == 2
+    assert cli_main.main(["cost", *flags]) == 2
 
     said = capsys.readouterr().err
     assert message in said

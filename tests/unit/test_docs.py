@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import convolab_worker
-from convolab_worker.cli import main
+from convolab_worker.cli.main import main
 from tests.support.markdown import PAGES, ROOT, blocks, shown
 
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?!https?:)(?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")

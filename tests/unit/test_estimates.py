@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from convolab_worker import estimates
-from convolab_worker.keys import QueueKeys
-from convolab_worker.lease import Lease
-from convolab_worker.protocol import Transitions
+from convolab_worker.bullmq.protocol import script_costs
+from convolab_worker.bullmq.protocol.calls import Transitions
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import Lease
 
 TRANSITIONS = Transitions(QueueKeys("bull", "q"), worker_name=None, lock_ms=60_000)
 NOW = 1_700_000_000_000
@@ -31,7 +31,7 @@ def finished(job: Lease, answer: Any, target: str = "completed", *, fetch: bool 
     call = TRANSITIONS.finish(
         job, target=target, value="null", now_ms=NOW, fetch_next=fetch, fields=fields
     )
-    return estimates.transition(call, answer, lease=job)
+    return script_costs.transition(call, answer, lease=job)
 
 
 def delayed(answer: Any, *, fetch: bool = False, postponed: bool = False) -> int:
@@ -44,7 +44,7 @@ def delayed(answer: Any, *, fetch: bool = False, postponed: bool = False) -> int
         fetch_next=fetch,
         fields=None if postponed else {"failedReason": "x"},
     )
-    return estimates.transition(call, answer)
+    return script_costs.transition(call, answer)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_a_take_costs_more_from_the_prioritized_and_the_delayed(
     taken: Lease, commands: int
 ) -> None:
     """A delayed job is promoted once, before its first attempt."""
-    assert estimates.take(found=True, lease=taken) == commands
+    assert script_costs.take(found=True, lease=taken) == commands
 
 
 def test_a_take_that_finds_nothing_costs_six_or_four() -> None:
     """A rate limit ends the script early."""
-    assert estimates.take(found=False) == 6
-    assert estimates.take(found=False, is_limited=True) == 4
+    assert script_costs.take(found=False) == 6
+    assert script_costs.take(found=False, is_limited=True) == 4
 
 
 @pytest.mark.parametrize(
@@ -114,4 +114,4 @@ def test_a_retry_at_once_goes_back_to_where_the_job_was(
     job = lease(opts=opts)
     call = TRANSITIONS.retry(job, now_ms=NOW, fields={"failedReason": "x"})
 
-    assert estimates.transition(call, 0, lease=job) == commands
+    assert script_costs.transition(call, 0, lease=job) == commands

@@ -15,13 +15,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from convolab_worker import execution
-from convolab_worker.children import Child
-from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableError
-from convolab_worker.execution import Run, Why, conclude, failure, prepare
-from convolab_worker.job import Job
-from convolab_worker.lease import Lease
-from convolab_worker.outcome import (
+from convolab_worker.bullmq.children import Child
+from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
     Failed,
@@ -30,7 +25,12 @@ from convolab_worker.outcome import (
     Postponed,
     Returned,
 )
-from convolab_worker.registry import HandlerRegistry
+from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableError
+from convolab_worker.handlers.job import Job
+from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.worker.execution import handler_call
+from convolab_worker.worker.execution.handler_call import Run, Why, conclude, failure, prepare
 
 SOON = 5.0
 ONE_MORE = {"attempts": 2, "backoff": 3000}
@@ -123,7 +123,7 @@ async def release() -> AsyncIterator[threading.Event]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the slot of a handler that ignores its time-out after a moment."""
-    monkeypatch.setattr(execution, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(handler_call, "PATIENCE_SECONDS", 0.05)
 
 
 async def until_released(release: threading.Event, started: asyncio.Event | None = None) -> None:
@@ -356,7 +356,7 @@ async def test_a_stack_trace_starts_at_the_handler(function: Callable[..., Any])
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[1].endswith(f"in {function.__name__}")
     assert lines[-1] == "RuntimeError: no voice"
-    assert execution.__file__ not in stack
+    assert handler_call.__file__ not in stack
 
 
 @pytest.mark.asyncio
@@ -392,7 +392,7 @@ async def test_a_time_out_shows_where_the_handler_stood() -> None:
     assert outcome.stack is not None
     assert "in waiting_for_the_voice" in outcome.stack
     assert "JobTimeout: work ran longer" in outcome.stack
-    assert execution.__file__ not in outcome.stack
+    assert handler_call.__file__ not in outcome.stack
 
 
 # what is not an end
@@ -702,11 +702,11 @@ async def test_a_frame_of_a_handlers_call_names_handler_and_job() -> None:
     async def handler(_job: Job[Any]) -> None:
         frame = sys._getframe().f_back  # noqa: SLF001
         assert frame is not None
-        found.append(execution.job_of_frame(frame))
+        found.append(handler_call.job_of_frame(frame))
 
     trial = Trial(handler)
     await trial.outcome()
 
     place = trial.handler.place
     assert found == [{"handler": place, "job_id": "7", "name": "work", "queue": "q"}]
-    assert execution.job_of_frame(sys._getframe()) is None  # noqa: SLF001
+    assert handler_call.job_of_frame(sys._getframe()) is None  # noqa: SLF001

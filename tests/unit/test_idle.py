@@ -8,17 +8,16 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.idle import (
+from convolab_worker.connection.reconnect import reconnect_delay, refusal_delay
+from convolab_worker.settings import Settings
+from convolab_worker.worker.dispatch.idle_backoff import (
     GROWTH,
     JITTER,
     Bounds,
     cut,
     next_wait,
-    reconnect_delay,
-    refusal_delay,
     revalidation,
 )
-from convolab_worker.settings import Settings
 
 DAY_SECONDS = 24 * 3600
 MEAN = 0.5

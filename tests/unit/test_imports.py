@@ -48,8 +48,8 @@ def loaded_by(program: str) -> set[str]:
         pytest.param(f"{HANDLER}\nWorker(handlers, Settings())", HEAVY, id="a-worker"),
         pytest.param(
             f"{HANDLER}\n"
-            "from convolab_worker.assembly import assemble\n"
-            "from convolab_worker.scripts import script\n"
+            "from convolab_worker.worker.assembly import assemble\n"
+            "from convolab_worker.bullmq.protocol.scripts import script\n"
             "import asyncio\n"
             "async def main(): assemble(handlers, Settings(), on_lost=print, on_cancelled=print)\n"
             "asyncio.run(main()); script('moveToActive')",
@@ -57,13 +57,13 @@ def loaded_by(program: str) -> set[str]:
             id="a-worker-about-to-start",
         ),
         pytest.param(
-            "from convolab_worker.commands import work; import convolab_worker.server",
+            "import convolab_worker.cli.commands.run, convolab_worker.server.server",
             HEAVY,
             id="run-without-wake",
         ),
         pytest.param(
             "from convolab_worker import JobClient, Settings; JobClient(Settings())",
-            HEAVY | {"convolab_worker.waker", "convolab_worker.waking"},
+            HEAVY | {"convolab_worker.client.waker", "convolab_worker.client.wake_policy"},
             id="a-client",
         ),
         pytest.param(

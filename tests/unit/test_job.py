@@ -13,11 +13,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from convolab_worker.children import Child
+from convolab_worker.bullmq.children import Child
+from convolab_worker.bullmq.protocol.records import Lease
 from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
-from convolab_worker.job import AwaitChildren, Job
-from convolab_worker.lease import Lease
-from convolab_worker.reports import JobLine, Reports
+from convolab_worker.handlers.job import AwaitChildren, Job
+from convolab_worker.worker.execution.progress import JobLine, Reports
 
 SOON = 5.0
 LONG = 3600.0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from convolab_worker.lease import Lease, lease_from_hash
+from convolab_worker.bullmq.protocol.records import Lease, lease_from_hash
 
 WHOLE = {
     "name": "generate-audio",

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from convolab_worker.errors import ConfigurationError, LifespanFailed
-from convolab_worker.job import Job
-from convolab_worker.lifespans import Lifespans
-from convolab_worker.registry import HandlerRegistry
+from convolab_worker.handlers.job import Job
+from convolab_worker.handlers.lifespan import Lifespans
+from convolab_worker.handlers.registry import HandlerRegistry
 from convolab_worker.settings import Settings
 
 pytestmark = pytest.mark.asyncio

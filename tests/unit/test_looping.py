@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from convolab_worker.commands.looping import run_in_loop
+from convolab_worker.cli.looping import run_in_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

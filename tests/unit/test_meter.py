@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.meter import DAY_SECONDS, DayReport, Ledger, Meter
+from convolab_worker.connection.usage import DAY_SECONDS, DayReport, Ledger, Meter
 
 START = 1_700_000_000.0
 MINUTE = 60.0

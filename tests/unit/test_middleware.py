@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from convolab_worker import CallNext
-from convolab_worker.children import Child
+from convolab_worker.bullmq.children import Child
+from convolab_worker.bullmq.outcome import Completed, Failed, Returned
+from convolab_worker.bullmq.protocol.records import Lease
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError
-from convolab_worker.execution import Run, Why, conclude, prepare
-from convolab_worker.job import Job
-from convolab_worker.lease import Lease
-from convolab_worker.outcome import Completed, Failed, Returned
-from convolab_worker.registry import HandlerRegistry
+from convolab_worker.handlers.job import Job
+from convolab_worker.handlers.registry import HandlerRegistry
 from convolab_worker.testing import run_handler
+from convolab_worker.worker.execution.handler_call import Run, Why, conclude, prepare
 
 pytestmark = pytest.mark.asyncio
 SOON = 5.0

@@ -36,7 +36,7 @@ import typing_extensions
 from hypothesis import given, settings, strategies as st
 
 from convolab_worker.errors import ConfigurationError, InvalidPayload, InvalidResult
-from convolab_worker.payloads import decode_data, encode_json, payload_annotation, validator
+from convolab_worker.payloads.codec import decode_data, encode_json, payload_annotation, validator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -928,7 +928,7 @@ def test_encode_writes_utf8_or_refuses(value: object) -> None:
 
 def test_importing_payloads_imports_neither_msgspec_nor_pydantic() -> None:
     """A cold start pays only for the libraries whose types are used."""
-    code = "import sys, convolab_worker.payloads as p; p.validator(dict[str, int])({'a': 1})"
+    code = "import sys, convolab_worker.payloads.codec as p; p.validator(dict[str, int])({'a': 1})"
 
     listing = subprocess.run(
         [sys.executable, "-c", f"{code}; print(*sys.modules)"],

@@ -7,10 +7,10 @@ from typing import Any
 import msgpack
 import pytest
 
-from convolab_worker.keys import QueueKeys
-from convolab_worker.producing import NewJob, add_call
-from convolab_worker.protocol import Call
-from convolab_worker.scripts import script
+from convolab_worker.bullmq.producer import NewJob, add_call
+from convolab_worker.bullmq.protocol.calls import Call
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.scripts import script
 
 NOW_MS = 1_700_000_000_123
 KEYS = QueueKeys("bull", "audio")

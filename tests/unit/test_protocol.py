@@ -9,10 +9,10 @@ import msgpack
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.keys import QueueKeys
-from convolab_worker.lease import Lease
-from convolab_worker.protocol import Call, Transitions
-from convolab_worker.scripts import script
+from convolab_worker.bullmq.protocol.calls import Call, Transitions
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.scripts import script
 
 NOW_MS = 1_700_000_000_123
 KEYS = QueueKeys("bull", "audio")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from convolab_worker.errors import ConfigurationError, DuplicateHandler, InvalidPayload
-from convolab_worker.job import Job
-from convolab_worker.registry import Handler, HandlerRegistry
+from convolab_worker.handlers.job import Job
+from convolab_worker.handlers.registry import Handler, HandlerRegistry
 
 
 @dataclass

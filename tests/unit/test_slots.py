@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from convolab_worker.slots import MOST_PASSES, TURN_JOBS, TURN_SECONDS, Slots, Turn
+from convolab_worker.worker.dispatch.slots import MOST_PASSES, TURN_JOBS, TURN_SECONDS, Slots, Turn
 
 FOREVER = float("inf")
 NO_HANDLER = "(no handler)"

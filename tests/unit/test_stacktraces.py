@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.lease import Lease
-from convolab_worker.stacktraces import extended
+from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.stacktraces import extended
 
 
 def lease(stacktrace: bytes = b"[]", **opts: Any) -> Lease:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from convolab_worker import FailedAttempt, HandlerRegistry
+from convolab_worker.bullmq.outcome import Failed
+from convolab_worker.bullmq.protocol.records import Lease
 from convolab_worker.errors import ConfigurationError, UnrecoverableError
-from convolab_worker.execution import failure
-from convolab_worker.lease import Lease
-from convolab_worker.outcome import Failed
+from convolab_worker.worker.execution.handler_call import failure
 
 
 def outcome(

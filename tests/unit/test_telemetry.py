@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from convolab_worker.telemetry import Histogram, Telemetry, configure_logging
+from convolab_worker.telemetry.logging import Histogram, Telemetry, configure_logging
 
 
 class Terminal(io.StringIO):

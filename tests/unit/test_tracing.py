@@ -8,7 +8,7 @@ import pytest
 
 from convolab_worker import Settings
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.tracing import NO_TRACING, tracing
+from convolab_worker.telemetry.tracing import NO_TRACING, tracing
 
 
 def test_there_is_none_unless_asked_for() -> None:
@@ -21,7 +21,7 @@ def test_there_is_none_unless_asked_for() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is connected, with what to install."""
-    monkeypatch.setitem(sys.modules, "convolab_worker.otel", None)
+    monkeypatch.setitem(sys.modules, "convolab_worker.telemetry.otel", None)
 
     with pytest.raises(ConfigurationError, match=r"CONVOLAB_OTEL=on: needs pip install"):
         tracing(Settings(otel="on"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convolab_worker.vitals import Vitals, Watch
+from convolab_worker.worker.health import Vitals, Watch
 
 WELL = Vitals(state="running", ready=True, overdue=False)
 OVERDUE = Vitals(state="running", ready=True, overdue=True)

@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 import pytest
 
-from convolab_worker.whereabouts import (
+from convolab_worker.worker.stack_reports import (
     Whereabouts,
     below,
     innermost,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convolab_worker.idle import Bounds, next_wait
+from convolab_worker.worker.dispatch.idle_backoff import Bounds, next_wait
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

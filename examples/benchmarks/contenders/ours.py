@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from convolab_worker import HandlerRegistry, Job, Worker
-from convolab_worker.telemetry import configure_logging
+from convolab_worker.telemetry.logging import configure_logging
 from examples.benchmarks.contenders.harness import (
     Arguments,
     act,

@@ -58,7 +58,7 @@ async def _add(jobs: int, add: Callable[[], Awaitable[object]]) -> None:
 async def ours(url: str, concurrency: int, jobs: int) -> None:
     """Run this worker."""
     from convolab_worker import HandlerRegistry, Job, JobClient, Worker
-    from convolab_worker.telemetry import configure_logging
+    from convolab_worker.telemetry.logging import configure_logging
 
     tally, handlers = Tally(jobs, "convolab-worker"), HandlerRegistry()
     configure_logging("warning", "json")

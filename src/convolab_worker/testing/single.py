@@ -9,23 +9,23 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.children import Child, not_ended
+from convolab_worker.bullmq.children import Child, not_ended
+from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
+from convolab_worker.bullmq.protocol.job_options import job_options
+from convolab_worker.bullmq.protocol.records import Lease
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
-from convolab_worker.execution import failure
-from convolab_worker.job_options import job_options
-from convolab_worker.lease import Lease
-from convolab_worker.lifespans import Lifespans
-from convolab_worker.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
-from convolab_worker.payloads import encode_json
-from convolab_worker.runner import Runner, label
+from convolab_worker.handlers.lifespan import Lifespans
+from convolab_worker.payloads.codec import encode_json
 from convolab_worker.settings import Settings
-from convolab_worker.telemetry import Telemetry
-from convolab_worker.whereabouts import Whereabouts
+from convolab_worker.telemetry.logging import Telemetry
+from convolab_worker.worker.execution.executor import Runner, label
+from convolab_worker.worker.execution.handler_call import failure
+from convolab_worker.worker.stack_reports import Whereabouts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convolab_worker.registry import HandlerRegistry
+    from convolab_worker.handlers.registry import HandlerRegistry
 
 _CLOSING_SECONDS = 5.0
 _FROM_LIFESPAN = object()

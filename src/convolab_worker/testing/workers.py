@@ -10,20 +10,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.address import Address
-from convolab_worker.client import JobClient
-from convolab_worker.connection import Link
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.client.client import JobClient
+from convolab_worker.connection.address import Address
+from convolab_worker.connection.connection import Link
+from convolab_worker.connection.usage import Meter
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.keys import QueueKeys
-from convolab_worker.meter import Meter
-from convolab_worker.payloads import encode_json
+from convolab_worker.payloads.codec import encode_json
 from convolab_worker.settings import OPTIONS, Settings
-from convolab_worker.worker import Worker
+from convolab_worker.worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from convolab_worker.registry import HandlerRegistry
+    from convolab_worker.handlers.registry import HandlerRegistry
 
 _LOOK_SECONDS = 0.01
 _EMPTY_LOOKS = 2

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from convolab_worker.embedded import EmbeddedServer
-from convolab_worker.telemetry import configure_logging
+from convolab_worker.telemetry.logging import configure_logging
 from tests.faults.harness import Ledger
 from tests.faults.rig.day import Day
 from tests.faults.rig.run import Contender, Result, Rig

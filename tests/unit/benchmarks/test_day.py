@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convolab_worker.idle import Bounds
+from convolab_worker.worker.dispatch.idle_backoff import Bounds
 from examples.benchmarks.benchkit.day import (
     DAY_SECONDS,
     from_rate,

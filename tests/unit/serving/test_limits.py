@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.serving.limits import RateLimit, client_of
+from convolab_worker.server.limits import RateLimit, client_of
 
 
 def test_a_client_has_a_burst_and_then_its_rate() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from convolab_worker.meter import Meter
-from convolab_worker.serving.metrics import metrics_text
-from convolab_worker.telemetry import BUCKETS, Telemetry
+from convolab_worker.connection.usage import Meter
+from convolab_worker.server.prometheus import metrics_text
+from convolab_worker.telemetry.logging import BUCKETS, Telemetry
 
 
 def stats() -> dict[str, Any]:

@@ -1,0 +1,359 @@
+"""Kinds of option: how each is read from text, what it may be, and how that is said.
+
+Knows neither the options themselves nor where they come from; ``settings`` has those.
+Every refusal is a ``ValueError`` whose text is what was expected, ready to follow a name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_RATE = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,5})?(ms|s|m|h)")
+RATE_EXPECTED = "jobs per time, such as 10/s, 30/m or 100/5s"
+_DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
+_EXAMPLES = "such as 90, 90s, 5m, 1h or 250ms"
+
+
+def parse_duration(value: str | float) -> float:
+    """Return the seconds that ``90``, ``90s``, ``5m``, ``1h``, ``250ms`` or a number means.
+
+    Text without a unit is seconds. Raises ``ValueError`` for anything else, for what is
+    negative and for what is not finite.
+    """
+    seconds = _seconds(value)
+    if not (isfinite(seconds) and seconds >= 0):
+        msg = f"expected a duration {_EXAMPLES}, got {value!r}"
+        raise ValueError(msg)
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds in the largest unit that keeps them whole: ``90s``, ``5m``, ``1h``."""
+    for unit in ("h", "m", "s"):
+        amount = seconds / _SECONDS[unit]
+        if amount >= 1 and amount == int(amount):
+            return f"{int(amount)}{unit}"
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    return f"{seconds:g}s"
+
+
+@dataclass(frozen=True, slots=True)
+class StartRate:
+    """At most ``starts`` in any ``seconds``."""
+
+    starts: int
+    seconds: float
+
+    @property
+    def interval(self) -> float:
+        """The seconds from one start to the next."""
+        return self.seconds / self.starts
+
+
+def parse_rate(text: object) -> StartRate:
+    """Return the rate that ``30/m`` or ``10/5s`` means.
+
+    Raises ``ValueError`` that says what was expected for anything else.
+    """
+    match = _RATE.fullmatch("".join(text.split())) if isinstance(text, str) else None
+    if match is None:
+        msg = f"expected {RATE_EXPECTED}, got {text!r}"
+        raise ValueError(msg)
+    return StartRate(int(match[1]), float(match[2] or 1) * _SECONDS[match[3]])
+
+
+def mask_url(url: str) -> str:
+    """Return the address with whatever could be a password in it replaced by ``***``."""
+    masked = re.sub(r"((?:password|token)=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
+    before, at, after = masked.rpartition("@")
+    if not at:
+        return masked
+    scheme, separator, credentials = before.rpartition("://") if "://" in before else ("", "", "")
+    if separator and credentials.startswith(":"):
+        return f"{scheme}://:***@{after}"
+    user = re.match(r"[^:/@]+(?=:)", credentials)
+    return f"{scheme}{separator}{user[0] + ':' if user else ''}***@{after}"
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """Return ``; did you mean …?`` with the nearest of the known names, or the empty string."""
+    from difflib import get_close_matches  # only a mistake needs it
+
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def show(kind: Kind, value: Any) -> str:
+    """Write a value for a message or a log, without a secret in it."""
+    secret = isinstance(kind, Text) and kind.secret
+    if value is None or not (secret or isinstance(kind, Url)):
+        return repr(value)
+    if secret or not isinstance(value, str):
+        return "'***'"
+    return repr(mask_url(value))
+
+
+class Kind(Protocol):
+    """What sort of value an option takes."""
+
+    @property
+    def expected(self) -> str:
+        """What the value has to be, as it reads after the word "expected"."""
+
+    def parse(self, text: str) -> Any:
+        """Return the value that the text of a variable or a flag means, unchecked."""
+
+    def check(self, value: Any) -> Any:
+        """Return the value in its own type; raise ``ValueError`` where it is outside."""
+
+    def text(self, value: Any) -> str:
+        """Write a value as ``parse`` reads it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duration:
+    """Seconds as a float, within bounds; text may carry a unit."""
+
+    low: float
+    high: float
+
+    @property
+    def expected(self) -> str:
+        """The bounds, with their units."""
+        return f"a duration from {format_duration(self.low)} to {format_duration(self.high)}"
+
+    def parse(self, text: str) -> float:
+        """Return the seconds that the text means."""
+        try:
+            return parse_duration(text)
+        except ValueError:
+            msg = f"{self.expected}, {_EXAMPLES}"
+            raise ValueError(msg) from None
+
+    def text(self, value: Any) -> str:
+        """Write the seconds with a unit."""
+        return format_duration(value)
+
+    def check(self, value: Any) -> float:
+        """Return the seconds as a float."""
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            msg = f"{self.expected}, as a number of seconds"
+            raise ValueError(msg)  # noqa: TRY004 - one kind of refusal for all that is wrong
+        if self.low <= value <= self.high:
+            return float(value)
+        raise ValueError(self.expected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """A whole number within bounds."""
+
+    low: int
+    high: int | None = None
+
+    @property
+    def expected(self) -> str:
+        """The bounds."""
+        if self.high is None:
+            return f"a whole number, {self.low} or more"
+        return f"a whole number from {self.low} to {self.high}"
+
+    def parse(self, text: str) -> int:
+        """Return the number; digits only, so that 1e3 and 8.5 are refused."""
+        if not _DIGITS.fullmatch(text):
+            raise ValueError(self.expected)
+        return int(text)
+
+    def text(self, value: Any) -> str:
+        """Write the digits."""
+        return str(value)
+
+    def check(self, value: Any) -> int:
+        """Return the number; a bool or a float is none."""
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and value >= self.low and (self.high is None or value <= self.high):
+            return int(value)
+        raise ValueError(self.expected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One of a few names, in any case."""
+
+    names: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        """The names."""
+        return "one of " + ", ".join(self.names)
+
+    def parse(self, text: str) -> str:
+        """Return the text; the check decides."""
+        return text
+
+    def text(self, value: Any) -> str:
+        """Return the name."""
+        return str(value)
+
+    def check(self, value: Any) -> str:
+        """Return the name in lower case."""
+        if isinstance(value, str) and value.lower() in self.names:
+            return value.lower()
+        raise ValueError(self.expected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """Text that matches a pattern, the pattern said in words."""
+
+    pattern: str
+    expected: str
+    secret: bool = False
+
+    def parse(self, text: str) -> str:
+        """Return the text; the check decides."""
+        return text
+
+    def text(self, value: Any) -> str:
+        """Return the text."""
+        return str(value)
+
+    def check(self, value: Any) -> str:
+        """Return the text."""
+        if isinstance(value, str) and re.fullmatch(self.pattern, value):
+            return value
+        raise ValueError(self.expected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Jobs per time, as text that ``parse_rate`` reads."""
+
+    expected: str = RATE_EXPECTED
+
+    def parse(self, text: str) -> str:
+        """Return the text without spaces; the check decides."""
+        return text.replace(" ", "")
+
+    def text(self, value: Any) -> str:
+        """Return the text."""
+        return str(value)
+
+    def check(self, value: Any) -> str:
+        """Return the text."""
+        if isinstance(value, str) and _RATE.fullmatch(value):
+            return value
+        raise ValueError(self.expected)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """A tuple of names, none empty or twice; comma-separated in text."""
+
+    expected: str
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        """Split at the commas and strip; empty names stay, for the check to refuse."""
+        return tuple(name.strip() for name in text.split(","))
+
+    def text(self, value: Any) -> str:
+        """Write the names with commas between."""
+        return ",".join(value)
+
+    def check(self, value: Any) -> tuple[str, ...]:
+        """Return the names as a tuple; the error says which name is wrong, and how."""
+        if not isinstance(value, (tuple, list)) or not value:
+            raise ValueError(self.expected)
+        for name in value:
+            fault = self._fault(name, value)
+            if fault:
+                msg = f"{self.expected}; {fault}"
+                raise ValueError(msg)
+        return tuple(value)
+
+    @staticmethod
+    def _fault(name: object, names: tuple[object, ...] | list[object]) -> str:
+        if not isinstance(name, str):
+            return f"{name!r} is not text"
+        if not name:
+            return "a name is empty"
+        if ":" in name:
+            return f"{name!r} has a colon, which BullMQ forbids"
+        if not re.fullmatch(r"[^\s\x00-\x1f\x7f,]+", name):
+            return f"{name!r} has white space, a comma or a control character"
+        return f"{name!r} is there twice" if names.count(name) > 1 else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Url:
+    """An address of one of a few schemes; its password is never shown."""
+
+    schemes: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        """The schemes."""
+        *most, last = (f"{scheme}://" for scheme in self.schemes)
+        return f"an address that starts with {', '.join(most)} or {last}"
+
+    def parse(self, text: str) -> str:
+        """Return the text; the check decides."""
+        return text
+
+    def text(self, value: Any) -> str:
+        """Return the address."""
+        return str(value)
+
+    def check(self, value: Any) -> str:
+        """Return the address; the parts that a client would misread silently are refused."""
+        scheme, separator, rest = value.partition("://") if isinstance(value, str) else ("",) * 3
+        if not separator or scheme.lower() not in self.schemes:
+            raise ValueError(self.expected)
+        fault = _unix_fault(rest) if scheme.lower() == "unix" else _host_fault(value)
+        if fault:
+            raise ValueError(fault)
+        return str(value)
+
+
+def _unix_fault(rest: str) -> str:
+    path = rest.rpartition("@")[2].partition("?")[0]
+    return "" if path.startswith("/") else "the absolute path of a socket after unix://"
+
+
+def _host_fault(url: str) -> str:
+    """Return what was expected where host, port or database can't be read, or nothing."""
+    encoded = "a password's own / ? # @ percent-encoded"
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        return "an address without white space"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:  # its text would repeat the password
+        return f"SCHEME://[USER:PASSWORD@]HOST[:PORT], {encoded}"
+    if parts.scheme.startswith("redis"):
+        database = parts.path.removeprefix("/")
+        if database and not re.fullmatch("[0-9]{1,9}", database):
+            return f"a database number after the host, as in redis://host:6379/0, {encoded}"
+    elif not host:
+        return "a host after the scheme"
+    return ""
+
+
+def _seconds(value: object) -> float:
+    """Return what a duration means in seconds; infinity for what means nothing."""
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        return float(match[1]) * _SECONDS[match[2] or "s"] if match else float("inf")
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return float("inf")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")

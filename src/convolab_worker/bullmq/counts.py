@@ -1,0 +1,36 @@
+"""How many jobs queues have in each state: one command for each of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.connection.connection import Link
+
+_COUNTED = {
+    "wait": "LLEN",
+    "prioritized": "ZCARD",
+    "delayed": "ZCARD",
+    "active": "LLEN",
+    "waiting-children": "ZCARD",
+    "completed": "ZCARD",
+    "failed": "ZCARD",
+}
+_STATE_NAMES = {"wait": "waiting"}
+COMMANDS_PER_QUEUE = len(_COUNTED)
+
+
+async def depths(link: Link, queues: Collection[QueueKeys]) -> dict[str, dict[str, int]]:
+    """By queue and state, asked for in one pipeline."""
+    asked = {
+        (keys.queue, kind): link.call("status", command, keys[kind])
+        for keys in queues
+        for kind, command in _COUNTED.items()
+    }
+    counts: dict[str, dict[str, int]] = {keys.queue: {} for keys in queues}
+    for (queue, kind), future in asked.items():
+        counts[queue][_STATE_NAMES.get(kind, kind)] = await future
+    return counts

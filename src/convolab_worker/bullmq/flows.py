@@ -1,0 +1,114 @@
+"""Enqueues the children that a handler asks for, and reads what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.children import by_key, child_id, not_ended, results_by_key
+from convolab_worker.bullmq.producer import NewJob
+from convolab_worker.bullmq.protocol.calls import Call
+from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.payloads.codec import encode_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from convolab_worker.bullmq.backend import Queues
+    from convolab_worker.bullmq.children import Child
+    from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.bullmq.protocol.records import Lease
+
+
+async def enqueue(
+    queues: Queues, lease: Lease, children: Sequence[Child], carried: Mapping[str, Any]
+) -> None:
+    """Add those of ``children`` that have not ended yet; one that was added before is not again.
+
+    ``carried`` are options that they get beside their own.
+
+    Raises ConvolabWorkerError if all of them have ended: the handler would ask for ever.
+    """
+    asked = list(children)
+    if lease.starts > 1:
+        asked = not_ended(asked, await results(queues, lease))
+        asked = [child for child in asked if not await _has_failed(queues, lease, child)]
+    for child in asked:
+        job = _job(queues, lease, child, carried)
+        await producer.add(queues.link, queues.meter, _keys(queues, lease, child), job)
+
+
+async def _has_failed(queues: Queues, lease: Lease, child: Child) -> bool:
+    """Whether a child has failed of which its parent was not told; if so, it is told now."""
+    keys = _keys(queues, lease, child)
+    own_id = child_id(lease.id, child.result_key, lease.attempt)
+    if await queues.link.call("fetch", "ZSCORE", keys["failed"], own_id) is None:
+        return False
+    reason = await queues.link.call("fetch", "HGET", keys.job(own_id), "failedReason")
+    failures = f"{queues.keys[lease.queue].job(lease.id)}:failed"
+    await queues.link.call("fetch", "HSET", failures, keys.job(own_id), reason or "")
+    return True
+
+
+async def results(queues: Queues, lease: Lease) -> dict[str, Any]:
+    """The results of the children that have ended by their keys; None for one that failed."""
+    processed, failed = await _ended(queues, lease)
+    return {**dict.fromkeys(by_key(lease.id, failed)), **results_by_key(lease.id, processed)}
+
+
+async def failures(queues: Queues, lease: Lease) -> dict[str, str]:
+    """Why children failed whose failure does not fail their parent, by their keys."""
+    _, failed = await _ended(queues, lease)
+    return by_key(lease.id, failed)
+
+
+async def drop(queues: Queues, lease: Lease) -> None:
+    """Remove the job's children that have not started; doing it again does nothing."""
+    keys = queues.keys[lease.queue]
+    call = Call(
+        "removeUnprocessedChildren", [keys.job(lease.id), keys["meta"]], (keys.base, lease.id)
+    )
+    await script(call.script).run(queues.link, "enqueue", call.keys, call.args)
+
+
+async def _ended(queues: Queues, lease: Lease) -> tuple[dict[str, str], dict[str, str]]:
+    job_key = queues.keys[lease.queue].job(lease.id)
+    answers = await asyncio.gather(
+        *[
+            queues.link.call("fetch", "HGETALL", f"{job_key}:{kind}")
+            for kind in ("processed", "failed")
+        ]
+    )
+    processed, failed = ([part.decode("utf-8", "replace") for part in flat] for flat in answers)
+    return _pairs(processed), _pairs(failed)
+
+
+def _pairs(flat: list[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _keys(queues: Queues, lease: Lease, child: Child) -> QueueKeys:
+    return queues.keys_of(child.queue or lease.queue)
+
+
+def _job(queues: Queues, lease: Lease, child: Child, carried: Mapping[str, Any]) -> NewJob:
+    opts: dict[str, object] = {child.failure_option: True, **carried}
+    if child.attempts is not None:
+        opts["attempts"] = child.attempts
+    if child.priority is not None:
+        opts["priority"] = child.priority
+    if child.delay is not None:
+        opts["delay"] = round(child.delay * 1000)
+    if isinstance(child.backoff, (int, float)):
+        opts["backoff"] = {"type": "fixed", "delay": round(child.backoff * 1000)}
+    elif child.backoff is not None:
+        opts["backoff"] = dict(child.backoff)
+    return NewJob(
+        id=child_id(lease.id, child.result_key, lease.attempt),
+        name=child.name,
+        data=encode_json(child.data, what=f"data of the child {child.result_key!r}"),
+        opts=opts,
+        parent=lease.id,
+        parent_queue=queues.keys[lease.queue].base.removesuffix(":"),
+    )

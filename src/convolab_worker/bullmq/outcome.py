@@ -1,0 +1,66 @@
+"""What came of a job: a value, made in ``execution`` and settled in ``settlement``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from convolab_worker.bullmq.children import Child
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The handler returned; ``value`` is its result as JSON text."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed.
+
+    ``retry_in`` is the wait before the next attempt in seconds (0: at once), or None where there
+    is no next attempt. ``stack`` is the traceback that is kept with the job, if there is one;
+    ``error`` is what was raised, for who calls a handler without a worker.
+    """
+
+    reason: str
+    stack: str | None = None
+    retry_in: float | None = None
+    error: BaseException | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The handler asked for another run in ``delay`` seconds; no attempt is used up."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitsChildren:
+    """The handler asked for ``children`` and waits for them; it is run again when they are done.
+
+    ``carried`` are job options that the children get beside their own: a trace's context.
+    """
+
+    children: tuple[Child, ...]
+    carried: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The worker stops: the job goes back to the head of its queue, no attempt used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The lock is gone: another worker may have the job, so nothing is written."""
+
+    reason: str
+
+
+Outcome = Completed | Failed | Postponed | AwaitsChildren | Returned | Lost

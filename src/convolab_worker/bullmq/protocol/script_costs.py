@@ -1,0 +1,132 @@
+"""How many commands each of BullMQ's scripts runs inside Redis: read off the scripts.
+
+A provider that bills by the command bills these too. What a script does depends on what it finds;
+its answer, its arguments and the job tell most of it, and ``tests/integration/test_meter.py``
+holds the sums against the server's own statistics. A part that a later script runs because of an
+earlier one (a delayed job is promoted, a parent is moved back) is charged to the earlier one, where
+it is known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convolab_worker.bullmq.protocol.calls import Call
+    from convolab_worker.bullmq.protocol.records import Lease
+
+_TAKE_FOUND = 9
+_TAKE_NOTHING = 6
+_TAKE_LIMITED = 4
+_FROM_PRIORITIZED = 2
+_PROMOTION = 6  # of one delayed job that is due, by whichever script finds it
+
+_FINISH = 14
+_ARGUMENTS_WITHOUT_FIELDS = 8
+_WITH_FIELDS = 1  # the reason and the stack trace of a failure
+_LOOK_ROUND = 4  # whether anything is left in the queue; nothing is, as a rule
+_REMOVED_AT_ONCE = -1
+_TRIM_FINISHED = 4  # where a number of ended jobs, or their age, is kept: one goes for each
+_CHILD_COMPLETED = 3
+_CHILD_FAILED = 4
+
+_DELAY = 10
+_DELAY_MARKER = 2
+_RETRY = 15
+_PARENT_MOVES_BACK = 8
+
+_METRICS = 2  # where metrics are recorded, of each job that ends
+_METRICS_NEW_MINUTE = 4
+_LIMITER = 1  # where a rate limit is asked about
+_LIMITER_FOUND = 2  # and a job starts under it
+
+GIVE_BACK = 12
+AWAIT_CHILDREN = 9 + _PARENT_MOVES_BACK
+STALLED_PASS = 7
+PROGRESS = 4
+RENEWAL = 3  # for each job, by the script that renews the locks of all
+
+# An add by whoever leaves the job's id to BullMQ, and one with an id of its own, as ours have.
+ADD_NUMBERED = 8
+ADD = ADD_NUMBERED + 1
+_ADD_CHILD = 2
+
+
+def add(call: Call, *, is_child: bool = False) -> int:
+    """Commands inside a script that adds a job which is not there yet."""
+    elsewhere = call.script != "addStandardJob"  # delayed, or prioritized
+    return ADD + elsewhere + (_ADD_CHILD if is_child else 0)
+
+
+def take(*, found: bool, lease: Lease | None = None, is_limited: bool = False) -> int:
+    """Commands inside ``moveToActive``, or the same part of a script that ends an attempt.
+
+    ``lease`` is the job that was taken, where it is at hand.
+    """
+    if not found:
+        return _TAKE_LIMITED if is_limited else _TAKE_NOTHING
+    if lease is None:
+        return _TAKE_FOUND
+    was_delayed = lease.starts == 1 and bool(lease.opts.get("delay"))
+    return (
+        _TAKE_FOUND
+        + (_FROM_PRIORITIZED if lease.opts.get("priority") else 0)
+        + (_PROMOTION if was_delayed else 0)
+    )
+
+
+def limiter(*, found: bool) -> int:
+    """Commands that a take runs more where the worker has a rate limit."""
+    return _LIMITER + (_LIMITER_FOUND if found else 0)
+
+
+def metrics(*, is_new_minute: bool) -> int:
+    """Commands that the end of a job runs more where metrics are recorded."""
+    return _METRICS + (_METRICS_NEW_MINUTE if is_new_minute else 0)
+
+
+def transition(
+    call: Call, answer: Any, *, lease: Lease | None = None, taken: Lease | None = None
+) -> int:
+    """Commands inside a script that ends an attempt, by what it answered.
+
+    ``lease`` is the job whose attempt ends, ``taken`` the next one, where they are at hand.
+    """
+    if call.script == "moveToFinished":
+        return _finish(call, lease) + _next(
+            answer, taken, fetched=call.args[5] == "1", otherwise=_LOOK_ROUND
+        )
+    if call.script == "moveToDelayed":
+        return _delay(call) + _next(
+            answer, taken, fetched=call.args[7] == "1", otherwise=_DELAY_MARKER
+        )
+    is_prioritized = lease is not None and bool(lease.opts.get("priority"))
+    return _RETRY + is_prioritized
+
+
+def _finish(call: Call, lease: Lease | None) -> int:
+    has_fields = len(call.args) > _ARGUMENTS_WITHOUT_FIELDS
+    total = _FINISH + (_WITH_FIELDS if has_fields else 0)
+    if lease is None:
+        return total
+    has_failed = call.args[4] == "failed"
+    if lease.parent_key is not None:
+        total += _CHILD_FAILED if has_failed else _CHILD_COMPLETED
+    remove = lease.opts.get("removeOnFail" if has_failed else "removeOnComplete")
+    if remove is None or remove is False:
+        return total
+    return total + (_REMOVED_AT_ONCE if remove is True or remove == 0 else _TRIM_FINISHED)
+
+
+def _delay(call: Call) -> int:
+    counts, has_fields = call.args[5] == "0", bool(call.args[6])
+    return _DELAY + (1 if counts else 0) + (_WITH_FIELDS if has_fields else 0) + _PROMOTION
+
+
+def _next(answer: Any, taken: Lease | None, *, fetched: bool, otherwise: int) -> int:
+    """The end of a script: the next job if one was asked for, and what is done without one."""
+    if not isinstance(answer, list):
+        return otherwise + (_TAKE_NOTHING if fetched else 0)
+    if isinstance(answer[0], list):
+        return take(found=True, lease=taken)
+    return take(found=False, is_limited=bool(float(answer[2] or 0)))

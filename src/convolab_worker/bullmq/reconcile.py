@@ -1,0 +1,242 @@
+"""Finding out what became of jobs: after a lost answer, a lost lock, a worker's death."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import structlog
+
+from convolab_worker.bullmq.backend import Take, now_ms
+from convolab_worker.bullmq.job_lock import token_in
+from convolab_worker.bullmq.protocol import script_costs
+from convolab_worker.bullmq.protocol.keys import STATE_KEYS
+from convolab_worker.bullmq.protocol.records import Lease, lease_from_hash, text
+from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.errors import RedisRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from convolab_worker.bullmq.backend import Queues
+    from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.connection.connection import Link
+
+_log = structlog.get_logger("convolab_worker")
+
+# Of so many locks nobody asks each when it will run out; all are looked at again after a while.
+_MANY_LOCKS = 8
+_MANY_LOCKS_SECONDS = 8.0
+_CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
+
+
+async def locks_of_active(queues: Queues, queue: str) -> dict[str, float | None]:
+    """For each active job of the queue, how long its lock lasts (seconds); None: no lock."""
+    keys = queues.keys[queue]
+    ids = [text(raw) for raw in await queues.link.call("stalled", "LRANGE", keys["active"], 0, -1)]
+    if len(ids) > _MANY_LOCKS:  # one question for all: are any missing?
+        names = [keys.lock(job_id) for job_id in ids]
+        if await queues.link.call("stalled", "EXISTS", *names) == len(ids):
+            return dict.fromkeys(ids, _MANY_LOCKS_SECONDS)
+    answers = [queues.link.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
+    left = [await answer for answer in answers]
+    return {job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)}
+
+
+async def recover_stalled(
+    queues: Queues, queue: str, unlocked: Iterable[str], max_stalled: int
+) -> list[str]:
+    """Put the queue's active jobs that have no lock (``unlocked``) back to its head; their ids.
+
+    BullMQ recovers a job in the second of two passes, which its key ``stalled-check`` keeps
+    apart to spare commands; the lock alone decides. So both passes run here, one at once after
+    the other. A job whose key is no hash would end the script between two lists.
+    """
+    for job_id in unlocked:
+        await set_aside(queues, queue, job_id)
+    transitions, check = queues.transitions[queue], queues.keys[queue]["stalled-check"]
+    call = transitions.recover_stalled(max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1)
+    recovered: list[str] = []
+    for _ in range(2):
+        await queues.link.call("stalled", "DEL", check)
+        raw = await script(call.script).run(queues.link, "stalled", call.keys, call.args)
+        queues.meter.count_inner("stalled", script_costs.STALLED_PASS)
+        recovered += [text(job_id) for job_id in raw]
+    return recovered
+
+
+async def find_by_token(queues: Queues, queue: str, token: str) -> Lease | None:
+    """The active job locked under ``token``: what a take whose answer was lost has taken."""
+    keys = queues.keys[queue]
+    ids = await queues.link.call("fetch", "LRANGE", keys["active"], 0, -1)
+    if not ids:
+        return None
+    names = [keys.lock(text(job_id)) for job_id in ids]
+    locks = await queues.link.call("fetch", "MGET", *names)
+    for job_id, lock in zip(ids, locks, strict=True):
+        if lock is not None and token_in(lock) == token:
+            await set_aside(queues, queue, text(job_id))
+            flat = await queues.link.call("fetch", "HGETALL", keys.job(text(job_id)))
+            return lease_from_hash(queue, job_id, token, flat)
+    return None
+
+
+async def take(queues: Queues, queue: str, token: str) -> Take:
+    """Take the queue's next job, be it one whose key is no hash: it is there to be failed.
+
+    BullMQ's script ends half-way on such a job, which is active and locked by then.
+    """
+    try:
+        return await queues.take(queue, token)
+    except RedisRefused as error:
+        if not is_of_another_type(error):
+            raise
+        lease = await find_by_token(queues, queue, token)
+        if lease is None:  # it was another key: of the queue itself
+            raise
+        return Take(lease=lease)
+
+
+def is_of_another_type(error: RedisRefused) -> bool:
+    """Whether a key had another type than BullMQ's."""
+    return "WRONGTYPE" in str(error)
+
+
+async def set_aside(queues: Queues, queue: str, job_id: str, lease: Lease | None = None) -> bool:
+    """Rename what stands where a job's hash belongs, if that is no hash; whether it was so.
+
+    The job gets its hash back from its ``lease``, as far as that knows it. Without one nothing of
+    the job is left, and what it gets is a deferred failure: whoever takes it next fails it with
+    that reason, where an operator finds it.
+    """
+    key = queues.keys[queue].job(job_id)
+    kind = text(await queues.link.call("stalled", "TYPE", key))
+    if kind in ("hash", "none"):
+        return False
+    at = now_ms()
+    kept = f"{key}:not-a-job:{at}"
+    _log.error("job.key_is_no_hash", job_id=job_id, queue=queue, key=key, type=kind, kept_as=kept)
+    fields: dict[str, str | bytes | int] = {"timestamp": at, "processedOn": at, "ats": 1}
+    if lease is None:
+        fields["defa"] = f"another program has written a {kind} over the job: it is now {kept}"
+    else:
+        fields = _fields(lease)
+    renamed = queues.link.call("stalled", "RENAME", key, kept)
+    written = queues.link.call(
+        "stalled", "HSET", key, *[x for pair in fields.items() for x in pair]
+    )
+    await renamed
+    await written
+    return True
+
+
+def _fields(lease: Lease) -> dict[str, str | bytes | int]:
+    fields: dict[str, str | bytes | int] = {
+        "name": lease.name,
+        "data": lease.data,
+        "opts": json.dumps(dict(lease.opts)),
+        "timestamp": lease.timestamp,
+        "processedOn": lease.processed_on,
+        "delay": lease.delay,
+        "ats": lease.starts,
+        "atm": lease.attempts_made,
+        "stacktrace": lease.stacktrace,
+    }
+    if lease.parent_key is not None:
+        fields["parentKey"] = lease.parent_key
+    if lease.scheduler_id is not None:
+        fields["rjk"] = lease.scheduler_id
+    return fields
+
+
+async def is_locked(queues: Queues, lease: Lease) -> bool:
+    """Whether the job is locked for this lease."""
+    lock = queues.keys[lease.queue].lock(lease.id)
+    token = await queues.link.call("finish", "GET", lock)
+    return token is not None and token_in(token) == lease.token
+
+
+async def holds(queues: Queues, lease: Lease) -> bool:
+    """Whether the lease's lock is still there, and still ours."""
+    lock = await queues.link.call("lock", "GET", queues.keys[lease.queue].lock(lease.id))
+    return lock is not None and token_in(lock) == lease.token
+
+
+async def restore(queues: Queues, lease: Lease, duration: float, error: str) -> bool:
+    """Undo what a script that failed half-way with ``error`` has done; False if nothing is left.
+
+    BullMQ's scripts remove the job's lock and its place in ``active`` before they write its end.
+    It gets both back, the lock for ``duration`` seconds. Nothing is left to undo of a job whose
+    end was written before the script failed.
+    """
+    keys = queues.keys[lease.queue]
+    job_key = keys.job(lease.id)
+    if "not an integer" in error:  # the number of attempts: no script could ever count it up
+        await queues.link.call("finish", "HSET", job_key, "atm", lease.attempts_made)
+    states = script("getStateV2")
+    state = await states.run(queues.link, "finish", keys.named(*STATE_KEYS), (lease.id, job_key))
+    is_out = state == b"unknown" and await queues.link.call("finish", "EXISTS", job_key) == 1
+    if not is_out and state != b"active":
+        return False
+    lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
+    locked = queues.link.call("finish", "SET", lock, lease.token, "PX", milliseconds, "NX")
+    if is_out:
+        await queues.link.call("finish", "LPUSH", keys["active"], lease.id)
+    await locked
+    return True
+
+
+async def written(queues: Queues, lease: Lease, at_ms: int) -> bool | None:
+    """Whether a finish of ours at ``at_ms`` whose answer was lost has been written.
+
+    None: it has not, and the lock is still ours or nobody's, so it may be tried again. A lock that
+    holds a request to cancel is still ours: the next try meets the request.
+    """
+    keys = queues.keys[lease.queue]
+    lock = queues.link.call("finish", "GET", keys.lock(lease.id))
+    finished = queues.link.call("finish", "HMGET", keys.job(lease.id), "finishedOn", "name")
+    token, (finished_on, name) = await lock, await finished
+    if token is not None and token_in(token) == lease.token:
+        return None
+    if name is None or (finished_on is not None and int(finished_on) == at_ms):
+        return True
+    return None if token is None else False
+
+
+async def failed_child_reason(queues: Queues, lease: Lease) -> str:
+    """Why the job can't go on: its first failed child, and that child's own reason."""
+    unsuccessful = f"{queues.keys[lease.queue].job(lease.id)}:unsuccessful"
+    failed = await queues.link.call("fetch", "ZRANGE", unsuccessful, 0, 0)
+    return await child_reason(queues, f"child {text(failed[0])} failed" if failed else "")
+
+
+async def child_reason(queues: Queues, deferred: str) -> str:
+    """BullMQ's ``child KEY failed`` with the child's own reason, where it is still known."""
+    found = _CHILD_FAILED.fullmatch(deferred)
+    if found is None:
+        return deferred or "a child has failed"
+    reason = await queues.link.call("fetch", "HGET", found["key"], "failedReason")
+    return deferred if reason is None else f"{deferred}: {reason.decode('utf-8', 'replace')}"
+
+
+async def reclaim(link: Link, keys: QueueKeys, lease: Lease, duration: float) -> bool:
+    """Lock a job again, for ``duration`` seconds, whose lock ran out while Redis was away.
+
+    False if it is not ours: it is while it still is in ``active``, and nobody has taken it since,
+    whose lock may have run out too.
+    """
+    lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
+    place = link.call("lock", "LPOS", keys["active"], lease.id)
+    starts = link.call("lock", "HGET", keys.job(lease.id), "ats")
+    if await place is None or await starts != b"%d" % lease.starts:
+        return False
+    locked = link.call("lock", "SET", lock, lease.token, "PX", milliseconds, "NX")
+    place = link.call("lock", "LPOS", keys["active"], lease.id)
+    was_free, index = await locked is not None, await place
+    if not was_free:
+        holder = await link.call("lock", "GET", lock)
+        return index is not None and holder == lease.token.encode()
+    if index is None:  # it was recovered in between; the script only lets go of what is ours
+        await script("releaseLock").run(link, "lock", (lock,), (lease.token, lease.id))
+    return index is not None

@@ -1,0 +1,1 @@
+"""One module for each command. Never imported before its command runs."""

@@ -1,0 +1,231 @@
+"""Gathers what ``doctor`` judges: from the server, its queues, the clock and the wake server."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import text
+from convolab_worker.cli.commands.doctor import checks
+from convolab_worker.client.google_tokens import IdentityTokens, IdentityUnavailable
+from convolab_worker.client.waker import wake_address
+from convolab_worker.connection.address import Address
+from convolab_worker.connection.error_replies import explain
+from convolab_worker.errors import RedisRefused, RedisUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from convolab_worker.cli.commands.doctor.checks import Finding
+    from convolab_worker.connection.connection import Link
+    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.settings import Settings
+
+_PINGS = 20
+_BLOCK_SECONDS = 1.0
+_MOST_NAMES = 1000
+_WAKE_SECONDS = 60.0  # a service at zero instances has to start first
+_LUA = "cjson.encode({1}) return cmsgpack.unpack(cmsgpack.pack('ok'))"
+# What the library sends, with arguments that a dry run accepts; those inside the scripts are
+# among them, since a script may run no command that its user may not.
+_USED = (
+    ("EVALSHA", "x", "0"), ("EVAL", "x", "0"), ("BZPOPMIN", "k", "1"), ("EXISTS", "k"),
+    ("PTTL", "k"), ("LRANGE", "k", "0", "1"), ("LLEN", "k"), ("LPOS", "k", "x"),
+    ("LPUSH", "k", "x"), ("RPUSH", "k", "x"), ("RPOPLPUSH", "k", "k"), ("LREM", "k", "1", "x"),
+    ("LTRIM", "k", "0", "1"), ("LINDEX", "k", "0"), ("HGET", "k", "f"), ("HMGET", "k", "f"),
+    ("HGETALL", "k"), ("HSET", "k", "f", "x"), ("HMSET", "k", "f", "x"), ("HDEL", "k", "f"),
+    ("HEXISTS", "k", "f"), ("HINCRBY", "k", "f", "1"), ("GET", "k"), ("MGET", "k"),
+    ("SET", "k", "x"), ("DEL", "k"), ("INCR", "k"), ("EXPIRE", "k", "1"), ("RENAME", "k", "k"),
+    ("ZADD", "k", "1", "x"), ("ZRANGE", "k", "0", "1"), ("ZCARD", "k"), ("ZREM", "k", "x"),
+    ("ZSCORE", "k", "x"), ("ZPOPMIN", "k"), ("ZRANGEBYSCORE", "k", "0", "1"),
+    ("ZREVRANGEBYSCORE", "k", "1", "0"), ("ZREMRANGEBYRANK", "k", "0", "1"),
+    ("SADD", "k", "x"), ("SREM", "k", "x"), ("SMEMBERS", "k"), ("SCARD", "k"),
+    ("SISMEMBER", "k", "x"), ("XADD", "k", "*", "f", "x"), ("XTRIM", "k", "MAXLEN", "1"),
+    ("XRANGE", "k", "-", "+"), ("XREVRANGE", "k", "+", "-"),
+    ("XREAD", "BLOCK", "1", "STREAMS", "k", "0"), ("CLIENT|INFO",), ("CLIENT|KILL", "ID", "1"),
+    ("CLIENT|UNBLOCK", "1"), ("CLIENT|SETNAME", "x"),
+)  # fmt: skip
+
+
+class Survey:
+    """One look at everything that ``settings`` name; nothing is left changed."""
+
+    def __init__(self, link: Link, settings: Settings, handlers: HandlerRegistry | None) -> None:
+        """Keep the collaborators; ``link`` is open."""
+        self._link = link
+        self._settings = settings
+        self._handlers = handlers
+        self._info: dict[str, str] | None = None
+
+    async def findings(self) -> AsyncIterator[Finding]:
+        """Each check's verdict, as soon as it is known."""
+        settings, info = self._settings, await self._ask_info()
+        yield checks.server(info)
+        yield checks.role(info)
+        yield checks.cluster(_flag(info, "cluster_enabled"), settings.prefix)
+        yield checks.eviction((info or {}).get("maxmemory_policy"), _number(info, "maxmemory"))
+        yield checks.memory(_number(info, "used_memory"), _number(info, "maxmemory"))
+        yield checks.connections(_number(info, "connected_clients"), await self._most_clients())
+        yield checks.persistence(_flag(info, "aof_enabled"))
+        yield await self._permissions()
+        yield checks.scripts(await self._script_error())
+        yield checks.blocking(_BLOCK_SECONDS, await self._block())
+        yield checks.round_trip(await self._round_trips(), settings.command_timeout)
+        yield checks.clock(await self._clock_difference())
+        timeout = await self._config("timeout")
+        yield checks.idle_timeout(None if timeout is None else int(timeout), settings.idle_max)
+        yield checks.lock(settings.lock_duration, settings.command_timeout)
+        yield checks.billing(Address.parse(settings.redis_url).host, settings.command_budget)
+        for queue in settings.queues:
+            async for finding in self._queue(QueueKeys(settings.prefix, queue)):
+                yield finding
+        if settings.wake_url is not None:
+            error, status = await _reach(settings, with_token=True)
+            yield checks.wake(error, status)
+            if error is None:
+                yield checks.strangers((await _reach(settings, with_token=False))[1])
+
+    async def _ask(self, *command: Any, timeout: float | None = None) -> Any:
+        """The answer, or None where the server refuses to say."""
+        try:
+            return await self._link.call("status", *command, timeout=timeout)
+        except RedisRefused:
+            return None
+
+    async def _ask_info(self) -> dict[str, str] | None:
+        raw = await self._ask("INFO")
+        if not isinstance(raw, bytes):
+            return None
+        lines = raw.decode("utf-8", "replace").splitlines()
+        return dict(line.partition(":")[::2] for line in lines if ":" in line)
+
+    async def _config(self, name: str) -> str | None:
+        answer = await self._ask("CONFIG", "GET", name)
+        return text(answer[1]) if isinstance(answer, list) and len(answer) > 1 else None
+
+    async def _most_clients(self) -> int | None:
+        most = await self._config("maxclients")
+        return None if most is None else int(most)
+
+    async def _permissions(self) -> Finding:
+        user = await self._ask("ACL", "WHOAMI")
+        if not isinstance(user, bytes):
+            return checks.permissions(None, None)
+        prefix = self._settings.prefix
+        key = QueueKeys(prefix, self._settings.queues[0])["marker"]
+        missing: list[str] = []
+        for command, *arguments in _USED:
+            named = [key if argument == "k" else argument for argument in arguments]
+            answer = await self._ask("ACL", "DRYRUN", user, *command.split("|"), *named)
+            if answer is None:
+                return checks.permissions(None, None)
+            if answer != b"OK":
+                missing.append(f"~{prefix}:*" if b"' key" in answer else f"+{command.lower()}")
+        return checks.permissions(text(user), [*dict.fromkeys(missing)])
+
+    async def _script_error(self) -> str | None:
+        try:
+            await self._link.call("status", "EVAL", _LUA, 0)
+        except RedisRefused as error:
+            return str(error)
+        return None
+
+    async def _block(self) -> float | None:
+        began = time.monotonic()
+        key = QueueKeys(self._settings.prefix, f"doctor-{uuid.uuid4().hex}")["marker"]
+        try:
+            await self._link.call("status", "BZPOPMIN", key, f"{_BLOCK_SECONDS:g}")
+        except RedisUnavailable:
+            with suppress(RedisUnavailable):
+                await self._link.open()  # for the checks to come
+            return None
+        return time.monotonic() - began
+
+    async def _round_trips(self) -> list[float]:
+        took = []
+        for _ in range(_PINGS):
+            began = time.perf_counter()
+            await self._ask("PING")
+            took.append(time.perf_counter() - began)
+        return took
+
+    async def _clock_difference(self) -> float | None:
+        began = time.time()
+        answer = await self._ask("TIME")
+        if answer is None:
+            return None
+        return (began + time.time()) / 2 - (int(answer[0]) + int(answer[1]) / 1e6)
+
+    async def _queue(self, keys: QueueKeys) -> AsyncIterator[Finding]:
+        version = await self._ask("HGET", keys["meta"], "version")
+        yield checks.queue_version(keys.queue, text(version) if version else None)
+        paused = checks.paused_list(keys.queue, await self._ask("LLEN", keys["paused"]) or 0)
+        if paused is not None:
+            yield paused
+        if self._handlers is not None:
+            names = await self._waiting_names(keys)
+            yield checks.unhandled(keys.queue, names, self._handlers.names_on(keys.queue))
+
+    async def _waiting_names(self, keys: QueueKeys) -> set[str]:
+        """The names of the jobs that are taken next."""
+        ids = await self._ask("LRANGE", keys["wait"], -_MOST_NAMES, -1) or []
+        for kind in ("prioritized", "delayed"):
+            ids += await self._ask("ZRANGE", keys[kind], 0, _MOST_NAMES) or []
+        asked = [
+            self._link.call("status", "HGET", keys.job(text(job_id)), "name") for job_id in ids
+        ]
+        return {text(name) for name in [await each for each in asked] if name is not None}
+
+
+def _number(info: dict[str, str] | None, name: str) -> int | None:
+    found = (info or {}).get(name, "")
+    return int(found) if found.isdecimal() else None
+
+
+def _flag(info: dict[str, str] | None, name: str) -> bool | None:
+    number = _number(info, name)
+    return None if number is None else bool(number)
+
+
+async def _reach(settings: Settings, *, with_token: bool) -> tuple[str | None, int | None]:
+    """What the wake server's metrics answer, which have the wake's token and start no work."""
+    from aiohttp import ClientError, ClientSession, ClientTimeout
+
+    parts = urlsplit(wake_address(settings))
+    url = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0] + "/metrics"))
+    try:
+        headers = await _credentials(settings) if with_token else {}
+        timeout = ClientTimeout(total=_WAKE_SECONDS)
+        async with (
+            ClientSession(timeout=timeout) as session,
+            session.get(url, headers=headers) as answer,
+        ):
+            return None, answer.status
+    except IdentityUnavailable as error:
+        return str(error), None
+    except (ClientError, TimeoutError) as error:
+        return f"not reached: {str(error) or type(error).__name__}", None
+
+
+async def _credentials(settings: Settings) -> dict[str, str]:
+    token = settings.wake_token
+    if settings.wake_audience is not None:
+        token = await IdentityTokens(settings.wake_audience).token()
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+def unreachable(error: Exception, settings: Settings) -> Finding:
+    """The finding that ends a survey: the server is away, or refuses."""
+    where = str(Address.parse(settings.redis_url))
+    told = explain(str(error), where) if isinstance(error, RedisRefused) else str(error)
+    return checks.Finding(
+        check="connection",
+        verdict=checks.FAILURE,
+        found=told,
+        why="nothing works without it",
+        advice="compare REDIS_URL with where the server listens, and with its users",
+    )

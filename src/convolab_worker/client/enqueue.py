@@ -1,0 +1,131 @@
+"""A producer's keywords as jobs, and adding them: one, or many in pipelines of bounded size."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.producer import NewJob
+from convolab_worker.bullmq.protocol.job_options import checked_id, job_options
+from convolab_worker.errors import ConfigurationError, InvalidResult, ReplyLost
+from convolab_worker.payloads.codec import encode_json
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.connection.connection import Link
+    from convolab_worker.connection.usage import Meter
+
+T = TypeVar("T")
+
+KEYWORDS = (
+    "name", "data", "queue", "job_id", "delay", "priority", "attempts", "backoff",
+    "deduplication_id",
+)  # fmt: skip
+"""What a job of ``enqueue_many`` may have: the keywords of ``enqueue``."""
+
+# As many as a UUID has, which takes longer to make.
+_ID_BYTES = 16
+# A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
+_MOST_JOBS = 500
+_MOST_DATA = 2**22
+
+
+def new_job(
+    name: str,
+    data: Any = None,
+    *,
+    job_id: str | None = None,
+    delay: float | None = None,
+    priority: int | None = None,
+    attempts: int | None = None,
+    backoff: float | Mapping[str, Any] | None = None,
+    deduplication_id: str | None = None,
+) -> NewJob:
+    """The job of those keywords, with an id of its own where none is given.
+
+    Raises ConfigurationError for options that can't be, InvalidResult for data that is not JSON.
+    """
+    options = job_options(
+        name,
+        delay=delay,
+        priority=priority,
+        attempts=attempts,
+        backoff=backoff,
+        deduplication_id=deduplication_id,
+    )
+    return NewJob(
+        id=checked_id(job_id) or secrets.token_hex(_ID_BYTES),
+        name=name,
+        data=encode_json({} if data is None else data, what="data"),
+        opts=options,
+    )
+
+
+async def new_jobs(
+    given: Iterable[Mapping[str, Any]], keys_of: Callable[[str | None], QueueKeys]
+) -> list[tuple[QueueKeys, NewJob]]:
+    """The jobs of those mappings, each checked; a refusal names the job by its place from 0."""
+    jobs = []
+    for place, keywords in enumerate(given):
+        if place % _MOST_JOBS == _MOST_JOBS - 1:
+            await asyncio.sleep(0)  # thousands of them take a while, and others are served too
+        try:
+            jobs.append(_one_of_many(dict(keywords), keys_of))
+        except (ConfigurationError, InvalidResult, TypeError, ValueError) as error:
+            kind = InvalidResult if isinstance(error, InvalidResult) else ConfigurationError
+            msg = f"enqueue_many: job {place}: {error}"
+            raise kind(msg) from None
+    return jobs
+
+
+def _one_of_many(
+    keywords: dict[str, Any], keys_of: Callable[[str | None], QueueKeys]
+) -> tuple[QueueKeys, NewJob]:
+    unknown = [key for key in keywords if key not in KEYWORDS]
+    if unknown or "name" not in keywords:
+        problem = f"unknown {unknown[0]!r}" if unknown else "no 'name'"
+        msg = f"{problem}: expected a mapping with some of {', '.join(KEYWORDS)}"
+        raise ConfigurationError(msg)
+    return keys_of(keywords.pop("queue", None)), new_job(**keywords)
+
+
+async def add(link: Link, meter: Meter, keys: QueueKeys, job: NewJob) -> str:
+    """Add one job, again if the reply is lost; its id, or that of the one kept in its place."""
+    return await _again_if_lost(link, functools.partial(producer.add, link, meter, keys, job))
+
+
+async def add_many(link: Link, meter: Meter, jobs: list[tuple[QueueKeys, NewJob]]) -> list[str]:
+    """Add the jobs, a pipeline after the other; their ids, in order.
+
+    A job is added whole or not at all; of several, those before a failure are there.
+    """
+    ids: list[str] = []
+    while len(ids) < len(jobs):
+        batch = pipeline(jobs, len(ids))
+        send = functools.partial(producer.add_all, link, meter, batch)
+        ids += await _again_if_lost(link, send)
+    return ids
+
+
+def pipeline(jobs: list[tuple[QueueKeys, NewJob]], start: int) -> list[tuple[QueueKeys, NewJob]]:
+    """The jobs from ``start`` on that go into one pipeline: at least one."""
+    size = 0
+    for end in range(start, min(start + _MOST_JOBS, len(jobs))):
+        size += len(jobs[end][1].data)
+        if size > _MOST_DATA and end > start:
+            return jobs[start:end]
+    return jobs[start : start + _MOST_JOBS]
+
+
+async def _again_if_lost(link: Link, adding: Callable[[], Awaitable[T]]) -> T:
+    await link.open()
+    try:
+        return await adding()
+    except ReplyLost:  # a job's id makes a second adding harmless
+        await link.open()
+        return await adding()

@@ -1,0 +1,171 @@
+"""Moving jobs from queues to another one, each whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import text
+from convolab_worker.bullmq.protocol.scripts import own_script
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from convolab_worker.connection.connection import Link
+
+STATES = ("wait", "prioritized", "delayed", "failed")
+_LISTS = ("wait", "paused")
+_BATCH = 200
+MOVED = "moved"
+# What the script answers of a job that stays.
+REASONS = {
+    "no data": "its hash is gone or has no name",
+    "locked": "a worker has it",
+    "parent": "it has a parent",
+    "children": "it has children",
+    "scheduler": "it comes from a job scheduler",
+    "taken": "its id, and the one it would get, are taken there",
+}
+# Where jobs stand that are not asked about one by one.
+_LEFT = {"active": "a worker has it", "waiting-children": "it has children"}
+
+
+class Step(NamedTuple):
+    """What became of one job: ``outcome`` is ``moved``, or why it stays."""
+
+    queue: str
+    state: str
+    name: str
+    outcome: str
+    id: str
+    new_id: str
+
+
+@dataclass(slots=True)
+class Account:
+    """What was done, or would be: jobs by queue, state, name and outcome; ids that changed."""
+
+    jobs: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    renamed: int = 0
+
+    def add(self, step: Step) -> None:
+        """Count one job."""
+        self.jobs[step.queue, step.state, step.name, step.outcome] += 1
+        self.renamed += step.outcome == MOVED and step.id != step.new_id
+
+    @property
+    def moved(self) -> int:
+        """Jobs that were moved."""
+        return sum(count for (*_, outcome), count in self.jobs.items() if outcome == MOVED)
+
+
+class Mover:
+    """Moves the jobs of ``sources`` to ``destination``; with ``execute=False`` it only looks."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        prefix: str,
+        sources: Sequence[str],
+        destination: str,
+        states: Sequence[str] = STATES,
+        execute: bool,
+    ) -> None:
+        """Send nothing yet."""
+        self._link = link
+        self._sources = [QueueKeys(prefix, name) for name in sources]
+        self._destination = QueueKeys(prefix, destination)
+        self._states = states
+        self._execute = execute
+        self._promised: set[str] = set()  # ids that a look has given away
+
+    async def total(self) -> int:
+        """How many jobs there are to go through."""
+        counts = [
+            self._link.call("status", "LLEN" if state in _LISTS else "ZCARD", keys[state])
+            for keys in self._sources
+            for state in self._all_states()
+        ]
+        return sum([await count for count in counts])
+
+    def _all_states(self) -> list[str]:
+        """BullMQ before 6 kept the jobs of a paused queue in a list of its own."""
+        return [
+            each
+            for state in self._states
+            for each in (("wait", "paused") if state == "wait" else (state,))
+        ]
+
+    async def steps(self) -> AsyncIterator[Step]:
+        """Go through the jobs, the oldest of each state first, and tell what becomes of each.
+
+        Workers and producers may be at work on all of the queues: a job that is taken meanwhile
+        is theirs, one that is added behind is moved too. To be stopped and run again at any time.
+        """
+        for keys in self._sources:
+            for state in self._all_states():
+                async for step in self._of(keys, state):
+                    yield step
+            for state, reason in _LEFT.items():
+                async for step in self._left(keys, state, reason):
+                    yield step
+
+    async def _of(self, keys: QueueKeys, state: str) -> AsyncIterator[Step]:
+        stayed = 0
+        while ids := await self._oldest(keys, state, stayed):
+            steps = await self._move(keys, state, ids)
+            for step in steps:
+                if step is not None:
+                    stayed += not (self._execute and step.outcome == MOVED)
+                    yield step
+
+    async def _oldest(self, keys: QueueKeys, state: str, past: int) -> list[str]:
+        if state in _LISTS:  # the oldest stand at the end
+            found = await self._link.call(
+                "status", "LRANGE", keys[state], -past - _BATCH, -past - 1
+            )
+            return [text(raw) for raw in reversed(found)]
+        found = await self._link.call("status", "ZRANGE", keys[state], past, past + _BATCH - 1)
+        return [text(raw) for raw in found]
+
+    async def _move(self, keys: QueueKeys, state: str, ids: list[str]) -> list[Step | None]:
+        first = await self._move_one(keys, state, ids[0])  # the server knows the script from here
+        return [
+            first,
+            *await asyncio.gather(*[self._move_one(keys, state, job_id) for job_id in ids[1:]]),
+        ]
+
+    async def _move_one(self, keys: QueueKeys, state: str, job_id: str) -> Step | None:
+        """Move a job; None if it is not there any more."""
+        there = self._destination
+        other_id = f"{keys.queue}-{job_id}"
+        target = "wait" if state in _LISTS else state
+        names = [keys[state], there[target], keys.job(job_id), there.job(job_id)]
+        execute = "1" if self._execute else "0"
+        args = (state, job_id, other_id, keys[""], there[""], execute)
+        names.append(there.job(other_id))
+        answer = await own_script("moveJob", 5).run(self._link, "move", names, args)
+        outcome, name, new_id = (text(part) for part in answer)
+        if outcome == "gone":
+            return None
+        if not self._execute and outcome == MOVED:
+            new_id = other_id if new_id in self._promised else new_id
+            self._promised.add(new_id)
+        return Step(keys.queue, state, name, REASONS.get(outcome, outcome), job_id, new_id)
+
+    async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[Step]:
+        if state == "active":
+            ids = await self._link.call("status", "LRANGE", keys[state], 0, -1)
+        else:
+            ids = await self._link.call("status", "ZRANGE", keys[state], 0, -1)
+        names = [
+            self._link.call("status", "HGET", keys.job(text(job_id)), "name") for job_id in ids
+        ]
+        for job_id, name in zip(ids, names, strict=True):
+            yield Step(
+                keys.queue, state, text(await name or b""), reason, text(job_id), text(job_id)
+            )

@@ -1,0 +1,90 @@
+"""Shows the worker to Node's ``queue.getWorkers()``, which looks for the names of connections.
+
+A connection has one name, and a name stands for one queue. A worker's own two connections carry the
+names of its first two queues; each other queue takes one that does nothing but have its name. Each
+name is one billed command whenever its connection opens; so a drain, which is over soon, has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from convolab_worker.connection.connection import Link
+from convolab_worker.errors import RedisUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convolab_worker.connection.address import Route
+    from convolab_worker.connection.usage import Meter
+
+_log = structlog.get_logger("convolab_worker")
+# A provider that closes idle connections is not asked more often than this for a new one, and each
+# time after twice as long: being listed may not cost what waiting saves.
+_FIRST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 3600.0
+
+
+def client_name(prefix: str, queue: str, worker: str) -> str:
+    """The name of a connection by which BullMQ lists ``worker`` as one of ``queue``."""
+    return f"{prefix}:{base64.b64encode(queue.encode()).decode()}:w:{worker}"
+
+
+class Presence:
+    """A connection for each of ``names``: first the worker's ``own``, then further ones."""
+
+    def __init__(
+        self,
+        address: Route,
+        names: Sequence[str],
+        *,
+        own: Sequence[Link],
+        timeout: float,
+        meter: Meter,
+    ) -> None:
+        """Name and open nothing."""
+        self._names = names
+        self._own = own
+        self._links = [
+            Link(address, timeout=timeout, meter=meter, identify=False) for _ in names[len(own) :]
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Name the worker's own connections, which are to be opened yet, and open the others."""
+        for link, name in zip([*self._own, *self._links], self._names, strict=False):
+            link.client_name = name
+        self._tasks = [
+            asyncio.create_task(_keep(link), name="convolab-presence") for link in self._links
+        ]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for link in self._links:
+            await link.close()
+
+
+async def _keep(link: Link) -> None:
+    lost = asyncio.Event()
+    link.on_lost = lambda _: lost.set()
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        lost.clear()
+        with contextlib.suppress(RedisUnavailable):  # the worker's own connections tell of that
+            await link.open()
+            opened_at = time.monotonic()
+            await lost.wait()
+            if time.monotonic() - opened_at > _LONGEST_PAUSE_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
+            _log.debug("presence.lost", pause=pause)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,4 @@
+"""What an application writes: handlers, their middleware, lifespans and retry policies.
+
+Never touches Redis.
+"""

@@ -1,0 +1,148 @@
+"""OpenTelemetry: spans and counts of jobs, and the context that BullMQ carries in their options.
+
+Names and attributes are those of BullMQ's own telemetry, as npm's ``bullmq-otel`` exports it, with
+OpenTelemetry's for messaging beside them. Only the API is used: what becomes of spans and counts is
+the application's to set up. Imported only where it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+    from convolab_worker.bullmq.protocol.records import Lease
+
+_LIBRARY = "convolab_worker"
+# BullMQ's counters by what came of an attempt; a lost job, or one given back, is counted by none.
+_COUNTERS = {
+    "completed": "bullmq.jobs.completed",
+    "failed": "bullmq.jobs.failed",
+    "delayed": "bullmq.jobs.delayed",
+    "retried": "bullmq.jobs.retried",
+    "waiting-children": "bullmq.jobs.waiting_children",
+}
+
+
+class OpenTelemetry:
+    """Spans and counts of jobs, by the global providers."""
+
+    def __init__(self, worker_name: str) -> None:
+        """Make the instruments."""
+        self._worker_name = worker_name
+        self._tracer = trace.get_tracer(_LIBRARY)
+        meter = metrics.get_meter(_LIBRARY)
+        self._counters = {
+            state: meter.create_counter(name, unit="1", description=f"Number of jobs {state}")
+            for state, name in _COUNTERS.items()
+        }
+        self._duration = meter.create_histogram(
+            "bullmq.job.duration", unit="ms", description="Job processing duration"
+        )
+
+    @contextmanager
+    def running(self, lease: Lease) -> Iterator[Callable[[Outcome], None]]:
+        """Be in the job's span, a child of the one that its producer's add was."""
+        attributes: dict[str, str | int] = {
+            **_attributes(lease.queue, lease.name, "process"),
+            "bullmq.job.id": lease.id,
+            "bullmq.worker.name": self._worker_name,
+            "bullmq.job.processed.timestamp": lease.processed_on,
+            "messaging.message.id": lease.id,
+        }
+        with self._tracer.start_as_current_span(
+            f"process {lease.queue}",
+            context=_producers_context(lease),
+            kind=SpanKind.CONSUMER,
+            attributes=attributes,
+        ) as span:
+            yield lambda outcome: _settle(span, lease, outcome)
+
+    @contextmanager
+    def adding(self, queue: str, name: str) -> Iterator[dict[str, Any]]:
+        """Be in the span of an add, and carry it on."""
+        with self._tracer.start_as_current_span(
+            f"add {queue}.{name}",
+            kind=SpanKind.PRODUCER,
+            attributes=_attributes(queue, name, "add"),
+        ):
+            yield self.carried()
+
+    def carried(self) -> dict[str, Any]:
+        """BullMQ's job option that carries the present span, as its ``telemetry.metadata`` does."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return {"tm": json.dumps(carrier, separators=(",", ":"))} if carrier else {}
+
+    def ended(self, lease: Lease, outcome: Outcome, seconds: float) -> None:
+        """Count a job's attempt."""
+        state = _state(outcome)
+        if state is None:
+            return
+        attributes = {
+            "bullmq.queue.name": lease.queue,
+            "bullmq.job.name": lease.name,
+            "bullmq.job.state": state,
+        }
+        self._counters[state].add(1, attributes)
+        self._duration.record(seconds * 1000, attributes)
+
+
+def _attributes(queue: str, name: str, operation: str) -> dict[str, str]:
+    return {
+        "bullmq.queue.name": queue,
+        "bullmq.queue.operation": operation,
+        "bullmq.job.name": name,
+        "messaging.system": "bullmq",
+        "messaging.destination.name": queue,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": "process" if operation == "process" else "send",
+    }
+
+
+def _producers_context(lease: Lease) -> Context:
+    """The context that the job's options carry; the present one if they carry none."""
+    carrier: object = None
+    with suppress(TypeError, ValueError):
+        carrier = json.loads(lease.opts.get("tm") or "null")
+    if not isinstance(carrier, dict):
+        return context.get_current()
+    return propagate.extract({key: text for key, text in carrier.items() if isinstance(text, str)})
+
+
+def _settle(span: Span, lease: Lease, outcome: Outcome) -> None:
+    span.set_attribute("bullmq.job.attempt_finished_timestamp", int(time.time() * 1000))
+    if isinstance(outcome, Completed):
+        span.set_attribute("bullmq.job.attempts.made", lease.attempt)
+        span.add_event("job completed")
+    elif isinstance(outcome, Failed):
+        span.set_attribute("bullmq.job.attempts.made", lease.attempt)
+        span.add_event("job failed", {"bullmq.job.failed.reason": outcome.reason})
+        if outcome.error is not None:
+            span.record_exception(outcome.error)
+        span.set_status(Status(StatusCode.ERROR, outcome.reason))
+
+
+def _state(outcome: Outcome) -> str | None:
+    """BullMQ's name for what came of an attempt."""
+    if isinstance(outcome, Failed):
+        if outcome.retry_in is None:
+            return "failed"
+        return "delayed" if outcome.retry_in > 0 else "retried"
+    if isinstance(outcome, Postponed):
+        return "delayed"
+    if isinstance(outcome, AwaitsChildren):
+        return "waiting-children"
+    return "completed" if isinstance(outcome, Completed) else None

@@ -1,0 +1,244 @@
+"""Puts a worker together from its handlers and settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import secrets
+import socket
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from convolab_worker._setting_types import parse_rate
+from convolab_worker.bullmq.backend import Queues
+from convolab_worker.bullmq.protocol.calls import Limiter
+from convolab_worker.bullmq.reconcile import child_reason
+from convolab_worker.connection.address import Address, Route
+from convolab_worker.connection.client_names import Presence, client_name
+from convolab_worker.connection.connection import Link
+from convolab_worker.connection.reconnect import Reconnection
+from convolab_worker.connection.usage import Ledger, Meter
+from convolab_worker.errors import ReplyLost
+from convolab_worker.telemetry.logging import Telemetry
+from convolab_worker.telemetry.tracing import tracing
+from convolab_worker.worker.dispatch.idle_backoff import Bounds
+from convolab_worker.worker.dispatch.slots import Slots
+from convolab_worker.worker.dispatch.waiting import Waiting
+from convolab_worker.worker.dispatch.wake_signal import Signal
+from convolab_worker.worker.execution.completer import Settlement
+from convolab_worker.worker.execution.executor import Runner
+from convolab_worker.worker.execution.handler_call import job_of_frame
+from convolab_worker.worker.execution.progress import Reports
+from convolab_worker.worker.locks import LockKeeper
+from convolab_worker.worker.stack_reports import Whereabouts
+from convolab_worker.worker.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convolab_worker.bullmq.outcome import Failed, Returned
+    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.settings import Settings
+
+
+_log = structlog.get_logger("convolab_worker")
+
+
+@dataclass(slots=True, kw_only=True)
+class Parts:
+    """What an engine works with."""
+
+    queues: Queues
+    slots: Slots[Lease]
+    signal: Signal
+    waiting: Waiting
+    settlement: Settlement
+    reconnection: Reconnection
+    presence: Presence
+    keeper: LockKeeper
+    runner: Runner
+    telemetry: Telemetry
+    whereabouts: Whereabouts
+    meter: Meter
+    lock_meter: Meter
+    ledger: Ledger
+    patience: float  # how long one turn of the engine takes at most, while Redis answers
+    before_today: Meter = field(default_factory=Meter)
+    held: dict[str, dict[str, Lease]] = field(default_factory=lambda: defaultdict(dict))
+
+    @property
+    def commands(self) -> Meter:
+        """Every command of this worker, by purpose."""
+        return self.meter + self.lock_meter
+
+    def keep_books(self, now: float) -> None:
+        """Log the day's commands at its end, and once before that if the budget will not do."""
+        billable = self.meter.billable + self.lock_meter.billable
+        self.telemetry.journal.counted(now, billable)
+        report = self.ledger.check(now, billable)
+        if report is None:
+            return
+        counts = {"used": report.used, "projected": report.projected, "budget": report.budget}
+        if report.is_over:
+            _log.warning("commands.over_budget", **counts)
+        else:
+            commands = self.commands
+            by_purpose = (commands - self.before_today).snapshot()
+            self.before_today = commands
+            _log.info("commands.day", **counts, by_purpose=by_purpose)
+
+    def hold(self, lease: Lease) -> None:
+        """Keep a job that was taken: its lock, and its place in memory."""
+        self.held[lease.queue][lease.id] = lease
+        self.keeper.hold(lease)
+
+    def let_go(self, lease: Lease) -> None:
+        """Keep it no longer: it was settled."""
+        self.keeper.release(lease)
+        if self.held[lease.queue].get(lease.id) is lease:
+            del self.held[lease.queue][lease.id]
+
+
+def assemble(
+    handlers: HandlerRegistry,
+    settings: Settings,
+    *,
+    on_lost: Callable[[Lease], None],
+    on_cancelled: Callable[[Lease, Failed | Returned], None],
+) -> Parts:
+    """Make every part of a worker; nothing is connected yet. To be called in the loop."""
+    route = Route(Address.parse(settings.redis_url))
+    loop, signal = asyncio.get_running_loop(), Signal()
+    meter, lock_meter = Meter(), Meter()
+    telemetry, whereabouts = Telemetry(time.time()), Whereabouts()
+    link = Link(route, timeout=settings.command_timeout, meter=meter)
+    waiting_link = Link(route, timeout=settings.command_timeout, meter=meter)
+    for one, other in ((link, waiting_link), (waiting_link, link)):
+        one.on_lost = functools.partial(_heard_loss, other, signal)
+    queues = _queues(settings, link, waiting_link, meter)
+    slots = _slots(handlers, settings)
+    reconnection = Reconnection(link, waiting_link, where=str(route.address))
+    held: dict[str, dict[str, Lease]] = defaultdict(dict)
+    lock_duration = settings.lock_duration
+    keeper = LockKeeper(
+        route,
+        queues,
+        lock_meter,
+        lock_duration=lock_duration,
+        on_lost=lambda lease: _in_loop(loop, on_lost, lease),
+        on_cancelled=lambda lease, asked: _in_loop(loop, on_cancelled, lease, asked),
+        on_look=Watchdog(loop, job_of_frame, whereabouts).look,
+    )
+    reports = Reports(queues, reconnection, meter, interval=settings.progress_interval)
+    return Parts(
+        queues=queues,
+        slots=slots,
+        signal=signal,
+        waiting=Waiting(
+            queues,
+            slots,
+            signal,
+            waiting=waiting_link,
+            bounds=Bounds(shortest=settings.idle_min, longest=settings.idle_max),
+            held_here=lambda queue: set(held[queue]),
+            on_cancel=lambda queue, job_id: _doubt(keeper, held[queue].get(job_id)),
+            max_stalled=settings.max_stalled_count,
+            lock_duration=lock_duration,
+        ),
+        settlement=Settlement(
+            queues, reconnection, lock_duration=lock_duration, may_reclaim=keeper.may_reclaim
+        ),
+        reconnection=reconnection,
+        keeper=keeper,
+        runner=Runner(
+            handlers,
+            reports,
+            telemetry,
+            whereabouts,
+            functools.partial(child_reason, queues),
+            tracing(settings, _worker_name(settings)),
+        ),
+        telemetry=telemetry,
+        whereabouts=whereabouts,
+        meter=meter,
+        lock_meter=lock_meter,
+        ledger=Ledger(settings.command_budget, time.time()),
+        patience=3 * settings.command_timeout,
+        held=held,
+        presence=Presence(
+            route,
+            _client_names(settings),
+            own=(waiting_link, link),
+            timeout=settings.command_timeout,
+            meter=meter,
+        ),
+    )
+
+
+def _queues(settings: Settings, link: Link, waiting: Link, meter: Meter) -> Queues:
+    return Queues(
+        settings.queues,
+        prefix=settings.prefix,
+        link=link,
+        waiting=waiting,
+        meter=meter,
+        worker_id=secrets.token_hex(8),
+        worker_name=_worker_name(settings),
+        lock_duration=settings.lock_duration,
+        limiter=_limiter(settings.rate_limit),
+        metrics_points=settings.metrics_points,
+    )
+
+
+def _worker_name(settings: Settings) -> str:
+    return settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _client_names(settings: Settings) -> list[str]:
+    """The names of connections by which Node's ``getWorkers()`` finds this worker, by queue."""
+    listed = {"all": len(settings.queues), "two": 2, "none": 0}[settings.listed]
+    name = _worker_name(settings)
+    return [client_name(settings.prefix, queue, name) for queue in settings.queues[:listed]]
+
+
+def _limiter(rate: str | None) -> Limiter | None:
+    if rate is None:
+        return None
+    parsed = parse_rate(rate)
+    return Limiter(max=parsed.starts, duration=round(parsed.seconds * 1000))
+
+
+def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[Lease]:
+    return Slots(
+        settings.queues,
+        concurrency=settings.concurrency,
+        park_limit=settings.park_limit,
+        handlers_of={q: [h.key for h in handlers.handlers_of(q)] for q in settings.queues},
+        limits={h.key: h.concurrency for h in handlers if h.concurrency is not None},
+        intervals={h.key: h.rate.interval for h in handlers if h.rate is not None},
+        one_by_one=settings.rate_limit is not None,
+    )
+
+
+def _heard_loss(other: Link, signal: Signal, error: Exception) -> None:
+    """A connection went silent: the other one, to the same server, is no better."""
+    if isinstance(error, ReplyLost) and error.silent:
+        other.lose(str(error))
+    signal.set()
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, hear: Callable[..., None], *news: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody hears any more
+        loop.call_soon_threadsafe(hear, *news)
+
+
+def _doubt(keeper: LockKeeper, lease: Lease | None) -> None:
+    if lease is not None:  # otherwise it has ended in the meantime
+        keeper.doubt(lease)

@@ -1,0 +1,1 @@
+"""Decides which queue to fetch from, how many jobs and when. Never runs a job."""
