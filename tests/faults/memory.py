@@ -16,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convolab_worker import HandlerRegistry, Job, producing
+from convolab_worker import HandlerRegistry, Job
+from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.producer import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.connection.address import Address
@@ -92,7 +93,7 @@ class _Feeder:
             data=f'{{"number": {number}}}',
             opts={"removeOnComplete": True},
         )
-        await producing.add(self._link, self._meter, self._keys, job)
+        await producer.add(self._link, self._meter, self._keys, job)
 
     async def _wait_for(self, most: int) -> None:
         await wait_until(

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import pytest
 from structlog.testing import capture_logs
 
-from convolab_worker import HandlerRegistry, Job, execution
+from convolab_worker import HandlerRegistry, Job
 from tests.faults.harness import Bench, eventually
 from tests.support.waiting import wait_until
 

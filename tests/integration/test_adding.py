@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from convolab_worker import JobClient, Settings, adding
+from convolab_worker import JobClient, Settings
 from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.client import enqueue
 from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
 from tests.support.proxy import TcpProxy
 
@@ -158,5 +159,5 @@ async def test_large_jobs_go_in_small_pipelines(client: JobClient) -> None:
     ids = await client.enqueue_many(jobs)
 
     assert ids == ["job-0", "job-1", "job-2"]
-    new = [(QueueKeys("bull", "q"), adding.new_job(**job)) for job in jobs]
-    assert [len(adding.pipeline(new, start)) for start in range(3)] == [1, 1, 1]
+    new = [(QueueKeys("bull", "q"), enqueue.new_job(**job)) for job in jobs]
+    assert [len(enqueue.pipeline(new, start)) for start in range(3)] == [1, 1, 1]

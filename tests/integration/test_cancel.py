@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker, recovery
+from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker.bullmq import reconcile
 from convolab_worker.errors import ConfigurationError, JobNotFound, JobNotRunning
 from tests.support.commands import Commands
 from tests.support.commandstats import counted_commands
@@ -222,10 +223,10 @@ async def test_a_lock_with_a_request_in_it_is_still_the_workers(
             await client.cancel(job_id, reason=WHY, timeout=0.2)
         assert str(await redis.get(lock)).startswith("cancel:")
 
-        assert await recovery.is_locked(parts.queues, lease)
-        assert await recovery.holds(parts.queues, lease)
-        assert await recovery.written(parts.queues, lease, 1) is None
-        found = await recovery.find_by_token(parts.queues, queue, lease.token)
+        assert await reconcile.is_locked(parts.queues, lease)
+        assert await reconcile.holds(parts.queues, lease)
+        assert await reconcile.written(parts.queues, lease, 1) is None
+        found = await reconcile.find_by_token(parts.queues, queue, lease.token)
         assert found is not None
         assert found.id == job_id
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker, presence
+from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.connection.client_names import client_name
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
