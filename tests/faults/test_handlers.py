@@ -240,7 +240,7 @@ async def test_a_lock_that_ran_out_while_nobody_took_the_job_is_taken_again(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the patience with a handler that does not end when it is told to."""
-    monkeypatch.setattr(execution, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(handler_call, "PATIENCE_SECONDS", 0.3)
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ async def test_a_lost_name_comes_back(
     start_server: StartServer, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that only carries a name is opened again, after a pause."""
-    monkeypatch.setattr(presence, "_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(client_names, "_FIRST_PAUSE_SECONDS", 0.05)
     settings = make_settings(
         redis_url=start_server().url, queues=QUEUES, worker_name="the-worker", idle_max=30
     )

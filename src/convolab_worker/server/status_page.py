@@ -41,9 +41,7 @@ class StatusPage:
     def __init__(self, workload: Workload) -> None:
         """Read the page; nobody listens yet."""
         self._workload = workload
-        self._html = (
-            files("convolab_worker.server.server").joinpath("status.html").read_text("utf-8")
-        )
+        self._html = files("convolab_worker.server").joinpath("status.html").read_text("utf-8")
         self._policy = _policy(self._html)
         self._closing: asyncio.Event | None = None
         self._listeners = 0
