@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job
+from convolab_worker.worker.execution import handler_call
 from tests.faults.harness import Bench, eventually
 from tests.support.waiting import wait_until
 
