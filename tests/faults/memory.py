@@ -21,8 +21,8 @@ from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.producer import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Link
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import Bench, Ledger
 from tests.support.waiting import wait_until
@@ -71,14 +71,16 @@ class _Feeder:
 
     def __init__(self, bench: Bench, url: str) -> None:
         self._bench = bench
-        self._meter = Meter()
-        self._link = Link(Address.parse(url), timeout=_PATIENCE_SECONDS, meter=self._meter)
+        self._counter = CommandCounter()
+        self._connection = Connection(
+            Address.parse(url), timeout=_PATIENCE_SECONDS, counter=self._counter
+        )
         self._keys = QueueKeys("bull", bench.queue)
         self._added = 0
 
     async def feed(self, jobs: int) -> None:
         """Go on until so many jobs have been added in all, and all are done."""
-        await self._link.open()
+        await self._connection.open()
         while self._added < jobs:
             await self._wait_for(_AHEAD * _BULK)
             size = min(_BULK, jobs - self._added)
@@ -93,7 +95,7 @@ class _Feeder:
             data=f'{{"number": {number}}}',
             opts={"removeOnComplete": True},
         )
-        await producer.add(self._link, self._meter, self._keys, job)
+        await producer.add(self._connection, self._counter, self._keys, job)
 
     async def _wait_for(self, most: int) -> None:
         await wait_until(
@@ -103,7 +105,7 @@ class _Feeder:
         )
 
     async def close(self) -> None:
-        await self._link.close()
+        await self._connection.close()
 
 
 async def samples(bench: Bench, url: str, marks: Sequence[int]) -> AsyncIterator[Sample]:

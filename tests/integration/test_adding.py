@@ -52,10 +52,10 @@ async def test_many_jobs_wait_in_their_order(
 
 async def test_many_jobs_leave_in_few_round_trips(client: JobClient) -> None:
     """One command a job, and nothing beside it."""
-    before = client.meter.client_sent
+    before = client.counter.client_sent
     await client.enqueue_many(numbered(MANY))
 
-    assert client.meter.client_sent - before <= MANY + 1  # the script's text, once at most
+    assert client.counter.client_sent - before <= MANY + 1  # the script's text, once at most
 
 
 async def test_each_job_has_its_own_options(client: JobClient, make_settings: Any) -> None:
@@ -138,17 +138,17 @@ async def test_a_job_that_cant_be_is_named_and_none_is_added(
     client: JobClient, wrong: Any, error: type[Exception], text: str
 ) -> None:
     """All jobs are checked before the first is sent."""
-    sent = client.meter.sent["enqueue"]
+    sent = client.counter.sent["enqueue"]
     with pytest.raises(error, match=text):
         await client.enqueue_many([{"name": "n"}, wrong])
 
-    assert client.meter.sent["enqueue"] == sent
+    assert client.counter.sent["enqueue"] == sent
 
 
 async def test_no_jobs_are_no_commands(client: JobClient) -> None:
     """An empty list is fine."""
     assert await client.enqueue_many([]) == []
-    assert client.meter.sent["enqueue"] == 0
+    assert client.counter.sent["enqueue"] == 0
 
 
 async def test_large_jobs_go_in_small_pipelines(client: JobClient) -> None:

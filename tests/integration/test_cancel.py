@@ -216,17 +216,17 @@ async def test_a_lock_with_a_request_in_it_is_still_the_workers(
         queue = client.settings.queues[0]
         parts = worker._parts  # noqa: SLF001 - its renewals are kept from taking the lock back
         assert parts is not None
-        lease = parts.held[queue][job_id]
+        active_job = parts.held[queue][job_id]
         lock = parts.queues.keys[queue].lock(job_id)
-        parts.keeper.release(lease)
+        parts.keeper.release(active_job)
         with pytest.raises(TimeoutError):
             await client.cancel(job_id, reason=WHY, timeout=0.2)
         assert str(await redis.get(lock)).startswith("cancel:")
 
-        assert await reconcile.is_locked(parts.queues, lease)
-        assert await reconcile.holds(parts.queues, lease)
-        assert await reconcile.written(parts.queues, lease, 1) is None
-        found = await reconcile.find_by_token(parts.queues, queue, lease.token)
+        assert await reconcile.is_locked(parts.queues, active_job)
+        assert await reconcile.holds(parts.queues, active_job)
+        assert await reconcile.written(parts.queues, active_job, 1) is None
+        found = await reconcile.find_by_token(parts.queues, queue, active_job.token)
         assert found is not None
         assert found.id == job_id
 
@@ -349,11 +349,11 @@ async def test_nobody_pays_for_it_while_nobody_cancels(
         await client.enqueue("work")  # so that the server knows the scripts
         await wait_until(lambda: worker.stats()["outcomes"].get("completed") == 1, what="a job")
         await wait_until(lambda: worker.stats()["idle"]["until"], what="the wait")
-        adding = client.meter.billable
+        adding = client.counter.billable
         async with counted_commands(redis) as counts:
             await client.enqueue("work")
             await wait_until(lambda: worker.stats()["outcomes"]["completed"] == 2, what="a job")
             await wait_until(lambda: worker.stats()["idle"]["until"], what="the wait")
-        adding = client.meter.billable - adding
+        adding = client.counter.billable - adding
 
     assert counts.total - adding <= 32

@@ -29,7 +29,7 @@ from convolab_worker.bullmq.producer import NewJob, add_call
 from convolab_worker.bullmq.protocol import records, scripts
 from convolab_worker.bullmq.protocol.calls import Call, Transitions
 from convolab_worker.bullmq.protocol.keys import STATE_KEYS, QueueKeys
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.client.jobs import Failure, remove_call, retry_call
 
 NOW_MS = 1_700_000_000_123
@@ -113,12 +113,12 @@ def ours() -> Transitions:
     return Transitions(QueueKeys("prefix", "queue"), worker_name=None, lock_ms=LOCK_MS)
 
 
-def taken(**opts: Any) -> Lease:
+def taken(**opts: Any) -> ActiveJob:
     """A job as our worker holds it."""
-    return Lease(queue="queue", id="17", token=TOKEN, name="work", data=b"null", opts=opts)
+    return ActiveJob(queue="queue", id="17", token=TOKEN, name="work", data=b"null", opts=opts)
 
 
-def as_bullmq_job(job: Lease) -> Any:
+def as_bullmq_job(job: ActiveJob) -> Any:
     """The same job as bullmq's Python holds it, its worker's options included."""
     return SimpleNamespace(
         id=job.id,
@@ -412,7 +412,7 @@ def test_a_return_is_built_as_its_script_asks() -> None:
     transitions = Transitions(QueueKeys("p", "q"), worker_name=None, lock_ms=LOCK_MS)
     head = scripts.script("moveJobFromActiveToWait").text.partition("]]")[0]
 
-    made = transitions.give_back(taken())
+    made = transitions.return_to_queue(taken())
 
     documented = re.findall(r"KEYS\[\d+\]\s+(\w+)", head)
     expected = [name.replace("event", "events") for name in documented]

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from convolab_worker.bullmq.protocol.calls import Call, Transitions
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.bullmq.protocol.scripts import script
 
 pytestmark = pytest.mark.asyncio
@@ -52,32 +52,32 @@ class Bench:
         """The raw answer of moveToActive."""
         return await self.run(self.calls.take(token, now()))
 
-    async def taken(self, token: str = TOKEN, **opts: Any) -> Lease:
+    async def taken(self, token: str = TOKEN, **opts: Any) -> ActiveJob:
         """The next job, which must be there, as a worker holds it."""
         _, job_id, _, _ = await self.take(token)
         return self.held(job_id, token=token, **opts)
 
-    def held(self, job_id: str, *, token: str = TOKEN, **opts: Any) -> Lease:
+    def held(self, job_id: str, *, token: str = TOKEN, **opts: Any) -> ActiveJob:
         """A job as a worker holds it, whether it does or not."""
-        return Lease(
+        return ActiveJob(
             queue=self.keys.queue, id=job_id, token=token, name="work", data=b"null", opts=opts
         )
 
-    async def complete(self, job: Lease, *, fetch_next: bool = False, value: str = "1") -> Any:
+    async def complete(self, job: ActiveJob, *, fetch_next: bool = False, value: str = "1") -> Any:
         """The raw answer of moveToFinished for a result."""
         call = self.calls.finish(
             job, target="completed", value=value, now_ms=now(), fetch_next=fetch_next
         )
         return await self.run(call)
 
-    async def fail(self, job: Lease, *, fetch_next: bool = False) -> Any:
+    async def fail(self, job: ActiveJob, *, fetch_next: bool = False) -> Any:
         """The raw answer of moveToFinished for a failure."""
         call = self.calls.finish(
             job, target="failed", value="no", now_ms=now(), fetch_next=fetch_next, fields=FIELDS
         )
         return await self.run(call)
 
-    async def delay(self, job: Lease, delay_ms: int, **options: bool) -> Any:
+    async def delay(self, job: ActiveJob, delay_ms: int, **options: bool) -> Any:
         """The raw answer of moveToDelayed."""
         given = {"skip_attempt": False, "fetch_next": False, **options}
         call = self.calls.delay(job, delay_ms=delay_ms, now_ms=now(), fields=FIELDS, **given)
@@ -263,7 +263,7 @@ async def test_a_finish_of_the_last_attempt_says_that_they_are_exhausted(bench: 
     assert (await bench.events())[-3:] == ["failed", "retries-exhausted", "drained"]
 
 
-@pytest.mark.parametrize("transition", ["complete", "fail", "delay", "retry", "give_back"])
+@pytest.mark.parametrize("transition", ["complete", "fail", "delay", "retry", "return_to_queue"])
 async def test_a_transition_refuses_with_a_code_for_each_reason(
     bench: Bench, transition: str
 ) -> None:
@@ -272,16 +272,16 @@ async def test_a_transition_refuses_with_a_code_for_each_reason(
     job = await bench.taken()
     other = bench.held(job.id, token="another-worker:1")
 
-    async def attempt(lease: Lease) -> Any:
+    async def attempt(active_job: ActiveJob) -> Any:
         if transition == "complete":
-            return await bench.complete(lease)
+            return await bench.complete(active_job)
         if transition == "fail":
-            return await bench.fail(lease)
+            return await bench.fail(active_job)
         if transition == "delay":
-            return await bench.delay(lease, 10)
+            return await bench.delay(active_job, 10)
         if transition == "retry":
-            return await bench.run(bench.calls.retry(lease, now_ms=now(), fields=FIELDS))
-        return await bench.run(bench.calls.give_back(lease))
+            return await bench.run(bench.calls.retry(active_job, now_ms=now(), fields=FIELDS))
+        return await bench.run(bench.calls.return_to_queue(active_job))
 
     absent = await attempt(bench.held("no-such-job"))
     mismatch = await attempt(other)
@@ -367,7 +367,7 @@ async def test_a_return_puts_the_job_first_and_counts_nothing(bench: Bench) -> N
     second = await bench.add()
     job = await bench.taken()
 
-    answer = await bench.run(bench.calls.give_back(job))
+    answer = await bench.run(bench.calls.return_to_queue(job))
 
     assert answer == 0
     assert await bench.redis.lrange(bench.keys["wait"], 0, -1) == [second, first]
@@ -383,7 +383,7 @@ async def test_a_returned_prioritized_job_is_first_of_its_priority_and_unannounc
     job = await bench.taken()
     await bench.redis.delete(bench.keys["marker"])
 
-    await bench.run(bench.calls.give_back(job))
+    await bench.run(bench.calls.return_to_queue(job))
 
     assert (await bench.redis.zrange(bench.keys["prioritized"], 0, -1))[0] == first
     assert await bench.markers() == {}

@@ -28,8 +28,8 @@ from convolab_worker.client.jobs import (
     remove_call,
 )
 from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Link
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
 from tests.support.commands import Commands
 from tests.support.waiting import wait_until
 
@@ -201,14 +201,16 @@ async def test_a_job_that_is_retried_while_others_are_removed_is_kept(desk: Desk
     await desk.put("gone")
     await desk.put("retried")
     keys = QueueKeys("bull", desk.queue)
-    link = Link(Address.parse(desk.client.settings.redis_url), timeout=10, meter=Meter())
-    await link.open()
-    found = failures(link, keys, Wanted(), time.time(), newest_first=False)
+    connection = Connection(
+        Address.parse(desk.client.settings.redis_url), timeout=10, counter=CommandCounter()
+    )
+    await connection.open()
+    found = failures(connection, keys, Wanted(), time.time(), newest_first=False)
     calls = [remove_call(keys, failure) async for failure in found]
 
     await desk.run("retry", "retried")
-    outcomes = await carry_out(link, calls)
-    await link.close()
+    outcomes = await carry_out(connection, calls)
+    await connection.close()
 
     assert outcomes == [DONE, GONE]
     assert await desk.waiting() == ["retried"]

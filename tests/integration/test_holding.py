@@ -51,7 +51,7 @@ async def test_nothing_is_done_before_the_first_hold(
     handlers, ran = quick()
     async with held(handlers, make_settings()) as (worker, client):
         job_id = await client.enqueue("quick", {})
-        await wait_until(lambda: worker.vitals().ready, what="the worker's readiness")
+        await wait_until(lambda: worker.health().ready, what="the worker's readiness")
         worker.wake()
 
         assert worker.stats()["phase"] == "at_rest"
@@ -249,7 +249,7 @@ async def test_asleep_it_has_no_connection_and_a_hold_wakes_it(
         await worker.hold(10)
         await wait_until(lambda: worker.stats()["phase"] == "asleep", what="sleep")
         assert not worker.stats()["connected"]
-        assert worker.vitals().ready
+        assert worker.health().ready
         await client.enqueue("quick", {})
 
         assert (await worker.hold(10)).processed == 1
@@ -437,7 +437,7 @@ async def test_who_joins_in_the_middle_of_a_look_is_looked_for_again(
     """The look may have passed the queue already that the second caller added a job to."""
     handlers, _ = quick()
     async with held(handlers, make_settings()) as (worker, _):
-        await wait_until(lambda: worker.vitals().ready, what="the worker's readiness")
+        await wait_until(lambda: worker.health().ready, what="the worker's readiness")
         assert worker._parts is not None  # noqa: SLF001 - to come in the middle
         waiting, looks = worker._parts.waiting, []  # noqa: SLF001
         joined: list[asyncio.Task[Any]] = []

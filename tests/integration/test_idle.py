@@ -177,7 +177,7 @@ async def test_delayed_jobs_are_on_time_after_a_reconnection(
             jobs.append(await client.enqueue("speak", delay=delay))
         parts = worker._parts  # noqa: SLF001 - whose connections these are, only it knows
         assert parts is not None
-        ids = [link.client_id for link in parts.reconnection._links]  # noqa: SLF001
+        ids = [link.client_id for link in parts.reconnection._connections]  # noqa: SLF001
         for client_id in ids:
             await redis.client_kill_filter(_id=str(client_id))
         started = [await client.result(job, SOON) for job in jobs]

@@ -1,4 +1,4 @@
-"""The meter agrees with the server: commands sent within 1 %, billable ones within 5 %."""
+"""The counter agrees with the server: commands sent within 1 %, billable ones within 5 %."""
 
 from __future__ import annotations
 
@@ -187,8 +187,8 @@ async def check(settings: Settings, works: list[Work], *, one_by_one: bool) -> N
         await wait_until(lambda: ended(worker) == ends, timeout=A_WHILE)
 
     commands = worker.stats()["commands"]
-    sent = commands["sent"] + client.meter.client_sent
-    billable = commands["billable"] + client.meter.billable
+    sent = commands["sent"] + client.counter.client_sent
+    billable = commands["billable"] + client.counter.billable
     # Where few were sent in all, one that the end of a connection overtook is more than 1 %.
     assert sent == pytest.approx(monitored.client_sent, rel=SENT_WITHIN, abs=1)
     assert billable == pytest.approx(monitored.billable, rel=BILLABLE_WITHIN)

@@ -18,8 +18,8 @@ from redis.asyncio import Redis
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.client.migrate import Mover
 from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Link
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
 from tests.support.commands import Commands
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
@@ -315,9 +315,9 @@ async def test_a_full_server_moves_a_job_whole_or_not_at_all(
     ):
         job_id = await client.enqueue("plain", queue="old")
         await redis.config_set("maxmemory", "1mb")
-        link = Link(Address.parse(server.url), timeout=5.0, meter=Meter())
-        await link.open()
-        mover = Mover(link, prefix="bull", sources=["old"], destination="new", execute=True)
+        connection = Connection(Address.parse(server.url), timeout=5.0, counter=CommandCounter())
+        await connection.open()
+        mover = Mover(connection, prefix="bull", sources=["old"], destination="new", execute=True)
 
         with pytest.raises(Exception, match="OOM"):
             _ = [step async for step in mover.steps()]
@@ -327,7 +327,7 @@ async def test_a_full_server_moves_a_job_whole_or_not_at_all(
         assert [key async for key in redis.scan_iter("bull:new:*")] == []
         assert [step.outcome async for step in mover.steps()] == ["moved"]
         assert (await client.status(job_id, "new")).state == "waiting"
-        await link.close()
+        await connection.close()
 
 
 @pytest.mark.parametrize(

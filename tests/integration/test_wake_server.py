@@ -178,12 +178,12 @@ async def test_health_is_200_while_redis_is_away_and_ready_is_503(
     server = start_server()
     async with serving(handlers, make_settings(redis_url=server.url)) as (worker, _, session):
         server.kill()
-        await wait_until(lambda: not worker.vitals().ready, what="the loss of the connection")
+        await wait_until(lambda: not worker.health().ready, what="the loss of the connection")
         await asyncio.sleep(20 * 0.02)  # looks, of which five in vain would be a problem
         async with session.get("/ready") as ready, session.get("/health") as health:
             assert (ready.status, health.status) == (503, 200)
         server.start()
-        await wait_until(lambda: worker.vitals().ready, what="the connection")
+        await wait_until(lambda: worker.health().ready, what="the connection")
 
 
 async def test_health_answers_503_while_a_handler_blocks_the_loop(

@@ -664,7 +664,7 @@ async def test_result_of_a_removed_job_is_not_waited_for(
         job = await client.enqueue("x", delay=3600)
         waiting = asyncio.create_task(client.result(job, SOON))
         await wait_until(lambda: client._events._watchers)  # noqa: SLF001 - as above
-        await wait_until(lambda: client._events._link.is_open)  # noqa: SLF001
+        await wait_until(lambda: client._events._connection.is_open)  # noqa: SLF001
         await redis.delete(f"bull:{queue_name}:{job}")
         await redis.xadd(f"bull:{queue_name}:events", {"event": "removed", "jobId": job})
         with pytest.raises(JobNotFound, match="was removed"):
@@ -693,11 +693,11 @@ async def test_option_that_cannot_be_is_refused_before_anything_is_sent(
 ) -> None:
     """The error names the option and what was expected."""
     async with JobClient(make_settings()) as client:
-        sent = client.meter.client_sent
+        sent = client.counter.client_sent
         with pytest.raises(ConfigurationError, match="expected"):
             await client.enqueue("x", **options)
 
-    assert client.meter.client_sent == sent
+    assert client.counter.client_sent == sent
 
 
 async def test_failed_handler_is_logged_with_its_line(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-# Wake-up hints, leases and timers: they say when a worker looked, not what became of a job.
+# Wake-up hints, active_jobs and timers: they say when a worker looked, not what became of a job.
 TRANSIENT = ("marker", "stalled", "stalled-check", "limiter")
 _TIMES = {"timestamp", "processedOn", "finishedOn", "prevTS"}
 # Sets that are kept in order of time: two jobs of one millisecond stand in order of their ids.

@@ -27,7 +27,7 @@ async def serving(
     async with WakeServer(worker) as server:
         base = f"http://127.0.0.1:{server.port}"
         async with JobClient(settings) as client, worker, ClientSession(base) as session:
-            await wait_until(lambda: worker.vitals().ready, what="the worker's readiness")
+            await wait_until(lambda: worker.health().ready, what="the worker's readiness")
             yield worker, client, session
 
 

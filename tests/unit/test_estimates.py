@@ -9,7 +9,7 @@ import pytest
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import Transitions
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 
 TRANSITIONS = Transitions(QueueKeys("bull", "q"), worker_name=None, lock_ms=60_000)
 NOW = 1_700_000_000_000
@@ -18,26 +18,26 @@ NOTHING: list[Any] = [0, 0, 0, 0]
 DRAINED = 0
 
 
-def lease(**fields: Any) -> Lease:
+def active_job(**fields: Any) -> ActiveJob:
     """A job that was taken for its first attempt."""
-    return Lease(
+    return ActiveJob(
         **{"queue": "q", "id": "1", "token": "t", "name": "n", "data": b"", "opts": {}} | fields
     )
 
 
-def finished(job: Lease, answer: Any, target: str = "completed", *, fetch: bool = False) -> int:
+def finished(job: ActiveJob, answer: Any, target: str = "completed", *, fetch: bool = False) -> int:
     """Commands inside the finish of ``job``."""
     fields = {"failedReason": "x"} if target == "failed" else None
     call = TRANSITIONS.finish(
         job, target=target, value="null", now_ms=NOW, fetch_next=fetch, fields=fields
     )
-    return script_costs.transition(call, answer, lease=job)
+    return script_costs.transition(call, answer, job=job)
 
 
 def delayed(answer: Any, *, fetch: bool = False, postponed: bool = False) -> int:
     """Commands inside a move to ``delayed``."""
     call = TRANSITIONS.delay(
-        lease(),
+        active_job(),
         delay_ms=1000,
         now_ms=NOW,
         skip_attempt=postponed,
@@ -50,17 +50,17 @@ def delayed(answer: Any, *, fetch: bool = False, postponed: bool = False) -> int
 @pytest.mark.parametrize(
     ("taken", "commands"),
     [
-        (lease(), 9),
-        (lease(opts={"priority": 3}), 11),
-        (lease(opts={"delay": 1000}), 15),
-        (lease(opts={"delay": 1000}, starts=2), 9),
+        (active_job(), 9),
+        (active_job(opts={"priority": 3}), 11),
+        (active_job(opts={"delay": 1000}), 15),
+        (active_job(opts={"delay": 1000}, starts=2), 9),
     ],
 )
 def test_a_take_costs_more_from_the_prioritized_and_the_delayed(
-    taken: Lease, commands: int
+    taken: ActiveJob, commands: int
 ) -> None:
     """A delayed job is promoted once, before its first attempt."""
-    assert script_costs.take(found=True, lease=taken) == commands
+    assert script_costs.take(found=True, job=taken) == commands
 
 
 def test_a_take_that_finds_nothing_costs_six_or_four() -> None:
@@ -72,19 +72,21 @@ def test_a_take_that_finds_nothing_costs_six_or_four() -> None:
 @pytest.mark.parametrize(
     ("job", "target", "commands"),
     [
-        (lease(), "completed", 18),
-        (lease(), "failed", 19),
-        (lease(parent_key="bull:p:1"), "completed", 21),
-        (lease(parent_key="bull:p:1"), "failed", 23),
-        (lease(opts={"removeOnComplete": True}), "completed", 17),
-        (lease(opts={"removeOnComplete": 0}), "completed", 17),
-        (lease(opts={"removeOnComplete": False}), "completed", 18),
-        (lease(opts={"removeOnComplete": 100}), "completed", 22),
-        (lease(opts={"removeOnComplete": {"age": 60}}), "completed", 22),
-        (lease(opts={"removeOnComplete": True}), "failed", 19),
+        (active_job(), "completed", 18),
+        (active_job(), "failed", 19),
+        (active_job(parent_key="bull:p:1"), "completed", 21),
+        (active_job(parent_key="bull:p:1"), "failed", 23),
+        (active_job(opts={"removeOnComplete": True}), "completed", 17),
+        (active_job(opts={"removeOnComplete": 0}), "completed", 17),
+        (active_job(opts={"removeOnComplete": False}), "completed", 18),
+        (active_job(opts={"removeOnComplete": 100}), "completed", 22),
+        (active_job(opts={"removeOnComplete": {"age": 60}}), "completed", 22),
+        (active_job(opts={"removeOnComplete": True}), "failed", 19),
     ],
 )
-def test_a_finish_costs_what_the_job_has_and_leaves(job: Lease, target: str, commands: int) -> None:
+def test_a_finish_costs_what_the_job_has_and_leaves(
+    job: ActiveJob, target: str, commands: int
+) -> None:
     """The failure's fields, a parent that is told, old jobs that are removed."""
     assert finished(job, DRAINED, target) == commands
 
@@ -95,7 +97,7 @@ def test_a_finish_costs_what_the_job_has_and_leaves(job: Lease, target: str, com
 )
 def test_a_finish_that_fetches_is_a_finish_and_a_take(answer: Any, commands: int) -> None:
     """With no job at all it looks round, too, and tells that the queue is drained."""
-    assert finished(lease(), answer, fetch=True) == commands
+    assert finished(active_job(), answer, fetch=True) == commands
 
 
 def test_a_delay_pays_for_the_promotion_to_come() -> None:
@@ -111,7 +113,7 @@ def test_a_retry_at_once_goes_back_to_where_the_job_was(
     opts: dict[str, Any], commands: int
 ) -> None:
     """Prioritized jobs need a score from the counter."""
-    job = lease(opts=opts)
+    job = active_job(opts=opts)
     call = TRANSITIONS.retry(job, now_ms=NOW, fields={"failedReason": "x"})
 
-    assert script_costs.transition(call, 0, lease=job) == commands
+    assert script_costs.transition(call, 0, job=job) == commands

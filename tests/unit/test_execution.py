@@ -25,7 +25,7 @@ from convolab_worker.bullmq.outcome import (
     Postponed,
     Returned,
 )
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableError
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
@@ -76,17 +76,17 @@ class Trial:
         handlers = HandlerRegistry()
         handlers.audio("work", **options)(function)
         (self.handler,) = handlers
-        self.lease = Lease(
+        self.active_job = ActiveJob(
             queue="q", id="7", token="t", name="work", data=b'{"n":1}', opts=opts or {}
         )
-        self.job = prepare(self.lease, self.handler, Quiet())
+        self.job = prepare(self.active_job, self.handler, Quiet())
         self.run = Run(self.job, self.handler)
 
     async def outcome(self) -> Outcome:
         """Run it to its outcome; the test fails where that takes suspiciously long."""
         async with asyncio.timeout(SOON):
             await self.run.end()
-        return conclude(self.run, self.lease, self.handler, lambda: 0.5)
+        return conclude(self.run, self.active_job, self.handler, lambda: 0.5)
 
     async def interrupted(self, started: asyncio.Event, why: Why, patience: float) -> Outcome:
         """Run it, and interrupt it when it has started."""
@@ -104,9 +104,9 @@ async def failed(function: Callable[..., Any], opts: dict[str, Any] | None = Non
     return outcome
 
 
-def a_lease(**opts: Any) -> Lease:
+def a_lease(**opts: Any) -> ActiveJob:
     """A job with those options."""
-    return Lease(queue="q", id="7", token="t", name="work", data=b"{}", opts=opts)
+    return ActiveJob(queue="q", id="7", token="t", name="work", data=b"{}", opts=opts)
 
 
 @pytest_asyncio.fixture

@@ -14,7 +14,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from convolab_worker.bullmq.children import Child
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
 from convolab_worker.handlers.job import AwaitChildren, Job
 from convolab_worker.worker.execution.progress import JobLine, Reports
@@ -64,7 +64,7 @@ class Writes:
         self.made: list[tuple[str | None, list[str]]] = []
         self.written = asyncio.Event()
 
-    async def write(self, _lease: Lease, progress: str | None, rows: list[str]) -> None:
+    async def write(self, _lease: ActiveJob, progress: str | None, rows: list[str]) -> None:
         """Keep a write."""
         self.made.append((progress, rows))
         self.written.set()
@@ -87,10 +87,10 @@ class Writes:
         return [row for _, rows in self.made for row in rows]
 
 
-def a_lease(**changes: Any) -> Lease:
+def a_lease(**changes: Any) -> ActiveJob:
     """A job that was taken."""
     fields = {"queue": "q", "id": "7", "token": "t", "name": "work", "data": b"{}", "opts": {}}
-    return Lease(**{**fields, **changes})
+    return ActiveJob(**{**fields, **changes})
 
 
 def a_job(notes: Notes | None = None, **changes: Any) -> Job[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.telemetry.recent_runs import Entry, Journal
+from convolab_worker.telemetry.recent_runs import Entry, RecentRuns
 
 START = 1_800_000_000.0  # the beginning of a quarter of an hour
 
@@ -27,7 +27,7 @@ def _entry(at: float, **changes: object) -> Entry:
 
 def test_the_newest_outcome_comes_first() -> None:
     """What ended last is the first that is shown, with its reason."""
-    journal = Journal(START)
+    journal = RecentRuns(START)
 
     journal.ended(_entry(START + 1, id="first"))
     journal.ended(_entry(START + 2, id="second", outcome="failed", reason="no voice"))
@@ -38,7 +38,7 @@ def test_the_newest_outcome_comes_first() -> None:
 
 def test_a_hundred_outcomes_are_kept() -> None:
     """Of more outcomes than a hundred the oldest are forgotten."""
-    journal = Journal(START)
+    journal = RecentRuns(START)
 
     for number in range(250):
         journal.ended(_entry(START + number, id=str(number)))
@@ -48,7 +48,7 @@ def test_a_hundred_outcomes_are_kept() -> None:
 
 def test_a_rate_is_that_of_the_last_five_minutes() -> None:
     """What ended earlier than five minutes ago is not in a rate."""
-    journal = Journal(START)
+    journal = RecentRuns(START)
     now = START + 3600 + 59.9
 
     for second in range(0, 3600, 10):
@@ -63,7 +63,7 @@ def test_a_rate_is_that_of_the_last_five_minutes() -> None:
 
 def test_a_worker_that_has_just_started_is_not_rated_over_five_minutes() -> None:
     """A young worker is rated over the minutes that it has lived."""
-    journal = Journal(START + 30)
+    journal = RecentRuns(START + 30)
 
     for second in range(12):
         journal.ended(_entry(START + 30 + second))
@@ -73,7 +73,7 @@ def test_a_worker_that_has_just_started_is_not_rated_over_five_minutes() -> None
 
 def test_a_kind_without_jobs_lately_has_no_rate() -> None:
     """A kind whose jobs ended long ago is not rated."""
-    journal = Journal(START)
+    journal = RecentRuns(START)
 
     journal.ended(_entry(START))
 
@@ -82,7 +82,7 @@ def test_a_kind_without_jobs_lately_has_no_rate() -> None:
 
 def test_commands_are_told_by_the_quarter_in_which_they_were_sent() -> None:
     """Quarters without a command are left out."""
-    journal = Journal(START)
+    journal = RecentRuns(START)
 
     journal.counted(START + 10, 5)
     journal.counted(START + 899, 8)
@@ -93,7 +93,7 @@ def test_commands_are_told_by_the_quarter_in_which_they_were_sent() -> None:
 
 def test_the_curve_is_a_day_long() -> None:
     """What was sent more than a day ago is not in the curve."""
-    journal = Journal(START)
+    journal = RecentRuns(START)
 
     for quarter in range(200):
         journal.counted(START + 900 * quarter, quarter + 1)
@@ -109,7 +109,7 @@ def test_no_command_of_the_last_day_is_missing_from_the_curve(
     steps: list[tuple[float, int]],
 ) -> None:
     """The curve adds up to all that was sent, whenever it was counted."""
-    journal, now, total = Journal(START), START, 0
+    journal, now, total = RecentRuns(START), START, 0
 
     for at, more in sorted(steps):
         now, total = START + min(at, 85_000), total + more

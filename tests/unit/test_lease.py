@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from convolab_worker.bullmq.protocol.records import Lease, lease_from_hash
+from convolab_worker.bullmq.protocol.records import ActiveJob, read_active_job
 
 WHOLE = {
     "name": "generate-audio",
@@ -26,12 +26,12 @@ WHOLE = {
 }
 
 
-def read(fields: dict[str, str | bytes], job_id: bytes = b"1") -> Lease:
-    """The lease of a job with that hash."""
+def read(fields: dict[str, str | bytes], job_id: bytes = b"1") -> ActiveJob:
+    """The active_job of a job with that hash."""
     flat = []
     for key, value in fields.items():
         flat += [key.encode(), value if isinstance(value, bytes) else value.encode()]
-    return lease_from_hash("audio", job_id, "worker:1", flat)
+    return read_active_job("audio", job_id, "worker:1", flat)
 
 
 def without(*names: str) -> dict[str, str | bytes]:
@@ -41,34 +41,38 @@ def without(*names: str) -> dict[str, str | bytes]:
 
 def test_a_whole_hash_is_read() -> None:
     """Every field that the worker uses, in its own type."""
-    lease = read(without())
+    active_job = read(without())
 
-    assert (lease.queue, lease.id, lease.token) == ("audio", "1", "worker:1")
-    assert (lease.name, lease.data) == ("generate-audio", b'{"text":"hi"}')
-    assert lease.opts == {"attempts": 3, "backoff": {"type": "fixed", "delay": 100}}
-    assert (lease.timestamp, lease.processed_on, lease.delay) == (
+    assert (active_job.queue, active_job.id, active_job.token) == ("audio", "1", "worker:1")
+    assert (active_job.name, active_job.data) == ("generate-audio", b'{"text":"hi"}')
+    assert active_job.opts == {"attempts": 3, "backoff": {"type": "fixed", "delay": 100}}
+    assert (active_job.timestamp, active_job.processed_on, active_job.delay) == (
         1_700_000_000_000,
         1_700_000_000_500,
         250,
     )
-    assert (lease.attempts_made, lease.attempt, lease.max_attempts) == (1, 2, 3)
-    assert (lease.parent_key, lease.scheduler_id) == ("bull:course:7", "daily")
-    assert lease.stacktrace == b'["Error"]'
-    assert lease.problem is None
+    assert (active_job.attempts_made, active_job.attempt, active_job.max_attempts) == (1, 2, 3)
+    assert (active_job.parent_key, active_job.scheduler_id) == ("bull:course:7", "daily")
+    assert active_job.stacktrace == b'["Error"]'
+    assert active_job.problem is None
 
 
 def test_what_most_jobs_do_not_have_is_none() -> None:
     """A job without a parent, a schedule or a failed child has no such field, or an empty one."""
-    lease = read({**without("parentKey", "rjk"), "defa": ""})
+    active_job = read({**without("parentKey", "rjk"), "defa": ""})
 
-    assert (lease.parent_key, lease.scheduler_id, lease.deferred_failure) == (None, None, None)
+    assert (active_job.parent_key, active_job.scheduler_id, active_job.deferred_failure) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_a_failed_child_is_told_with_the_job() -> None:
     """BullMQ defers the failure of a parent to the worker that takes it."""
-    lease = read({**without(), "defa": "child bull:audio:8 failed"})
+    active_job = read({**without(), "defa": "child bull:audio:8 failed"})
 
-    assert lease.deferred_failure == "child bull:audio:8 failed"
+    assert active_job.deferred_failure == "child bull:audio:8 failed"
 
 
 @pytest.mark.parametrize(
@@ -85,9 +89,9 @@ def test_attempts_are_counted_under_both_names(
     fields: dict[str, str | bytes], attempts_made: int
 ) -> None:
     """Older versions of BullMQ wrote attemptsMade, newer ones write atm."""
-    lease = read({**without("atm"), **fields})
+    active_job = read({**without("atm"), **fields})
 
-    assert lease.attempts_made == attempts_made
+    assert active_job.attempts_made == attempts_made
 
 
 @pytest.mark.parametrize(
@@ -103,9 +107,9 @@ def test_attempts_are_counted_under_both_names(
 )
 def test_options_go_by_their_long_names(short: str, full: str) -> None:
     """BullMQ stores short names for some of them."""
-    lease = read({**without("opts"), "opts": json.dumps({short: 5, "lifo": True})})
+    active_job = read({**without("opts"), "opts": json.dumps({short: 5, "lifo": True})})
 
-    assert lease.opts == {full: 5, "lifo": True}
+    assert active_job.opts == {full: 5, "lifo": True}
 
 
 @pytest.mark.parametrize(
@@ -140,10 +144,10 @@ def test_a_job_has_at_least_one_attempt(opts: str, most: int) -> None:
 )
 def test_a_hash_without_its_main_fields_is_a_problem(missing: list[str], problem: str) -> None:
     """A job that was removed while it waited, or written by hand, can only be failed."""
-    lease = read(without(*missing))
+    active_job = read(without(*missing))
 
-    assert lease.problem is not None
-    assert problem in lease.problem
+    assert active_job.problem is not None
+    assert problem in active_job.problem
 
 
 def test_an_empty_name_is_a_name() -> None:
@@ -167,12 +171,12 @@ def test_an_empty_name_is_a_name() -> None:
 )
 def test_options_that_are_no_object_are_a_problem(opts: bytes) -> None:
     """The job can be failed with a reason, and has the options of no job."""
-    lease = read({**without(), "opts": opts})
+    active_job = read({**without(), "opts": opts})
 
-    assert lease.problem is not None
-    assert lease.problem.startswith("the job's opts are not a JSON object: ")
-    assert lease.opts == {}
-    assert lease.name == "generate-audio"
+    assert active_job.problem is not None
+    assert active_job.problem.startswith("the job's opts are not a JSON object: ")
+    assert active_job.opts == {}
+    assert active_job.name == "generate-audio"
 
 
 @pytest.mark.parametrize("name", ["timestamp", "processedOn", "delay", "atm"])
@@ -193,13 +197,13 @@ def test_options_that_are_no_object_are_a_problem(opts: bytes) -> None:
 )
 def test_odd_numbers_are_read_or_left_out(name: str, text: str, number: int) -> None:
     """A number that another program wrote in its own way is no reason to fail a job."""
-    lease = read({**without(name), name: text})
+    active_job = read({**without(name), name: text})
 
     values = {
-        "timestamp": lease.timestamp,
-        "processedOn": lease.processed_on,
-        "delay": lease.delay,
-        "atm": lease.attempts_made,
+        "timestamp": active_job.timestamp,
+        "processedOn": active_job.processed_on,
+        "delay": active_job.delay,
+        "atm": active_job.attempts_made,
     }
     assert values[name] == number
 
@@ -211,15 +215,15 @@ def test_odd_numbers_are_read_or_left_out(name: str, text: str, number: int) -> 
 )
 @example(names=[b"name"], values=[], job_id=b"")
 def test_no_hash_raises(names: list[bytes], values: list[bytes], job_id: bytes) -> None:
-    """Whatever Redis answers, there is a lease that can be settled: its numbers are numbers."""
+    """Whatever Redis answers, an active job comes of it that can be settled."""
     flat = [part for pair in zip(names, values, strict=False) for part in pair]
 
     for answer in (flat, flat[:-1], [*flat, b"name"]):
-        lease = lease_from_hash("audio", job_id, "worker:1", answer)
+        active_job = read_active_job("audio", job_id, "worker:1", answer)
 
-        assert lease.id.encode("utf-8", "surrogateescape") == job_id
-        assert lease.attempt >= 1 or lease.attempts_made < 0
-        assert lease.max_attempts >= 1
+        assert active_job.id.encode("utf-8", "surrogateescape") == job_id
+        assert active_job.attempt >= 1 or active_job.attempts_made < 0
+        assert active_job.max_attempts >= 1
 
 
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -232,8 +236,8 @@ JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
 @given(opts=st.dictionaries(st.sampled_from(["attempts", "kl", "de", "x"]), JSON_VALUES))
 def test_options_of_any_values_are_kept(opts: dict[str, Any]) -> None:
     """They are judged where they are used; reading them is never the problem."""
-    lease = read({**without("opts"), "opts": json.dumps(opts)})
+    active_job = read({**without("opts"), "opts": json.dumps(opts)})
 
-    assert lease.problem is None
-    assert len(lease.opts) == len(opts)
-    assert lease.max_attempts >= 1
+    assert active_job.problem is None
+    assert len(active_job.opts) == len(opts)
+    assert active_job.max_attempts >= 1

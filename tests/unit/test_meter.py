@@ -1,11 +1,11 @@
-"""The meter and its ledger: counts by purpose, and a day's commands held against a budget."""
+"""The command counter: counts by purpose, and a day's commands held against a budget."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.connection.usage import DAY_SECONDS, DayReport, Ledger, Meter
+from convolab_worker.connection.usage import DAY_SECONDS, CommandCounter, DailyBudget, DayReport
 
 START = 1_700_000_000.0
 MINUTE = 60.0
@@ -15,15 +15,15 @@ PURPOSES = st.sampled_from(["fetch", "finish", "wait", "sweep", "lock", "progres
 COUNTS = st.lists(st.tuples(PURPOSES, st.booleans(), st.integers(1, 100)), max_size=20)
 
 
-def metered(counts: list[tuple[str, bool, int]]) -> Meter:
-    """A meter that has counted those commands, sent or inside scripts."""
-    meter = Meter()
+def metered(counts: list[tuple[str, bool, int]]) -> CommandCounter:
+    """A counter that has counted those commands, sent or inside scripts."""
+    counter = CommandCounter()
     for purpose, inner, commands in counts:
         if inner:
-            meter.count_inner(purpose, commands)
+            counter.count_inner(purpose, commands)
         else:
-            meter.count(purpose, commands)
-    return meter
+            counter.count(purpose, commands)
+    return counter
 
 
 # counting
@@ -31,21 +31,21 @@ def metered(counts: list[tuple[str, bool, int]]) -> Meter:
 
 def test_a_new_meter_has_counted_nothing() -> None:
     """Before the first command there is nothing to tell."""
-    meter = Meter()
+    counter = CommandCounter()
 
-    assert (meter.client_sent, meter.billable, meter.snapshot()) == (0, 0, {})
+    assert (counter.client_sent, counter.billable, counter.snapshot()) == (0, 0, {})
 
 
 def test_commands_inside_a_script_are_billed_but_not_sent() -> None:
     """A provider counts both, a client sends one."""
-    meter = Meter()
+    counter = CommandCounter()
 
-    meter.count("fetch")
-    meter.count_inner("fetch", 9)
-    meter.count("wait", 2)
+    counter.count("fetch")
+    counter.count_inner("fetch", 9)
+    counter.count("wait", 2)
 
-    assert (meter.client_sent, meter.billable) == (3, 12)
-    assert meter.snapshot() == {
+    assert (counter.client_sent, counter.billable) == (3, 12)
+    assert counter.snapshot() == {
         "fetch": {"sent": 1, "billable": 10},
         "wait": {"sent": 2, "billable": 2},
     }
@@ -54,12 +54,12 @@ def test_commands_inside_a_script_are_billed_but_not_sent() -> None:
 @given(COUNTS)
 def test_the_purposes_sum_up_to_the_whole(counts: list[tuple[str, bool, int]]) -> None:
     """No command is in the sum that is not under a purpose, or the other way round."""
-    meter = metered(counts)
+    counter = metered(counts)
 
-    by_purpose = meter.snapshot().values()
+    by_purpose = counter.snapshot().values()
 
-    assert sum(each["sent"] for each in by_purpose) == meter.client_sent
-    assert sum(each["billable"] for each in by_purpose) == meter.billable
+    assert sum(each["sent"] for each in by_purpose) == counter.client_sent
+    assert sum(each["billable"] for each in by_purpose) == counter.billable
 
 
 @given(COUNTS, COUNTS)
@@ -77,10 +77,10 @@ def test_meters_of_two_connections_add_up(
 
 def test_a_snapshot_is_not_changed_by_later_commands() -> None:
     """What was told once stays as it was."""
-    meter = metered([("fetch", False, 1)])
-    snapshot = meter.snapshot()
+    counter = metered([("fetch", False, 1)])
+    snapshot = counter.snapshot()
 
-    meter.count("fetch")
+    counter.count("fetch")
 
     assert snapshot == {"fetch": {"sent": 1, "billable": 1}}
 
@@ -89,9 +89,9 @@ def test_a_snapshot_is_not_changed_by_later_commands() -> None:
 
 
 def reports(budget: int | None, counts: dict[float, int]) -> dict[float, DayReport]:
-    """What a ledger that starts with no commands has to say, by the time of each count."""
-    ledger = Ledger(budget, START)
-    said = {at: ledger.check(START + at, billable) for at, billable in counts.items()}
+    """What a daily_budget that starts with no commands has to say, by the time of each count."""
+    daily_budget = DailyBudget(budget, START)
+    said = {at: daily_budget.check(START + at, billable) for at, billable in counts.items()}
     return {at: report for at, report in said.items() if report is not None}
 
 
@@ -147,23 +147,23 @@ def test_the_next_day_is_warned_of_again() -> None:
 
 def test_a_burst_is_not_projected_over_the_whole_day() -> None:
     """After the hour in which it happened, the pace is that of the last hour again."""
-    ledger = Ledger(None, START)
+    daily_budget = DailyBudget(None, START)
     for hour, billable in enumerate([0, 10_000, 10_004, 10_008]):
-        ledger.check(START + hour * HOUR, billable)
+        daily_budget.check(START + hour * HOUR, billable)
 
-    projected = ledger.projection(START + 3 * HOUR, 10_008)
+    projected = daily_budget.projection(START + 3 * HOUR, 10_008)
 
     assert projected == pytest.approx(10_008 + 4 * 21)
 
 
 def test_a_clock_that_is_set_back_begins_a_new_day() -> None:
     """No negative times, and no silence until the clock has caught up."""
-    ledger = Ledger(100, START)
+    daily_budget = DailyBudget(100, START)
 
-    report = ledger.check(START - HOUR, 10)
+    report = daily_budget.check(START - HOUR, 10)
 
     assert report == DayReport(used=10, projected=10, budget=100, is_over=False)
-    assert ledger.projection(START - HOUR, 10) == 0
+    assert daily_budget.projection(START - HOUR, 10) == 0
 
 
 @given(
@@ -174,11 +174,11 @@ def test_each_day_is_told_once_and_warned_of_once_at_most(
     budget: int, steps: list[tuple[float, int]]
 ) -> None:
     """Whatever the pace, the reports of the days sum up, and no day has two warnings."""
-    ledger, now, billable, told, warnings = Ledger(budget, START), START, 0, 0, 0
+    daily_budget, now, billable, told, warnings = DailyBudget(budget, START), START, 0, 0, 0
 
     for seconds, commands in steps:
         now, billable = now + seconds, billable + commands
-        report = ledger.check(now, billable)
+        report = daily_budget.check(now, billable)
         if report is None:
             continue
         if report.is_over:

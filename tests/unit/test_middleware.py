@@ -12,7 +12,7 @@ import pytest
 from convolab_worker import CallNext
 from convolab_worker.bullmq.children import Child
 from convolab_worker.bullmq.outcome import Completed, Failed, Returned
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
@@ -286,9 +286,9 @@ class Trial:
 
         handlers.audio("x", **options)(x)
         (self.handler,) = handlers.staged({})
-        self.lease = Lease(queue="q", id="7", token="t", name="x", data=b"{}", opts={})
+        self.active_job = ActiveJob(queue="q", id="7", token="t", name="x", data=b"{}", opts={})
         # Reports nothing, so it needs no line.
-        self.run = Run(prepare(self.lease, self.handler, None), self.handler)  # type: ignore[arg-type]
+        self.run = Run(prepare(self.active_job, self.handler, None), self.handler)  # type: ignore[arg-type]
 
     async def interrupted(self, why: Why, patience: float) -> Any:
         """Run it, interrupt it when the thread runs, and give the outcome."""
@@ -299,7 +299,7 @@ class Trial:
             if patience > 1:
                 self.release.set()
             await ending
-        return conclude(self.run, self.lease, self.handler, lambda: 0.5)
+        return conclude(self.run, self.active_job, self.handler, lambda: 0.5)
 
 
 async def test_a_thread_that_ends_its_work_at_a_shutdown_has_its_result_written(

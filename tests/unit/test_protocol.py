@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from convolab_worker.bullmq.protocol.calls import Call, Transitions
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.bullmq.protocol.scripts import script
 
 NOW_MS = 1_700_000_000_123
@@ -19,12 +19,12 @@ KEYS = QueueKeys("bull", "audio")
 OURS = Transitions(KEYS, worker_name="worker-1", lock_ms=60_000)
 
 
-def lease(opts: Mapping[str, Any] | None = None, job_id: str = "17") -> Lease:
+def active_job(opts: Mapping[str, Any] | None = None, job_id: str = "17") -> ActiveJob:
     """A job with those options."""
-    return Lease(queue="audio", id=job_id, token="w:1", name="n", data=b"{}", opts=opts or {})
+    return ActiveJob(queue="audio", id=job_id, token="w:1", name="n", data=b"{}", opts=opts or {})
 
 
-def finish(job: Lease, target: str = "completed", **changes: Any) -> Call:
+def finish(job: ActiveJob, target: str = "completed", **changes: Any) -> Call:
     """The call that ends ``job``."""
     options = {"value": "1", "now_ms": NOW_MS, "fetch_next": True, **changes}
     return OURS.finish(job, target=target, **options)
@@ -38,15 +38,22 @@ def packed_options(call: Call) -> dict[str, Any]:
 
 CALLS = {
     "take": OURS.take("w:1", NOW_MS),
-    "complete": finish(lease()),
-    "fail": finish(lease(), "failed", fields={"failedReason": "r"}),
+    "complete": finish(active_job()),
+    "fail": finish(active_job(), "failed", fields={"failedReason": "r"}),
     "delay": OURS.delay(
-        lease(), delay_ms=5, now_ms=NOW_MS, skip_attempt=False, fetch_next=True, fields={"a": "b"}
+        active_job(),
+        delay_ms=5,
+        now_ms=NOW_MS,
+        skip_attempt=False,
+        fetch_next=True,
+        fields={"a": "b"},
     ),
-    "postpone": OURS.delay(lease(), delay_ms=5, now_ms=NOW_MS, skip_attempt=True, fetch_next=False),
-    "retry": OURS.retry(lease(), now_ms=NOW_MS, fields={"a": "b"}),
-    "give back": OURS.give_back(lease()),
-    "await children": OURS.await_children(lease(), now_ms=NOW_MS),
+    "postpone": OURS.delay(
+        active_job(), delay_ms=5, now_ms=NOW_MS, skip_attempt=True, fetch_next=False
+    ),
+    "retry": OURS.retry(active_job(), now_ms=NOW_MS, fields={"a": "b"}),
+    "give back": OURS.return_to_queue(active_job()),
+    "await children": OURS.await_children(active_job(), now_ms=NOW_MS),
     "recover stalled": OURS.recover_stalled(max_stalled=1, now_ms=NOW_MS, interval_ms=1),
     "progress": OURS.progress("17", "50"),
     "extend locks": OURS.extend_locks([("17", "w:1"), ("18", "w:2")], 60_000),
@@ -69,7 +76,7 @@ def test_each_key_is_one_of_the_queue(call: Call) -> None:
 @pytest.mark.parametrize("job_id", ["17", "repeat:daily:1700000000000", "käse-🧀", "a b\nc"])
 def test_any_job_id_is_part_of_its_keys(job_id: str) -> None:
     """Ids are never taken apart: those of scheduled jobs have colons."""
-    call = finish(lease(job_id=job_id))
+    call = finish(active_job(job_id=job_id))
 
     assert f"bull:audio:{job_id}" in call.keys
     assert call.args[0] == job_id
@@ -108,7 +115,7 @@ def test_the_jobs_own_options_say_what_is_kept(
 ) -> None:
     """removeOnComplete and removeOnFail mean what they mean to Node's worker, each for its end."""
     opposite = 0 if remove is None else None
-    call = finish(lease({option: remove, other: opposite}), target)
+    call = finish(active_job({option: remove, other: opposite}), target)
 
     assert packed_options(call)["keepJobs"] == kept
 
@@ -129,7 +136,7 @@ def test_the_jobs_own_options_say_what_is_kept(
 )
 def test_what_is_no_number_never_reaches_the_script(remove: object, kept: dict[str, float]) -> None:
     """The script would stop half-way on it, with the job out of active and not yet written."""
-    call = finish(lease({"removeOnComplete": remove}))
+    call = finish(active_job({"removeOnComplete": remove}))
 
     assert packed_options(call)["keepJobs"] == kept
 
@@ -139,7 +146,7 @@ def test_what_is_no_number_never_reaches_the_script(remove: object, kept: dict[s
 )
 def test_the_number_of_attempts_is_a_number(attempts: object, told: int) -> None:
     """The script compares it, to announce that retries are exhausted."""
-    assert packed_options(finish(lease({"attempts": attempts})))["attempts"] == told
+    assert packed_options(finish(active_job({"attempts": attempts})))["attempts"] == told
 
 
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -161,7 +168,7 @@ OPTIONS = st.dictionaries(
 @given(opts=OPTIONS, target=st.sampled_from(["completed", "failed"]))
 def test_a_finish_can_be_built_for_any_options(opts: dict[str, Any], target: str) -> None:
     """Whatever a producer wrote into them, the job can be ended."""
-    options = packed_options(finish(lease(opts), target))
+    options = packed_options(finish(active_job(opts), target))
 
     numbers = [options["attempts"], *options["keepJobs"].values()]
     assert all(isinstance(number, (int, float)) for number in numbers)
@@ -182,7 +189,7 @@ def test_a_finish_can_be_built_for_any_options(opts: dict[str, Any], target: str
 )
 def test_what_a_failure_does_to_the_parent_is_passed_on(option: str, flag: str) -> None:
     """Each rule has its own flag, and the others are off."""
-    options = packed_options(finish(lease({option: True}), "failed"))
+    options = packed_options(finish(active_job({option: True}), "failed"))
 
     assert {name: options[name] for name in ("fpof", "cpof", "idof", "rdof")} == {
         "fpof": False,
@@ -203,7 +210,7 @@ def test_a_worker_without_a_name_sends_none() -> None:
 
 def test_fields_are_packed_as_pairs() -> None:
     """The script sets them with one HMSET."""
-    call = finish(lease(), "failed", fields={"failedReason": "é", "stacktrace": "[]"})
+    call = finish(active_job(), "failed", fields={"failedReason": "é", "stacktrace": "[]"})
 
     assert msgpack.unpackb(call.args[8]) == ["failedReason", "é", "stacktrace", "[]"]
 
@@ -211,14 +218,14 @@ def test_fields_are_packed_as_pairs() -> None:
 @pytest.mark.parametrize(("lifo", "push"), [(True, "RPUSH"), (False, "LPUSH"), (None, "LPUSH")])
 def test_a_retried_job_goes_to_its_own_end_of_the_queue(lifo: object, push: str) -> None:
     """The last in, first out ones go to the head."""
-    call = OURS.retry(lease({"lifo": lifo}), now_ms=NOW_MS, fields={})
+    call = OURS.retry(active_job({"lifo": lifo}), now_ms=NOW_MS, fields={})
 
     assert call.args[2] == push
 
 
 def test_the_next_job_is_taken_only_on_request() -> None:
     """A finish without it leaves the next job to others."""
-    assert [finish(lease(), fetch_next=asked).args[5] for asked in (True, False)] == ["1", ""]
+    assert [finish(active_job(), fetch_next=asked).args[5] for asked in (True, False)] == ["1", ""]
 
 
 def test_locks_are_renewed_by_id_and_token_in_step() -> None:

@@ -725,7 +725,7 @@ class Piece:
 
 
 @dataclass(eq=False)
-class Take:
+class FetchResult:
     """A take under way, for a slot that has been on its queue for ``turn``."""
 
     queue: str
@@ -773,7 +773,7 @@ class SlotsMachine(RuleBasedStateMachine):
             intervals=intervals,
         )
         self.now = self.clock = START
-        self.takes: list[Take] = []
+        self.takes: list[FetchResult] = []
         self.running: list[tuple[Piece, Turn]] = []
         self.parked: list[Piece] = []
         self.adrift: list[str] = []
@@ -826,7 +826,7 @@ class SlotsMachine(RuleBasedStateMachine):
 
     def start_take(self, queue: str, turn: Turn) -> None:
         self.slots.reserve(queue)
-        self.takes.append(Take(queue, turn))
+        self.takes.append(FetchResult(queue, turn))
         del self.waits[queue]
 
     def take_next(self) -> bool:

@@ -8,25 +8,25 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.bullmq.protocol.stacktraces import extended
 
 
-def lease(stacktrace: bytes = b"[]", **opts: Any) -> Lease:
+def active_job(stacktrace: bytes = b"[]", **opts: Any) -> ActiveJob:
     """A job that failed before, with those stack traces."""
-    return Lease(
+    return ActiveJob(
         queue="q", id="1", token="t", name="n", data=b"{}", opts=opts, stacktrace=stacktrace
     )
 
 
 def test_a_trace_is_added_at_the_end() -> None:
     """The newest stands last, where dashboards show it."""
-    assert json.loads(extended(lease(b'["first"]'), "second")) == ["first", "second"]
+    assert json.loads(extended(active_job(b'["first"]'), "second")) == ["first", "second"]
 
 
 def test_without_a_trace_the_others_are_kept() -> None:
     """A failure that has none, of a job without a handler, adds nothing."""
-    assert json.loads(extended(lease(b'["first"]'), None)) == ["first"]
+    assert json.loads(extended(active_job(b'["first"]'), None)) == ["first"]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_without_a_trace_the_others_are_kept() -> None:
 )
 def test_the_jobs_own_limit_keeps_the_newest(limit: object, kept: list[str]) -> None:
     """stackTraceLimit counts from the end; 0 keeps none, and what is no count is none."""
-    before = lease(b'["1","2","3"]', **({} if limit is None else {"stackTraceLimit": limit}))
+    before = active_job(b'["1","2","3"]', **({} if limit is None else {"stackTraceLimit": limit}))
 
     assert json.loads(extended(before, "new")) == kept
 
@@ -65,12 +65,12 @@ def test_the_jobs_own_limit_keeps_the_newest(limit: object, kept: list[str]) -> 
 )
 def test_what_is_no_list_of_texts_is_replaced(stacktrace: bytes) -> None:
     """Whatever another program wrote there, the new trace is kept."""
-    assert json.loads(extended(lease(stacktrace), "new")) == ["new"]
+    assert json.loads(extended(active_job(stacktrace), "new")) == ["new"]
 
 
 @given(st.lists(st.text(st.characters(codec=None)), max_size=3), st.text(st.characters(codec=None)))
 def test_any_text_can_be_sent(before: list[str], trace: str) -> None:
     """Lone surrogates, which UTF-8 can't carry and Node writes as escapes, come back unchanged."""
-    text = extended(lease(json.dumps(before).encode()), trace)
+    text = extended(active_job(json.dumps(before).encode()), trace)
 
     assert json.loads(text.encode("utf-8")) == [*before, trace]

@@ -8,7 +8,7 @@ import pytest
 
 from convolab_worker import FailedAttempt, HandlerRegistry
 from convolab_worker.bullmq.outcome import Failed
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, UnrecoverableError
 from convolab_worker.worker.execution.handler_call import failure
 
@@ -21,7 +21,7 @@ def outcome(
     error: Exception | None = None,
 ) -> Failed:
     """What comes of a failed attempt of a job that asks for that backoff."""
-    lease = Lease(
+    active_job = ActiveJob(
         queue="audio",
         id="7",
         token="w:1",
@@ -30,7 +30,7 @@ def outcome(
         opts={"attempts": 3, "backoff": {"type": kind}},
         attempts_made=made,
     )
-    return failure(error or RuntimeError("boom"), lease, lambda: 0.5, handlers.strategies)
+    return failure(error or RuntimeError("boom"), active_job, lambda: 0.5, handlers.strategies)
 
 
 def with_strategy(gives: Any) -> HandlerRegistry:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from convolab_worker.worker.health import Vitals, Watch
+from convolab_worker.worker.health import Health, Watch
 
-WELL = Vitals(state="running", ready=True, overdue=False)
-OVERDUE = Vitals(state="running", ready=True, overdue=True)
+WELL = Health(state="running", ready=True, overdue=False)
+OVERDUE = Health(state="running", ready=True, overdue=True)
 
 
 def test_a_worker_that_answers_is_well() -> None:
@@ -53,11 +53,11 @@ def test_a_loop_of_takes_that_is_overdue_for_five_looks_is_a_problem() -> None:
 @pytest.mark.parametrize("state", ["new", "running", "stopping"])
 def test_a_worker_that_begins_or_stops_is_well(state: str) -> None:
     """Readiness tells of that, and not health."""
-    assert Watch().problem(Vitals(state=state, ready=False, overdue=False)) is None
+    assert Watch().problem(Health(state=state, ready=False, overdue=False)) is None
 
 
 def test_a_worker_that_has_ended_is_a_problem() -> None:
     """A server that outlives its worker serves nobody."""
-    vitals = Vitals(state="stopped", ready=False, overdue=False)
+    health = Health(state="stopped", ready=False, overdue=False)
 
-    assert Watch().problem(vitals) == "the worker has ended"
+    assert Watch().problem(health) == "the worker has ended"

@@ -10,7 +10,7 @@ from collections.abc import Generator
 import pytest
 
 from convolab_worker.worker.stack_reports import (
-    Whereabouts,
+    StackReports,
     below,
     innermost,
     stack_of_coroutine,
@@ -88,12 +88,12 @@ def test_what_stands_below_a_file_is_told_apart() -> None:
 
 def test_the_last_report_of_each_kind_is_kept() -> None:
     """A newer one takes its place."""
-    whereabouts = Whereabouts()
+    stack_reports = StackReports()
 
-    whereabouts.keep("blocked", job_id="1")
-    whereabouts.keep("blocked", job_id="2")
+    stack_reports.keep("blocked", job_id="1")
+    stack_reports.keep("blocked", job_id="2")
 
-    kept = whereabouts.snapshot()
+    kept = stack_reports.snapshot()
     assert kept["blocked"] is not None
     assert kept["blocked"]["job_id"] == "2"
     assert (kept["timed_out"], kept["abandoned"]) == (None, None)

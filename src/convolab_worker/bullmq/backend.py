@@ -1,4 +1,4 @@
-"""Several BullMQ queues over one command link and one waiting link: take, settle, wait, sweep."""
+"""The worker's side of BullMQ for several queues: fetch, finish, wait, probe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convolab_worker.bullmq.job_lock import inbox
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import Call, Limiter, Transitions
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import Lease, lease_from_hash, text
+from convolab_worker.bullmq.protocol.records import ActiveJob, read_active_job, text
 from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.errors import LockLost, RedisUnavailable
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Coroutine, Iterable, Sequence
 
-    from convolab_worker.connection.connection import Link
-    from convolab_worker.connection.usage import Meter
+    from convolab_worker.connection.connection import Connection
+    from convolab_worker.connection.usage import CommandCounter
 
 _MARKER_DUE = b"1"
 # BZPOPMIN's own time-out, coarse on an idle server, plus the way there and back.
@@ -40,21 +40,21 @@ _LOST = {
 }
 
 
-class Take(NamedTuple):
+class FetchResult(NamedTuple):
     """The answer to a take: a job, or when there may be one.
 
     ``due_at`` is when the next delayed job is due (seconds since the epoch), ``limited_for`` how
     long a rate limit lasts (seconds). ``asked`` is False where no job was asked for.
     """
 
-    lease: Lease | None = None
+    job: ActiveJob | None = None
     due_at: float | None = None
     limited_for: float = 0.0
     asked: bool = True
 
 
-NOT_ASKED = Take(asked=False)
-_NOTHING = Take()
+NOT_ASKED = FetchResult(asked=False)
+_NOTHING = FetchResult()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Marker:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class QueueContents:
     """Which kinds of jobs a queue has: to be taken now, delayed, active."""
 
     ready: bool
@@ -79,7 +79,7 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class Restrictions:
     """Why a queue gives no job: it is ``paused``, or its own ``concurrency`` is used up."""
 
     paused: bool
@@ -107,9 +107,9 @@ class Queues:
         names: Sequence[str],
         *,
         prefix: str,
-        link: Link,
-        waiting: Link,
-        meter: Meter,
+        connection: Connection,
+        waiting: Connection,
+        counter: CommandCounter,
         worker_id: str,
         worker_name: str | None,
         lock_duration: float,
@@ -118,9 +118,9 @@ class Queues:
     ) -> None:
         """Name the keys of every queue once; nothing is sent."""
         self.names = tuple(names)
-        self.link = link
+        self.connection = connection
         self._waiting = waiting
-        self.meter = meter
+        self.counter = counter
         self._worker_id = worker_id
         self._prefix = prefix
         self._tokens = itertools.count(1)
@@ -151,38 +151,38 @@ class Queues:
         return f"{self._worker_id}:{next(self._tokens)}"
 
     def _run(self, purpose: str, call: Call) -> Coroutine[Any, Any, Any]:
-        return script(call.script).run(self.link, purpose, call.keys, call.args)
+        return script(call.script).run(self.connection, purpose, call.keys, call.args)
 
-    async def take(self, queue: str, token: str) -> Take:
+    async def take(self, queue: str, token: str) -> FetchResult:
         """Take the queue's next job, locked under ``token``."""
         raw = await self._run("fetch", self.transitions[queue].take(token, now_ms()))
-        take = _read_take(queue, token, raw)
+        take = _read_fetch(queue, token, raw)
         inner = script_costs.take(
-            found=take.lease is not None, lease=take.lease, is_limited=take.limited_for > 0
+            found=take.job is not None, job=take.job, is_limited=take.limited_for > 0
         )
-        self.meter.count_inner("fetch", inner + self._extra(take))
+        self.counter.count_inner("fetch", inner + self._extra(take))
         return take
 
-    async def transit(self, lease: Lease, call: Call) -> Take:
+    async def transit(self, job: ActiveJob, call: Call) -> FetchResult:
         """Move a job of ours on; the answer is the next one where the call asked for it.
 
         Raises LockLost if the job is not ours any more, and Refusal with the code otherwise.
         """
         raw = await self._run("finish", call)
-        take = _read_take(lease.queue, lease.token, raw)
-        inner = script_costs.transition(call, raw, lease=lease, taken=take.lease)
-        self.meter.count_inner("finish", inner + self._extra_of_end(call, take, raw))
+        take = _read_fetch(job.queue, job.token, raw)
+        inner = script_costs.transition(call, raw, job=job, taken=take.job)
+        self.counter.count_inner("finish", inner + self._extra_of_end(call, take, raw))
         if isinstance(raw, int) and raw < 0:
             if raw in _LOST:
                 raise _lost(raw)
             raise Refusal(raw)
         return take
 
-    def _extra(self, take: Take) -> int:
+    def _extra(self, take: FetchResult) -> int:
         """Commands that a take ran more, for the worker's own rate limit."""
-        return script_costs.limiter(found=take.lease is not None) if self._is_limited else 0
+        return script_costs.limiter(found=take.job is not None) if self._is_limited else 0
 
-    def _extra_of_end(self, call: Call, take: Take, raw: Any) -> int:
+    def _extra_of_end(self, call: Call, take: FetchResult, raw: Any) -> int:
         """Commands that the end of an attempt ran more: metrics, and a take's own."""
         extra = self._extra(take) if isinstance(raw, list) else 0
         if not self._has_metrics or call.script != "moveToFinished":
@@ -192,26 +192,26 @@ class Queues:
         self._metrics_minutes[metrics_key] = minute
         return extra + script_costs.metrics(is_new_minute=is_new)
 
-    def forgive_stall(self, lease: Lease, stalls: int) -> None:
+    def exempt_from_stall_count(self, job: ActiveJob, stalls: int) -> None:
         """Let a job that only waits here in memory survive ``stalls`` deaths of its worker.
 
         BullMQ counts a job as stalled whose worker died, started or not, and fails it after a few.
         A count that is lower while the job is parked evens that out, whoever does the counting.
         """
-        self.link.call("park", "HINCRBY", self.keys[lease.queue].job(lease.id), "stc", -stalls)
+        self.connection.call("park", "HINCRBY", self.keys[job.queue].job(job.id), "stc", -stalls)
 
-    async def give_back(self, lease: Lease) -> None:
+    async def return_to_queue(self, job: ActiveJob) -> None:
         """Return a job to the head of its queue. Raises LockLost if it is not ours any more."""
-        raw = await self._run("finish", self.transitions[lease.queue].give_back(lease))
-        self.meter.count_inner("finish", script_costs.GIVE_BACK)
+        raw = await self._run("finish", self.transitions[job.queue].return_to_queue(job))
+        self.counter.count_inner("finish", script_costs.RETURN_TO_QUEUE)
         if raw < 0:
             raise _lost(raw)
 
-    async def await_children(self, lease: Lease) -> bool:
+    async def await_children(self, job: ActiveJob) -> bool:
         """Park a parent until its children are done; False if none of them is pending."""
-        call = self.transitions[lease.queue].await_children(lease, now_ms=now_ms())
+        call = self.transitions[job.queue].await_children(job, now_ms=now_ms())
         raw = await self._run("finish", call)
-        self.meter.count_inner("finish", script_costs.AWAIT_CHILDREN)
+        self.counter.count_inner("finish", script_costs.AWAIT_CHILDREN)
         if raw in _LOST:
             raise _lost(raw)
         if raw < 0:
@@ -241,36 +241,36 @@ class Queues:
         due_at = float(score) / 1000 if member == _MARKER_DUE else None
         return Marker(self._by_marker[key], due_at)
 
-    def pass_on(self, queue: str, due_at: float | None = None) -> asyncio.Future[Any]:
+    def republish_marker(self, queue: str, due_at: float | None = None) -> asyncio.Future[Any]:
         """Announce a job that this worker knows of and won't take, at once or at ``due_at``."""
         score, member = (0, "0") if due_at is None else (round(due_at * 1000), _MARKER_DUE)
-        return self.link.call("wait", "ZADD", self.keys[queue]["marker"], score, member)
+        return self.connection.call("wait", "ZADD", self.keys[queue]["marker"], score, member)
 
     async def anything(self, queues: Iterable[str], *, kinds: Sequence[str]) -> bool:
         """Whether any of the queues has a key of those kinds: one command for all of them."""
-        return await self.anything_of([(queue, kind) for queue in queues for kind in kinds])
+        return await self.any_present([(queue, kind) for queue in queues for kind in kinds])
 
-    async def anything_of(self, pairs: Iterable[tuple[str, str]]) -> bool:
+    async def any_present(self, pairs: Iterable[tuple[str, str]]) -> bool:
         """Whether any of those (queue, kind) pairs is there: one command for all of them."""
         keys = [self.keys[queue][kind] for queue, kind in pairs]
-        return bool(await self.link.call("sweep", "EXISTS", *keys)) if keys else False
+        return bool(await self.connection.call("sweep", "EXISTS", *keys)) if keys else False
 
-    async def stop_of(self, queue: str) -> Stop:
+    async def restrictions_of(self, queue: str) -> Restrictions:
         """Whether the queue is paused, and the concurrency that it has of its own, if any."""
         meta = self.keys[queue]["meta"]
-        answer = await self.link.call("sweep", "HMGET", meta, "paused", "concurrency")
+        answer = await self.connection.call("sweep", "HMGET", meta, "paused", "concurrency")
         paused, concurrency = answer
-        return Stop(paused is not None, None if concurrency is None else int(concurrency))
+        return Restrictions(paused is not None, None if concurrency is None else int(concurrency))
 
-    async def look(self, queues: Iterable[str]) -> dict[str, Sight]:
+    async def look(self, queues: Iterable[str]) -> dict[str, QueueContents]:
         """What each queue has: one command a queue, in one pipeline.
 
         EXISTS counts a key as often as it is named, so weights tell the kinds apart in one answer.
         """
         names = list(queues)
-        answers = [self.link.call("sweep", "EXISTS", *self._weighted(name)) for name in names]
+        answers = [self.connection.call("sweep", "EXISTS", *self._weighted(name)) for name in names]
         return {
-            name: Sight(
+            name: QueueContents(
                 ready=bool(count % _DELAYED_WEIGHT),
                 delayed=bool(count % _ACTIVE_WEIGHT // _DELAYED_WEIGHT),
                 active=bool(count // _ACTIVE_WEIGHT),
@@ -288,25 +288,26 @@ class Queues:
 
     async def next_due(self, queue: str) -> float | None:
         """When the queue's next delayed job is due, in epoch seconds."""
-        answer = await self.link.call(
+        answer = await self.connection.call(
             "sweep", "ZRANGE", self.keys[queue]["delayed"], 0, 0, "WITHSCORES"
         )
         return float(answer[1]) / 0x1000 / 1000 if answer else None
 
-    async def waiting_in(self, queue: str) -> int:
+    async def count_waiting(self, queue: str) -> int:
         """How many jobs of the queue can be taken: two commands."""
         keys = self.keys[queue]
-        in_order = self.link.call("fetch", "LLEN", keys["wait"])
-        prioritized = self.link.call("fetch", "ZCARD", keys["prioritized"])
+        in_order = self.connection.call("fetch", "LLEN", keys["wait"])
+        prioritized = self.connection.call("fetch", "ZCARD", keys["prioritized"])
         return int(await in_order + await prioritized)
 
     async def left(self) -> tuple[int, float | None]:
         """How many jobs wait, prioritized and delayed ones too, and when the first is due."""
         counts: list[asyncio.Future[int]] = []
         for keys in self.keys.values():
-            counts.append(self.link.call("sweep", "LLEN", keys["wait"]))
+            counts.append(self.connection.call("sweep", "LLEN", keys["wait"]))
             counts += [
-                self.link.call("sweep", "ZCARD", keys[kind]) for kind in ("prioritized", "delayed")
+                self.connection.call("sweep", "ZCARD", keys[kind])
+                for kind in ("prioritized", "delayed")
             ]
         total = sum([await count for count in counts])
         due = [await self.next_due(name) for name in self.names] if total else []
@@ -323,16 +324,16 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def _read_take(queue: str, token: str, raw: Any) -> Take:
+def _read_fetch(queue: str, token: str, raw: Any) -> FetchResult:
     if not isinstance(raw, list):
         return _NOTHING
     if isinstance(raw[0], list):
-        return Take(lease_from_hash(queue, raw[1], token, raw[0]))
+        return FetchResult(read_active_job(queue, raw[1], token, raw[0]))
     _, _, limited_ms, due_ms = [*raw, 0, 0][:4]
     if isinstance(raw[0], bytes):
         msg = f"queue {queue!r}: moveToActive answered {raw!r}"
         raise RedisUnavailable(msg)
-    return Take(
+    return FetchResult(
         due_at=float(due_ms) / 1000 if due_ms else None,
         limited_for=max(float(limited_ms), 0.0) / 1000,
     )

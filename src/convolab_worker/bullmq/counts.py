@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.connection.connection import Connection
 
 _COUNTED = {
     "wait": "LLEN",
@@ -23,10 +23,12 @@ _STATE_NAMES = {"wait": "waiting"}
 COMMANDS_PER_QUEUE = len(_COUNTED)
 
 
-async def depths(link: Link, queues: Collection[QueueKeys]) -> dict[str, dict[str, int]]:
+async def depths(
+    connection: Connection, queues: Collection[QueueKeys]
+) -> dict[str, dict[str, int]]:
     """By queue and state, asked for in one pipeline."""
     asked = {
-        (keys.queue, kind): link.call("status", command, keys[kind])
+        (keys.queue, kind): connection.call("status", command, keys[kind])
         for keys in queues
         for kind, command in _COUNTED.items()
     }

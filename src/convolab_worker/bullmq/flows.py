@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Queues
     from convolab_worker.bullmq.children import Child
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
 
 
 async def enqueue(
-    queues: Queues, lease: Lease, children: Sequence[Child], carried: Mapping[str, Any]
+    queues: Queues, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
 ) -> None:
     """Add those of ``children`` that have not ended yet; one that was added before is not again.
 
@@ -31,52 +31,52 @@ async def enqueue(
     Raises ConvolabWorkerError if all of them have ended: the handler would ask for ever.
     """
     asked = list(children)
-    if lease.starts > 1:
-        asked = not_ended(asked, await results(queues, lease))
-        asked = [child for child in asked if not await _has_failed(queues, lease, child)]
+    if parent.starts > 1:
+        asked = not_ended(asked, await results(queues, parent))
+        asked = [child for child in asked if not await _has_failed(queues, parent, child)]
     for child in asked:
-        job = _job(queues, lease, child, carried)
-        await producer.add(queues.link, queues.meter, _keys(queues, lease, child), job)
+        job = _job(queues, parent, child, carried)
+        await producer.add(queues.connection, queues.counter, _keys(queues, parent, child), job)
 
 
-async def _has_failed(queues: Queues, lease: Lease, child: Child) -> bool:
+async def _has_failed(queues: Queues, parent: ActiveJob, child: Child) -> bool:
     """Whether a child has failed of which its parent was not told; if so, it is told now."""
-    keys = _keys(queues, lease, child)
-    own_id = child_id(lease.id, child.result_key, lease.attempt)
-    if await queues.link.call("fetch", "ZSCORE", keys["failed"], own_id) is None:
+    keys = _keys(queues, parent, child)
+    own_id = child_id(parent.id, child.result_key, parent.attempt)
+    if await queues.connection.call("fetch", "ZSCORE", keys["failed"], own_id) is None:
         return False
-    reason = await queues.link.call("fetch", "HGET", keys.job(own_id), "failedReason")
-    failures = f"{queues.keys[lease.queue].job(lease.id)}:failed"
-    await queues.link.call("fetch", "HSET", failures, keys.job(own_id), reason or "")
+    reason = await queues.connection.call("fetch", "HGET", keys.job(own_id), "failedReason")
+    failures = f"{queues.keys[parent.queue].job(parent.id)}:failed"
+    await queues.connection.call("fetch", "HSET", failures, keys.job(own_id), reason or "")
     return True
 
 
-async def results(queues: Queues, lease: Lease) -> dict[str, Any]:
+async def results(queues: Queues, parent: ActiveJob) -> dict[str, Any]:
     """The results of the children that have ended by their keys; None for one that failed."""
-    processed, failed = await _ended(queues, lease)
-    return {**dict.fromkeys(by_key(lease.id, failed)), **results_by_key(lease.id, processed)}
+    processed, failed = await _ended(queues, parent)
+    return {**dict.fromkeys(by_key(parent.id, failed)), **results_by_key(parent.id, processed)}
 
 
-async def failures(queues: Queues, lease: Lease) -> dict[str, str]:
+async def failures(queues: Queues, parent: ActiveJob) -> dict[str, str]:
     """Why children failed whose failure does not fail their parent, by their keys."""
-    _, failed = await _ended(queues, lease)
-    return by_key(lease.id, failed)
+    _, failed = await _ended(queues, parent)
+    return by_key(parent.id, failed)
 
 
-async def drop(queues: Queues, lease: Lease) -> None:
+async def drop(queues: Queues, parent: ActiveJob) -> None:
     """Remove the job's children that have not started; doing it again does nothing."""
-    keys = queues.keys[lease.queue]
+    keys = queues.keys[parent.queue]
     call = Call(
-        "removeUnprocessedChildren", [keys.job(lease.id), keys["meta"]], (keys.base, lease.id)
+        "removeUnprocessedChildren", [keys.job(parent.id), keys["meta"]], (keys.base, parent.id)
     )
-    await script(call.script).run(queues.link, "enqueue", call.keys, call.args)
+    await script(call.script).run(queues.connection, "enqueue", call.keys, call.args)
 
 
-async def _ended(queues: Queues, lease: Lease) -> tuple[dict[str, str], dict[str, str]]:
-    job_key = queues.keys[lease.queue].job(lease.id)
+async def _ended(queues: Queues, parent: ActiveJob) -> tuple[dict[str, str], dict[str, str]]:
+    job_key = queues.keys[parent.queue].job(parent.id)
     answers = await asyncio.gather(
         *[
-            queues.link.call("fetch", "HGETALL", f"{job_key}:{kind}")
+            queues.connection.call("fetch", "HGETALL", f"{job_key}:{kind}")
             for kind in ("processed", "failed")
         ]
     )
@@ -88,11 +88,11 @@ def _pairs(flat: list[str]) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _keys(queues: Queues, lease: Lease, child: Child) -> QueueKeys:
-    return queues.keys_of(child.queue or lease.queue)
+def _keys(queues: Queues, parent: ActiveJob, child: Child) -> QueueKeys:
+    return queues.keys_of(child.queue or parent.queue)
 
 
-def _job(queues: Queues, lease: Lease, child: Child, carried: Mapping[str, Any]) -> NewJob:
+def _job(queues: Queues, parent: ActiveJob, child: Child, carried: Mapping[str, Any]) -> NewJob:
     opts: dict[str, object] = {child.failure_option: True, **carried}
     if child.attempts is not None:
         opts["attempts"] = child.attempts
@@ -105,10 +105,10 @@ def _job(queues: Queues, lease: Lease, child: Child, carried: Mapping[str, Any])
     elif child.backoff is not None:
         opts["backoff"] = dict(child.backoff)
     return NewJob(
-        id=child_id(lease.id, child.result_key, lease.attempt),
+        id=child_id(parent.id, child.result_key, parent.attempt),
         name=child.name,
         data=encode_json(child.data, what=f"data of the child {child.result_key!r}"),
         opts=opts,
-        parent=lease.id,
-        parent_queue=queues.keys[lease.queue].base.removesuffix(":"),
+        parent=parent.id,
+        parent_queue=queues.keys[parent.queue].base.removesuffix(":"),
     )

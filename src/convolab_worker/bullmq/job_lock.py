@@ -18,8 +18,8 @@ from convolab_worker.bullmq.protocol.scripts import own_script
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.bullmq.protocol.records import Lease
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.connection.connection import Connection
 
 ASKED, IDLE, FOREIGN = "asked", "idle", "foreign"
 _NEWS_MS = 60_000
@@ -38,18 +38,18 @@ def token_in(lock: bytes) -> str:
     return str(json.loads(text(lock.removeprefix(_REQUEST)))["token"])
 
 
-async def ask(link: Link, keys: QueueKeys, job_id: str, reason: str | None) -> str:
+async def ask(connection: Connection, keys: QueueKeys, job_id: str, reason: str | None) -> str:
     """Ask the worker that has the job to fail it for ``reason`` or, without one, to return it.
 
     Answers ``asked``; ``idle`` if no worker has it; ``foreign`` if it is not a worker of ours.
     """
     names = (keys.lock(job_id), keys["active"])
     args = (job_id, keys[""], reason or "", _NEWS_MS)
-    return text(await own_script("cancelJob", 2).run(link, "status", names, args))
+    return text(await own_script("cancelJob", 2).run(connection, "status", names, args))
 
 
 class TakenBack(NamedTuple):
-    """A lock that is the lease's again; ``asked`` is the outcome that the request wanted.
+    """A lock that is the job's again; ``asked`` is the outcome that the request wanted.
 
     None where somebody else has met the request first: the lock's thread, or the job's settlement.
     """
@@ -57,10 +57,12 @@ class TakenBack(NamedTuple):
     asked: Failed | Returned | None
 
 
-async def take_back(link: Link, keys: QueueKeys, lease: Lease, duration: float) -> TakenBack | None:
+async def take_back(
+    connection: Connection, keys: QueueKeys, job: ActiveJob, duration: float
+) -> TakenBack | None:
     """Take the lock back for ``duration`` seconds from a request; None if the lock is lost."""
-    args = (lease.token, round(duration * 1000))
-    raw = await own_script("takeBack", 1).run(link, "lock", (keys.lock(lease.id),), args)
+    args = (job.token, round(duration * 1000))
+    raw = await own_script("takeBack", 1).run(connection, "lock", (keys.lock(job.id),), args)
     if raw is None:
         return None
     if isinstance(raw, int):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.connection.connection import Link
-    from convolab_worker.connection.usage import Meter
+    from convolab_worker.connection.connection import Connection
+    from convolab_worker.connection.usage import CommandCounter
 
 # BullMQ's short names of job options (bullmq.job.optsEncodeMap).
 _SHORT_NAMES = {
@@ -94,31 +94,33 @@ def _target(opts: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     return "addStandardJob", _STANDARD_KEYS
 
 
-async def add(link: Link, meter: Meter, keys: QueueKeys, job: NewJob) -> str:
+async def add(connection: Connection, counter: CommandCounter, keys: QueueKeys, job: NewJob) -> str:
     """Add ``job``; its id, or that of the job which its deduplication keeps.
 
     Raises ConvolabWorkerError if its parent is not there, or is another than it was.
     """
     call = add_call(keys, job, int(time.time() * 1000))
-    answer = await script(call.script).run(link, "enqueue", call.keys, call.args)
-    return _added(meter, keys, job, call, answer)
+    answer = await script(call.script).run(connection, "enqueue", call.keys, call.args)
+    return _added(counter, keys, job, call, answer)
 
 
-async def add_all(link: Link, meter: Meter, jobs: Sequence[tuple[QueueKeys, NewJob]]) -> list[str]:
+async def add_all(
+    connection: Connection, counter: CommandCounter, jobs: Sequence[tuple[QueueKeys, NewJob]]
+) -> list[str]:
     """Add ``jobs`` in one pipeline, as ``add`` does each; their ids.
 
     Raises the first error, once every answer is there: what could be added is.
     """
     calls = [add_call(keys, job, int(time.time() * 1000)) for keys, job in jobs]
-    answers = await run_all(link, "enqueue", calls)
+    answers = await run_all(connection, "enqueue", calls)
     return [
-        _added(meter, keys, job, call, answer)
+        _added(counter, keys, job, call, answer)
         for (keys, job), call, answer in zip(jobs, calls, answers, strict=True)
     ]
 
 
-def _added(meter: Meter, keys: QueueKeys, job: NewJob, call: Call, answer: Any) -> str:
-    meter.count_inner("enqueue", script_costs.add(call, is_child=job.parent is not None))
+def _added(counter: CommandCounter, keys: QueueKeys, job: NewJob, call: Call, answer: Any) -> str:
+    counter.count_inner("enqueue", script_costs.add(call, is_child=job.parent is not None))
     if isinstance(answer, int):
         reason = {
             _PARENT_MISSING: f"its parent {job.parent} on {job.parent_queue} is not there",

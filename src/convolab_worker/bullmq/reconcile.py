@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from convolab_worker.bullmq.backend import Take, now_ms
+from convolab_worker.bullmq.backend import FetchResult, now_ms
 from convolab_worker.bullmq.job_lock import token_in
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.keys import STATE_KEYS
-from convolab_worker.bullmq.protocol.records import Lease, lease_from_hash, text
+from convolab_worker.bullmq.protocol.records import ActiveJob, read_active_job, text
 from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.errors import RedisRefused
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.backend import Queues
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.connection.connection import Connection
 
 _log = structlog.get_logger("convolab_worker")
 
@@ -34,12 +34,15 @@ _CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
 async def locks_of_active(queues: Queues, queue: str) -> dict[str, float | None]:
     """For each active job of the queue, how long its lock lasts (seconds); None: no lock."""
     keys = queues.keys[queue]
-    ids = [text(raw) for raw in await queues.link.call("stalled", "LRANGE", keys["active"], 0, -1)]
+    ids = [
+        text(raw)
+        for raw in await queues.connection.call("stalled", "LRANGE", keys["active"], 0, -1)
+    ]
     if len(ids) > _MANY_LOCKS:  # one question for all: are any missing?
         names = [keys.lock(job_id) for job_id in ids]
-        if await queues.link.call("stalled", "EXISTS", *names) == len(ids):
+        if await queues.connection.call("stalled", "EXISTS", *names) == len(ids):
             return dict.fromkeys(ids, _MANY_LOCKS_SECONDS)
-    answers = [queues.link.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
+    answers = [queues.connection.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
     left = [await answer for answer in answers]
     return {job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)}
 
@@ -59,30 +62,30 @@ async def recover_stalled(
     call = transitions.recover_stalled(max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1)
     recovered: list[str] = []
     for _ in range(2):
-        await queues.link.call("stalled", "DEL", check)
-        raw = await script(call.script).run(queues.link, "stalled", call.keys, call.args)
-        queues.meter.count_inner("stalled", script_costs.STALLED_PASS)
+        await queues.connection.call("stalled", "DEL", check)
+        raw = await script(call.script).run(queues.connection, "stalled", call.keys, call.args)
+        queues.counter.count_inner("stalled", script_costs.STALLED_PASS)
         recovered += [text(job_id) for job_id in raw]
     return recovered
 
 
-async def find_by_token(queues: Queues, queue: str, token: str) -> Lease | None:
+async def find_by_token(queues: Queues, queue: str, token: str) -> ActiveJob | None:
     """The active job locked under ``token``: what a take whose answer was lost has taken."""
     keys = queues.keys[queue]
-    ids = await queues.link.call("fetch", "LRANGE", keys["active"], 0, -1)
+    ids = await queues.connection.call("fetch", "LRANGE", keys["active"], 0, -1)
     if not ids:
         return None
     names = [keys.lock(text(job_id)) for job_id in ids]
-    locks = await queues.link.call("fetch", "MGET", *names)
+    locks = await queues.connection.call("fetch", "MGET", *names)
     for job_id, lock in zip(ids, locks, strict=True):
         if lock is not None and token_in(lock) == token:
             await set_aside(queues, queue, text(job_id))
-            flat = await queues.link.call("fetch", "HGETALL", keys.job(text(job_id)))
-            return lease_from_hash(queue, job_id, token, flat)
+            flat = await queues.connection.call("fetch", "HGETALL", keys.job(text(job_id)))
+            return read_active_job(queue, job_id, token, flat)
     return None
 
 
-async def take(queues: Queues, queue: str, token: str) -> Take:
+async def take(queues: Queues, queue: str, token: str) -> FetchResult:
     """Take the queue's next job, be it one whose key is no hash: it is there to be failed.
 
     BullMQ's script ends half-way on such a job, which is active and locked by then.
@@ -92,10 +95,10 @@ async def take(queues: Queues, queue: str, token: str) -> Take:
     except RedisRefused as error:
         if not is_of_another_type(error):
             raise
-        lease = await find_by_token(queues, queue, token)
-        if lease is None:  # it was another key: of the queue itself
+        job = await find_by_token(queues, queue, token)
+        if job is None:  # it was another key: of the queue itself
             raise
-        return Take(lease=lease)
+        return FetchResult(job=job)
 
 
 def is_of_another_type(error: RedisRefused) -> bool:
@@ -103,27 +106,27 @@ def is_of_another_type(error: RedisRefused) -> bool:
     return "WRONGTYPE" in str(error)
 
 
-async def set_aside(queues: Queues, queue: str, job_id: str, lease: Lease | None = None) -> bool:
+async def set_aside(queues: Queues, queue: str, job_id: str, job: ActiveJob | None = None) -> bool:
     """Rename what stands where a job's hash belongs, if that is no hash; whether it was so.
 
-    The job gets its hash back from its ``lease``, as far as that knows it. Without one nothing of
+    The job gets its hash back from its ``job``, as far as that knows it. Without one nothing of
     the job is left, and what it gets is a deferred failure: whoever takes it next fails it with
     that reason, where an operator finds it.
     """
     key = queues.keys[queue].job(job_id)
-    kind = text(await queues.link.call("stalled", "TYPE", key))
+    kind = text(await queues.connection.call("stalled", "TYPE", key))
     if kind in ("hash", "none"):
         return False
     at = now_ms()
     kept = f"{key}:not-a-job:{at}"
     _log.error("job.key_is_no_hash", job_id=job_id, queue=queue, key=key, type=kind, kept_as=kept)
     fields: dict[str, str | bytes | int] = {"timestamp": at, "processedOn": at, "ats": 1}
-    if lease is None:
+    if job is None:
         fields["defa"] = f"another program has written a {kind} over the job: it is now {kept}"
     else:
-        fields = _fields(lease)
-    renamed = queues.link.call("stalled", "RENAME", key, kept)
-    written = queues.link.call(
+        fields = _fields(job)
+    renamed = queues.connection.call("stalled", "RENAME", key, kept)
+    written = queues.connection.call(
         "stalled", "HSET", key, *[x for pair in fields.items() for x in pair]
     )
     await renamed
@@ -131,83 +134,85 @@ async def set_aside(queues: Queues, queue: str, job_id: str, lease: Lease | None
     return True
 
 
-def _fields(lease: Lease) -> dict[str, str | bytes | int]:
+def _fields(job: ActiveJob) -> dict[str, str | bytes | int]:
     fields: dict[str, str | bytes | int] = {
-        "name": lease.name,
-        "data": lease.data,
-        "opts": json.dumps(dict(lease.opts)),
-        "timestamp": lease.timestamp,
-        "processedOn": lease.processed_on,
-        "delay": lease.delay,
-        "ats": lease.starts,
-        "atm": lease.attempts_made,
-        "stacktrace": lease.stacktrace,
+        "name": job.name,
+        "data": job.data,
+        "opts": json.dumps(dict(job.opts)),
+        "timestamp": job.timestamp,
+        "processedOn": job.processed_on,
+        "delay": job.delay,
+        "ats": job.starts,
+        "atm": job.attempts_made,
+        "stacktrace": job.stacktrace,
     }
-    if lease.parent_key is not None:
-        fields["parentKey"] = lease.parent_key
-    if lease.scheduler_id is not None:
-        fields["rjk"] = lease.scheduler_id
+    if job.parent_key is not None:
+        fields["parentKey"] = job.parent_key
+    if job.scheduler_id is not None:
+        fields["rjk"] = job.scheduler_id
     return fields
 
 
-async def is_locked(queues: Queues, lease: Lease) -> bool:
-    """Whether the job is locked for this lease."""
-    lock = queues.keys[lease.queue].lock(lease.id)
-    token = await queues.link.call("finish", "GET", lock)
-    return token is not None and token_in(token) == lease.token
+async def is_locked(queues: Queues, job: ActiveJob) -> bool:
+    """Whether the job is locked for this job."""
+    lock = queues.keys[job.queue].lock(job.id)
+    token = await queues.connection.call("finish", "GET", lock)
+    return token is not None and token_in(token) == job.token
 
 
-async def holds(queues: Queues, lease: Lease) -> bool:
-    """Whether the lease's lock is still there, and still ours."""
-    lock = await queues.link.call("lock", "GET", queues.keys[lease.queue].lock(lease.id))
-    return lock is not None and token_in(lock) == lease.token
+async def holds(queues: Queues, job: ActiveJob) -> bool:
+    """Whether the job's lock is still there, and still ours."""
+    lock = await queues.connection.call("lock", "GET", queues.keys[job.queue].lock(job.id))
+    return lock is not None and token_in(lock) == job.token
 
 
-async def restore(queues: Queues, lease: Lease, duration: float, error: str) -> bool:
+async def restore(queues: Queues, job: ActiveJob, duration: float, error: str) -> bool:
     """Undo what a script that failed half-way with ``error`` has done; False if nothing is left.
 
     BullMQ's scripts remove the job's lock and its place in ``active`` before they write its end.
     It gets both back, the lock for ``duration`` seconds. Nothing is left to undo of a job whose
     end was written before the script failed.
     """
-    keys = queues.keys[lease.queue]
-    job_key = keys.job(lease.id)
+    keys = queues.keys[job.queue]
+    job_key = keys.job(job.id)
     if "not an integer" in error:  # the number of attempts: no script could ever count it up
-        await queues.link.call("finish", "HSET", job_key, "atm", lease.attempts_made)
+        await queues.connection.call("finish", "HSET", job_key, "atm", job.attempts_made)
     states = script("getStateV2")
-    state = await states.run(queues.link, "finish", keys.named(*STATE_KEYS), (lease.id, job_key))
-    is_out = state == b"unknown" and await queues.link.call("finish", "EXISTS", job_key) == 1
+    state = await states.run(
+        queues.connection, "finish", keys.named(*STATE_KEYS), (job.id, job_key)
+    )
+    is_out = state == b"unknown" and await queues.connection.call("finish", "EXISTS", job_key) == 1
     if not is_out and state != b"active":
         return False
-    lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
-    locked = queues.link.call("finish", "SET", lock, lease.token, "PX", milliseconds, "NX")
+    lock, milliseconds = keys.lock(job.id), round(duration * 1000)
+    locked = queues.connection.call("finish", "SET", lock, job.token, "PX", milliseconds, "NX")
     if is_out:
-        await queues.link.call("finish", "LPUSH", keys["active"], lease.id)
+        await queues.connection.call("finish", "LPUSH", keys["active"], job.id)
     await locked
     return True
 
 
-async def written(queues: Queues, lease: Lease, at_ms: int) -> bool | None:
+async def written(queues: Queues, job: ActiveJob, at_ms: int) -> bool | None:
     """Whether a finish of ours at ``at_ms`` whose answer was lost has been written.
 
     None: it has not, and the lock is still ours or nobody's, so it may be tried again. A lock that
     holds a request to cancel is still ours: the next try meets the request.
     """
-    keys = queues.keys[lease.queue]
-    lock = queues.link.call("finish", "GET", keys.lock(lease.id))
-    finished = queues.link.call("finish", "HMGET", keys.job(lease.id), "finishedOn", "name")
+    keys = queues.keys[job.queue]
+    lock = queues.connection.call("finish", "GET", keys.lock(job.id))
+    finished = queues.connection.call("finish", "HMGET", keys.job(job.id), "finishedOn", "name")
     token, (finished_on, name) = await lock, await finished
-    if token is not None and token_in(token) == lease.token:
+    if token is not None and token_in(token) == job.token:
         return None
     if name is None or (finished_on is not None and int(finished_on) == at_ms):
         return True
     return None if token is None else False
 
 
-async def failed_child_reason(queues: Queues, lease: Lease) -> str:
+async def failed_child_reason(queues: Queues, job: ActiveJob) -> str:
     """Why the job can't go on: its first failed child, and that child's own reason."""
-    unsuccessful = f"{queues.keys[lease.queue].job(lease.id)}:unsuccessful"
-    failed = await queues.link.call("fetch", "ZRANGE", unsuccessful, 0, 0)
+    unsuccessful = f"{queues.keys[job.queue].job(job.id)}:unsuccessful"
+    failed = await queues.connection.call("fetch", "ZRANGE", unsuccessful, 0, 0)
     return await child_reason(queues, f"child {text(failed[0])} failed" if failed else "")
 
 
@@ -216,27 +221,27 @@ async def child_reason(queues: Queues, deferred: str) -> str:
     found = _CHILD_FAILED.fullmatch(deferred)
     if found is None:
         return deferred or "a child has failed"
-    reason = await queues.link.call("fetch", "HGET", found["key"], "failedReason")
+    reason = await queues.connection.call("fetch", "HGET", found["key"], "failedReason")
     return deferred if reason is None else f"{deferred}: {reason.decode('utf-8', 'replace')}"
 
 
-async def reclaim(link: Link, keys: QueueKeys, lease: Lease, duration: float) -> bool:
+async def reclaim(connection: Connection, keys: QueueKeys, job: ActiveJob, duration: float) -> bool:
     """Lock a job again, for ``duration`` seconds, whose lock ran out while Redis was away.
 
     False if it is not ours: it is while it still is in ``active``, and nobody has taken it since,
     whose lock may have run out too.
     """
-    lock, milliseconds = keys.lock(lease.id), round(duration * 1000)
-    place = link.call("lock", "LPOS", keys["active"], lease.id)
-    starts = link.call("lock", "HGET", keys.job(lease.id), "ats")
-    if await place is None or await starts != b"%d" % lease.starts:
+    lock, milliseconds = keys.lock(job.id), round(duration * 1000)
+    place = connection.call("lock", "LPOS", keys["active"], job.id)
+    starts = connection.call("lock", "HGET", keys.job(job.id), "ats")
+    if await place is None or await starts != b"%d" % job.starts:
         return False
-    locked = link.call("lock", "SET", lock, lease.token, "PX", milliseconds, "NX")
-    place = link.call("lock", "LPOS", keys["active"], lease.id)
+    locked = connection.call("lock", "SET", lock, job.token, "PX", milliseconds, "NX")
+    place = connection.call("lock", "LPOS", keys["active"], job.id)
     was_free, index = await locked is not None, await place
     if not was_free:
-        holder = await link.call("lock", "GET", lock)
-        return index is not None and holder == lease.token.encode()
+        holder = await connection.call("lock", "GET", lock)
+        return index is not None and holder == job.token.encode()
     if index is None:  # it was recovered in between; the script only lets go of what is ours
-        await script("releaseLock").run(link, "lock", (lock,), (lease.token, lease.id))
+        await script("releaseLock").run(connection, "lock", (lock,), (job.token, job.id))
     return index is not None

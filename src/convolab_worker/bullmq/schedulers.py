@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.backend import Queues
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
 
 _log = structlog.get_logger("convolab_worker")
@@ -30,20 +30,20 @@ _KEYS = (
 )  # fmt: skip
 
 
-async def advance(queues: Queues, reconnection: Reconnection, lease: Lease) -> None:
-    """Add the iteration that follows ``lease``; the script adds it once, however often it is asked.
+async def advance(queues: Queues, reconnection: Reconnection, job: ActiveJob) -> None:
+    """Add the iteration that follows ``job``; the script adds it once, however often it is asked.
 
     A pattern that can't be read is logged and ends the repetition, as with Node's workers.
     """
     try:
-        call = next_iteration(queues.keys[lease.queue], lease, now_ms())
+        call = next_iteration(queues.keys[job.queue], job, now_ms())
     except (ValueError, KeyError, TypeError) as error:
-        _log.error("scheduler.not_advanced", scheduler=lease.scheduler_id, error=str(error))
+        _log.error("scheduler.not_advanced", scheduler=job.scheduler_id, error=str(error))
         return
     while call is not None:
         try:
-            await script(call.script).run(queues.link, "fetch", call.keys, call.args)
-            queues.meter.count_inner("fetch", script_costs.ADD)
+            await script(call.script).run(queues.connection, "fetch", call.keys, call.args)
+            queues.counter.count_inner("fetch", script_costs.ADD)
         except RedisRefused as error:
             await reconnection.refused(error)
         except RedisUnavailable:
@@ -52,40 +52,38 @@ async def advance(queues: Queues, reconnection: Reconnection, lease: Lease) -> N
             return
 
 
-def next_iteration(keys: QueueKeys, lease: Lease, now: int) -> Call | None:
+def next_iteration(keys: QueueKeys, job: ActiveJob, now: int) -> Call | None:
     """The call that adds the next iteration; None after the last (``limit``, ``endDate``).
 
     Raises ValueError, KeyError or TypeError for a pattern or time zone that can't be read.
     """
-    repeat = lease.opts.get("repeat")
+    repeat = job.opts.get("repeat")
     if not isinstance(repeat, dict):
         return None
     count = int(repeat.get("count") or 0) + 1
     limit, end = repeat.get("limit"), _milliseconds(repeat.get("endDate"))
     if (limit is not None and count > limit) or (end is not None and now > end):
         return None
-    base = max(now, int(lease.opts.get("prevMillis") or 0))
+    base = max(now, int(job.opts.get("prevMillis") or 0))
     every, pattern = repeat.get("every"), repeat.get("pattern")
     if not every and not pattern:
         return None
     next_at = max(_next_of_pattern(pattern, repeat, base), base) if pattern else now
-    opts = _next_options(lease, repeat, next_at, now, count)
+    opts = _next_options(job, repeat, next_at, now, count)
     args = (
         next_at,
-        lease.scheduler_id,
-        lease.data,
+        job.scheduler_id,
+        job.data,
         msgpack.packb(short_options(opts)),
         now,
         keys.base,
-        lease.id,
+        job.id,
     )
-    return Call(
-        "updateJobScheduler", [*keys.named(*_KEYS), keys.job(lease.id), keys["active"]], args
-    )
+    return Call("updateJobScheduler", [*keys.named(*_KEYS), keys.job(job.id), keys["active"]], args)
 
 
 def _next_options(
-    lease: Lease, repeat: Mapping[str, Any], next_at: int, now: int, count: int
+    job: ActiveJob, repeat: Mapping[str, Any], next_at: int, now: int, count: int
 ) -> dict[str, Any]:
     offset = repeat.get("offset") if repeat.get("every") else None
     again = {
@@ -97,12 +95,12 @@ def _next_options(
     }
     next_opts = {
         "attempts": 0,
-        **lease.opts,
-        "jobId": f"repeat:{lease.scheduler_id}:{next_at}",
+        **job.opts,
+        "jobId": f"repeat:{job.scheduler_id}:{next_at}",
         "delay": max(next_at + (offset or 0) - now, 0),
         "timestamp": now,
         "prevMillis": next_at,
-        "repeatJobKey": lease.scheduler_id,
+        "repeatJobKey": job.scheduler_id,
         "repeat": {key: value for key, value in again.items() if value is not None},
     }
     if repeat.get("every"):  # whose moments the script itself works out

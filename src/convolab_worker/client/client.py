@@ -15,8 +15,8 @@ from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.client import enqueue
 from convolab_worker.client.events import CLOSED, GAP, Events, JobEvent
 from convolab_worker.connection.address import Address, Route
-from convolab_worker.connection.connection import Link
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import (
     ConfigurationError,
     JobFailed,
@@ -77,12 +77,13 @@ class JobClient:
         elif overrides:
             settings = settings.replace(**overrides)
         self.settings = settings
-        self.meter = Meter()
+        self.counter = CommandCounter()
         self._known_queues = {queue: self._keys(queue) for queue in settings.queues}
         route = Route(Address.parse(settings.redis_url))
-        self._link = Link(route, timeout=settings.command_timeout, meter=self.meter)
+        self._connection = Connection(route, timeout=settings.command_timeout, counter=self.counter)
         self._events = Events(
-            Link(route, timeout=settings.command_timeout, meter=self.meter), self._link
+            Connection(route, timeout=settings.command_timeout, counter=self.counter),
+            self._connection,
         )
         self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)
@@ -120,7 +121,7 @@ class JobClient:
         )
         keys = self._keys_of(queue)
         with self._tracing.adding(keys.queue, name) as carried:
-            added = await enqueue.add(self._link, self.meter, keys, job.carrying(carried))
+            added = await enqueue.add(self._connection, self.counter, keys, job.carrying(carried))
         if self._waker is not None:
             self._waker.wake(delay)
         return added
@@ -138,7 +139,7 @@ class JobClient:
         additions = await enqueue.new_jobs(jobs, lambda name: self._keys_of(name or queue))
         carried = self._tracing.carried()
         additions = [(keys, job.carrying(carried)) for keys, job in additions]
-        ids = await enqueue.add_many(self._link, self.meter, additions)
+        ids = await enqueue.add_many(self._connection, self.counter, additions)
         if self._waker is not None:
             for delay in {job.opts.get("delay", 0) for _, job in additions}:
                 self._waker.wake(delay / 1000)
@@ -157,7 +158,7 @@ class JobClient:
 
         Raises JobNotFound.
         """
-        await self._link.open()
+        await self._connection.open()
         for name in [queue] if queue else self.settings.queues:
             found = await self._status_on(self._keys(name), job_id)
             if found is not None:
@@ -170,8 +171,10 @@ class JobClient:
         job_key = keys.job(job_id)
         # The state comes first: a job that ends in between then has at least its end's fields.
         states = script("getStateV2")
-        state = await states.run(self._link, "status", keys.named(*STATE_KEYS), (job_id, job_key))
-        flat = await self._link.call("status", "HGETALL", job_key)
+        state = await states.run(
+            self._connection, "status", keys.named(*STATE_KEYS), (job_id, job_key)
+        )
+        flat = await self._connection.call("status", "HGETALL", job_key)
         if not flat:
             return None
         text = [part.decode("utf-8", "replace") for part in flat]
@@ -280,7 +283,7 @@ class JobClient:
         keys = self._keys(status.queue)
         inbox = await self._events.watch(keys["events"], job_id)
         try:
-            answer = await job_lock.ask(self._link, keys, job_id, reason)
+            answer = await job_lock.ask(self._connection, keys, job_id, reason)
             if answer != job_lock.ASKED:
                 raise JobNotRunning(_not_running(answer, await self.status(job_id, status.queue)))
             if not wait:
@@ -300,8 +303,8 @@ class JobClient:
 
     async def counts(self) -> dict[str, dict[str, int]]:
         """How many jobs each of the settings' queues has in each state."""
-        await self._link.open()
-        return await depths(self._link, [self._keys(queue) for queue in self.settings.queues])
+        await self._connection.open()
+        return await depths(self._connection, [self._keys(queue) for queue in self.settings.queues])
 
     def _keys_of(self, queue: str | None) -> QueueKeys:
         """The keys of the queue that a job goes to."""
@@ -320,11 +323,11 @@ class JobClient:
         if self._waker is not None:
             await self._waker.close()
         await self._events.close()
-        await self._link.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         """Connect. Raises RedisUnavailable."""
-        await self._link.open()
+        await self._connection.open()
         return self
 
     async def __aexit__(

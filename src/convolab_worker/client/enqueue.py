@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.connection.connection import Link
-    from convolab_worker.connection.usage import Meter
+    from convolab_worker.connection.connection import Connection
+    from convolab_worker.connection.usage import CommandCounter
 
 T = TypeVar("T")
 
@@ -94,12 +94,16 @@ def _one_of_many(
     return keys_of(keywords.pop("queue", None)), new_job(**keywords)
 
 
-async def add(link: Link, meter: Meter, keys: QueueKeys, job: NewJob) -> str:
+async def add(connection: Connection, counter: CommandCounter, keys: QueueKeys, job: NewJob) -> str:
     """Add one job, again if the reply is lost; its id, or that of the one kept in its place."""
-    return await _again_if_lost(link, functools.partial(producer.add, link, meter, keys, job))
+    return await _again_if_lost(
+        connection, functools.partial(producer.add, connection, counter, keys, job)
+    )
 
 
-async def add_many(link: Link, meter: Meter, jobs: list[tuple[QueueKeys, NewJob]]) -> list[str]:
+async def add_many(
+    connection: Connection, counter: CommandCounter, jobs: list[tuple[QueueKeys, NewJob]]
+) -> list[str]:
     """Add the jobs, a pipeline after the other; their ids, in order.
 
     A job is added whole or not at all; of several, those before a failure are there.
@@ -107,8 +111,8 @@ async def add_many(link: Link, meter: Meter, jobs: list[tuple[QueueKeys, NewJob]
     ids: list[str] = []
     while len(ids) < len(jobs):
         batch = pipeline(jobs, len(ids))
-        send = functools.partial(producer.add_all, link, meter, batch)
-        ids += await _again_if_lost(link, send)
+        send = functools.partial(producer.add_all, connection, counter, batch)
+        ids += await _again_if_lost(connection, send)
     return ids
 
 
@@ -122,10 +126,10 @@ def pipeline(jobs: list[tuple[QueueKeys, NewJob]], start: int) -> list[tuple[Que
     return jobs[start : start + _MOST_JOBS]
 
 
-async def _again_if_lost(link: Link, adding: Callable[[], Awaitable[T]]) -> T:
-    await link.open()
+async def _again_if_lost(connection: Connection, adding: Callable[[], Awaitable[T]]) -> T:
+    await connection.open()
     try:
         return await adding()
     except ReplyLost:  # a job's id makes a second adding harmless
-        await link.open()
+        await connection.open()
         return await adding()

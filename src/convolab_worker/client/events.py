@@ -13,7 +13,7 @@ import structlog
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.connection.connection import Connection
 
 _log = structlog.get_logger("convolab_worker")
 _BLOCK_SECONDS = 20.0
@@ -47,9 +47,9 @@ class JobEvent:
 class Events:
     """Reads the event streams of watched queues on one blocked connection, while anyone watches."""
 
-    def __init__(self, link: Link, waker: Link) -> None:
-        """``link`` is blocked while reading; ``waker`` ends the block when a stream is added."""
-        self._link = link
+    def __init__(self, connection: Connection, waker: Connection) -> None:
+        """``connection`` reads; ``waker`` ends its block when a stream is added."""
+        self._connection = connection
         self._waker = waker
         self._last_ids: dict[str, str] = {}
         self._watchers: dict[tuple[str, str], list[asyncio.Queue[JobEvent]]] = defaultdict(list)
@@ -60,8 +60,8 @@ class Events:
         if stream not in self._last_ids:
             newest = await self._waker.call("status", "XREVRANGE", stream, "+", "-", "COUNT", 1)
             self._last_ids.setdefault(stream, newest[0][0].decode() if newest else "0-0")
-            if self._reader is not None and self._link.client_id is not None:
-                self._waker.call("status", "CLIENT", "UNBLOCK", self._link.client_id)
+            if self._reader is not None and self._connection.client_id is not None:
+                self._waker.call("status", "CLIENT", "UNBLOCK", self._connection.client_id)
         inbox: asyncio.Queue[JobEvent] = asyncio.Queue()
         self._watchers[stream, job_id].append(inbox)
         if self._reader is None:
@@ -80,12 +80,12 @@ class Events:
         if not self._watchers and self._reader is not None:
             self._reader.cancel()
             self._reader = None
-            self._link.lose("nobody watches", ghost=False)
+            self._connection.lose("nobody watches", ghost=False)
 
     async def _read(self) -> None:
         while True:
             try:
-                await self._link.open()
+                await self._connection.open()
                 await self._read_once()
             except RedisUnavailable as error:
                 _log.warning("events.unavailable", error=str(error))
@@ -100,7 +100,7 @@ class Events:
 
     async def _read_once(self) -> None:
         last_ids = dict(self._last_ids)
-        answer = await self._link.call(
+        answer = await self._connection.call(
             "status",
             *("XREAD", "COUNT", 1000, "BLOCK", round(_BLOCK_SECONDS * 1000)),
             *("STREAMS", *last_ids, *last_ids.values()),
@@ -131,7 +131,7 @@ class Events:
         if reader is not None:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-        await self._link.close()
+        await self._connection.close()
 
 
 def _event_data(name: str, fields: dict[str, bytes]) -> Any:

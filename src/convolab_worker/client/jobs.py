@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.connection.connection import Connection
 
 BATCH = 500
 _FIELDS = ("name", "failedReason", "atm", "opts")
@@ -81,7 +81,7 @@ def reason_pattern(given: str) -> re.Pattern[str]:
 
 
 async def failures(
-    link: Link, keys: QueueKeys, wanted: Wanted, now: float, *, newest_first: bool
+    connection: Connection, keys: QueueKeys, wanted: Wanted, now: float, *, newest_first: bool
 ) -> AsyncIterator[Failure]:
     """The queue's failed jobs that are wanted, read in batches."""
     earliest, latest = wanted.between(now)
@@ -91,8 +91,8 @@ async def failures(
     offset = 0
     while True:
         limits = ("WITHSCORES", "LIMIT", offset, BATCH)
-        flat = await link.call("status", command, keys["failed"], *bounds, *limits)
-        for failure in await _read(link, keys, flat[::2], flat[1::2]):
+        flat = await connection.call("status", command, keys["failed"], *bounds, *limits)
+        for failure in await _read(connection, keys, flat[::2], flat[1::2]):
             if wanted.fits(failure):
                 yield failure
         offset += BATCH
@@ -101,9 +101,9 @@ async def failures(
 
 
 async def _read(
-    link: Link, keys: QueueKeys, ids: Sequence[bytes], scores: Sequence[bytes]
+    connection: Connection, keys: QueueKeys, ids: Sequence[bytes], scores: Sequence[bytes]
 ) -> list[Failure]:
-    asked = [link.call("status", "HMGET", keys.job(text(job_id)), *_FIELDS) for job_id in ids]
+    asked = [connection.call("status", "HMGET", keys.job(text(job_id)), *_FIELDS) for job_id in ids]
     found = []
     for job_id, score, answer in zip(ids, scores, asked, strict=True):
         name, reason, attempts, opts = await answer
@@ -151,17 +151,17 @@ _IF_FAILED = "if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then return -3 end"
 _ANSWERS = {1: DONE, 0: LOCKED, -1: GONE, -3: GONE, -8: SCHEDULED}
 
 
-async def carry_out(link: Link, calls: Sequence[Call]) -> list[str]:
+async def carry_out(connection: Connection, calls: Sequence[Call]) -> list[str]:
     """Run the calls, in one pipeline; for each ``done``, or why it was not."""
     if not calls:
         return []
-    first = await _run(link, calls[0])  # the server knows the script from here on
-    return [first, *await asyncio.gather(*[_run(link, call) for call in calls[1:]])]
+    first = await _run(connection, calls[0])  # the server knows the script from here on
+    return [first, *await asyncio.gather(*[_run(connection, call) for call in calls[1:]])]
 
 
-async def _run(link: Link, call: Call) -> str:
+async def _run(connection: Connection, call: Call) -> str:
     running = script(call.script)
     if call.script == "removeJob":
         running = guarded_script(call.script, _IF_FAILED, len(call.keys))
-    answer = await running.run(link, "status", call.keys, call.args)
+    answer = await running.run(connection, "status", call.keys, call.args)
     return _ANSWERS.get(answer, f"BullMQ's code {answer}")

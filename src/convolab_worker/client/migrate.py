@@ -14,7 +14,7 @@ from convolab_worker.bullmq.protocol.scripts import own_script
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.connection.connection import Connection
 
 STATES = ("wait", "prioritized", "delayed", "failed")
 _LISTS = ("wait", "paused")
@@ -67,7 +67,7 @@ class Mover:
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         *,
         prefix: str,
         sources: Sequence[str],
@@ -76,7 +76,7 @@ class Mover:
         execute: bool,
     ) -> None:
         """Send nothing yet."""
-        self._link = link
+        self._connection = connection
         self._sources = [QueueKeys(prefix, name) for name in sources]
         self._destination = QueueKeys(prefix, destination)
         self._states = states
@@ -86,7 +86,7 @@ class Mover:
     async def total(self) -> int:
         """How many jobs there are to go through."""
         counts = [
-            self._link.call("status", "LLEN" if state in _LISTS else "ZCARD", keys[state])
+            self._connection.call("status", "LLEN" if state in _LISTS else "ZCARD", keys[state])
             for keys in self._sources
             for state in self._all_states()
         ]
@@ -125,11 +125,13 @@ class Mover:
 
     async def _oldest(self, keys: QueueKeys, state: str, past: int) -> list[str]:
         if state in _LISTS:  # the oldest stand at the end
-            found = await self._link.call(
+            found = await self._connection.call(
                 "status", "LRANGE", keys[state], -past - _BATCH, -past - 1
             )
             return [text(raw) for raw in reversed(found)]
-        found = await self._link.call("status", "ZRANGE", keys[state], past, past + _BATCH - 1)
+        found = await self._connection.call(
+            "status", "ZRANGE", keys[state], past, past + _BATCH - 1
+        )
         return [text(raw) for raw in found]
 
     async def _move(self, keys: QueueKeys, state: str, ids: list[str]) -> list[Step | None]:
@@ -148,7 +150,7 @@ class Mover:
         execute = "1" if self._execute else "0"
         args = (state, job_id, other_id, keys[""], there[""], execute)
         names.append(there.job(other_id))
-        answer = await own_script("moveJob", 5).run(self._link, "move", names, args)
+        answer = await own_script("moveJob", 5).run(self._connection, "move", names, args)
         outcome, name, new_id = (text(part) for part in answer)
         if outcome == "gone":
             return None
@@ -159,11 +161,12 @@ class Mover:
 
     async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[Step]:
         if state == "active":
-            ids = await self._link.call("status", "LRANGE", keys[state], 0, -1)
+            ids = await self._connection.call("status", "LRANGE", keys[state], 0, -1)
         else:
-            ids = await self._link.call("status", "ZRANGE", keys[state], 0, -1)
+            ids = await self._connection.call("status", "ZRANGE", keys[state], 0, -1)
         names = [
-            self._link.call("status", "HGET", keys.job(text(job_id)), "name") for job_id in ids
+            self._connection.call("status", "HGET", keys.job(text(job_id)), "name")
+            for job_id in ids
         ]
         for job_id, name in zip(ids, names, strict=True):
             yield Step(

@@ -85,7 +85,7 @@ class Address:
 class Route:
     """Where the server is now: in a cluster the node that has the keys, elsewhere the ``address``.
 
-    Shared by the links of one worker, so that one of them finds the node for all.
+    Shared by the connections of one worker, so that one of them finds the node for all.
     """
 
     def __init__(self, address: Address) -> None:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from convolab_worker.connection.connection import Link
+from convolab_worker.connection.connection import Connection
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolab_worker.connection.address import Route
-    from convolab_worker.connection.usage import Meter
+    from convolab_worker.connection.usage import CommandCounter
 
 _log = structlog.get_logger("convolab_worker")
 # A provider that closes idle connections is not asked more often than this for a new one, and each
@@ -36,7 +36,7 @@ def client_name(prefix: str, queue: str, worker: str) -> str:
     return f"{prefix}:{base64.b64encode(queue.encode()).decode()}:w:{worker}"
 
 
-class Presence:
+class NamedConnections:
     """A connection for each of ``names``: first the worker's ``own``, then further ones."""
 
     def __init__(
@@ -44,24 +44,26 @@ class Presence:
         address: Route,
         names: Sequence[str],
         *,
-        own: Sequence[Link],
+        own: Sequence[Connection],
         timeout: float,
-        meter: Meter,
+        counter: CommandCounter,
     ) -> None:
         """Name and open nothing."""
         self._names = names
         self._own = own
-        self._links = [
-            Link(address, timeout=timeout, meter=meter, identify=False) for _ in names[len(own) :]
+        self._connections = [
+            Connection(address, timeout=timeout, counter=counter, identify=False)
+            for _ in names[len(own) :]
         ]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Name the worker's own connections, which are to be opened yet, and open the others."""
-        for link, name in zip([*self._own, *self._links], self._names, strict=False):
-            link.client_name = name
+        for connection, name in zip([*self._own, *self._connections], self._names, strict=False):
+            connection.client_name = name
         self._tasks = [
-            asyncio.create_task(_keep(link), name="convolab-presence") for link in self._links
+            asyncio.create_task(_keep(connection), name="convolab-presence")
+            for connection in self._connections
         ]
 
     async def close(self) -> None:
@@ -69,18 +71,18 @@ class Presence:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for link in self._links:
-            await link.close()
+        for connection in self._connections:
+            await connection.close()
 
 
-async def _keep(link: Link) -> None:
+async def _keep(connection: Connection) -> None:
     lost = asyncio.Event()
-    link.on_lost = lambda _: lost.set()
+    connection.on_lost = lambda _: lost.set()
     pause = _FIRST_PAUSE_SECONDS
     while True:
         lost.clear()
         with contextlib.suppress(RedisUnavailable):  # the worker's own connections tell of that
-            await link.open()
+            await connection.open()
             opened_at = time.monotonic()
             await lost.wait()
             if time.monotonic() - opened_at > _LONGEST_PAUSE_SECONDS:

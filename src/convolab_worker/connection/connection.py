@@ -1,6 +1,6 @@
 """One Redis connection whose commands are pipelined as they come, and never sent twice.
 
-A ``Link`` is ``closed``, ``opening`` or ``open``:
+A ``Connection`` is ``closed``, ``opening`` or ``open``:
 
     closed   -- open() -->      opening -- handshake done --> open
     opening  -- refused -->     closed  (open() raises)
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.connection.address import Address
-    from convolab_worker.connection.usage import Meter
+    from convolab_worker.connection.usage import CommandCounter
 
 # A peer that vanished without a word is noticed after 15 + 3 x 5 s, at no billed command.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -62,7 +62,7 @@ class _Identity:
         return cls(int(fields["id"]), fields["addr"])
 
 
-class Link(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """A connection to ``address`` that pipelines calls and gives each its answer, in order.
 
     In a cluster it goes to the node that has the keys: a command that is sent on is not executed,
@@ -80,18 +80,18 @@ class Link(asyncio.Protocol):
         address: Address | Route,
         *,
         timeout: float,
-        meter: Meter,
+        counter: CommandCounter,
         identify: bool = True,
         connect_timeout: float = 5.0,
     ) -> None:
-        """Make a closed link; nothing is sent before ``open``."""
+        """Make a closed connection; nothing is sent before ``open``."""
         self._route = address if isinstance(address, Route) else Route(address)
         self._follows_at: deque[float] = deque(maxlen=_MOST_FOLLOWS)
         self._moved: list[tuple[asyncio.Future[Any], bytes, float]] = []
         self._resending: asyncio.Task[None] | None = None
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._meter = meter
+        self._counter = counter
         self.client_name: str | None = None
         self._identify = identify
         self._loop = cast("asyncio.AbstractEventLoop", None)
@@ -234,7 +234,7 @@ class Link(asyncio.Protocol):
             return future
         future = loop.create_future()
         self._send(future, _pack(args), self._timeout if timeout is None else timeout)
-        self._meter.count(purpose)
+        self._counter.count(purpose)
         return future
 
     def _send(self, future: asyncio.Future[Any], packed: bytes, seconds: float) -> None:

@@ -14,7 +14,7 @@ from convolab_worker.errors import RedisRefused, RedisUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.connection.connection import Connection
 
 _log = structlog.get_logger("convolab_worker")
 _T = TypeVar("_T")
@@ -46,11 +46,11 @@ def refusal_delay(refusals: int, *, random: float) -> float:
 
 
 class Reconnection:
-    """Keeps ``links`` open; ``generation`` counts the times that one had to be opened again."""
+    """Keeps ``connections`` open; ``generation`` counts how often one had to be reopened."""
 
-    def __init__(self, *links: Link, where: str) -> None:
+    def __init__(self, *connections: Connection, where: str) -> None:
         """Open nothing yet."""
-        self._links = links
+        self._connections = connections
         self._where = where
         self._task: asyncio.Task[None] | None = None
         self._refusals = 0
@@ -59,11 +59,11 @@ class Reconnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether every link is open."""
-        return all(link.is_open for link in self._links)
+        """Whether every connection is open."""
+        return all(connection.is_open for connection in self._connections)
 
     async def wait(self) -> None:
-        """Wait until every link is open, connecting for as long as it takes."""
+        """Wait until every connection is open, connecting for as long as it takes."""
         if self.is_open:
             return
         if self._task is None:
@@ -82,8 +82,8 @@ class Reconnection:
         said = ""
         while not self.is_open:
             try:
-                for link in self._links:
-                    await link.open()
+                for connection in self._connections:
+                    await connection.open()
             except RedisUnavailable as error:
                 failures += 1
                 answered = isinstance(error.__cause__, RedisRefused)
@@ -143,9 +143,9 @@ class Reconnection:
                 self._end_pause(self._pause)
 
     async def close(self) -> None:
-        """Stop connecting, and close every link."""
+        """Stop connecting, and close every connection."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for link in self._links:
-            await link.close()
+        for connection in self._connections:
+            await connection.close()

@@ -1,4 +1,4 @@
-"""The command meter: what leaves our connections, counted by purpose as a bill counts it."""
+"""The command counter: what leaves our connections, counted by purpose as a bill counts it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DAY_SECONDS = 86_400.0
 
 
 @dataclass(slots=True)
-class Meter:
+class CommandCounter:
     """Counts of Redis commands by purpose (fetch, finish, wait, sweep, lock, progress, …).
 
     ``sent`` counts what a client sends; ``inner`` what scripts ran inside Redis, which a provider
@@ -28,7 +28,7 @@ class Meter:
         """Count ``commands`` that a script sent for ``purpose`` ran inside Redis."""
         self.inner[purpose] += commands
 
-    def add(self, other: Meter) -> None:
+    def add(self, other: CommandCounter) -> None:
         """Count what the ``other`` has counted, too."""
         self.sent.update(other.sent)
         self.inner.update(other.inner)
@@ -43,15 +43,15 @@ class Meter:
         """Commands sent so far, and those that their scripts ran."""
         return sum(dict(self.sent).values()) + sum(dict(self.inner).values())
 
-    def __add__(self, other: Meter) -> Meter:
+    def __add__(self, other: CommandCounter) -> CommandCounter:
         """Both meters' counts together."""
         # Copies first: another thread may be counting on one of them.
         sent = Counter(dict(self.sent)) + Counter(dict(other.sent))
-        return Meter(sent, Counter(dict(self.inner)) + Counter(dict(other.inner)))
+        return CommandCounter(sent, Counter(dict(self.inner)) + Counter(dict(other.inner)))
 
-    def __sub__(self, other: Meter) -> Meter:
-        """What this meter counted beyond the ``other``, an earlier copy of it."""
-        return Meter(self.sent - other.sent, self.inner - other.inner)
+    def __sub__(self, other: CommandCounter) -> CommandCounter:
+        """What this counter counted beyond the ``other``, an earlier copy of it."""
+        return CommandCounter(self.sent - other.sent, self.inner - other.inner)
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """By purpose: ``sent`` and ``billable`` counts, as plain data."""
@@ -74,7 +74,7 @@ class DayReport:
     is_over: bool
 
 
-class Ledger:
+class DailyBudget:
     """Holds the day's commands against a budget; ``check`` is told the time and the count.
 
     A day is 24 hours from the start, since providers count by different clocks. The projection

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     # Type checkers know it without its being installed; here R has no default before Python 3.13.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
 
     R = TypeVarWithDefault("R", default=Any)
 else:
@@ -84,17 +84,17 @@ class Job(Generic[T, R]):
             return super().__class_getitem__(types if isinstance(types, tuple) else (types, Any))
 
     def __init__(
-        self, lease: Lease, *, kind: str, data: T, line: Line, resources: R | None = None
+        self, active_job: ActiveJob, *, kind: str, data: T, line: Line, resources: R | None = None
     ) -> None:
-        """Show ``lease`` to its handler; reports go to ``line``."""
-        self.id: str = lease.id
-        self.name: str = lease.name
-        self.queue: str = lease.queue
+        """Show ``active_job`` to its handler; reports go to ``line``."""
+        self.id: str = active_job.id
+        self.name: str = active_job.name
+        self.queue: str = active_job.queue
         self.kind = kind
         self.data = data
         self.resources: R = cast("R", resources)  # R is whatever the lifespan gives
-        self.attempt: int = lease.attempt
-        self.max_attempts: int = lease.max_attempts
+        self.attempt: int = active_job.attempt
+        self.max_attempts: int = active_job.max_attempts
         self.cancelled = asyncio.Event()
         self._line = line
         self._log: structlog.typing.FilteringBoundLogger | None = None

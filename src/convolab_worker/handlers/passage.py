@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.scope import CallNext, Middleware
 
 
-class Passage:
+class MiddlewareChain:
     """One job's way: through ``middleware``, the first one outermost, to ``innermost``."""
 
     __slots__ = ("_culprit", "_innermost", "_middleware", "_raised")

@@ -102,8 +102,8 @@ class Routes:
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Whether the worker is connected, or asleep and to be waked."""
-        vitals = self._workload.vitals()
-        return answer(200 if vitals.ready else 503, {"ready": vitals.ready, "state": vitals.state})
+        health = self._workload.health()
+        return answer(200 if health.ready else 503, {"ready": health.ready, "state": health.state})
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Everything that is counted, for Prometheus."""

@@ -59,7 +59,7 @@ class _Here:
         self.wake = worker.wake
         self.hold = worker.hold
         self.progress = worker.progress
-        self.vitals = worker.vitals
+        self.health = worker.health
         self.depths = worker.depths
 
     async def stats(self) -> dict[str, Any]:
@@ -72,11 +72,11 @@ class _Here:
 
     def look(self) -> None:
         """See how the worker is; who calls this is its own loop, which turns."""
-        self._watch.look(self.vitals(), answered=True)
+        self._watch.look(self.health(), answered=True)
 
     def problem(self) -> str | None:
         """What is wrong with the worker."""
-        return self._watch.problem(self.vitals())
+        return self._watch.problem(self.health())
 
 
 class _Across:
@@ -89,7 +89,7 @@ class _Across:
         self._wakes = False
         self._answered = True
         self.progress = worker.progress
-        self.vitals = worker.vitals
+        self.health = worker.health
 
     def wake(self) -> None:
         """Wake the worker; once for many calls that come before it hears."""
@@ -146,7 +146,7 @@ class _Across:
 
     def look(self) -> None:
         """See whether the worker's loop has turned since the last look."""
-        self._watch.look(self.vitals(), answered=self._answered)
+        self._watch.look(self.health(), answered=self._answered)
         if self._answered:
             self._answered = False
             self._call(self._answer)
@@ -156,7 +156,7 @@ class _Across:
 
     def problem(self) -> str | None:
         """What is wrong with the worker."""
-        return self._watch.problem(self.vitals())
+        return self._watch.problem(self.health())
 
 
 def _give(asked: asyncio.Future[T], told: T) -> None:

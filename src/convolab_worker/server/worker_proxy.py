@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from convolab_worker.worker.health import Vitals
+    from convolab_worker.worker.health import Health
     from convolab_worker.worker.held_requests import HoldResult
 
 
@@ -30,7 +30,7 @@ class Workload(Protocol):
     async def depths(self) -> dict[str, Any]:
         """How many jobs each queue has in each state, and how many commands that cost."""
 
-    def vitals(self) -> Vitals:
+    def health(self) -> Health:
         """How the worker is."""
 
     def problem(self) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
-from convolab_worker.telemetry.recent_runs import Journal
+from convolab_worker.telemetry.recent_runs import RecentRuns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +72,11 @@ class Telemetry:
     Takes every time as an argument; call it from one thread.
     """
 
-    __slots__ = ("_durations", "_jobs", "_waits", "journal")
+    __slots__ = ("_durations", "_jobs", "_waits", "recent_runs")
 
     def __init__(self, started_at: float = 0.0) -> None:
         """Start with no job finished; at ``started_at``, epoch seconds."""
-        self.journal = Journal(started_at)
+        self.recent_runs = RecentRuns(started_at)
         self._jobs: dict[str, dict[str, int]] = {}
         self._durations: dict[str, Histogram] = {}
         self._waits: dict[str, Histogram] = {}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
 
 _LIBRARY = "convolab_worker"
 # BullMQ's counters by what came of an attempt; a lost job, or one given back, is counted by none.
@@ -43,32 +43,32 @@ class OpenTelemetry:
         """Make the instruments."""
         self._worker_name = worker_name
         self._tracer = trace.get_tracer(_LIBRARY)
-        meter = metrics.get_meter(_LIBRARY)
+        counter = metrics.get_meter(_LIBRARY)
         self._counters = {
-            state: meter.create_counter(name, unit="1", description=f"Number of jobs {state}")
+            state: counter.create_counter(name, unit="1", description=f"Number of jobs {state}")
             for state, name in _COUNTERS.items()
         }
-        self._duration = meter.create_histogram(
+        self._duration = counter.create_histogram(
             "bullmq.job.duration", unit="ms", description="Job processing duration"
         )
 
     @contextmanager
-    def running(self, lease: Lease) -> Iterator[Callable[[Outcome], None]]:
+    def running(self, job: ActiveJob) -> Iterator[Callable[[Outcome], None]]:
         """Be in the job's span, a child of the one that its producer's add was."""
         attributes: dict[str, str | int] = {
-            **_attributes(lease.queue, lease.name, "process"),
-            "bullmq.job.id": lease.id,
+            **_attributes(job.queue, job.name, "process"),
+            "bullmq.job.id": job.id,
             "bullmq.worker.name": self._worker_name,
-            "bullmq.job.processed.timestamp": lease.processed_on,
-            "messaging.message.id": lease.id,
+            "bullmq.job.processed.timestamp": job.processed_on,
+            "messaging.message.id": job.id,
         }
         with self._tracer.start_as_current_span(
-            f"process {lease.queue}",
-            context=_producers_context(lease),
+            f"process {job.queue}",
+            context=_producers_context(job),
             kind=SpanKind.CONSUMER,
             attributes=attributes,
         ) as span:
-            yield lambda outcome: _settle(span, lease, outcome)
+            yield lambda outcome: _settle(span, job, outcome)
 
     @contextmanager
     def adding(self, queue: str, name: str) -> Iterator[dict[str, Any]]:
@@ -86,14 +86,14 @@ class OpenTelemetry:
         propagate.inject(carrier)
         return {"tm": json.dumps(carrier, separators=(",", ":"))} if carrier else {}
 
-    def ended(self, lease: Lease, outcome: Outcome, seconds: float) -> None:
+    def ended(self, job: ActiveJob, outcome: Outcome, seconds: float) -> None:
         """Count a job's attempt."""
         state = _state(outcome)
         if state is None:
             return
         attributes = {
-            "bullmq.queue.name": lease.queue,
-            "bullmq.job.name": lease.name,
+            "bullmq.queue.name": job.queue,
+            "bullmq.job.name": job.name,
             "bullmq.job.state": state,
         }
         self._counters[state].add(1, attributes)
@@ -112,23 +112,23 @@ def _attributes(queue: str, name: str, operation: str) -> dict[str, str]:
     }
 
 
-def _producers_context(lease: Lease) -> Context:
+def _producers_context(job: ActiveJob) -> Context:
     """The context that the job's options carry; the present one if they carry none."""
     carrier: object = None
     with suppress(TypeError, ValueError):
-        carrier = json.loads(lease.opts.get("tm") or "null")
+        carrier = json.loads(job.opts.get("tm") or "null")
     if not isinstance(carrier, dict):
         return context.get_current()
     return propagate.extract({key: text for key, text in carrier.items() if isinstance(text, str)})
 
 
-def _settle(span: Span, lease: Lease, outcome: Outcome) -> None:
+def _settle(span: Span, job: ActiveJob, outcome: Outcome) -> None:
     span.set_attribute("bullmq.job.attempt_finished_timestamp", int(time.time() * 1000))
     if isinstance(outcome, Completed):
-        span.set_attribute("bullmq.job.attempts.made", lease.attempt)
+        span.set_attribute("bullmq.job.attempts.made", job.attempt)
         span.add_event("job completed")
     elif isinstance(outcome, Failed):
-        span.set_attribute("bullmq.job.attempts.made", lease.attempt)
+        span.set_attribute("bullmq.job.attempts.made", job.attempt)
         span.add_event("job failed", {"bullmq.job.failed.reason": outcome.reason})
         if outcome.error is not None:
             span.record_exception(outcome.error)

@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     reason: str | None = None
 
 
-class Journal:
+class RecentRuns:
     """Remembers what ended, and how many commands were sent; call it from one thread."""
 
     def __init__(self, now: float) -> None:

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from convolab_worker.bullmq.outcome import Outcome
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.settings import Settings
 
 
 class Tracing(Protocol):
     """Spans around jobs and adds, and counts of jobs."""
 
-    def running(self, lease: Lease) -> AbstractContextManager[Callable[[Outcome], None]]:
+    def running(self, job: ActiveJob) -> AbstractContextManager[Callable[[Outcome], None]]:
         """Be in the job's span; what is given hears of the job's outcome."""
 
     def adding(self, queue: str, name: str) -> AbstractContextManager[dict[str, Any]]:
@@ -28,14 +28,14 @@ class Tracing(Protocol):
     def carried(self) -> dict[str, Any]:
         """The job options that carry the present span on to a child."""
 
-    def ended(self, lease: Lease, outcome: Outcome, seconds: float) -> None:
+    def ended(self, job: ActiveJob, outcome: Outcome, seconds: float) -> None:
         """Count a job's attempt that took so long."""
 
 
 class NoTracing:
     """Nobody listens."""
 
-    def running(self, _lease: Lease) -> AbstractContextManager[Callable[[Outcome], None]]:
+    def running(self, _job: ActiveJob) -> AbstractContextManager[Callable[[Outcome], None]]:
         """Without a span."""
         return _NOBODY
 
@@ -47,7 +47,7 @@ class NoTracing:
         """Nothing."""
         return {}
 
-    def ended(self, _lease: Lease, _outcome: Outcome, _seconds: float) -> None:
+    def ended(self, _job: ActiveJob, _outcome: Outcome, _seconds: float) -> None:
         """Nothing to count."""
 
 

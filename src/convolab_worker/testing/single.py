@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.bullmq.children import Child, not_ended
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
 from convolab_worker.bullmq.protocol.job_options import job_options
-from convolab_worker.bullmq.protocol.records import Lease
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.payloads.codec import encode_json
@@ -20,7 +20,7 @@ from convolab_worker.settings import Settings
 from convolab_worker.telemetry.logging import Telemetry
 from convolab_worker.worker.execution.executor import Runner, label
 from convolab_worker.worker.execution.handler_call import failure
-from convolab_worker.worker.stack_reports import Whereabouts
+from convolab_worker.worker.stack_reports import StackReports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,7 +96,7 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     options = job_options(
         name, delay=None, priority=None, attempts=attempts, backoff=backoff, deduplication_id=None
     )
-    lease = Lease(
+    job = ActiveJob(
         queue=queue or _queue_of(handlers, name, settings),
         id=job_id or uuid.uuid4().hex,
         token="test",  # noqa: S106 - no lock is taken
@@ -113,16 +113,16 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
         lifespans = Lifespans([], settings)
         staged = handlers.staged(dict.fromkeys(handlers.scopes, resources))
     try:
-        runner = Runner(staged, recorder, Telemetry(), Whereabouts(), _no_child_reason)
-        outcome = _settled(await runner.run(lease), lease, recorder)
+        runner = Runner(staged, recorder, Telemetry(), StackReports(), _no_child_reason)
+        outcome = _settled(await runner.run(job), job, recorder)
     finally:
         await lifespans.close(_CLOSING_SECONDS)
-    return _told(outcome, lease, recorder, raises=raises)
+    return _told(outcome, job, recorder, raises=raises)
 
 
-def _told(outcome: Outcome, lease: Lease, recorder: _Recorder, *, raises: bool) -> HandlerRun:
+def _told(outcome: Outcome, job: ActiveJob, recorder: _Recorder, *, raises: bool) -> HandlerRun:
     if raises and isinstance(outcome, Failed):
-        _raise(outcome, lease)
+        _raise(outcome, job)
     came: dict[str, Any] = {}
     match outcome:
         case Failed():
@@ -140,23 +140,23 @@ def _told(outcome: Outcome, lease: Lease, recorder: _Recorder, *, raises: bool) 
     )
 
 
-def _raise(failed: Failed, lease: Lease) -> None:
+def _raise(failed: Failed, job: ActiveJob) -> None:
     error = failed.error
     if not isinstance(error, Exception):  # SystemExit, CancelledError: not to end the test with
-        raise JobFailed(lease.id, failed.reason) from error
+        raise JobFailed(job.id, failed.reason) from error
     if failed.reason not in str(error):
         error.add_note(f"the job's reason: {failed.reason}")
     raise error
 
 
-def _settled(outcome: Outcome, lease: Lease, recorder: _Recorder) -> Outcome:
+def _settled(outcome: Outcome, job: ActiveJob, recorder: _Recorder) -> Outcome:
     """Refuse, as a worker does, children that have all ended."""
     ended = recorder.ended
     if isinstance(outcome, AwaitsChildren) and ended:
         try:
             return AwaitsChildren(tuple(not_ended(outcome.children, ended)))
         except ConvolabWorkerError as error:
-            return failure(error, lease, lambda: 0.0)
+            return failure(error, job, lambda: 0.0)
     return outcome
 
 
@@ -196,7 +196,7 @@ class _Recorder:
         self.rows: list[str] = []
         self.newest: str | None = None
 
-    def line(self, _lease: Lease) -> _Recorder:
+    def line(self, _job: ActiveJob) -> _Recorder:
         return self
 
     def progress(self, value: Any) -> None:

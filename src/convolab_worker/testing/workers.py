@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.client import JobClient
 from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Link
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.payloads.codec import encode_json
 from convolab_worker.settings import OPTIONS, Settings
@@ -185,21 +185,25 @@ def assert_enqueued(name: str, *, data: Any = _ANYTHING, queue: str | None = Non
 
 async def _added(settings: Settings) -> list[EnqueuedJob]:
     """Read the jobs off the queues' event streams."""
-    link = Link(Address.parse(settings.redis_url), timeout=settings.command_timeout, meter=Meter())
-    await link.open()
+    connection = Connection(
+        Address.parse(settings.redis_url),
+        timeout=settings.command_timeout,
+        counter=CommandCounter(),
+    )
+    await connection.open()
     jobs: list[tuple[bytes, EnqueuedJob]] = []
     try:
         for queue in settings.queues:
             keys = QueueKeys(settings.prefix, queue)
-            for at, flat in await link.call("status", "XRANGE", keys["events"], "-", "+"):
+            for at, flat in await connection.call("status", "XRANGE", keys["events"], "-", "+"):
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 if fields.get(b"event") == b"added":
                     job_id, name = fields[b"jobId"].decode(), fields[b"name"].decode()
-                    raw = await link.call("status", "HGET", keys.job(job_id), "data")
+                    raw = await connection.call("status", "HGET", keys.job(job_id), "data")
                     data = None if raw is None else json.loads(raw)
                     jobs.append((at, EnqueuedJob(id=job_id, name=name, queue=queue, data=data)))
     finally:
-        await link.close()
+        await connection.close()
     return [job for _, job in sorted(jobs, key=_added_at)]
 
 

@@ -20,10 +20,10 @@ from convolab_worker.bullmq.backend import Queues
 from convolab_worker.bullmq.protocol.calls import Limiter
 from convolab_worker.bullmq.reconcile import child_reason
 from convolab_worker.connection.address import Address, Route
-from convolab_worker.connection.client_names import Presence, client_name
-from convolab_worker.connection.connection import Link
+from convolab_worker.connection.client_names import NamedConnections, client_name
+from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.reconnect import Reconnection
-from convolab_worker.connection.usage import Ledger, Meter
+from convolab_worker.connection.usage import CommandCounter, DailyBudget
 from convolab_worker.errors import ReplyLost
 from convolab_worker.telemetry.logging import Telemetry
 from convolab_worker.telemetry.tracing import tracing
@@ -31,19 +31,19 @@ from convolab_worker.worker.dispatch.idle_backoff import Bounds
 from convolab_worker.worker.dispatch.slots import Slots
 from convolab_worker.worker.dispatch.waiting import Waiting
 from convolab_worker.worker.dispatch.wake_signal import Signal
-from convolab_worker.worker.execution.completer import Settlement
+from convolab_worker.worker.execution.completer import JobCompleter
 from convolab_worker.worker.execution.executor import Runner
 from convolab_worker.worker.execution.handler_call import job_of_frame
 from convolab_worker.worker.execution.progress import Reports
 from convolab_worker.worker.locks import LockKeeper
-from convolab_worker.worker.stack_reports import Whereabouts
+from convolab_worker.worker.stack_reports import StackReports
 from convolab_worker.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.bullmq.outcome import Failed, Returned
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
@@ -56,33 +56,33 @@ class Parts:
     """What an engine works with."""
 
     queues: Queues
-    slots: Slots[Lease]
+    slots: Slots[ActiveJob]
     signal: Signal
     waiting: Waiting
-    settlement: Settlement
+    settlement: JobCompleter
     reconnection: Reconnection
-    presence: Presence
+    presence: NamedConnections
     keeper: LockKeeper
     runner: Runner
     telemetry: Telemetry
-    whereabouts: Whereabouts
-    meter: Meter
-    lock_meter: Meter
-    ledger: Ledger
+    stack_reports: StackReports
+    counter: CommandCounter
+    lock_counter: CommandCounter
+    daily_budget: DailyBudget
     patience: float  # how long one turn of the engine takes at most, while Redis answers
-    before_today: Meter = field(default_factory=Meter)
-    held: dict[str, dict[str, Lease]] = field(default_factory=lambda: defaultdict(dict))
+    before_today: CommandCounter = field(default_factory=CommandCounter)
+    held: dict[str, dict[str, ActiveJob]] = field(default_factory=lambda: defaultdict(dict))
 
     @property
-    def commands(self) -> Meter:
+    def commands(self) -> CommandCounter:
         """Every command of this worker, by purpose."""
-        return self.meter + self.lock_meter
+        return self.counter + self.lock_counter
 
     def keep_books(self, now: float) -> None:
         """Log the day's commands at its end, and once before that if the budget will not do."""
-        billable = self.meter.billable + self.lock_meter.billable
-        self.telemetry.journal.counted(now, billable)
-        report = self.ledger.check(now, billable)
+        billable = self.counter.billable + self.lock_counter.billable
+        self.telemetry.recent_runs.counted(now, billable)
+        report = self.daily_budget.check(now, billable)
         if report is None:
             return
         counts = {"used": report.used, "projected": report.projected, "budget": report.budget}
@@ -94,49 +94,49 @@ class Parts:
             self.before_today = commands
             _log.info("commands.day", **counts, by_purpose=by_purpose)
 
-    def hold(self, lease: Lease) -> None:
+    def hold(self, job: ActiveJob) -> None:
         """Keep a job that was taken: its lock, and its place in memory."""
-        self.held[lease.queue][lease.id] = lease
-        self.keeper.hold(lease)
+        self.held[job.queue][job.id] = job
+        self.keeper.hold(job)
 
-    def let_go(self, lease: Lease) -> None:
+    def let_go(self, job: ActiveJob) -> None:
         """Keep it no longer: it was settled."""
-        self.keeper.release(lease)
-        if self.held[lease.queue].get(lease.id) is lease:
-            del self.held[lease.queue][lease.id]
+        self.keeper.release(job)
+        if self.held[job.queue].get(job.id) is job:
+            del self.held[job.queue][job.id]
 
 
 def assemble(
     handlers: HandlerRegistry,
     settings: Settings,
     *,
-    on_lost: Callable[[Lease], None],
-    on_cancelled: Callable[[Lease, Failed | Returned], None],
+    on_lost: Callable[[ActiveJob], None],
+    on_cancelled: Callable[[ActiveJob, Failed | Returned], None],
 ) -> Parts:
     """Make every part of a worker; nothing is connected yet. To be called in the loop."""
     route = Route(Address.parse(settings.redis_url))
     loop, signal = asyncio.get_running_loop(), Signal()
-    meter, lock_meter = Meter(), Meter()
-    telemetry, whereabouts = Telemetry(time.time()), Whereabouts()
-    link = Link(route, timeout=settings.command_timeout, meter=meter)
-    waiting_link = Link(route, timeout=settings.command_timeout, meter=meter)
-    for one, other in ((link, waiting_link), (waiting_link, link)):
+    counter, lock_counter = CommandCounter(), CommandCounter()
+    telemetry, stack_reports = Telemetry(time.time()), StackReports()
+    connection = Connection(route, timeout=settings.command_timeout, counter=counter)
+    blocking_connection = Connection(route, timeout=settings.command_timeout, counter=counter)
+    for one, other in ((connection, blocking_connection), (blocking_connection, connection)):
         one.on_lost = functools.partial(_heard_loss, other, signal)
-    queues = _queues(settings, link, waiting_link, meter)
+    queues = _queues(settings, connection, blocking_connection, counter)
     slots = _slots(handlers, settings)
-    reconnection = Reconnection(link, waiting_link, where=str(route.address))
-    held: dict[str, dict[str, Lease]] = defaultdict(dict)
+    reconnection = Reconnection(connection, blocking_connection, where=str(route.address))
+    held: dict[str, dict[str, ActiveJob]] = defaultdict(dict)
     lock_duration = settings.lock_duration
     keeper = LockKeeper(
         route,
         queues,
-        lock_meter,
+        lock_counter,
         lock_duration=lock_duration,
-        on_lost=lambda lease: _in_loop(loop, on_lost, lease),
-        on_cancelled=lambda lease, asked: _in_loop(loop, on_cancelled, lease, asked),
-        on_look=Watchdog(loop, job_of_frame, whereabouts).look,
+        on_lost=lambda job: _in_loop(loop, on_lost, job),
+        on_cancelled=lambda job, asked: _in_loop(loop, on_cancelled, job, asked),
+        on_look=Watchdog(loop, job_of_frame, stack_reports).look,
     )
-    reports = Reports(queues, reconnection, meter, interval=settings.progress_interval)
+    reports = Reports(queues, reconnection, counter, interval=settings.progress_interval)
     return Parts(
         queues=queues,
         slots=slots,
@@ -145,14 +145,14 @@ def assemble(
             queues,
             slots,
             signal,
-            waiting=waiting_link,
+            waiting=blocking_connection,
             bounds=Bounds(shortest=settings.idle_min, longest=settings.idle_max),
             held_here=lambda queue: set(held[queue]),
             on_cancel=lambda queue, job_id: _doubt(keeper, held[queue].get(job_id)),
             max_stalled=settings.max_stalled_count,
             lock_duration=lock_duration,
         ),
-        settlement=Settlement(
+        settlement=JobCompleter(
             queues, reconnection, lock_duration=lock_duration, may_reclaim=keeper.may_reclaim
         ),
         reconnection=reconnection,
@@ -161,34 +161,36 @@ def assemble(
             handlers,
             reports,
             telemetry,
-            whereabouts,
+            stack_reports,
             functools.partial(child_reason, queues),
             tracing(settings, _worker_name(settings)),
         ),
         telemetry=telemetry,
-        whereabouts=whereabouts,
-        meter=meter,
-        lock_meter=lock_meter,
-        ledger=Ledger(settings.command_budget, time.time()),
+        stack_reports=stack_reports,
+        counter=counter,
+        lock_counter=lock_counter,
+        daily_budget=DailyBudget(settings.command_budget, time.time()),
         patience=3 * settings.command_timeout,
         held=held,
-        presence=Presence(
+        presence=NamedConnections(
             route,
             _client_names(settings),
-            own=(waiting_link, link),
+            own=(blocking_connection, connection),
             timeout=settings.command_timeout,
-            meter=meter,
+            counter=counter,
         ),
     )
 
 
-def _queues(settings: Settings, link: Link, waiting: Link, meter: Meter) -> Queues:
+def _queues(
+    settings: Settings, connection: Connection, waiting: Connection, counter: CommandCounter
+) -> Queues:
     return Queues(
         settings.queues,
         prefix=settings.prefix,
-        link=link,
+        connection=connection,
         waiting=waiting,
-        meter=meter,
+        counter=counter,
         worker_id=secrets.token_hex(8),
         worker_name=_worker_name(settings),
         lock_duration=settings.lock_duration,
@@ -215,7 +217,7 @@ def _limiter(rate: str | None) -> Limiter | None:
     return Limiter(max=parsed.starts, duration=round(parsed.seconds * 1000))
 
 
-def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[Lease]:
+def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[ActiveJob]:
     return Slots(
         settings.queues,
         concurrency=settings.concurrency,
@@ -227,7 +229,7 @@ def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[Lease]:
     )
 
 
-def _heard_loss(other: Link, signal: Signal, error: Exception) -> None:
+def _heard_loss(other: Connection, signal: Signal, error: Exception) -> None:
     """A connection went silent: the other one, to the same server, is no better."""
     if isinstance(error, ReplyLost) and error.silent:
         other.lose(str(error))
@@ -239,6 +241,6 @@ def _in_loop(loop: asyncio.AbstractEventLoop, hear: Callable[..., None], *news: 
         loop.call_soon_threadsafe(hear, *news)
 
 
-def _doubt(keeper: LockKeeper, lease: Lease | None) -> None:
-    if lease is not None:  # otherwise it has ended in the meantime
-        keeper.doubt(lease)
+def _doubt(keeper: LockKeeper, job: ActiveJob | None) -> None:
+    if job is not None:  # otherwise it has ended in the meantime
+        keeper.doubt(job)

@@ -13,7 +13,7 @@ _LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vitals:
+class Health:
     """A worker's life, as another thread may see it.
 
     ``ready`` tells that it is connected, or asleep and to be waked. ``overdue`` tells that the
@@ -33,14 +33,14 @@ class Watch:
         self._unanswered = 0
         self._overdue = 0
 
-    def look(self, vitals: Vitals, *, answered: bool) -> None:
-        """Note the ``vitals``, and whether the worker's event loop turned since the last look."""
+    def look(self, health: Health, *, answered: bool) -> None:
+        """Note the ``health``, and whether the worker's event loop turned since the last look."""
         self._unanswered = 0 if answered else self._unanswered + 1
-        self._overdue = self._overdue + 1 if vitals.overdue else 0
+        self._overdue = self._overdue + 1 if health.overdue else 0
 
-    def problem(self, vitals: Vitals) -> str | None:
+    def problem(self, health: Health) -> str | None:
         """What is wrong, in words; None if nothing is."""
-        if vitals.state == "stopped":
+        if health.state == "stopped":
             return "the worker has ended"
         if self._unanswered >= _LOOKS:
             return f"the event loop has not turned for {self._unanswered} s"

@@ -21,7 +21,7 @@ from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.bullmq.reconcile import reclaim
-from convolab_worker.connection.connection import Link
+from convolab_worker.connection.connection import Connection
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.backend import Queues
     from convolab_worker.bullmq.outcome import Failed, Returned
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.address import Route
-    from convolab_worker.connection.usage import Meter
+    from convolab_worker.connection.usage import CommandCounter
 
 _log = structlog.get_logger("convolab_worker")
 # The thread looks every eighth of a lock's duration and renews what is older than three eighths,
@@ -45,7 +45,7 @@ _STILL_PART = 3 / 4
 
 
 class LockKeeper:
-    """Renews the locks of every held lease; ``on_lost`` hears of those that are gone.
+    """Renews the locks of every held job; ``on_lost`` hears of those that are gone.
 
     ``on_cancelled`` hears of jobs that somebody wants to end, and how. ``hold`` and ``release`` are
     cheap and belong to the loop's thread; the others are called in the keeper's.
@@ -55,25 +55,25 @@ class LockKeeper:
         self,
         address: Route,
         queues: Queues,
-        meter: Meter,
+        counter: CommandCounter,
         *,
         lock_duration: float,
-        on_lost: Callable[[Lease], None],
-        on_cancelled: Callable[[Lease, Failed | Returned], None],
+        on_lost: Callable[[ActiveJob], None],
+        on_cancelled: Callable[[ActiveJob, Failed | Returned], None],
         on_look: Callable[[], None],
     ) -> None:
-        """Start nothing: the first lease that is held starts the thread."""
+        """Start nothing: the first job that is held starts the thread."""
         self._address = address
         self._transitions = queues.transitions
         self._keys = queues.keys
-        self._meter = meter
+        self._counter = counter
         self._duration = lock_duration
         self.half_life = lock_duration / 2
         self._on_lost = on_lost
         self._on_cancelled = on_cancelled
-        self._doubted: set[Lease] = set()
+        self._doubted: set[ActiveJob] = set()
         self._on_look = on_look
-        self._held: dict[Lease, float] = {}
+        self._held: dict[ActiveJob, float] = {}
         self._alive_at = time.monotonic()
         self._stood_still_at = float("-inf")
         self._wanted = threading.Event()
@@ -82,33 +82,33 @@ class LockKeeper:
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def hold(self, lease: Lease) -> None:
-        """Keep the lease's lock from now on; it was taken just now."""
-        self._held[lease] = time.monotonic()
+    def hold(self, job: ActiveJob) -> None:
+        """Keep the job's lock from now on; it was taken just now."""
+        self._held[job] = time.monotonic()
         if len(self._held) == 1:
-            self._alive_at = self._held[lease]
+            self._alive_at = self._held[job]
         if self._thread is None:
             self._thread = threading.Thread(target=self._main, name="convolab-locks", daemon=True)
             self._thread.start()
         elif not self._wanted.is_set():
             self._wanted.set()
 
-    def release(self, lease: Lease) -> None:
-        """Keep the lease's lock no longer."""
-        self._held.pop(lease, None)
+    def release(self, job: ActiveJob) -> None:
+        """Keep the job's lock no longer."""
+        self._held.pop(job, None)
 
-    def may_reclaim(self, lease: Lease) -> bool:
-        """Whether this process has been awake since the lease's lock was last renewed.
+    def may_reclaim(self, job: ActiveJob) -> bool:
+        """Whether this process has been awake since the job's lock was last renewed.
 
         A lock that ran out then did so since Redis was away, and with it every other worker.
         """
-        renewed_at = self._held.get(lease)
+        renewed_at = self._held.get(job)
         is_awake = time.monotonic() - self._alive_at <= self._duration * _STILL_PART
         return renewed_at is not None and renewed_at > self._stood_still_at and is_awake
 
-    def doubt(self, lease: Lease) -> None:
-        """Look at this lease's lock at once: something is said to stand in it."""
-        self._doubted.add(lease)
+    def doubt(self, job: ActiveJob) -> None:
+        """Look at this job's lock at once: something is said to stand in it."""
+        self._doubted.add(job)
         self.hurry()
 
     def hurry(self) -> None:
@@ -134,25 +134,28 @@ class LockKeeper:
     async def _keep(self) -> None:
         self._task = asyncio.current_task()
         patience = self._duration * _TRY_PART
-        link = Link(
-            self._address, timeout=patience, meter=self._meter, connect_timeout=min(patience, 5.0)
+        connection = Connection(
+            self._address,
+            timeout=patience,
+            counter=self._counter,
+            connect_timeout=min(patience, 5.0),
         )
         pause = self._duration * _LOOK_PART
         try:
             while not self._stopped:
                 if not self._held:
-                    await link.close()
+                    await connection.close()
                     self._wanted.clear()
                     if (
                         not self._held and not self._stopped
-                    ):  # a lease that came in between has set the event again
+                    ):  # a job that came in between has set the event again
                         self._wanted.wait()  # this loop has nothing else to do
                     continue
                 await self._nap(pause)
-                await self._look(link)
+                await self._look(connection)
                 self._note_time()
         finally:
-            await link.close()
+            await connection.close()
 
     async def _nap(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -160,10 +163,10 @@ class LockKeeper:
                 await self._hurried.wait()
         self._hurried.clear()
 
-    async def _look(self, link: Link) -> None:
+    async def _look(self, connection: Connection) -> None:
         try:
             self._on_look()
-            await self._renew_old(link)
+            await self._renew_old(connection)
         except Exception:  # noqa: BLE001 - without this thread every lock would run out
             _log.exception("locks.failed")
 
@@ -174,50 +177,50 @@ class LockKeeper:
             _log.warning("locks.stood_still", seconds=round(now - self._alive_at, 3))
         self._alive_at = now
 
-    async def _renew_old(self, link: Link) -> None:
+    async def _renew_old(self, connection: Connection) -> None:
         now = time.monotonic()
         old_age = self._duration * _OLD_PART
-        old: dict[str, list[Lease]] = defaultdict(list)
-        for lease, renewed_at in list(self._held.items()):
-            if now - renewed_at >= old_age or lease in self._doubted:
-                old[lease.queue].append(lease)
-        for queue, leases in old.items():
+        old: dict[str, list[ActiveJob]] = defaultdict(list)
+        for job, renewed_at in list(self._held.items()):
+            if now - renewed_at >= old_age or job in self._doubted:
+                old[job.queue].append(job)
+        for queue, jobs in old.items():
             try:
-                await link.open()
-                await self._renew(link, queue, leases)
+                await connection.open()
+                await self._renew(connection, queue, jobs)
             except RedisUnavailable as error:
-                _log.warning("locks.not_renewed", jobs=len(leases), error=str(error))
+                _log.warning("locks.not_renewed", jobs=len(jobs), error=str(error))
                 return
 
-    async def _renew(self, link: Link, queue: str, leases: list[Lease]) -> None:
+    async def _renew(self, connection: Connection, queue: str, jobs: list[ActiveJob]) -> None:
         asked_at = time.monotonic()
         call = self._transitions[queue].extend_locks(
-            [(lease.id, lease.token) for lease in leases], round(self._duration * 1000)
+            [(job.id, job.token) for job in jobs], round(self._duration * 1000)
         )
-        gone = await script(call.script).run(link, "lock", call.keys, call.args)
-        self._meter.count_inner("lock", script_costs.RENEWAL * len(leases))
+        gone = await script(call.script).run(connection, "lock", call.keys, call.args)
+        self._counter.count_inner("lock", script_costs.RENEWAL * len(jobs))
         lost = {text(job_id) for job_id in gone}
-        for lease in leases:
-            if lease not in self._held:
+        for job in jobs:
+            if job not in self._held:
                 continue
-            self._doubted.discard(lease)
-            if lease.id not in lost or await self._regained(link, lease):
-                self._held[lease] = asked_at
+            self._doubted.discard(job)
+            if job.id not in lost or await self._regained(connection, job):
+                self._held[job] = asked_at
             else:
-                self._held.pop(lease, None)
-                self._on_lost(lease)
+                self._held.pop(job, None)
+                self._on_lost(job)
 
-    async def _regained(self, link: Link, lease: Lease) -> bool:
+    async def _regained(self, connection: Connection, job: ActiveJob) -> bool:
         """Whether a lock that seemed lost is ours all the same."""
-        keys = self._keys[lease.queue]
-        taken = await take_back(link, keys, lease, self._duration)
+        keys = self._keys[job.queue]
+        taken = await take_back(connection, keys, job, self._duration)
         if taken is None:
-            return await self._reclaimed(link, lease)
+            return await self._reclaimed(connection, job)
         if taken.asked is not None:
-            self._on_cancelled(lease, taken.asked)
+            self._on_cancelled(job, taken.asked)
         return True
 
-    async def _reclaimed(self, link: Link, lease: Lease) -> bool:
-        if not self.may_reclaim(lease):
+    async def _reclaimed(self, connection: Connection, job: ActiveJob) -> bool:
+        if not self.may_reclaim(job):
             return False
-        return await reclaim(link, self._keys[lease.queue], lease, self._duration)
+        return await reclaim(connection, self._keys[job.queue], job, self._duration)

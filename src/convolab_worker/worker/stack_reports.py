@@ -16,7 +16,7 @@ _DEEPEST = 30
 _KINDS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"))
 
 
-class Whereabouts:
+class StackReports:
     """The last report of each kind, for ``stats``; may be written from any thread."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.bullmq.counts import COMMANDS_PER_QUEUE
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.settings import Settings
     from convolab_worker.worker.assembly import Parts
 
@@ -24,10 +24,10 @@ def picture(
     ``state`` is the worker's own and ``phase`` that of its rest; one that is ``running`` is shown
     as ``working``, ``waiting``, ``connecting``, ``resting`` or ``asleep``.
     """
-    journal = parts.telemetry.journal
+    recent_runs = parts.telemetry.recent_runs
     return {
         "now": now,
-        "started_at": journal.started_at,
+        "started_at": recent_runs.started_at,
         "state": _doing(parts, phase) if state == "running" else state,
         "connected": parts.reconnection.is_open,
         "queues": list(settings.queues),
@@ -37,16 +37,16 @@ def picture(
             "free": parts.slots.free,
             "parked": parts.slots.parked,
         },
-        "jobs": [_job(parts, lease, progress) for lease, progress in parts.runner.running()],
+        "jobs": [_job(parts, job, progress) for job, progress in parts.runner.running()],
         "kinds": {
-            kind: {**did, "rate": journal.rates(now).get(kind, 0.0)}
+            kind: {**did, "rate": recent_runs.rates(now).get(kind, 0.0)}
             for kind, did in parts.telemetry.kinds().items()
         },
         "commands": _commands(parts, settings, now),
         "trouble": _trouble(parts),
         "depths_cost": 1 + COMMANDS_PER_QUEUE * len(settings.queues),
-        "ended": journal.total,
-        "recent": journal.recent(),
+        "ended": recent_runs.total,
+        "recent": recent_runs.recent(),
     }
 
 
@@ -58,16 +58,16 @@ def _doing(parts: Parts, phase: str) -> str:
     return "waiting" if parts.reconnection.is_open else "connecting"
 
 
-def _job(parts: Parts, lease: Lease, progress: str | None) -> dict[str, Any]:
-    handler = parts.runner.handler_of(lease)
+def _job(parts: Parts, job: ActiveJob, progress: str | None) -> dict[str, Any]:
+    handler = parts.runner.handler_of(job)
     return {
-        "id": lease.id,
-        "name": lease.name,
-        "queue": lease.queue,
+        "id": job.id,
+        "name": job.name,
+        "queue": job.queue,
         "kind": None if handler is None else handler.kind,
-        "attempt": lease.attempt,
-        "max_attempts": lease.max_attempts,
-        "started_at": lease.processed_on / 1000,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "started_at": job.processed_on / 1000,
         "progress": _progress(progress),
     }
 
@@ -83,24 +83,26 @@ def _progress(text: str | None) -> Any:
 def _commands(parts: Parts, settings: Settings, now: float) -> dict[str, Any]:
     commands = parts.commands
     return {
-        "used": parts.ledger.used(commands.billable),
+        "used": parts.daily_budget.used(commands.billable),
         "projected": _projected(parts, now, commands.billable),
         "budget": settings.command_budget,
         "by_purpose": (commands - parts.before_today).snapshot(),
-        "curve": parts.telemetry.journal.curve(now),
+        "curve": parts.telemetry.recent_runs.curve(now),
     }
 
 
 def _projected(parts: Parts, now: float, billable: int) -> int | None:
     """The day's commands at its end; None while there is too little to go by."""
-    return parts.ledger.projection(now, billable) if parts.ledger.is_settled(now) else None
+    return (
+        parts.daily_budget.projection(now, billable) if parts.daily_budget.is_settled(now) else None
+    )
 
 
 def _trouble(parts: Parts) -> dict[str, Any] | None:
     """The newest report of a handler that blocked the loop, ran too long or was abandoned."""
     reports = [
         {"what": kind, **report}
-        for kind, report in parts.whereabouts.snapshot().items()
+        for kind, report in parts.stack_reports.snapshot().items()
         if report is not None
     ]
     return max(reports, key=lambda report: float(report["at"]), default=None)

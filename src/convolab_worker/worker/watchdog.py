@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convolab_worker.worker.stack_reports import Whereabouts, innermost, stack_of_frame
+from convolab_worker.worker.stack_reports import StackReports, innermost, stack_of_frame
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,12 +31,12 @@ class Watchdog:
         self,
         loop: asyncio.AbstractEventLoop,
         job_of: Callable[[FrameType], dict[str, Any] | None],
-        whereabouts: Whereabouts,
+        stack_reports: StackReports,
     ) -> None:
-        """Watch from now on; what is reported is kept in ``whereabouts`` too."""
+        """Watch from now on; what is reported is kept in ``stack_reports`` too."""
         self._loop = loop
         self._job_of = job_of
-        self._whereabouts = whereabouts
+        self._whereabouts = stack_reports
         self._thread_id = threading.get_ident()
         self._asked_at: float | None = None
         self._answered = True

@@ -11,14 +11,14 @@ import structlog
 
 from convolab_worker.bullmq.counts import depths
 from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Link
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError, RedisUnavailable
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.settings import Settings
 from convolab_worker.worker.assembly import Parts, assemble
 from convolab_worker.worker.dispatch.dispatcher import Engine
-from convolab_worker.worker.health import Vitals
+from convolab_worker.worker.health import Health
 from convolab_worker.worker.held_requests import Holding, HoldResult, WorkWhenHeld
 from convolab_worker.worker.status import picture
 from convolab_worker.worker.suspension import Habits
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from convolab_worker.bullmq.outcome import Failed, Returned
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.registry import HandlerRegistry
 
 # A frozen process can't close its connections: so early, and they are made anew in a round trip.
@@ -186,13 +186,13 @@ class Worker:
             "handlers": len(self._handlers),
         }
 
-    def _lose(self, lease: Lease) -> None:
+    def _lose(self, job: ActiveJob) -> None:
         if self._engine is not None:
-            self._engine.chains.lose(lease)
+            self._engine.chains.lose(job)
 
-    def _cancel(self, lease: Lease, asked: Failed | Returned) -> None:
+    def _cancel(self, job: ActiveJob, asked: Failed | Returned) -> None:
         if self._engine is not None:
-            self._engine.chains.cancel(lease, asked)
+            self._engine.chains.cancel(job, asked)
 
     async def _drain_result(self, parts: Parts, holding: Holding) -> DrainResult:
         try:
@@ -306,13 +306,13 @@ class Worker:
             return "new"
         return "stopping" if self._engine.stopping else "running"
 
-    def vitals(self) -> Vitals:
+    def health(self) -> Health:
         """How the worker is, from memory; from any thread."""
         parts, engine = self._parts, self._engine
         if parts is None or engine is None:
-            return Vitals(state=self._state, ready=False, overdue=False)
+            return Health(state=self._state, ready=False, overdue=False)
         met = parts.reconnection.is_open or (engine.rest.asleep and parts.reconnection.generation)
-        return Vitals(
+        return Health(
             state=self._state,
             ready=self._state == "running" and bool(met),
             overdue=time.monotonic() > engine.expected_by,
@@ -331,17 +331,17 @@ class Worker:
         Asked on a connection of its own, so that it works, and changes nothing, in a sleep too.
         Raises RedisUnavailable.
         """
-        parts, settings, meter = self._assemble()[0], self.settings, Meter()
-        link = Link(
-            Address.parse(settings.redis_url), timeout=settings.command_timeout, meter=meter
+        parts, settings, counter = self._assemble()[0], self.settings, CommandCounter()
+        connection = Connection(
+            Address.parse(settings.redis_url), timeout=settings.command_timeout, counter=counter
         )
         try:
-            await link.open()
-            found = await depths(link, parts.queues.keys.values())
+            await connection.open()
+            found = await depths(connection, parts.queues.keys.values())
         finally:
-            await link.close()
-            parts.meter.add(meter)
-        return {"queues": found, "commands": meter.client_sent}
+            await connection.close()
+            parts.counter.add(counter)
+        return {"queues": found, "commands": counter.client_sent}
 
     def stats(self) -> dict[str, Any]:
         """What the worker did and does, from memory, without a Redis command."""
@@ -362,13 +362,13 @@ class Worker:
             "commands": {
                 "sent": commands.client_sent,
                 "billable": commands.billable,
-                "projected_day": parts.ledger.projection(time.time(), commands.billable),
+                "projected_day": parts.daily_budget.projection(time.time(), commands.billable),
                 "budget": self.settings.command_budget,
                 "by_purpose": commands.snapshot(),
             },
             "idle": parts.waiting.level,
             "telemetry": parts.telemetry.snapshot(),
-            "stuck": parts.whereabouts.snapshot(),
+            "stuck": parts.stack_reports.snapshot(),
         }
 
 

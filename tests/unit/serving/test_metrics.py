@@ -6,20 +6,20 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.server.prometheus import metrics_text
 from convolab_worker.telemetry.logging import BUCKETS, Telemetry
 
 
 def stats() -> dict[str, Any]:
     """What a worker tells that has run three jobs, one kind of them oddly named."""
-    telemetry, meter = Telemetry(), Meter()
+    telemetry, counter = Telemetry(), CommandCounter()
     telemetry.job_finished("audio", "completed", 0.2, 0.004)
     telemetry.job_finished("audio", "failed", 40.0, 1.0)
     telemetry.job_finished('odd "kind"\\\n', "completed", 9_999.0, 0.0)
-    meter.count("fetch", 3)
-    meter.count_inner("fetch", 27)
-    meter.count("wait")
+    counter.count("fetch", 3)
+    counter.count_inner("fetch", 27)
+    counter.count("wait")
     return {
         "state": "running",
         "phase": "at_rest",
@@ -33,7 +33,7 @@ def stats() -> dict[str, Any]:
         "commands": {
             "projected_day": 1234,
             "budget": 10_000,
-            "by_purpose": meter.snapshot(),
+            "by_purpose": counter.snapshot(),
         },
         "telemetry": telemetry.snapshot(),
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from convolab_worker.bullmq.protocol.records import Lease, Options
+from convolab_worker.bullmq.protocol.records import ActiveJob, Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +93,7 @@ class Transitions:
 
     def finish(
         self,
-        lease: Lease,
+        job: ActiveJob,
         *,
         target: str,
         value: str,
@@ -104,9 +104,9 @@ class Transitions:
         """Move a job to ``completed`` or ``failed`` and, if asked, take the next one."""
         base = self._keys.base
         fixed, metrics = self._finish_keys[target]
-        keys = [*fixed, base + lease.id, metrics, self._take_keys[-1]]
+        keys = [*fixed, base + job.id, metrics, self._take_keys[-1]]
         args: list[Any] = [
-            lease.id,
+            job.id,
             now_ms,
             "returnvalue" if target == "completed" else "failedReason",
             value,
@@ -116,9 +116,9 @@ class Transitions:
             b"".join(
                 (
                     self._worker_head,
-                    _packed(lease.token),
+                    _packed(job.token),
                     self._worker_tail,
-                    _job_part(lease.opts, target),
+                    _job_part(job.opts, target),
                 )
             ),
         ]
@@ -128,7 +128,7 @@ class Transitions:
 
     def delay(
         self,
-        lease: Lease,
+        job: ActiveJob,
         *,
         delay_ms: int,
         now_ms: int,
@@ -137,56 +137,54 @@ class Transitions:
         fields: Mapping[str, str] | None = None,
     ) -> Call:
         """Move a job to ``delayed`` for ``delay_ms`` and, if asked, take the next one."""
-        keys = [*self._delay_keys, self._keys.job(lease.id), *self._delay_more_keys]
+        keys = [*self._delay_keys, self._keys.job(job.id), *self._delay_more_keys]
         args: list[Any] = [
             self._keys.base,
             str(now_ms),
-            lease.id,
-            lease.token,
+            job.id,
+            job.token,
             delay_ms,
             "1" if skip_attempt else "0",
             _flat(fields) if fields else "",
             "1" if fetch_next else "0",
         ]
         if fetch_next:
-            args.append(msgpack.packb(self._worker_opts(lease.token)))
+            args.append(msgpack.packb(self._worker_opts(job.token)))
         return Call("moveToDelayed", keys, args)
 
-    def retry(self, lease: Lease, *, now_ms: int, fields: Mapping[str, str]) -> Call:
+    def retry(self, job: ActiveJob, *, now_ms: int, fields: Mapping[str, str]) -> Call:
         """Put a job back into its queue for its next attempt, at once."""
         keys = [
             *self._keys.named("active", "wait", "paused"),
-            self._keys.job(lease.id),
+            self._keys.job(job.id),
             *self._keys.named(
                 "meta", "events", "delayed", "prioritized", "pc", "marker", "stalled"
             ),
         ]
-        push = "RPUSH" if lease.opts.get("lifo") else "LPUSH"
-        args = (self._keys.base, now_ms, push, lease.id, lease.token, _flat(fields))
+        push = "RPUSH" if job.opts.get("lifo") else "LPUSH"
+        args = (self._keys.base, now_ms, push, job.id, job.token, _flat(fields))
         return Call("retryJob", keys, args)
 
-    def give_back(self, lease: Lease) -> Call:
+    def return_to_queue(self, job: ActiveJob) -> Call:
         """Put a job back at the head of its queue as if it had not been taken."""
         keys = self._keys.named(
             "active", "wait", "stalled", "paused", "meta", "limiter", "prioritized", "marker",
             "events",
         )  # fmt: skip
-        args = (lease.id, lease.token, self._keys.job(lease.id))
+        args = (job.id, job.token, self._keys.job(job.id))
         return Call("moveJobFromActiveToWait", keys, args)
 
-    def await_children(self, lease: Lease, *, now_ms: int) -> Call:
+    def await_children(self, job: ActiveJob, *, now_ms: int) -> Call:
         """Move a job to ``waiting-children``; the answer is 1 if no child is pending."""
-        job = self._keys.job(lease.id)
+        job_key = self._keys.job(job.id)
         keys = [
             *self._keys.named("active", "waiting-children"),
-            job,
-            f"{job}:dependencies",
-            f"{job}:unsuccessful",
+            job_key,
+            f"{job_key}:dependencies",
+            f"{job_key}:unsuccessful",
             *self._keys.named("stalled", "events"),
         ]
-        return Call(
-            "moveToWaitingChildren", keys, (lease.token, "", now_ms, lease.id, self._keys.base)
-        )
+        return Call("moveToWaitingChildren", keys, (job.token, "", now_ms, job.id, self._keys.base))
 
     def recover_stalled(self, *, max_stalled: int, now_ms: int, interval_ms: int) -> Call:
         """One pass of the stalled check: recover marked jobs without a lock, mark all others."""

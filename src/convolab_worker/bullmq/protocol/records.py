@@ -38,7 +38,7 @@ class Options(dict[str, Any]):
 
 
 @dataclass(slots=True, eq=False)
-class Lease:
+class ActiveJob:
     """One job in ``active``, locked under ``token`` for this worker.
 
     Times are milliseconds since the epoch, as BullMQ writes them. ``problem`` says what of the
@@ -74,8 +74,8 @@ class Lease:
         return max(attempts, 1) if isinstance(attempts, int) else 1
 
 
-def lease_from_hash(queue: str, job_id: bytes, token: str, flat: list[bytes]) -> Lease:
-    """Read a job's hash, given as HGETALL gives it; never raises, see ``Lease.problem``."""
+def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) -> ActiveJob:
+    """Read a job's hash, given as HGETALL gives it; never raises, see ``ActiveJob.problem``."""
     fields = dict(zip(flat[::2], flat[1::2], strict=False))
     get = fields.get
     problem = None
@@ -89,7 +89,7 @@ def lease_from_hash(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         problem = "the job's hash has no name: it was removed, or never written whole"
     elif data is None:
         problem = "the job's hash has no data: it was never written whole"
-    return Lease(  # by position, which is quicker: this runs for every job
+    return ActiveJob(  # by position, which is quicker: this runs for every job
         queue,
         text(job_id),
         token,
@@ -121,7 +121,7 @@ def _options(raw: bytes) -> Options:
 
 
 def text(raw: bytes) -> str:
-    """Any bytes as text that can be turned back into the same bytes (see ``Link.call``)."""
+    """Any bytes as text that can be turned back into the same bytes (see ``Connection.call``)."""
     return raw.decode("utf-8", "surrogateescape")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.calls import Call
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
 
 _TAKE_FOUND = 9
 _TAKE_NOTHING = 6
@@ -40,7 +40,7 @@ _METRICS_NEW_MINUTE = 4
 _LIMITER = 1  # where a rate limit is asked about
 _LIMITER_FOUND = 2  # and a job starts under it
 
-GIVE_BACK = 12
+RETURN_TO_QUEUE = 12
 AWAIT_CHILDREN = 9 + _PARENT_MOVES_BACK
 STALLED_PASS = 7
 PROGRESS = 4
@@ -58,19 +58,19 @@ def add(call: Call, *, is_child: bool = False) -> int:
     return ADD + elsewhere + (_ADD_CHILD if is_child else 0)
 
 
-def take(*, found: bool, lease: Lease | None = None, is_limited: bool = False) -> int:
+def take(*, found: bool, job: ActiveJob | None = None, is_limited: bool = False) -> int:
     """Commands inside ``moveToActive``, or the same part of a script that ends an attempt.
 
-    ``lease`` is the job that was taken, where it is at hand.
+    ``job`` is the job that was taken, where it is at hand.
     """
     if not found:
         return _TAKE_LIMITED if is_limited else _TAKE_NOTHING
-    if lease is None:
+    if job is None:
         return _TAKE_FOUND
-    was_delayed = lease.starts == 1 and bool(lease.opts.get("delay"))
+    was_delayed = job.starts == 1 and bool(job.opts.get("delay"))
     return (
         _TAKE_FOUND
-        + (_FROM_PRIORITIZED if lease.opts.get("priority") else 0)
+        + (_FROM_PRIORITIZED if job.opts.get("priority") else 0)
         + (_PROMOTION if was_delayed else 0)
     )
 
@@ -86,33 +86,33 @@ def metrics(*, is_new_minute: bool) -> int:
 
 
 def transition(
-    call: Call, answer: Any, *, lease: Lease | None = None, taken: Lease | None = None
+    call: Call, answer: Any, *, job: ActiveJob | None = None, taken: ActiveJob | None = None
 ) -> int:
     """Commands inside a script that ends an attempt, by what it answered.
 
-    ``lease`` is the job whose attempt ends, ``taken`` the next one, where they are at hand.
+    ``job`` is the job whose attempt ends, ``taken`` the next one, where they are at hand.
     """
     if call.script == "moveToFinished":
-        return _finish(call, lease) + _next(
+        return _finish(call, job) + _next(
             answer, taken, fetched=call.args[5] == "1", otherwise=_LOOK_ROUND
         )
     if call.script == "moveToDelayed":
         return _delay(call) + _next(
             answer, taken, fetched=call.args[7] == "1", otherwise=_DELAY_MARKER
         )
-    is_prioritized = lease is not None and bool(lease.opts.get("priority"))
+    is_prioritized = job is not None and bool(job.opts.get("priority"))
     return _RETRY + is_prioritized
 
 
-def _finish(call: Call, lease: Lease | None) -> int:
+def _finish(call: Call, job: ActiveJob | None) -> int:
     has_fields = len(call.args) > _ARGUMENTS_WITHOUT_FIELDS
     total = _FINISH + (_WITH_FIELDS if has_fields else 0)
-    if lease is None:
+    if job is None:
         return total
     has_failed = call.args[4] == "failed"
-    if lease.parent_key is not None:
+    if job.parent_key is not None:
         total += _CHILD_FAILED if has_failed else _CHILD_COMPLETED
-    remove = lease.opts.get("removeOnFail" if has_failed else "removeOnComplete")
+    remove = job.opts.get("removeOnFail" if has_failed else "removeOnComplete")
     if remove is None or remove is False:
         return total
     return total + (_REMOVED_AT_ONCE if remove is True or remove == 0 else _TRIM_FINISHED)
@@ -123,10 +123,10 @@ def _delay(call: Call) -> int:
     return _DELAY + (1 if counts else 0) + (_WITH_FIELDS if has_fields else 0) + _PROMOTION
 
 
-def _next(answer: Any, taken: Lease | None, *, fetched: bool, otherwise: int) -> int:
+def _next(answer: Any, taken: ActiveJob | None, *, fetched: bool, otherwise: int) -> int:
     """The end of a script: the next job if one was asked for, and what is done without one."""
     if not isinstance(answer, list):
         return otherwise + (_TAKE_NOTHING if fetched else 0)
     if isinstance(answer[0], list):
-        return take(found=True, lease=taken)
+        return take(found=True, job=taken)
     return take(found=False, is_limited=bool(float(answer[2] or 0)))

@@ -20,7 +20,7 @@ from convolab_worker.errors import ConfigurationError, RedisRefused
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.connection.connection import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +32,31 @@ class Script:
     text: str
     sha: str
 
-    async def run(self, link: Link, purpose: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run the script on ``link``; its text is sent only when the server doesn't know it.
+    async def run(
+        self, connection: Connection, purpose: str, keys: Sequence[str], args: Sequence[Any]
+    ) -> Any:
+        """Run the script on ``connection``; its text is sent only when the server doesn't know it.
 
-        Raises what ``Link.call`` raises.
+        Raises what ``Connection.call`` raises.
         """
         try:
-            return await link.call(purpose, "EVALSHA", self.sha, self.keys, *keys, *args)
+            return await connection.call(purpose, "EVALSHA", self.sha, self.keys, *keys, *args)
         except RedisRefused as error:
             if not str(error).startswith("NOSCRIPT"):
                 raise
-        return await link.call(purpose, "EVAL", self.text, self.keys, *keys, *args)
+        return await connection.call(purpose, "EVAL", self.text, self.keys, *keys, *args)
 
 
-async def run_all(link: Link, purpose: str, calls: Sequence[tuple[str, Any, Any]]) -> list[Any]:
+async def run_all(
+    connection: Connection, purpose: str, calls: Sequence[tuple[str, Any, Any]]
+) -> list[Any]:
     """Run scripts, each with its keys and arguments, in one pipeline; their answers in order.
 
     Raises what the first of them that failed raises, once all are answered.
     """
     found = [script(name) for name, _, _ in calls]
     futures = [
-        link.call(purpose, "EVALSHA", one.sha, one.keys, *keys, *args)
+        connection.call(purpose, "EVALSHA", one.sha, one.keys, *keys, *args)
         for one, (_, keys, args) in zip(found, calls, strict=True)
     ]
     answers: list[Any] = []
@@ -64,7 +68,7 @@ async def run_all(link: Link, purpose: str, calls: Sequence[tuple[str, Any, Any]
             if not str(error).startswith("NOSCRIPT"):
                 failed = failed or error
                 continue
-            answers.append(await one.run(link, purpose, keys, args))
+            answers.append(await one.run(connection, purpose, keys, args))
     if failed is not None:
         raise failed
     return answers

@@ -6,19 +6,19 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
 
 
-def extended(lease: Lease, stack: str | None) -> str:
+def extended(job: ActiveJob, stack: str | None) -> str:
     """The job's stack traces with ``stack`` added, cut to its ``stackTraceLimit`` option."""
     try:
-        kept = json.loads(lease.stacktrace)
+        kept = json.loads(job.stacktrace)
     except (ValueError, RecursionError):
         kept = []
     traces = [trace for trace in kept if isinstance(trace, str)] if isinstance(kept, list) else []
     if stack is not None:
         traces.append(stack)
-    limit = lease.opts.get("stackTraceLimit")
+    limit = job.opts.get("stackTraceLimit")
     if isinstance(limit, int) and limit >= 0:
         traces = traces[-limit:] if limit else []
     text = json.dumps(traces, ensure_ascii=False, separators=(",", ":"))

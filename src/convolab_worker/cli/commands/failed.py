@@ -17,8 +17,8 @@ from convolab_worker.client import jobs as failed_jobs
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.jobs import BATCH, DONE, Failure, Wanted
 from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Link
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError, JobNotFound
 from convolab_worker.telemetry.logging import configure_logging
 
@@ -132,13 +132,13 @@ async def _carry_out(
 ) -> None:
     """Act on the oldest first, so that their order is kept; what fails later is left alone."""
     missing = {*wanted.ids}
-    async with _link(settings) as link:
+    async with _connection(settings) as connection:
         for queue in settings.queues:
             keys = QueueKeys(settings.prefix, queue)
             meant = [
                 failure
                 async for failure in failed_jobs.failures(
-                    link, keys, wanted, time.time(), newest_first=False
+                    connection, keys, wanted, time.time(), newest_first=False
                 )
             ]
             missing -= {failure.id for failure in meant}
@@ -149,7 +149,7 @@ async def _carry_out(
                         outcomes[DONE] += len(batch)
                     else:
                         calls = [call(keys, failure) for failure in batch]
-                        await _count(failed_jobs.carry_out(link, calls), outcomes)
+                        await _count(failed_jobs.carry_out(connection, calls), outcomes)
                     bar.step(len(batch))
     if missing:
         outcomes["no failed job has the id " + ", ".join(sorted(missing))] += len(missing)
@@ -166,11 +166,11 @@ async def _count(batch: Coroutine[Any, Any, list[str]], outcomes: Counter[str]) 
 
 async def _newest(settings: Settings, wanted: Wanted, limit: int) -> list[Failure]:
     found: list[Failure] = []
-    async with _link(settings) as link:
+    async with _connection(settings) as connection:
         for queue in settings.queues:
             keys, count = QueueKeys(settings.prefix, queue), 0
             async for failure in failed_jobs.failures(
-                link, keys, wanted, time.time(), newest_first=True
+                connection, keys, wanted, time.time(), newest_first=True
             ):
                 found.append(failure)
                 count += 1
@@ -185,10 +185,10 @@ async def _one(settings: Settings, job_id: str) -> dict[str, Any]:
     if status.state != "failed":
         msg = f"job {job_id!r} on {status.queue} is {status.state}, not failed"
         raise JobNotFound(msg)
-    async with _link(settings) as link:
+    async with _connection(settings) as connection:
         keys = QueueKeys(settings.prefix, status.queue)
-        stack = await link.call("status", "HGET", keys.job(job_id), "stacktrace")
-        logs = await link.call("status", "LRANGE", f"{keys.job(job_id)}:logs", 0, -1)
+        stack = await connection.call("status", "HGET", keys.job(job_id), "stacktrace")
+        logs = await connection.call("status", "LRANGE", f"{keys.job(job_id)}:logs", 0, -1)
     return {
         **asdict(status),
         "stacktrace": (stack or b"[]").decode("utf-8", "replace"),
@@ -197,13 +197,17 @@ async def _one(settings: Settings, job_id: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _link(settings: Settings) -> AsyncIterator[Link]:
-    link = Link(Address.parse(settings.redis_url), timeout=settings.command_timeout, meter=Meter())
-    await link.open()
+async def _connection(settings: Settings) -> AsyncIterator[Connection]:
+    connection = Connection(
+        Address.parse(settings.redis_url),
+        timeout=settings.command_timeout,
+        counter=CommandCounter(),
+    )
+    await connection.open()
     try:
-        yield link
+        yield connection
     finally:
-        await link.close()
+        await connection.close()
 
 
 def _when(at: float) -> str:

@@ -10,8 +10,8 @@ from convolab_worker.cli.output import Bar, as_json, remark, result, table
 from convolab_worker.cli.wake_service import awake
 from convolab_worker.client.migrate import MOVED, STATES, Account, Mover
 from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Link
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.telemetry.logging import configure_logging
 
@@ -58,11 +58,15 @@ async def _migrate(
     *,
     execute: bool,
 ) -> None:
-    link = Link(Address.parse(settings.redis_url), timeout=settings.command_timeout, meter=Meter())
-    await link.open()
+    connection = Connection(
+        Address.parse(settings.redis_url),
+        timeout=settings.command_timeout,
+        counter=CommandCounter(),
+    )
+    await connection.open()
     try:
         mover = Mover(
-            link,
+            connection,
             prefix=settings.prefix,
             sources=settings.queues,
             destination=destination,
@@ -74,7 +78,7 @@ async def _migrate(
                 account.add(step)
                 bar.step()
     finally:
-        await link.close()
+        await connection.close()
 
 
 def _tell(account: Account, destination: str, *, execute: bool, as_lines: bool) -> None:

@@ -50,7 +50,7 @@ def run(arguments: Sequence[str], settings: Settings, *, embedded: bool) -> int:
             command += ["--redis-url", reachable.redis_url]
         reloading = _Reloading(command, settings.shutdown_grace + _PATIENCE_SECONDS)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, reloading.pass_on)
+            signal.signal(number, reloading.republish_marker)
         return reloading.run(
             watchfiles.watch(
                 Path.cwd(),
@@ -112,7 +112,7 @@ class _Reloading:
         self._worker = None
         return code if code >= 0 else 128 - code
 
-    def pass_on(self, number: int, _frame: FrameType | None) -> None:
+    def republish_marker(self, number: int, _frame: FrameType | None) -> None:
         """A signal to this process is for the worker; then this process ends too."""
         self.stopping.set()
         if self._worker is not None:

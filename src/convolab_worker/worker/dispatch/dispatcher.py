@@ -175,12 +175,12 @@ class Engine:
         generation = parts.reconnection.generation
         while self.chains.lost_takes:
             queue, token = self.chains.lost_takes[-1]
-            lease = await find_by_token(parts.queues, queue, token)
+            job = await find_by_token(parts.queues, queue, token)
             self.chains.lost_takes.pop()
-            if lease is not None:
-                self._log.info("job.adopted", job_id=lease.id, queue=queue)
+            if job is not None:
+                self._log.info("job.adopted", job_id=job.id, queue=queue)
                 self._slots.reserve(queue)
-                self.chains.admit(lease)
+                self.chains.admit(job)
         parts.keeper.hurry()
         self._wake_wanted = False  # before the look: a wake in the middle of it asks for another
         await self._look_round(outage=time.monotonic() - self._away_since)
@@ -281,7 +281,7 @@ class Engine:
                 raise error
 
     async def _count(self, queue: str) -> None:
-        self._slots.counted(queue, await self._parts.queues.waiting_in(queue))
+        self._slots.counted(queue, await self._parts.queues.count_waiting(queue))
 
     async def _take(self, queue: str) -> None:
         parts = self._parts
@@ -292,7 +292,7 @@ class Engine:
         try:
             take = await take_next(parts.queues, queue, token)
             parts.reconnection.served()
-            late = take.lease is not None and await self.chains.is_too_late(take.lease, asked_at)
+            late = take.job is not None and await self.chains.is_too_late(take.job, asked_at)
         except (ReplyLost, asyncio.CancelledError):
             self._slots.cancel_reservation()
             self.chains.lost_takes.append((queue, token))
@@ -300,13 +300,13 @@ class Engine:
         except RedisUnavailable:
             self._slots.cancel_reservation()
             raise
-        if take.lease is None:
+        if take.job is None:
             await self.chains.found_nothing(queue, take)
             return
         if late:
             self._slots.cancel_reservation()
             return
-        self.chains.admit(take.lease)
+        self.chains.admit(take.job)
         if asks_due:
             await self.chains.ask_due(queue)
 

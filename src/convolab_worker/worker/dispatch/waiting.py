@@ -24,8 +24,8 @@ from convolab_worker.worker.dispatch import idle_backoff
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from convolab_worker.bullmq.backend import Queues, Sight
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.bullmq.backend import QueueContents, Queues
+    from convolab_worker.connection.connection import Connection
     from convolab_worker.worker.dispatch.slots import Slots
     from convolab_worker.worker.dispatch.wake_signal import Signal
 
@@ -49,7 +49,7 @@ class Waiting:
         slots: Slots[Any],
         signal: Signal,
         *,
-        waiting: Link,
+        waiting: Connection,
         bounds: idle_backoff.Bounds,
         held_here: Callable[[str], set[str]],
         on_cancel: Callable[[str, str], None],
@@ -165,7 +165,7 @@ class Waiting:
         """End the block: a queue became quiet that it does not listen to."""
         if self._waiting.client_id is not None:
             self._unblocked = True
-            self._queues.link.call("wait", "CLIENT", "UNBLOCK", self._waiting.client_id)
+            self._queues.connection.call("wait", "CLIENT", "UNBLOCK", self._waiting.client_id)
 
     async def _block_on(self, names: list[str], seconds: float, *, whole: bool) -> None:
         try:
@@ -212,7 +212,7 @@ class Waiting:
     def pass_on_if_busy(self, queue: str) -> None:
         """Announce again what this worker can't take, for a worker that can."""
         if self._slots.free <= 0 or not self._slots.is_open(queue):
-            self._queues.pass_on(queue)
+            self._queues.republish_marker(queue)
 
     # sweeps
 
@@ -238,7 +238,7 @@ class Waiting:
         self._swept_at = time.monotonic()
         await self._look_at_pauses()
         names = self._queues.names
-        if len(names) > 1 and not await self._queues.anything_of(self._kinds_to_sweep()):
+        if len(names) > 1 and not await self._queues.any_present(self._kinds_to_sweep()):
             return
         await self._learn(await self._queues.look(names), now, anew=False)
 
@@ -256,7 +256,7 @@ class Waiting:
             )
             if self._swept_at >= due:
                 self._pause_checks[name] = began, 2 * self._swept_at - began
-                if not (await self._queues.stop_of(name)).paused:
+                if not (await self._queues.restrictions_of(name)).paused:
                     standing.held_until = None
                     self._slots.ready(name, sure=True)
 
@@ -301,7 +301,7 @@ class Waiting:
         names = self._queues.names
         if len(names) > 1:
             pairs = [(name, kind) for name in names for kind in ("active", *_WORK_KINDS)]
-            self.all_empty = not await self._queues.anything_of(pairs)
+            self.all_empty = not await self._queues.any_present(pairs)
             if self.all_empty:
                 self._forget_checks(names)
                 return
@@ -317,7 +317,7 @@ class Waiting:
                 self._others.discard(name)
                 self._stalled_check.pop(name, None)
 
-    async def _learn(self, sights: dict[str, Sight], now: float, *, anew: bool) -> None:
+    async def _learn(self, sights: dict[str, QueueContents], now: float, *, anew: bool) -> None:
         for name, sight in sights.items():
             if sight.ready and self._slots.standing[name].held_until is None:
                 self._slots.ready(name, sure=True)
@@ -340,12 +340,12 @@ class Waiting:
             for kind in _WORK_KINDS
             if kind != "delayed" or self._slots.standing[other].due_at is None
         ]
-        if await self._queues.anything_of(pairs):
+        if await self._queues.any_present(pairs):
             await self._learn(await self._queues.look(others), now, anew=False)
 
     async def hold_if_stopped(self, queue: str, now: float) -> None:
         """Find out why a take found nothing where there are jobs: the queue is paused, or full."""
-        stop = await self._queues.stop_of(queue)
+        stop = await self._queues.restrictions_of(queue)
         if stop.paused:
             self._slots.hold(queue, _FOREVER)
         elif stop.concurrency is not None:
@@ -396,9 +396,9 @@ class Waiting:
             block.cancel()
         for queue, standing in self._slots.standing.items():
             if standing.due_at is not None:
-                self._queues.pass_on(queue, standing.due_at)
+                self._queues.republish_marker(queue, standing.due_at)
             if queue in self._doubted or (standing.ready and standing.held_until is None):
-                self._queues.pass_on(queue)
+                self._queues.republish_marker(queue)
         self._doubted.clear()
         self._sweep_due = False
         self._wait = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convolab_worker.bullmq.backend import NOT_ASKED, Take
+from convolab_worker.bullmq.backend import NOT_ASKED, FetchResult
 from convolab_worker.bullmq.outcome import Failed, Lost, Outcome, Returned
 from convolab_worker.bullmq.reconcile import holds
 from convolab_worker.bullmq.schedulers import advance
@@ -24,7 +24,7 @@ from convolab_worker.worker.execution.executor import NO_HANDLER, STOP_PATIENCE_
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.worker.assembly import Parts
 
 # A job whose lock was lost may have been taken by nobody: it is looked for so soon.
@@ -63,38 +63,38 @@ class Chains:
 
     # taken
 
-    def admit(self, lease: Lease) -> None:
+    def admit(self, job: ActiveJob) -> None:
         """Run a job that was just taken in its reserved slot, or park it."""
         if self._takes_no_more():
-            self._start(self._give_back(lease), lease)
-        elif self._receive(lease):
-            self._start(self._chain(lease), lease)
+            self._start(self._give_back(job), job)
+        elif self._receive(job):
+            self._start(self._chain(job), job)
 
-    def _receive(self, lease: Lease) -> bool:
+    def _receive(self, job: ActiveJob) -> bool:
         """Keep a job that was just taken: True if it has the reserved slot, False if it parks."""
         parts = self._parts
-        if self._slots.took(lease.queue):
-            parts.waiting.doubt(lease.queue)
-        parts.waiting.took(lease.queue, time.time())
-        parts.hold(lease)
-        if self._slots.admit(self._handler_key(lease), lease, time.monotonic()):
+        if self._slots.took(job.queue):
+            parts.waiting.doubt(job.queue)
+        parts.waiting.took(job.queue, time.time())
+        parts.hold(job)
+        if self._slots.admit(self._handler_key(job), job, time.monotonic()):
             return True
-        parts.queues.forgive_stall(lease, 1)
-        self._log.debug("job.parked", job_id=lease.id, queue=lease.queue, name=lease.name)
+        parts.queues.exempt_from_stall_count(job, 1)
+        self._log.debug("job.parked", job_id=job.id, queue=job.queue, name=job.name)
         return False
 
-    def _handler_key(self, lease: Lease) -> str:
-        handler = self._parts.runner.handler_of(lease)
+    def _handler_key(self, job: ActiveJob) -> str:
+        handler = self._parts.runner.handler_of(job)
         return NO_HANDLER if handler is None else handler.key
 
     def unpark(self) -> None:
         """Begin the parked jobs whose handlers have room, while slots are free."""
-        while (lease := self._slots.unpark(time.monotonic())) is not None:
-            self._parts.queues.forgive_stall(lease, -1)
-            self._start(self._chain(lease), lease)
+        while (job := self._slots.unpark(time.monotonic())) is not None:
+            self._parts.queues.exempt_from_stall_count(job, -1)
+            self._start(self._chain(job), job)
 
-    def _start(self, serving: Coroutine[Any, Any, None], lease: Lease) -> None:
-        chain = asyncio.create_task(serving, name=f"slot {lease.id}")
+    def _start(self, serving: Coroutine[Any, Any, None], job: ActiveJob) -> None:
+        chain = asyncio.create_task(serving, name=f"slot {job.id}")
         self._tasks.add(chain)
         chain.add_done_callback(self._chain_ended)
 
@@ -104,7 +104,7 @@ class Chains:
         if not chain.cancelled() and (error := chain.exception()) is not None:
             self._log.error("slot.died", exc_info=error)
 
-    async def found_nothing(self, queue: str, take: Take) -> None:
+    async def found_nothing(self, queue: str, take: FetchResult) -> None:
         """A take found no job: conclude what it says of the queue."""
         self._slots.cancel_reservation()
         if not take.asked:
@@ -122,56 +122,56 @@ class Chains:
 
     # one slot
 
-    async def _chain(self, lease: Lease) -> None:
+    async def _chain(self, job: ActiveJob) -> None:
         """Run a job, settle it and, while the slot stays on its queue, the next one."""
         turn = Turn(time.time())
-        next_lease: Lease | None = lease
+        next_lease: ActiveJob | None = job
         while next_lease is not None:
             next_lease = await self._serve(next_lease, turn)
 
-    async def _serve(self, lease: Lease, turn: Turn) -> Lease | None:
+    async def _serve(self, job: ActiveJob, turn: Turn) -> ActiveJob | None:
         """Run and settle one job; the next one, if this slot has it."""
-        outcome = await self._run(lease)
+        outcome = await self._run(job)
         turn.jobs += 1
-        self._slots.release(lease.queue, self._handler_key(lease))
-        stays = await self._stays(lease.queue, turn)
-        asks_due = stays and self._slots.reserve(lease.queue)
+        self._slots.release(job.queue, self._handler_key(job))
+        stays = await self._stays(job.queue, turn)
+        asks_due = stays and self._slots.reserve(job.queue)
         asked_at = time.monotonic()
         try:
-            take = await self._settle(lease, outcome, stays=stays)
+            take = await self._settle(job, outcome, stays=stays)
         except asyncio.CancelledError:  # at the end of a rest's patience, Redis being away
             if stays:
                 self._slots.cancel_reservation()
-                self.lost_takes.append((lease.queue, lease.token))
+                self.lost_takes.append((job.queue, job.token))
             raise
-        if take.lease is lease and not stays:  # its children were done already: it goes on at once
-            self._slots.reserve(lease.queue)
+        if take.job is job and not stays:  # its children were done already: it goes on at once
+            self._slots.reserve(job.queue)
         elif not stays:
             return None
         if asks_due:
-            await self.ask_due(lease.queue)
-        if take.lease is None:
-            await self.found_nothing(lease.queue, take)
+            await self.ask_due(job.queue)
+        if take.job is None:
+            await self.found_nothing(job.queue, take)
             return None
-        if take.lease is not lease and await self.is_too_late(take.lease, asked_at):
+        if take.job is not job and await self.is_too_late(take.job, asked_at):
             self._slots.cancel_reservation()
             return None
         if self._takes_no_more():
-            await self._give_back(take.lease)
+            await self._give_back(take.job)
             return None
-        return take.lease if self._receive(take.lease) else None
+        return take.job if self._receive(take.job) else None
 
-    async def _run(self, lease: Lease) -> Outcome:
+    async def _run(self, job: ActiveJob) -> Outcome:
         if self._takes_no_more():
             return Returned()
         try:
-            if lease.scheduler_id is not None:
-                await advance(self._parts.queues, self._parts.reconnection, lease)
-            return await self._parts.runner.run(lease)
+            if job.scheduler_id is not None:
+                await advance(self._parts.queues, self._parts.reconnection, job)
+            return await self._parts.runner.run(job)
         except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
-            return self._parts.runner.failure(error, lease)
+            return self._parts.runner.failure(error, job)
 
-    async def is_too_late(self, lease: Lease, asked_at: float) -> bool:
+    async def is_too_late(self, job: ActiveJob, asked_at: float) -> bool:
         """Whether a take's answer lay unread so long that another worker has its job by now.
 
         A handler that blocks the loop does that: a lock is only kept once its job is known.
@@ -179,12 +179,12 @@ class Chains:
         if time.monotonic() - asked_at < self._parts.keeper.half_life:
             return False
         try:
-            late = not await holds(self._parts.queues, lease)
+            late = not await holds(self._parts.queues, job)
         except RedisUnavailable:  # its own settlement will find out
             return False
         if late:
-            self._log.warning("job.taken_too_late", job_id=lease.id, queue=lease.queue)
-            self._parts.waiting.suspect(lease.queue)
+            self._log.warning("job.taken_too_late", job_id=job.id, queue=job.queue)
+            self._parts.waiting.suspect(job.queue)
         return late
 
     async def ask_due(self, queue: str) -> None:
@@ -194,29 +194,29 @@ class Chains:
         except RedisUnavailable:  # it is asked for again when the connection is back
             self._on_unsure()
 
-    async def _give_back(self, lease: Lease) -> None:
+    async def _give_back(self, job: ActiveJob) -> None:
         """Return a job that was taken while the worker began to leave off."""
         self._slots.cancel_reservation()
-        self._parts.hold(lease)
-        await self._settle(lease, Returned(), stays=False)
+        self._parts.hold(job)
+        await self._settle(job, Returned(), stays=False)
 
-    async def _settle(self, lease: Lease, outcome: Outcome, *, stays: bool) -> Take:
+    async def _settle(self, job: ActiveJob, outcome: Outcome, *, stays: bool) -> FetchResult:
         parts = self._parts
         written: Outcome = Lost("its outcome could not be written")
         take = NOT_ASKED
         try:
-            written, take = await parts.settlement.settle(lease, outcome, fetch_next=stays)
+            written, take = await parts.settlement.settle(job, outcome, fetch_next=stays)
         except Exception as error:  # noqa: BLE001 - a bug costs this job's time, not a slot
-            self._log.exception("job.not_settled", job_id=lease.id, queue=lease.queue)
+            self._log.exception("job.not_settled", job_id=job.id, queue=job.queue)
             bug = Failed(f"its outcome could not be written: {error!r}")
             with contextlib.suppress(Exception):
-                written, take = await parts.settlement.settle(lease, bug, fetch_next=stays)
+                written, take = await parts.settlement.settle(job, bug, fetch_next=stays)
         finally:
-            parts.let_go(lease)
+            parts.let_go(job)
         with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
-            parts.runner.report(lease, written)
+            parts.runner.report(job, written)
         if isinstance(written, Lost):
-            parts.waiting.suspect(lease.queue, after=_LOST_SECONDS)
+            parts.waiting.suspect(job.queue, after=_LOST_SECONDS)
         return take
 
     async def _stays(self, queue: str, turn: Turn) -> bool:
@@ -238,23 +238,23 @@ class Chains:
 
     # ending
 
-    def lose(self, lease: Lease) -> None:
-        """The lease's lock is gone: cancel its handler; what it gives is not written."""
+    def lose(self, job: ActiveJob) -> None:
+        """The job's lock is gone: cancel its handler; what it gives is not written."""
         runner = self._parts.runner
-        if not runner.lose(lease) and self._slots.drop_parked(lease):
-            self._parts.let_go(lease)
-            runner.report(lease, Lost("the lock was lost while the job was parked"))
-        self._parts.waiting.suspect(lease.queue, after=_LOST_SECONDS)
+        if not runner.lose(job) and self._slots.drop_parked(job):
+            self._parts.let_go(job)
+            runner.report(job, Lost("the lock was lost while the job was parked"))
+        self._parts.waiting.suspect(job.queue, after=_LOST_SECONDS)
 
-    def cancel(self, lease: Lease, asked: Failed | Returned) -> None:
+    def cancel(self, job: ActiveJob, asked: Failed | Returned) -> None:
         """Somebody wants the job to end: cancel its handler, and settle it as ``asked``."""
-        self._log.info("job.cancelled", job_id=lease.id, queue=lease.queue)
-        if not self._parts.runner.cancel(lease, asked) and self._slots.drop_parked(lease):
-            self._start(self._settle_parked(lease, asked), lease)
+        self._log.info("job.cancelled", job_id=job.id, queue=job.queue)
+        if not self._parts.runner.cancel(job, asked) and self._slots.drop_parked(job):
+            self._start(self._settle_parked(job, asked), job)
 
-    async def _settle_parked(self, lease: Lease, asked: Failed | Returned) -> None:
-        self._parts.queues.forgive_stall(lease, -1)
-        await self._settle(lease, asked, stays=False)
+    async def _settle_parked(self, job: ActiveJob, asked: Failed | Returned) -> None:
+        self._parts.queues.exempt_from_stall_count(job, -1)
+        await self._settle(job, asked, stays=False)
 
     async def ended(self, timeout: float) -> bool:
         """Wait for the jobs that run, at most ``timeout`` seconds; whether none is left."""
@@ -272,17 +272,17 @@ class Chains:
     async def return_parked(self) -> None:
         """Return parked jobs, in one pipeline: what was sent first stands furthest back."""
         # The head of a queue is where the last one returned stands: the last parked goes first.
-        leases = self._slots.clear_parked()[::-1]
+        jobs = self._slots.clear_parked()[::-1]
         try:
             async with asyncio.timeout(2 * STOP_PATIENCE_SECONDS):
-                await asyncio.gather(*[self._return_one(lease) for lease in leases])
+                await asyncio.gather(*[self._return_one(job) for job in jobs])
         except TimeoutError:
-            left = [lease.id for lease in leases if lease.id in self._parts.held[lease.queue]]
+            left = [job.id for job in jobs if job.id in self._parts.held[job.queue]]
             self._log.warning("jobs.not_returned", job_ids=left)
-        for lease in leases:
-            self._parts.let_go(lease)
+        for job in jobs:
+            self._parts.let_go(job)
 
-    async def _return_one(self, lease: Lease) -> None:
-        self._parts.queues.forgive_stall(lease, -1)
-        await self._parts.settlement.settle(lease, Returned(), fetch_next=False)
-        self._parts.let_go(lease)
+    async def _return_one(self, job: ActiveJob) -> None:
+        self._parts.queues.exempt_from_stall_count(job, -1)
+        await self._parts.settlement.settle(job, Returned(), fetch_next=False)
+        self._parts.let_go(job)

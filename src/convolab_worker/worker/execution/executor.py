@@ -37,16 +37,16 @@ from convolab_worker.worker.stack_reports import innermost
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.registry import Handler, HandlerRegistry
     from convolab_worker.telemetry.logging import Telemetry
     from convolab_worker.telemetry.tracing import Tracing
-    from convolab_worker.worker.stack_reports import Whereabouts
+    from convolab_worker.worker.stack_reports import StackReports
 
 # What a handler gets between being cancelled at a shutdown and losing its slot.
 STOP_PATIENCE_SECONDS = 0.5
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
-_LONGEST_SHOWN = 300  # in the journal
+_LONGEST_SHOWN = 300  # in the recent_runs
 _LABELS = {
     Completed: "completed",
     Postponed: "postponed",
@@ -76,7 +76,7 @@ class OpenLine(Line, Protocol):
 class Lines(Protocol):
     """Where jobs' lines are got from."""
 
-    def line(self, lease: Lease) -> OpenLine:
+    def line(self, active_job: ActiveJob) -> OpenLine:
         """The line of one job."""
 
 
@@ -88,7 +88,7 @@ class Runner:
         handlers: HandlerRegistry,
         reports: Lines,
         telemetry: Telemetry,
-        whereabouts: Whereabouts,
+        stack_reports: StackReports,
         child_reason: Callable[[str], Awaitable[str]],
         tracing: Tracing = NO_TRACING,
     ) -> None:
@@ -97,66 +97,68 @@ class Runner:
         self.handlers = handlers
         self._reports = reports
         self._telemetry = telemetry
-        self._whereabouts = whereabouts
+        self._whereabouts = stack_reports
         self._child_reason = child_reason
         self._log = structlog.get_logger("convolab_worker").bind()
         # Two lines a job that nobody reads are not even put together.
         is_enabled = getattr(self._log, "is_enabled_for", None)
         self._tells = is_enabled is None or bool(is_enabled(logging.INFO))
-        self._runs: dict[Lease, tuple[Run, OpenLine]] = {}
+        self._runs: dict[ActiveJob, tuple[Run, OpenLine]] = {}
         self.outcomes: Counter[str] = Counter()
 
-    def handler_of(self, lease: Lease) -> Handler | None:
+    def handler_of(self, active_job: ActiveJob) -> Handler | None:
         """The handler that the job is for."""
-        return self.handlers.find(lease.queue, lease.name)
+        return self.handlers.find(active_job.queue, active_job.name)
 
-    def run(self, lease: Lease) -> Coroutine[Any, Any, Outcome]:
+    def run(self, active_job: ActiveJob) -> Coroutine[Any, Any, Outcome]:
         """Run the job, in its span if there are any; its outcome, whatever happens."""
-        return self._outcome(lease) if self._tracing is NO_TRACING else self._traced(lease)
+        return (
+            self._outcome(active_job) if self._tracing is NO_TRACING else self._traced(active_job)
+        )
 
-    async def _traced(self, lease: Lease) -> Outcome:
-        with self._tracing.running(lease) as tell:
-            outcome = await self._outcome(lease)
+    async def _traced(self, active_job: ActiveJob) -> Outcome:
+        with self._tracing.running(active_job) as tell:
+            outcome = await self._outcome(active_job)
             if isinstance(outcome, AwaitsChildren):
                 outcome = AwaitsChildren(outcome.children, self._tracing.carried())
             tell(outcome)
         return outcome
 
-    async def _outcome(self, lease: Lease) -> Outcome:
-        if lease.deferred_failure is not None:
-            return Failed(await self._deferred_reason(lease))
-        if lease.problem is not None:
-            return Failed(lease.problem)
-        handler = self.handler_of(lease)
+    async def _outcome(self, active_job: ActiveJob) -> Outcome:
+        if active_job.deferred_failure is not None:
+            return Failed(await self._deferred_reason(active_job))
+        if active_job.problem is not None:
+            return Failed(active_job.problem)
+        handler = self.handler_of(active_job)
         if handler is None:
-            missing = _no_handler(lease, self.handlers.names_on(lease.queue))
+            missing = _no_handler(active_job, self.handlers.names_on(active_job.queue))
             return Failed(str(missing), error=missing)
-        line = self._reports.line(lease)
+        line = self._reports.line(active_job)
         try:
-            job = prepare(lease, handler, line)
+            job = prepare(active_job, handler, line)
         except Exception as error:  # noqa: BLE001 - a payload's own class may raise anything
-            return self.failure(error, lease)
+            return self.failure(error, active_job)
         if self._tells:
-            self._log.info("job.started", **_names(lease, handler))
+            self._log.info("job.started", **_names(active_job, handler))
         run = Run(job, handler)
-        self._runs[lease] = run, line
+        self._runs[active_job] = run, line
         run.on_stuck = self._report_stuck
         try:
             await run.end()
         finally:
-            del self._runs[lease]
+            del self._runs[active_job]
         if run.why is Why.LOST:
             line.drop()
         else:
             await line.finish()
-        return conclude(run, lease, handler, random.random, self.handlers.strategies)
+        return conclude(run, active_job, handler, random.random, self.handlers.strategies)
 
-    def failure(self, error: BaseException, lease: Lease) -> Failed:
+    def failure(self, error: BaseException, active_job: ActiveJob) -> Failed:
         """The outcome of an attempt that failed with ``error`` outside its handler."""
-        return failure(error, lease, random.random, self.handlers.strategies)
+        return failure(error, active_job, random.random, self.handlers.strategies)
 
-    async def _deferred_reason(self, lease: Lease) -> str:
-        deferred = lease.deferred_failure or ""
+    async def _deferred_reason(self, active_job: ActiveJob) -> str:
+        deferred = active_job.deferred_failure or ""
         try:
             return await self._child_reason(deferred)
         except RedisUnavailable:
@@ -170,27 +172,29 @@ class Runner:
         self._whereabouts.keep(kind, **report)
         self._log.warning(f"job.{kind}", **report)
 
-    def report(self, lease: Lease, outcome: Outcome) -> None:
+    def report(self, active_job: ActiveJob, outcome: Outcome) -> None:
         """Count and log what came of a job."""
-        handler = self.handler_of(lease)
+        handler = self.handler_of(active_job)
         came = label(outcome)
         self.outcomes[came] += 1
         now = time.time()
-        ran = max(now - lease.processed_on / 1000, 0.0)
-        waited = max((lease.processed_on - lease.timestamp - lease.delay) / 1000, 0.0)
+        ran = max(now - active_job.processed_on / 1000, 0.0)
+        waited = max(
+            (active_job.processed_on - active_job.timestamp - active_job.delay) / 1000, 0.0
+        )
         kind = NO_HANDLER if handler is None else handler.kind
         self._telemetry.job_finished(kind, came, ran, waited)
-        self._tracing.ended(lease, outcome, ran)
+        self._tracing.ended(active_job, outcome, ran)
         reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
-        self._telemetry.journal.ended(
+        self._telemetry.recent_runs.ended(
             Entry(
-                now, lease.id, lease.name, lease.queue, kind, lease.attempt, came, ran, waited,
-                reason and reason[:_LONGEST_SHOWN],
+                now, active_job.id, active_job.name, active_job.queue, kind, active_job.attempt,
+                came, ran, waited, reason and reason[:_LONGEST_SHOWN],
             )
         )  # fmt: skip
         if type(outcome) is Completed and not self._tells:
             return
-        names = _names(lease, handler)
+        names = _names(active_job, handler)
         if isinstance(outcome, Failed):
             self._log.warning(
                 f"job.{came}",
@@ -209,24 +213,24 @@ class Runner:
         for run, _ in list(self._runs.values()):
             run.interrupt(Why.STOP, STOP_PATIENCE_SECONDS)
 
-    def lose(self, lease: Lease) -> bool:
-        """The lease's lock is gone: cancel its handler, if one is running."""
-        running = self._runs.get(lease)
+    def lose(self, active_job: ActiveJob) -> bool:
+        """The active_job's lock is gone: cancel its handler, if one is running."""
+        running = self._runs.get(active_job)
         if running is not None:
             running[0].interrupt(Why.LOST, STOP_PATIENCE_SECONDS)
         return running is not None
 
-    def cancel(self, lease: Lease, asked: Failed | Returned) -> bool:
+    def cancel(self, active_job: ActiveJob, asked: Failed | Returned) -> bool:
         """Somebody wants the job to end as ``asked``: cancel its handler, if one is running."""
-        running = self._runs.get(lease)
+        running = self._runs.get(active_job)
         if running is not None:
             running[0].asked = asked
             running[0].interrupt(Why.CANCELLED, PATIENCE_SECONDS)
         return running is not None
 
-    def running(self) -> list[tuple[Lease, str | None]]:
+    def running(self) -> list[tuple[ActiveJob, str | None]]:
         """The jobs whose handlers run now, each with its newest progress as JSON."""
-        return [(lease, line.newest) for lease, (_, line) in self._runs.items()]
+        return [(active_job, line.newest) for active_job, (_, line) in self._runs.items()]
 
 
 def _place(stack: str | None) -> str | None:
@@ -235,20 +239,20 @@ def _place(stack: str | None) -> str | None:
     return "{}:{} in {}".format(*frames[-1]) if frames else None
 
 
-def _no_handler(lease: Lease, known: list[str]) -> HandlerNotFound:
+def _no_handler(active_job: ActiveJob, known: list[str]) -> HandlerNotFound:
     names = ", ".join(known) if known else "none"
     return HandlerNotFound(
-        f"no handler for {lease.name!r} on queue {lease.queue!r}; handled there: {names}"
+        f"no handler for {active_job.name!r} on queue {active_job.queue!r}; handled there: {names}"
     )
 
 
-def _names(lease: Lease, handler: Handler | None) -> dict[str, object]:
+def _names(active_job: ActiveJob, handler: Handler | None) -> dict[str, object]:
     return {
-        "job_id": lease.id,
-        "name": lease.name,
-        "queue": lease.queue,
+        "job_id": active_job.id,
+        "name": active_job.name,
+        "queue": active_job.queue,
         "kind": None if handler is None else handler.kind,
-        "attempt": lease.attempt,
+        "attempt": active_job.attempt,
     }
 
 

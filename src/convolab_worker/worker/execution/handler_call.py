@@ -39,7 +39,7 @@ from convolab_worker.errors import (
 )
 from convolab_worker.handlers import passage
 from convolab_worker.handlers.job import AwaitChildren, Job
-from convolab_worker.handlers.passage import Passage
+from convolab_worker.handlers.passage import MiddlewareChain
 from convolab_worker.handlers.retry import retry_delay
 from convolab_worker.handlers.strategies import NO_STRATEGIES, FailedAttempt
 from convolab_worker.payloads.codec import decode_data, encode_json
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from traceback import StackSummary
     from types import FrameType
 
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.job import Line
     from convolab_worker.handlers.registry import Handler
     from convolab_worker.handlers.strategies import Strategies
@@ -88,7 +88,7 @@ class Run:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
-        self._passage: Passage | None = None
+        self._passage: MiddlewareChain | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._began = False
         self._value: Any = None
@@ -122,7 +122,7 @@ class Run:
         try:
             if handler.middleware:
                 innermost = self._in_thread if handler.threaded else handler.function
-                self._passage = Passage(handler.middleware, innermost)
+                self._passage = MiddlewareChain(handler.middleware, innermost)
                 self._value = await self._passage.go(self._job)
             else:
                 self._value = await handler.function(self._job)
@@ -262,15 +262,15 @@ def job_of_frame(frame: FrameType) -> dict[str, Any] | None:
     return run.names
 
 
-def prepare(lease: Lease, handler: Handler, line: Line) -> Job[Any]:
+def prepare(active_job: ActiveJob, handler: Handler, line: Line) -> Job[Any]:
     """Decode and validate a job's data. Raises InvalidPayload."""
-    data = handler.validate(decode_data(lease.data))
-    return Job(lease, kind=handler.kind, data=data, line=line, resources=handler.resources)
+    data = handler.validate(decode_data(active_job.data))
+    return Job(active_job, kind=handler.kind, data=data, line=line, resources=handler.resources)
 
 
 def conclude(
     run: Run,
-    lease: Lease,
+    active_job: ActiveJob,
     handler: Handler,
     random: Callable[[], float],
     strategies: Strategies = NO_STRATEGIES,
@@ -279,16 +279,16 @@ def conclude(
     if run.why is Why.LOST:
         return Lost("the lock was lost while the handler ran")
     if run.why is Why.TIMEOUT:
-        return failure(_timed_out(run, lease, handler), lease, random, strategies)
+        return failure(_timed_out(run, active_job, handler), active_job, random, strategies)
     if run.why is Why.STOP and not run.returned:
         return Returned()
     if run.why is Why.CANCELLED and not run.returned:
         return run.asked
-    return _from_result(run, lease, random, strategies)
+    return _from_result(run, active_job, random, strategies)
 
 
 def _from_result(
-    run: Run, lease: Lease, random: Callable[[], float], strategies: Strategies
+    run: Run, active_job: ActiveJob, random: Callable[[], float], strategies: Strategies
 ) -> Outcome:
     try:
         value = run.result()
@@ -302,12 +302,12 @@ def _from_result(
     except RetryLater as later:
         return Postponed(later.delay)
     except BaseException as error:  # noqa: BLE001 - a value from here on
-        return failure(error, lease, random, strategies, middleware=run.blame(error))
+        return failure(error, active_job, random, strategies, middleware=run.blame(error))
 
 
 def failure(
     error: BaseException,
-    lease: Lease,
+    active_job: ActiveJob,
     random: Callable[[], float],
     strategies: Strategies = NO_STRATEGIES,
     *,
@@ -321,31 +321,31 @@ def failure(
         return Failed(reason, stack, error=error)
     try:
         delay = retry_delay(
-            lease.opts,
-            lease.attempts_made,
+            active_job.opts,
+            active_job.attempts_made,
             random=random(),
-            custom=lambda name: strategies.delay(name, _failed_attempt(lease, error)),
+            custom=lambda name: strategies.delay(name, _failed_attempt(active_job, error)),
         )
     except ConfigurationError as unknown:
         return Failed(f"{reason} (not tried again: {unknown})", stack, error=error)
     return Failed(reason, stack, delay, error=error)
 
 
-def _failed_attempt(lease: Lease, error: BaseException) -> FailedAttempt:
+def _failed_attempt(active_job: ActiveJob, error: BaseException) -> FailedAttempt:
     return FailedAttempt(
-        id=lease.id,
-        name=lease.name,
-        queue=lease.queue,
-        attempt=lease.attempt,
-        max_attempts=lease.max_attempts,
+        id=active_job.id,
+        name=active_job.name,
+        queue=active_job.queue,
+        attempt=active_job.attempt,
+        max_attempts=active_job.max_attempts,
         error=error,
-        raw_data=lease.data,
+        raw_data=active_job.data,
     )
 
 
-def _timed_out(run: Run, lease: Lease, handler: Handler) -> JobTimeout:
+def _timed_out(run: Run, active_job: ActiveJob, handler: Handler) -> JobTimeout:
     still = "; it is still running and was abandoned" if run.abandoned else ""
-    msg = f"{lease.name} ran longer than its time-out of {handler.timeout:g} s{still}"
+    msg = f"{active_job.name} ran longer than its time-out of {handler.timeout:g} s{still}"
     timeout = JobTimeout(msg)
     if run._error is not None:  # noqa: SLF001 - where the handler stood when it was cancelled
         timeout.__traceback__ = run._error.__traceback__  # noqa: SLF001

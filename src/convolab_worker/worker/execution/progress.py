@@ -16,9 +16,9 @@ from convolab_worker.payloads.codec import encode_json
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Queues
-    from convolab_worker.bullmq.protocol.records import Lease
+    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
-    from convolab_worker.connection.usage import Meter
+    from convolab_worker.connection.usage import CommandCounter
 
 _log = structlog.get_logger("convolab_worker")
 _MOST_ROWS = 1000  # kept in memory between two writes; a handler that logs faster loses the oldest
@@ -28,34 +28,39 @@ class Reports:
     """Where the lines of one worker's jobs lead: Redis, through ``queues``."""
 
     def __init__(
-        self, queues: Queues, reconnection: Reconnection, meter: Meter, *, interval: float
+        self,
+        queues: Queues,
+        reconnection: Reconnection,
+        counter: CommandCounter,
+        *,
+        interval: float,
     ) -> None:
         """Write a job's news every ``interval`` seconds at most."""
         self.queues = queues
         self.reconnection = reconnection
-        self._meter = meter
+        self._counter = counter
         self.interval = interval
         self.loop = asyncio.get_running_loop()
 
-    def line(self, lease: Lease) -> JobLine:
+    def line(self, job: ActiveJob) -> JobLine:
         """The line of one job."""
-        return JobLine(lease, self)
+        return JobLine(job, self)
 
-    async def write(self, lease: Lease, progress: str | None, rows: list[str]) -> None:
+    async def write(self, job: ActiveJob, progress: str | None, rows: list[str]) -> None:
         """Write a job's newest progress and log rows, in one pipeline."""
-        keys = self.queues.keys[lease.queue]
+        keys = self.queues.keys[job.queue]
         waiting: list[asyncio.Future[Any]] = []
-        link = self.queues.link
+        connection = self.queues.connection
         if rows:
-            logs = f"{keys.job(lease.id)}:logs"
-            waiting.append(link.call("progress", "RPUSH", logs, *rows))
-            keep = lease.opts.get("keepLogs")
+            logs = f"{keys.job(job.id)}:logs"
+            waiting.append(connection.call("progress", "RPUSH", logs, *rows))
+            keep = job.opts.get("keepLogs")
             if isinstance(keep, int) and keep > 0:
-                waiting.append(link.call("progress", "LTRIM", logs, -keep, -1))
+                waiting.append(connection.call("progress", "LTRIM", logs, -keep, -1))
         if progress is not None:
-            call = self.queues.transitions[lease.queue].progress(lease.id, progress)
-            await script(call.script).run(link, "progress", call.keys, call.args)
-            self._meter.count_inner("progress", script_costs.PROGRESS)
+            call = self.queues.transitions[job.queue].progress(job.id, progress)
+            await script(call.script).run(connection, "progress", call.keys, call.args)
+            self._counter.count_inner("progress", script_costs.PROGRESS)
         for future in waiting:
             await future
 
@@ -64,13 +69,13 @@ class JobLine:
     """One job's unwritten progress and log rows."""
 
     __slots__ = (
-        "_closed", "_due", "_lease", "_lock", "_progress", "_reports", "_rows", "_timer",
+        "_closed", "_due", "_job", "_lock", "_progress", "_reports", "_rows", "_timer",
         "_writing", "_written_at", "newest",
     )  # fmt: skip
 
-    def __init__(self, lease: Lease, reports: Reports) -> None:
+    def __init__(self, job: ActiveJob, reports: Reports) -> None:
         """Start with nothing to write."""
-        self._lease = lease
+        self._job = job
         self._reports = reports
         self._lock = threading.Lock()
         self._progress: str | None = None
@@ -108,21 +113,19 @@ class JobLine:
     async def children_results(self) -> dict[str, Any]:
         """Fetch the results of the job's children, however long Redis is away."""
         reports = self._reports
-        return await reports.reconnection.answered(
-            lambda: flows.results(reports.queues, self._lease)
-        )
+        return await reports.reconnection.answered(lambda: flows.results(reports.queues, self._job))
 
     async def children_failures(self) -> dict[str, str]:
         """Fetch the reasons of children that failed without failing the job, likewise."""
         reports = self._reports
         return await reports.reconnection.answered(
-            lambda: flows.failures(reports.queues, self._lease)
+            lambda: flows.failures(reports.queues, self._job)
         )
 
     async def drop_children(self) -> None:
         """Remove the job's children that have not started, likewise."""
         reports = self._reports
-        await reports.reconnection.answered(lambda: flows.drop(reports.queues, self._lease))
+        await reports.reconnection.answered(lambda: flows.drop(reports.queues, self._job))
 
     def _schedule(self) -> None:
         if not self._due or self._timer is not None or self._closed:
@@ -144,10 +147,10 @@ class JobLine:
             return
         self._written_at = self._reports.loop.time()
         try:
-            await self._reports.write(self._lease, progress, rows)
+            await self._reports.write(self._job, progress, rows)
         except RedisUnavailable as error:
             # Progress is news, not the job: what could not be told is no reason to fail.
-            _log.warning("job.report_lost", job_id=self._lease.id, error=str(error))
+            _log.warning("job.report_lost", job_id=self._job.id, error=str(error))
 
     def drop(self) -> None:
         """Write nothing more: the job is another worker's."""

@@ -11,8 +11,8 @@ from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Fin
 from convolab_worker.cli.commands.doctor.survey import Survey, unreachable
 from convolab_worker.cli.output import as_json, result
 from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Link
-from convolab_worker.connection.usage import Meter
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import RedisUnavailable
 from convolab_worker.telemetry.logging import configure_logging
 
@@ -39,8 +39,8 @@ def doctor(settings: Settings, *, strict: bool, as_lines: bool) -> int:
 async def _examine(
     settings: Settings, handlers: HandlerRegistry | None, *, as_lines: bool
 ) -> list[Finding]:
-    address, meter = Address.parse(settings.redis_url), Meter()
-    link = Link(address, timeout=settings.command_timeout, meter=meter)
+    address, counter = Address.parse(settings.redis_url), CommandCounter()
+    connection = Connection(address, timeout=settings.command_timeout, counter=counter)
     findings: list[Finding] = []
 
     def tell(finding: Finding) -> None:
@@ -50,14 +50,14 @@ async def _examine(
                 result(line)
 
     try:
-        await link.open()
+        await connection.open()
         tell(Finding(check="connection", verdict=OK, found=f"Redis at {address}"))
-        async for finding in Survey(link, settings, handlers).findings():
+        async for finding in Survey(connection, settings, handlers).findings():
             tell(finding)
     except RedisUnavailable as error:
         tell(unreachable(error, settings))
     finally:
-        await link.close()
+        await connection.close()
     return findings
 
 

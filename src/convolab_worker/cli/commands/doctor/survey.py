@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from convolab_worker.cli.commands.doctor.checks import Finding
-    from convolab_worker.connection.connection import Link
+    from convolab_worker.connection.connection import Connection
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
@@ -54,9 +54,11 @@ _USED = (
 class Survey:
     """One look at everything that ``settings`` name; nothing is left changed."""
 
-    def __init__(self, link: Link, settings: Settings, handlers: HandlerRegistry | None) -> None:
-        """Keep the collaborators; ``link`` is open."""
-        self._link = link
+    def __init__(
+        self, connection: Connection, settings: Settings, handlers: HandlerRegistry | None
+    ) -> None:
+        """Keep the collaborators; ``connection`` is open."""
+        self._connection = connection
         self._settings = settings
         self._handlers = handlers
         self._info: dict[str, str] | None = None
@@ -92,7 +94,7 @@ class Survey:
     async def _ask(self, *command: Any, timeout: float | None = None) -> Any:
         """The answer, or None where the server refuses to say."""
         try:
-            return await self._link.call("status", *command, timeout=timeout)
+            return await self._connection.call("status", *command, timeout=timeout)
         except RedisRefused:
             return None
 
@@ -129,7 +131,7 @@ class Survey:
 
     async def _script_error(self) -> str | None:
         try:
-            await self._link.call("status", "EVAL", _LUA, 0)
+            await self._connection.call("status", "EVAL", _LUA, 0)
         except RedisRefused as error:
             return str(error)
         return None
@@ -138,10 +140,10 @@ class Survey:
         began = time.monotonic()
         key = QueueKeys(self._settings.prefix, f"doctor-{uuid.uuid4().hex}")["marker"]
         try:
-            await self._link.call("status", "BZPOPMIN", key, f"{_BLOCK_SECONDS:g}")
+            await self._connection.call("status", "BZPOPMIN", key, f"{_BLOCK_SECONDS:g}")
         except RedisUnavailable:
             with suppress(RedisUnavailable):
-                await self._link.open()  # for the checks to come
+                await self._connection.open()  # for the checks to come
             return None
         return time.monotonic() - began
 
@@ -176,7 +178,8 @@ class Survey:
         for kind in ("prioritized", "delayed"):
             ids += await self._ask("ZRANGE", keys[kind], 0, _MOST_NAMES) or []
         asked = [
-            self._link.call("status", "HGET", keys.job(text(job_id)), "name") for job_id in ids
+            self._connection.call("status", "HGET", keys.job(text(job_id)), "name")
+            for job_id in ids
         ]
         return {text(name) for name in [await each for each in asked] if name is not None}
 
