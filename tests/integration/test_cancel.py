@@ -217,16 +217,16 @@ async def test_a_lock_with_a_request_in_it_is_still_the_workers(
         parts = worker._parts  # noqa: SLF001 - its renewals are kept from taking the lock back
         assert parts is not None
         active_job = parts.held[queue][job_id]
-        lock = parts.queues.keys[queue].lock(job_id)
+        lock = parts.backend.keys[queue].lock(job_id)
         parts.keeper.release(active_job)
         with pytest.raises(TimeoutError):
             await client.cancel(job_id, reason=WHY, timeout=0.2)
         assert str(await redis.get(lock)).startswith("cancel:")
 
-        assert await reconcile.is_locked(parts.queues, active_job)
-        assert await reconcile.holds(parts.queues, active_job)
-        assert await reconcile.written(parts.queues, active_job, 1) is None
-        found = await reconcile.find_by_token(parts.queues, queue, active_job.token)
+        assert await reconcile.is_locked(parts.backend, active_job)
+        assert await reconcile.holds(parts.backend, active_job)
+        assert await reconcile.was_written(parts.backend, active_job, 1) is None
+        found = await reconcile.find_by_token(parts.backend, queue, active_job.token)
         assert found is not None
         assert found.id == job_id
 

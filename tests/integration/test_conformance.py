@@ -214,14 +214,14 @@ async def test_a_take_is_built_as_bullmq_builds_it(
     """``moveToActive`` gets the same keys and arguments."""
     await theirs.moveToActive(TOKEN, {"lockDuration": LOCK_MS})
 
-    assert readable(ours.take(TOKEN, NOW_MS)) == readable(recorder.made)
+    assert readable(ours.fetch(TOKEN, NOW_MS)) == readable(recorder.made)
 
 
 def test_a_named_worker_adds_its_name_to_the_options_of_a_take() -> None:
     """The one option that bullmq's Python does not send: the name behind processedBy."""
     named = Transitions(QueueKeys("prefix", "queue"), worker_name="lessons", lock_ms=LOCK_MS)
 
-    call = named.take(TOKEN, NOW_MS)
+    call = named.fetch(TOKEN, NOW_MS)
 
     assert msgpack.unpackb(call.args[2])["name"] == "lessons"
     assert "opts - name - worker name" in scripts.script("moveToActive").text

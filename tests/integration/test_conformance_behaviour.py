@@ -48,13 +48,13 @@ class Bench:
         found = script(call.script)
         return await self.redis.eval(found.text, found.keys, *call.keys, *call.args)
 
-    async def take(self, token: str = TOKEN) -> Any:
+    async def fetch(self, token: str = TOKEN) -> Any:
         """The raw answer of moveToActive."""
-        return await self.run(self.calls.take(token, now()))
+        return await self.run(self.calls.fetch(token, now()))
 
     async def taken(self, token: str = TOKEN, **opts: Any) -> ActiveJob:
         """The next job, which must be there, as a worker holds it."""
-        _, job_id, _, _ = await self.take(token)
+        _, job_id, _, _ = await self.fetch(token)
         return self.held(job_id, token=token, **opts)
 
     def held(self, job_id: str, *, token: str = TOKEN, **opts: Any) -> ActiveJob:
@@ -120,7 +120,7 @@ async def test_a_take_answers_with_the_jobs_hash_and_id(bench: Bench) -> None:
     """``moveToActive`` answers [flat hash, id, 0, 0], the job locked and counted as started."""
     job_id = await bench.add(attempts=3)
 
-    flat, taken, limited, due = await bench.take()
+    flat, taken, limited, due = await bench.fetch()
 
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     assert (taken, limited, due) == (job_id, 0, 0)
@@ -132,7 +132,7 @@ async def test_a_take_answers_with_the_jobs_hash_and_id(bench: Bench) -> None:
 
 async def test_a_take_of_nothing_answers_four_zeros(bench: Bench) -> None:
     """``moveToActive`` on an empty queue answers [0, 0, 0, 0]."""
-    assert await bench.take() == NOTHING
+    assert await bench.fetch() == NOTHING
 
 
 async def test_a_take_before_a_delayed_job_is_due_answers_when(bench: Bench) -> None:
@@ -140,7 +140,7 @@ async def test_a_take_before_a_delayed_job_is_due_answers_when(bench: Bench) -> 
     job_id = await bench.add(delay=60_000)
     added = int(await bench.field(job_id, "timestamp") or 0)
 
-    assert await bench.take() == [0, 0, 0, added + 60_000]
+    assert await bench.fetch() == [0, 0, 0, added + 60_000]
 
 
 async def test_a_take_under_a_rate_limit_answers_how_long(bench: Bench) -> None:
@@ -148,9 +148,9 @@ async def test_a_take_under_a_rate_limit_answers_how_long(bench: Bench) -> None:
     await bench.redis.hset(bench.keys["meta"], mapping={"max": 1, "duration": 60_000})
     await bench.add()
     await bench.add()
-    await bench.take()
+    await bench.fetch()
 
-    job, job_id, limited, due = await bench.take()
+    job, job_id, limited, due = await bench.fetch()
 
     assert (job, job_id, due) == (0, 0, 0)
     assert 0 < limited <= 60_000
@@ -164,7 +164,7 @@ async def test_a_take_from_a_paused_or_maxed_queue_answers_four_zeros(
     await bench.redis.hset(bench.keys["meta"], mapping=field)
     await bench.add()
 
-    assert await bench.take() == NOTHING
+    assert await bench.fetch() == NOTHING
     assert await bench.markers() == {}
 
 
@@ -181,7 +181,7 @@ async def test_marker_0_is_added_again_on_every_take(bench: Bench) -> None:
     await bench.add()
     await bench.redis.delete(bench.keys["marker"])
 
-    await bench.take()
+    await bench.fetch()
 
     assert await bench.markers() == {"0": 0}
 
@@ -192,7 +192,7 @@ async def test_marker_1_carries_the_due_time_and_is_gone_once_popped(bench: Benc
     due = int(await bench.field(job_id, "timestamp") or 0) + 60_000
 
     popped = await bench.redis.bzpopmin([bench.keys["marker"]], timeout=1)
-    await bench.take()
+    await bench.fetch()
 
     assert popped == (bench.keys["marker"], "1", due)
     assert await bench.markers() == {}
@@ -203,7 +203,7 @@ async def test_a_due_job_is_taken_once_its_time_has_come(bench: Bench) -> None:
     job_id = await bench.add(delay=30)
     later = now() + 1000
 
-    answer = await bench.run(bench.calls.take(TOKEN, later))
+    answer = await bench.run(bench.calls.fetch(TOKEN, later))
 
     assert answer[1] == job_id
 
@@ -434,7 +434,7 @@ async def test_a_child_that_fails_its_parent_defers_the_failure_to_a_worker(benc
     failing = await bench.taken(failParentOnFailure=True)
 
     await bench.fail(failing)
-    flat, taken, _, _ = await bench.take()
+    flat, taken, _, _ = await bench.fetch()
 
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     assert taken == parent
@@ -449,7 +449,7 @@ async def test_a_deferred_failure_is_not_counted_by_a_rate_limit(bench: Bench) -
     job_id = await bench.add()
     await bench.redis.hset(bench.keys.job(job_id), "defa", "a child failed")
 
-    await bench.take()
+    await bench.fetch()
 
     assert await bench.redis.exists(bench.keys["limiter"]) == 0
 
@@ -476,7 +476,7 @@ async def test_a_stalled_job_is_recovered_in_the_second_pass(bench: Bench) -> No
 async def test_a_stalled_check_runs_once_an_interval(bench: Bench) -> None:
     """While the key stalled-check lives, a pass answers [] and marks nothing."""
     await bench.add()
-    await bench.take()
+    await bench.fetch()
     await bench.sweep()
     await bench.redis.delete(bench.keys["stalled"])
 
@@ -490,7 +490,7 @@ async def test_a_stalled_check_runs_once_an_interval(bench: Bench) -> None:
 async def test_a_job_that_stalled_too_often_waits_to_be_failed(bench: Bench) -> None:
     """Over the allowed count the job is returned with defa: a worker has to take and fail it."""
     job_id = await bench.add()
-    await bench.take()
+    await bench.fetch()
     await bench.redis.delete(bench.keys.lock(job_id))
     await bench.sweep(max_stalled=0)
 
@@ -552,7 +552,7 @@ async def test_counts_come_in_the_order_of_the_states(bench: Bench) -> None:
     await bench.add()
     await bench.add(delay=60_000)
     await bench.add(priority=1)
-    await bench.take()
+    await bench.fetch()
     states = ["wait", "paused", "active", "delayed", "prioritized", "completed", "waiting-children"]
     found = script("getCounts")
 
@@ -580,7 +580,7 @@ async def test_a_state_is_told_by_its_name(bench: Bench) -> None:
         return await bench.redis.eval(found.text, found.keys, *keys, job_id)
 
     taken = await bench.add()
-    await bench.take()
+    await bench.fetch()
     waiting, delayed = await bench.add(), await bench.add(delay=60_000)
     prioritized = await bench.add(priority=1)
 

@@ -57,7 +57,7 @@ class House:
 
 @pytest_asyncio.fixture
 async def house(tmp_path: Path, server_url: str, queue_name: str) -> AsyncIterator[House]:
-    """Queues on the shared server."""
+    """Backend on the shared server."""
     commands = Commands(tmp_path, server_url, queue_name)
     async with (
         JobClient(Settings(redis_url=server_url)) as client,

@@ -60,13 +60,13 @@ def test_a_take_costs_more_from_the_prioritized_and_the_delayed(
     taken: ActiveJob, commands: int
 ) -> None:
     """A delayed job is promoted once, before its first attempt."""
-    assert script_costs.take(found=True, job=taken) == commands
+    assert script_costs.fetch(found=True, job=taken) == commands
 
 
 def test_a_take_that_finds_nothing_costs_six_or_four() -> None:
     """A rate limit ends the script early."""
-    assert script_costs.take(found=False) == 6
-    assert script_costs.take(found=False, is_limited=True) == 4
+    assert script_costs.fetch(found=False) == 6
+    assert script_costs.fetch(found=False, is_limited=True) == 4
 
 
 @pytest.mark.parametrize(

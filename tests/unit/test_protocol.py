@@ -37,7 +37,7 @@ def packed_options(call: Call) -> dict[str, Any]:
 
 
 CALLS = {
-    "take": OURS.take("w:1", NOW_MS),
+    "take": OURS.fetch("w:1", NOW_MS),
     "complete": finish(active_job()),
     "fail": finish(active_job(), "failed", fields={"failedReason": "r"}),
     "delay": OURS.delay(
@@ -204,8 +204,8 @@ def test_a_worker_without_a_name_sends_none() -> None:
     """processedBy stays unset."""
     nameless = Transitions(KEYS, worker_name=None, lock_ms=60_000)
 
-    assert "name" not in msgpack.unpackb(nameless.take("w:1", NOW_MS).args[2])
-    assert msgpack.unpackb(OURS.take("w:1", NOW_MS).args[2])["name"] == "worker-1"
+    assert "name" not in msgpack.unpackb(nameless.fetch("w:1", NOW_MS).args[2])
+    assert msgpack.unpackb(OURS.fetch("w:1", NOW_MS).args[2])["name"] == "worker-1"
 
 
 def test_fields_are_packed_as_pairs() -> None:

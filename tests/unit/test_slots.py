@@ -829,7 +829,7 @@ class SlotsMachine(RuleBasedStateMachine):
         self.takes.append(FetchResult(queue, turn))
         del self.waits[queue]
 
-    def take_next(self) -> bool:
+    def fetch(self) -> bool:
         candidates = self.takeable()
         queue = self.slots.next_queue(self.now)
         if self.slots.free <= 0 or not candidates:
@@ -857,12 +857,12 @@ class SlotsMachine(RuleBasedStateMachine):
         """Jobs are seen on a queue, and taken one after the other."""
         self.slots.ready(queue, sure=True)
         for handler in handlers:
-            if self.take_next():
+            if self.fetch():
                 self.land(len(self.takes) - 1, handler)
 
     @rule()
     def take(self) -> None:
-        self.take_next()
+        self.fetch()
 
     @precondition(lambda self: self.takes)
     @rule(which=PICK, handler=PICK)

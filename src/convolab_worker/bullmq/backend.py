@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MARKER_DUE = b"1"
 # BZPOPMIN's own time-out, coarse on an idle server, plus the way there and back.
 _BLOCK_MARGIN_SECONDS = 5.0
-# Weights that let one EXISTS per queue say which kinds of keys there are; see `Queues.look`.
+# Weights that let one EXISTS per queue say which kinds of keys there are; see `Backend.look`.
 _DELAYED_WEIGHT = 3
 _ACTIVE_WEIGHT = 6
 
@@ -95,7 +95,7 @@ class Refusal(Exception):
         self.code = code
 
 
-class Queues:
+class Backend:
     """The worker's side of the BullMQ protocol, for the queues ``names``.
 
     Every method sends one command, or one pipeline of them, and raises RedisRefused or ReplyLost;
@@ -153,17 +153,17 @@ class Queues:
     def _run(self, purpose: str, call: Call) -> Coroutine[Any, Any, Any]:
         return script(call.script).run(self.connection, purpose, call.keys, call.args)
 
-    async def take(self, queue: str, token: str) -> FetchResult:
+    async def fetch(self, queue: str, token: str) -> FetchResult:
         """Take the queue's next job, locked under ``token``."""
-        raw = await self._run("fetch", self.transitions[queue].take(token, now_ms()))
+        raw = await self._run("fetch", self.transitions[queue].fetch(token, now_ms()))
         take = _read_fetch(queue, token, raw)
-        inner = script_costs.take(
+        inner = script_costs.fetch(
             found=take.job is not None, job=take.job, is_limited=take.limited_for > 0
         )
         self.counter.count_inner("fetch", inner + self._extra(take))
         return take
 
-    async def transit(self, job: ActiveJob, call: Call) -> FetchResult:
+    async def transition(self, job: ActiveJob, call: Call) -> FetchResult:
         """Move a job of ours on; the answer is the next one where the call asked for it.
 
         Raises LockLost if the job is not ours any more, and Refusal with the code otherwise.
@@ -218,7 +218,7 @@ class Queues:
             raise Refusal(raw)
         return bool(raw == 0)
 
-    async def wait(self, queues: Sequence[str], timeout: float) -> Marker | None:
+    async def listen(self, queues: Sequence[str], timeout: float) -> Marker | None:
         """Block until a job is announced on one of ``queues``, at most ``timeout`` seconds.
 
         Redis serves the keys of one BZPOPMIN from left to right: the caller rotates them.
@@ -262,7 +262,7 @@ class Queues:
         paused, concurrency = answer
         return Restrictions(paused is not None, None if concurrency is None else int(concurrency))
 
-    async def look(self, queues: Iterable[str]) -> dict[str, QueueContents]:
+    async def probe(self, queues: Iterable[str]) -> dict[str, QueueContents]:
         """What each queue has: one command a queue, in one pipeline.
 
         EXISTS counts a key as often as it is named, so weights tell the kinds apart in one answer.
@@ -300,7 +300,7 @@ class Queues:
         prioritized = self.connection.call("fetch", "ZCARD", keys["prioritized"])
         return int(await in_order + await prioritized)
 
-    async def left(self) -> tuple[int, float | None]:
+    async def count_remaining(self) -> tuple[int, float | None]:
         """How many jobs wait, prioritized and delayed ones too, and when the first is due."""
         counts: list[asyncio.Future[int]] = []
         for keys in self.keys.values():

@@ -15,14 +15,14 @@ from convolab_worker.payloads.codec import encode_json
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from convolab_worker.bullmq.backend import Queues
+    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.children import Child
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
 
 
 async def enqueue(
-    queues: Queues, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
+    backend: Backend, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
 ) -> None:
     """Add those of ``children`` that have not ended yet; one that was added before is not again.
 
@@ -32,51 +32,51 @@ async def enqueue(
     """
     asked = list(children)
     if parent.starts > 1:
-        asked = not_ended(asked, await results(queues, parent))
-        asked = [child for child in asked if not await _has_failed(queues, parent, child)]
+        asked = not_ended(asked, await results(backend, parent))
+        asked = [child for child in asked if not await _has_failed(backend, parent, child)]
     for child in asked:
-        job = _job(queues, parent, child, carried)
-        await producer.add(queues.connection, queues.counter, _keys(queues, parent, child), job)
+        job = _job(backend, parent, child, carried)
+        await producer.add(backend.connection, backend.counter, _keys(backend, parent, child), job)
 
 
-async def _has_failed(queues: Queues, parent: ActiveJob, child: Child) -> bool:
+async def _has_failed(backend: Backend, parent: ActiveJob, child: Child) -> bool:
     """Whether a child has failed of which its parent was not told; if so, it is told now."""
-    keys = _keys(queues, parent, child)
+    keys = _keys(backend, parent, child)
     own_id = child_id(parent.id, child.result_key, parent.attempt)
-    if await queues.connection.call("fetch", "ZSCORE", keys["failed"], own_id) is None:
+    if await backend.connection.call("fetch", "ZSCORE", keys["failed"], own_id) is None:
         return False
-    reason = await queues.connection.call("fetch", "HGET", keys.job(own_id), "failedReason")
-    failures = f"{queues.keys[parent.queue].job(parent.id)}:failed"
-    await queues.connection.call("fetch", "HSET", failures, keys.job(own_id), reason or "")
+    reason = await backend.connection.call("fetch", "HGET", keys.job(own_id), "failedReason")
+    failures = f"{backend.keys[parent.queue].job(parent.id)}:failed"
+    await backend.connection.call("fetch", "HSET", failures, keys.job(own_id), reason or "")
     return True
 
 
-async def results(queues: Queues, parent: ActiveJob) -> dict[str, Any]:
+async def results(backend: Backend, parent: ActiveJob) -> dict[str, Any]:
     """The results of the children that have ended by their keys; None for one that failed."""
-    processed, failed = await _ended(queues, parent)
+    processed, failed = await _ended(backend, parent)
     return {**dict.fromkeys(by_key(parent.id, failed)), **results_by_key(parent.id, processed)}
 
 
-async def failures(queues: Queues, parent: ActiveJob) -> dict[str, str]:
+async def failures(backend: Backend, parent: ActiveJob) -> dict[str, str]:
     """Why children failed whose failure does not fail their parent, by their keys."""
-    _, failed = await _ended(queues, parent)
+    _, failed = await _ended(backend, parent)
     return by_key(parent.id, failed)
 
 
-async def drop(queues: Queues, parent: ActiveJob) -> None:
+async def drop(backend: Backend, parent: ActiveJob) -> None:
     """Remove the job's children that have not started; doing it again does nothing."""
-    keys = queues.keys[parent.queue]
+    keys = backend.keys[parent.queue]
     call = Call(
         "removeUnprocessedChildren", [keys.job(parent.id), keys["meta"]], (keys.base, parent.id)
     )
-    await script(call.script).run(queues.connection, "enqueue", call.keys, call.args)
+    await script(call.script).run(backend.connection, "enqueue", call.keys, call.args)
 
 
-async def _ended(queues: Queues, parent: ActiveJob) -> tuple[dict[str, str], dict[str, str]]:
-    job_key = queues.keys[parent.queue].job(parent.id)
+async def _ended(backend: Backend, parent: ActiveJob) -> tuple[dict[str, str], dict[str, str]]:
+    job_key = backend.keys[parent.queue].job(parent.id)
     answers = await asyncio.gather(
         *[
-            queues.connection.call("fetch", "HGETALL", f"{job_key}:{kind}")
+            backend.connection.call("fetch", "HGETALL", f"{job_key}:{kind}")
             for kind in ("processed", "failed")
         ]
     )
@@ -88,11 +88,11 @@ def _pairs(flat: list[str]) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _keys(queues: Queues, parent: ActiveJob, child: Child) -> QueueKeys:
-    return queues.keys_of(child.queue or parent.queue)
+def _keys(backend: Backend, parent: ActiveJob, child: Child) -> QueueKeys:
+    return backend.keys_of(child.queue or parent.queue)
 
 
-def _job(queues: Queues, parent: ActiveJob, child: Child, carried: Mapping[str, Any]) -> NewJob:
+def _job(backend: Backend, parent: ActiveJob, child: Child, carried: Mapping[str, Any]) -> NewJob:
     opts: dict[str, object] = {child.failure_option: True, **carried}
     if child.attempts is not None:
         opts["attempts"] = child.attempts
@@ -110,5 +110,5 @@ def _job(queues: Queues, parent: ActiveJob, child: Child, carried: Mapping[str, 
         data=encode_json(child.data, what=f"data of the child {child.result_key!r}"),
         opts=opts,
         parent=parent.id,
-        parent_queue=queues.keys[parent.queue].base.removesuffix(":"),
+        parent_queue=backend.keys[parent.queue].base.removesuffix(":"),
     )

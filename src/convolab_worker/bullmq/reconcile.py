@@ -19,7 +19,7 @@ from convolab_worker.errors import RedisRefused
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from convolab_worker.bullmq.backend import Queues
+    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
 
@@ -31,24 +31,24 @@ _MANY_LOCKS_SECONDS = 8.0
 _CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
 
 
-async def locks_of_active(queues: Queues, queue: str) -> dict[str, float | None]:
+async def locks_of_active(backend: Backend, queue: str) -> dict[str, float | None]:
     """For each active job of the queue, how long its lock lasts (seconds); None: no lock."""
-    keys = queues.keys[queue]
+    keys = backend.keys[queue]
     ids = [
         text(raw)
-        for raw in await queues.connection.call("stalled", "LRANGE", keys["active"], 0, -1)
+        for raw in await backend.connection.call("stalled", "LRANGE", keys["active"], 0, -1)
     ]
     if len(ids) > _MANY_LOCKS:  # one question for all: are any missing?
         names = [keys.lock(job_id) for job_id in ids]
-        if await queues.connection.call("stalled", "EXISTS", *names) == len(ids):
+        if await backend.connection.call("stalled", "EXISTS", *names) == len(ids):
             return dict.fromkeys(ids, _MANY_LOCKS_SECONDS)
-    answers = [queues.connection.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
+    answers = [backend.connection.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
     left = [await answer for answer in answers]
     return {job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)}
 
 
 async def recover_stalled(
-    queues: Queues, queue: str, unlocked: Iterable[str], max_stalled: int
+    backend: Backend, queue: str, unlocked: Iterable[str], max_stalled: int
 ) -> list[str]:
     """Put the queue's active jobs that have no lock (``unlocked``) back to its head; their ids.
 
@@ -57,45 +57,45 @@ async def recover_stalled(
     the other. A job whose key is no hash would end the script between two lists.
     """
     for job_id in unlocked:
-        await set_aside(queues, queue, job_id)
-    transitions, check = queues.transitions[queue], queues.keys[queue]["stalled-check"]
+        await set_aside(backend, queue, job_id)
+    transitions, check = backend.transitions[queue], backend.keys[queue]["stalled-check"]
     call = transitions.recover_stalled(max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1)
     recovered: list[str] = []
     for _ in range(2):
-        await queues.connection.call("stalled", "DEL", check)
-        raw = await script(call.script).run(queues.connection, "stalled", call.keys, call.args)
-        queues.counter.count_inner("stalled", script_costs.STALLED_PASS)
+        await backend.connection.call("stalled", "DEL", check)
+        raw = await script(call.script).run(backend.connection, "stalled", call.keys, call.args)
+        backend.counter.count_inner("stalled", script_costs.STALLED_PASS)
         recovered += [text(job_id) for job_id in raw]
     return recovered
 
 
-async def find_by_token(queues: Queues, queue: str, token: str) -> ActiveJob | None:
+async def find_by_token(backend: Backend, queue: str, token: str) -> ActiveJob | None:
     """The active job locked under ``token``: what a take whose answer was lost has taken."""
-    keys = queues.keys[queue]
-    ids = await queues.connection.call("fetch", "LRANGE", keys["active"], 0, -1)
+    keys = backend.keys[queue]
+    ids = await backend.connection.call("fetch", "LRANGE", keys["active"], 0, -1)
     if not ids:
         return None
     names = [keys.lock(text(job_id)) for job_id in ids]
-    locks = await queues.connection.call("fetch", "MGET", *names)
+    locks = await backend.connection.call("fetch", "MGET", *names)
     for job_id, lock in zip(ids, locks, strict=True):
         if lock is not None and token_in(lock) == token:
-            await set_aside(queues, queue, text(job_id))
-            flat = await queues.connection.call("fetch", "HGETALL", keys.job(text(job_id)))
+            await set_aside(backend, queue, text(job_id))
+            flat = await backend.connection.call("fetch", "HGETALL", keys.job(text(job_id)))
             return read_active_job(queue, job_id, token, flat)
     return None
 
 
-async def take(queues: Queues, queue: str, token: str) -> FetchResult:
+async def fetch(backend: Backend, queue: str, token: str) -> FetchResult:
     """Take the queue's next job, be it one whose key is no hash: it is there to be failed.
 
     BullMQ's script ends half-way on such a job, which is active and locked by then.
     """
     try:
-        return await queues.take(queue, token)
+        return await backend.fetch(queue, token)
     except RedisRefused as error:
         if not is_of_another_type(error):
             raise
-        job = await find_by_token(queues, queue, token)
+        job = await find_by_token(backend, queue, token)
         if job is None:  # it was another key: of the queue itself
             raise
         return FetchResult(job=job)
@@ -106,15 +106,17 @@ def is_of_another_type(error: RedisRefused) -> bool:
     return "WRONGTYPE" in str(error)
 
 
-async def set_aside(queues: Queues, queue: str, job_id: str, job: ActiveJob | None = None) -> bool:
+async def set_aside(
+    backend: Backend, queue: str, job_id: str, job: ActiveJob | None = None
+) -> bool:
     """Rename what stands where a job's hash belongs, if that is no hash; whether it was so.
 
     The job gets its hash back from its ``job``, as far as that knows it. Without one nothing of
     the job is left, and what it gets is a deferred failure: whoever takes it next fails it with
     that reason, where an operator finds it.
     """
-    key = queues.keys[queue].job(job_id)
-    kind = text(await queues.connection.call("stalled", "TYPE", key))
+    key = backend.keys[queue].job(job_id)
+    kind = text(await backend.connection.call("stalled", "TYPE", key))
     if kind in ("hash", "none"):
         return False
     at = now_ms()
@@ -125,8 +127,8 @@ async def set_aside(queues: Queues, queue: str, job_id: str, job: ActiveJob | No
         fields["defa"] = f"another program has written a {kind} over the job: it is now {kept}"
     else:
         fields = _fields(job)
-    renamed = queues.connection.call("stalled", "RENAME", key, kept)
-    written = queues.connection.call(
+    renamed = backend.connection.call("stalled", "RENAME", key, kept)
+    written = backend.connection.call(
         "stalled", "HSET", key, *[x for pair in fields.items() for x in pair]
     )
     await renamed
@@ -153,54 +155,54 @@ def _fields(job: ActiveJob) -> dict[str, str | bytes | int]:
     return fields
 
 
-async def is_locked(queues: Queues, job: ActiveJob) -> bool:
+async def is_locked(backend: Backend, job: ActiveJob) -> bool:
     """Whether the job is locked for this job."""
-    lock = queues.keys[job.queue].lock(job.id)
-    token = await queues.connection.call("finish", "GET", lock)
+    lock = backend.keys[job.queue].lock(job.id)
+    token = await backend.connection.call("finish", "GET", lock)
     return token is not None and token_in(token) == job.token
 
 
-async def holds(queues: Queues, job: ActiveJob) -> bool:
+async def holds(backend: Backend, job: ActiveJob) -> bool:
     """Whether the job's lock is still there, and still ours."""
-    lock = await queues.connection.call("lock", "GET", queues.keys[job.queue].lock(job.id))
+    lock = await backend.connection.call("lock", "GET", backend.keys[job.queue].lock(job.id))
     return lock is not None and token_in(lock) == job.token
 
 
-async def restore(queues: Queues, job: ActiveJob, duration: float, error: str) -> bool:
+async def restore(backend: Backend, job: ActiveJob, duration: float, error: str) -> bool:
     """Undo what a script that failed half-way with ``error`` has done; False if nothing is left.
 
     BullMQ's scripts remove the job's lock and its place in ``active`` before they write its end.
     It gets both back, the lock for ``duration`` seconds. Nothing is left to undo of a job whose
     end was written before the script failed.
     """
-    keys = queues.keys[job.queue]
+    keys = backend.keys[job.queue]
     job_key = keys.job(job.id)
     if "not an integer" in error:  # the number of attempts: no script could ever count it up
-        await queues.connection.call("finish", "HSET", job_key, "atm", job.attempts_made)
+        await backend.connection.call("finish", "HSET", job_key, "atm", job.attempts_made)
     states = script("getStateV2")
     state = await states.run(
-        queues.connection, "finish", keys.named(*STATE_KEYS), (job.id, job_key)
+        backend.connection, "finish", keys.named(*STATE_KEYS), (job.id, job_key)
     )
-    is_out = state == b"unknown" and await queues.connection.call("finish", "EXISTS", job_key) == 1
+    is_out = state == b"unknown" and await backend.connection.call("finish", "EXISTS", job_key) == 1
     if not is_out and state != b"active":
         return False
     lock, milliseconds = keys.lock(job.id), round(duration * 1000)
-    locked = queues.connection.call("finish", "SET", lock, job.token, "PX", milliseconds, "NX")
+    locked = backend.connection.call("finish", "SET", lock, job.token, "PX", milliseconds, "NX")
     if is_out:
-        await queues.connection.call("finish", "LPUSH", keys["active"], job.id)
+        await backend.connection.call("finish", "LPUSH", keys["active"], job.id)
     await locked
     return True
 
 
-async def written(queues: Queues, job: ActiveJob, at_ms: int) -> bool | None:
+async def was_written(backend: Backend, job: ActiveJob, at_ms: int) -> bool | None:
     """Whether a finish of ours at ``at_ms`` whose answer was lost has been written.
 
     None: it has not, and the lock is still ours or nobody's, so it may be tried again. A lock that
     holds a request to cancel is still ours: the next try meets the request.
     """
-    keys = queues.keys[job.queue]
-    lock = queues.connection.call("finish", "GET", keys.lock(job.id))
-    finished = queues.connection.call("finish", "HMGET", keys.job(job.id), "finishedOn", "name")
+    keys = backend.keys[job.queue]
+    lock = backend.connection.call("finish", "GET", keys.lock(job.id))
+    finished = backend.connection.call("finish", "HMGET", keys.job(job.id), "finishedOn", "name")
     token, (finished_on, name) = await lock, await finished
     if token is not None and token_in(token) == job.token:
         return None
@@ -209,19 +211,19 @@ async def written(queues: Queues, job: ActiveJob, at_ms: int) -> bool | None:
     return None if token is None else False
 
 
-async def failed_child_reason(queues: Queues, job: ActiveJob) -> str:
+async def failed_child_reason(backend: Backend, job: ActiveJob) -> str:
     """Why the job can't go on: its first failed child, and that child's own reason."""
-    unsuccessful = f"{queues.keys[job.queue].job(job.id)}:unsuccessful"
-    failed = await queues.connection.call("fetch", "ZRANGE", unsuccessful, 0, 0)
-    return await child_reason(queues, f"child {text(failed[0])} failed" if failed else "")
+    unsuccessful = f"{backend.keys[job.queue].job(job.id)}:unsuccessful"
+    failed = await backend.connection.call("fetch", "ZRANGE", unsuccessful, 0, 0)
+    return await child_reason(backend, f"child {text(failed[0])} failed" if failed else "")
 
 
-async def child_reason(queues: Queues, deferred: str) -> str:
+async def child_reason(backend: Backend, deferred: str) -> str:
     """BullMQ's ``child KEY failed`` with the child's own reason, where it is still known."""
     found = _CHILD_FAILED.fullmatch(deferred)
     if found is None:
         return deferred or "a child has failed"
-    reason = await queues.connection.call("fetch", "HGET", found["key"], "failedReason")
+    reason = await backend.connection.call("fetch", "HGET", found["key"], "failedReason")
     return deferred if reason is None else f"{deferred}: {reason.decode('utf-8', 'replace')}"
 
 

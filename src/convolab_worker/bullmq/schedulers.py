@@ -19,7 +19,7 @@ from convolab_worker.errors import RedisRefused, RedisUnavailable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convolab_worker.bullmq.backend import Queues
+    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
@@ -30,20 +30,20 @@ _KEYS = (
 )  # fmt: skip
 
 
-async def advance(queues: Queues, reconnection: Reconnection, job: ActiveJob) -> None:
+async def advance(backend: Backend, reconnection: Reconnection, job: ActiveJob) -> None:
     """Add the iteration that follows ``job``; the script adds it once, however often it is asked.
 
     A pattern that can't be read is logged and ends the repetition, as with Node's workers.
     """
     try:
-        call = next_iteration(queues.keys[job.queue], job, now_ms())
+        call = next_iteration(backend.keys[job.queue], job, now_ms())
     except (ValueError, KeyError, TypeError) as error:
         _log.error("scheduler.not_advanced", scheduler=job.scheduler_id, error=str(error))
         return
     while call is not None:
         try:
-            await script(call.script).run(queues.connection, "fetch", call.keys, call.args)
-            queues.counter.count_inner("fetch", script_costs.ADD)
+            await script(call.script).run(backend.connection, "fetch", call.keys, call.args)
+            backend.counter.count_inner("fetch", script_costs.ADD)
         except RedisRefused as error:
             await reconnection.refused(error)
         except RedisUnavailable:

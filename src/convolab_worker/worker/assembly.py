@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from convolab_worker._setting_types import parse_rate
-from convolab_worker.bullmq.backend import Queues
+from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
 from convolab_worker.bullmq.reconcile import child_reason
 from convolab_worker.connection.address import Address, Route
@@ -55,7 +55,7 @@ _log = structlog.get_logger("convolab_worker")
 class Parts:
     """What an engine works with."""
 
-    queues: Queues
+    backend: Backend
     slots: Slots[ActiveJob]
     signal: Signal
     waiting: Waiting
@@ -122,27 +122,27 @@ def assemble(
     blocking_connection = Connection(route, timeout=settings.command_timeout, counter=counter)
     for one, other in ((connection, blocking_connection), (blocking_connection, connection)):
         one.on_lost = functools.partial(_heard_loss, other, signal)
-    queues = _queues(settings, connection, blocking_connection, counter)
+    backend = _backend(settings, connection, blocking_connection, counter)
     slots = _slots(handlers, settings)
     reconnection = Reconnection(connection, blocking_connection, where=str(route.address))
     held: dict[str, dict[str, ActiveJob]] = defaultdict(dict)
     lock_duration = settings.lock_duration
     keeper = LockKeeper(
         route,
-        queues,
+        backend,
         lock_counter,
         lock_duration=lock_duration,
         on_lost=lambda job: _in_loop(loop, on_lost, job),
         on_cancelled=lambda job, asked: _in_loop(loop, on_cancelled, job, asked),
         on_look=Watchdog(loop, job_of_frame, stack_reports).look,
     )
-    reports = Reports(queues, reconnection, counter, interval=settings.progress_interval)
+    reports = Reports(backend, reconnection, counter, interval=settings.progress_interval)
     return Parts(
-        queues=queues,
+        backend=backend,
         slots=slots,
         signal=signal,
         waiting=Waiting(
-            queues,
+            backend,
             slots,
             signal,
             waiting=blocking_connection,
@@ -153,7 +153,7 @@ def assemble(
             lock_duration=lock_duration,
         ),
         settlement=JobCompleter(
-            queues, reconnection, lock_duration=lock_duration, may_reclaim=keeper.may_reclaim
+            backend, reconnection, lock_duration=lock_duration, may_reclaim=keeper.may_reclaim
         ),
         reconnection=reconnection,
         keeper=keeper,
@@ -162,7 +162,7 @@ def assemble(
             reports,
             telemetry,
             stack_reports,
-            functools.partial(child_reason, queues),
+            functools.partial(child_reason, backend),
             tracing(settings, _worker_name(settings)),
         ),
         telemetry=telemetry,
@@ -182,10 +182,10 @@ def assemble(
     )
 
 
-def _queues(
+def _backend(
     settings: Settings, connection: Connection, waiting: Connection, counter: CommandCounter
-) -> Queues:
-    return Queues(
+) -> Backend:
+    return Backend(
         settings.queues,
         prefix=settings.prefix,
         connection=connection,

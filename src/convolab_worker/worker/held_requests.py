@@ -190,7 +190,7 @@ class Holding:
         if not parts.reconnection.is_open:
             msg = "Redis is away: what is left can't be counted"
             raise RedisUnavailable(msg)
-        remaining, due = await parts.queues.left()
+        remaining, due = await parts.backend.count_remaining()
         rested = self._engine.next_start() if remaining else None
         times = [at for at in (due, self._engine.next_time(), rested) if at is not None]
         return remaining, min(times, default=None)

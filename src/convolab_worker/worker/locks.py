@@ -27,7 +27,7 @@ from convolab_worker.errors import RedisUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.bullmq.backend import Queues
+    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.outcome import Failed, Returned
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.address import Route
@@ -54,7 +54,7 @@ class LockKeeper:
     def __init__(
         self,
         address: Route,
-        queues: Queues,
+        backend: Backend,
         counter: CommandCounter,
         *,
         lock_duration: float,
@@ -64,8 +64,8 @@ class LockKeeper:
     ) -> None:
         """Start nothing: the first job that is held starts the thread."""
         self._address = address
-        self._transitions = queues.transitions
-        self._keys = queues.keys
+        self._transitions = backend.transitions
+        self._keys = backend.keys
         self._counter = counter
         self._duration = lock_duration
         self.half_life = lock_duration / 2

@@ -337,7 +337,7 @@ class Worker:
         )
         try:
             await connection.open()
-            found = await depths(connection, parts.queues.keys.values())
+            found = await depths(connection, parts.backend.keys.values())
         finally:
             await connection.close()
             parts.counter.add(counter)

@@ -86,7 +86,7 @@ class Transitions:
             opts["limiter"] = self._limiter._asdict()
         return opts
 
-    def take(self, token: str, now_ms: int) -> Call:
+    def fetch(self, token: str, now_ms: int) -> Call:
         """Move the next job to active, locked under ``token``."""
         opts = msgpack.packb(self._worker_opts(token))
         return Call("moveToActive", self._take_keys, (self._keys.base, now_ms, opts))

@@ -58,7 +58,7 @@ def add(call: Call, *, is_child: bool = False) -> int:
     return ADD + elsewhere + (_ADD_CHILD if is_child else 0)
 
 
-def take(*, found: bool, job: ActiveJob | None = None, is_limited: bool = False) -> int:
+def fetch(*, found: bool, job: ActiveJob | None = None, is_limited: bool = False) -> int:
     """Commands inside ``moveToActive``, or the same part of a script that ends an attempt.
 
     ``job`` is the job that was taken, where it is at hand.
@@ -128,5 +128,5 @@ def _next(answer: Any, taken: ActiveJob | None, *, fetched: bool, otherwise: int
     if not isinstance(answer, list):
         return otherwise + (_TAKE_NOTHING if fetched else 0)
     if isinstance(answer[0], list):
-        return take(found=True, job=taken)
-    return take(found=False, is_limited=bool(float(answer[2] or 0)))
+        return fetch(found=True, job=taken)
+    return fetch(found=False, is_limited=bool(float(answer[2] or 0)))

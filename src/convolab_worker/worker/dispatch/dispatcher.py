@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from convolab_worker.bullmq.reconcile import find_by_token, take as take_next
+from convolab_worker.bullmq.reconcile import fetch, find_by_token
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 from convolab_worker.worker.execution.chains import Chains
 from convolab_worker.worker.execution.executor import STOP_PATIENCE_SECONDS
@@ -29,7 +29,7 @@ _CLOCK_JUMP_SECONDS = 2.0
 
 
 class Engine:
-    """Runs the jobs of ``parts.queues`` until it is stopped, or drained.
+    """Runs the jobs of ``parts.backend`` until it is stopped, or drained.
 
     ``on_drained`` is called when nothing is left to take; it says whether to rest then.
     """
@@ -175,7 +175,7 @@ class Engine:
         generation = parts.reconnection.generation
         while self.chains.lost_takes:
             queue, token = self.chains.lost_takes[-1]
-            job = await find_by_token(parts.queues, queue, token)
+            job = await find_by_token(parts.backend, queue, token)
             self.chains.lost_takes.pop()
             if job is not None:
                 self._log.info("job.adopted", job_id=job.id, queue=queue)
@@ -281,16 +281,16 @@ class Engine:
                 raise error
 
     async def _count(self, queue: str) -> None:
-        self._slots.counted(queue, await self._parts.queues.count_waiting(queue))
+        self._slots.counted(queue, await self._parts.backend.count_waiting(queue))
 
     async def _take(self, queue: str) -> None:
         parts = self._parts
         asks_due = self._slots.reserve(queue)
         self._looked = False
-        token = parts.queues.new_token()
+        token = parts.backend.new_token()
         asked_at = time.monotonic()
         try:
-            take = await take_next(parts.queues, queue, token)
+            take = await fetch(parts.backend, queue, token)
             parts.reconnection.served()
             late = take.job is not None and await self.chains.is_too_late(take.job, asked_at)
         except (ReplyLost, asyncio.CancelledError):

@@ -24,7 +24,7 @@ from convolab_worker.worker.dispatch import idle_backoff
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from convolab_worker.bullmq.backend import QueueContents, Queues
+    from convolab_worker.bullmq.backend import Backend, QueueContents
     from convolab_worker.connection.connection import Connection
     from convolab_worker.worker.dispatch.slots import Slots
     from convolab_worker.worker.dispatch.wake_signal import Signal
@@ -45,7 +45,7 @@ class Waiting:
 
     def __init__(
         self,
-        queues: Queues,
+        backend: Backend,
         slots: Slots[Any],
         signal: Signal,
         *,
@@ -60,7 +60,7 @@ class Waiting:
 
         ``on_cancel`` hears of the queue and id of one of them that somebody wants to end.
         """
-        self._queues = queues
+        self._backend = backend
         self._slots = slots
         self._signal = signal
         self._waiting = waiting
@@ -165,11 +165,11 @@ class Waiting:
         """End the block: a queue became quiet that it does not listen to."""
         if self._waiting.client_id is not None:
             self._unblocked = True
-            self._queues.connection.call("wait", "CLIENT", "UNBLOCK", self._waiting.client_id)
+            self._backend.connection.call("wait", "CLIENT", "UNBLOCK", self._waiting.client_id)
 
     async def _block_on(self, names: list[str], seconds: float, *, whole: bool) -> None:
         try:
-            marker = await self._queues.wait(names, seconds)
+            marker = await self._backend.listen(names, seconds)
         except RedisRefused as error:
             self._refusal = error
         except RedisUnavailable as error:
@@ -212,7 +212,7 @@ class Waiting:
     def pass_on_if_busy(self, queue: str) -> None:
         """Announce again what this worker can't take, for a worker that can."""
         if self._slots.free <= 0 or not self._slots.is_open(queue):
-            self._queues.republish_marker(queue)
+            self._backend.republish_marker(queue)
 
     # sweeps
 
@@ -220,7 +220,7 @@ class Waiting:
         """Do what is due: a look after a doubtful marker, a sweep after a wait, stalled checks."""
         doubted, self._doubted = self._doubted, set()
         for queue in doubted:
-            sight = (await self._queues.look([queue]))[queue]
+            sight = (await self._backend.probe([queue]))[queue]
             if sight.ready:
                 self._slots.ready(queue, sure=True)
                 self.pass_on_if_busy(queue)
@@ -237,10 +237,10 @@ class Waiting:
     async def _sweep(self, now: float) -> None:
         self._swept_at = time.monotonic()
         await self._look_at_pauses()
-        names = self._queues.names
-        if len(names) > 1 and not await self._queues.any_present(self._kinds_to_sweep()):
+        names = self._backend.names
+        if len(names) > 1 and not await self._backend.any_present(self._kinds_to_sweep()):
             return
-        await self._learn(await self._queues.look(names), now, anew=False)
+        await self._learn(await self._backend.probe(names), now, anew=False)
 
     async def _look_at_pauses(self) -> None:
         """See whether a queue is still paused whose resumption may have been lost with a marker.
@@ -256,7 +256,7 @@ class Waiting:
             )
             if self._swept_at >= due:
                 self._pause_checks[name] = began, 2 * self._swept_at - began
-                if not (await self._queues.restrictions_of(name)).paused:
+                if not (await self._backend.restrictions_of(name)).paused:
                     standing.held_until = None
                     self._slots.ready(name, sure=True)
 
@@ -271,7 +271,7 @@ class Waiting:
                 standing.due_at - checked, bounds=self._bounds
             ):
                 self._due_checked[name] = now
-                self._slots.due(name, await self._queues.next_due(name))
+                self._slots.due(name, await self._backend.next_due(name))
 
     def _kinds_to_sweep(self) -> list[tuple[str, str]]:
         """The (queue, kind) pairs whose presence would be news."""
@@ -298,14 +298,14 @@ class Waiting:
             if forget_pauses and standing.held_until == _FOREVER:
                 standing.held_until = None
             standing.due_at = None
-        names = self._queues.names
+        names = self._backend.names
         if len(names) > 1:
             pairs = [(name, kind) for name in names for kind in ("active", *_WORK_KINDS)]
-            self.all_empty = not await self._queues.any_present(pairs)
+            self.all_empty = not await self._backend.any_present(pairs)
             if self.all_empty:
                 self._forget_checks(names)
                 return
-        sights = await self._queues.look(names)
+        sights = await self._backend.probe(names)
         self.all_empty = not any(any((s.ready, s.delayed, s.active)) for s in sights.values())
         self._forget_checks([name for name, sight in sights.items() if not sight.active])
         await self._learn(sights, now, anew=True)
@@ -326,7 +326,7 @@ class Waiting:
                 at = now if anew else self._stalled_check.get(name, now)
                 self._stalled_check[name] = max(at, self._check_from)
             if sight.delayed and self._slots.standing[name].due_at is None:
-                self._slots.due(name, await self._queues.next_due(name))
+                self._slots.due(name, await self._backend.next_due(name))
 
     async def glance(self, queue: str, now: float) -> None:
         """While every slot is busy with ``queue``: see whether others have become ready."""
@@ -340,12 +340,12 @@ class Waiting:
             for kind in _WORK_KINDS
             if kind != "delayed" or self._slots.standing[other].due_at is None
         ]
-        if await self._queues.any_present(pairs):
-            await self._learn(await self._queues.look(others), now, anew=False)
+        if await self._backend.any_present(pairs):
+            await self._learn(await self._backend.probe(others), now, anew=False)
 
     async def hold_if_stopped(self, queue: str, now: float) -> None:
         """Find out why a take found nothing where there are jobs: the queue is paused, or full."""
-        stop = await self._queues.restrictions_of(queue)
+        stop = await self._backend.restrictions_of(queue)
         if stop.paused:
             self._slots.hold(queue, _FOREVER)
         elif stop.concurrency is not None:
@@ -363,7 +363,7 @@ class Waiting:
         if not ours and queue not in self._others:
             return
         self._others.discard(queue)
-        locks = await reconcile.locks_of_active(self._queues, queue)
+        locks = await reconcile.locks_of_active(self._backend, queue)
         others = {job_id: left for job_id, left in locks.items() if job_id not in ours}
         if not others:
             if ours:
@@ -372,7 +372,7 @@ class Waiting:
         unlocked = [job_id for job_id, left in others.items() if left is None]
         if unlocked:
             recovered = await reconcile.recover_stalled(
-                self._queues, queue, unlocked, self._max_stalled
+                self._backend, queue, unlocked, self._max_stalled
             )
             if recovered:
                 _log.warning("jobs.stalled", queue=queue, job_ids=recovered)
@@ -396,9 +396,9 @@ class Waiting:
             block.cancel()
         for queue, standing in self._slots.standing.items():
             if standing.due_at is not None:
-                self._queues.republish_marker(queue, standing.due_at)
+                self._backend.republish_marker(queue, standing.due_at)
             if queue in self._doubted or (standing.ready and standing.held_until is None):
-                self._queues.republish_marker(queue)
+                self._backend.republish_marker(queue)
         self._doubted.clear()
         self._sweep_due = False
         self._wait = None

@@ -79,7 +79,7 @@ class Chains:
         parts.hold(job)
         if self._slots.admit(self._handler_key(job), job, time.monotonic()):
             return True
-        parts.queues.exempt_from_stall_count(job, 1)
+        parts.backend.exempt_from_stall_count(job, 1)
         self._log.debug("job.parked", job_id=job.id, queue=job.queue, name=job.name)
         return False
 
@@ -90,7 +90,7 @@ class Chains:
     def unpark(self) -> None:
         """Begin the parked jobs whose handlers have room, while slots are free."""
         while (job := self._slots.unpark(time.monotonic())) is not None:
-            self._parts.queues.exempt_from_stall_count(job, -1)
+            self._parts.backend.exempt_from_stall_count(job, -1)
             self._start(self._chain(job), job)
 
     def _start(self, serving: Coroutine[Any, Any, None], job: ActiveJob) -> None:
@@ -166,7 +166,7 @@ class Chains:
             return Returned()
         try:
             if job.scheduler_id is not None:
-                await advance(self._parts.queues, self._parts.reconnection, job)
+                await advance(self._parts.backend, self._parts.reconnection, job)
             return await self._parts.runner.run(job)
         except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
             return self._parts.runner.failure(error, job)
@@ -179,7 +179,7 @@ class Chains:
         if time.monotonic() - asked_at < self._parts.keeper.half_life:
             return False
         try:
-            late = not await holds(self._parts.queues, job)
+            late = not await holds(self._parts.backend, job)
         except RedisUnavailable:  # its own settlement will find out
             return False
         if late:
@@ -190,7 +190,7 @@ class Chains:
     async def ask_due(self, queue: str) -> None:
         """Learn when the queue's next delayed job is due."""
         try:
-            self._slots.due(queue, await self._parts.queues.next_due(queue))
+            self._slots.due(queue, await self._parts.backend.next_due(queue))
         except RedisUnavailable:  # it is asked for again when the connection is back
             self._on_unsure()
 
@@ -253,7 +253,7 @@ class Chains:
             self._start(self._settle_parked(job, asked), job)
 
     async def _settle_parked(self, job: ActiveJob, asked: Failed | Returned) -> None:
-        self._parts.queues.exempt_from_stall_count(job, -1)
+        self._parts.backend.exempt_from_stall_count(job, -1)
         await self._settle(job, asked, stays=False)
 
     async def ended(self, timeout: float) -> bool:
@@ -283,6 +283,6 @@ class Chains:
             self._parts.let_go(job)
 
     async def _return_one(self, job: ActiveJob) -> None:
-        self._parts.queues.exempt_from_stall_count(job, -1)
+        self._parts.backend.exempt_from_stall_count(job, -1)
         await self._parts.settlement.settle(job, Returned(), fetch_next=False)
         self._parts.let_go(job)

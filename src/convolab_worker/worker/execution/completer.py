@@ -37,7 +37,7 @@ from convolab_worker.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.bullmq.backend import Queues
+    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
@@ -52,7 +52,7 @@ class JobCompleter:
 
     def __init__(
         self,
-        queues: Queues,
+        backend: Backend,
         reconnection: Reconnection,
         *,
         lock_duration: float,
@@ -61,7 +61,7 @@ class JobCompleter:
         """Keep the collaborators; ``may_reclaim`` says whether this process never stood still."""
         self._lock_duration = lock_duration
         self._may_reclaim = may_reclaim
-        self._queues = queues
+        self._backend = backend
         self._reconnection = reconnection
 
     async def settle(
@@ -110,7 +110,7 @@ class JobCompleter:
         """What to write where the lock holds a request to cancel: a result all the same."""
         if isinstance(outcome, Lost):
             return None
-        connection, keys = self._queues.connection, self._queues.keys[job.queue]
+        connection, keys = self._backend.connection, self._backend.keys[job.queue]
         taken = await self._reconnection.answered(
             lambda: take_back(connection, keys, job, self._lock_duration)
         )
@@ -123,19 +123,19 @@ class JobCompleter:
     ) -> FetchResult:
         if isinstance(outcome, (Completed, Failed, Postponed)):
             call = self._call(job, outcome, at_ms, fetch_next=fetch_next)
-            take = await self._queues.transit(job, call)
+            take = await self._backend.transition(job, call)
             return NOT_ASKED if call.script == "retryJob" else take
         if isinstance(outcome, Lost):
             raise LockLost(outcome.reason)
         if isinstance(outcome, AwaitsChildren):
-            await flows.enqueue(self._queues, job, outcome.children, outcome.carried)
-            moved = await self._queues.await_children(job)
-            if not moved and not await reconcile.is_locked(self._queues, job):
+            await flows.enqueue(self._backend, job, outcome.children, outcome.carried)
+            moved = await self._backend.await_children(job)
+            if not moved and not await reconcile.is_locked(self._backend, job):
                 # A write before this one was executed, and the children have ended since.
                 msg = "the job was moved on by a write whose answer was lost"
                 raise LockLost(msg, ran_out=True)
             return NOT_ASKED if moved else FetchResult(job=job)
-        await self._queues.return_to_queue(job)
+        await self._backend.return_to_queue(job)
         return NOT_ASKED
 
     def _call(
@@ -146,7 +146,7 @@ class JobCompleter:
         *,
         fetch_next: bool,
     ) -> Call:
-        transitions = self._queues.transitions[job.queue]
+        transitions = self._backend.transitions[job.queue]
         if isinstance(outcome, Completed):
             return transitions.finish(
                 job, target="completed", value=outcome.value, now_ms=at_ms, fetch_next=fetch_next
@@ -189,13 +189,13 @@ class JobCompleter:
         """
         if isinstance(outcome, Lost) or not lost.ran_out or not self._may_reclaim(job):
             return False
-        keys = self._queues.keys[job.queue]
+        keys = self._backend.keys[job.queue]
         while True:
             try:
                 if was_refused:
-                    await reconcile.restore(self._queues, job, self._lock_duration, "")
+                    await reconcile.restore(self._backend, job, self._lock_duration, "")
                 return await reconcile.reclaim(
-                    self._queues.connection, keys, job, self._lock_duration
+                    self._backend.connection, keys, job, self._lock_duration
                 )
             except RedisRefused as error:
                 await self._reconnection.refused(error)
@@ -212,7 +212,7 @@ class JobCompleter:
 
     async def _failed_child(self, job: ActiveJob) -> Failed:
         try:
-            return Failed(await reconcile.failed_child_reason(self._queues, job))
+            return Failed(await reconcile.failed_child_reason(self._backend, job))
         except RedisUnavailable:  # the job's own failure is written again until it is
             return Failed("a child has failed")
 
@@ -228,14 +228,14 @@ class JobCompleter:
         while True:
             await self._reconnection.wait()
             try:
-                written = await reconcile.written(self._queues, job, at_ms)
+                written = await reconcile.was_written(self._backend, job, at_ms)
                 if written is None:
                     return None
                 if not written:
                     _log.warning("job.outcome_uncertain", job_id=job.id, queue=job.queue)
                 if not fetch_next:
                     return NOT_ASKED
-                found = await reconcile.find_by_token(self._queues, job.queue, job.token)
+                found = await reconcile.find_by_token(self._backend, job.queue, job.token)
                 return FetchResult(job=found)
             except RedisRefused as refused:
                 await self._reconnection.refused(refused)
@@ -250,13 +250,13 @@ class JobCompleter:
         A job that a worker's death left like that would be in no list, and lost.
         """
         try:
-            if not await reconcile.restore(self._queues, job, self._lock_duration, str(error)):
+            if not await reconcile.restore(self._backend, job, self._lock_duration, str(error)):
                 if not fetch_next:
                     return NOT_ASKED
-                found = await reconcile.find_by_token(self._queues, job.queue, job.token)
+                found = await reconcile.find_by_token(self._backend, job.queue, job.token)
                 return FetchResult(job=found)
             if reconcile.is_of_another_type(error) and await reconcile.set_aside(
-                self._queues, job.queue, job.id, job
+                self._backend, job.queue, job.id, job
             ):
                 return None
         except RedisUnavailable as unmended:  # what is left is done before the next attempt

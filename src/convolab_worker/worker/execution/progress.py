@@ -15,7 +15,7 @@ from convolab_worker.errors import RedisUnavailable
 from convolab_worker.payloads.codec import encode_json
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.backend import Queues
+    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
     from convolab_worker.connection.usage import CommandCounter
@@ -29,14 +29,14 @@ class Reports:
 
     def __init__(
         self,
-        queues: Queues,
+        backend: Backend,
         reconnection: Reconnection,
         counter: CommandCounter,
         *,
         interval: float,
     ) -> None:
         """Write a job's news every ``interval`` seconds at most."""
-        self.queues = queues
+        self.backend = backend
         self.reconnection = reconnection
         self._counter = counter
         self.interval = interval
@@ -48,9 +48,9 @@ class Reports:
 
     async def write(self, job: ActiveJob, progress: str | None, rows: list[str]) -> None:
         """Write a job's newest progress and log rows, in one pipeline."""
-        keys = self.queues.keys[job.queue]
+        keys = self.backend.keys[job.queue]
         waiting: list[asyncio.Future[Any]] = []
-        connection = self.queues.connection
+        connection = self.backend.connection
         if rows:
             logs = f"{keys.job(job.id)}:logs"
             waiting.append(connection.call("progress", "RPUSH", logs, *rows))
@@ -58,7 +58,7 @@ class Reports:
             if isinstance(keep, int) and keep > 0:
                 waiting.append(connection.call("progress", "LTRIM", logs, -keep, -1))
         if progress is not None:
-            call = self.queues.transitions[job.queue].progress(job.id, progress)
+            call = self.backend.transitions[job.queue].progress(job.id, progress)
             await script(call.script).run(connection, "progress", call.keys, call.args)
             self._counter.count_inner("progress", script_costs.PROGRESS)
         for future in waiting:
@@ -113,19 +113,21 @@ class JobLine:
     async def children_results(self) -> dict[str, Any]:
         """Fetch the results of the job's children, however long Redis is away."""
         reports = self._reports
-        return await reports.reconnection.answered(lambda: flows.results(reports.queues, self._job))
+        return await reports.reconnection.answered(
+            lambda: flows.results(reports.backend, self._job)
+        )
 
     async def children_failures(self) -> dict[str, str]:
         """Fetch the reasons of children that failed without failing the job, likewise."""
         reports = self._reports
         return await reports.reconnection.answered(
-            lambda: flows.failures(reports.queues, self._job)
+            lambda: flows.failures(reports.backend, self._job)
         )
 
     async def drop_children(self) -> None:
         """Remove the job's children that have not started, likewise."""
         reports = self._reports
-        await reports.reconnection.answered(lambda: flows.drop(reports.queues, self._job))
+        await reports.reconnection.answered(lambda: flows.drop(reports.backend, self._job))
 
     def _schedule(self) -> None:
         if not self._due or self._timer is not None or self._closed:
