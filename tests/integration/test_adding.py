@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from convolab_worker import JobClient, Settings
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import enqueue
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
 from tests.support.proxy import TcpProxy
 
@@ -138,17 +139,17 @@ async def test_a_job_that_cant_be_is_named_and_none_is_added(
     client: JobClient, wrong: Any, error: type[Exception], text: str
 ) -> None:
     """All jobs are checked before the first is sent."""
-    sent = client.counter.sent["enqueue"]
+    sent = client.counter.sent[Purpose.ENQUEUE]
     with pytest.raises(error, match=text):
         await client.enqueue_many([{"name": "n"}, wrong])
 
-    assert client.counter.sent["enqueue"] == sent
+    assert client.counter.sent[Purpose.ENQUEUE] == sent
 
 
 async def test_no_jobs_are_no_commands(client: JobClient) -> None:
     """An empty list is fine."""
     assert await client.enqueue_many([]) == []
-    assert client.counter.sent["enqueue"] == 0
+    assert client.counter.sent[Purpose.ENQUEUE] == 0
 
 
 async def test_large_jobs_go_in_small_pipelines(client: JobClient) -> None:

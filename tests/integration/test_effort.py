@@ -81,7 +81,7 @@ async def test_a_job_costs_few_calls_and_one_command(
     sent = worker.stats()["commands"]["by_purpose"]
     assert result.processed == JOBS
     assert (
-        sent["fetch"]["sent"] + sent["finish"]["sent"]
+        sent["fetch"]["sent"] + sent["complete"]["sent"]
     ) / JOBS <= COMMANDS_A_JOB + concurrency / JOBS
     assert calls.each(JOBS) <= CALLS_A_JOB, calls.told(JOBS)
 

@@ -224,10 +224,10 @@ async def test_paused_queue_is_waited_for_without_commands(
     await redis.hset(f"bull:{queue_name}:meta", "paused", 1)
     async with running(handlers) as (worker, client):
         job_id = await client.enqueue("job")
-        await wait_until(lambda: "sweep" in worker.stats()["commands"]["by_purpose"])
-        sweeps = worker.stats()["commands"]["by_purpose"]["sweep"]["sent"]
+        await wait_until(lambda: "probe" in worker.stats()["commands"]["by_purpose"])
+        sweeps = worker.stats()["commands"]["by_purpose"]["probe"]["sent"]
         await wait_until(
-            lambda: worker.stats()["commands"]["by_purpose"]["sweep"]["sent"] >= sweeps + 2
+            lambda: worker.stats()["commands"]["by_purpose"]["probe"]["sent"] >= sweeps + 2
         )
         waiting = (await client.status(job_id)).state
         await redis.hdel(f"bull:{queue_name}:meta", "paused")

@@ -312,16 +312,16 @@ async def test_wakes_that_find_nothing_share_a_look(
     settings = make_settings(idle_min=60.0, idle_max=60.0)
     async with Worker(handlers, settings) as worker:
         await wait_until(lambda: worker.stats()["idle"]["until"] is not None, what="a wait")
-        before = worker.stats()["commands"]["by_purpose"]["sweep"]["sent"]
+        before = worker.stats()["commands"]["by_purpose"]["probe"]["sent"]
         for _ in range(100):
             worker.wake()
             await asyncio.sleep(0)
 
         await wait_until(
-            lambda: worker.stats()["commands"]["by_purpose"]["sweep"]["sent"] > before,
+            lambda: worker.stats()["commands"]["by_purpose"]["probe"]["sent"] > before,
             what="the first look",
         )
-        assert worker.stats()["commands"]["by_purpose"]["sweep"]["sent"] == before + 1
+        assert worker.stats()["commands"]["by_purpose"]["probe"]["sent"] == before + 1
 
 
 async def test_a_stop_answers_who_holds(make_settings: Callable[..., Settings]) -> None:

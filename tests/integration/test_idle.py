@@ -35,7 +35,7 @@ async def speak(job: Job[Any]) -> float:
 def waits(worker: Worker) -> int:
     """How often the worker has begun to wait."""
     purposes = worker.stats()["commands"]["by_purpose"]
-    return int(purposes.get("wait", {"sent": 0})["sent"])
+    return int(purposes.get("listen", {"sent": 0})["sent"])
 
 
 async def settled(worker: Worker) -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.connection.usage import DAY_SECONDS, CommandCounter, DailyBudget, DayReport
+from convolab_worker.connection.usage import (
+    DAY_SECONDS,
+    CommandCounter,
+    DailyBudget,
+    DayReport,
+    Purpose,
+)
 
 START = 1_700_000_000.0
 MINUTE = 60.0
 HOUR = 3600.0
 
-PURPOSES = st.sampled_from(["fetch", "finish", "wait", "sweep", "lock", "progress"])
+PURPOSES = st.sampled_from(Purpose)
 COUNTS = st.lists(st.tuples(PURPOSES, st.booleans(), st.integers(1, 100)), max_size=20)
 
 
-def metered(counts: list[tuple[str, bool, int]]) -> CommandCounter:
+def metered(counts: list[tuple[Purpose, bool, int]]) -> CommandCounter:
     """A counter that has counted those commands, sent or inside scripts."""
     counter = CommandCounter()
     for purpose, inner, commands in counts:
@@ -40,19 +46,19 @@ def test_commands_inside_a_script_are_billed_but_not_sent() -> None:
     """A provider counts both, a client sends one."""
     counter = CommandCounter()
 
-    counter.count("fetch")
-    counter.count_inner("fetch", 9)
-    counter.count("wait", 2)
+    counter.count(Purpose.FETCH)
+    counter.count_inner(Purpose.FETCH, 9)
+    counter.count(Purpose.LISTEN, 2)
 
     assert (counter.client_sent, counter.billable) == (3, 12)
     assert counter.snapshot() == {
         "fetch": {"sent": 1, "billable": 10},
-        "wait": {"sent": 2, "billable": 2},
+        "listen": {"sent": 2, "billable": 2},
     }
 
 
 @given(COUNTS)
-def test_the_purposes_sum_up_to_the_whole(counts: list[tuple[str, bool, int]]) -> None:
+def test_the_purposes_sum_up_to_the_whole(counts: list[tuple[Purpose, bool, int]]) -> None:
     """No command is in the sum that is not under a purpose, or the other way round."""
     counter = metered(counts)
 
@@ -64,7 +70,7 @@ def test_the_purposes_sum_up_to_the_whole(counts: list[tuple[str, bool, int]]) -
 
 @given(COUNTS, COUNTS)
 def test_meters_of_two_connections_add_up(
-    first: list[tuple[str, bool, int]], second: list[tuple[str, bool, int]]
+    first: list[tuple[Purpose, bool, int]], second: list[tuple[Purpose, bool, int]]
 ) -> None:
     """Both together count what each of them has counted, and neither changes."""
     one, other = metered(first), metered(second)
@@ -77,10 +83,10 @@ def test_meters_of_two_connections_add_up(
 
 def test_a_snapshot_is_not_changed_by_later_commands() -> None:
     """What was told once stays as it was."""
-    counter = metered([("fetch", False, 1)])
+    counter = metered([(Purpose.FETCH, False, 1)])
     snapshot = counter.snapshot()
 
-    counter.count("fetch")
+    counter.count(Purpose.FETCH)
 
     assert snapshot == {"fetch": {"sent": 1, "billable": 1}}
 

@@ -13,6 +13,7 @@ from convolab_worker.bullmq.protocol.calls import Call, Limiter, Transitions
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob, read_active_job, text
 from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import LockLost, RedisUnavailable
 
 if TYPE_CHECKING:
@@ -150,17 +151,17 @@ class Backend:
         """A lock token that this worker has not used."""
         return f"{self._worker_id}:{next(self._tokens)}"
 
-    def _run(self, purpose: str, call: Call) -> Coroutine[Any, Any, Any]:
+    def _run(self, purpose: Purpose, call: Call) -> Coroutine[Any, Any, Any]:
         return script(call.script).run(self.connection, purpose, call.keys, call.args)
 
     async def fetch(self, queue: str, token: str) -> FetchResult:
         """Take the queue's next job, locked under ``token``."""
-        raw = await self._run("fetch", self.transitions[queue].fetch(token, now_ms()))
+        raw = await self._run(Purpose.FETCH, self.transitions[queue].fetch(token, now_ms()))
         take = _read_fetch(queue, token, raw)
         inner = script_costs.fetch(
             found=take.job is not None, job=take.job, is_limited=take.limited_for > 0
         )
-        self.counter.count_inner("fetch", inner + self._extra(take))
+        self.counter.count_inner(Purpose.FETCH, inner + self._extra(take))
         return take
 
     async def transition(self, job: ActiveJob, call: Call) -> FetchResult:
@@ -168,10 +169,10 @@ class Backend:
 
         Raises LockLost if the job is not ours any more, and Refusal with the code otherwise.
         """
-        raw = await self._run("finish", call)
+        raw = await self._run(Purpose.COMPLETE, call)
         take = _read_fetch(job.queue, job.token, raw)
         inner = script_costs.transition(call, raw, job=job, taken=take.job)
-        self.counter.count_inner("finish", inner + self._extra_of_end(call, take, raw))
+        self.counter.count_inner(Purpose.COMPLETE, inner + self._extra_of_end(call, take, raw))
         if isinstance(raw, int) and raw < 0:
             if raw in _LOST:
                 raise _lost(raw)
@@ -198,20 +199,22 @@ class Backend:
         BullMQ counts a job as stalled whose worker died, started or not, and fails it after a few.
         A count that is lower while the job is parked evens that out, whoever does the counting.
         """
-        self.connection.call("park", "HINCRBY", self.keys[job.queue].job(job.id), "stc", -stalls)
+        self.connection.call(
+            Purpose.PARK, "HINCRBY", self.keys[job.queue].job(job.id), "stc", -stalls
+        )
 
     async def return_to_queue(self, job: ActiveJob) -> None:
         """Return a job to the head of its queue. Raises LockLost if it is not ours any more."""
-        raw = await self._run("finish", self.transitions[job.queue].return_to_queue(job))
-        self.counter.count_inner("finish", script_costs.RETURN_TO_QUEUE)
+        raw = await self._run(Purpose.COMPLETE, self.transitions[job.queue].return_to_queue(job))
+        self.counter.count_inner(Purpose.COMPLETE, script_costs.RETURN_TO_QUEUE)
         if raw < 0:
             raise _lost(raw)
 
     async def await_children(self, job: ActiveJob) -> bool:
         """Park a parent until its children are done; False if none of them is pending."""
         call = self.transitions[job.queue].await_children(job, now_ms=now_ms())
-        raw = await self._run("finish", call)
-        self.counter.count_inner("finish", script_costs.AWAIT_CHILDREN)
+        raw = await self._run(Purpose.COMPLETE, call)
+        self.counter.count_inner(Purpose.COMPLETE, script_costs.AWAIT_CHILDREN)
         if raw in _LOST:
             raise _lost(raw)
         if raw < 0:
@@ -225,7 +228,7 @@ class Backend:
         """
         markers = [self.keys[queue]["marker"] for queue in queues]
         answer = await self._waiting.call(
-            "wait",
+            Purpose.LISTEN,
             "BZPOPMIN",
             *markers,
             *self._by_inbox,
@@ -244,7 +247,9 @@ class Backend:
     def republish_marker(self, queue: str, due_at: float | None = None) -> asyncio.Future[Any]:
         """Announce a job that this worker knows of and won't take, at once or at ``due_at``."""
         score, member = (0, "0") if due_at is None else (round(due_at * 1000), _MARKER_DUE)
-        return self.connection.call("wait", "ZADD", self.keys[queue]["marker"], score, member)
+        return self.connection.call(
+            Purpose.LISTEN, "ZADD", self.keys[queue]["marker"], score, member
+        )
 
     async def anything(self, queues: Iterable[str], *, kinds: Sequence[str]) -> bool:
         """Whether any of the queues has a key of those kinds: one command for all of them."""
@@ -253,12 +258,12 @@ class Backend:
     async def any_present(self, pairs: Iterable[tuple[str, str]]) -> bool:
         """Whether any of those (queue, kind) pairs is there: one command for all of them."""
         keys = [self.keys[queue][kind] for queue, kind in pairs]
-        return bool(await self.connection.call("sweep", "EXISTS", *keys)) if keys else False
+        return bool(await self.connection.call(Purpose.PROBE, "EXISTS", *keys)) if keys else False
 
     async def restrictions_of(self, queue: str) -> Restrictions:
         """Whether the queue is paused, and the concurrency that it has of its own, if any."""
         meta = self.keys[queue]["meta"]
-        answer = await self.connection.call("sweep", "HMGET", meta, "paused", "concurrency")
+        answer = await self.connection.call(Purpose.PROBE, "HMGET", meta, "paused", "concurrency")
         paused, concurrency = answer
         return Restrictions(paused is not None, None if concurrency is None else int(concurrency))
 
@@ -268,7 +273,9 @@ class Backend:
         EXISTS counts a key as often as it is named, so weights tell the kinds apart in one answer.
         """
         names = list(queues)
-        answers = [self.connection.call("sweep", "EXISTS", *self._weighted(name)) for name in names]
+        answers = [
+            self.connection.call(Purpose.PROBE, "EXISTS", *self._weighted(name)) for name in names
+        ]
         return {
             name: QueueContents(
                 ready=bool(count % _DELAYED_WEIGHT),
@@ -289,24 +296,24 @@ class Backend:
     async def next_due(self, queue: str) -> float | None:
         """When the queue's next delayed job is due, in epoch seconds."""
         answer = await self.connection.call(
-            "sweep", "ZRANGE", self.keys[queue]["delayed"], 0, 0, "WITHSCORES"
+            Purpose.PROBE, "ZRANGE", self.keys[queue]["delayed"], 0, 0, "WITHSCORES"
         )
         return float(answer[1]) / 0x1000 / 1000 if answer else None
 
     async def count_waiting(self, queue: str) -> int:
         """How many jobs of the queue can be taken: two commands."""
         keys = self.keys[queue]
-        in_order = self.connection.call("fetch", "LLEN", keys["wait"])
-        prioritized = self.connection.call("fetch", "ZCARD", keys["prioritized"])
+        in_order = self.connection.call(Purpose.FETCH, "LLEN", keys["wait"])
+        prioritized = self.connection.call(Purpose.FETCH, "ZCARD", keys["prioritized"])
         return int(await in_order + await prioritized)
 
     async def count_remaining(self) -> tuple[int, float | None]:
         """How many jobs wait, prioritized and delayed ones too, and when the first is due."""
         counts: list[asyncio.Future[int]] = []
         for keys in self.keys.values():
-            counts.append(self.connection.call("sweep", "LLEN", keys["wait"]))
+            counts.append(self.connection.call(Purpose.PROBE, "LLEN", keys["wait"]))
             counts += [
-                self.connection.call("sweep", "ZCARD", keys[kind])
+                self.connection.call(Purpose.PROBE, "ZCARD", keys[kind])
                 for kind in ("prioritized", "delayed")
             ]
         total = sum([await count for count in counts])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from convolab_worker.connection.usage import Purpose
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -28,7 +30,7 @@ async def depths(
 ) -> dict[str, dict[str, int]]:
     """By queue and state, asked for in one pipeline."""
     asked = {
-        (keys.queue, kind): connection.call("status", command, keys[kind])
+        (keys.queue, kind): connection.call(Purpose.STATUS, command, keys[kind])
         for keys in queues
         for kind, command in _COUNTED.items()
     }

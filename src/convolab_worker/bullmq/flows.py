@@ -10,6 +10,7 @@ from convolab_worker.bullmq.children import by_key, child_id, not_ended, results
 from convolab_worker.bullmq.producer import NewJob
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.payloads.codec import encode_json
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ async def _has_failed(backend: Backend, parent: ActiveJob, child: Child) -> bool
     """Whether a child has failed of which its parent was not told; if so, it is told now."""
     keys = _keys(backend, parent, child)
     own_id = child_id(parent.id, child.result_key, parent.attempt)
-    if await backend.connection.call("fetch", "ZSCORE", keys["failed"], own_id) is None:
+    if await backend.connection.call(Purpose.FETCH, "ZSCORE", keys["failed"], own_id) is None:
         return False
-    reason = await backend.connection.call("fetch", "HGET", keys.job(own_id), "failedReason")
+    reason = await backend.connection.call(Purpose.FETCH, "HGET", keys.job(own_id), "failedReason")
     failures = f"{backend.keys[parent.queue].job(parent.id)}:failed"
-    await backend.connection.call("fetch", "HSET", failures, keys.job(own_id), reason or "")
+    await backend.connection.call(Purpose.FETCH, "HSET", failures, keys.job(own_id), reason or "")
     return True
 
 
@@ -69,14 +70,14 @@ async def drop(backend: Backend, parent: ActiveJob) -> None:
     call = Call(
         "removeUnprocessedChildren", [keys.job(parent.id), keys["meta"]], (keys.base, parent.id)
     )
-    await script(call.script).run(backend.connection, "enqueue", call.keys, call.args)
+    await script(call.script).run(backend.connection, Purpose.ENQUEUE, call.keys, call.args)
 
 
 async def _ended(backend: Backend, parent: ActiveJob) -> tuple[dict[str, str], dict[str, str]]:
     job_key = backend.keys[parent.queue].job(parent.id)
     answers = await asyncio.gather(
         *[
-            backend.connection.call("fetch", "HGETALL", f"{job_key}:{kind}")
+            backend.connection.call(Purpose.FETCH, "HGETALL", f"{job_key}:{kind}")
             for kind in ("processed", "failed")
         ]
     )

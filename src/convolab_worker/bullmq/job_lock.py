@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from convolab_worker.bullmq.outcome import Failed, Returned
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.protocol.scripts import own_script
+from convolab_worker.connection.usage import Purpose
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -45,7 +46,7 @@ async def ask(connection: Connection, keys: QueueKeys, job_id: str, reason: str 
     """
     names = (keys.lock(job_id), keys["active"])
     args = (job_id, keys[""], reason or "", _NEWS_MS)
-    return text(await own_script("cancelJob", 2).run(connection, "status", names, args))
+    return text(await own_script("cancelJob", 2).run(connection, Purpose.STATUS, names, args))
 
 
 class TakenBack(NamedTuple):
@@ -62,7 +63,7 @@ async def take_back(
 ) -> TakenBack | None:
     """Take the lock back for ``duration`` seconds from a request; None if the lock is lost."""
     args = (job.token, round(duration * 1000))
-    raw = await own_script("takeBack", 1).run(connection, "lock", (keys.lock(job.id),), args)
+    raw = await own_script("takeBack", 1).run(connection, Purpose.LOCK, (keys.lock(job.id),), args)
     if raw is None:
         return None
     if isinstance(raw, int):

@@ -12,6 +12,7 @@ import msgpack
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.scripts import run_all, script
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConvolabWorkerError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ async def add(connection: Connection, counter: CommandCounter, keys: QueueKeys, 
     Raises ConvolabWorkerError if its parent is not there, or is another than it was.
     """
     call = add_call(keys, job, int(time.time() * 1000))
-    answer = await script(call.script).run(connection, "enqueue", call.keys, call.args)
+    answer = await script(call.script).run(connection, Purpose.ENQUEUE, call.keys, call.args)
     return _added(counter, keys, job, call, answer)
 
 
@@ -112,7 +113,7 @@ async def add_all(
     Raises the first error, once every answer is there: what could be added is.
     """
     calls = [add_call(keys, job, int(time.time() * 1000)) for keys, job in jobs]
-    answers = await run_all(connection, "enqueue", calls)
+    answers = await run_all(connection, Purpose.ENQUEUE, calls)
     return [
         _added(counter, keys, job, call, answer)
         for (keys, job), call, answer in zip(jobs, calls, answers, strict=True)
@@ -120,7 +121,7 @@ async def add_all(
 
 
 def _added(counter: CommandCounter, keys: QueueKeys, job: NewJob, call: Call, answer: Any) -> str:
-    counter.count_inner("enqueue", script_costs.add(call, is_child=job.parent is not None))
+    counter.count_inner(Purpose.ENQUEUE, script_costs.add(call, is_child=job.parent is not None))
     if isinstance(answer, int):
         reason = {
             _PARENT_MISSING: f"its parent {job.parent} on {job.parent_queue} is not there",

@@ -14,6 +14,7 @@ from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.keys import STATE_KEYS
 from convolab_worker.bullmq.protocol.records import ActiveJob, read_active_job, text
 from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused
 
 if TYPE_CHECKING:
@@ -36,13 +37,15 @@ async def locks_of_active(backend: Backend, queue: str) -> dict[str, float | Non
     keys = backend.keys[queue]
     ids = [
         text(raw)
-        for raw in await backend.connection.call("stalled", "LRANGE", keys["active"], 0, -1)
+        for raw in await backend.connection.call(Purpose.STALLED, "LRANGE", keys["active"], 0, -1)
     ]
     if len(ids) > _MANY_LOCKS:  # one question for all: are any missing?
         names = [keys.lock(job_id) for job_id in ids]
-        if await backend.connection.call("stalled", "EXISTS", *names) == len(ids):
+        if await backend.connection.call(Purpose.STALLED, "EXISTS", *names) == len(ids):
             return dict.fromkeys(ids, _MANY_LOCKS_SECONDS)
-    answers = [backend.connection.call("stalled", "PTTL", keys.lock(job_id)) for job_id in ids]
+    answers = [
+        backend.connection.call(Purpose.STALLED, "PTTL", keys.lock(job_id)) for job_id in ids
+    ]
     left = [await answer for answer in answers]
     return {job_id: None if ttl < 0 else ttl / 1000 for job_id, ttl in zip(ids, left, strict=True)}
 
@@ -62,9 +65,11 @@ async def recover_stalled(
     call = transitions.recover_stalled(max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1)
     recovered: list[str] = []
     for _ in range(2):
-        await backend.connection.call("stalled", "DEL", check)
-        raw = await script(call.script).run(backend.connection, "stalled", call.keys, call.args)
-        backend.counter.count_inner("stalled", script_costs.STALLED_PASS)
+        await backend.connection.call(Purpose.STALLED, "DEL", check)
+        raw = await script(call.script).run(
+            backend.connection, Purpose.STALLED, call.keys, call.args
+        )
+        backend.counter.count_inner(Purpose.STALLED, script_costs.STALLED_PASS)
         recovered += [text(job_id) for job_id in raw]
     return recovered
 
@@ -72,15 +77,15 @@ async def recover_stalled(
 async def find_by_token(backend: Backend, queue: str, token: str) -> ActiveJob | None:
     """The active job locked under ``token``: what a take whose answer was lost has taken."""
     keys = backend.keys[queue]
-    ids = await backend.connection.call("fetch", "LRANGE", keys["active"], 0, -1)
+    ids = await backend.connection.call(Purpose.FETCH, "LRANGE", keys["active"], 0, -1)
     if not ids:
         return None
     names = [keys.lock(text(job_id)) for job_id in ids]
-    locks = await backend.connection.call("fetch", "MGET", *names)
+    locks = await backend.connection.call(Purpose.FETCH, "MGET", *names)
     for job_id, lock in zip(ids, locks, strict=True):
         if lock is not None and token_in(lock) == token:
             await set_aside(backend, queue, text(job_id))
-            flat = await backend.connection.call("fetch", "HGETALL", keys.job(text(job_id)))
+            flat = await backend.connection.call(Purpose.FETCH, "HGETALL", keys.job(text(job_id)))
             return read_active_job(queue, job_id, token, flat)
     return None
 
@@ -116,7 +121,7 @@ async def set_aside(
     that reason, where an operator finds it.
     """
     key = backend.keys[queue].job(job_id)
-    kind = text(await backend.connection.call("stalled", "TYPE", key))
+    kind = text(await backend.connection.call(Purpose.STALLED, "TYPE", key))
     if kind in ("hash", "none"):
         return False
     at = now_ms()
@@ -127,9 +132,9 @@ async def set_aside(
         fields["defa"] = f"another program has written a {kind} over the job: it is now {kept}"
     else:
         fields = _fields(job)
-    renamed = backend.connection.call("stalled", "RENAME", key, kept)
+    renamed = backend.connection.call(Purpose.STALLED, "RENAME", key, kept)
     written = backend.connection.call(
-        "stalled", "HSET", key, *[x for pair in fields.items() for x in pair]
+        Purpose.STALLED, "HSET", key, *[x for pair in fields.items() for x in pair]
     )
     await renamed
     await written
@@ -158,13 +163,13 @@ def _fields(job: ActiveJob) -> dict[str, str | bytes | int]:
 async def is_locked(backend: Backend, job: ActiveJob) -> bool:
     """Whether the job is locked for this job."""
     lock = backend.keys[job.queue].lock(job.id)
-    token = await backend.connection.call("finish", "GET", lock)
+    token = await backend.connection.call(Purpose.COMPLETE, "GET", lock)
     return token is not None and token_in(token) == job.token
 
 
 async def holds(backend: Backend, job: ActiveJob) -> bool:
     """Whether the job's lock is still there, and still ours."""
-    lock = await backend.connection.call("lock", "GET", backend.keys[job.queue].lock(job.id))
+    lock = await backend.connection.call(Purpose.LOCK, "GET", backend.keys[job.queue].lock(job.id))
     return lock is not None and token_in(lock) == job.token
 
 
@@ -178,18 +183,23 @@ async def restore(backend: Backend, job: ActiveJob, duration: float, error: str)
     keys = backend.keys[job.queue]
     job_key = keys.job(job.id)
     if "not an integer" in error:  # the number of attempts: no script could ever count it up
-        await backend.connection.call("finish", "HSET", job_key, "atm", job.attempts_made)
+        await backend.connection.call(Purpose.COMPLETE, "HSET", job_key, "atm", job.attempts_made)
     states = script("getStateV2")
     state = await states.run(
-        backend.connection, "finish", keys.named(*STATE_KEYS), (job.id, job_key)
+        backend.connection, Purpose.COMPLETE, keys.named(*STATE_KEYS), (job.id, job_key)
     )
-    is_out = state == b"unknown" and await backend.connection.call("finish", "EXISTS", job_key) == 1
+    is_out = (
+        state == b"unknown"
+        and await backend.connection.call(Purpose.COMPLETE, "EXISTS", job_key) == 1
+    )
     if not is_out and state != b"active":
         return False
     lock, milliseconds = keys.lock(job.id), round(duration * 1000)
-    locked = backend.connection.call("finish", "SET", lock, job.token, "PX", milliseconds, "NX")
+    locked = backend.connection.call(
+        Purpose.COMPLETE, "SET", lock, job.token, "PX", milliseconds, "NX"
+    )
     if is_out:
-        await backend.connection.call("finish", "LPUSH", keys["active"], job.id)
+        await backend.connection.call(Purpose.COMPLETE, "LPUSH", keys["active"], job.id)
     await locked
     return True
 
@@ -201,8 +211,10 @@ async def was_written(backend: Backend, job: ActiveJob, at_ms: int) -> bool | No
     holds a request to cancel is still ours: the next try meets the request.
     """
     keys = backend.keys[job.queue]
-    lock = backend.connection.call("finish", "GET", keys.lock(job.id))
-    finished = backend.connection.call("finish", "HMGET", keys.job(job.id), "finishedOn", "name")
+    lock = backend.connection.call(Purpose.COMPLETE, "GET", keys.lock(job.id))
+    finished = backend.connection.call(
+        Purpose.COMPLETE, "HMGET", keys.job(job.id), "finishedOn", "name"
+    )
     token, (finished_on, name) = await lock, await finished
     if token is not None and token_in(token) == job.token:
         return None
@@ -214,7 +226,7 @@ async def was_written(backend: Backend, job: ActiveJob, at_ms: int) -> bool | No
 async def failed_child_reason(backend: Backend, job: ActiveJob) -> str:
     """Why the job can't go on: its first failed child, and that child's own reason."""
     unsuccessful = f"{backend.keys[job.queue].job(job.id)}:unsuccessful"
-    failed = await backend.connection.call("fetch", "ZRANGE", unsuccessful, 0, 0)
+    failed = await backend.connection.call(Purpose.FETCH, "ZRANGE", unsuccessful, 0, 0)
     return await child_reason(backend, f"child {text(failed[0])} failed" if failed else "")
 
 
@@ -223,7 +235,7 @@ async def child_reason(backend: Backend, deferred: str) -> str:
     found = _CHILD_FAILED.fullmatch(deferred)
     if found is None:
         return deferred or "a child has failed"
-    reason = await backend.connection.call("fetch", "HGET", found["key"], "failedReason")
+    reason = await backend.connection.call(Purpose.FETCH, "HGET", found["key"], "failedReason")
     return deferred if reason is None else f"{deferred}: {reason.decode('utf-8', 'replace')}"
 
 
@@ -234,16 +246,16 @@ async def reclaim(connection: Connection, keys: QueueKeys, job: ActiveJob, durat
     whose lock may have run out too.
     """
     lock, milliseconds = keys.lock(job.id), round(duration * 1000)
-    place = connection.call("lock", "LPOS", keys["active"], job.id)
-    starts = connection.call("lock", "HGET", keys.job(job.id), "ats")
+    place = connection.call(Purpose.LOCK, "LPOS", keys["active"], job.id)
+    starts = connection.call(Purpose.LOCK, "HGET", keys.job(job.id), "ats")
     if await place is None or await starts != b"%d" % job.starts:
         return False
-    locked = connection.call("lock", "SET", lock, job.token, "PX", milliseconds, "NX")
-    place = connection.call("lock", "LPOS", keys["active"], job.id)
+    locked = connection.call(Purpose.LOCK, "SET", lock, job.token, "PX", milliseconds, "NX")
+    place = connection.call(Purpose.LOCK, "LPOS", keys["active"], job.id)
     was_free, index = await locked is not None, await place
     if not was_free:
-        holder = await connection.call("lock", "GET", lock)
+        holder = await connection.call(Purpose.LOCK, "GET", lock)
         return index is not None and holder == job.token.encode()
     if index is None:  # it was recovered in between; the script only lets go of what is ours
-        await script("releaseLock").run(connection, "lock", (lock,), (job.token, job.id))
+        await script("releaseLock").run(connection, Purpose.LOCK, (lock,), (job.token, job.id))
     return index is not None

@@ -14,6 +14,7 @@ from convolab_worker.bullmq.producer import short_options
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ async def advance(backend: Backend, reconnection: Reconnection, job: ActiveJob) 
         return
     while call is not None:
         try:
-            await script(call.script).run(backend.connection, "fetch", call.keys, call.args)
-            backend.counter.count_inner("fetch", script_costs.ADD)
+            await script(call.script).run(backend.connection, Purpose.FETCH, call.keys, call.args)
+            backend.counter.count_inner(Purpose.FETCH, script_costs.ADD)
         except RedisRefused as error:
             await reconnection.refused(error)
         except RedisUnavailable:

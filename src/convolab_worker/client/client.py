@@ -16,7 +16,7 @@ from convolab_worker.client import enqueue
 from convolab_worker.client.events import CLOSED, GAP, Events, JobEvent
 from convolab_worker.connection.address import Address, Route
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter
+from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import (
     ConfigurationError,
     JobFailed,
@@ -172,9 +172,9 @@ class JobClient:
         # The state comes first: a job that ends in between then has at least its end's fields.
         states = script("getStateV2")
         state = await states.run(
-            self._connection, "status", keys.named(*STATE_KEYS), (job_id, job_key)
+            self._connection, Purpose.STATUS, keys.named(*STATE_KEYS), (job_id, job_key)
         )
-        flat = await self._connection.call("status", "HGETALL", job_key)
+        flat = await self._connection.call(Purpose.STATUS, "HGETALL", job_key)
         if not flat:
             return None
         text = [part.decode("utf-8", "replace") for part in flat]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
@@ -58,10 +59,12 @@ class Events:
     async def watch(self, stream: str, job_id: str) -> asyncio.Queue[JobEvent]:
         """A queue that gets each event of the job from now on; give it back to ``unwatch``."""
         if stream not in self._last_ids:
-            newest = await self._waker.call("status", "XREVRANGE", stream, "+", "-", "COUNT", 1)
+            newest = await self._waker.call(
+                Purpose.STATUS, "XREVRANGE", stream, "+", "-", "COUNT", 1
+            )
             self._last_ids.setdefault(stream, newest[0][0].decode() if newest else "0-0")
             if self._reader is not None and self._connection.client_id is not None:
-                self._waker.call("status", "CLIENT", "UNBLOCK", self._connection.client_id)
+                self._waker.call(Purpose.STATUS, "CLIENT", "UNBLOCK", self._connection.client_id)
         inbox: asyncio.Queue[JobEvent] = asyncio.Queue()
         self._watchers[stream, job_id].append(inbox)
         if self._reader is None:
@@ -101,7 +104,7 @@ class Events:
     async def _read_once(self) -> None:
         last_ids = dict(self._last_ids)
         answer = await self._connection.call(
-            "status",
+            Purpose.STATUS,
             *("XREAD", "COUNT", 1000, "BLOCK", round(_BLOCK_SECONDS * 1000)),
             *("STREAMS", *last_ids, *last_ids.values()),
             timeout=_BLOCK_SECONDS + _MARGIN_SECONDS,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.protocol.scripts import guarded_script, script
+from convolab_worker.connection.usage import Purpose
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -91,7 +92,7 @@ async def failures(
     offset = 0
     while True:
         limits = ("WITHSCORES", "LIMIT", offset, BATCH)
-        flat = await connection.call("status", command, keys["failed"], *bounds, *limits)
+        flat = await connection.call(Purpose.STATUS, command, keys["failed"], *bounds, *limits)
         for failure in await _read(connection, keys, flat[::2], flat[1::2]):
             if wanted.fits(failure):
                 yield failure
@@ -103,7 +104,9 @@ async def failures(
 async def _read(
     connection: Connection, keys: QueueKeys, ids: Sequence[bytes], scores: Sequence[bytes]
 ) -> list[Failure]:
-    asked = [connection.call("status", "HMGET", keys.job(text(job_id)), *_FIELDS) for job_id in ids]
+    asked = [
+        connection.call(Purpose.STATUS, "HMGET", keys.job(text(job_id)), *_FIELDS) for job_id in ids
+    ]
     found = []
     for job_id, score, answer in zip(ids, scores, asked, strict=True):
         name, reason, attempts, opts = await answer
@@ -163,5 +166,5 @@ async def _run(connection: Connection, call: Call) -> str:
     running = script(call.script)
     if call.script == "removeJob":
         running = guarded_script(call.script, _IF_FAILED, len(call.keys))
-    answer = await running.run(connection, "status", call.keys, call.args)
+    answer = await running.run(connection, Purpose.STATUS, call.keys, call.args)
     return _ANSWERS.get(answer, f"BullMQ's code {answer}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.protocol.scripts import own_script
+from convolab_worker.connection.usage import Purpose
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -86,7 +87,9 @@ class Mover:
     async def total(self) -> int:
         """How many jobs there are to go through."""
         counts = [
-            self._connection.call("status", "LLEN" if state in _LISTS else "ZCARD", keys[state])
+            self._connection.call(
+                Purpose.STATUS, "LLEN" if state in _LISTS else "ZCARD", keys[state]
+            )
             for keys in self._sources
             for state in self._all_states()
         ]
@@ -126,11 +129,11 @@ class Mover:
     async def _oldest(self, keys: QueueKeys, state: str, past: int) -> list[str]:
         if state in _LISTS:  # the oldest stand at the end
             found = await self._connection.call(
-                "status", "LRANGE", keys[state], -past - _BATCH, -past - 1
+                Purpose.STATUS, "LRANGE", keys[state], -past - _BATCH, -past - 1
             )
             return [text(raw) for raw in reversed(found)]
         found = await self._connection.call(
-            "status", "ZRANGE", keys[state], past, past + _BATCH - 1
+            Purpose.STATUS, "ZRANGE", keys[state], past, past + _BATCH - 1
         )
         return [text(raw) for raw in found]
 
@@ -161,11 +164,11 @@ class Mover:
 
     async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[Step]:
         if state == "active":
-            ids = await self._connection.call("status", "LRANGE", keys[state], 0, -1)
+            ids = await self._connection.call(Purpose.STATUS, "LRANGE", keys[state], 0, -1)
         else:
-            ids = await self._connection.call("status", "ZRANGE", keys[state], 0, -1)
+            ids = await self._connection.call(Purpose.STATUS, "ZRANGE", keys[state], 0, -1)
         names = [
-            self._connection.call("status", "HGET", keys.job(text(job_id)), "name")
+            self._connection.call(Purpose.STATUS, "HGET", keys.job(text(job_id)), "name")
             for job_id in ids
         ]
         for job_id, name in zip(ids, names, strict=True):

@@ -26,6 +26,7 @@ import hiredis
 
 from convolab_worker.connection.address import Route
 from convolab_worker.connection.error_replies import explain
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
@@ -197,17 +198,17 @@ class Connection(asyncio.Protocol):
         self._open = True  # calls are taken from here on, in order, behind the handshake's own
         if address.password is not None:
             credentials = [address.username] if address.username else []
-            required.append(self.call("connect", "AUTH", *credentials, address.password))
+            required.append(self.call(Purpose.CONNECT, "AUTH", *credentials, address.password))
         if address.database:
-            required.append(self.call("connect", "SELECT", address.database))
+            required.append(self.call(Purpose.CONNECT, "SELECT", address.database))
         optional = []
         if self._identify:
-            optional.append(self.call("connect", "CLIENT", "INFO"))
+            optional.append(self.call(Purpose.CONNECT, "CLIENT", "INFO"))
         if self.client_name is not None:
-            optional.append(self.call("connect", "CLIENT", "SETNAME", self.client_name))
+            optional.append(self.call(Purpose.CONNECT, "CLIENT", "SETNAME", self.client_name))
         if self._ghost is not None:  # its address too: a server that was restarted reuses ids
             ghost = ("ID", self._ghost.id, "ADDR", self._ghost.address)
-            optional.append(self.call("connect", "CLIENT", "KILL", *ghost))
+            optional.append(self.call(Purpose.CONNECT, "CLIENT", "KILL", *ghost))
         answers = await asyncio.gather(*required, *optional, return_exceptions=True)
         for answer in answers[: len(required)]:
             if isinstance(answer, BaseException):
@@ -220,7 +221,9 @@ class Connection(asyncio.Protocol):
         self._identity = _Identity.read(info) if isinstance(info, bytes) else None
         self._ghost = None
 
-    def call(self, purpose: str, *args: Any, timeout: float | None = None) -> asyncio.Future[Any]:
+    def call(
+        self, purpose: Purpose, *args: Any, timeout: float | None = None
+    ) -> asyncio.Future[Any]:
         """Send one command and return the future of its answer.
 
         The future raises RedisRefused for an error reply and ReplyLost when the connection went

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 DAY_SECONDS = 86_400.0
 
 
+class Purpose(StrEnum):
+    """What a command is sent for, as metrics, logs and the status page name it."""
+
+    CONNECT = "connect"
+    ENQUEUE = "enqueue"
+    FETCH = "fetch"
+    COMPLETE = "complete"
+    PROGRESS = "progress"
+    LOCK = "lock"
+    PARK = "park"
+    LISTEN = "listen"
+    PROBE = "probe"
+    STALLED = "stalled"
+    STATUS = "status"
+
+
 @dataclass(slots=True)
 class CommandCounter:
-    """Counts of Redis commands by purpose (fetch, finish, wait, sweep, lock, progress, …).
+    """Counts Redis commands by purpose.
 
     ``sent`` counts what a client sends; ``inner`` what scripts ran inside Redis, which a provider
     that bills by the command charges for too. Inner commands are estimated by whoever sends the
     script (``queues``), from tables that a test compares with the server's own statistics.
     """
 
-    sent: Counter[str] = field(default_factory=Counter)
-    inner: Counter[str] = field(default_factory=Counter)
+    sent: Counter[Purpose] = field(default_factory=Counter)
+    inner: Counter[Purpose] = field(default_factory=Counter)
 
-    def count(self, purpose: str, commands: int = 1) -> None:
+    def count(self, purpose: Purpose, commands: int = 1) -> None:
         """Count ``commands`` sent for ``purpose``."""
         self.sent[purpose] += commands
 
-    def count_inner(self, purpose: str, commands: int) -> None:
+    def count_inner(self, purpose: Purpose, commands: int) -> None:
         """Count ``commands`` that a script sent for ``purpose`` ran inside Redis."""
         self.inner[purpose] += commands
 
@@ -56,7 +73,7 @@ class CommandCounter:
     def snapshot(self) -> dict[str, dict[str, int]]:
         """By purpose: ``sent`` and ``billable`` counts, as plain data."""
         return {
-            purpose: {"sent": self.sent[purpose], "billable": both}
+            purpose.value: {"sent": self.sent[purpose], "billable": both}
             for purpose, both in sorted((self.sent + self.inner).items())
         }
 

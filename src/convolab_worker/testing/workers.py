@@ -14,7 +14,7 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.client import JobClient
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter
+from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.payloads.codec import encode_json
 from convolab_worker.settings import OPTIONS, Settings
@@ -195,11 +195,13 @@ async def _added(settings: Settings) -> list[EnqueuedJob]:
     try:
         for queue in settings.queues:
             keys = QueueKeys(settings.prefix, queue)
-            for at, flat in await connection.call("status", "XRANGE", keys["events"], "-", "+"):
+            for at, flat in await connection.call(
+                Purpose.STATUS, "XRANGE", keys["events"], "-", "+"
+            ):
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 if fields.get(b"event") == b"added":
                     job_id, name = fields[b"jobId"].decode(), fields[b"name"].decode()
-                    raw = await connection.call("status", "HGET", keys.job(job_id), "data")
+                    raw = await connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "data")
                     data = None if raw is None else json.loads(raw)
                     jobs.append((at, EnqueuedJob(id=job_id, name=name, queue=queue, data=data)))
     finally:

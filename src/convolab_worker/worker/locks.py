@@ -22,6 +22,7 @@ from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.bullmq.reconcile import reclaim
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
@@ -197,8 +198,8 @@ class LockKeeper:
         call = self._transitions[queue].extend_locks(
             [(job.id, job.token) for job in jobs], round(self._duration * 1000)
         )
-        gone = await script(call.script).run(connection, "lock", call.keys, call.args)
-        self._counter.count_inner("lock", script_costs.RENEWAL * len(jobs))
+        gone = await script(call.script).run(connection, Purpose.LOCK, call.keys, call.args)
+        self._counter.count_inner(Purpose.LOCK, script_costs.RENEWAL * len(jobs))
         lost = {text(job_id) for job_id in gone}
         for job in jobs:
             if job not in self._held:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from convolab_worker.connection.usage import CommandCounter
+from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.server.prometheus import metrics_text
 from convolab_worker.telemetry.logging import BUCKETS, Telemetry
 
@@ -17,9 +17,9 @@ def stats() -> dict[str, Any]:
     telemetry.job_finished("audio", "completed", 0.2, 0.004)
     telemetry.job_finished("audio", "failed", 40.0, 1.0)
     telemetry.job_finished('odd "kind"\\\n', "completed", 9_999.0, 0.0)
-    counter.count("fetch", 3)
-    counter.count_inner("fetch", 27)
-    counter.count("wait")
+    counter.count(Purpose.FETCH, 3)
+    counter.count_inner(Purpose.FETCH, 27)
+    counter.count(Purpose.LISTEN)
     return {
         "state": "running",
         "phase": "at_rest",

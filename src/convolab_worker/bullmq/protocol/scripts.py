@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolab_worker.connection.connection import Connection
+    from convolab_worker.connection.usage import Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Script:
     sha: str
 
     async def run(
-        self, connection: Connection, purpose: str, keys: Sequence[str], args: Sequence[Any]
+        self, connection: Connection, purpose: Purpose, keys: Sequence[str], args: Sequence[Any]
     ) -> Any:
         """Run the script on ``connection``; its text is sent only when the server doesn't know it.
 
@@ -48,7 +49,7 @@ class Script:
 
 
 async def run_all(
-    connection: Connection, purpose: str, calls: Sequence[tuple[str, Any, Any]]
+    connection: Connection, purpose: Purpose, calls: Sequence[tuple[str, Any, Any]]
 ) -> list[Any]:
     """Run scripts, each with its keys and arguments, in one pipeline; their answers in order.
 

@@ -18,7 +18,7 @@ from convolab_worker.client.client import JobClient
 from convolab_worker.client.jobs import BATCH, DONE, Failure, Wanted
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter
+from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import ConfigurationError, JobNotFound
 from convolab_worker.telemetry.logging import configure_logging
 
@@ -187,8 +187,8 @@ async def _one(settings: Settings, job_id: str) -> dict[str, Any]:
         raise JobNotFound(msg)
     async with _connection(settings) as connection:
         keys = QueueKeys(settings.prefix, status.queue)
-        stack = await connection.call("status", "HGET", keys.job(job_id), "stacktrace")
-        logs = await connection.call("status", "LRANGE", f"{keys.job(job_id)}:logs", 0, -1)
+        stack = await connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "stacktrace")
+        logs = await connection.call(Purpose.STATUS, "LRANGE", f"{keys.job(job_id)}:logs", 0, -1)
     return {
         **asdict(status),
         "stacktrace": (stack or b"[]").decode("utf-8", "replace"),

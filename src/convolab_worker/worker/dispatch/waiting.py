@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from convolab_worker.bullmq import reconcile
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 from convolab_worker.worker.dispatch import idle_backoff
 
@@ -165,7 +166,9 @@ class Waiting:
         """End the block: a queue became quiet that it does not listen to."""
         if self._waiting.client_id is not None:
             self._unblocked = True
-            self._backend.connection.call("wait", "CLIENT", "UNBLOCK", self._waiting.client_id)
+            self._backend.connection.call(
+                Purpose.LISTEN, "CLIENT", "UNBLOCK", self._waiting.client_id
+            )
 
     async def _block_on(self, names: list[str], seconds: float, *, whole: bool) -> None:
         try:

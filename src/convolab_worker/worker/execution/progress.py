@@ -11,6 +11,7 @@ import structlog
 from convolab_worker.bullmq import flows
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
 from convolab_worker.payloads.codec import encode_json
 
@@ -53,14 +54,14 @@ class Reports:
         connection = self.backend.connection
         if rows:
             logs = f"{keys.job(job.id)}:logs"
-            waiting.append(connection.call("progress", "RPUSH", logs, *rows))
+            waiting.append(connection.call(Purpose.PROGRESS, "RPUSH", logs, *rows))
             keep = job.opts.get("keepLogs")
             if isinstance(keep, int) and keep > 0:
-                waiting.append(connection.call("progress", "LTRIM", logs, -keep, -1))
+                waiting.append(connection.call(Purpose.PROGRESS, "LTRIM", logs, -keep, -1))
         if progress is not None:
             call = self.backend.transitions[job.queue].progress(job.id, progress)
-            await script(call.script).run(connection, "progress", call.keys, call.args)
-            self._counter.count_inner("progress", script_costs.PROGRESS)
+            await script(call.script).run(connection, Purpose.PROGRESS, call.keys, call.args)
+            self._counter.count_inner(Purpose.PROGRESS, script_costs.PROGRESS)
         for future in waiting:
             await future
 

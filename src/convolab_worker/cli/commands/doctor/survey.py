@@ -15,6 +15,7 @@ from convolab_worker.client.google_tokens import IdentityTokens, IdentityUnavail
 from convolab_worker.client.waker import wake_address
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.error_replies import explain
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Survey:
     async def _ask(self, *command: Any, timeout: float | None = None) -> Any:
         """The answer, or None where the server refuses to say."""
         try:
-            return await self._connection.call("status", *command, timeout=timeout)
+            return await self._connection.call(Purpose.STATUS, *command, timeout=timeout)
         except RedisRefused:
             return None
 
@@ -131,7 +132,7 @@ class Survey:
 
     async def _script_error(self) -> str | None:
         try:
-            await self._connection.call("status", "EVAL", _LUA, 0)
+            await self._connection.call(Purpose.STATUS, "EVAL", _LUA, 0)
         except RedisRefused as error:
             return str(error)
         return None
@@ -140,7 +141,7 @@ class Survey:
         began = time.monotonic()
         key = QueueKeys(self._settings.prefix, f"doctor-{uuid.uuid4().hex}")["marker"]
         try:
-            await self._connection.call("status", "BZPOPMIN", key, f"{_BLOCK_SECONDS:g}")
+            await self._connection.call(Purpose.STATUS, "BZPOPMIN", key, f"{_BLOCK_SECONDS:g}")
         except RedisUnavailable:
             with suppress(RedisUnavailable):
                 await self._connection.open()  # for the checks to come
@@ -178,7 +179,7 @@ class Survey:
         for kind in ("prioritized", "delayed"):
             ids += await self._ask("ZRANGE", keys[kind], 0, _MOST_NAMES) or []
         asked = [
-            self._connection.call("status", "HGET", keys.job(text(job_id)), "name")
+            self._connection.call(Purpose.STATUS, "HGET", keys.job(text(job_id)), "name")
             for job_id in ids
         ]
         return {text(name) for name in [await each for each in asked] if name is not None}
