@@ -153,7 +153,7 @@ class Mover:
         execute = "1" if self._execute else "0"
         args = (state, job_id, other_id, keys[""], there[""], execute)
         names.append(there.job(other_id))
-        answer = await own_script("moveJob", 5).run(self._connection, "move", names, args)
+        answer = await own_script("moveJob", 5).run(self._connection, Purpose.MOVE, names, args)
         outcome, name, new_id = (text(part) for part in answer)
         if outcome == "gone":
             return None

@@ -22,6 +22,7 @@ class Purpose(StrEnum):
     LISTEN = "listen"
     PROBE = "probe"
     STALLED = "stalled"
+    MOVE = "move"
     STATUS = "status"
 
 
