@@ -244,6 +244,17 @@ class Backend:
         due_at = float(score) / 1000 if member == _MARKER_DUE else None
         return Marker(self._by_marker[key], due_at)
 
+    def unblock(self) -> bool:
+        """End a blocking read; False where the server did not tell the connection's id."""
+        client_id = self._waiting.client_id
+        if client_id is not None:
+            self.connection.call(Purpose.LISTEN, "CLIENT", "UNBLOCK", client_id)
+        return client_id is not None
+
+    def abort_listening(self) -> None:
+        """Give up a blocking read that does not end: the server may give it the next marker."""
+        self._waiting.lose("the blocking read could not be ended")
+
     def republish_marker(self, queue: str, due_at: float | None = None) -> asyncio.Future[Any]:
         """Announce a job that this worker knows of and won't take, at once or at ``due_at``."""
         score, member = (0, "0") if due_at is None else (round(due_at * 1000), _MARKER_DUE)

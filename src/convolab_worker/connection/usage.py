@@ -105,7 +105,7 @@ class DailyBudget:
 
     def __init__(self, budget: int | None, now: float) -> None:
         """Begin a day."""
-        self._budget = budget
+        self.budget = budget
         self._begin(now, 0)
 
     def _begin(self, now: float, billable: int) -> None:
@@ -120,16 +120,16 @@ class DailyBudget:
         used = billable - self._at_start
         if elapsed >= DAY_SECONDS or elapsed < 0:
             self._begin(now, billable)
-            return DayReport(used=used, projected=used, budget=self._budget, is_over=False)
+            return DayReport(used=used, projected=used, budget=self.budget, is_over=False)
         if now - self._pace_at >= self._PACE_SECONDS:
             self._pace = (billable - self._at_pace) / (now - self._pace_at)
             self._pace_at, self._at_pace = now, billable
         projected = self.projection(now, billable)
-        if self._budget is None or self._warned:
+        if self.budget is None or self._warned:
             return None
-        if used > self._budget or (self.is_settled(now) and projected > self._budget):
+        if used > self.budget or (self.is_settled(now) and projected > self.budget):
             self._warned = True
-            return DayReport(used=used, projected=projected, budget=self._budget, is_over=True)
+            return DayReport(used=used, projected=projected, budget=self.budget, is_over=True)
         return None
 
     def used(self, billable: int) -> int:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX = "convolab_worker_"
-_PHASES = ("at_work", "at_rest", "asleep")
+_PHASES = ("working", "suspended", "asleep")
 
 _Sample = tuple[str, "Mapping[str, str]", float]
 

@@ -16,7 +16,7 @@ import structlog
 
 from convolab_worker.errors import ConfigurationError, NotRunning
 from convolab_worker.server.auth import Authorization, authorization
-from convolab_worker.worker.health import Watch
+from convolab_worker.server.worker_proxy import HealthWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -55,7 +55,7 @@ class _Here:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._watch = Watch()
+        self._watch = HealthWatch()
         self.wake = worker.wake
         self.hold = worker.hold
         self.progress = worker.progress
@@ -68,7 +68,7 @@ class _Here:
 
     async def picture(self) -> dict[str, Any]:
         """What the status page shows."""
-        return self._worker.picture()
+        return self._worker.status_snapshot()
 
     def look(self) -> None:
         """See how the worker is; who calls this is its own loop, which turns."""
@@ -85,7 +85,7 @@ class _Across:
     def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
         self._worker = worker
         self._loop = loop
-        self._watch = Watch()
+        self._watch = HealthWatch()
         self._wakes = False
         self._answered = True
         self.progress = worker.progress
@@ -115,7 +115,7 @@ class _Across:
 
     async def picture(self) -> dict[str, Any]:
         """What the status page shows, made in the worker's loop."""
-        return await self._told(self._worker.picture)
+        return await self._told(self._worker.status_snapshot)
 
     async def depths(self) -> dict[str, Any]:
         """How many jobs each queue has, asked in the worker's loop."""

@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from convolab_worker.worker.health import Health
     from convolab_worker.worker.held_requests import HoldResult
+    from convolab_worker.worker.status import Health
+
+
+# What is wrong in so many looks in a row is wrong. Looks are counted, not seconds: a process that
+# stood still is not ill.
+_LOOKS = 5
 
 
 class Workload(Protocol):
@@ -38,3 +43,27 @@ class Workload(Protocol):
 
     def look(self) -> None:
         """See how the worker is; called once a second, for ``problem`` to tell."""
+
+
+class HealthWatch:
+    """Is told once a second what was seen, and says what is wrong."""
+
+    def __init__(self) -> None:
+        """Begin with nothing wrong."""
+        self._unanswered = 0
+        self._overdue = 0
+
+    def look(self, health: Health, *, answered: bool) -> None:
+        """Note the ``health``, and whether the worker's event loop turned since the last look."""
+        self._unanswered = 0 if answered else self._unanswered + 1
+        self._overdue = self._overdue + 1 if health.overdue else 0
+
+    def problem(self, health: Health) -> str | None:
+        """What is wrong, in words; None if nothing is."""
+        if health.state == "stopped":
+            return "the worker has ended"
+        if self._unanswered >= _LOOKS:
+            return f"the event loop has not turned for {self._unanswered} s"
+        if self._overdue >= _LOOKS:
+            return "the loop that takes jobs makes no progress"
+        return None

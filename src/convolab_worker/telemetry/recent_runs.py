@@ -1,4 +1,4 @@
-"""What a worker did lately, for whoever looks at it: pure, every time an argument.
+"""What a worker did lately, for whoever looks at it. Pure: every time is an argument.
 
 Bounded in size whatever happens: the last hundred jobs, an hour of counts by the minute, a day of
 commands by the quarter of an hour.
@@ -10,7 +10,7 @@ from collections import deque
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-_MOST_ENTRIES = 100
+_MOST_RUNS = 100
 _MINUTE = 60.0
 _MINUTES_KEPT = 60
 # A rate is that of the last minutes: long enough for slow jobs, short enough to show a change.
@@ -19,7 +19,7 @@ _QUARTER = 900.0
 _QUARTERS_KEPT = 96
 
 
-class Entry(NamedTuple):
+class RecentRun(NamedTuple):
     """A run of a job that has ended.
 
     ``at`` is epoch seconds; ``duration`` and ``waited``, from the moment it could have started,
@@ -39,25 +39,24 @@ class Entry(NamedTuple):
 
 
 class RecentRuns:
-    """Remembers what ended, and how many commands were sent; call it from one thread."""
+    """Remembers what ended since ``now`` (epoch seconds), and how many commands were sent."""
 
     def __init__(self, now: float) -> None:
-        """Begin at ``now``, epoch seconds."""
         self.started_at = now
         self.total = 0
-        self._entries: deque[Entry] = deque(maxlen=_MOST_ENTRIES)
+        self._runs: deque[RecentRun] = deque(maxlen=_MOST_RUNS)
         self._minutes: deque[tuple[int, dict[str, int]]] = deque(maxlen=_MINUTES_KEPT)
         self._quarters: deque[tuple[int, int]] = deque(maxlen=_QUARTERS_KEPT + 1)
 
-    def ended(self, entry: Entry) -> None:
+    def ended(self, run: RecentRun) -> None:
         """Take in a run that has ended."""
         self.total += 1
-        self._entries.append(entry)
-        minute = int(entry.at // _MINUTE)
+        self._runs.append(run)
+        minute = int(run.at // _MINUTE)
         if not self._minutes or self._minutes[-1][0] != minute:
             self._minutes.append((minute, {}))
         counts = self._minutes[-1][1]
-        counts[entry.kind] = counts.get(entry.kind, 0) + 1
+        counts[run.kind] = counts.get(run.kind, 0) + 1
 
     def counted(self, now: float, billable: int) -> None:
         """Take in how many commands have been sent since the start."""
@@ -71,7 +70,7 @@ class RecentRuns:
 
     def recent(self) -> list[dict[str, Any]]:
         """The last hundred runs that ended, newest first."""
-        return [entry._asdict() for entry in reversed(self._entries)]
+        return [run._asdict() for run in reversed(self._runs)]
 
     def rates(self, now: float) -> dict[str, float]:
         """Runs that ended a minute, by kind, over the last five minutes or since the start."""

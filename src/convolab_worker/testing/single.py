@@ -17,10 +17,10 @@ from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobF
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.payloads.codec import encode_json
 from convolab_worker.settings import Settings
-from convolab_worker.telemetry.logging import Telemetry
-from convolab_worker.worker.execution.executor import Runner, label
-from convolab_worker.worker.execution.handler_call import failure
-from convolab_worker.worker.stack_reports import StackReports
+from convolab_worker.telemetry.metrics import Metrics
+from convolab_worker.worker.execution.executor import JobExecutor, label
+from convolab_worker.worker.execution.outcomes import failure
+from convolab_worker.worker.watchdog import StackReports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,8 +113,11 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
         lifespans = Lifespans([], settings)
         staged = handlers.staged(dict.fromkeys(handlers.scopes, resources))
     try:
-        runner = Runner(staged, recorder, Telemetry(), StackReports(), _no_child_reason)
-        outcome = _settled(await runner.run(job), job, recorder)
+        executor = JobExecutor(
+            staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason
+        )
+        held = executor.receive(job, time.monotonic())
+        outcome = _settled(await executor.run(held), job, recorder)
     finally:
         await lifespans.close(_CLOSING_SECONDS)
     return _told(outcome, job, recorder, raises=raises)
@@ -183,7 +186,7 @@ async def _no_child_reason(deferred: str) -> str:  # pragma: no cover - no child
 
 
 class _Recorder:
-    """The line of the one job that is run: keeps what would have gone to Redis."""
+    """The reporter of the one job that is run: keeps what would have gone to Redis."""
 
     def __init__(self, results: Mapping[str, Any], failures: Mapping[str, str]) -> None:
         failed = dict.fromkeys(failures)
@@ -196,7 +199,7 @@ class _Recorder:
         self.rows: list[str] = []
         self.newest: str | None = None
 
-    def line(self, _job: ActiveJob) -> _Recorder:
+    def reporter(self, _job: ActiveJob) -> _Recorder:
         return self
 
     def progress(self, value: Any) -> None:
@@ -221,8 +224,8 @@ class _Recorder:
         """Nothing: no child was enqueued."""
 
     async def finish(self) -> None:
-        self.drop()
+        self.close()
 
-    def drop(self) -> None:
+    def close(self) -> None:
         with self._lock:
             self._closed = True

@@ -25,8 +25,8 @@ _log = structlog.get_logger("convolab_worker")
 _MOST_ROWS = 1000  # kept in memory between two writes; a handler that logs faster loses the oldest
 
 
-class Reports:
-    """Where the lines of one worker's jobs lead: Redis, through ``queues``."""
+class ReportWriter:
+    """Writes what jobs report to Redis, for each job every ``interval`` seconds at most."""
 
     def __init__(
         self,
@@ -36,16 +36,15 @@ class Reports:
         *,
         interval: float,
     ) -> None:
-        """Write a job's news every ``interval`` seconds at most."""
         self.backend = backend
         self.reconnection = reconnection
         self._counter = counter
         self.interval = interval
         self.loop = asyncio.get_running_loop()
 
-    def line(self, job: ActiveJob) -> JobLine:
-        """The line of one job."""
-        return JobLine(job, self)
+    def reporter(self, job: ActiveJob) -> BufferedReporter:
+        """A reporter for one job."""
+        return BufferedReporter(job, self)
 
     async def write(self, job: ActiveJob, progress: str | None, rows: list[str]) -> None:
         """Write a job's newest progress and log rows, in one pipeline."""
@@ -66,18 +65,26 @@ class Reports:
             await future
 
 
-class JobLine:
-    """One job's unwritten progress and log rows."""
+class BufferedReporter:
+    """Keeps one job's newest progress and its log rows until they are written."""
 
     __slots__ = (
-        "_closed", "_due", "_job", "_lock", "_progress", "_reports", "_rows", "_timer",
-        "_writing", "_written_at", "newest",
+        "_closed",
+        "_due",
+        "_job",
+        "_lock",
+        "_progress",
+        "_rows",
+        "_timer",
+        "_writer",
+        "_writing",
+        "_written_at",
+        "newest",
     )  # fmt: skip
 
-    def __init__(self, job: ActiveJob, reports: Reports) -> None:
-        """Start with nothing to write."""
+    def __init__(self, job: ActiveJob, writer: ReportWriter) -> None:
         self._job = job
-        self._reports = reports
+        self._writer = writer
         self._lock = threading.Lock()
         self._progress: str | None = None
         self.newest: str | None = None  # written or not
@@ -97,7 +104,7 @@ class JobLine:
             self._progress = self.newest = text
             due, self._due = self._due, True
         if not due:
-            self._reports.loop.call_soon_threadsafe(self._schedule)
+            self._writer.loop.call_soon_threadsafe(self._schedule)
 
     def log(self, row: str) -> None:
         """Take a log row."""
@@ -109,37 +116,33 @@ class JobLine:
             del self._rows[:-_MOST_ROWS]
             due, self._due = self._due, True
         if not due:
-            self._reports.loop.call_soon_threadsafe(self._schedule)
+            self._writer.loop.call_soon_threadsafe(self._schedule)
 
     async def children_results(self) -> dict[str, Any]:
         """Fetch the results of the job's children, however long Redis is away."""
-        reports = self._reports
-        return await reports.reconnection.answered(
-            lambda: flows.results(reports.backend, self._job)
-        )
+        writer = self._writer
+        return await writer.reconnection.answered(lambda: flows.results(writer.backend, self._job))
 
     async def children_failures(self) -> dict[str, str]:
         """Fetch the reasons of children that failed without failing the job, likewise."""
-        reports = self._reports
-        return await reports.reconnection.answered(
-            lambda: flows.failures(reports.backend, self._job)
-        )
+        writer = self._writer
+        return await writer.reconnection.answered(lambda: flows.failures(writer.backend, self._job))
 
     async def drop_children(self) -> None:
         """Remove the job's children that have not started, likewise."""
-        reports = self._reports
-        await reports.reconnection.answered(lambda: flows.drop(reports.backend, self._job))
+        writer = self._writer
+        await writer.reconnection.answered(lambda: flows.drop(writer.backend, self._job))
 
     def _schedule(self) -> None:
         if not self._due or self._timer is not None or self._closed:
             return
-        loop = self._reports.loop
-        at = max(loop.time(), self._written_at + self._reports.interval)
+        loop = self._writer.loop
+        at = max(loop.time(), self._written_at + self._writer.interval)
         self._timer = loop.call_at(at, self._start_writing)
 
     def _start_writing(self) -> None:
         self._timer = None
-        self._writing = self._reports.loop.create_task(self._write(), name="convolab-report")
+        self._writing = self._writer.loop.create_task(self._write(), name="convolab-report")
 
     async def _write(self) -> None:
         with self._lock:
@@ -148,14 +151,14 @@ class JobLine:
             self._due = False
         if progress is None and not rows:
             return
-        self._written_at = self._reports.loop.time()
+        self._written_at = self._writer.loop.time()
         try:
-            await self._reports.write(self._job, progress, rows)
+            await self._writer.write(self._job, progress, rows)
         except RedisUnavailable as error:
             # Progress is news, not the job: what could not be told is no reason to fail.
             _log.warning("job.report_lost", job_id=self._job.id, error=str(error))
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """Write nothing more: the job is another worker's."""
         self._closed = True
         if self._timer is not None:

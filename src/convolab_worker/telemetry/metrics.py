@@ -1,0 +1,155 @@
+"""Counts and times what a worker does, in memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from convolab_worker.connection.usage import CommandCounter, DailyBudget
+from convolab_worker.telemetry.recent_runs import RecentRuns
+
+if TYPE_CHECKING:
+    from convolab_worker.telemetry.recent_runs import RecentRun
+
+_log = structlog.get_logger("convolab_worker")
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+"""Upper bounds of the histograms' buckets, in seconds; one more bucket takes the rest."""
+
+
+class Histogram:
+    """How often a time fell into each bucket, with their count, sum and longest."""
+
+    __slots__ = ("_buckets", "count", "longest", "total")
+
+    def __init__(self) -> None:
+        self._buckets = [0] * (len(BUCKETS) + 1)
+        self.count = 0
+        self.total = 0.0
+        self.longest = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one time; a negative one, from clocks that disagree, counts as zero."""
+        seconds = max(seconds, 0.0)
+        self._buckets[bisect_left(BUCKETS, seconds)] += 1
+        self.count += 1
+        self.total += seconds
+        self.longest = max(self.longest, seconds)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return count, sum and longest, and how many were at most each bound."""
+        bounds = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
+        return {
+            "count": self.count,
+            "sum": self.total,
+            "max": self.longest,
+            "buckets": dict(zip(bounds, accumulate(self._buckets), strict=True)),
+        }
+
+    def at_most(self, part: float) -> float | None:
+        """The bound that this part (0 to 1) of the times did not pass; None without any."""
+        if not self.count:
+            return None
+        wanted, seen = part * self.count, 0
+        for bound, count in zip(BUCKETS, self._buckets, strict=False):
+            seen += count
+            if seen >= wanted:
+                return min(float(bound), self.longest)
+        return self.longest
+
+
+class Metrics:
+    """What a worker did since it started at ``started_at`` (epoch seconds), by kind of job.
+
+    Takes every time as an argument; call it from one thread.
+    """
+
+    __slots__ = ("_durations", "_jobs", "_waits", "outcomes", "recent_runs")
+
+    def __init__(self, started_at: float = 0.0) -> None:
+        self.recent_runs = RecentRuns(started_at)
+        self.outcomes: Counter[str] = Counter()
+        self._jobs: dict[str, dict[str, int]] = {}
+        self._durations: dict[str, Histogram] = {}
+        self._waits: dict[str, Histogram] = {}
+
+    def job_ended(self, run: RecentRun) -> None:
+        """Count one run of a job."""
+        kind, outcome = run.kind, run.outcome
+        outcomes = self._jobs.get(kind)
+        if outcomes is None:
+            outcomes = self._jobs[kind] = {}
+            self._durations[kind], self._waits[kind] = Histogram(), Histogram()
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        self.outcomes[outcome] += 1
+        self._durations[kind].observe(run.duration)
+        self._waits[kind].observe(run.waited)
+        self.recent_runs.ended(run)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of everything, ready for JSON: ``jobs``, ``duration`` and ``waited``."""
+        return {
+            "jobs": {kind: dict(outcomes) for kind, outcomes in self._jobs.items()},
+            "duration": {kind: times.snapshot() for kind, times in self._durations.items()},
+            "waited": {kind: times.snapshot() for kind, times in self._waits.items()},
+        }
+
+    def kinds(self) -> dict[str, dict[str, Any]]:
+        """By kind: its ``outcomes``, and what half and 95 % of its runs took no longer than."""
+        return {
+            kind: {
+                "outcomes": dict(outcomes),
+                "median": self._durations[kind].at_most(0.5),
+                "p95": self._durations[kind].at_most(0.95),
+            }
+            for kind, outcomes in self._jobs.items()
+        }
+
+
+class CommandUsage:
+    """A worker's commands, of all its ``counters``, held against a ``budget`` for the day.
+
+    ``now`` is the worker's start, in epoch seconds.
+    """
+
+    def __init__(
+        self, *counters: CommandCounter, budget: int | None, recent_runs: RecentRuns, now: float
+    ) -> None:
+        self._counters = counters
+        self._recent_runs = recent_runs
+        self._before_today = CommandCounter()
+        self.daily = DailyBudget(budget, now)
+
+    @property
+    def total(self) -> CommandCounter:
+        """Every command since the start, by purpose."""
+        return sum(self._counters, CommandCounter())
+
+    @property
+    def today(self) -> CommandCounter:
+        """The commands of this day, by purpose."""
+        return self.total - self._before_today
+
+    @property
+    def billable(self) -> int:
+        """How many commands a provider bills since the start."""
+        return sum(counter.billable for counter in self._counters)
+
+    def check(self, now: float) -> None:
+        """Log the day's commands at its end, and once before if the budget will not suffice."""
+        billable = self.billable
+        self._recent_runs.counted(now, billable)
+        report = self.daily.check(now, billable)
+        if report is None:
+            return
+        counts = {"used": report.used, "projected": report.projected, "budget": report.budget}
+        if report.is_over:
+            _log.warning("commands.over_budget", **counts)
+        else:
+            by_purpose = self.today.snapshot()
+            self._before_today = self.total
+            _log.info("commands.day", **counts, by_purpose=by_purpose)

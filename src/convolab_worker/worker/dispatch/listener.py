@@ -1,0 +1,130 @@
+"""Blocks on the markers of the queues that have nothing to fetch: one read for all of them.
+
+The read is down or up, and is never cancelled to wake the worker:
+
+    down -- listen() -->           up     (BZPOPMIN over the markers, in rotation)
+    up   -- a marker -->           down   (its queue is ready, or is probed first)
+    up   -- its time is over -->   down   (a probe is due; the next wait is longer)
+    up   -- connection lost -->    down   (reconnect, then probe every queue)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from convolab_worker.errors import RedisRefused, RedisUnavailable
+from convolab_worker.worker.dispatch.idle_backoff import cut, next_wait
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convolab_worker.bullmq.backend import Backend, Marker
+    from convolab_worker.worker.dispatch.idle_backoff import Bounds
+    from convolab_worker.worker.dispatch.wake_signal import Signal
+
+_log = structlog.get_logger("convolab_worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """How a blocking read ended: with a marker, or because the whole wait was over."""
+
+    marker: Marker | None
+    is_over: bool
+
+
+class MarkerListener:
+    """Owns the blocking read and the length of the next one; sets ``signal`` when a read ends."""
+
+    def __init__(self, backend: Backend, signal: Signal, bounds: Bounds) -> None:
+        self._backend = backend
+        self._signal = signal
+        self._bounds = bounds
+        self._read: asyncio.Task[None] | None = None
+        self._names: frozenset[str] = frozenset()
+        self._is_unblocked = False
+        self._wait: float | None = None
+        self._until: float | None = None
+        self._rotation = 0
+        self._heard: list[Heard] = []
+        self._refusal: RedisRefused | None = None
+
+    @property
+    def level(self) -> dict[str, Any]:
+        """The wait's length in seconds and its end (epoch seconds), for ``stats``."""
+        return {"wait": self._wait, "until": self._until if self._read else None}
+
+    def heard(self) -> Sequence[Heard]:
+        """What reads that have ended heard, once. Raises the RedisRefused that ended one."""
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
+        if not self._heard:
+            return ()
+        heard, self._heard = self._heard, []
+        return heard
+
+    def work_seen(self) -> None:
+        """A job was fetched: the next wait is the shortest."""
+        self._wait = None
+
+    def listen(self, names: Sequence[str], now: float, due_at: float | None) -> None:
+        """Block on the markers of ``names``, until ``due_at`` at most, if no read is up.
+
+        A read that is up and lacks one of the names is ended, for the next call to begin anew.
+        """
+        if not names:
+            return
+        if self._read is not None:
+            if not self._is_unblocked and not self._names.issuperset(names):
+                self._is_unblocked = self._backend.unblock()
+            return
+        self._rotation += 1
+        turn = self._rotation % len(names)
+        if self._wait is None:
+            self._wait = next_wait(None, bounds=self._bounds, random=0.0)
+        seconds = cut(self._wait, until_due=None if due_at is None else due_at - now)
+        self._names = frozenset(names)
+        self._until = now + seconds
+        self._is_unblocked = False
+        self._read = asyncio.create_task(
+            self._block([*names[turn:], *names[:turn]], seconds, is_whole=seconds == self._wait),
+            name="convolab-listen",
+        )
+
+    async def _block(self, names: list[str], seconds: float, *, is_whole: bool) -> None:
+        try:
+            marker = await self._backend.listen(names, seconds)
+        except RedisRefused as error:
+            self._refusal = error
+        except RedisUnavailable as error:
+            _log.debug("listen.lost", error=str(error))
+        else:
+            is_over = marker is None and is_whole and not self._is_unblocked
+            if is_over:
+                self._wait = next_wait(self._wait, bounds=self._bounds, random=random.random())
+            self._heard.append(Heard(marker, is_over))
+        finally:
+            self._read = None
+            self._signal.set()
+
+    async def close(self, patience: float) -> None:
+        """End the read within ``patience`` seconds; what it still hears is kept for ``heard``.
+
+        The read is asked to end and not cancelled: it may just have popped a marker that no other
+        worker will see.
+        """
+        self._wait = None
+        read = self._read
+        if read is None:
+            return
+        self._is_unblocked = self._backend.unblock()
+        await asyncio.wait({read}, timeout=patience)
+        if not read.done():
+            self._backend.abort_listening()
+        read.cancel()
