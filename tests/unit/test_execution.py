@@ -30,14 +30,17 @@ from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableErro
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
 from convolab_worker.worker.execution import handler_call
-from convolab_worker.worker.execution.handler_call import Run, Why, conclude, failure, prepare
+from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
+from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
 
 SOON = 5.0
 ONE_MORE = {"attempts": 2, "backoff": 3000}
 
 
 class Quiet:
-    """The line of a job that reports nothing."""
+    """The reporter of a job that reports nothing."""
+
+    newest: str | None = None
 
     def progress(self, value: Any) -> None:
         """Take it."""
@@ -56,6 +59,12 @@ class Quiet:
     async def drop_children(self) -> None:
         """No children."""
 
+    async def finish(self) -> None:
+        """Nothing to write."""
+
+    def close(self) -> None:
+        """Nothing to write."""
+
 
 class Unspeakable(Exception):
     """An exception whose own text raises."""
@@ -65,6 +74,18 @@ class Unspeakable(Exception):
         raise ValueError(msg)
 
     __repr__ = __str__
+
+OUTCOMES: dict[AbortKind, Outcome | None] = {
+    AbortKind.TIMEOUT: None,
+    AbortKind.SHUTDOWN: Returned(),
+    AbortKind.CANCELLED: Failed("cancelled"),
+    AbortKind.LOCK_LOST: Lost("the lock was lost while the handler ran"),
+}
+
+
+def abort_of(kind: AbortKind, patience: float) -> Abort:
+    """An abort of that kind, as the worker makes it."""
+    return Abort(kind, OUTCOMES[kind], patience)
 
 
 class Trial:
@@ -80,20 +101,20 @@ class Trial:
             queue="q", id="7", token="t", name="work", data=b'{"n":1}', opts=opts or {}
         )
         self.job = prepare(self.active_job, self.handler, Quiet())
-        self.run = Run(self.job, self.handler)
+        self.run = HandlerCall(self.job, self.handler)
 
     async def outcome(self) -> Outcome:
         """Run it to its outcome; the test fails where that takes suspiciously long."""
         async with asyncio.timeout(SOON):
-            await self.run.end()
+            await self.run.run()
         return conclude(self.run, self.active_job, self.handler, lambda: 0.5)
 
-    async def interrupted(self, started: asyncio.Event, why: Why, patience: float) -> Outcome:
+    async def interrupted(self, started: asyncio.Event, why: AbortKind, patience: float) -> Outcome:
         """Run it, and interrupt it when it has started."""
         ending = asyncio.create_task(self.outcome())
         async with asyncio.timeout(SOON):
             await started.wait()
-        self.run.interrupt(why, patience)
+        self.run.abort(abort_of(why, patience))
         return await ending
 
 
@@ -514,10 +535,10 @@ async def test_a_handler_in_time_is_not_disturbed() -> None:
     trial = Trial(handler, timeout=0.05)
 
     outcome = await trial.outcome()
-    trial.run.interrupt(Why.TIMEOUT, 0)
+    trial.run.abort(abort_of(AbortKind.TIMEOUT, 0))
 
     assert outcome == Completed('"done"')
-    assert trial.run.why is None
+    assert trial.run.aborted is None
     assert not trial.job.cancelled.is_set()
 
 
@@ -533,7 +554,7 @@ async def test_a_handler_that_a_shutdown_cancels_has_its_job_returned() -> None:
         started.set()
         await asyncio.Event().wait()
 
-    outcome = await Trial(handler).interrupted(started, Why.STOP, SOON)
+    outcome = await Trial(handler).interrupted(started, AbortKind.SHUTDOWN, SOON)
 
     assert outcome == Returned()
 
@@ -549,7 +570,7 @@ async def test_a_handler_that_ends_its_work_at_a_shutdown_has_its_result_written
             await asyncio.Event().wait()
         return "just in time"
 
-    outcome = await Trial(handler).interrupted(started, Why.STOP, SOON)
+    outcome = await Trial(handler).interrupted(started, AbortKind.SHUTDOWN, SOON)
 
     assert outcome == Completed('"just in time"')
 
@@ -567,7 +588,7 @@ async def test_an_error_on_the_way_out_is_the_shutdowns() -> None:
             msg = "connection closed"
             raise ConnectionError(msg)
 
-    outcome = await Trial(handler).interrupted(started, Why.STOP, SOON)
+    outcome = await Trial(handler).interrupted(started, AbortKind.SHUTDOWN, SOON)
 
     assert outcome == Returned()
 
@@ -591,7 +612,7 @@ async def test_a_handler_that_ignores_a_shutdown_has_its_job_returned(
 
     trial = Trial(plain if threaded else coroutine)
 
-    outcome = await trial.interrupted(started, Why.STOP, 0.02)
+    outcome = await trial.interrupted(started, AbortKind.SHUTDOWN, 0.02)
 
     assert outcome == Returned()
     assert trial.run.abandoned
@@ -615,16 +636,16 @@ async def test_a_lost_lock_loses_the_job_whatever_the_handler_does(result: str) 
             raise RuntimeError(msg)
         return "done"
 
-    outcome = await Trial(handler).interrupted(started, Why.LOST, SOON)
+    outcome = await Trial(handler).interrupted(started, AbortKind.LOCK_LOST, SOON)
 
     assert isinstance(outcome, Lost)
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("second", list(Why))
-@pytest.mark.parametrize("first", list(Why))
+@pytest.mark.parametrize("second", list(AbortKind))
+@pytest.mark.parametrize("first", list(AbortKind))
 async def test_the_first_interruption_counts(
-    first: Why, second: Why, release: threading.Event
+    first: AbortKind, second: AbortKind, release: threading.Event
 ) -> None:
     """A second one may only shorten the patience."""
     started = asyncio.Event()
@@ -635,12 +656,13 @@ async def test_the_first_interruption_counts(
     trial = Trial(handler, timeout=60)
     ending = asyncio.create_task(trial.outcome())
     await started.wait()
-    trial.run.interrupt(first, 60)
-    trial.run.interrupt(second, 0.01)
+    trial.run.abort(abort_of(first, 60))
+    trial.run.abort(abort_of(second, 0.01))
 
     await ending
 
-    assert trial.run.why is first
+    assert trial.run.aborted is not None
+    assert trial.run.aborted.kind is first
     assert trial.run.abandoned
 
 
@@ -674,9 +696,9 @@ def test_a_thread_that_outlives_the_loop_ends_quietly(release: threading.Event) 
 
     async def main() -> None:
         trial = Trial(handler, timeout=0.001)
-        ending = asyncio.create_task(trial.run.end())
+        ending = asyncio.create_task(trial.run.run())
         await asyncio.sleep(0)
-        trial.run.interrupt(Why.STOP, 0.001)
+        trial.run.abort(abort_of(AbortKind.SHUTDOWN, 0.001))
         await ending
 
     before = threading.excepthook

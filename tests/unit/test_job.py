@@ -17,7 +17,7 @@ from convolab_worker.bullmq.children import Child
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
 from convolab_worker.handlers.job import AwaitChildren, Job
-from convolab_worker.worker.execution.progress import JobLine, Reports
+from convolab_worker.worker.execution.progress import BufferedReporter
 
 SOON = 5.0
 LONG = 3600.0
@@ -72,9 +72,9 @@ class Writes:
             msg = "gone"
             raise RedisUnavailable(msg)
 
-    def line(self) -> JobLine:
+    def line(self) -> BufferedReporter:
         """The line of a job that writes here."""
-        return JobLine(a_lease(), cast("Reports", self))
+        return BufferedReporter(a_lease(), cast("Reports", self))
 
     @property
     def progress(self) -> list[Any]:
@@ -95,7 +95,7 @@ def a_lease(**changes: Any) -> ActiveJob:
 
 def a_job(notes: Notes | None = None, **changes: Any) -> Job[Any]:
     """The same job, as its handler sees it."""
-    return Job(a_lease(**changes), kind="audio", data={"secret": 1}, line=notes or Notes())
+    return Job(a_lease(**changes), kind="audio", data={"secret": 1}, reporter=notes or Notes())
 
 
 @pytest.fixture(autouse=True)
@@ -225,9 +225,9 @@ def test_an_exception_is_logged_and_its_row_kept() -> None:
         try:
             raise ValueError  # noqa: TRY301 - the test is of what is logged of it
         except ValueError:
-            a_job(notes).log.exception("broke", line=3)
+            a_job(notes).log.exception("broke", reporter=3)
 
-    assert notes.rows == ["[error] broke line=3"]
+    assert notes.rows == ["[error] broke reporter=3"]
     assert captured[0]["exc_info"]
 
 
@@ -270,7 +270,7 @@ async def test_progress_may_be_awaited_or_not() -> None:
 async def test_progress_that_is_not_json_is_refused_where_it_is_reported(value: object) -> None:
     """The handler's own line is the one that fails, and nothing is written."""
     writes = Writes()
-    line = writes.line()
+    line = writes.reporter()
 
     with pytest.raises(InvalidResult, match="progress"):
         line.progress(value)
@@ -283,7 +283,7 @@ async def test_progress_that_is_not_json_is_refused_where_it_is_reported(value: 
 async def test_the_first_progress_is_written_at_once_and_the_newest_at_the_end() -> None:
     """In between, no more often than the interval allows."""
     writes = Writes(interval=LONG)
-    line = writes.line()
+    line = writes.reporter()
 
     line.progress(1)
     async with asyncio.timeout(SOON):
@@ -300,7 +300,7 @@ async def test_the_first_progress_is_written_at_once_and_the_newest_at_the_end()
 async def test_progress_is_written_again_after_the_interval() -> None:
     """The newest of those that came meanwhile."""
     writes = Writes(interval=0.01)
-    line = writes.line()
+    line = writes.reporter()
 
     for value in (1, 2):
         writes.written.clear()
@@ -317,7 +317,7 @@ async def test_progress_is_written_again_after_the_interval() -> None:
 async def test_progress_and_rows_from_many_threads_all_arrive() -> None:
     """Every row once, those of one thread in order; of the progress the last one."""
     writes = Writes(interval=0.001)
-    line = writes.line()
+    line = writes.reporter()
 
     def report(thread: int) -> None:
         for number in range(50):
@@ -343,7 +343,7 @@ async def test_a_job_without_news_writes_nothing() -> None:
     """Most jobs cost no command for it."""
     writes = Writes()
 
-    await writes.line().finish()
+    await writes.reporter().finish()
 
     assert writes.made == []
 
@@ -352,7 +352,7 @@ async def test_a_job_without_news_writes_nothing() -> None:
 async def test_rows_wait_for_progress_and_progress_for_rows() -> None:
     """Both leave in one write."""
     writes = Writes()
-    line = writes.line()
+    line = writes.reporter()
 
     line.log("one")
     line.progress(5)
@@ -366,7 +366,7 @@ async def test_rows_wait_for_progress_and_progress_for_rows() -> None:
 async def test_a_handler_that_logs_without_end_keeps_its_newest_rows() -> None:
     """Memory is bounded."""
     writes = Writes()
-    line = writes.line()
+    line = writes.reporter()
 
     for number in range(2_500):
         line.log(str(number))
@@ -379,7 +379,7 @@ async def test_a_handler_that_logs_without_end_keeps_its_newest_rows() -> None:
 async def test_a_row_can_always_be_sent() -> None:
     """A lone surrogate in it is shown as an escape."""
     writes = Writes()
-    line = writes.line()
+    line = writes.reporter()
 
     line.log("bad \ud800 text")
     await line.finish()
@@ -391,7 +391,7 @@ async def test_a_row_can_always_be_sent() -> None:
 async def test_progress_that_can_not_be_written_fails_nothing() -> None:
     """It is news, not the job."""
     writes = Writes(down=True)
-    line = writes.line()
+    line = writes.reporter()
 
     with capture_logs() as captured:
         line.progress(5)
@@ -404,10 +404,10 @@ async def test_progress_that_can_not_be_written_fails_nothing() -> None:
 async def test_a_dropped_line_writes_nothing_more() -> None:
     """The job is another worker's."""
     writes = Writes(interval=0.001)
-    line = writes.line()
+    line = writes.reporter()
 
     line.progress(1)
-    line.drop()
+    line.close()
     line.progress(2)
     for _ in range(10):  # turns of the loop, in which a write would have begun
         await asyncio.sleep(0)

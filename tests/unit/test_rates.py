@@ -11,7 +11,7 @@ from convolab_worker._setting_types import parse_rate
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
-from convolab_worker.worker.dispatch.rates import Rates
+from convolab_worker.worker.dispatch.slots import StartRates
 
 START = 1_000_000.0
 
@@ -49,13 +49,13 @@ def test_no_window_has_more_starts_than_the_rate(
 ) -> None:
     """Whenever somebody asks: a handler that may start starts, and no window is overfull."""
     rate = parse_rate(f"{starts}/{seconds}s")
-    rates = Rates({"h": rate.interval})
+    rates = StartRates({"h": rate.interval})
     now, started = START, []
 
     for pause in pauses:
         now += pause
         rates.pass_time(now)
-        if not rates.is_resting("h"):
+        if not rates.is_waiting("h"):
             rates.started("h", now)
             started.append(now)
 
@@ -67,15 +67,15 @@ def test_no_window_has_more_starts_than_the_rate(
 
 def test_a_rest_ends_at_its_time_and_not_before() -> None:
     """A handler may start again exactly when ``next_time`` says, and nobody else is kept."""
-    rates = Rates({"h": 2.0})
+    rates = StartRates({"h": 2.0})
 
     rates.started("h", START)
     rates.started("other", START)
     at = rates.next_time()
     rates.pass_time(START + 1.999)
-    early = rates.is_resting("h"), rates.is_resting("other")
+    early = rates.is_waiting("h"), rates.is_waiting("other")
     rates.pass_time(START + 2.0)
 
     assert at == START + 2.0
     assert early == (True, False)
-    assert (rates.is_resting("h"), rates.next_time()) == (False, None)
+    assert (rates.is_waiting("h"), rates.next_time()) == (False, None)

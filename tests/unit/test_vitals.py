@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from convolab_worker.worker.health import Health, Watch
+from convolab_worker.server.worker_proxy import HealthWatch
+from convolab_worker.worker.status import Health
 
 WELL = Health(state="running", ready=True, overdue=False)
 OVERDUE = Health(state="running", ready=True, overdue=True)
@@ -12,7 +13,7 @@ OVERDUE = Health(state="running", ready=True, overdue=True)
 
 def test_a_worker_that_answers_is_well() -> None:
     """Nothing to complain of."""
-    watch = Watch()
+    watch = HealthWatch()
     for _ in range(100):
         watch.look(WELL, answered=True)
 
@@ -21,7 +22,7 @@ def test_a_worker_that_answers_is_well() -> None:
 
 def test_a_loop_that_hangs_for_five_looks_is_a_problem_until_it_turns() -> None:
     """Four are not: a garbage collection or a slow disk is no reason to be killed."""
-    watch = Watch()
+    watch = HealthWatch()
     for _ in range(4):
         watch.look(WELL, answered=False)
     assert watch.problem(WELL) is None
@@ -35,7 +36,7 @@ def test_a_loop_that_hangs_for_five_looks_is_a_problem_until_it_turns() -> None:
 
 def test_a_process_that_stood_still_is_well() -> None:
     """Frozen for an hour between two looks: one look in vain is all that is seen."""
-    watch = Watch()
+    watch = HealthWatch()
     watch.look(OVERDUE, answered=False)
 
     assert watch.problem(OVERDUE) is None
@@ -43,7 +44,7 @@ def test_a_process_that_stood_still_is_well() -> None:
 
 def test_a_loop_of_takes_that_is_overdue_for_five_looks_is_a_problem() -> None:
     """The event loop turns, and yet no job is taken."""
-    watch = Watch()
+    watch = HealthWatch()
     for _ in range(5):
         watch.look(OVERDUE, answered=True)
 
@@ -53,11 +54,11 @@ def test_a_loop_of_takes_that_is_overdue_for_five_looks_is_a_problem() -> None:
 @pytest.mark.parametrize("state", ["new", "running", "stopping"])
 def test_a_worker_that_begins_or_stops_is_well(state: str) -> None:
     """Readiness tells of that, and not health."""
-    assert Watch().problem(Health(state=state, ready=False, overdue=False)) is None
+    assert HealthWatch().problem(Health(state=state, ready=False, overdue=False)) is None
 
 
 def test_a_worker_that_has_ended_is_a_problem() -> None:
     """A server that outlives its worker serves nobody."""
     health = Health(state="stopped", ready=False, overdue=False)
 
-    assert Watch().problem(health) == "the worker has ended"
+    assert HealthWatch().problem(health) == "the worker has ended"

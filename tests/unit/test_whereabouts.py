@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 import pytest
 
-from convolab_worker.worker.stack_reports import (
+from convolab_worker.worker.watchdog import (
     StackReports,
     below,
     innermost,
