@@ -75,6 +75,7 @@ class Unspeakable(Exception):
 
     __repr__ = __str__
 
+
 OUTCOMES: dict[AbortKind, Outcome | None] = {
     AbortKind.TIMEOUT: None,
     AbortKind.SHUTDOWN: Returned(),

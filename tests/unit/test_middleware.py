@@ -272,6 +272,7 @@ async def test_a_thread_goes_through_it_with_its_context(diary: list[str]) -> No
     assert (await run_handler(handlers, "x")).result == ["span of x", False]
     assert diary == ["around before", "around after"]
 
+
 OUTCOMES: dict[AbortKind, Outcome | None] = {
     AbortKind.TIMEOUT: None,
     AbortKind.SHUTDOWN: Returned(),

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convolab_worker.errors import ConvolabWorkerError, NotRunning
+from convolab_worker.errors import ConvolabWorkerError, NotRunning, RedisUnavailable
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from convolab_worker.worker.dispatch.dispatcher import Dispatcher
 
@@ -33,7 +33,9 @@ _log = structlog.get_logger("convolab_worker")
 # What is left of a budget when jobs that still run are told to end: they have half a second, and
 # their returns and the counts take a moment.
 _ENDING_SECONDS = 1.0
-# How long the last count may take when the worker stops, which has a deadline of its own.
+# How long a count of what is left may take when the budget is over; and when the worker stops,
+# which has a deadline of its own.
+_LATE_COUNT_SECONDS = 0.5
 _LAST_COUNT_SECONDS = 0.1
 
 
@@ -149,19 +151,20 @@ class HeldRequests:
         while not request.answer.done():
             seconds = request.ends_at - time.monotonic()
             if not self._suspends and (request.drained.done() or seconds <= 0):
-                return await self.result("drained" if request.drained.done() else "budget")
+                return await self.result("drained" if request.drained.done() else "budget", seconds)
             if seconds <= 0 and any(each.ends_at > request.ends_at for each in self._requests):
-                return await self.result("budget")
+                return await self.result("budget", seconds)
             least = 0.0 if not self._suspends else _ENDING_SECONDS / 4
             await asyncio.wait(
                 ends, timeout=max(seconds, least), return_when=asyncio.FIRST_COMPLETED
             )
         return request.answer.result()
 
-    async def _answer(self, requests: Iterable[HeldRequest], status: str) -> None:
+    async def _answer(self, requests: Collection[HeldRequest], status: str) -> None:
         """Give all of them one answer; they hold no longer."""
+        ends_at = max(request.ends_at for request in requests)
         try:
-            result = await self.result(status)
+            result = await self.result(status, ends_at - time.monotonic())
         except ConvolabWorkerError as error:
             self._refuse(requests, error)
             return
@@ -176,10 +179,19 @@ class HeldRequests:
             if not request.answer.done():
                 request.answer.set_exception(error)
 
-    async def result(self, status: str) -> HoldResult:
-        """What was done in this drain, and what is left. Raises RedisUnavailable."""
+    async def result(self, status: str, seconds: float) -> HoldResult:
+        """What was done in this drain, and what is left.
+
+        Raises RedisUnavailable if that can't be counted in ``seconds``, or soon after if they are
+        over.
+        """
         processed, failed = self.so_far()
-        remaining, due = await self._count(drained=status == "drained")
+        try:
+            async with asyncio.timeout(max(seconds, _LATE_COUNT_SECONDS)):
+                remaining, due = await self._count(drained=status == "drained")
+        except TimeoutError:
+            msg = "Redis does not answer: what is left can't be counted"
+            raise RedisUnavailable(msg) from None
         return HoldResult(
             status=status,
             processed=processed,

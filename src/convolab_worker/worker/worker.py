@@ -14,7 +14,7 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter
-from convolab_worker.errors import ConfigurationError, RedisUnavailable
+from convolab_worker.errors import ConfigurationError, NotRunning, RedisUnavailable
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.settings import Settings
 from convolab_worker.worker import status
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("convolab_worker")
 _FOREVER = float("inf")
 # How long the last count of a drain may take when its budget is over.
-_LEAST_COUNT_SECONDS = 0.5
+_LATE_COUNT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +115,9 @@ class Worker:
                     await self.stop(reserve)
         finally:
             result = await self._see_through(life)
-        if result is None:
-            outcomes = dict(self._assemble()[0].executor.metrics.outcomes)
-            msg = f"drained ({outcomes}), but what is left can't be counted"
-            raise RedisUnavailable(msg)
+        if result is None:  # a stop came before the end
+            msg = "the worker was stopped before its drain had ended"
+            raise NotRunning(msg)
         return result
 
     async def _see_through(self, life: asyncio.Task[DrainResult | None]) -> DrainResult | None:
@@ -183,15 +182,16 @@ class Worker:
 
     async def _drain_result(
         self, assembly: Assembly, requests: HeldRequests, ends_at: float
-    ) -> DrainResult | None:
-        """What the drain did; None if what is left can't be counted in time."""
-        patience = min(self.settings.command_timeout, ends_at - time.monotonic())
+    ) -> DrainResult:
+        seconds = min(self.settings.command_timeout, ends_at - time.monotonic())
         try:
-            async with asyncio.timeout(max(patience, _LEAST_COUNT_SECONDS)):
+            async with asyncio.timeout(max(seconds, _LATE_COUNT_SECONDS)):
                 await assembly.reconnection.wait()
-                result = await requests.result("drained")
-        except TimeoutError:
-            return None
+                result = await requests.result("drained", seconds)
+        except (TimeoutError, RedisUnavailable):
+            outcomes = dict(assembly.executor.metrics.outcomes)
+            msg = f"drained ({outcomes}), but what is left can't be counted"
+            raise RedisUnavailable(msg) from None
         return DrainResult(
             processed=result.processed,
             failed=result.failed,

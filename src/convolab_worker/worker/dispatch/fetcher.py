@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("convolab_worker")
 # A job whose lock was lost may be nobody's: stalled jobs are looked for so soon.
 _LOST_SECONDS = 1.0
+_NO_JOB = (None, FollowUp.NONE)
 
 
 class Fetcher:
@@ -192,17 +193,19 @@ class Fetcher:
 
     async def _run_chain(self, held: JobInHand) -> None:
         """Run a job, complete it and, while the slot stays on its queue, the next one."""
-        turn = Turn(time.time())
+        turn, queue, wanted = Turn(time.time()), held.job.queue, FollowUp.NONE
         following: JobInHand | None = held
         while following is not None:
             current = following
             try:
-                following = await self._serve(current, turn)
+                await self._prober.follow_up(queue, wanted)
+                following, wanted = await self._serve(current, turn)
             except asyncio.CancelledError:  # it, or the job after it, may be active under its token
-                self._lost.append((current.job.queue, current.job.token))
+                self._lost.append((queue, current.job.token))
                 raise
             finally:
                 self._let_go(current)
+        await self._prober.follow_up(queue, wanted)
 
     def _let_go(self, held: JobInHand) -> None:
         """Free the job's slot, and take it out of the register; again it does nothing."""
@@ -215,15 +218,15 @@ class Fetcher:
             self._slots.release(held.handler_key)
             self._table.job_ended(held.job.queue)
 
-    async def _serve(self, held: JobInHand, turn: Turn) -> JobInHand | None:
-        """Run and complete one job; the next one, if this slot has it."""
+    async def _serve(self, held: JobInHand, turn: Turn) -> tuple[JobInHand | None, FollowUp]:
+        """Run and complete one job; the next one, if this slot has it, and what to ask."""
         queue = held.job.queue
         outcome = await self._outcome(held)
         turn.jobs += 1
         self._free_slot(held)
         if not await self._stays(queue, turn):
             completion = await self._complete(held, outcome, fetch_next=False)
-            return await self._rerun(held) if completion.rerun else None
+            return await self._rerun(held) if completion.rerun else _NO_JOB
         with self._slots.reserve() as slot:
             self._table.fetch_started(queue)
             asked_at = time.monotonic()
@@ -232,16 +235,13 @@ class Fetcher:
                 slot.end()
                 return await self._rerun(held)
             if not completion.next.asked:
-                return None
-            following, wanted = await self._accept(queue, completion.next, slot, asked_at)
-        await self._prober.follow_up(queue, wanted)
-        return following
+                return _NO_JOB
+            return await self._accept(queue, completion.next, slot, asked_at)
 
-    async def _rerun(self, held: JobInHand) -> JobInHand | None:
+    async def _rerun(self, held: JobInHand) -> tuple[JobInHand | None, FollowUp]:
         """Run the job again at once: all of its children had ended already."""
         with self._slots.reserve() as slot:
-            again, _ = await self._admit(held.job, slot, held.renewed_at)
-        return again
+            return await self._admit(held.job, slot, held.renewed_at)
 
     async def _outcome(self, held: JobInHand) -> Outcome:
         if self._is_stopped:
