@@ -356,6 +356,7 @@ def test_the_report_has_every_way_and_every_assumption(capsys: pytest.CaptureFix
     starts = [line.partition("  ")[0] for line in text.splitlines()]
     assert all(starts.count(row.way.name) == 2 for row in rows_of(NO_JOBS).values())
     assert text.startswith("A day of 105 jobs (40 dialogue of 20s, 40 audio of 45s,")
+    assert "\nwoken by HTTP                      2,615    10,910          0     100 " in text
     assert "          5        42  bullmq: the run of a job that came alone\n" in text
     assert "- No job is delayed, and no attempt fails.\n" in text
     assert "an instance billed for its whole life" in text
@@ -394,7 +395,7 @@ def test_json_has_the_numbers_with_their_units(capsys: pytest.CaptureFixture[str
     assert always_on["total_usd"] == pytest.approx(always_on["compute_usd"])
     assert printed["workload"]["queues"] == 4
     assert printed["workload"]["idle"] == {"shortest": 5, "longest": 1800}
-    stalled_check = "bullmq: a check for stalled jobs"
+    stalled_check = "bullmq: a stalled check"
     assert {"client_sent": 1, "billable": 7, "name": stalled_check} in printed["events"]
     assert "No job is delayed, and no attempt fails." in printed["assumptions"]
     assert set(printed) == {"workload", "hosting", "ways", "events", "assumptions", "prices"}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from convolab_worker.commands.cost.prices import Hosting, Prices, RedisBill
 
 DAY_SECONDS = 86_400.0
+LOCK_SECONDS = 60.0
+RENEWAL_SECONDS = LOCK_SECONDS * 3 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +50,19 @@ LOCK_RENEWAL = Event(1, 1 + RENEWAL, "any worker: a renewal of a job's lock")
 # bullmq (Node) 6.7.0, measured by examples/benchmarks at concurrency 1.
 BULLMQ_LONE_JOB = Event(5, 42, "bullmq: the run of a job that came alone")
 BULLMQ_WAIT = Event(2, 8, "bullmq: a wait, BZPOPMIN and a moveToActive that finds nothing")
-BULLMQ_STALLED_CHECK = Event(1, 7, "bullmq: a check for stalled jobs")
+BULLMQ_STALLED_CHECK = Event(1, 7, "bullmq: a stalled check")
 # This worker, measured by examples/benchmarks.
 OUR_LONE_JOB = Event(5, 32, "this worker: the run of a job that came alone")
 OUR_DELAYED_JOB = Event(3, 9, "this worker: more for a job that was delayed, at most")
 OUR_WAIT = Event(2, 2, "this worker: a wait, BZPOPMIN and EXISTS over all queues")
-OUR_STALLED_CHECK = Event(1, 1, "this worker: a check for stalled jobs, 60 s after a job started")
+OUR_STALLED_CHECK = Event(
+    1, 1, f"this worker: a stalled check, {LOCK_SECONDS:g} s after a job started"
+)
 OUR_LOCK_CHECK = Event(1, 1, "this worker: PTTL of a job that still runs then")
 OUR_LOCK_CONNECT = Event(1, 1, "this worker: a connection for the first renewal of a job's lock")
-OUR_CONNECT = Event(2, 2, "this worker: two connections at a start")
-OUR_LOOK = Event(1, 1, "this worker: a look at one queue, at a start or a wake")
+OUR_CONNECT = Event(2, 2, "this worker: two connections when it starts")
+OUR_LOOK = Event(1, 1, "this worker: a look at one queue when it starts or is woken")
 
-LOCK_SECONDS = 60.0
-RENEWAL_SECONDS = LOCK_SECONDS * 3 / 8
 BULLMQ_RENEWAL_SECONDS = 15.0
 BULLMQ_DELAYED_SECONDS = 10.0  # the longest wait on a queue that has a delayed job
 BULLMQ_DEFAULTS = (5.0, 30.0)  # drainDelay and stalledInterval
