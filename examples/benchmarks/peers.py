@@ -1,7 +1,7 @@
 """This worker beside other Python queues, those that are installed: no-op jobs a second.
 
 Each has its own protocol, so each adds its jobs itself, and the time is from the first handler to
-the last. ``pip install -e '.[peers]'`` brings them.
+the last. ``pip install --group peers`` brings them (pip 25.1 or newer).
 
     python examples/benchmarks/peers.py --rounds 3 --json peers.json
 """
