@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import sys
 import wave
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,8 @@ from examples.convolab.composer import compose
 from examples.convolab.model import DEFAULT_SPEAKERS
 from examples.convolab.payloads import AUDIO, COURSE, DIALOGUE, IMAGE, QUEUES
 from examples.convolab.sources import source_text
+from tests.support.commands import start_python
+from tests.support.markdown import ROOT
 from tests.support.service import says, service
 
 ENDED = 60.0
@@ -242,13 +242,7 @@ async def test_the_demo_that_fails_says_why(tmp_path: Path) -> None:
     assert "dialogueLength asks for 20 exchanges" in errors
 
 
-async def _demo(*arguments: str) -> tuple[int | None, str, str]:
+async def _demo(*arguments: str) -> tuple[int, str, str]:
     """Run the demo as ``make demo`` does; return its exit code, output and errors."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "examples.convolab.demo", *arguments),
-        cwd=Path(__file__).parents[2],
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, errors = await asyncio.wait_for(process.communicate(), ENDED)
-    return process.returncode, out.decode(), errors.decode()
+    demo = await start_python("-m", "examples.convolab.demo", *arguments, cwd=ROOT)
+    return await demo.ended(ENDED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self, cast
@@ -121,3 +122,10 @@ class PrivateServer(EmbeddedServer):
 
     def _info(self, section: str) -> dict[str, Any]:
         return self.admin.info(section)
+
+
+def free_port() -> int:
+    """Find a port of loopback that nobody listens on now, for a program that needs to be told."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
