@@ -20,7 +20,7 @@ from examples import embed_aiohttp, embed_fastapi
 from examples.convolab.app import handlers
 from examples.convolab.cards import exchange_card
 from examples.convolab.composer import compose
-from examples.convolab.model import DEFAULT_SPEAKERS
+from examples.convolab.model import DEFAULT_SPEAKERS, Outline
 from examples.convolab.payloads import AUDIO, COURSE, DIALOGUE, IMAGE, QUEUES
 from examples.convolab.sources import source_text
 from tests.support.commands import start_python
@@ -178,9 +178,8 @@ async def test_an_endpoint_is_used_when_its_variables_are_set(
 ) -> None:
     """With OpenAI's variables set, its interface writes the dialogue and makes the pictures."""
     source, speakers = source_text("fox-and-grapes"), DEFAULT_SPEAKERS["fr"]
-    model = compose(
-        source, language="fr", level="N3", length=2, variation_count=0, speakers=speakers
-    )
+    outline = Outline(language="fr", level="N3", length=2, variation_count=0, speakers=speakers)
+    model = compose(source, outline)
     picture = exchange_card(model, 0)
     asked: list[tuple[str, str, Any]] = []
 
