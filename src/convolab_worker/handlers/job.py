@@ -174,7 +174,7 @@ def _job_logger(job: Job[Any]) -> structlog.typing.FilteringBoundLogger:
     logger = structlog.wrap_logger(
         None
         if config["logger_factory"] is None
-        else config["logger_factory"]("convolab_worker.job"),
+        else config["logger_factory"]("convolab_worker.handlers.job"),
         processors=[keep, *config["processors"]],
         wrapper_class=config["wrapper_class"],
         context_class=config["context_class"],
