@@ -56,7 +56,7 @@ class Suspension:
         reconnection: Reconnection,
         next_time: Callable[[], float | None],
     ) -> None:
-        self._policy = policy
+        self.policy = policy
         self._reconnection = reconnection
         self._next_time = next_time
         self._resumed = asyncio.Event()
@@ -86,7 +86,7 @@ class Suspension:
     @property
     def idle_deadline(self) -> float:
         """When the worker is suspended if nothing happens; monotonic."""
-        patience = self._policy.sleep_after
+        patience = self.policy.sleep_after
         return _FOREVER if patience is None else self._active_at + patience
 
     def suspend(self) -> None:
@@ -95,7 +95,7 @@ class Suspension:
             return
         self.suspended = True
         self._resumed.clear()
-        if self._policy.works_when_held:  # the time to fall asleep begins
+        if self.policy.works_when_held:  # the time to fall asleep begins
             self.touch()
 
     def resume(self) -> None:
@@ -107,7 +107,7 @@ class Suspension:
 
     def wake(self) -> None:
         """Work again, unless the worker works only when held."""
-        if self._policy.works_when_held:
+        if self.policy.works_when_held:
             self.touch()
         else:
             self.resume()
@@ -132,7 +132,7 @@ class Suspension:
         await self._reconnection.close()
         self.asleep = True
         _log.info("worker.asleep")
-        due = None if self._policy.works_when_held else self._next_time()
+        due = None if self.policy.works_when_held else self._next_time()
         if not await self._resumed_within(_FOREVER if due is None else due - time.time()):
             self.resume()
         _log.info("worker.awake")

@@ -157,7 +157,7 @@ class Worker:
         try:
             await self._open_lifespans(assembly)
             _log.info("worker.started", **self._description())
-            is_drain, policy = drain_until is not None, assembly.dispatcher.policy
+            is_drain, policy = drain_until is not None, assembly.dispatcher.suspension.policy
             if not is_drain and policy == ALWAYS_WORKING:  # a name is billed at each connection
                 assembly.names.start()
             await assembly.dispatcher.run(drain=is_drain)
@@ -229,7 +229,7 @@ class Worker:
             self._requests = HeldRequests(
                 assembly.dispatcher,
                 assembly.executor.metrics.outcomes,
-                suspends=assembly.dispatcher.policy.works_when_held,
+                suspends=assembly.dispatcher.suspension.policy.works_when_held,
                 grace=self.settings.shutdown_grace,
             )
         return self._assembly, self._requests

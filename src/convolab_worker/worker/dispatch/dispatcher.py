@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from convolab_worker.errors import RedisRefused, RedisUnavailable
+from convolab_worker.worker.dispatch.drains import Drains
 from convolab_worker.worker.dispatch.fetcher import Fetcher
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 from convolab_worker.worker.dispatch.listener import MarkerListener
@@ -73,7 +74,6 @@ class Dispatcher:
         self._reconnection = reconnection
         self._usage = usage
         self._signal = signal
-        self.policy = policy
         self._listener = MarkerListener(backend, signal, bounds)
         stalled = StalledChecker(
             backend,
@@ -84,6 +84,7 @@ class Dispatcher:
         self._prober = QueueProber(backend, table, stalled, executor.ids_of, bounds)
         self._fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
         self.suspension = Suspension(policy, reconnection, self.next_time)
+        self._drains = Drains(self.suspension)
         self._patience = 3 * settings.command_timeout  # of one turn, while Redis answers
         self._generation = -1
         self._away_since = _FOREVER
@@ -92,8 +93,6 @@ class Dispatcher:
         self._probed: tuple[int, int] | None = None
         self._seen = (0, 0)
         self._clock_offset = time.time() - time.monotonic()
-        self._fetch_until = _FOREVER
-        self._waiters: list[asyncio.Future[None]] = []
         self._draining = False
         self._pump: asyncio.Task[None] | None = None
         self._halting = asyncio.Lock()
@@ -237,7 +236,7 @@ class Dispatcher:
             naps.append(start_at - moment)
         if self._wants_probe:
             naps.append(self._may_probe_at - moment)
-        if self._is_idle and not self._waiting():
+        if self._is_idle and not self._drains.are_awaited:
             naps.append(self.suspension.idle_deadline - moment)
         return min([*naps, _LONGEST_NAP_SECONDS])
 
@@ -280,15 +279,9 @@ class Dispatcher:
         is_busy = fetcher.is_running or fetcher.has_lost or self._slots.parked
         return not (is_busy or self._wants_probe or self._table.waits_for_rate())
 
-    def _waiting(self) -> list[asyncio.Future[None]]:
-        """Those who still wait for a drain's end."""
-        if self._waiters:
-            self._waiters = [waiter for waiter in self._waiters if not waiter.done()]
-        return self._waiters
-
     @property
     def _asks_if_drained(self) -> bool:
-        return self._is_idle and (self._draining or bool(self._waiting()))
+        return self._is_idle and (self._draining or self._drains.are_awaited)
 
     def _leaves_off(self) -> bool:
         """Whether nothing is left, or nothing has happened for long, so that the loop ends."""
@@ -296,31 +289,16 @@ class Dispatcher:
             return False
         if self._draining:
             return True
-        waiters = self._waiting()
-        if waiters and self._lingers():
-            return False
-        if waiters:
-            self._waiters = []
-            for waiter in waiters:
-                waiter.set_result(None)
-            if self.policy.works_when_held:
-                self.suspension.suspend()
+        if self._drains.are_awaited:
+            if not self._drains.linger(self.next_time()):
+                self._drains.end()
         elif time.monotonic() >= self.suspension.idle_deadline:
             self.suspension.suspend()
         return self.suspension.suspended
 
-    def _lingers(self) -> bool:
-        """Whether something is due so soon that the drain waits for it."""
-        due = self.next_time()
-        if due is None or not self.policy.works_when_held:
-            return False
-        due_at = time.monotonic() + due - time.time()
-        return due_at <= min(self.suspension.active_at + self.policy.linger, self._fetch_until)
-
     def drained(self) -> asyncio.Future[None]:
         """A future that is done when nothing is left to fetch, as seen after this call."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        waiter = self._drains.join()
         self.wake()
         return waiter
 
@@ -335,7 +313,7 @@ class Dispatcher:
 
         Monotonic seconds.
         """
-        self._fetch_until = fetch_until
+        self._drains.fetch_until(fetch_until)
         self.suspension.resume()
         self.wake()
 
