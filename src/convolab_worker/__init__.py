@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient, JobStatus
     from convolab_worker.client.events import JobEvent
     from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.registry import HandlerRegistry
-    from convolab_worker.handlers.scope import CallNext
-    from convolab_worker.handlers.strategies import FailedAttempt
+    from convolab_worker.handlers.retry import FailedAttempt
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import DrainResult, Worker
 
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CallNext": "handlers.scope",
+    "CallNext": "handlers.middleware",
     "Child": "bullmq.children",
     "DrainResult": "worker.worker",
-    "FailedAttempt": "handlers.strategies",
+    "FailedAttempt": "handlers.retry",
     "HandlerRegistry": "handlers.registry",
     "Job": "handlers.job",
     "JobClient": "client.client",

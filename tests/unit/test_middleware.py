@@ -11,7 +11,7 @@ import pytest
 
 from convolab_worker import CallNext
 from convolab_worker.bullmq.children import Child
-from convolab_worker.bullmq.outcome import Completed, Failed, Returned
+from convolab_worker.bullmq.outcome import Completed, Failed, Lost, Outcome, Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError
 from convolab_worker.handlers.job import Job

@@ -27,7 +27,7 @@ from convolab_worker.worker.suspension import ALWAYS_WORKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registry import HandlerRegistry, Scope
     from convolab_worker.worker.assembly import Assembly
     from convolab_worker.worker.held_requests import HoldResult
 
@@ -77,7 +77,7 @@ class Worker:
         self._handlers = handlers
         self._assembly: Assembly | None = None
         self._requests: HeldRequests | None = None
-        self._lifespans: Lifespans | None = None
+        self._lifespans: Lifespans[Scope] | None = None
         self._has_run = False
         self._has_ended = False
         self._grace_ends_at: float | None = None

@@ -23,7 +23,7 @@ from convolab_worker.bullmq.outcome import (
     Outcome,
     Returned,
 )
-from convolab_worker.handlers.passage import MiddlewareChain
+from convolab_worker.handlers.middleware import MiddlewareChain
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
@@ -77,8 +77,20 @@ class HandlerCall:
     """One call of a handler for a job, in the loop or in a thread of its own."""
 
     __slots__ = (
-        "_began", "_ended", "_handler", "_job", "_loop", "_passage", "_task", "_thread",
-        "_timer", "_value", "abandoned", "aborted", "error", "on_stuck",
+        "_began",
+        "_chain",
+        "_ended",
+        "_handler",
+        "_job",
+        "_loop",
+        "_task",
+        "_thread",
+        "_timer",
+        "_value",
+        "abandoned",
+        "aborted",
+        "error",
+        "on_stuck",
     )  # fmt: skip
 
     def __init__(self, job: Job[Any], handler: Handler) -> None:
@@ -88,7 +100,7 @@ class HandlerCall:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
-        self._passage: MiddlewareChain | None = None
+        self._chain: MiddlewareChain | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._began = False
         self._value: Any = None
@@ -121,8 +133,8 @@ class HandlerCall:
         try:
             if handler.middleware:
                 innermost = self._in_thread if handler.threaded else handler.function
-                self._passage = MiddlewareChain(handler.middleware, innermost)
-                self._value = await self._passage.go(self._job)
+                self._chain = MiddlewareChain(handler.middleware, innermost)
+                self._value = await self._chain.run(self._job)
             else:
                 self._value = await handler.function(self._job)
         except BaseException as error:  # noqa: BLE001 - nothing a handler raises may end the worker
@@ -230,7 +242,7 @@ class HandlerCall:
 
     def blame(self, error: BaseException) -> str | None:
         """The middleware that raised ``error``, where one did."""
-        return None if self._passage is None else self._passage.blame(error)
+        return None if self._chain is None else self._chain.blame(error)
 
     def result(self) -> Any:
         """What the handler returned; raises what it raised."""

@@ -15,10 +15,9 @@ from convolab_worker.errors import (
     RetryLater,
     UnrecoverableError,
 )
-from convolab_worker.handlers import passage
+from convolab_worker.handlers import middleware
 from convolab_worker.handlers.job import AwaitChildren, Job
-from convolab_worker.handlers.retry import retry_delay
-from convolab_worker.handlers.strategies import NO_STRATEGIES, FailedAttempt
+from convolab_worker.handlers.retry import NO_STRATEGIES, FailedAttempt, retry_delay
 from convolab_worker.payloads.codec import decode_data, encode_json
 from convolab_worker.worker.execution import handler_call
 from convolab_worker.worker.execution.handler_call import AbortKind
@@ -29,11 +28,11 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.job import JobReporter
     from convolab_worker.handlers.registry import Handler
-    from convolab_worker.handlers.strategies import Strategies
+    from convolab_worker.handlers.retry import Strategies
     from convolab_worker.worker.execution.handler_call import HandlerCall
 
 # Files whose frames say nothing to whoever wrote the handler.
-_OURS = frozenset({__file__, handler_call.__file__, passage.__file__})
+_OURS = frozenset({__file__, handler_call.__file__, middleware.__file__})
 # Results that need no check whether they are awaitable, which takes longer than to write them.
 _PLAIN = frozenset({type(None), bool, int, float, str, dict, list})
 

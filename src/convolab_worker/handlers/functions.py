@@ -1,4 +1,4 @@
-"""Where a function was written, whatever it is wrapped in: for messages, and to tell its kind."""
+"""What is to be known of an application's functions, whatever they are wrapped in."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ def place(function: Callable[..., Any]) -> str:
     line = f":{code.co_firstlineno}" if code is not None else ""
     name = getattr(innermost, "__qualname__", repr(innermost))
     return f"{getattr(innermost, '__module__', '?')}.{name}{line}"
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether the function can be called with that many positional arguments."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in that does not tell its signature
+        return True
+    return True
