@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convolab_worker.bullmq.backend import NOT_ASKED, FetchResult
 from convolab_worker.bullmq.outcome import Failed, Lost, Outcome, Returned
+from convolab_worker.bullmq.protocol.replies import NOT_ASKED, FetchResult
 from convolab_worker.bullmq.reconcile import holds
 from convolab_worker.bullmq.schedulers import advance
 from convolab_worker.errors import RedisUnavailable

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from convolab_worker.bullmq import flows, reconcile
-from convolab_worker.bullmq.backend import (
-    FAILED_CHILDREN,
-    NOT_ASKED,
-    PENDING_CHILDREN,
-    FetchResult,
-    Refusal,
-    now_ms,
-)
+from convolab_worker.bullmq.backend import Refusal, now_ms
 from convolab_worker.bullmq.job_lock import take_back
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
@@ -24,7 +17,14 @@ from convolab_worker.bullmq.outcome import (
     Outcome,
     Postponed,
 )
-from convolab_worker.bullmq.protocol.stacktraces import extended
+from convolab_worker.bullmq.protocol.records import extended_stacktrace
+from convolab_worker.bullmq.protocol.replies import (
+    FAILED_CHILDREN,
+    NOT_ASKED,
+    PENDING_CHILDREN,
+    FetchResult,
+)
+from convolab_worker.bullmq.reconcile import Fate
 from convolab_worker.connection.error_replies import meaning
 from convolab_worker.errors import (
     ConvolabWorkerError,
@@ -78,7 +78,7 @@ class JobCompleter:
             try:
                 take = await self._write(job, outcome, at_ms, fetch_next=fetch_next)
             except RedisUnavailable as error:
-                found = await self._find_out(job, error, at_ms, fetch_next=fetch_next)
+                found = await self._find_out(job, outcome, error, at_ms, fetch_next=fetch_next)
                 if found is not None:
                     return outcome, found
                 refusals += isinstance(error, RedisRefused)
@@ -130,7 +130,7 @@ class JobCompleter:
         if isinstance(outcome, AwaitsChildren):
             await flows.enqueue(self._backend, job, outcome.children, outcome.carried)
             moved = await self._backend.await_children(job)
-            if not moved and not await reconcile.is_locked(self._backend, job):
+            if not moved and not await reconcile.holds(self._backend, job):
                 # A write before this one was executed, and the children have ended since.
                 msg = "the job was moved on by a write whose answer was lost"
                 raise LockLost(msg, ran_out=True)
@@ -159,7 +159,10 @@ class JobCompleter:
                 skip_attempt=True,
                 fetch_next=fetch_next,
             )
-        fields = {"failedReason": outcome.reason, "stacktrace": extended(job, outcome.stack)}
+        fields = {
+            "failedReason": outcome.reason,
+            "stacktrace": extended_stacktrace(job, outcome.stack),
+        }
         if outcome.retry_in is None:
             return transitions.finish(
                 job,
@@ -179,6 +182,15 @@ class JobCompleter:
                 fields=fields,
             )
         return transitions.retry(job, now_ms=at_ms, fields=fields)
+
+    def _last_call(self, job: ActiveJob, outcome: Outcome, at_ms: int, *, fetch_next: bool) -> Call:
+        """The call with which ``_write`` moves the job on."""
+        if isinstance(outcome, (Completed, Failed, Postponed)):
+            return self._call(job, outcome, at_ms, fetch_next=fetch_next)
+        transitions = self._backend.transitions[job.queue]
+        if isinstance(outcome, AwaitsChildren):
+            return transitions.await_children(job, now_ms=at_ms)
+        return transitions.return_to_queue(job)
 
     async def _regained(
         self, job: ActiveJob, outcome: Outcome, lost: LockLost, *, was_refused: bool
@@ -217,7 +229,13 @@ class JobCompleter:
             return Failed("a child has failed")
 
     async def _find_out(
-        self, job: ActiveJob, error: RedisUnavailable, at_ms: int, *, fetch_next: bool
+        self,
+        job: ActiveJob,
+        outcome: Outcome,
+        error: RedisUnavailable,
+        at_ms: int,
+        *,
+        fetch_next: bool,
     ) -> FetchResult | None:
         """Connect again; the take, if the outcome was written, or None to write it again."""
         if isinstance(error, RedisRefused):
@@ -225,13 +243,14 @@ class JobCompleter:
         if not isinstance(error, ReplyLost):  # not even sent: the connection was gone already
             await self._reconnection.wait()
             return None
+        call = self._last_call(job, outcome, at_ms, fetch_next=fetch_next)
         while True:
             await self._reconnection.wait()
             try:
-                written = await reconcile.was_written(self._backend, job, at_ms)
-                if written is None:
+                fate = await reconcile.fate_of(self._backend, job, call)
+                if fate is Fate.NOT_WRITTEN:
                     return None
-                if not written:
+                if fate is Fate.TAKEN:
                     _log.warning("job.outcome_uncertain", job_id=job.id, queue=job.queue)
                 if not fetch_next:
                     return NOT_ASKED
