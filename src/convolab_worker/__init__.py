@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.children import Child
+    from convolab_worker.bullmq.flows import Child
     from convolab_worker.client.client import JobClient, JobStatus
     from convolab_worker.client.events import JobEvent
     from convolab_worker.handlers.job import Job
@@ -35,7 +35,7 @@ __all__ = [
 
 _MODULES = {
     "CallNext": "handlers.middleware",
-    "Child": "bullmq.children",
+    "Child": "bullmq.flows",
     "DrainResult": "worker.worker",
     "FailedAttempt": "handlers.retry",
     "HandlerRegistry": "handlers.registry",

@@ -223,9 +223,10 @@ async def test_a_lock_with_a_request_in_it_is_still_the_workers(
             await client.cancel(job_id, reason=WHY, timeout=0.2)
         assert str(await redis.get(lock)).startswith("cancel:")
 
-        assert await reconcile.is_locked(parts.backend, active_job)
+        call = parts.backend.transitions[queue].return_to_queue(active_job)
+        fate = await reconcile.fate_of(parts.backend, active_job, call)
         assert await reconcile.holds(parts.backend, active_job)
-        assert await reconcile.was_written(parts.backend, active_job, 1) is None
+        assert fate is reconcile.Fate.NOT_WRITTEN
         found = await reconcile.find_by_token(parts.backend, queue, active_job.token)
         assert found is not None
         assert found.id == job_id

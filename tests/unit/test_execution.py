@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from convolab_worker.bullmq.children import Child
+from convolab_worker.bullmq.flows import Child
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from convolab_worker.bullmq.children import Child
+from convolab_worker.bullmq.flows import Child
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
 from convolab_worker.handlers.job import AwaitChildren, Job

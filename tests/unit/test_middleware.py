@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from convolab_worker import CallNext
-from convolab_worker.bullmq.children import Child
+from convolab_worker.bullmq.flows import Child
 from convolab_worker.bullmq.outcome import Completed, Failed, Lost, Outcome, Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError

@@ -1,4 +1,4 @@
-"""How many jobs queues have in each state: one command for each of them."""
+"""Counts the jobs that queues have in each state, with one command for each state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMANDS_PER_QUEUE = len(_COUNTED)
 async def depths(
     connection: Connection, queues: Collection[QueueKeys]
 ) -> dict[str, dict[str, int]]:
-    """By queue and state, asked for in one pipeline."""
+    """Returns the numbers of jobs by queue and state, asked for in one pipeline."""
     asked = {
         (keys.queue, kind): connection.call(Purpose.STATUS, command, keys[kind])
         for keys in queues

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker.bullmq import job_lock
 from convolab_worker.bullmq.counts import depths
-from convolab_worker.bullmq.protocol.keys import STATE_KEYS, QueueKeys
-from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol.calls import state_of
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.client import enqueue
 from convolab_worker.client.events import CLOSED, GAP, Events, JobEvent
 from convolab_worker.connection.address import Address, Route
@@ -121,7 +122,7 @@ class JobClient:
         )
         keys = self._keys_of(queue)
         with self._tracing.adding(keys.queue, name) as carried:
-            added = await enqueue.add(self._connection, self.counter, keys, job.carrying(carried))
+            added = await enqueue.add(self._connection, keys, job.carrying(carried))
         if self._waker is not None:
             self._waker.wake(delay)
         return added
@@ -139,7 +140,7 @@ class JobClient:
         additions = await enqueue.new_jobs(jobs, lambda name: self._keys_of(name or queue))
         carried = self._tracing.carried()
         additions = [(keys, job.carrying(carried)) for keys, job in additions]
-        ids = await enqueue.add_many(self._connection, self.counter, additions)
+        ids = await enqueue.add_many(self._connection, additions)
         if self._waker is not None:
             for delay in {job.opts.get("delay", 0) for _, job in additions}:
                 self._waker.wake(delay / 1000)
@@ -170,10 +171,7 @@ class JobClient:
     async def _status_on(self, keys: QueueKeys, job_id: str) -> JobStatus | None:
         job_key = keys.job(job_id)
         # The state comes first: a job that ends in between then has at least its end's fields.
-        states = script("getStateV2")
-        state = await states.run(
-            self._connection, Purpose.STATUS, keys.named(*STATE_KEYS), (job_id, job_key)
-        )
+        state = await run_script(self._connection, Purpose.STATUS, state_of(keys, job_id))
         flat = await self._connection.call(Purpose.STATUS, "HGETALL", job_key)
         if not flat:
             return None

@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker.bullmq import producer
-from convolab_worker.bullmq.producer import NewJob
+from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.job_options import checked_id, job_options
 from convolab_worker.errors import ConfigurationError, InvalidResult, ReplyLost
 from convolab_worker.payloads.codec import encode_json
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.connection.usage import CommandCounter
 
 T = TypeVar("T")
 
@@ -94,16 +93,12 @@ def _one_of_many(
     return keys_of(keywords.pop("queue", None)), new_job(**keywords)
 
 
-async def add(connection: Connection, counter: CommandCounter, keys: QueueKeys, job: NewJob) -> str:
+async def add(connection: Connection, keys: QueueKeys, job: NewJob) -> str:
     """Add one job, again if the reply is lost; its id, or that of the one kept in its place."""
-    return await _again_if_lost(
-        connection, functools.partial(producer.add, connection, counter, keys, job)
-    )
+    return await _again_if_lost(connection, functools.partial(producer.add, connection, keys, job))
 
 
-async def add_many(
-    connection: Connection, counter: CommandCounter, jobs: list[tuple[QueueKeys, NewJob]]
-) -> list[str]:
+async def add_many(connection: Connection, jobs: list[tuple[QueueKeys, NewJob]]) -> list[str]:
     """Add the jobs, a pipeline after the other; their ids, in order.
 
     A job is added whole or not at all; of several, those before a failure are there.
@@ -111,7 +106,7 @@ async def add_many(
     ids: list[str] = []
     while len(ids) < len(jobs):
         batch = pipeline(jobs, len(ids))
-        send = functools.partial(producer.add_all, connection, counter, batch)
+        send = functools.partial(producer.add_all, connection, batch)
         ids += await _again_if_lost(connection, send)
     return ids
 

@@ -8,14 +8,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from convolab_worker.bullmq.protocol.calls import Call
+from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.records import text
-from convolab_worker.bullmq.protocol.scripts import guarded_script, script
+from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
 
+    from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
 
@@ -134,23 +135,16 @@ def _is_lifo(opts: bytes | None) -> bool:
 
 def retry_call(keys: QueueKeys, failure: Failure, *, reset_attempts: bool) -> Call:
     """Put a failed job back into its queue, as Node's ``job.retry()`` does."""
-    names = [
-        keys.job(failure.id),
-        *keys.named("events", "failed", "wait", "meta", "active", "marker", "prioritized", "pc"),
-    ]
-    push = "RPUSH" if failure.lifo else "LPUSH"
-    reset = "1" if reset_attempts else "0"
-    return Call("reprocessJob", names, (failure.id, push, "failedReason", "failed", reset, reset))
+    return client_calls.retry_failed(
+        keys, failure.id, lifo=failure.lifo, reset_attempts=reset_attempts
+    )
 
 
 def remove_call(keys: QueueKeys, failure: Failure) -> Call:
     """Remove a job with its children, as Node's ``job.remove()`` does, if it is still failed."""
-    names = [keys.job(failure.id), *keys.named("repeat", "failed")]
-    return Call("removeJob", names, (failure.id, 1, keys[""]))
+    return client_calls.remove_failed(keys, failure.id)
 
 
-# BullMQ's script removes a job from any state: also one that was retried a moment ago.
-_IF_FAILED = "if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then return -3 end"
 _ANSWERS = {1: DONE, 0: LOCKED, -1: GONE, -3: GONE, -8: SCHEDULED}
 
 
@@ -158,13 +152,9 @@ async def carry_out(connection: Connection, calls: Sequence[Call]) -> list[str]:
     """Run the calls, in one pipeline; for each ``done``, or why it was not."""
     if not calls:
         return []
-    first = await _run(connection, calls[0])  # the server knows the script from here on
-    return [first, *await asyncio.gather(*[_run(connection, call) for call in calls[1:]])]
+    return await asyncio.gather(*[_run(connection, call) for call in calls])
 
 
 async def _run(connection: Connection, call: Call) -> str:
-    running = script(call.script)
-    if call.script == "removeJob":
-        running = guarded_script(call.script, _IF_FAILED, len(call.keys))
-    answer = await running.run(connection, Purpose.STATUS, call.keys, call.args)
+    answer = await run_script(connection, Purpose.STATUS, call)
     return _ANSWERS.get(answer, f"BullMQ's code {answer}")

@@ -7,9 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from convolab_worker.bullmq.protocol.client_calls import move_job, other_id
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import text
-from convolab_worker.bullmq.protocol.scripts import own_script
+from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 
 if TYPE_CHECKING:
@@ -146,19 +147,13 @@ class Mover:
 
     async def _move_one(self, keys: QueueKeys, state: str, job_id: str) -> Step | None:
         """Move a job; None if it is not there any more."""
-        there = self._destination
-        other_id = f"{keys.queue}-{job_id}"
-        target = "wait" if state in _LISTS else state
-        names = [keys[state], there[target], keys.job(job_id), there.job(job_id)]
-        execute = "1" if self._execute else "0"
-        args = (state, job_id, other_id, keys[""], there[""], execute)
-        names.append(there.job(other_id))
-        answer = await own_script("moveJob", 5).run(self._connection, Purpose.MOVE, names, args)
+        call = move_job(keys, self._destination, state, job_id, execute=self._execute)
+        answer = await run_script(self._connection, Purpose.MOVE, call)
         outcome, name, new_id = (text(part) for part in answer)
         if outcome == "gone":
             return None
         if not self._execute and outcome == MOVED:
-            new_id = other_id if new_id in self._promised else new_id
+            new_id = other_id(keys, job_id) if new_id in self._promised else new_id
             self._promised.add(new_id)
         return Step(keys.queue, state, name, REASONS.get(outcome, outcome), job_id, new_id)
 

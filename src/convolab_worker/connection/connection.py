@@ -122,6 +122,11 @@ class Connection(asyncio.Protocol):
         """The server's id of this connection, or None where the server doesn't tell."""
         return None if self._identity is None else self._identity.id
 
+    @property
+    def counter(self) -> CommandCounter:
+        """Counts the commands sent here, and those that their scripts run."""
+        return self._counter
+
     async def open(self) -> None:
         """Connect, unless connected; callers at the same time share one attempt.
 

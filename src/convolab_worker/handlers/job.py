@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import structlog
 
-from convolab_worker.bullmq.children import Child, check_keys
+from convolab_worker.bullmq.flows import Child, check_keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Iterable

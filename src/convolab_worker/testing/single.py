@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.children import Child, not_ended
+from convolab_worker.bullmq.flows import Child, not_ended
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
 from convolab_worker.bullmq.protocol.job_options import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob

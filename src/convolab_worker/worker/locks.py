@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import structlog
 
 from convolab_worker.bullmq.job_lock import take_back
-from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.records import text
-from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.bullmq.reconcile import reclaim
+from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
@@ -208,8 +207,7 @@ class LockKeeper(Generic[J]):
         call = self._transitions[queue].extend_locks(
             [(held.job.id, held.job.token) for held in jobs], round(self._duration * 1000)
         )
-        gone = await script(call.script).run(connection, Purpose.LOCK, call.keys, call.args)
-        self._counter.count_inner(Purpose.LOCK, script_costs.RENEWAL * len(jobs))
+        gone = await run_script(connection, Purpose.LOCK, call)
         lost = {text(job_id) for job_id in gone}
         for held in jobs:
             if held not in self._jobs:

@@ -23,8 +23,9 @@ from convolab_worker.worker.execution.handler_call import SHUTDOWN, STOP_PATIENC
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from convolab_worker.bullmq.backend import Backend, FetchResult
+    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.bullmq.protocol.replies import FetchResult
     from convolab_worker.worker.dispatch.prober import QueueProber
     from convolab_worker.worker.dispatch.queue_state import QueueTable
     from convolab_worker.worker.dispatch.slots import Reservation

@@ -23,7 +23,8 @@ from convolab_worker.worker.dispatch.idle_backoff import cut, next_wait
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from convolab_worker.bullmq.backend import Backend, Marker
+    from convolab_worker.bullmq.backend import Backend
+    from convolab_worker.bullmq.protocol.replies import Marker
     from convolab_worker.worker.dispatch.idle_backoff import Bounds
     from convolab_worker.worker.dispatch.wake_signal import Signal
 

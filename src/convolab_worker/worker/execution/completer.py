@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from convolab_worker.bullmq import flows, reconcile
-from convolab_worker.bullmq.backend import (
-    FAILED_CHILDREN,
-    NOT_ASKED,
-    PENDING_CHILDREN,
-    FetchResult,
-    Refusal,
-    now_ms,
-)
+from convolab_worker.bullmq.backend import Refusal, now_ms
 from convolab_worker.bullmq.job_lock import take_back
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
@@ -26,7 +19,14 @@ from convolab_worker.bullmq.outcome import (
     Outcome,
     Postponed,
 )
-from convolab_worker.bullmq.protocol.stacktraces import extended
+from convolab_worker.bullmq.protocol.records import extended_stacktrace
+from convolab_worker.bullmq.protocol.replies import (
+    FAILED_CHILDREN,
+    NOT_ASKED,
+    PENDING_CHILDREN,
+    FetchResult,
+)
+from convolab_worker.bullmq.reconcile import Fate
 from convolab_worker.bullmq.schedulers import advance
 from convolab_worker.connection.error_replies import meaning
 from convolab_worker.errors import (
@@ -110,11 +110,11 @@ class JobCompleter:
     ) -> Completion:
         refusals = 0
         while True:
-            at_ms = now_ms()
+            call = self._call(held.job, outcome, fetch_next=fetch_next)
             try:
-                completion = await self._write(held.job, outcome, at_ms, fetch_next=fetch_next)
+                completion = await self._write(held.job, outcome, call)
             except RedisUnavailable as error:
-                if await self._was_written(held.job, error, at_ms):
+                if await self._was_written(held.job, error, call):
                     return await self._written(held.job, outcome, fetch_next=fetch_next)
                 refusals += isinstance(error, RedisRefused)
                 if refusals > _PATIENT_REFUSALS and meaning(str(error)) is None:
@@ -129,11 +129,8 @@ class JobCompleter:
 
     # writing
 
-    async def _write(
-        self, job: ActiveJob, outcome: Outcome, at_ms: int, *, fetch_next: bool
-    ) -> Completion:
+    async def _write(self, job: ActiveJob, outcome: Outcome, call: Call) -> Completion:
         if isinstance(outcome, (Completed, Failed, Postponed)):
-            call = self._call(job, outcome, at_ms, fetch_next=fetch_next)
             result = await self._backend.transition(job, call)
             return Completion(outcome, NOT_ASKED if call.script == "retryJob" else result)
         if isinstance(outcome, Lost):
@@ -147,25 +144,21 @@ class JobCompleter:
         await flows.enqueue(self._backend, job, outcome.children, outcome.carried)
         if await self._backend.await_children(job):
             return Completion(outcome)
-        if not await reconcile.is_locked(self._backend, job):
+        if not await reconcile.holds(self._backend, job):
             # A write before this one was executed, and the children have ended since.
             msg = "the job was moved on by a write whose answer was lost"
             raise LockLost(msg, ran_out=True)
         return Completion(outcome, rerun=True)
 
-    def _call(
-        self,
-        job: ActiveJob,
-        outcome: Completed | Failed | Postponed,
-        at_ms: int,
-        *,
-        fetch_next: bool,
-    ) -> Call:
-        transitions = self._backend.transitions[job.queue]
+    def _call(self, job: ActiveJob, outcome: Outcome, *, fetch_next: bool) -> Call:
+        """The call that moves the job on, as of now."""
+        at_ms, transitions = now_ms(), self._backend.transitions[job.queue]
         if isinstance(outcome, Completed):
             return transitions.finish(
                 job, target="completed", value=outcome.value, now_ms=at_ms, fetch_next=fetch_next
             )
+        if isinstance(outcome, Failed):
+            return self._failure_call(job, outcome, at_ms, fetch_next=fetch_next)
         if isinstance(outcome, Postponed):
             return transitions.delay(
                 job,
@@ -174,20 +167,29 @@ class JobCompleter:
                 skip_attempt=True,
                 fetch_next=fetch_next,
             )
-        fields = {"failedReason": outcome.reason, "stacktrace": extended(job, outcome.stack)}
-        if outcome.retry_in is None:
+        if isinstance(outcome, AwaitsChildren):
+            return transitions.await_children(job, now_ms=at_ms)
+        return transitions.return_to_queue(job)
+
+    def _failure_call(
+        self, job: ActiveJob, failed: Failed, at_ms: int, *, fetch_next: bool
+    ) -> Call:
+        transitions = self._backend.transitions[job.queue]
+        stacktrace = extended_stacktrace(job, failed.stack)
+        fields = {"failedReason": failed.reason, "stacktrace": stacktrace}
+        if failed.retry_in is None:
             return transitions.finish(
                 job,
                 target="failed",
-                value=outcome.reason,
+                value=failed.reason,
                 now_ms=at_ms,
                 fetch_next=fetch_next,
                 fields=fields,
             )
-        if outcome.retry_in > 0:
+        if failed.retry_in > 0:
             return transitions.delay(
                 job,
-                delay_ms=round(outcome.retry_in * 1000),
+                delay_ms=round(failed.retry_in * 1000),
                 now_ms=at_ms,
                 skip_attempt=False,
                 fetch_next=fetch_next,
@@ -206,19 +208,19 @@ class JobCompleter:
         )
         return Completion(outcome, FetchResult(job=found))
 
-    async def _was_written(self, job: ActiveJob, error: RedisUnavailable, at_ms: int) -> bool:
+    async def _was_written(self, job: ActiveJob, error: RedisUnavailable, call: Call) -> bool:
         """Whether the outcome was written although Redis gave no good answer; waits for Redis."""
         if isinstance(error, RedisRefused):
             return await self._was_written_all_the_same(job, error)
         if not isinstance(error, ReplyLost):  # not even sent: the connection was gone already
             await self._reconnection.wait()
             return False
-        written = await self._reconnection.answered(
-            lambda: reconcile.was_written(self._backend, job, at_ms)
+        fate = await self._reconnection.answered(
+            lambda: reconcile.fate_of(self._backend, job, call)
         )
-        if written is False:
+        if fate is Fate.TAKEN:
             _log.warning("job.outcome_uncertain", job_id=job.id, queue=job.queue)
-        return written is not None
+        return fate is not Fate.NOT_WRITTEN
 
     async def _was_written_all_the_same(self, job: ActiveJob, error: RedisRefused) -> bool:
         """Undo at once what a refused script has done by half; whether it had done all of it.

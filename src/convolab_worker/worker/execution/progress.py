@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from convolab_worker.bullmq import flows
-from convolab_worker.bullmq.protocol import script_costs
-from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
 from convolab_worker.payloads.codec import encode_json
@@ -47,22 +46,9 @@ class ReportWriter:
         return BufferedReporter(job, self)
 
     async def write(self, job: ActiveJob, progress: str | None, rows: list[str]) -> None:
-        """Write a job's newest progress and log rows, in one pipeline."""
-        keys = self.backend.keys[job.queue]
-        waiting: list[asyncio.Future[Any]] = []
-        connection = self.backend.connection
-        if rows:
-            logs = f"{keys.job(job.id)}:logs"
-            waiting.append(connection.call(Purpose.PROGRESS, "RPUSH", logs, *rows))
-            keep = job.opts.get("keepLogs")
-            if isinstance(keep, int) and keep > 0:
-                waiting.append(connection.call(Purpose.PROGRESS, "LTRIM", logs, -keep, -1))
-        if progress is not None:
-            call = self.backend.transitions[job.queue].progress(job.id, progress)
-            await script(call.script).run(connection, Purpose.PROGRESS, call.keys, call.args)
-            self._counter.count_inner(Purpose.PROGRESS, script_costs.PROGRESS)
-        for future in waiting:
-            await future
+        """Write a job's newest progress and log rows; nothing where the job is gone."""
+        call = self.backend.transitions[job.queue].report(job, progress, rows)
+        await run_script(self.backend.connection, Purpose.PROGRESS, call)
 
 
 class BufferedReporter:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.bullmq.children import Child, check_keys, child_id, results_by_key
+from convolab_worker.bullmq.flows import Child, check_keys, child_id, results_by_key
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.errors import ConfigurationError
 

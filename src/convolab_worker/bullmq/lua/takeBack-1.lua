@@ -11,7 +11,7 @@
 local value = redis.call("GET", KEYS[1])
 if value == ARGV[1] then return 1 end
 if not value or string.sub(value, 1, 7) ~= "cancel:" then return false end
-local request = cjson.decode(string.sub(value, 8))
-if request.token ~= ARGV[1] then return false end
+local isRequest, request = pcall(cjson.decode, string.sub(value, 8))
+if not isRequest or type(request) ~= "table" or request.token ~= ARGV[1] then return false end
 redis.call("SET", KEYS[1], ARGV[1], "PX", ARGV[2])
-return request.fail
+return type(request.fail) == "string" and request.fail or ""

@@ -523,8 +523,8 @@ async def test_progress_is_kept_and_announced(bench: Bench) -> None:
     """``updateProgress`` answers 0, and -1 for a job that is gone."""
     job_id = await bench.add()
 
-    known = await bench.run(bench.calls.progress(job_id, '{"done":3}'))
-    unknown = await bench.run(bench.calls.progress("none", "1"))
+    known = await bench.run(bench.calls.report(bench.held(job_id), '{"done":3}', []))
+    unknown = await bench.run(bench.calls.report(bench.held("none"), "1", []))
 
     assert (known, unknown) == (0, -1)
     assert await bench.field(job_id, "progress") == '{"done":3}'
@@ -631,18 +631,3 @@ async def test_a_failed_job_is_put_back_and_keeps_its_attempts(bench: Bench) -> 
     assert await bench.field(job_id, "failedReason") is None
     assert await bench.field(job_id, "atm") == "1"
     assert await bench.redis.lrange(bench.keys["wait"], 0, -1) == [job_id]
-
-
-@pytest.mark.asyncio
-async def test_release_lock_only_lets_go_of_its_own_token(redis: Any, queue_name: str) -> None:
-    """``releaseLock`` removes a lock of that token, and leaves another's alone."""
-    lock = f"bull:{queue_name}:1:lock"
-    text = script("releaseLock").text
-    await redis.set(lock, "theirs")
-
-    await redis.eval(text, 1, lock, "ours", "1")
-    kept = await redis.get(lock)
-    await redis.eval(text, 1, lock, "theirs", "1")
-
-    assert kept == "theirs"
-    assert await redis.get(lock) is None

@@ -1,4 +1,4 @@
-"""Producing: the calls that add standard, delayed, prioritized and child jobs."""
+"""A producer's calls: the calls that add standard, delayed, prioritized and child jobs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from convolab_worker.bullmq.producer import NewJob, add_call
 from convolab_worker.bullmq.protocol.calls import Call
+from convolab_worker.bullmq.protocol.client_calls import NewJob, add_job
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.scripts import script
 
@@ -18,7 +18,7 @@ KEYS = QueueKeys("bull", "audio")
 
 def added(**changes: Any) -> Call:
     """The call that adds a job."""
-    return add_call(KEYS, NewJob(**{"id": "17", "name": "n", "data": "{}", **changes}), NOW_MS)
+    return add_job(KEYS, NewJob(**{"id": "17", "name": "n", "data": "{}", **changes}), NOW_MS)
 
 
 def packed_job(call: Call) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Protocol: the script calls of each transition, whatever options a job brings."""
+"""A worker's calls: the script calls of each transition, whatever options a job brings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgpack
 import pytest
 from hypothesis import given, strategies as st
 
+from convolab_worker.bullmq.protocol import calls, client_calls
 from convolab_worker.bullmq.protocol.calls import Call, Transitions
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
@@ -55,7 +56,21 @@ CALLS = {
     "give back": OURS.return_to_queue(active_job()),
     "await children": OURS.await_children(active_job(), now_ms=NOW_MS),
     "recover stalled": OURS.recover_stalled(max_stalled=1, now_ms=NOW_MS, interval_ms=1),
-    "progress": OURS.progress("17", "50"),
+    "progress": OURS.report(active_job(), "50", []),
+    "log": OURS.report(active_job(), None, ["a row"]),
+    "progress and log": OURS.report(active_job(), "50", ["a row"]),
+    "drop children": calls.drop_children(KEYS, active_job()),
+    "tell of a failed child": calls.add_failed_child(KEYS, active_job(), "bull:audio:3", b"no"),
+    "state": calls.state_of(KEYS, "17"),
+    "park": calls.add_to_stall_count(KEYS, active_job(), -1),
+    "take a lock back": calls.take_back_lock(KEYS, active_job(), 60_000),
+    "reclaim a lock": calls.reclaim_lock(KEYS, active_job(), 60_000),
+    "restore": calls.restore(KEYS, active_job(), 60_000, None),
+    "set aside": calls.set_aside(KEYS, "17", "bull:audio:17:not-a-job:1", {"ats": 1}),
+    "advance a scheduler": calls.advance_scheduler(KEYS, active_job(), {}, next_at=1, now_ms=1),
+    "retry a failed job": client_calls.retry_failed(KEYS, "17", lifo=False, reset_attempts=True),
+    "remove a failed job": client_calls.remove_failed(KEYS, "17"),
+    "cancel": client_calls.cancel_job(KEYS, "17", "why", 1),
     "extend locks": OURS.extend_locks([("17", "w:1"), ("18", "w:2")], 60_000),
 }
 

@@ -24,13 +24,22 @@ from bullmq.queue_keys import QueueKeys as TheirKeys
 from bullmq.redis_connection import SCRIPT_DEFINITIONS
 
 import convolab_worker
-from convolab_worker.bullmq import backend
-from convolab_worker.bullmq.producer import NewJob, add_call
-from convolab_worker.bullmq.protocol import records, scripts
-from convolab_worker.bullmq.protocol.calls import Call, Transitions
-from convolab_worker.bullmq.protocol.keys import STATE_KEYS, QueueKeys
+from convolab_worker.bullmq.protocol import job_options, replies, scripts
+from convolab_worker.bullmq.protocol.calls import (
+    Call,
+    Transitions,
+    advance_scheduler,
+    drop_children,
+    state_of,
+)
+from convolab_worker.bullmq.protocol.client_calls import (
+    NewJob,
+    add_job,
+    remove_failed,
+    retry_failed,
+)
+from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.client.jobs import Failure, remove_call, retry_call
 
 NOW_MS = 1_700_000_000_123
 LOCK_MS = 45_000
@@ -45,7 +54,6 @@ PINNED = {
     "addPrioritizedJob": 9,
     "addStandardJob": 9,
     "extendLocks": 1,
-    "releaseLock": 1,
     "removeUnprocessedChildren": 2,
     "removeJob": 2,
     "getCounts": 1,
@@ -164,7 +172,12 @@ def test_every_script_that_the_library_runs_is_pinned() -> None:
     package = Path(next(iter(convolab_worker.__path__)))
     named = re.compile(r"""(?:\bscript|\bCall)\(\s*"(\w+)\"""")
 
-    found = {name for file in package.rglob("*.py") for name in named.findall(file.read_text())}
+    own = {file.stem.rpartition("-")[0] for file in package.glob("bullmq/lua/*.lua")}
+    sources = [file.read_text() for file in package.rglob("*.py")]
+    included = [file.read_text() for file in package.glob("bullmq/lua/*.lua")]
+
+    found = {name for source in sources for name in named.findall(source)} - own
+    found |= {name for text in included for name in re.findall(r'--- @include "(\w+)"', text)}
 
     assert found - PINNED.keys() == set()
     assert {"moveToActive", "moveToFinished"} <= found
@@ -190,18 +203,18 @@ def test_keys_are_named_as_bullmq_names_them() -> None:
 
 def test_options_are_stored_under_the_short_names_that_we_read() -> None:
     """The table of short names of job options is bullmq's."""
-    assert bullmq.job.optsDecodeMap == records._LONG_NAMES  # noqa: SLF001
+    assert bullmq.job.optsDecodeMap == job_options.LONG_NAMES
 
 
 def test_refusals_have_the_codes_that_we_read() -> None:
     """The negative codes mean what bullmq says they mean."""
     expected = {
-        "JobNotExist": backend.JOB_MISSING,
-        "JobLockNotExist": backend.LOCK_MISSING,
-        "JobNotInState": backend.NOT_ACTIVE,
-        "JobPendingDependencies": backend.PENDING_CHILDREN,
-        "JobLockMismatch": backend.LOCK_OF_ANOTHER,
-        "JobHasFailedChildren": backend.FAILED_CHILDREN,
+        "JobNotExist": replies.JOB_MISSING,
+        "JobLockNotExist": replies.LOCK_MISSING,
+        "JobNotInState": replies.NOT_ACTIVE,
+        "JobPendingDependencies": replies.PENDING_CHILDREN,
+        "JobLockMismatch": replies.LOCK_OF_ANOTHER,
+        "JobHasFailedChildren": replies.FAILED_CHILDREN,
     }
 
     assert {name: ErrorCode[name].value for name in expected} == expected
@@ -295,18 +308,18 @@ async def test_a_retry_and_a_removal_are_built_as_bullmq_builds_them(
 ) -> None:
     """``reprocessJob`` and ``removeJob`` get the same keys and arguments for a failed job."""
     keys = QueueKeys("prefix", "queue")
-    failed = Failure("queue", "17", "work", 1.0, 3, "no voice", lifo)
-
     job = as_bullmq_job(taken(lifo=lifo))
     await theirs.reprocessJob(
         job, "failed", {"resetAttemptsMade": reset, "resetAttemptsStarted": reset}
     )
-    assert readable(retry_call(keys, failed, reset_attempts=reset)) == readable(recorder.made)
+    ours = retry_failed(keys, "17", lifo=lifo, reset_attempts=reset)
+    assert readable(ours) == readable(recorder.made)
 
     await theirs.remove("17", remove_children=True)
-    script, names, args = readable(remove_call(keys, failed))
-    assert names.pop() == keys["failed"]  # for the guard before the script: is it failed still?
-    assert (script, names, args) == readable(recorder.made)
+    script, names, args = readable(remove_failed(keys, "17"))
+    assert script == "removeFailedJob"  # ours: removeJob behind a question, is it failed still?
+    assert names.pop() == keys["failed"]
+    assert ("removeJob", names, args) == readable(recorder.made)
 
 
 @pytest.mark.parametrize("fields", [FIELDS, None], ids=["fields", "no fields"])
@@ -393,18 +406,49 @@ async def test_progress_is_built_as_bullmq_builds_it(
     """``updateProgress`` gets the same keys and arguments."""
     await theirs.updateProgress("17", {"done": 3})
 
-    assert readable(ours.progress("17", '{"done":3}')) == readable(recorder.made)
+    assert readable(ours.report(taken(), '{"done":3}', [])) == readable(recorder.made)
 
 
 @pytest.mark.asyncio
 async def test_a_state_is_asked_for_as_bullmq_asks(theirs: Any, recorder: Recorder) -> None:
-    """``getStateV2`` gets the same keys; its argument is the job's id."""
+    """``getStateV2`` gets the same keys and arguments."""
     await theirs.getState("17")
 
-    name, keys, args = readable(recorder.made)
-    assert name == "getStateV2"
-    assert keys == QueueKeys("prefix", "queue").named(*STATE_KEYS)
-    assert args == ["17", "prefix:queue:17"]
+    assert readable(state_of(QueueKeys("prefix", "queue"), "17")) == readable(recorder.made)
+
+
+@pytest.mark.asyncio
+async def test_a_schedulers_next_iteration_is_built_as_bullmq_builds_it(
+    theirs: Any, recorder: Recorder
+) -> None:
+    """``updateJobScheduler`` gets the same keys and arguments."""
+    opts = {"attempts": 3, "keepLogs": 5, "repeat": {"every": 1000, "count": 2}}
+    await theirs.updateJobSchedulerNextMillis("daily", NOW_MS + 1000, '{"n":1}', opts, "17")
+    job = taken()
+    job.data, job.scheduler_id = b'{"n":1}', "daily"
+
+    made = advance_scheduler(
+        QueueKeys("prefix", "queue"), job, opts, next_at=NOW_MS + 1000, now_ms=NOW_MS
+    )
+
+    assert readable(made._replace(args=[*made.args[:2], '{"n":1}', *made.args[3:]])) == readable(
+        recorder.made
+    )
+
+
+def test_children_are_dropped_as_the_script_asks() -> None:
+    """bullmq's Python never calls ``removeUnprocessedChildren``: its head lists what it gets."""
+    head = scripts.script("removeUnprocessedChildren").text.partition("]]")[0]
+
+    made = drop_children(QueueKeys("p", "q"), taken())
+
+    assert re.findall(r"(?:KEYS|ARGV)\[\d\] (.+)", head) == [
+        "jobKey",
+        "meta key",
+        "prefix",
+        "jobId",
+    ]
+    assert [*made.keys, *made.args] == ["p:q:17", "p:q:meta", "p:q:", "17"]
 
 
 def test_a_return_is_built_as_its_script_asks() -> None:
@@ -457,7 +501,7 @@ async def test_an_added_job_is_built_as_bullmq_builds_it(
 
     await theirs.addJob(job)
 
-    assert readable_add(add_call(QueueKeys("prefix", "queue"), ours, NOW_MS)) == readable_add(
+    assert readable_add(add_job(QueueKeys("prefix", "queue"), ours, NOW_MS)) == readable_add(
         recorder.made
     )
 

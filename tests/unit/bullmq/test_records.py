@@ -1,4 +1,4 @@
-"""Leases: a job's hash as any producer left it, read without ever raising."""
+"""Records: a job's hash as any producer left it, read without ever raising."""
 
 from __future__ import annotations
 

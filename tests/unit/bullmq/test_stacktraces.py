@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.bullmq.protocol.stacktraces import extended
+from convolab_worker.bullmq.protocol.records import ActiveJob, extended_stacktrace
 
 
 def active_job(stacktrace: bytes = b"[]", **opts: Any) -> ActiveJob:
@@ -21,12 +20,14 @@ def active_job(stacktrace: bytes = b"[]", **opts: Any) -> ActiveJob:
 
 def test_a_trace_is_added_at_the_end() -> None:
     """The newest stands last, where dashboards show it."""
-    assert json.loads(extended(active_job(b'["first"]'), "second")) == ["first", "second"]
+    extended = extended_stacktrace(active_job(b'["first"]'), "second")
+
+    assert json.loads(extended) == ["first", "second"]
 
 
 def test_without_a_trace_the_others_are_kept() -> None:
     """A failure that has none, of a job without a handler, adds nothing."""
-    assert json.loads(extended(active_job(b'["first"]'), None)) == ["first"]
+    assert json.loads(extended_stacktrace(active_job(b'["first"]'), None)) == ["first"]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_the_jobs_own_limit_keeps_the_newest(limit: object, kept: list[str]) -> 
     """stackTraceLimit counts from the end; 0 keeps none, and what is no count is none."""
     before = active_job(b'["1","2","3"]', **({} if limit is None else {"stackTraceLimit": limit}))
 
-    assert json.loads(extended(before, "new")) == kept
+    assert json.loads(extended_stacktrace(before, "new")) == kept
 
 
 @pytest.mark.parametrize(
@@ -65,12 +66,12 @@ def test_the_jobs_own_limit_keeps_the_newest(limit: object, kept: list[str]) -> 
 )
 def test_what_is_no_list_of_texts_is_replaced(stacktrace: bytes) -> None:
     """Whatever another program wrote there, the new trace is kept."""
-    assert json.loads(extended(active_job(stacktrace), "new")) == ["new"]
+    assert json.loads(extended_stacktrace(active_job(stacktrace), "new")) == ["new"]
 
 
 @given(st.lists(st.text(st.characters(codec=None)), max_size=3), st.text(st.characters(codec=None)))
 def test_any_text_can_be_sent(before: list[str], trace: str) -> None:
     """Lone surrogates, which UTF-8 can't carry and Node writes as escapes, come back unchanged."""
-    text = extended(active_job(json.dumps(before).encode()), trace)
+    text = extended_stacktrace(active_job(json.dumps(before).encode()), trace)
 
     assert json.loads(text.encode("utf-8")) == [*before, trace]
