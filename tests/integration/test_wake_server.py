@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job, Settings, Worker
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.server import listener, middleware, routes
+from convolab_worker.server import middleware, routes, server as server_module
 from convolab_worker.server.server import WakeServer
 from tests.support.commandstats import counted_commands
 from tests.support.server import ServerProcess
@@ -96,7 +96,7 @@ async def test_a_hold_can_stream_its_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A line of JSON now and then, and the answer as the last one."""
-    monkeypatch.setattr(routes, "_LINE_SECONDS", 0.05)
+    monkeypatch.setattr(routes, "_PROGRESS_SECONDS", 0.05)
     async with serving(handlers, make_settings(wake_mode="held")) as (_, client, session):
         await client.enqueue("work", {"seconds": 0.5})
         accept = {"Accept": "application/x-ndjson, application/json;q=0.9"}
@@ -174,7 +174,7 @@ async def test_health_is_200_while_redis_is_away_and_ready_is_503(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A restart would not bring Redis back: nobody is to be killed for it."""
-    monkeypatch.setattr(routes, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(routes, "_CHECK_SECONDS", 0.02)
     server = start_server()
     async with serving(handlers, make_settings(redis_url=server.url)) as (worker, _, session):
         server.kill()
@@ -190,7 +190,7 @@ async def test_health_answers_503_while_a_handler_blocks_the_loop(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server has a thread of its own: the hang is told of while it lasts, and then is over."""
-    monkeypatch.setattr(routes, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(routes, "_CHECK_SECONDS", 0.02)
     handlers, release = HandlerRegistry(), threading.Event()
     seen: list[tuple[int, str]] = []
 
@@ -226,7 +226,7 @@ async def test_health_answers_503_when_jobs_are_not_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The event loop turns, and the loop that takes jobs is stuck in something."""
-    monkeypatch.setattr(routes, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(routes, "_CHECK_SECONDS", 0.02)
     settings = make_settings(command_timeout=0.1)
     async with serving(handlers, settings) as (worker, _, session):
         assert worker._parts is not None  # noqa: SLF001 - a fault is put into its insides
@@ -394,7 +394,7 @@ async def test_slow_clients_are_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever does not finish a head is hung up on; a body that does not come is answered 408."""
-    monkeypatch.setattr(listener, "_HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "_FIRST_HEAD_SECONDS", 0.2)
     monkeypatch.setattr(middleware, "_BODY_SECONDS", 0.2)
     async with WakeServer(Worker(handlers, make_settings(port=0))) as server:
         assert server.port is not None

@@ -1,4 +1,4 @@
-"""A worker's counts in Prometheus's text format, from memory."""
+"""Writes a worker's statistics in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX = "convolab_worker_"
-_PHASES = ("at_work", "at_rest", "asleep")
+_PHASES = ("working", "suspended", "asleep")
 
 _Sample = tuple[str, "Mapping[str, str]", float]
 
 
 class _Text:
-    """Writes metric after metric."""
+    """Collects the lines of the metrics."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
 
     def add(self, name: str, kind: str, help_text: str, samples: Iterable[_Sample]) -> None:
-        """Add a metric with samples of (suffix, labels, value); none without a sample."""
+        """Add a metric and its samples (suffix, labels, value); nothing if there is no sample."""
         written = [
             f"{_PREFIX}{name}{suffix}{_labels(labels)} {_number(value)}"
             for suffix, labels, value in samples
@@ -33,7 +33,7 @@ class _Text:
             self._lines += written
 
     def gauge(self, name: str, help_text: str, value: float | None) -> None:
-        """Add a gauge without labels, if it has a value."""
+        """Add a gauge without labels; nothing if ``value`` is None."""
         self.add(name, "gauge", help_text, [] if value is None else [("", {}, value)])
 
     def counter(self, name: str, help_text: str, value: float) -> None:
@@ -41,15 +41,15 @@ class _Text:
         self.add(name, "counter", help_text, [("", {}, value)])
 
     def text(self) -> str:
-        """Everything that was added."""
+        """Return all metrics that were added."""
         return "".join(f"{line}\n" for line in self._lines)
 
 
 def metrics_text(stats: Mapping[str, Any], answers: Mapping[tuple[str, int], int]) -> str:
-    """Write a worker's ``stats`` and the server's ``answers`` by route and status."""
+    """Return ``Worker.stats()`` and the server's ``answers``, by route and status, as text."""
     text = _Text()
     _add_life(text, stats)
-    if "telemetry" in stats:  # otherwise the worker has not begun
+    if "telemetry" in stats:  # otherwise the worker has not started
         _add_jobs(text, stats["telemetry"])
         _add_slots(text, stats)
         _add_commands(text, stats["commands"])
@@ -73,18 +73,18 @@ def _add_life(text: _Text, stats: Mapping[str, Any]) -> None:
     text.add(
         "phase",
         "gauge",
-        "1 for what the worker is: at work, at rest, or asleep without a connection.",
+        "1 for the worker's phase: working, suspended, or asleep without a connection.",
         [("", {"phase": phase}, stats["phase"] == phase) for phase in _PHASES],
     )
-    text.gauge("held_requests", "Requests that are held open now.", stats["held"])
-    text.counter("drains_total", "Drains that held requests began.", stats["drains"])
+    text.gauge("held_requests", "Requests that are held open.", stats["held"])
+    text.counter("drains_total", "Drains that held requests started.", stats["drains"])
 
 
 def _add_jobs(text: _Text, telemetry: Mapping[str, Any]) -> None:
     text.add(
         "jobs_total",
         "counter",
-        "Runs of jobs that ended, by kind and what came of them.",
+        "Runs of jobs that ended, by kind and outcome.",
         [
             ("", {"kind": kind, "outcome": outcome}, count)
             for kind, outcomes in sorted(telemetry["jobs"].items())
@@ -92,12 +92,15 @@ def _add_jobs(text: _Text, telemetry: Mapping[str, Any]) -> None:
         ],
     )
     _add_histogram(
-        text, "job_duration_seconds", "From a job's start to its outcome.", telemetry["duration"]
+        text,
+        "job_duration_seconds",
+        "Seconds from a job's start to its outcome.",
+        telemetry["duration"],
     )
     _add_histogram(
         text,
         "job_wait_seconds",
-        "From when a job could have started to its start.",
+        "Seconds from when a job could have started to its start.",
         telemetry["waited"],
     )
 
@@ -119,19 +122,29 @@ def _add_slots(text: _Text, stats: Mapping[str, Any]) -> None:
     text.add(
         "slots",
         "gauge",
-        "Slots that run a job, and that are free.",
+        "Slots that run a job, and slots that are free.",
         [("", {"state": state}, stats[state]) for state in ("running", "free")],
     )
-    text.gauge("parked_jobs", "Jobs kept in memory for their handler's limit.", stats["parked"])
     text.gauge(
-        "idle_wait_seconds", "The length of the wait for work, while idle.", stats["idle"]["wait"]
+        "parked_jobs",
+        "Jobs that wait in memory for their handler's limit or rate.",
+        stats["parked"],
+    )
+    text.gauge(
+        "idle_wait_seconds",
+        "How long an idle worker waits for work before it checks again.",
+        stats["idle"]["wait"],
     )
 
 
 def _add_commands(text: _Text, commands: Mapping[str, Any]) -> None:
     for name, field, help_text in (
         ("commands_sent_total", "sent", "Redis commands sent, by purpose."),
-        ("commands_billable_total", "billable", "Those, and the commands inside scripts."),
+        (
+            "commands_billable_total",
+            "billable",
+            "Redis commands sent, and those that scripts ran, by purpose.",
+        ),
     ):
         text.add(
             name,
@@ -144,11 +157,13 @@ def _add_commands(text: _Text, commands: Mapping[str, Any]) -> None:
         )
     text.gauge(
         "commands_projected_day",
-        "Billable commands of this day, at the pace of the last hour.",
+        "Billable commands expected by the day's end, at the rate of the last hour.",
         commands["projected_day"],
     )
     text.gauge(
-        "command_budget", "Billable commands a day that the worker may use.", commands["budget"]
+        "command_budget",
+        "CONVOLAB_COMMAND_BUDGET: the billable commands that a day may cost.",
+        commands["budget"],
     )
 
 

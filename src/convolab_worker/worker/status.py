@@ -12,17 +12,16 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
     from convolab_worker.worker.assembly import Parts
 
-_RESTING = {"at_rest": "resting", "asleep": "asleep"}
 _LONGEST_PROGRESS = 200  # characters, of a progress that is no number
 
 
-def picture(
+def status_snapshot(
     parts: Parts, settings: Settings, *, state: str, phase: str, now: float
 ) -> dict[str, Any]:
     """What the worker does and did, ready for JSON; times are epoch seconds, durations seconds.
 
     ``state`` is the worker's own and ``phase`` that of its rest; one that is ``running`` is shown
-    as ``working``, ``waiting``, ``connecting``, ``resting`` or ``asleep``.
+    as ``working``, ``waiting``, ``connecting``, ``suspended`` or ``asleep``.
     """
     recent_runs = parts.telemetry.recent_runs
     return {
@@ -53,8 +52,8 @@ def picture(
 def _doing(parts: Parts, phase: str) -> str:
     if parts.slots.running:
         return "working"
-    if phase != "at_work":
-        return _RESTING[phase]
+    if phase != "working":
+        return phase
     return "waiting" if parts.reconnection.is_open else "connecting"
 
 

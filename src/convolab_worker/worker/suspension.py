@@ -67,10 +67,10 @@ class Rest:
 
     @property
     def phase(self) -> str:
-        """``at_work``, ``at_rest`` or ``asleep``."""
+        """``working``, ``suspended`` or ``asleep``."""
         if self.asleep:
             return "asleep"
-        return "at_rest" if self.is_on else "at_work"
+        return "suspended" if self.is_on else "working"
 
     def touch(self) -> None:
         """Something happened: the time to fall asleep is further away."""

@@ -20,7 +20,7 @@ from convolab_worker.worker.assembly import Parts, assemble
 from convolab_worker.worker.dispatch.dispatcher import Engine
 from convolab_worker.worker.health import Health
 from convolab_worker.worker.held_requests import Holding, HoldResult, WorkWhenHeld
-from convolab_worker.worker.status import picture
+from convolab_worker.worker.status import status_snapshot
 from convolab_worker.worker.suspension import Habits
 
 if TYPE_CHECKING:
@@ -318,10 +318,10 @@ class Worker:
             overdue=time.monotonic() > engine.expected_by,
         )
 
-    def picture(self) -> dict[str, Any]:
+    def status_snapshot(self) -> dict[str, Any]:
         """What the status page shows, from memory, without a Redis command."""
         parts, engine, _ = self._assemble()
-        return picture(
+        return status_snapshot(
             parts, self.settings, state=self._state, phase=engine.rest.phase, now=time.time()
         )
 
