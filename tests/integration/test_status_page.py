@@ -30,7 +30,7 @@ TOKEN = {"Authorization": "Bearer the-token"}
 
 
 class Stream:
-    """What an open page hears."""
+    """The events that an open page receives."""
 
     def __init__(self, response: ClientResponse) -> None:
         """Read from ``response``."""
@@ -38,7 +38,7 @@ class Stream:
         self.seen: dict[str, Any] = {}
 
     async def until(self, what: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        """Read on until what was heard, by kind of event, is as wanted."""
+        """Read until the events, by name, are as wanted."""
         async with asyncio.timeout(20):
             while not (set(self.seen) >= {"status", "recent"} and what(self.seen)):
                 kind, data = await self._event()
@@ -97,7 +97,7 @@ def handlers(gate: asyncio.Event) -> HandlerRegistry:
 async def test_a_running_job_is_shown_with_its_progress_and_then_its_outcome(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings], gate: asyncio.Event
 ) -> None:
-    """What the page hears follows the job."""
+    """The events of the page follow the job."""
     async with (
         serving(handlers, make_settings()) as (_, client, session),
         listening(session) as stream,
@@ -169,7 +169,7 @@ async def test_depths_are_asked_for_on_demand_and_say_what_they_cost(
     make_settings: Callable[..., Settings],
     start_server: Callable[..., ServerProcess],
 ) -> None:
-    """The counts are right, and so are the commands that are said to have been spent."""
+    """The counts are right, and so is the number of commands that the answer states."""
     server = start_server()
     settings = make_settings(
         redis_url=server.url, queues=("one", "two"), idle_min=60.0, idle_max=60.0
@@ -195,7 +195,7 @@ async def test_depths_are_asked_for_on_demand_and_say_what_they_cost(
 async def test_a_browser_without_a_token_gets_the_page_without_data(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
-    """401 with the page that asks for the token; everything behind it stays shut."""
+    """401 with the page that asks for the token; every other route refuses."""
     async with serving(handlers, make_settings(wake_token="the-token")) as (worker, _, session):
         async with session.get("/", headers=HTML) as page:
             assert page.status == 401
@@ -236,7 +236,7 @@ async def test_the_page_runs_its_own_script_and_style_and_nothing_else(
 async def test_a_loop_that_is_blocked_is_shown_as_blocked(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
-    """The page hears of it while it lasts, from the server's own thread."""
+    """The page is told while it lasts, by the server's own thread."""
     settings = make_settings()
     heard: list[str] = []
     async with serving(handlers, settings) as (worker, client, session):

@@ -74,13 +74,13 @@ class Key:
 
 @pytest.fixture(scope="module")
 def key() -> Key:
-    """Google's key, so to say."""
+    """The key that plays Google's."""
     return Key("key-1")
 
 
 @pytest.fixture(scope="module")
 def stranger() -> Key:
-    """Another key, that claims to be the same one."""
+    """Another key with the same key id."""
     return Key("key-1")
 
 
@@ -173,7 +173,7 @@ async def test_each_claim_is_checked(key: Key, changes: dict[str, Any]) -> None:
         assert await verifier.accepts(key.token(email=EMAIL.upper()))
 
 
-async def test_unknown_keys_do_not_make_us_ask_again_and_again(key: Key) -> None:
+async def test_unknown_keys_do_not_cause_a_fetch_each(key: Key) -> None:
     """A token names any key it likes: the certificates are fetched at most every half minute."""
     async with Issuer(key).serve() as issuer:
         verifier = IdentityTokenVerifier(AUDIENCE, [EMAIL], Certificates(issuer.url))
@@ -216,7 +216,7 @@ async def test_while_google_is_away_known_keys_stay(
         assert await verifier.accepts(key.token())
 
 
-async def test_an_audience_alone_is_no_lock() -> None:
-    """Anybody may have Google sign a token for it: e-mail addresses are asked for."""
+async def test_an_audience_without_emails_is_refused() -> None:
+    """Google signs a token for any audience for anybody: e-mail addresses are needed too."""
     with pytest.raises(ConfigurationError, match="expected CONVOLAB_WAKE_EMAILS as well"):
         authorization(Settings(wake_audience=AUDIENCE))

@@ -1,4 +1,4 @@
-"""How often a client may ask: a token bucket, told the time."""
+"""Rate limits of clients, and what counts as a client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_one_client_leaves_the_others_alone() -> None:
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
-    """Time that did not pass fills no bucket, and empties none."""
+    """A bucket is neither filled nor emptied."""
     limit = RateLimit(1)
     assert [limit.admit("a", 10.0) for _ in range(2)] == [0.0, 0.0]
 
@@ -36,7 +36,7 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
 
 
 def test_clients_are_not_remembered_without_end() -> None:
-    """Who was quiet for longest is forgotten, and may burst again; who asks is remembered."""
+    """The client that was quiet for longest is forgotten, and may send a burst again."""
     limit = RateLimit(1, max_clients=2)
     for name in ("a", "b"):
         assert limit.admit(name, 0.0) == 0.0
