@@ -58,7 +58,7 @@ _IMPORTS = {
     "our worker and command": "import convolab_worker.cli.commands.run",
     "our worker and wake server": (
         "import convolab_worker.cli.commands.run, convolab_worker.server.server,"
-        " convolab_worker.server.listener, convolab_worker.server.routes"
+        " convolab_worker.server.routes"
     ),
 }
 _MOST_TIMES_IMPORTS = 2.5

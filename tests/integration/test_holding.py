@@ -54,7 +54,7 @@ async def test_nothing_is_done_before_the_first_hold(
         await wait_until(lambda: worker.health().ready, what="the worker's readiness")
         worker.wake()
 
-        assert worker.stats()["phase"] == "at_rest"
+        assert worker.stats()["phase"] == "suspended"
         assert ran == []
 
         result = await worker.hold(30)

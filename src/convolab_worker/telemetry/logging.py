@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> None:
-    """Send structlog's lines, the standard library's and warnings to one stream, in one format.
+    """Send the lines of structlog, of ``logging`` and of ``warnings`` to one stream, in one format.
 
     ``level`` is a name such as ``info``. ``fmt`` is ``json`` for a line of JSON per event,
     ``text`` for readable text, ``auto`` for text on a terminal and JSON elsewhere. The stream
-    is standard error by default. For programs: the library itself never calls it.
+    is standard error by default. Programs call this; the library itself never does.
     """
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
@@ -48,7 +48,7 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> Non
 class _Lines:
     """Writes whole lines to a stream, from any thread.
 
-    A stream that is gone loses its lines: a log never breaks the work it tells of.
+    Lines for a stream that is closed are lost: logging never breaks the work that it reports.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -67,7 +67,7 @@ class _Lines:
 
 
 class _StdlibHandler(logging.Handler):
-    """Writes the records of the standard library's logging to the same lines."""
+    """Writes the records of the standard library's ``logging`` to the same stream."""
 
     def __init__(self, lines: _Lines) -> None:
         super().__init__()
@@ -76,14 +76,14 @@ class _StdlibHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._lines.msg(self.format(record))
-        except Exception:  # noqa: BLE001 - what logging's own handlers do
+        except Exception:  # noqa: BLE001 - as logging's own handlers do
             self.handleError(record)
 
 
 def _configure_stdlib(
     lines: _Lines, least: int, shared: Sequence[Processor], render: Sequence[Processor]
 ) -> None:
-    """Give the root logger a handler of ours in place of an earlier one of ours."""
+    """Give the root logger our handler, in the place of one from an earlier call."""
     root = logging.getLogger()
     for earlier in [known for known in root.handlers if isinstance(known, _StdlibHandler)]:
         root.removeHandler(earlier)
@@ -109,7 +109,7 @@ def _text_rendering(*, colors: bool) -> list[Processor]:
     def render(logger: WrappedLogger, method: str, event: EventDict) -> str:
         try:
             return console(logger, method, dict(event))
-        except Exception:  # noqa: BLE001 - a repr that raises
+        except Exception:  # noqa: BLE001 - an object whose repr raises
             return _as_json(logger, method, event)
 
     return [_one_line, render]
@@ -120,27 +120,27 @@ def _json_rendering() -> list[Processor]:
 
 
 def _one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Strip the event's text: Python's warnings end in a line break."""
+    """Strip the event's text: that of a Python warning ends in a line break."""
     event["event"] = str(event.get("event", "")).strip()
     return event
 
 
 def _head_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put time, level and event before the rest, where a reader looks."""
+    """Put time, level and event first."""
     head = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
     return head | dict(event)
 
 
 def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """Write one line of JSON; what JSON has no form for is written as its ``repr``."""
+    """Return one line of JSON; a value that JSON can't hold becomes its ``repr``."""
     try:
         return json.dumps(event, default=_repr, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):  # odd keys, circles, great depth
+    except (TypeError, ValueError, RecursionError):  # keys that are no strings, cycles, too deep
         return json.dumps({str(key): _repr(value) for key, value in event.items()})
 
 
 def _repr(value: object) -> str:
     try:
         return value if isinstance(value, str) else repr(value)
-    except Exception as error:  # noqa: BLE001 - a log line outlives whatever it tells of
+    except Exception as error:  # noqa: BLE001 - no object may break a log line
         return f"<{type(value).__name__}: repr raised {type(error).__name__}>"

@@ -1,4 +1,4 @@
-"""What a worker and a client tell a tracing system: nothing here, OpenTelemetry in ``otel``."""
+"""What a tracing system hears of a worker and a client: nothing here, spans in ``otel``."""
 
 from __future__ import annotations
 
@@ -17,47 +17,50 @@ if TYPE_CHECKING:
 
 
 class Tracing(Protocol):
-    """Spans around jobs and adds, and counts of jobs."""
+    """Spans around jobs and around adding them, and counts of jobs."""
 
     def running(self, job: ActiveJob) -> AbstractContextManager[Callable[[Outcome], None]]:
-        """Be in the job's span; what is given hears of the job's outcome."""
+        """Enter the span of a job; call what it gives with the job's outcome."""
 
     def adding(self, queue: str, name: str) -> AbstractContextManager[dict[str, Any]]:
-        """Be in the span of an add; the job options that carry it on."""
+        """Enter the span of adding a job; it gives the job options that carry the span on."""
 
     def carried(self) -> dict[str, Any]:
-        """The job options that carry the present span on to a child."""
+        """Return the job options that carry the current span on to a child job."""
 
     def ended(self, job: ActiveJob, outcome: Outcome, seconds: float) -> None:
-        """Count a job's attempt that took so long."""
+        """Count an attempt of a job, which took ``seconds``."""
 
 
 class NoTracing:
-    """Nobody listens."""
+    """Traces and counts nothing."""
 
     def running(self, _job: ActiveJob) -> AbstractContextManager[Callable[[Outcome], None]]:
-        """Without a span."""
-        return _NOBODY
+        """Enter no span."""
+        return _NO_SPAN
 
     def adding(self, _queue: str, _name: str) -> AbstractContextManager[dict[str, Any]]:
-        """Without a span."""
-        return _NOTHING
+        """Enter no span."""
+        return _NO_OPTIONS
 
     def carried(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return no options."""
         return {}
 
     def ended(self, _job: ActiveJob, _outcome: Outcome, _seconds: float) -> None:
-        """Nothing to count."""
+        """Count nothing."""
 
 
-_NOBODY: AbstractContextManager[Callable[[Outcome], None]] = nullcontext(lambda _: None)
-_NOTHING: AbstractContextManager[dict[str, Any]] = nullcontext({})
+_NO_SPAN: AbstractContextManager[Callable[[Outcome], None]] = nullcontext(lambda _: None)
+_NO_OPTIONS: AbstractContextManager[dict[str, Any]] = nullcontext({})
 NO_TRACING = NoTracing()
 
 
 def tracing(settings: Settings, worker_name: str = "") -> Tracing:
-    """OpenTelemetry if ``settings.otel`` is on. Raises ConfigurationError if it isn't installed."""
+    """Return OpenTelemetry's tracing if ``settings.otel`` is on, and none otherwise.
+
+    Raises ConfigurationError if it is on and OpenTelemetry is not installed.
+    """
     if settings.otel != "on":
         return NO_TRACING
     try:

@@ -22,7 +22,7 @@ def stats() -> dict[str, Any]:
     counter.count(Purpose.LISTEN)
     return {
         "state": "running",
-        "phase": "at_rest",
+        "phase": "suspended",
         "held": 2,
         "drains": 5,
         "connected": True,
@@ -70,7 +70,7 @@ def test_the_counts_are_those_of_the_worker() -> None:
     assert found[key("commands_billable_total", purpose="fetch")] == 30
     assert found[key("commands_projected_day")] == 1234
     assert found[key("command_budget")] == 10_000
-    assert found[key("phase", phase="at_rest")] == 1
+    assert found[key("phase", phase="suspended")] == 1
     assert found[key("phase", phase="asleep")] == 0
     assert found[key("held_requests")] == 2
     assert found[key("drains_total")] == 5

@@ -1,11 +1,11 @@
-"""How often a client may ask: a token bucket, told the time."""
+"""Rate limits of clients, and what counts as a client."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.server.limits import RateLimit, client_of
+from convolab_worker.server.middleware import RateLimit, client_address
 
 
 def test_a_client_has_a_burst_and_then_its_rate() -> None:
@@ -28,7 +28,7 @@ def test_one_client_leaves_the_others_alone() -> None:
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
-    """Time that did not pass fills no bucket, and empties none."""
+    """A bucket is neither filled nor emptied."""
     limit = RateLimit(1)
     assert [limit.admit("a", 10.0) for _ in range(2)] == [0.0, 0.0]
 
@@ -36,8 +36,8 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
 
 
 def test_clients_are_not_remembered_without_end() -> None:
-    """Who was quiet for longest is forgotten, and may burst again; who asks is remembered."""
-    limit = RateLimit(1, most_clients=2)
+    """The client that was quiet for longest is forgotten, and may send a burst again."""
+    limit = RateLimit(1, max_clients=2)
     for name in ("a", "b"):
         assert limit.admit(name, 0.0) == 0.0
         assert limit.admit(name, 0.0) == 0.0
@@ -73,9 +73,9 @@ def test_no_more_than_the_burst_and_the_rate_pass(rate: int, pauses: list[float]
 )
 def test_behind_a_front_end_the_last_address_counts(forwarded_for: str | None, client: str) -> None:
     """Cloud Run's front end added it; what stands before it is the client's own claim."""
-    assert client_of("peer", forwarded_for, behind_front_end=True) == client
+    assert client_address("peer", forwarded_for, behind_front_end=True) == client
 
 
 def test_elsewhere_the_header_is_not_believed() -> None:
     """Anybody can send one."""
-    assert client_of("peer", "1.1.1.1", behind_front_end=False) == "peer"
+    assert client_address("peer", "1.1.1.1", behind_front_end=False) == "peer"
