@@ -20,11 +20,11 @@ from convolab_worker._setting_types import (
     Url,
     Whole,
     format_duration,
-    mask_url,
     parse_duration,
     show,
     suggestion,
 )
+from convolab_worker._urls import REDIS_SCHEMES, mask_url
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Settings:
     redis_url: str = _option(
         "redis://localhost:6379",
         "REDIS_URL",
-        Url(schemes=("redis", "rediss", "unix")),
+        Url(schemes=REDIS_SCHEMES),
         "address of the Redis or Valkey server",
     )
     queues: tuple[str, ...] = _option(

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 
-from convolab_worker._setting_types import mask_url
+from convolab_worker._urls import mask_url
 from convolab_worker.client.google_tokens import IdentityTokens, IdentityUnavailable
 from convolab_worker.client.wake_policy import (
     REDIRECTS,
