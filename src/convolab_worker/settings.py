@@ -248,11 +248,11 @@ class Settings:
         "name of the worker in logs and in Redis; made from host and process if unset",
     )
     listed: str = _option(
-        "all",
+        "on",
         "CONVOLAB_LISTED",
-        Choice(names=("all", "two", "none")),
-        "queues whose getWorkers() in Node names this worker; all takes a connection for each "
-        "beyond two",
+        Choice(names=("on", "off")),
+        "on lists this worker in getWorkers() of Node: a command a queue at each connect, and a "
+        "connection for each queue beyond two",
     )
     rate_limit: str | None = _option(
         None,

@@ -205,9 +205,9 @@ def _worker_name(settings: Settings) -> str:
 
 def _client_names(settings: Settings) -> list[str]:
     """The names of connections by which Node's ``getWorkers()`` finds this worker, by queue."""
-    listed = {"all": len(settings.queues), "two": 2, "none": 0}[settings.listed]
+    queues = settings.queues if settings.listed == "on" else ()
     name = _worker_name(settings)
-    return [client_name(settings.prefix, queue, name) for queue in settings.queues[:listed]]
+    return [client_name(settings.prefix, queue, name) for queue in queues]
 
 
 def _limiter(rate: str | None) -> Limiter | None:
