@@ -23,11 +23,10 @@ class IdentityUnavailable(Exception):
     """No token can be had now; does not leave the library."""
 
 
-class IdentityTokens:
+class IdentityTokenSource:
     """Tokens for ``audience``. Raises ConfigurationError without the extra ``gcp``."""
 
     def __init__(self, audience: str) -> None:
-        """Look whether google-auth is there; nothing is fetched."""
         if find_spec("google") is None or find_spec("google.auth") is None:
             msg = (
                 f"CONVOLAB_WAKE_AUDIENCE={audience!r} asks for Google's identity tokens: "

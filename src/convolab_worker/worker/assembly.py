@@ -232,7 +232,7 @@ def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[ActiveJob]:
 def _heard_loss(other: Connection, signal: Signal, error: Exception) -> None:
     """A connection went silent: the other one, to the same server, is no better."""
     if isinstance(error, ReplyLost) and error.silent:
-        other.lose(str(error))
+        other.abort(str(error))
     signal.set()
 
 
