@@ -23,14 +23,14 @@ from convolab_worker.settings import Settings
 from convolab_worker.telemetry.tracing import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping
     from types import TracebackType
 
     from convolab_worker.bullmq.producer import NewJob
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
 
-# A client of more queues than this forgets their keys, and makes them again.
+# A client that adds to more queues than this forgets the oldest one's keys.
 _MOST_KNOWN_QUEUES = 1000
 
 
@@ -91,7 +91,7 @@ class JobClient:
         with self._tracing.adding(keys.queue, name) as carried:
             try:
                 added = await enqueue.add(session, self.counter, keys, job.carrying(carried))
-            except ReplyLost:  # the job may be there all the same
+            except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
                 self._wake(session, {delay})
                 raise
         self._wake(session, {delay})
@@ -161,7 +161,7 @@ class JobClient:
                     raise JobFailed(job_id, event.data)
         raise JobNotFound(job_id)  # pragma: no cover - watch ends with a final event
 
-    def watch(self, job_id: str, queue: str | None = None) -> AsyncIterator[JobEvent]:
+    def watch(self, job_id: str, queue: str | None = None) -> AsyncGenerator[JobEvent, None]:
         """Iterate over the job's events from now on, up to its end; the end even if it is past.
 
         Raises JobNotFound.
@@ -256,7 +256,7 @@ class JobClient:
         if keys is None:
             self.settings.replace(queues=(name,))  # which raises for a name that can't be
             if len(self._known_queues) >= _MOST_KNOWN_QUEUES:
-                self._known_queues.clear()
+                del self._known_queues[next(iter(self._known_queues))]
             keys = self._known_queues[name] = QueueKeys(self.settings.prefix, name)
         return keys
 

@@ -156,8 +156,12 @@ async def _sent(
     try:
         try:
             return await send(await session.open())
-        except ReplyLost:  # a job's id makes a second adding harmless
-            return await send(await session.open())
+        except ReplyLost as lost:  # a job's id makes a second adding harmless
+            try:
+                connection = await session.open()
+            except RedisUnavailable as error:  # what was sent first may have run all the same
+                raise ReplyLost(str(error)) from lost
+            return await send(connection)
     except RedisRefused:
         raise
     except RedisUnavailable as error:

@@ -64,9 +64,9 @@ class Events:
         self._is_closed = False
 
     async def watch(self, stream: str, job_id: str) -> asyncio.Queue[JobEvent]:
-        """Return a queue that gets each event of the job from now on; end it with ``unwatch``.
+        """Return a queue that gets each event of the job from now on, once ``listen`` is called.
 
-        Raises RedisUnavailable.
+        End it with ``unwatch``. Raises RedisUnavailable.
         """
         self._refuse_if_closed()
         if stream not in self._last_ids:
@@ -77,13 +77,18 @@ class Events:
             self._last_ids.setdefault(stream, newest[0][0].decode() if newest else "0-0")
         inbox: asyncio.Queue[JobEvent] = asyncio.Queue()
         self._watchers[stream, job_id].append(inbox)
+        return inbox
+
+    def listen(self) -> None:
+        """Read the streams that are watched."""
+        if self._is_closed:
+            return
         if self._reader is None:
             self._reader = asyncio.create_task(self._read(), name="convolab-events")
         elif self._lacks_stream() and (self._interrupter is None or self._interrupter.done()):
             self._interrupter = asyncio.create_task(
                 self._interrupt(), name="convolab-events-interrupt"
             )
-        return inbox
 
     def unwatch(self, stream: str, job_id: str, inbox: asyncio.Queue[JobEvent]) -> None:
         """Watch the job no longer."""

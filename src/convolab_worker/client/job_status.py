@@ -45,17 +45,26 @@ async def find_job(
 ) -> tuple[QueueKeys, JobStatus]:
     """Return the job, from the first of the queues that has it. Raises JobNotFound."""
     for keys in queues:
-        connection = await session.open()
-        await session.backlog.enter(_COMMANDS, 0)
-        try:
-            found = await _read(connection, keys, job_id)
-        finally:
-            session.backlog.leave(_COMMANDS, 0)
-        if found is not None:
-            return keys, found
+        status = await read_status(session, keys, job_id)
+        if status is not None:
+            return keys, status
+    raise not_found(queues, job_id)
+
+
+def not_found(queues: Sequence[QueueKeys], job_id: str) -> JobNotFound:
+    """Return the error for a job that none of the queues has."""
     where = ", ".join(keys.queue for keys in queues)
-    msg = f"no job {job_id!r} on {where}: never added, or removed when it ended"
-    raise JobNotFound(msg)
+    return JobNotFound(f"no job {job_id!r} on {where}: never added, or removed when it ended")
+
+
+async def read_status(session: Session, keys: QueueKeys, job_id: str) -> JobStatus | None:
+    """Return the job as that queue has it, None if it has not."""
+    connection = await session.open()
+    await session.backlog.enter(_COMMANDS, 0)
+    try:
+        return await _read(connection, keys, job_id)
+    finally:
+        session.backlog.leave(_COMMANDS, 0)
 
 
 async def _read(connection: Connection, keys: QueueKeys, job_id: str) -> JobStatus | None:

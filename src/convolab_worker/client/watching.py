@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq import job_lock
 from convolab_worker.client.events import CLOSED, GAP, JobEvent
-from convolab_worker.client.job_status import JobStatus, find_job
+from convolab_worker.client.job_status import JobStatus, find_job, not_found, read_status
 from convolab_worker.errors import JobNotFound, JobNotRunning, RedisUnavailable
 
 if TYPE_CHECKING:
@@ -30,22 +30,24 @@ _ENDS = {
 
 async def watch(
     begin: Callable[[], Session], queues: Sequence[QueueKeys], job_id: str
-) -> AsyncGenerator[JobEvent]:
+) -> AsyncGenerator[JobEvent, None]:
     """Yield each event of the job from now on, up to its end; the end even if it is past.
 
     Raises JobNotFound.
     """
     session = begin()
-    keys, status = await find_job(session, queues, job_id)
-    inbox = await session.events.watch(keys["events"], job_id)
+    keys, status, inbox = await _found(session, queues, job_id)
     try:
-        end = await _end_of(session, keys, job_id)
+        end = _end_of(status)
+        if end is None:
+            session.events.listen()
         while end is None:
             event = await _next_event(inbox)
             if event is None:  # nothing was heard for long, or the stream could not be read
-                end = await _end_of(session, keys, job_id, must_be=True)
+                _, status = await find_job(session, [keys], job_id)
+                end = _end_of(status)
             elif event.event == "removed":
-                msg = f"job {job_id!r} was removed from {status.queue}"
+                msg = f"job {job_id!r} was removed from {keys.queue}"
                 raise JobNotFound(msg)
             elif event.is_final:
                 end = event
@@ -56,23 +58,31 @@ async def watch(
         session.events.unwatch(keys["events"], job_id, inbox)
 
 
-async def _end_of(
-    session: Session, keys: QueueKeys, job_id: str, *, must_be: bool = False
-) -> JobEvent | None:
-    """Return the event that the job has ended with, None if it has not.
+async def _found(
+    session: Session, queues: Sequence[QueueKeys], job_id: str
+) -> tuple[QueueKeys, JobStatus, asyncio.Queue[JobEvent]]:
+    """Return the job and its events from before that look on: its end can't fall in between."""
+    await session.open()
+    for keys in queues:
+        inbox = await session.events.watch(keys["events"], job_id)
+        status = None
+        try:
+            status = await read_status(session, keys, job_id)
+        finally:
+            if status is None:
+                session.events.unwatch(keys["events"], job_id, inbox)
+        if status is not None:
+            return keys, status, inbox
+    raise not_found(queues, job_id)
 
-    A job that is gone may have been removed when it ended, with its last event still to come.
-    ``must_be`` says that such an event would have been heard: then JobNotFound is raised.
-    """
-    try:
-        _, now = await find_job(session, [keys], job_id)
-    except JobNotFound:
-        if must_be:
-            raise
-        return None
-    if now.state == "completed":
-        return JobEvent(job_id, "completed", now.result)
-    return JobEvent(job_id, "failed", now.failed_reason or "") if now.state == "failed" else None
+
+def _end_of(status: JobStatus) -> JobEvent | None:
+    """Return the event that the job has ended with, None if it has not."""
+    if status.state == "completed":
+        return JobEvent(status.id, "completed", status.result)
+    if status.state == "failed":
+        return JobEvent(status.id, "failed", status.failed_reason or "")
+    return None
 
 
 async def cancel(
@@ -97,6 +107,7 @@ async def cancel(
             raise JobNotRunning(_not_running(answer, now))
         if not wait:
             return answer
+        session.events.listen()
         async with asyncio.timeout(timeout):
             while True:
                 event = await _next_event(inbox)

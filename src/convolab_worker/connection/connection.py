@@ -101,6 +101,11 @@ class Connection(asyncio.Protocol):
         return None if self._identity is None else self._identity.id
 
     @property
+    def counter(self) -> CommandCounter:
+        """Counts the commands sent here, and those that their scripts run."""
+        return self._counter
+
+    @property
     def unanswered(self) -> int:
         """How many commands have been sent and not answered."""
         return len(self._pending)
