@@ -1,4 +1,4 @@
-"""JobClient: what an API service needs: enqueue, watch, status, result, cancel."""
+"""JobClient: adds jobs for an API service, follows them, and cancels them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _MOST_KNOWN_QUEUES = 1000
 
 
 class JobClient:
-    """Adds jobs to the settings' queues and tells what became of them.
+    """Adds jobs to the settings' queues and reads what became of them.
 
-    Connects when it is first used; close it, or use it with ``async with``. Every method raises
-    RedisUnavailable when Redis can't be reached, or when the client is closed meanwhile. With more
-    than a thousand calls under way, further ones wait for their turn.
+    A client connects when it is first used; close it, or use it with ``async with``. Every method
+    raises RedisUnavailable when Redis can't be reached, or when the client is closed meanwhile.
+    With a thousand commands unanswered, or 8 MiB of them, further calls wait for their turn.
     """
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
@@ -104,8 +104,8 @@ class JobClient:
 
         Each job is a mapping of ``enqueue``'s keywords, ``name`` at least; ``queue`` is for those
         that name none. All are checked before the first is sent. Each job is added whole, but the
-        list is no transaction: where RedisUnavailable is raised, the first ones may be there, and
-        the same call again adds the rest if each job has a ``job_id``.
+        list is no transaction: when RedisUnavailable is raised, the first ones may be there. The
+        same call again then adds the rest, if each job has a ``job_id``.
         """
         session = self._current_session()
         additions = await enqueue.new_jobs(jobs, lambda name: self._keys_of(name or queue))
@@ -130,13 +130,13 @@ class JobClient:
     async def wake_heard(self, timeout: float) -> bool:
         """Wait until the service has heard the wakes of the jobs added, or ``timeout`` seconds.
 
-        For programs that end after adding jobs. False if it was not heard; True also if there is
-        nothing to wake.
+        For programs that end after adding jobs. Returns False if a wake was not heard, and True
+        also where no service is to be woken.
         """
         return self._waker is None or await self._waker.heard(timeout)
 
     async def status(self, job_id: str, queue: str | None = None) -> JobStatus:
-        """The job as it is now, from ``queue`` or whichever of the settings' queues has it.
+        """Return the job as it is now, from ``queue`` or the settings' queue that has it.
 
         Raises JobNotFound.
         """
@@ -146,7 +146,7 @@ class JobClient:
     async def result(
         self, job_id: str, timeout: float | None = None, queue: str | None = None
     ) -> Any:
-        """Wait until the job has ended, and give its result.
+        """Wait until the job has ended, and return its result.
 
         Raises JobFailed with its reason, JobNotFound, or TimeoutError after ``timeout`` seconds.
         """
@@ -162,7 +162,7 @@ class JobClient:
         raise JobNotFound(job_id)  # pragma: no cover - watch ends with a final event
 
     def watch(self, job_id: str, queue: str | None = None) -> AsyncGenerator[JobEvent, None]:
-        """Iterate over the job's events from now on, up to its end; the end even if it is past.
+        """Iterate over the job's events from now on, up to its end, which comes even if it is past.
 
         Raises JobNotFound.
         """
@@ -177,15 +177,16 @@ class JobClient:
         timeout: float | None = None,
         wait: bool = True,
     ) -> str:
-        """Cancel a job that runs, in whichever process; wait for its end, and say what it is.
+        """Cancel a job that runs, in whichever process; wait for its end, and return how it ended.
 
-        Its ``cancelled`` is set and its handler cancelled. It then fails for good with ``reason``
-        or, if that is None, goes back to the head of its queue with its attempt not used up. A
-        worker with a free slot hears of it at once, one without by its next renewal of the lock,
-        half of the lock's duration later at most. Gives ``failed`` or ``returned``; ``completed``
-        for a handler that returned all the same; ``asked`` at once if ``wait`` is False. Raises
-        JobNotRunning if no worker of this library has it, JobNotFound, and TimeoutError after
-        ``timeout`` seconds (the request stays).
+        The job's ``cancelled`` is set and its handler is cancelled. The job then fails for good
+        with ``reason``; if that is None, it returns to the head of its queue, with the same number
+        of attempts left. A worker with a free slot learns of it at once; one without a free slot
+        learns of it when it renews the lock, half of the lock's duration later at most.
+
+        Returns ``failed`` or ``returned``, ``completed`` if the handler returned all the same, and
+        ``asked`` at once if ``wait`` is False. Raises JobNotRunning if no worker of this library
+        runs the job, JobNotFound, and TimeoutError after ``timeout`` seconds (the request stays).
         """
         if reason is not None and not reason.strip():
             msg = f"reason={reason!r}: expected some text, or None to return the job"

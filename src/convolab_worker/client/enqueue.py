@@ -1,4 +1,4 @@
-"""A producer's keywords as jobs, and adding them: one, or many in pipelines of bounded size."""
+"""Makes jobs of a producer's keywords, and adds one, or many in pipelines of bounded size."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEYWORDS = (
 )  # fmt: skip
 """What a job of ``enqueue_many`` may have: the keywords of ``enqueue``."""
 
-# As many as a UUID has, which takes longer to make.
+# As many as a UUID has, which would take longer to make.
 _ID_BYTES = 16
 # A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
 _MOST_JOBS = 500
@@ -52,7 +52,7 @@ def new_job(
     backoff: float | Mapping[str, Any] | None = None,
     deduplication_id: str | None = None,
 ) -> NewJob:
-    """The job of those keywords, with an id of its own where none is given.
+    """Return the job of those keywords, with an id of its own where none is given.
 
     Raises ConfigurationError for options that can't be, InvalidResult for data that is not JSON.
     """
@@ -75,11 +75,11 @@ def new_job(
 async def new_jobs(
     given: Iterable[Mapping[str, Any]], keys_of: Callable[[str | None], QueueKeys]
 ) -> list[tuple[QueueKeys, NewJob]]:
-    """The jobs of those mappings, each checked; a refusal names the job by its place from 0."""
+    """Return the jobs of those mappings, each checked; an error names the job's place from 0."""
     jobs = []
     for place, keywords in enumerate(given):
         if place % _MOST_JOBS == _MOST_JOBS - 1:
-            await asyncio.sleep(0)  # thousands of them take a while, and others are served too
+            await asyncio.sleep(0)  # thousands take a while, in which other tasks must run
         try:
             jobs.append(_one_of_many(dict(keywords), keys_of))
         except (ConfigurationError, InvalidResult, TypeError, ValueError) as error:

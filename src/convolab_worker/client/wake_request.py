@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 10.0
 _LONGEST_HOLD_SECONDS = 3660.0  # Cloud Run cuts a request after an hour
-_SILENCE_SECONDS = 60.0  # a service that streams its progress says something more often
+_SILENCE_SECONDS = 60.0  # a service that streams its progress sends something more often
 _MOST_BYTES = 65_536
 _STREAM = "application/x-ndjson"
 
@@ -56,14 +56,14 @@ class WakeSender:
         self._hold: asyncio.Timeout | None = None
 
     def hang_up(self) -> None:
-        """Hear the service out no longer, if it holds a request."""
+        """End the wait for an answer, if the service holds a request."""
         if self._hold is not None:
             self._hold.reschedule(0)
 
     async def send(
         self, session: ClientSession, on_taken: Callable[[], None]
     ) -> Answered | Unanswered:
-        """Send one wake, and hear the service out; ``on_taken`` hears of a good status."""
+        """Send one wake and read the answer to its end; ``on_taken`` is called at a good status."""
         from aiohttp import ClientError
 
         began: float | None = None
@@ -100,9 +100,9 @@ class WakeSender:
         return headers
 
     async def _last_word(self, response: ClientResponse) -> Mapping[str, Any]:
-        """What the end of the answer says; read to its end, however long that takes.
+        """Read the answer to its end, however long that takes, and return its last JSON object.
 
-        While this connection is open the service has its CPU, where a platform takes it away.
+        Some platforms give the service its CPU only while this connection is open.
         """
         streams = response.content_type == _STREAM
         silence = _SILENCE_SECONDS if streams else _LONGEST_HOLD_SECONDS
@@ -144,6 +144,6 @@ async def open_session(on_sent: Callable[..., Awaitable[None]]) -> ClientSession
 
 
 def _text(error: Exception) -> str:
-    """What went wrong, without an address, which may have a secret in it."""
+    """Return what went wrong, without an address, which may have a secret in it."""
     reason = getattr(getattr(error, "os_error", error), "strerror", None)
     return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

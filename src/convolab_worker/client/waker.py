@@ -89,7 +89,10 @@ class Waker:
             self._task = asyncio.create_task(self._run(), name="convolab-wake")
 
     def _wake_in(self, seconds: float) -> None:
-        """Wake then; of several such times the first counts, and its answer tells the next."""
+        """Wake after so many seconds; only the first of several such times is kept.
+
+        The answer to that wake says when the next job is due.
+        """
         loop = self._enter_loop()
         at = loop.time() + seconds
         if self._timer is not None:
@@ -114,7 +117,7 @@ class Waker:
         return self._heard.is_set() and not self._has_complained
 
     async def close(self) -> None:
-        """Send what was not sent, wait for that a second at most, and hang up.
+        """Send a wake that was not sent, wait for that a second at most, and close.
 
         Wakes for delayed jobs are dropped.
         """
@@ -151,7 +154,7 @@ class Waker:
         self._asked = False
 
     async def _deliver(self, session: ClientSession) -> None:
-        """One wake: attempts until it is heard or given up."""
+        """Send one wake: attempts until one is heard, or the last one has failed."""
         attempt = 1
         while True:
             result = await self._sender.send(session, self._on_taken)
@@ -180,7 +183,7 @@ class Waker:
             await self._pause(heard.quiet_for)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, or until the client closes."""
+        """Wait so many seconds, or until the client closes."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()

@@ -71,11 +71,10 @@ class Address:
 class Route:
     """Where the server is now: in a cluster the node that has the keys, elsewhere the ``address``.
 
-    Shared by the connections of one worker, so that one of them finds the node for all.
+    The connections of one worker share it, so that one of them finds the node for all.
     """
 
     def __init__(self, address: Address) -> None:
-        """Begin at the address."""
         self._first = address
         self.address = address
 
@@ -88,5 +87,5 @@ class Route:
             )
 
     def fall_back(self) -> None:
-        """Begin anew: the node can't be reached, and another one may have its keys by now."""
+        """Go back to the first address: another node may have the keys of one that is gone."""
         self.address = self._first

@@ -17,32 +17,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
 from convolab_worker.connection.address import Route
+from convolab_worker.connection.commands import pack
 from convolab_worker.connection.opening import ClientIdentity, dial, shake_hands, why_not_open
-from convolab_worker.connection.packing import pack
 from convolab_worker.connection.redirects import Redirects
+from convolab_worker.connection.silence import SilenceTimer
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.connection.address import Address
+    from convolab_worker.connection.commands import Unanswered
     from convolab_worker.connection.usage import CommandCounter, Purpose
-
-# An unanswered command: its answer's future, deadline, packed bytes and time-out in seconds.
-# A plain tuple: one is made for every command.
-_Unanswered: TypeAlias = tuple["asyncio.Future[Any]", float, bytes, float]
 
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write
 # for each turn of the loop, the server would idle while we work, and we while it works.
 _FLUSH_AT = 4
 _CLOSED = "the connection was closed"
-# A deadline found passed this late was missed by our own loop, not by the server.
-_LATE_SECONDS = 0.5
 
 
 class Connection(asyncio.Protocol):
@@ -69,7 +65,7 @@ class Connection(asyncio.Protocol):
         connect_timeout: float = 5.0,
     ) -> None:
         self._route = address if isinstance(address, Route) else Route(address)
-        self._redirects: Redirects[_Unanswered] = Redirects(self._route)
+        self._redirects = Redirects(self._route)
         self._resending: asyncio.Task[None] | None = None
         self._timeout = timeout
         self._connect_timeout = connect_timeout
@@ -79,11 +75,10 @@ class Connection(asyncio.Protocol):
         self._loop = cast("asyncio.AbstractEventLoop", None)
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=RedisRefused)
-        self._pending: deque[_Unanswered] = deque()
+        self._pending: deque[Unanswered] = deque()
         self._out: list[bytes] = []
         self._flush_due = False
-        self._heard_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._silence = SilenceTimer(self._pending, self._on_silence)
         self._opening: asyncio.Task[None] | None = None
         self._identity: ClientIdentity | None = None
         self._stale: ClientIdentity | None = None
@@ -196,33 +191,7 @@ class Connection(asyncio.Protocol):
         if transport is None or not out:
             return
         transport.write(out[0] if len(out) == 1 else b"".join(out))
-        if self._timer is not None and self._pending and self._timer.when() > self._pending[0][1]:
-            self._timer.cancel()  # left from a longer wait
-            self._timer = None
-        if self._timer is None and self._pending:
-            self._arm_timer(self._pending[0][1])
-
-    # silence
-
-    def _arm_timer(self, deadline: float) -> None:
-        self._timer = self._loop.call_at(deadline, self._check_deadline, deadline)
-
-    def _check_deadline(self, expected: float) -> None:
-        self._timer = None
-        if not self._pending:
-            return
-        now = self._loop.time()
-        # Answers come in order: while bytes arrive, the oldest command waits for its turn.
-        _, deadline, _, seconds = self._pending[0]
-        deadline = max(deadline, self._heard_at + seconds)
-        if deadline > now:
-            self._arm_timer(deadline)
-        elif now - expected > _LATE_SECONDS:
-            # Our loop was blocked or the process frozen: the answer may lie unread in the socket.
-            self._timer = self._loop.call_later(_LATE_SECONDS, self._check_deadline, now + 1)
-        else:
-            silence = f"no answer from Redis at {self._route.address} in time"
-            self._drop(ReplyLost(silence, silent=True))
+        self._silence.start(self._loop)
 
     # the end of a connection
 
@@ -242,6 +211,10 @@ class Connection(asyncio.Protocol):
         """
         self._drop(ReplyLost(reason), stale=stale)
 
+    def _on_silence(self) -> None:
+        silence = f"no answer from Redis at {self._route.address} in time"
+        self._drop(ReplyLost(silence, silent=True))
+
     def _drop(self, error: Exception, *, stale: bool = True) -> None:
         was_open, self._open = self._open, False
         transport, self._transport = self._transport, None
@@ -250,13 +223,12 @@ class Connection(asyncio.Protocol):
         if stale and self._identity is not None:
             self._stale = self._identity
         self._identity = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._silence.stop()
         self._out.clear()
-        pending, self._pending = self._pending, deque()
+        unanswered = (*self._pending, *self._redirects.release())
+        self._pending.clear()
         lost = error if isinstance(error, ReplyLost) else ReplyLost(str(error))
-        for future, *_ in (*pending, *self._redirects.release()):
+        for future, *_ in unanswered:
             _fail(future, lost)
         if was_open and self.on_lost is not None and self._opening is None:
             self.on_lost(error)
@@ -269,7 +241,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand each whole answer to the call that waits for it."""
-        self._heard_at = self._loop.time()
+        self._silence.heard_at = self._loop.time()
         reader, pending = self._reader, self._pending
         reader.feed(data)
         while True:
@@ -293,7 +265,7 @@ class Connection(asyncio.Protocol):
                 continue
             if not isinstance(answer, RedisRefused):
                 future.set_result(answer)
-            elif not self._redirects.take(answer, command, self._heard_at):
+            elif not self._redirects.take(answer, command, self._silence.heard_at):
                 _fail(future, answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -310,7 +282,7 @@ class Connection(asyncio.Protocol):
         self._drop(ReplyLost("the cluster's node has sent us on"), stale=False)
         self._resending = asyncio.create_task(self._send_again(commands), name="convolab-follow")
 
-    async def _send_again(self, commands: list[_Unanswered]) -> None:
+    async def _send_again(self, commands: list[Unanswered]) -> None:
         try:
             await self.open()
         except (RedisUnavailable, asyncio.CancelledError) as error:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from convolab_worker.connection.address import Route
+    from convolab_worker.connection.commands import Unanswered
     from convolab_worker.errors import RedisRefused
 
-_C = TypeVar("_C")
 # Nodes that send a client to and fro, so often in so many seconds, disagree: that is an error.
 _MOST_MOVES, _MOVE_SECONDS = 5, 1.0
 
 
-class Redirects(Generic[_C]):
+class Redirects:
     """The ``commands`` that a node has sent on, to be sent again to the node that it named."""
 
     def __init__(self, route: Route) -> None:
         self._route = route
         self._moved_at: deque[float] = deque(maxlen=_MOST_MOVES)
-        self.commands: list[_C] = []
+        self.commands: list[Unanswered] = []
 
-    def take(self, error: RedisRefused, command: _C, now: float) -> bool:
+    def take(self, error: RedisRefused, command: Unanswered, now: float) -> bool:
         """Keep the command, and point the route at the node, if the error names another one."""
         text = str(error)
         if not text.startswith("MOVED "):
@@ -36,7 +36,7 @@ class Redirects(Generic[_C]):
         self.commands.append(command)
         return True
 
-    def release(self) -> list[_C]:
+    def release(self) -> list[Unanswered]:
         """Return the commands, and keep them no longer."""
         commands, self.commands = self.commands, []
         return commands

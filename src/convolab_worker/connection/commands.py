@@ -1,10 +1,17 @@
-"""Commands as bytes."""
+"""Commands: as bytes, and as entries of the list of those that are unanswered."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import hiredis
+
+if TYPE_CHECKING:
+    import asyncio
+
+# Its answer's future, deadline, packed bytes and time-out in seconds. A plain tuple, since one is
+# made for every command.
+Unanswered: TypeAlias = tuple["asyncio.Future[Any]", float, bytes, float]
 
 
 def pack(args: tuple[Any, ...]) -> bytes:
