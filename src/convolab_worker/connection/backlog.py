@@ -27,8 +27,15 @@ class Backlog:
 
         Raises RedisUnavailable if ``refuse`` is called first.
         """
-        if not self._waiting and self._fits(commands, size):
-            self._take(commands, size)
+        if not self._waiting and (
+            self.commands == 0
+            or (
+                self.commands + commands <= self._most_commands
+                and self.size + size <= self._most_bytes
+            )
+        ):
+            self.commands += commands
+            self.size += size
             return
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((admitted, commands, size))
