@@ -46,7 +46,7 @@ _VARIABLES_START = "CONVOLAB_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What is known of one option beside its name and its default."""
+    """An option: its variable, what it may be, what it means, and its default."""
 
     variable: str
     kind: Kind

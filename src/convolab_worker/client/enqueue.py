@@ -122,7 +122,7 @@ async def add_many(
     """Add the jobs, one pipeline after the other; return their ids, in order.
 
     A job is added whole or not at all; of several, those before a failure are there. ``on_send``
-    hears of each pipeline before any of its jobs can be there.
+    is called with each pipeline before any of its jobs can be there.
     """
     ids: list[str] = []
     while len(ids) < len(jobs):
@@ -162,7 +162,7 @@ async def _sent(
     except RedisRefused:
         raise
     except RedisUnavailable as error:
-        session.backlog.refuse(str(error))  # whoever waits would find out no sooner
+        session.backlog.refuse(str(error))  # those that wait would fail too, only later
         raise
     finally:
         session.backlog.leave(commands, size)
