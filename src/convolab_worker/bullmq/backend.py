@@ -215,7 +215,7 @@ class Backend:
 
     def abort_listening(self) -> None:
         """Give up a blocking read that does not end: the server may give it the next marker."""
-        self._waiting.lose("the blocking read could not be ended")
+        self._waiting.abort("the blocking read could not be ended")
 
     def republish_marker(self, queue: str, due_at: float | None = None) -> asyncio.Future[Any]:
         """Announces to other workers a job that this one leaves, at once or at ``due_at``."""

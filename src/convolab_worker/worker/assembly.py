@@ -192,11 +192,11 @@ def _names(
     settings: Settings, route: Route, own: list[Connection], counter: CommandCounter
 ) -> NamedConnections:
     """Connections with the names by which Node's ``getWorkers()`` finds this worker, by queue."""
-    listed = {"all": len(settings.queues), "two": 2, "none": 0}[settings.listed]
+    queues = settings.queues if settings.listed == "on" else ()
     name = worker_name(settings)
     return NamedConnections(
         route,
-        [client_name(settings.prefix, queue, name) for queue in settings.queues[:listed]],
+        [client_name(settings.prefix, queue, name) for queue in queues],
         own=own[::-1],
         timeout=settings.command_timeout,
         counter=counter,
@@ -206,7 +206,7 @@ def _names(
 def _connection_lost(other: Connection, signal: Signal, error: Exception) -> None:
     """A connection went silent: the other one, to the same server, is no better."""
     if isinstance(error, ReplyLost) and error.silent:
-        other.lose(str(error))
+        other.abort(str(error))
     signal.set()
 
 
