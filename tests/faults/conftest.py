@@ -46,6 +46,9 @@ def stage(
 ) -> Stage:
     """A worker's stage behind a proxy, on the server that all tests share."""
     return Stage(safe_bench, start_proxy(server))
+
+
+@pytest.fixture
 def proxy(server: EmbeddedServer, start_proxy: Callable[[EmbeddedServer], TcpProxy]) -> TcpProxy:
     """A network to the server that all tests share; its links are those of who is tested."""
     return start_proxy(server)

@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._resending: asyncio.Task[None] | None = None
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._counter = counter
+        self.counter = counter
         self.client_name: str | None = None
         self._identify = identify
         self._loop = cast("asyncio.AbstractEventLoop", None)
@@ -94,11 +94,6 @@ class Connection(asyncio.Protocol):
     def client_id(self) -> int | None:
         """The server's id of this connection, or None where the server doesn't tell."""
         return None if self._identity is None else self._identity.id
-
-    @property
-    def counter(self) -> CommandCounter:
-        """Counts the commands sent here, and those that their scripts run."""
-        return self._counter
 
     @property
     def unanswered(self) -> int:
@@ -171,7 +166,7 @@ class Connection(asyncio.Protocol):
             return future
         future = self._loop.create_future()
         self._send(future, pack(args), self._timeout if timeout is None else timeout)
-        self._counter.count(purpose)
+        self.counter.count(purpose)
         return future
 
     def _send(self, future: asyncio.Future[Any], packed: bytes, seconds: float) -> None:
