@@ -209,7 +209,7 @@ async def set_aside(
     call = calls.set_aside(backend.keys[queue], job_id, kept, fields)
     if await run_script(backend.connection, Purpose.STALLED, call) is None:
         return False  # another worker was faster
-    _log.error("job.key_is_no_hash", job_id=job_id, queue=queue, key=key, type=kind, kept_as=kept)
+    _log.error("job.wrong_key_type", job_id=job_id, queue=queue, key=key, type=kind, kept_as=kept)
     return True
 
 
