@@ -99,10 +99,11 @@ def judge(
     was_fetched_again = whole_number(starts) > job.starts
     if token == job.token:  # only the call itself can have fetched the job again under its token
         return Fate.WRITTEN if was_fetched_again else Fate.NOT_WRITTEN
-    if is_finish and finished_on is not None and whole_number(finished_on) == call.args[1]:
-        return Fate.WRITTEN
-    if token is None and not was_fetched_again and state in {b"active", b"unknown"}:
-        return Fate.NOT_WRITTEN
+    if not was_fetched_again:
+        if is_finish and whole_number(finished_on) == call.args[1]:
+            return Fate.WRITTEN
+        if token is None and state in {b"active", b"unknown"}:
+            return Fate.NOT_WRITTEN
     return Fate.TAKEN if whole_number(stalls) > job.stalls else Fate.WRITTEN
 
 
@@ -208,7 +209,7 @@ async def set_aside(
     call = calls.set_aside(backend.keys[queue], job_id, kept, fields)
     if await run_script(backend.connection, Purpose.STALLED, call) is None:
         return False  # another worker was faster
-    _log.error("job.key_is_no_hash", job_id=job_id, queue=queue, key=key, type=kind, kept_as=kept)
+    _log.error("job.wrong_key_type", job_id=job_id, queue=queue, key=key, type=kind, kept_as=kept)
     return True
 
 

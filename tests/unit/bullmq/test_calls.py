@@ -238,6 +238,31 @@ def test_a_retried_job_goes_to_its_own_end_of_the_queue(lifo: object, push: str)
     assert call.args[2] == push
 
 
+@pytest.mark.parametrize(
+    ("progress", "rows", "script_name", "args"),
+    [
+        ("50", [], "updateProgress", ["17", "50"]),
+        (None, ["a", "b"], "addLogs", ["17", "", "", "a", "b"]),
+        ("50", ["a"], "addLogs", ["17", "50", "", "a"]),
+    ],
+)
+def test_a_report_is_one_call(
+    progress: str | None, rows: list[str], script_name: str, args: list[object]
+) -> None:
+    """BullMQ's own script where there is progress alone, and ours where there are rows."""
+    call = OURS.report(active_job(), progress, rows)
+
+    assert (call.script, list(call.args)) == (script_name, args)
+
+
+@pytest.mark.parametrize(
+    ("keep", "told"), [(5, 5), (0, ""), (-1, ""), (None, ""), ("5", ""), (2.5, ""), ([], "")]
+)
+def test_the_number_of_rows_to_keep_is_a_number(keep: object, told: object) -> None:
+    """Anything else in the job's options keeps them all."""
+    assert OURS.report(active_job({"keepLogs": keep}), None, ["a"]).args[2] == told
+
+
 def test_the_next_job_is_taken_only_on_request() -> None:
     """A finish without it leaves the next job to others."""
     assert [finish(active_job(), fetch_next=asked).args[5] for asked in (True, False)] == ["1", ""]
