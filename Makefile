@@ -13,6 +13,8 @@ CANDIDATES := $(or $(PYTHON),python3.13 python3.12 python3.11 python3)
 # Some python commands are stubs that only print an error, and some can't make an environment.
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The first pip that installs dependency groups; the one that Python brings may be older.
+PIP_WITH_GROUPS := 'pip>=25.1'
 NODE_PACKAGES := tests/interop/node_modules/.installed
 # For one test or other options: make unit PYTEST_ARGS="-k idle -x"
 PYTEST_ARGS ?=
@@ -150,11 +152,13 @@ $(VENV)/demo.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/docs.installed: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[docs]'
+	$(PIP) install $(PIP_WITH_GROUPS)
+	$(PIP) install --editable . --group docs
 	@touch $@
 
 $(VENV)/dev.installed: pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[dev]'
+	$(PIP) install $(PIP_WITH_GROUPS)
+	$(PIP) install --editable . --group dev
 	@touch $@ $(VENV)/demo.installed
 
 # Without npm the interop tests skip, saying what to install.

@@ -1,6 +1,7 @@
 """Print the low end of every range that users install, as constraints for pip.
 
-Reads pyproject.toml: the dependencies, and the extras that are for users.
+Reads the dependencies and all extras from pyproject.toml. No user installs the dependency groups:
+they are tested with their newest versions.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import tomllib
 from itertools import chain
 from pathlib import Path
 
-EXTRAS = ("embedded", "plot", "examples")
 LOW_END = re.compile(r"(?P<name>[\w.-]+)(?:\[[\w,-]+\])?\s*>=\s*(?P<version>[\w.]+)")
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for requirement in chain(project["dependencies"], *(extras[name] for name in EXTRAS)):
+    for requirement in chain(project["dependencies"], *extras.values()):
         if found := LOW_END.match(requirement):
             print(f"{found['name']}=={found['version']}")
 

@@ -64,7 +64,7 @@ def measure(
     plan = WorkerPlan(contender=contender, url=server.url, queues=[queue], concurrency=concurrency)
     counts: list[CommandCount] = []
     delays: list[float] = []
-    with WorkerProcess(plan) as worker, MonitorTap(server) as tap:
+    with WorkerProcess(plan) as worker, MonitorTap(server.port) as tap:
         for number in range(_WARM_UP + options.jobs):
             start = tap.mark()
             producer.add(server.url, queue)

@@ -1,7 +1,7 @@
 """This worker beside other Python queues, those that are installed: no-op jobs a second.
 
 Each has its own protocol, so each adds its jobs itself, and the time is from the first handler to
-the last. ``pip install -e '.[peers]'`` brings them.
+the last. ``pip install --group peers`` brings them (pip 25.1 or newer).
 
     python examples/benchmarks/peers.py --rounds 3 --json peers.json
 """
@@ -17,7 +17,7 @@ from typing import Any
 # Run as a file, only the file's own folder is importable.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.benchmarks.benchkit.process import LineProcess
+from examples.benchmarks.benchkit.child import LineProcess
 from examples.benchmarks.benchkit.report import progress
 from examples.benchmarks.benchkit.section import Section, run_alone
 from examples.benchmarks.benchkit.server import PrivateServer

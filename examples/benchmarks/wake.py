@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from convolab_worker import JobClient, Settings
 from examples.benchmarks.benchkit.process import BenchmarkError, resident
 from examples.benchmarks.benchkit.report import progress, quantile, say, table, write_json
-from examples.benchmarks.benchkit.server import PrivateServer
+from examples.benchmarks.benchkit.server import PrivateServer, free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,7 +70,7 @@ class Service:
 
     def __init__(self, server: PrivateServer, folder: Path, **variables: str) -> None:
         """Start the process."""
-        self.port = _free_port()
+        self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.began = time.time()
         self.process = subprocess.Popen(
@@ -105,11 +104,6 @@ class Service:
         """Stop it, and wait for that."""
         self.process.terminate()
         self.process.wait(20)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from examples.convolab.model import Dialogue, Language, Level, Line, Phrase, Speaker, Word
+from examples.convolab.model import Dialogue, Language, Level, Line, Outline, Phrase, Speaker, Word
 from examples.convolab.reader import Claim, Reading, read
 from examples.convolab.sources import Noun, Said, SourceText, leads, phrases
 
@@ -33,25 +33,18 @@ class Exchange:
     claim: Claim | None = None
 
 
-def compose(
-    source: SourceText,
-    *,
-    language: Language,
-    level: Level,
-    length: int,
-    variation_count: int,
-    speakers: Sequence[Speaker],
-) -> Dialogue:
-    """Return a dialogue of exactly ``length`` lines, each with ``variation_count`` variations.
+def compose(source: SourceText, outline: Outline) -> Dialogue:
+    """Return the dialogue that was outlined.
 
-    Speakers take turns. ValueError when the text has too little in it for that many lines, or
-    when more variations are asked for than there are.
+    ValueError when the text has too little in it for that many lines, or when more variations are
+    asked for than there are.
     """
-    if not 0 <= variation_count <= MOST_VARIATIONS:
-        msg = f"variationCount is {variation_count}: expected 0 to {MOST_VARIATIONS}"
+    level, language, speakers = outline.level, outline.language, outline.speakers
+    if not 0 <= outline.variation_count <= MOST_VARIATIONS:
+        msg = f"variationCount is {outline.variation_count}: expected 0 to {MOST_VARIATIONS}"
         raise ValueError(msg)
     reading = read(source.text)
-    plan = _plan(reading, (length + 1) // 2, level)
+    plan = _plan(reading, (outline.length + 1) // 2, level)
     lines: list[Line] = []
     for exchange in plan:
         for side in ("ask", "reply"):
@@ -63,15 +56,15 @@ def compose(
                 Line(
                     speaker=turn % len(speakers),
                     phrase=ways[0],
-                    variations=ways[1 : 1 + variation_count],
+                    variations=ways[1 : 1 + outline.variation_count],
                 )
             )
     return Dialogue(
         title=_phrase(lambda key: source.title[key.removesuffix("_plain")], language),
         language=language,
         level=level,
-        speakers=list(speakers),
-        lines=lines[:length],
+        speakers=speakers,
+        lines=lines[: outline.length],
         words=words(reading, language),
         source=source.id,
         made_by="phrase composer",

@@ -40,6 +40,19 @@ class Speaker(msgspec.Struct, frozen=True, kw_only=True):
     english: str | None = None
 
 
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dialogue is to be: ``length`` lines, each with ``variation_count`` variations.
+
+    The speakers take turns.
+    """
+
+    language: Language
+    level: Level
+    length: int
+    variation_count: int
+    speakers: list[Speaker]
+
+
 class Phrase(msgspec.Struct, frozen=True, kw_only=True):
     """Something said: as written, as read in kana (Japanese only), and in English."""
 

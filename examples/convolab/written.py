@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from examples.convolab.composer import words
 from examples.convolab.model import (
     LANGUAGE_NAMES,
     Dialogue,
-    Language,
-    Level,
     Line,
+    Outline,
     Phrase,
-    Speaker,
     level_label,
 )
 from examples.convolab.reader import read
@@ -40,17 +36,10 @@ class _Answer(msgspec.Struct, frozen=True):
     lines: list[_Turn]
 
 
-def messages(
-    source: SourceText,
-    *,
-    language: Language,
-    level: Level,
-    length: int,
-    variation_count: int,
-    speakers: Sequence[Speaker],
-) -> list[dict[str, str]]:
+def messages(source: SourceText, outline: Outline) -> list[dict[str, str]]:
     """Return what to ask a chat model for."""
-    names = ", ".join(speaker.name for speaker in speakers)
+    language = outline.language
+    names = ", ".join(speaker.name for speaker in outline.speakers)
     reading = ""
     if language == "ja":
         reading = (
@@ -59,61 +48,53 @@ def messages(
         )
     rules = (
         f"You write dialogues for learners of {LANGUAGE_NAMES[language]} at level"
-        f" {level_label(level, language)}. Use only words and grammar of that level."
+        f" {level_label(outline.level, language)}. Use only words and grammar of that level."
         ' Answer with one JSON object: {"title": {"text", "translation"}, "lines": [{"text",'
         ' "translation", "variations": [{"text", "translation"}]}]}.'
         f' "text" is {LANGUAGE_NAMES[language]}, "translation" is English.{reading}'
-        f" Exactly {length} lines, spoken in turn by {names}, without their names in the text."
-        f" Exactly {variation_count} variations for each line: other ways to say the same."
+        f" Exactly {outline.length} lines, spoken in turn by {names}, without their names in the"
+        " text."
+        f" Exactly {outline.variation_count} variations for each line: other ways to say the same."
     )
     task = f"The dialogue is about this text:\n\n{source.title['en'][0]}\n\n{source.text}"
     return [{"role": "system", "content": rules}, {"role": "user", "content": task}]
 
 
-def parse(
-    answer: str,
-    source: SourceText,
-    *,
-    language: Language,
-    level: Level,
-    length: int,
-    variation_count: int,
-    speakers: Sequence[Speaker],
-    made_by: str,
-) -> Dialogue:
+def parse(answer: str, source: SourceText, outline: Outline, *, made_by: str) -> Dialogue:
     """Return the dialogue in the model's ``answer``; BadAnswer says what is wrong with it."""
     try:
         found = msgspec.json.decode(answer, type=_Answer)
     except msgspec.DecodeError as error:
         msg = f"{made_by} gave no dialogue: {error}"
         raise BadAnswer(msg) from error
-    if len(found.lines) != length:
-        msg = f"{made_by} wrote {len(found.lines)} lines: expected {length}"
+    if len(found.lines) != outline.length:
+        msg = f"{made_by} wrote {len(found.lines)} lines: expected {outline.length}"
         raise BadAnswer(msg)
     lines = []
     for number, turn in enumerate(found.lines):
-        if len(turn.variations) < variation_count:
+        if len(turn.variations) < outline.variation_count:
             count = len(turn.variations)
-            msg = f"{made_by}: lines[{number}] has {count} variations: expected {variation_count}"
+            wanted = outline.variation_count
+            msg = f"{made_by}: lines[{number}] has {count} variations: expected {wanted}"
             raise BadAnswer(msg)
-        if not turn.text.strip() or (language == "ja" and not turn.reading):
-            wanted = "reading" if turn.text.strip() else "text"
-            msg = f"{made_by}: lines[{number}].{wanted} is empty"
+        if not turn.text.strip() or (outline.language == "ja" and not turn.reading):
+            missing = "reading" if turn.text.strip() else "text"
+            msg = f"{made_by}: lines[{number}].{missing} is empty"
             raise BadAnswer(msg)
         lines.append(
             Line(
-                speaker=number % len(speakers),
+                speaker=number % len(outline.speakers),
                 phrase=_phrase(turn),
-                variations=[_phrase(said) for said in turn.variations[:variation_count]],
+                variations=[_phrase(said) for said in turn.variations[: outline.variation_count]],
             )
         )
     return Dialogue(
         title=_phrase(found.title),
-        language=language,
-        level=level,
-        speakers=list(speakers),
+        language=outline.language,
+        level=outline.level,
+        speakers=outline.speakers,
         lines=lines,
-        words=words(read(source.text), language),
+        words=words(read(source.text), outline.language),
         source=source.id,
         made_by=made_by,
     )

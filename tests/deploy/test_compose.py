@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from aiohttp import ClientConnectionError, ClientSession
 
+from examples.benchmarks.benchkit.server import free_port
 from tests.support.markdown import ROOT
 from tests.support.waiting import wait_until
 
@@ -24,13 +24,6 @@ _PROGRAMS = {
     "convolab-worker": [sys.executable, "-m", "convolab_worker"],
     "python": [sys.executable],
 }
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 @pytest.fixture

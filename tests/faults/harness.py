@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
-from contextlib import ExitStack, asynccontextmanager, suppress
-from itertools import islice
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from redis import Redis
 
-import convolab_worker
 from convolab_worker import HandlerRegistry, Settings, Worker
+from tests.support.logged import RUN, LoggedProcess
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
 
@@ -27,10 +23,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.embedded import EmbeddedServer
 
-ROOT = Path(__file__).parents[2]
-SOURCES = Path(convolab_worker.__file__).parents[1]
 APP = "tests.faults.app:handlers"
-_FIRST_LINES = 20
 LEDGER_URL, LEDGER_NAME = "FAULTS_LEDGER_URL", "FAULTS_LEDGER_NAME"
 STATES = {
     "wait": "list",
@@ -94,77 +87,6 @@ class Ledger:
         rows: Any = self._redis.lrange(f"{self.name}:{what}", 0, -1)
         entries = [json.loads(row) for row in rows]
         return [entry for entry in entries if job_id in (None, entry["id"])]
-
-
-class WorkerProcess:
-    """``python -m convolab_worker run`` as a process of its own, with its log lines."""
-
-    def __init__(self, log: Path, arguments: Iterable[str], environ: dict[str, str]) -> None:
-        self._log = log
-        with log.open("ab") as stream:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "convolab_worker", "run", *arguments],
-                cwd=ROOT,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-            )
-
-    @property
-    def pid(self) -> int:
-        """The worker's process id."""
-        return self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """The exit code, None while it runs."""
-        return self._process.poll()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send the worker a signal."""
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """End it with SIGKILL, and wait for that."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.wait()
-
-    async def ended(self, *, within: float) -> int:
-        """Its exit code; fails the test if it does not end in time."""
-        await wait_until(
-            lambda: self.exit_code is not None, timeout=within, what=f"the end of worker {self.pid}"
-        )
-        assert self._process.returncode is not None
-        return self._process.returncode
-
-    @property
-    def has_started(self) -> bool:
-        """Whether it was ready to be stopped when it was looked at; at log level info or below."""
-        with self._log.open(errors="replace") as lines:
-            return any("worker.started" in line for line in islice(lines, _FIRST_LINES))
-
-    def text(self) -> str:
-        """All that it wrote."""
-        return self._log.read_text(errors="replace")
-
-    def events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Its log lines, all or those of one event."""
-        lines = []
-        for line in self.text().splitlines():
-            with suppress(ValueError):
-                entry = json.loads(line)
-                if isinstance(entry, dict) and name in (None, entry.get("event")):
-                    lines.append(entry)
-        return lines
-
-    async def says(self, event: str, *, within: float = 10.0) -> dict[str, Any]:
-        """The first log line of that event, waited for."""
-        await wait_until(
-            lambda: self.events(event), timeout=within, what=f"the log line {event}\n{self.text()}"
-        )
-        return self.events(event)[0]
 
 
 class Bench:
@@ -253,14 +175,11 @@ class Bench:
 
     def process(
         self, *, app: str = APP, log_level: str = "debug", **overrides: Any
-    ) -> WorkerProcess:
+    ) -> LoggedProcess:
         """A worker in a process of its own, killed in the end."""
         self._workers += 1
         settings = self.settings(**overrides)
         environ = {
-            **os.environ,
-            "PYTHONPATH": f"{SOURCES}{os.pathsep}{ROOT}",
-            "PYTHONUNBUFFERED": "1",
             LEDGER_URL: self.ledger.url,
             LEDGER_NAME: self.ledger.name,
             "REDIS_URL": settings.redis_url,
@@ -273,11 +192,10 @@ class Bench:
             "CONVOLAB_MAX_STALLED_COUNT": str(settings.max_stalled_count),
             "CONVOLAB_SHUTDOWN_GRACE": str(settings.shutdown_grace),
             "CONVOLAB_COMMAND_TIMEOUT": str(settings.command_timeout),
-            "LOG_FORMAT": "json",
             "LOG_LEVEL": log_level,
         }
         log = self._folder / f"worker-{self._workers}.log"
-        process = WorkerProcess(log, ["--app", app], environ)
+        process = LoggedProcess([*RUN, "--app", app], environ, log)
         self._stack.callback(process.kill)
         return process
 

@@ -6,12 +6,20 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 
 from convolab_worker import HandlerRegistry, JobClient, Settings, Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
+
+
+@pytest_asyncio.fixture
+async def client(make_settings: Callable[..., Settings]) -> AsyncIterator[JobClient]:
+    """A client of the test's own queue."""
+    async with JobClient(make_settings()) as client:
+        yield client
 
 
 @pytest.fixture

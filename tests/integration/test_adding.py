@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from redis.asyncio import Redis
 
 from convolab_worker import JobClient, Settings
@@ -19,13 +18,6 @@ from tests.support.proxy import TcpProxy
 
 pytestmark = pytest.mark.asyncio
 MANY = 1201  # more than two pipelines
-
-
-@pytest_asyncio.fixture
-async def client(make_settings: Callable[..., Settings]) -> AsyncIterator[JobClient]:
-    """A client of the test's own queue."""
-    async with JobClient(make_settings()) as client:
-        yield client
 
 
 def numbered(count: int) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ import signal
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -66,13 +65,6 @@ async def commands(tmp_path: Path, server_url: str, queue_name: str) -> AsyncIte
     commands = Commands(tmp_path, server_url, queue_name)
     yield commands
     await commands.close()
-
-
-@pytest_asyncio.fixture
-async def client(make_settings: Any) -> AsyncIterator[JobClient]:
-    """A client on the test's own queue."""
-    async with JobClient(make_settings()) as client:
-        yield client
 
 
 async def started(redis: Redis, queue: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import sys
 import wave
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,11 @@ from examples import embed_aiohttp, embed_fastapi
 from examples.convolab.app import handlers
 from examples.convolab.cards import exchange_card
 from examples.convolab.composer import compose
-from examples.convolab.model import DEFAULT_SPEAKERS
+from examples.convolab.model import DEFAULT_SPEAKERS, Outline
 from examples.convolab.payloads import AUDIO, COURSE, DIALOGUE, IMAGE, QUEUES
 from examples.convolab.sources import source_text
+from tests.support.commands import start_python
+from tests.support.markdown import ROOT
 from tests.support.service import says, service
 
 ENDED = 60.0
@@ -178,9 +178,8 @@ async def test_an_endpoint_is_used_when_its_variables_are_set(
 ) -> None:
     """With OpenAI's variables set, its interface writes the dialogue and makes the pictures."""
     source, speakers = source_text("fox-and-grapes"), DEFAULT_SPEAKERS["fr"]
-    model = compose(
-        source, language="fr", level="N3", length=2, variation_count=0, speakers=speakers
-    )
+    outline = Outline(language="fr", level="N3", length=2, variation_count=0, speakers=speakers)
+    model = compose(source, outline)
     picture = exchange_card(model, 0)
     asked: list[tuple[str, str, Any]] = []
 
@@ -242,13 +241,7 @@ async def test_the_demo_that_fails_says_why(tmp_path: Path) -> None:
     assert "dialogueLength asks for 20 exchanges" in errors
 
 
-async def _demo(*arguments: str) -> tuple[int | None, str, str]:
+async def _demo(*arguments: str) -> tuple[int, str, str]:
     """Run the demo as ``make demo`` does; return its exit code, output and errors."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "examples.convolab.demo", *arguments),
-        cwd=Path(__file__).parents[2],
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, errors = await asyncio.wait_for(process.communicate(), ENDED)
-    return process.returncode, out.decode(), errors.decode()
+    demo = await start_python("-m", "examples.convolab.demo", *arguments, cwd=ROOT)
+    return await demo.ended(ENDED)

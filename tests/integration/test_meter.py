@@ -13,8 +13,8 @@ import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
+from examples.benchmarks.benchkit.monitor import MonitorTap, count
 from tests.support.commandstats import counted_commands
-from tests.support.monitor import monitored_commands
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
 
@@ -153,9 +153,10 @@ async def test_the_meter_agrees_with_the_server(
     start_server: StartServer, make_settings: Callable[..., Settings], arrival: str
 ) -> None:
     """By MONITOR and commandstats, the worker's and the client's together, over mixed work."""
-    settings = make_settings(redis_url=start_server().url, **SETTINGS)
+    server = start_server()
+    settings = make_settings(redis_url=server.url, **SETTINGS)
 
-    await check(settings, MIXTURE, one_by_one=arrival == "one by one")
+    await check(server, settings, MIXTURE, one_by_one=arrival == "one by one")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,28 +164,31 @@ async def test_the_meter_agrees_for_each_kind_of_work(
     start_server: StartServer, make_settings: Callable[..., Settings], kind: str
 ) -> None:
     """Errors of several kinds don't hide behind each other."""
-    settings = make_settings(redis_url=start_server().url, **SETTINGS)
+    server = start_server()
+    settings = make_settings(redis_url=server.url, **SETTINGS)
 
-    await check(settings, KINDS[kind], one_by_one=True)
+    await check(server, settings, KINDS[kind], one_by_one=True)
 
 
-async def check(settings: Settings, works: list[Work], *, one_by_one: bool) -> None:
+async def check(
+    server: ServerProcess, settings: Settings, works: list[Work], *, one_by_one: bool
+) -> None:
     """Do the work, and compare the meters with the server."""
     worker, client = Worker(handlers, settings), JobClient(settings)
-    async with (
-        Redis.from_url(settings.redis_url, decode_responses=True) as redis,
-        monitored_commands(redis) as monitored,
-        counted_commands(redis) as counted,
-        AsyncExitStack() as stack,
-    ):
-        stack.push_async_callback(client.close)
-        if one_by_one:
-            await stack.enter_async_context(worker)
-        await add(client, worker, works, one_by_one=one_by_one)
-        if not one_by_one:
-            await stack.enter_async_context(worker)
-        ends = sum(work.ends for work in works)
-        await wait_until(lambda: ended(worker) == ends, timeout=A_WHILE)
+    async with Redis.from_url(server.url, decode_responses=True) as redis:
+        await redis.ping()  # so that the greeting of this connection is not counted
+        with MonitorTap(server.port) as tap:
+            start = tap.mark()
+            async with counted_commands(redis) as counted, AsyncExitStack() as stack:
+                stack.push_async_callback(client.close)
+                if one_by_one:
+                    await stack.enter_async_context(worker)
+                await add(client, worker, works, one_by_one=one_by_one)
+                if not one_by_one:
+                    await stack.enter_async_context(worker)
+                ends = sum(work.ends for work in works)
+                await wait_until(lambda: ended(worker) == ends, timeout=A_WHILE)
+            monitored = count(tap.between(start, tap.mark()), ignore=frozenset())
 
     commands = worker.stats()["commands"]
     sent = commands["sent"] + client.counter.client_sent

@@ -52,13 +52,6 @@ async def commands(tmp_path: Path, server_url: str, queue_name: str) -> AsyncIte
     await commands.close()
 
 
-@pytest_asyncio.fixture
-async def client(make_settings: Any) -> AsyncIterator[JobClient]:
-    """A client on the test's own queue."""
-    async with JobClient(make_settings()) as client:
-        yield client
-
-
 async def who(client: JobClient) -> list[Any]:
     """Which version runs, in which process."""
     answer: list[Any] = await client.result(await client.enqueue("who"), TIMEOUT)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest_asyncio
 from aiohttp import ClientSession
 
 from convolab_worker import JobClient, Settings
+from tests.support.commands import Commands, Process
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
@@ -35,64 +33,22 @@ async def work(job):
 """
 
 
-class Service:
-    """A worker service that runs, with its log and its port."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.log: list[dict[str, Any]] = []
-
-    async def until(self, event: str) -> dict[str, Any]:
-        """Read the log up to that event."""
-        assert self.process.stderr is not None
-        while True:
-            line = await asyncio.wait_for(self.process.stderr.readline(), TIMEOUT)
-            assert line, f"ended without {event}: {self.log}"
-            self.log.append(json.loads(line))
-            if self.log[-1]["event"] == event:
-                return self.log[-1]
-
-    async def session(self) -> ClientSession:
-        """Somebody to call it."""
-        port = (await self.until("server.listening"))["port"]
-        return ClientSession(f"http://127.0.0.1:{port}")
-
-
 class Services:
-    """Starts worker services for one test."""
+    """Starts worker services for one test, each on a free port."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        self._folder = folder
-        self._settings = settings
-        self._running: list[asyncio.subprocess.Process] = []
+        self.commands = Commands(folder, settings.redis_url, settings.queues[0])
 
-    async def start(self, *flags: str, **variables: str) -> Service:
-        """Start one on a free port."""
-        settings = self._settings
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "convolab_worker", "run", "--app", "jobs:handlers", *flags),
-            cwd=self._folder,
-            env={
-                **os.environ,
-                "REDIS_URL": settings.redis_url,
-                "CONVOLAB_QUEUES": settings.queues[0],
-                "CONVOLAB_SHUTDOWN_GRACE": f"{GRACE}s",
-                "LOG_FORMAT": "json",
-                "PORT": "0",
-                **variables,
-            },
-            stderr=asyncio.subprocess.PIPE,
-        )
-        self._running.append(process)
-        return Service(process)
+    async def start(self, *flags: str, **variables: str) -> Process:
+        """Start one."""
+        given = {"CONVOLAB_SHUTDOWN_GRACE": f"{GRACE}s", "PORT": "0", **variables}
+        return await self.commands.start("run", "--app", "jobs:handlers", *flags, **given)
 
-    async def end(self) -> None:
-        """Kill what still runs."""
-        for process in self._running:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
+    @staticmethod
+    async def session(service: Process) -> ClientSession:
+        """Make a session with the service as its base, once it listens."""
+        port = (await service.event("server.listening"))["port"]
+        return ClientSession(f"http://127.0.0.1:{port}")
 
 
 @pytest_asyncio.fixture
@@ -101,7 +57,7 @@ async def services(tmp_path: Path, server_url: str, queue_name: str) -> AsyncIte
     (tmp_path / "jobs.py").write_text(JOBS)
     services = Services(tmp_path, Settings(redis_url=server_url, queues=(queue_name,)))
     yield services
-    await services.end()
+    await services.commands.close()
 
 
 async def test_a_stop_answers_who_holds_and_is_over_in_time(
@@ -110,15 +66,15 @@ async def test_a_stop_answers_who_holds_and_is_over_in_time(
     """On SIGTERM /ready turns 503, the hold is answered with what is left, the exit is clean."""
     service = await services.start("--wake", K_SERVICE="worker")
     settings = Settings(redis_url=server_url, queues=(queue_name,))
-    async with JobClient(settings) as client, await service.session() as session:
+    async with JobClient(settings) as client, await services.session(service) as session:
         await client.enqueue("work", {"seconds": 60})
         holding = asyncio.create_task(_json(session, "/wake"))
-        await service.until("job.started")
-        service.process.send_signal(signal.SIGTERM)
+        await service.event("job.started")
+        service.send(signal.SIGTERM)
         began = time.monotonic()
         await wait_until(lambda: _is(session, "/ready", 503), what="unreadiness")
         status, answer = await holding
-        code = await asyncio.wait_for(service.process.wait(), TIMEOUT)
+        code, _, _ = await service.ended(TIMEOUT)
         seconds = time.monotonic() - began
 
     assert status == 200
@@ -140,12 +96,11 @@ async def test_on_cloud_run_work_is_held_and_elsewhere_it_is_not(
             ({"CONVOLAB_WAKE_MODE": "held"}, 200),
         ):
             service = await services.start("--wake", **variables)
-            async with await service.session() as session:
+            async with await services.session(service) as session:
                 job_id = await client.enqueue("work", {})
                 assert (await _json(session, "/wake"))[0] == status, variables
                 await client.result(job_id, timeout=TIMEOUT)
-            service.process.terminate()
-            await service.process.wait()
+            await service.stopped()
 
 
 @pytest.mark.parametrize(
@@ -162,10 +117,10 @@ async def test_what_makes_no_sense_is_refused(
 ) -> None:
     """Exit code 2 and one line that says what was expected."""
     service = await services.start(*flags, **variables)
-    _, errors = await asyncio.wait_for(service.process.communicate(), TIMEOUT)
+    code, _, errors = await service.ended(TIMEOUT)
 
-    assert message in errors.decode().splitlines()[-1]
-    assert service.process.returncode == 2
+    assert message in errors.splitlines()[-1]
+    assert code == 2
 
 
 async def _json(session: ClientSession, path: str) -> tuple[int, dict[str, Any]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +16,7 @@ from structlog.testing import capture_logs
 from convolab_worker import JobClient, Settings
 from convolab_worker.client.waker import Waker
 from convolab_worker.errors import ConfigurationError
+from tests.support.commands import start_python
 from tests.support.service import (
     AUDIENCE,
     Answer,
@@ -266,16 +265,9 @@ asyncio.run(main())
 
 async def run_python(*arguments: str, **environ: str) -> str:
     """Run Python to its good end; what it wrote to standard error."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *arguments,
-        env={**os.environ, **environ},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, errors = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, errors.decode()
-    return errors.decode()
+    code, _, errors = await (await start_python(*arguments, environ=environ)).ended(60)
+    assert code == 0, errors
+    return errors
 
 
 @pytest.mark.asyncio

@@ -28,16 +28,9 @@ class Board:
     """A browser that looks at Bull Board, and the client of the same queue."""
 
     def __init__(self, node: NodeProcess, client: JobClient, pictures: Path) -> None:
-        self._node = node
+        self.ask = node.ask
         self._pictures = pictures
         self.client = client
-
-    async def ask(self, op: str, **arguments: Any) -> Any:
-        """Have the browser do something; its error fails the test."""
-        await self._node.send({"op": op, **arguments})
-        answer = await self._node.receive(timeout=PATIENCE)
-        assert "error" not in answer, answer["error"]
-        return answer["ok"]
 
     async def add(self, *steps: dict[str, Any], **opts: Any) -> str:
         """Add a job of those steps as Node does; its id."""

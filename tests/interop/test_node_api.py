@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.interop.session import NodeSession
+from tests.support.commands import Commands
+from tests.support.markdown import ROOT
 
-ROOT = Path(__file__).parents[2]
 SCENARIO = "an API waits for its jobs"
 KINDS = {
     "generate-audio": "audio-generation",
@@ -30,34 +26,17 @@ KINDS = {
 @asynccontextmanager
 async def worker_process(server_url: str, prefix: str) -> AsyncIterator[None]:
     """``convolab_worker run`` on the application's four queues, as an operator starts it."""
-    environment = {
-        **os.environ,
-        "REDIS_URL": server_url,
-        "CONVOLAB_PREFIX": prefix,
-        "CONVOLAB_QUEUES": ",".join(KINDS.values()),
-        "CONVOLAB_PROGRESS_INTERVAL": "0",
-        "LOG_FORMAT": "json",
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "convolab_worker", "run", "--app", "tests.interop.app:handlers"),
-        cwd=ROOT,
-        env=environment,
-        stderr=asyncio.subprocess.PIPE,
+    commands = Commands(ROOT, server_url, ",".join(KINDS.values()))
+    worker = await commands.start(
+        *("run", "--app", "tests.interop.app:handlers"),
+        CONVOLAB_PREFIX=prefix,
+        CONVOLAB_PROGRESS_INTERVAL="0",
     )
-    log = asyncio.create_task(_read(process.stderr))
     try:
         yield
     finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        code = await asyncio.wait_for(process.wait(), 20)
-        text = (await log).decode(errors="replace")
-    assert code == 0, text
-
-
-async def _read(stream: asyncio.StreamReader | None) -> bytes:
-    return b"" if stream is None else await stream.read()
+        code, _, errors = await worker.stopped()
+    assert code == 0, errors
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -25,14 +25,7 @@ class Browser:
 
     def __init__(self, node: NodeProcess) -> None:
         """Drive ``node``'s browser."""
-        self._node = node
-
-    async def ask(self, op: str, **arguments: Any) -> Any:
-        """Have the browser do something; its error fails the test."""
-        await self._node.send({"op": op, **arguments})
-        answer = await self._node.receive(timeout=PATIENCE)
-        assert "error" not in answer, answer["error"]
-        return answer["ok"]
+        self.ask = node.ask
 
     async def shows(self, selector: str, text: str = "") -> str:
         """The text of what is there, once it is."""

@@ -1,18 +1,24 @@
-"""Commands of convolab-worker as processes, their standard error read line by line."""
+"""Python programs as processes driven by coroutines, above all the commands of convolab-worker."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
-from pathlib import Path
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
 
 TIMEOUT = 20.0
 
 
 class Process:
-    """A command of convolab-worker that runs, its standard error read line by line."""
+    """A program that runs, its standard error read line by line."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -33,6 +39,13 @@ class Process:
             if text in self.errors[-1]:
                 return self.errors[-1]
 
+    async def event(self, name: str) -> dict[str, Any]:
+        """Return the next line of a JSON log that is about the event."""
+        while True:
+            line: dict[str, Any] = json.loads(await self.until(name))
+            if line["event"] == name:
+                return line
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)
@@ -43,11 +56,33 @@ class Process:
         assert self._process.returncode is not None
         return self._process.returncode, out.decode(), "".join(self.errors) + rest.decode()
 
+    async def stopped(self, timeout: float = TIMEOUT) -> tuple[int, str, str]:
+        """End the process as a platform does, and return the same as ``ended``."""
+        with suppress(ProcessLookupError):  # it has ended by itself, and its exit code tells why
+            self.send(signal.SIGTERM)
+        return await self.ended(timeout)
+
     async def close(self) -> None:
         """End the process if it still runs, and close its streams."""
         if self._process.returncode is None:
             self._process.kill()
         await self._process.communicate()
+
+
+async def start_python(
+    *arguments: str, cwd: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Process:
+    """Start this interpreter, with further variables."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        cwd=cwd,
+        env={**os.environ, **(environ or {})},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    return Process(process)
 
 
 class Commands:
@@ -57,7 +92,6 @@ class Commands:
         self._directory = directory
         self.queue = queue
         self._environ = {
-            **os.environ,
             "TEST_REDIS_URL": url,
             "REDIS_URL": url,
             "CONVOLAB_QUEUES": queue,
@@ -69,15 +103,12 @@ class Commands:
 
     async def start(self, *arguments: str, **environ: str) -> Process:
         """Start a command with further variables."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "convolab_worker", *arguments),
+        process = await start_python(
+            *("-m", "convolab_worker", *arguments),
             cwd=self._directory,
-            env=self._environ | environ,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            environ=self._environ | environ,
         )
-        self._started.append(Process(process))
+        self._started.append(process)
         return self._started[-1]
 
     async def run(self, *arguments: str, **environ: str) -> tuple[int, str, str]:

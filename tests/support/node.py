@@ -53,6 +53,13 @@ class NodeProcess:
             raise AssertionError(msg)
         return json.loads(line)
 
+    async def ask(self, op: str, *, timeout: float = 60.0, **arguments: Any) -> Any:
+        """Have a script that serves requests do something; its error fails the test."""
+        await self.send({"op": op, **arguments})
+        answer = await self.receive(timeout=timeout)
+        assert "error" not in answer, answer["error"]
+        return answer["ok"]
+
     def kill(self) -> None:
         """End the script at once."""
         with suppress(ProcessLookupError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,13 @@ def test_the_api_page_has_every_public_name() -> None:
     listed = re.findall(r"^::: convolab_worker\.(\w+)$", page, re.MULTILINE)
 
     assert set(convolab_worker.__all__) <= set(listed)
+
+
+def test_the_page_on_installing_lists_every_extra_and_no_other() -> None:
+    """Dependency groups, which users can't install, stand in no table of extras."""
+    page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    listed = re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)
+
+    assert sorted(listed) == sorted(project["optional-dependencies"])

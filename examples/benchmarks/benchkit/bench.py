@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -63,16 +64,15 @@ class Bench:
         self.server = PrivateServer()
         self.warm_up = warm_up
         self._rounds = 0
+        self._ends = ExitStack()
         self.versions: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Start the server and the producer."""
-        self.server.__enter__()
-        try:
-            self.producer = Producer()
-        except BaseException:
-            self.server.__exit__(None, None, None)
-            raise
+        with ExitStack() as ends:
+            ends.enter_context(self.server)
+            self.producer = ends.enter_context(Producer())
+            self._ends = ends.pop_all()
         self.versions = {"valkey": self.server.version, **self.producer.ready["versions"]}
         return self
 
@@ -83,8 +83,7 @@ class Bench:
         traceback: TracebackType | None,
     ) -> None:
         """Stop both."""
-        self.producer.close()
-        self.server.__exit__(kind, error, traceback)
+        self._ends.close()
 
     def timed(
         self, contender: Contender, concurrency: int, jobs: int, *, shape: Shape = NO_OP
@@ -111,7 +110,7 @@ class Bench:
         queue, before = self.new_queue()
         with (
             self.loaded(contender, concurrency, queue, jobs, NO_OP) as worker,
-            MonitorTap(self.server) as tap,
+            MonitorTap(self.server.port) as tap,
         ):
             others = frozenset(fields["addr"] for fields in before.values())
             start = tap.mark()

@@ -55,7 +55,7 @@ class IdleWorker:
             if scenario.paused:
                 producer.pause(self.server.url, queue)
         stack.callback(producer.leave, self.server.url)
-        self._tap = stack.enter_context(MonitorTap(self.server))
+        self._tap = stack.enter_context(MonitorTap(self.server.port))
         connections = self.server.connections()
         self._others = frozenset(connections)
         self._addresses = frozenset(fields["addr"] for fields in connections.values())

@@ -1,5 +1,7 @@
 """Every command as the server sees it: who sent it, when, and whether a script ran it.
 
+Benchmarks count with it, and so do the tests that compare the worker's own meter with the server.
+
 Why MONITOR and not a counter: found by experiment on Valkey 9.1, each of the server's
 counters (commandstats, ``total_commands_processed``, ``tot-cmds`` of a connection) counts
 the commands inside Lua together with those a client sent, and none tells them apart.
@@ -21,8 +23,6 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
-
-    from examples.benchmarks.benchkit.server import PrivateServer
 
 # What a provider that bills by the command leaves off its bill (Upstash, 2026).
 FREE_COMMANDS = frozenset({"auth", "command", "info", "ping", "quit"})
@@ -94,11 +94,15 @@ def count(commands: Iterable[SeenCommand], *, ignore: frozenset[str]) -> Command
 
 
 class MonitorTap:
-    """A MONITOR connection to a server, read by a thread of its own."""
+    """A MONITOR connection to a server on loopback, read by a thread of its own.
 
-    def __init__(self, server: PrivateServer) -> None:
-        """Prepare a tap on ``server``; nothing is read before the ``with`` block."""
-        self._server = server
+    The thread reads at once: a server drops a reader that lets its output pile up. A second
+    connection sends an ECHO for each mark; what it sends is not among the commands that were seen.
+    """
+
+    def __init__(self, port: int) -> None:
+        """Prepare a tap on the server at ``port``; nothing is read before the ``with`` block."""
+        self._port = port
         self._commands: list[SeenCommand] = []
         self._arrived = threading.Condition()
         self._fences: set[str] = set()
@@ -106,7 +110,9 @@ class MonitorTap:
 
     def __enter__(self) -> Self:
         """Start to listen; whatever is sent from now on is seen."""
-        self._socket = socket.create_connection(("127.0.0.1", self._server.port))
+        self._socket = socket.create_connection(("127.0.0.1", self._port))
+        self._echo = socket.create_connection(("127.0.0.1", self._port))
+        self._echo_address = "{}:{}".format(*self._echo.getsockname())
         self._socket.sendall(b"MONITOR\r\n")
         self._thread.start()
         self.mark()
@@ -119,6 +125,7 @@ class MonitorTap:
         traceback: TracebackType | None,
     ) -> None:
         """Hang up and wait for the reading thread."""
+        self._echo.close()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=5)
         self._socket.close()
@@ -128,11 +135,12 @@ class MonitorTap:
         fence = uuid.uuid4().hex
         # Until the server has taken up MONITOR an echo can pass unseen: hence the repetition.
         for _ in range(100):
-            self._server.admin.echo(fence)
+            self._echo.sendall(f"ECHO {fence}\r\n".encode())
+            self._echo.recv(1024)
             with self._arrived:
                 if self._arrived.wait_for(lambda: fence in self._fences, timeout=0.5):
                     return len(self._commands)
-        msg = "MONITOR shows nothing of what is sent: expected the benchmark's own ECHO"
+        msg = "MONITOR shows nothing of what is sent: expected the tap's own ECHO"
         raise RuntimeError(msg)
 
     def between(self, start: int, end: int | None = None) -> list[SeenCommand]:
@@ -149,7 +157,8 @@ class MonitorTap:
                     continue
                 last_client = command.client
                 with self._arrived:
-                    self._commands.append(command)
-                    if command.name == "echo":
+                    if command.client == self._echo_address:
                         self._fences.add(command.argument)
                         self._arrived.notify_all()
+                    else:
+                        self._commands.append(command)

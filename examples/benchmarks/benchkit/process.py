@@ -1,27 +1,19 @@
-"""The contenders and the producer: processes that speak lines of JSON with the benchmark."""
+"""The contenders and the producer, each a process of its own."""
 
 from __future__ import annotations
 
 import json
 import os
-import queue
 import shutil
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
+
+from examples.benchmarks.benchkit.child import ROOT, LineProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
-
-_ROOT = Path(__file__).resolve().parents[3]
-_START_SECONDS = 30.0
-_STOP_SECONDS = 10.0
 
 
 class BenchmarkError(RuntimeError):
@@ -75,100 +67,6 @@ class Added:
     def rate(self) -> float:
         """Jobs a second."""
         return self.jobs / self.seconds
-
-
-class LineProcess:
-    """A child process that answers lines of JSON on its standard output."""
-
-    def __init__(self, name: str, command: Sequence[str]) -> None:
-        """Start ``command``; its first line says that it is ready, and its versions."""
-        self.name = name
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        self._process = subprocess.Popen(
-            command,
-            cwd=_ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            bufsize=1,
-        )
-        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        threading.Thread(target=self._read, name=f"{name}-output", daemon=True).start()
-        self.ready = self.expect("ready", timeout=_START_SECONDS)
-
-    def __enter__(self) -> Self:
-        """Give the running process."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the process: by end of input first, by force if it does not follow."""
-        self.close()
-
-    def ask(self, request: Mapping[str, object], *, timeout: float = 120.0) -> dict[str, Any]:
-        """Send one request and give its answer, which carries the same ``op``."""
-        if self._process.stdin is None:  # pragma: no cover - PIPE was asked for
-            raise BenchmarkError(self.name)
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise BenchmarkError(self.told("is gone")) from error
-        return self.expect(str(request["op"]), timeout=timeout)
-
-    def expect(self, *events: str, timeout: float) -> dict[str, Any]:
-        """Wait up to ``timeout`` seconds for the next line about one of ``events``."""
-        line = self.poll(*events, timeout=timeout)
-        if line is None:
-            said = " or ".join(events)
-            raise BenchmarkError(self.told(f"said nothing of {said} in {timeout:g} s"))
-        return line
-
-    def poll(self, *events: str, timeout: float) -> dict[str, Any] | None:
-        """Wait like ``expect``, and give None when nothing came; other lines are dropped."""
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                return None
-            if line is None:
-                raise BenchmarkError(self.told(f"ended before it said {' or '.join(events)}"))
-            if line.get("event") in events:
-                return line
-
-    def close(self) -> None:
-        """End the process and wait until it is gone."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
-
-    def told(self, what: str) -> str:
-        """Make a message of ``what`` that has the process's name and what it said of errors."""
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip()
-        return f"{self.name} {what}" + (f"; it said:\n{said[-2000:]}" if said else "")
-
-    def _read(self) -> None:
-        if self._process.stdout is None:  # pragma: no cover - PIPE was asked for
-            return
-        for line in self._process.stdout:
-            try:
-                message = json.loads(line)
-            except ValueError:
-                message = {"event": "noise", "text": line}
-            self._lines.put(message)
-        self._lines.put(None)
 
 
 class WorkerProcess(LineProcess):
@@ -287,7 +185,7 @@ def resident(pid: int) -> int:
 def _program(file: str) -> list[str]:
     if file.endswith(".py"):
         return [sys.executable, "-m", f"examples.benchmarks.contenders.{file.removesuffix('.py')}"]
-    return [node(), str(_ROOT / "examples" / "benchmarks" / "contenders" / file)]
+    return [node(), str(ROOT / "examples" / "benchmarks" / "contenders" / file)]
 
 
 def node() -> str:

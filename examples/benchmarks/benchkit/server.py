@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
-from urllib.parse import urlsplit
+from typing import Any, Self, cast
 
 import redis
 
 from convolab_worker.embedded import EmbeddedServer
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 ADMIN_NAME = "benchmark-admin"
 
@@ -49,39 +47,31 @@ class ServerUsage:
         return sum(self.commands_by_connection.values())
 
 
-class PrivateServer:
-    """A Valkey of one's own on a free port of the loopback interface, without persistence."""
+class PrivateServer(EmbeddedServer):
+    """A Valkey of one's own on a free port of the loopback interface, with a client for its state.
+
+    ``directives`` are Valkey's own configuration.
+    """
 
     def __init__(self, **directives: str) -> None:
-        """Prepare a server; nothing starts before the ``with`` block.
-
-        ``directives`` are Valkey's own configuration.
-        """
-        self._server = EmbeddedServer(options=directives)
-        self.port = 0
-        self.url = ""
+        super().__init__(options=directives)
+        self._ends = ExitStack()
         self.version = ""
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
         """Start the server and connect the benchmark's own client."""
-        self._server.start()
-        self.url = self._server.url
-        self.port = urlsplit(self.url).port or 0
+        super().start()
         self.admin = redis.Redis.from_url(
             self.url, decode_responses=True, client_name=ADMIN_NAME, socket_timeout=30
         )
+        self._ends.callback(self.admin.close)
         self.version = str(self._info("server").get("valkey_version", "unknown"))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
         """Stop the server; its data goes with it."""
-        self.admin.close()
-        self._server.stop()
+        self._ends.close()
+        super().stop()
 
     def connections(self) -> dict[str, dict[str, str]]:
         """Every connection's fields as CLIENT LIST gives them, by its id."""
@@ -132,3 +122,10 @@ class PrivateServer:
 
     def _info(self, section: str) -> dict[str, Any]:
         return self.admin.info(section)
+
+
+def free_port() -> int:
+    """Find a port of loopback that nobody listens on now, for a program that needs to be told."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port

@@ -9,7 +9,7 @@ from convolab_worker import HandlerRegistry, Job, errors
 from examples.convolab import written
 from examples.convolab.composer import compose
 from examples.convolab.endpoint import Endpoint
-from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue
+from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue, Outline
 from examples.convolab.payloads import DIALOGUE, DialogueRequest
 from examples.convolab.sources import SourceText, source_text
 from examples.convolab.store import Store
@@ -38,8 +38,9 @@ async def generate_dialogue(job: Job[DialogueRequest]) -> DialogueResult:
         raise errors.UnrecoverableError(msg) from error
     await job.progress(10)
     endpoint = Endpoint.from_env(os.environ, "OPENAI_MODEL")
+    outline = _outline(request)
     dialogue = (
-        _composed(source, request) if endpoint is None else await _asked(endpoint, source, request)
+        _composed(source, outline) if endpoint is None else await _asked(endpoint, source, outline)
     )
     await job.progress(80)
     # A job's id may have characters that no folder's name should have.
@@ -56,41 +57,25 @@ async def generate_dialogue(job: Job[DialogueRequest]) -> DialogueResult:
     }
 
 
-def _composed(source: SourceText, request: DialogueRequest) -> Dialogue:
-    """Compose offline; what the text can't give, it can't give at another attempt either."""
-    try:
-        return compose(
-            source,
-            language=request.language,
-            level=request.jlptLevel,
-            length=request.dialogueLength,
-            variation_count=request.variationCount,
-            speakers=request.speakers or DEFAULT_SPEAKERS[request.language],
-        )
-    except ValueError as error:
-        raise errors.UnrecoverableError(str(error)) from error
-
-
-async def _asked(endpoint: Endpoint, source: SourceText, request: DialogueRequest) -> Dialogue:
-    """Ask a language model; an answer that won't do fails this attempt only."""
-    speakers = request.speakers or DEFAULT_SPEAKERS[request.language]
-    answer = await endpoint.chat(
-        written.messages(
-            source,
-            language=request.language,
-            level=request.jlptLevel,
-            length=request.dialogueLength,
-            variation_count=request.variationCount,
-            speakers=speakers,
-        )
-    )
-    return written.parse(
-        answer,
-        source,
+def _outline(request: DialogueRequest) -> Outline:
+    return Outline(
         language=request.language,
         level=request.jlptLevel,
         length=request.dialogueLength,
         variation_count=request.variationCount,
-        speakers=speakers,
-        made_by=endpoint.model,
+        speakers=request.speakers or DEFAULT_SPEAKERS[request.language],
     )
+
+
+def _composed(source: SourceText, outline: Outline) -> Dialogue:
+    """Compose offline; what the text can't give, it can't give at another attempt either."""
+    try:
+        return compose(source, outline)
+    except ValueError as error:
+        raise errors.UnrecoverableError(str(error)) from error
+
+
+async def _asked(endpoint: Endpoint, source: SourceText, outline: Outline) -> Dialogue:
+    """Ask a language model; an answer that won't do fails this attempt only."""
+    answer = await endpoint.chat(written.messages(source, outline))
+    return written.parse(answer, source, outline, made_by=endpoint.model)

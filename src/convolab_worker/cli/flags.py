@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker import cost_report
 from convolab_worker._setting_types import Choice, Duration, Kind, Names, Url, Whole
+from convolab_worker.cli.commands.cost.flags import add_arguments as add_cost_arguments
 from convolab_worker.settings import OPTIONS
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _add_doctor(commands: Any) -> None:
 
 def _add_cost(commands: Any) -> None:
     summary = "work out what a workload costs a day and a month, by several ways of working"
-    cost_report.add_arguments(_bare_command(commands, "cost", summary))
+    add_cost_arguments(_bare_command(commands, "cost", summary))
 
 
 def _add_option(command: argparse.ArgumentParser, name: str, *more: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from convolab_worker import cost_report
 from convolab_worker.cli.flags import FAILED, INTERRUPTED, MISUSED, PROGRAM, parser
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.settings import OPTIONS, Settings
@@ -169,6 +168,12 @@ def _doctor(given: argparse.Namespace) -> int:
     return doctor.doctor(settings, strict=given.strict, as_lines=given.json)
 
 
+def _cost(given: argparse.Namespace) -> int:
+    from convolab_worker.cli.commands.cost import report
+
+    return report.main(given)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "drain": _drain,
@@ -178,7 +183,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "failed": _failed,
     "migrate": _migrate,
     "doctor": _doctor,
-    "cost": cost_report.main,
+    "cost": _cost,
 }
 
 

@@ -98,12 +98,16 @@ class Bar:
                 sys.stderr.flush()
 
 
-def table(rows: Sequence[Sequence[object]]) -> str:
-    """Align rows in columns: numbers to the right, the rest to the left."""
+def table(rows: Sequence[Sequence[object]], *, right: bool = False) -> str:
+    """Align rows in columns: numbers to the right, the rest to the left.
+
+    With ``right``, all columns but the first go to the right.
+    """
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [
-        len(rows) > 1 and all(isinstance(row[place], int) for row in rows[1:])
+        (right and place > 0)
+        or (len(rows) > 1 and all(isinstance(row[place], int) for row in rows[1:]))
         for place in range(len(widths))
     ]
     return "\n".join(

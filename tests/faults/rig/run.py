@@ -21,6 +21,7 @@ from tests.faults.harness import LEDGER_NAME, LEDGER_URL, Ledger, lasting
 from tests.faults.rig.day import QUEUES, Day, Planned, planned
 from tests.faults.rig.supervisor import Account, CloudRun
 from tests.support.commandstats import CommandCounts, counted_commands
+from tests.support.logged import RUN
 from tests.support.markdown import ROOT, blocks
 from tests.support.node import NodeScripts
 from tests.support.waiting import wait_until
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from convolab_worker.embedded import EmbeddedServer
 
 APP = "tests.faults.rig.app:handlers"
-_RUN = (sys.executable, "-m", "convolab_worker", "run", "--app", APP)
+_RUN = (*RUN, "--app", APP)
 _SCHEDULER = {"User-Agent": "Google-Cloud-Scheduler"}
 _TWICE_SHARE = 0.05  # a scheduler delivers at least once
 

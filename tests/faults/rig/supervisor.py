@@ -17,10 +17,7 @@ share the instance, as with a high ``containerConcurrency``.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -29,7 +26,8 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from aiohttp.test_utils import TestServer
 
-from tests.faults.harness import ROOT, SOURCES
+from examples.benchmarks.benchkit.server import free_port
+from tests.support.logged import LoggedProcess
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ class Account:
 class Instance:
     """One process of the service."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, account: Account) -> None:
+    def __init__(self, process: LoggedProcess, port: int, account: Account) -> None:
         self._process = process
         self._account = account
         self._born = self._since = time.monotonic()
@@ -73,47 +71,43 @@ class Instance:
     @property
     def is_gone(self) -> bool:
         """Whether the process has ended, told to or not."""
-        return self._process.poll() is not None
+        return self._process.exit_code is not None
 
     def freeze(self) -> None:
         """Take its CPU away."""
         self._bill()
         self.is_frozen = True
         self._account.freezes += 1
-        self._signal(signal.SIGSTOP)
+        self._process.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Give it its CPU."""
         self._since = time.monotonic()
         self.is_frozen = False
-        self._signal(signal.SIGCONT)
+        self._process.signal(signal.SIGCONT)
 
     async def end(self) -> None:
         """SIGTERM, and SIGKILL when it takes too long."""
         if self.is_frozen:
             self.thaw()
-        self._signal(signal.SIGTERM)
+        self._process.signal(signal.SIGTERM)
         try:
-            await wait_until(lambda: self.is_gone, timeout=_TERM_SECONDS, what="the end")
+            await self._process.ended(within=_TERM_SECONDS)
         except AssertionError:
             self._account.killed += 1
             self._process.kill()
-            self._process.wait()
         self.settle()
 
     def settle(self) -> None:
         """Close the account of a process that has ended."""
         self._bill()
         self._account.alive_seconds += time.monotonic() - self._born
-        self._account.exit_codes.append(self._process.wait())
+        assert self._process.exit_code is not None
+        self._account.exit_codes.append(self._process.exit_code)
 
     def _bill(self) -> None:
         self._account.billed_seconds += time.monotonic() - self._since
         self._since = time.monotonic()
-
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            self._process.send_signal(number)
 
 
 class CloudRun:
@@ -250,24 +244,9 @@ class CloudRun:
 
     def _spawn(self) -> Instance:
         self.account.starts += 1
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                self._command,
-                cwd=ROOT,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": f"{SOURCES}{os.pathsep}{ROOT}",
-                    "PYTHONUNBUFFERED": "1",
-                    "LOG_FORMAT": "json",
-                    "PORT": str(port),
-                    **self._environ,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        port = free_port()
+        environ = {"PORT": str(port), **self._environ}
+        process = LoggedProcess(self._command, environ, self._log)
         return Instance(process, port, self.account)
 
     async def _start(self) -> Instance:

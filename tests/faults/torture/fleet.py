@@ -10,7 +10,8 @@ import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.faults.harness import Bench, WorkerProcess
+from tests.faults.harness import Bench
+from tests.support.logged import LoggedProcess
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_until
 
@@ -26,12 +27,12 @@ class Place:
     def __init__(self, bench: Bench, proxy: TcpProxy | None, settings: dict[str, Any]) -> None:
         self._bench = bench
         self._settings = settings
-        self._retired: list[WorkerProcess] = []
+        self._retired: list[LoggedProcess] = []
         self.proxy = proxy
         self.lock = asyncio.Lock()
         self.worker = self._start()
 
-    def _start(self) -> WorkerProcess:
+    def _start(self) -> LoggedProcess:
         overrides = dict(self._settings)
         if self.proxy is not None:
             overrides["redis_url"] = self.proxy.url
@@ -43,7 +44,7 @@ class Place:
         return not self.lock.locked()
 
     @property
-    def workers(self) -> list[WorkerProcess]:
+    def workers(self) -> list[LoggedProcess]:
         """All workers that have run here."""
         return [*self._retired, self.worker]
 

@@ -20,7 +20,14 @@ from examples.convolab.assembly import CourseResult, assemble
 from examples.convolab.composer import compose
 from examples.convolab.endpoint import Endpoint, EndpointError, refusal
 from examples.convolab.live import Live
-from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue, Language, PauseMode, Speaker
+from examples.convolab.model import (
+    DEFAULT_SPEAKERS,
+    Dialogue,
+    Language,
+    Outline,
+    PauseMode,
+    Speaker,
+)
 from examples.convolab.sources import source_text
 from examples.convolab.speech import record
 from examples.convolab.store import Store
@@ -47,11 +54,13 @@ def made(
     """Make a course of four lines with two pictures that are none."""
     dialogue = compose(
         source_text("fox-and-grapes"),
-        language=language,
-        level="N5",
-        length=4,
-        variation_count=1,
-        speakers=speakers or DEFAULT_SPEAKERS[language],
+        Outline(
+            language=language,
+            level="N5",
+            length=4,
+            variation_count=1,
+            speakers=speakers or DEFAULT_SPEAKERS[language],
+        ),
     )
     store.save_dialogue("c1", dialogue)
     for picture in ("script/01.png", "script/02.png", "cards/01.png", "cards/02.png"):

@@ -11,7 +11,7 @@ import pytest
 
 from examples.convolab import written
 from examples.convolab.composer import compose, say_claim
-from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue, Language, Level, Speaker
+from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue, Language, Level, Outline, Speaker
 from examples.convolab.reader import read, topics
 from examples.convolab.sources import source_ids, source_text
 
@@ -29,11 +29,13 @@ def composed(
     """Compose a dialogue with the usual speakers."""
     return compose(
         source_text(episode),
-        language=language,
-        level=level,
-        length=length,
-        variation_count=variation_count,
-        speakers=DEFAULT_SPEAKERS[language],
+        Outline(
+            language=language,
+            level=level,
+            length=length,
+            variation_count=variation_count,
+            speakers=DEFAULT_SPEAKERS[language],
+        ),
     )
 
 
@@ -102,11 +104,13 @@ def test_speakers_take_turns_and_call_each_other_by_name() -> None:
 
     dialogue = compose(
         source_text("crow-and-pitcher"),
-        language="es",
-        level="N5",
-        length=7,
-        variation_count=0,
-        speakers=speakers,
+        Outline(
+            language="es",
+            level="N5",
+            length=7,
+            variation_count=0,
+            speakers=speakers,
+        ),
     )
 
     assert [line.speaker for line in dialogue.lines] == [0, 1, 2, 0, 1, 2, 0]
@@ -177,11 +181,13 @@ def test_a_text_without_known_words_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing happen"):
         compose(
             strange,
-            language="ja",
-            level="N5",
-            length=4,
-            variation_count=0,
-            speakers=DEFAULT_SPEAKERS["ja"],
+            Outline(
+                language="ja",
+                level="N5",
+                length=4,
+                variation_count=0,
+                speakers=DEFAULT_SPEAKERS["ja"],
+            ),
         )
 
 
@@ -210,11 +216,13 @@ def parsed(text: str) -> Dialogue:
     return written.parse(
         text,
         source_text("fox-and-grapes"),
-        language="ja",
-        level="N5",
-        length=2,
-        variation_count=1,
-        speakers=DEFAULT_SPEAKERS["ja"],
+        Outline(
+            language="ja",
+            level="N5",
+            length=2,
+            variation_count=1,
+            speakers=DEFAULT_SPEAKERS["ja"],
+        ),
         made_by="writer",
     )
 
@@ -249,11 +257,13 @@ def test_a_model_is_asked_for_what_the_payload_says() -> None:
     """Level, length, variations and speakers are in the instructions, the text in the task."""
     rules, task = written.messages(
         source_text("fox-and-grapes"),
-        language="es",
-        level="N3",
-        length=7,
-        variation_count=2,
-        speakers=DEFAULT_SPEAKERS["es"],
+        Outline(
+            language="es",
+            level="N3",
+            length=7,
+            variation_count=2,
+            speakers=DEFAULT_SPEAKERS["es"],
+        ),
     )
 
     for wanted in ("Spanish", "CEFR B1", "Exactly 7 lines", "Exactly 2 variations", "Lucía, Mateo"):

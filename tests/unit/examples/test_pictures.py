@@ -12,7 +12,15 @@ from examples.convolab.cards import HEIGHT, WIDTH, cover, exchange_card, script_
 from examples.convolab.composer import compose
 from examples.convolab.fonts import fit, font, has_glyph, line_height, missing, showable, wrap
 from examples.convolab.icons import ICONS
-from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue, Language, Level, Line, Phrase
+from examples.convolab.model import (
+    DEFAULT_SPEAKERS,
+    Dialogue,
+    Language,
+    Level,
+    Line,
+    Outline,
+    Phrase,
+)
 from examples.convolab.sources import nouns, source_ids, source_text
 
 LANGUAGES: tuple[Language, ...] = ("ja", "es", "de", "fr")
@@ -25,11 +33,13 @@ def dialogue_in(
     """Compose a dialogue."""
     return compose(
         source_text(episode),
-        language=language,
-        level=level,
-        length=10,
-        variation_count=3,
-        speakers=DEFAULT_SPEAKERS[language],
+        Outline(
+            language=language,
+            level=level,
+            length=10,
+            variation_count=3,
+            speakers=DEFAULT_SPEAKERS[language],
+        ),
     )
 
 

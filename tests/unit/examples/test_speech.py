@@ -13,7 +13,15 @@ import pytest
 
 from examples.convolab.composer import compose
 from examples.convolab.espeak import Samples, SpeechError, espeak, short_path
-from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue, Language, Line, Phrase, Speaker
+from examples.convolab.model import (
+    DEFAULT_SPEAKERS,
+    Dialogue,
+    Language,
+    Line,
+    Outline,
+    Phrase,
+    Speaker,
+)
 from examples.convolab.sources import source_text
 from examples.convolab.speech import (
     NoReading,
@@ -30,11 +38,13 @@ def dialogue_in(language: Language, length: int = 6) -> Dialogue:
     """Compose a short dialogue."""
     return compose(
         source_text("fox-and-grapes"),
-        language=language,
-        level="N5",
-        length=length,
-        variation_count=0,
-        speakers=DEFAULT_SPEAKERS[language],
+        Outline(
+            language=language,
+            level="N5",
+            length=length,
+            variation_count=0,
+            speakers=DEFAULT_SPEAKERS[language],
+        ),
     )
 
 

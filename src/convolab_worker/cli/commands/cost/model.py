@@ -1,0 +1,285 @@
+"""The cost model: commands, money and the worst wait of a workload, by way of working. Pure.
+
+Jobs arrive independently of each other (a Poisson process), and each is charged as a job that
+arrives alone, which is the most expensive case. Counts are for a day, money is USD for a month.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from math import exp, expm1
+from typing import TYPE_CHECKING
+
+from convolab_worker.bullmq.protocol.script_costs import ADD_NUMBERED, PROGRESS, RENEWAL
+from convolab_worker.worker.dispatch.idle_backoff import Bounds, next_wait
+
+if TYPE_CHECKING:
+    from convolab_worker.cli.commands.cost.prices import Hosting, Prices, RedisBill
+
+DAY_SECONDS = 86_400.0
+LOCK_SECONDS = 60.0
+RENEWAL_SECONDS = LOCK_SECONDS * 3 / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Redis commands: those that clients send, and those that a provider bills (Lua's too)."""
+
+    client_sent: float = 0.0
+    billable: float = 0.0
+
+    def __add__(self, other: Commands) -> Commands:
+        return Commands(self.client_sent + other.client_sent, self.billable + other.billable)
+
+    def __mul__(self, factor: float) -> Commands:
+        return Commands(self.client_sent * factor, self.billable * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Commands):
+    """The commands of one event, which the report names."""
+
+    name: str = ""
+
+
+# The scripts cost the same whoever calls them; script_costs has what they run inside Redis.
+ADD_JOB = Event(1, 1 + ADD_NUMBERED, "any worker: a job is added, numbered by BullMQ")
+PROGRESS_UPDATE = Event(1, 1 + PROGRESS, "any worker: a progress update")
+LOCK_RENEWAL = Event(1, 1 + RENEWAL, "any worker: a renewal of a job's lock")
+# bullmq (Node) 6.7.0, measured by examples/benchmarks at concurrency 1.
+BULLMQ_LONE_JOB = Event(5, 42, "bullmq: the run of a job that came alone")
+BULLMQ_WAIT = Event(2, 8, "bullmq: a wait, BZPOPMIN and a moveToActive that finds nothing")
+BULLMQ_STALLED_CHECK = Event(1, 7, "bullmq: a stalled check")
+# This worker, measured by examples/benchmarks.
+OUR_LONE_JOB = Event(5, 32, "this worker: the run of a job that came alone")
+OUR_DELAYED_JOB = Event(3, 9, "this worker: more for a job that was delayed, at most")
+OUR_WAIT = Event(2, 2, "this worker: a wait, BZPOPMIN and EXISTS over all queues")
+OUR_STALLED_CHECK = Event(
+    1, 1, f"this worker: a stalled check, {LOCK_SECONDS:g} s after a job started"
+)
+OUR_LOCK_CHECK = Event(1, 1, "this worker: PTTL of a job that still runs then")
+OUR_LOCK_CONNECT = Event(1, 1, "this worker: a connection for the first renewal of a job's lock")
+OUR_CONNECT = Event(2, 2, "this worker: two connections when it starts")
+OUR_LOOK = Event(1, 1, "this worker: a look at one queue when it starts or is woken")
+
+BULLMQ_RENEWAL_SECONDS = 15.0
+BULLMQ_DELAYED_SECONDS = 10.0  # the longest wait on a queue that has a delayed job
+BULLMQ_DEFAULTS = (5.0, 30.0)  # drainDelay and stalledInterval
+BULLMQ_TUNED = (300.0, 300.0)
+# The worst of bullmq's 25 jobs that came after an idle time. The benchmark holds this worker to
+# no more than bullmq's worst in the same run.
+PUSH_SECONDS = 0.0054
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobKind:
+    """The jobs of one kind: how many a day, and how long one runs."""
+
+    name: str
+    jobs_per_day: float
+    mean_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The jobs of a day, and the workers for them; ``idle`` bounds this worker's waits."""
+
+    kinds: tuple[JobKind, ...]
+    queues: int
+    workers: int
+    concurrency: int
+    progress_updates_per_job: float
+    delayed_jobs_per_day: float
+    mean_delay_seconds: float
+    idle: Bounds
+
+    @property
+    def jobs_per_day(self) -> float:
+        """Jobs of all kinds."""
+        return sum(kind.jobs_per_day for kind in self.kinds)
+
+    @property
+    def load(self) -> float:
+        """How many jobs run at once, on average."""
+        return sum(kind.jobs_per_day * kind.mean_seconds for kind in self.kinds) / DAY_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A way of working; HTTP calls (``wakes``) or a scheduler start a worker that sleeps.
+
+    ``bullmq_waits`` are bullmq's drainDelay and stalledInterval in seconds; None is this worker.
+    """
+
+    key: str
+    name: str
+    bullmq_waits: tuple[float, float] | None = None
+    wakes: bool = False
+    scheduler_seconds: float | None = None
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether no instance runs while there is no work."""
+        return self.wakes or self.scheduler_seconds is not None
+
+
+WAYS = (
+    Way(key="bullmq-polling", name="bullmq Node, defaults", bullmq_waits=BULLMQ_DEFAULTS),
+    Way(key="bullmq-tuned", name="bullmq Node, tuned by hand", bullmq_waits=BULLMQ_TUNED),
+    Way(key="always-on", name="this worker, always on"),
+    Way(key="wake-http", name="woken by HTTP", wakes=True),
+    Way(key="wake-2m", name="scheduled every 2 min", scheduler_seconds=120.0),
+    Way(key="wake-5m", name="scheduled every 5 min", scheduler_seconds=300.0),
+    Way(key="wake-both", name="woken by HTTP + every 5 min", wakes=True, scheduler_seconds=300.0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One way of working: a day's use, a month's bills, and the worst wait for a job's start.
+
+    ``if_signal_lost_seconds`` is that wait if a marker, a wake or a tick is lost; None means that
+    the job waits for the next wake.
+    """
+
+    way: Way
+    idle: Commands
+    commands: Commands
+    instance_seconds: float
+    starts: float
+    redis: RedisBill
+    compute_usd: float
+    scheduler_usd: float
+    worst_pickup_seconds: float
+    if_signal_lost_seconds: float | None
+
+    @property
+    def total_usd(self) -> float:
+        """Redis on its cheapest plan, compute and scheduler."""
+        return self.redis.plan_usd + self.compute_usd + self.scheduler_usd
+
+
+def table(workload: Workload, prices: Prices, hosting: Hosting) -> list[Row]:
+    """Return a row for each way of working."""
+    return [
+        (_sleeping if way.sleeps else _always_on)(way, workload, prices, hosting) for way in WAYS
+    ]
+
+
+def _always_on(way: Way, workload: Workload, prices: Prices, hosting: Hosting) -> Row:
+    if way.bullmq_waits is None:
+        idle, work, longest_wait = _our_idle(workload), _our_work(workload), workload.idle.longest
+    else:
+        idle, work = _bullmq_idle(workload, *way.bullmq_waits), _bullmq_work(workload)
+        longest_wait = way.bullmq_waits[0]
+    seconds = DAY_SECONDS * workload.workers
+    compute_usd = prices.instance_based.usd(hosting, seconds)
+    if hosting.always_on_usd_per_month is not None:
+        compute_usd = hosting.always_on_usd_per_month * workload.workers
+    return Row(
+        way=way,
+        idle=idle,
+        commands=idle + work,
+        instance_seconds=seconds,
+        starts=0.0,
+        redis=prices.redis.bill(hosting, (idle + work).billable),
+        compute_usd=compute_usd,
+        scheduler_usd=0.0,
+        worst_pickup_seconds=PUSH_SECONDS,
+        if_signal_lost_seconds=longest_wait,
+    )
+
+
+def _sleeping(way: Way, workload: Workload, prices: Prices, hosting: Hosting) -> Row:
+    interval = way.scheduler_seconds or 0.0
+    ticks = DAY_SECONDS / interval if interval else 0.0
+    calls = workload.jobs_per_day if way.wakes else 0.0
+    # With slots enough for all, work comes in busy periods as in an M/G/inf queue: a job finds
+    # nobody awake with probability exp(-load), which is also the idle share of the day.
+    wakes = calls * exp(-workload.load)
+    busy_seconds = -DAY_SECONDS * expm1(-workload.load)
+    starts = wakes + workload.delayed_jobs_per_day + ticks
+    seconds = min(busy_seconds + starts * hosting.cold_start_seconds, DAY_SECONDS)
+    look = OUR_LOOK * workload.queues
+    start = OUR_CONNECT + look
+    commands = _our_work(workload) + start * starts + look * (calls - wakes)
+    pickup_seconds = hosting.cold_start_seconds + PUSH_SECONDS + interval * (not way.wakes)
+    return Row(
+        way=way,
+        idle=start * ticks,
+        commands=commands,
+        instance_seconds=seconds,
+        starts=starts,
+        redis=prices.redis.bill(hosting, commands.billable),
+        compute_usd=prices.request_based.usd(hosting, seconds, ticks + calls),
+        scheduler_usd=prices.scheduler.usd(hosting, 1) if interval else 0.0,
+        worst_pickup_seconds=pickup_seconds,
+        if_signal_lost_seconds=interval + pickup_seconds if interval else None,
+    )
+
+
+def _bullmq_idle(workload: Workload, drain_seconds: float, stalled_seconds: float) -> Commands:
+    # One worker for each queue. All delayed jobs are on one queue, and shorten its waits.
+    delayed_load = workload.delayed_jobs_per_day * workload.mean_delay_seconds / DAY_SECONDS
+    share_of_day = -expm1(-delayed_load)
+    waits, capped = DAY_SECONDS / drain_seconds, DAY_SECONDS / BULLMQ_DELAYED_SECONDS
+    waits_of_all = workload.queues * waits + share_of_day * (capped - waits)
+    checks_of_all = workload.queues * DAY_SECONDS / stalled_seconds
+    one_each = BULLMQ_WAIT * waits_of_all + BULLMQ_STALLED_CHECK * checks_of_all
+    return one_each * workload.workers
+
+
+def _bullmq_work(workload: Workload) -> Commands:
+    total = Commands()
+    for kind in workload.kinds:
+        renewals = kind.mean_seconds // BULLMQ_RENEWAL_SECONDS
+        job = ADD_JOB + BULLMQ_LONE_JOB + LOCK_RENEWAL * renewals
+        job += PROGRESS_UPDATE * workload.progress_updates_per_job
+        total += job * kind.jobs_per_day
+    return total
+
+
+def _our_idle(workload: Workload) -> Commands:
+    waits = waits_per_day(workload.jobs_per_day / workload.workers, workload.idle)
+    delayed = OUR_DELAYED_JOB * workload.delayed_jobs_per_day
+    return OUR_WAIT * (waits * workload.workers) + delayed
+
+
+def _our_work(workload: Workload) -> Commands:
+    total = Commands()
+    for kind in workload.kinds:
+        renewals = kind.mean_seconds // RENEWAL_SECONDS
+        job = ADD_JOB + OUR_LONE_JOB + OUR_STALLED_CHECK + LOCK_RENEWAL * renewals
+        # At most one update a second is sent, and the last one.
+        job += PROGRESS_UPDATE * min(workload.progress_updates_per_job, kind.mean_seconds + 1)
+        job += OUR_LOCK_CHECK * (kind.mean_seconds >= LOCK_SECONDS)
+        job += OUR_LOCK_CONNECT * (renewals > 0)
+        total += job * kind.jobs_per_day
+    return total
+
+
+def wait_ends(bounds: Bounds) -> list[float]:
+    """Return when each wait below the longest ends, in seconds after the last work."""
+    waits: list[float] = []
+    wait = next_wait(None, bounds=bounds, random=0.5)
+    while wait < bounds.longest:
+        waits.append(wait)
+        wait = next_wait(wait, bounds=bounds, random=0.5)
+    return list(accumulate(waits))
+
+
+def waits_per_day(jobs_per_day: float, bounds: Bounds) -> float:
+    """Return how many waits of one worker run to their end in a day, on average.
+
+    Each job starts the backoff anew; the wait that it ends is in its price. The time to the next
+    job is exponential, so a wait that would end t seconds after the last job is reached with
+    probability exp(-t x jobs / day). The longest waits repeat: a geometric series.
+    """
+    rate = jobs_per_day / DAY_SECONDS
+    ends = wait_ends(bounds)
+    growing = sum(exp(-rate * end) for end in ends)
+    grown = exp(-rate * ends[-1]) if ends else 1.0
+    jobs_per_longest = min(rate * bounds.longest, 700.0)  # beyond, nothing is left of the series
+    series = jobs_per_longest / expm1(jobs_per_longest) if jobs_per_longest else 1.0
+    return jobs_per_day * growing + DAY_SECONDS / bounds.longest * grown * series
