@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.children import Child
-    from convolab_worker.client.client import JobClient, JobStatus
+    from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
+    from convolab_worker.client.job_status import JobStatus
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.scope import CallNext
@@ -42,7 +43,7 @@ _MODULES = {
     "Job": "handlers.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
-    "JobStatus": "client.client",
+    "JobStatus": "client.job_status",
     "Settings": "settings",
     "Worker": "worker.worker",
 }

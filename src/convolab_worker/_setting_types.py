@@ -10,7 +10,14 @@ import re
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+
+from convolab_worker._urls import (
+    REDIS_SCHEMES,
+    check_http_url,
+    mask_url,
+    parse_redis_url,
+    starts_with,
+)
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -67,19 +74,6 @@ def parse_rate(text: object) -> StartRate:
         msg = f"expected {RATE_EXPECTED}, got {text!r}"
         raise ValueError(msg)
     return StartRate(int(match[1]), float(match[2] or 1) * _SECONDS[match[3]])
-
-
-def mask_url(url: str) -> str:
-    """Return the address with whatever could be a password in it replaced by ``***``."""
-    masked = re.sub(r"((?:password|token)=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
-    before, at, after = masked.rpartition("@")
-    if not at:
-        return masked
-    scheme, separator, credentials = before.rpartition("://") if "://" in before else ("", "", "")
-    if separator and credentials.startswith(":"):
-        return f"{scheme}://:***@{after}"
-    user = re.match(r"[^:/@]+(?=:)", credentials)
-    return f"{scheme}{separator}{user[0] + ':' if user else ''}***@{after}"
 
 
 def suggestion(name: str, known: list[str]) -> str:
@@ -300,8 +294,7 @@ class Url:
     @property
     def expected(self) -> str:
         """The schemes."""
-        *most, last = (f"{scheme}://" for scheme in self.schemes)
-        return f"an address that starts with {', '.join(most)} or {last}"
+        return starts_with(self.schemes)
 
     def parse(self, text: str) -> str:
         """Return the text; the check decides."""
@@ -312,38 +305,14 @@ class Url:
         return str(value)
 
     def check(self, value: Any) -> str:
-        """Return the address; the parts that a client would misread silently are refused."""
-        scheme, separator, rest = value.partition("://") if isinstance(value, str) else ("",) * 3
-        if not separator or scheme.lower() not in self.schemes:
-            raise ValueError(self.expected)
-        fault = _unix_fault(rest) if scheme.lower() == "unix" else _host_fault(value)
-        if fault:
-            raise ValueError(fault)
-        return str(value)
-
-
-def _unix_fault(rest: str) -> str:
-    path = rest.rpartition("@")[2].partition("?")[0]
-    return "" if path.startswith("/") else "the absolute path of a socket after unix://"
-
-
-def _host_fault(url: str) -> str:
-    """Return what was expected where host, port or database can't be read, or nothing."""
-    encoded = "a password's own / ? # @ percent-encoded"
-    if re.search(r"[\s\x00-\x1f\x7f]", url):
-        return "an address without white space"
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:  # its text would repeat the password
-        return f"SCHEME://[USER:PASSWORD@]HOST[:PORT], {encoded}"
-    if parts.scheme.startswith("redis"):
-        database = parts.path.removeprefix("/")
-        if database and not re.fullmatch("[0-9]{1,9}", database):
-            return f"a database number after the host, as in redis://host:6379/0, {encoded}"
-    elif not host:
-        return "a host after the scheme"
-    return ""
+        """Return the address as it was written."""
+        if not isinstance(value, str):
+            raise ValueError(self.expected)  # noqa: TRY004 - one kind of refusal for all
+        if self.schemes == REDIS_SCHEMES:
+            parse_redis_url(value)
+        else:
+            check_http_url(value, self.schemes)
+        return value
 
 
 def _seconds(value: object) -> float:

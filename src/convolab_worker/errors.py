@@ -10,7 +10,7 @@ class ConvolabWorkerError(Exception):
 
 
 class ConfigurationError(ConvolabWorkerError):
-    """A setting, a flag or a registration is wrong; raised before any I/O."""
+    """A setting, a flag, a registration or a call is wrong; raised before Redis is asked."""
 
 
 class DuplicateHandler(ConfigurationError):
@@ -33,9 +33,9 @@ class InvalidPayload(ConvolabWorkerError):
 
 
 class InvalidResult(ConvolabWorkerError):
-    """A handler's result can't be written as JSON; the message names the place.
+    """A handler's result, or the data of a new job, can't be written as JSON.
 
-    The job is not retried: its work was done, and doing it again gives the same.
+    The message names the place. The job is not retried: another run would return the same.
     """
 
 
@@ -68,11 +68,11 @@ class JobTimeout(ConvolabWorkerError):
 class LockLost(ConvolabWorkerError):
     """The job's lock is gone, so another worker may have the job: nothing is written.
 
-    ``ran_out`` tells that nobody holds it: it was not renewed in time; ``held`` that somebody does.
+    ``ran_out`` says that nobody holds the lock, since it was not renewed in time; ``held`` says
+    that somebody else holds it.
     """
 
     def __init__(self, reason: str, *, ran_out: bool = False, held: bool = False) -> None:
-        """Keep the reason."""
         super().__init__(reason)
         self.ran_out = ran_out
         self.held = held
@@ -86,35 +86,36 @@ class JobFailed(ConvolabWorkerError):
     """The job whose result was awaited failed for good; ``reason`` says why."""
 
     def __init__(self, job_id: str, reason: str) -> None:
-        """Name the job and carry its failure reason as the worker wrote it."""
         super().__init__(f"job {job_id} failed: {reason}")
         self.job_id = job_id
         self.reason = reason
 
 
 class JobNotRunning(ConvolabWorkerError):
-    """A job was to be cancelled that no worker of this library runs; the message says more."""
+    """No worker of this library runs the job that was to be cancelled; the message says more."""
 
 
 class NotRunning(ConvolabWorkerError):
-    """A worker was asked for something that only one that runs can do."""
+    """A worker was asked for what it can only do while it runs."""
 
 
 class RedisUnavailable(ConvolabWorkerError):
-    """Redis can't be reached or refuses to serve; the message names the fix where known."""
+    """Redis can't be reached, or refuses a command; the message says what to do where known."""
 
 
 class RedisRefused(RedisUnavailable):
-    """Redis answered a command with an error; the command did nothing."""
+    """Redis answered a command with an error.
+
+    A plain command did nothing. A script may have done part of its work before the error.
+    """
 
 
 class ReplyLost(RedisUnavailable):
     """A command was sent and its reply never came: it may or may not have run.
 
-    ``silent`` tells that the connection was not closed either: nothing was heard at all.
+    ``silent`` says that the connection was not closed, and that nothing was heard on it.
     """
 
     def __init__(self, reason: str, *, silent: bool = False) -> None:
-        """Keep the reason."""
         super().__init__(reason)
         self.silent = silent

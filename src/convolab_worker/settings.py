@@ -20,11 +20,11 @@ from convolab_worker._setting_types import (
     Url,
     Whole,
     format_duration,
-    mask_url,
     parse_duration,
     show,
     suggestion,
 )
+from convolab_worker._urls import REDIS_SCHEMES, mask_url
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Settings:
     redis_url: str = _option(
         "redis://localhost:6379",
         "REDIS_URL",
-        Url(schemes=("redis", "rediss", "unix")),
+        Url(schemes=REDIS_SCHEMES),
         "address of the Redis or Valkey server",
     )
     queues: tuple[str, ...] = _option(
@@ -248,11 +248,11 @@ class Settings:
         "name of the worker in logs and in Redis; made from host and process if unset",
     )
     listed: str = _option(
-        "all",
+        "on",
         "CONVOLAB_LISTED",
-        Choice(names=("all", "two", "none")),
-        "queues whose getWorkers() in Node names this worker; all takes a connection for each "
-        "beyond two",
+        Choice(names=("on", "off")),
+        "on lists this worker in getWorkers() of Node: a command a queue at each connect, and a "
+        "connection for each queue beyond two",
     )
     rate_limit: str | None = _option(
         None,

@@ -71,7 +71,7 @@ def _allowed(bench: Bench) -> None:
 
 REFUSALS: dict[str, tuple[Callable[[Bench], None], Callable[[Bench], None], str]] = {
     "replica": (_replica, _primary, "point REDIS_URL at the primary"),
-    "no replicas": (_alone, _enough, "mend the replication"),
+    "no replicas": (_alone, _enough, "repair the replication"),
 }
 # What a worker meets when it writes, and not while it waits.
 OUTLIVED = {

@@ -30,7 +30,7 @@ from convolab_worker.bullmq.protocol import records, scripts
 from convolab_worker.bullmq.protocol.calls import Call, Transitions
 from convolab_worker.bullmq.protocol.keys import STATE_KEYS, QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.client.jobs import Failure, remove_call, retry_call
+from convolab_worker.client.failed_jobs import Failure, remove_call, retry_call
 
 NOW_MS = 1_700_000_000_123
 LOCK_MS = 45_000

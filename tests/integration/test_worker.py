@@ -637,14 +637,19 @@ async def test_handler_that_asks_for_ended_children_for_ever_fails(running: Runn
             await client.result(job, SOON)
 
 
+async def events_are_read(redis: Redis) -> bool:
+    """Whether a client waits for the events of a queue."""
+    return any(client["cmd"] == "xread" for client in await redis.client_list())
+
+
 async def test_waiters_are_told_when_the_client_is_closed(
-    make_settings: Callable[..., Settings],
+    make_settings: Callable[..., Settings], redis: Redis
 ) -> None:
-    """Who waits for a result while the client is closed is not left waiting."""
+    """Whoever waits for a result while the client is closed is not left waiting."""
     async with JobClient(make_settings()) as client:
         job = await client.enqueue("nobody")
         waiting = asyncio.create_task(client.result(job, SOON))
-        await wait_until(lambda: client._events._watchers)  # noqa: SLF001 - when it began to watch
+        await wait_until(lambda: events_are_read(redis))
 
     with pytest.raises(RedisUnavailable, match="client was closed"):
         await waiting
@@ -663,8 +668,7 @@ async def test_result_of_a_removed_job_is_not_waited_for(
     async with running(handlers) as (_, client):
         job = await client.enqueue("x", delay=3600)
         waiting = asyncio.create_task(client.result(job, SOON))
-        await wait_until(lambda: client._events._watchers)  # noqa: SLF001 - as above
-        await wait_until(lambda: client._events._connection.is_open)  # noqa: SLF001
+        await wait_until(lambda: events_are_read(redis))
         await redis.delete(f"bull:{queue_name}:{job}")
         await redis.xadd(f"bull:{queue_name}:events", {"event": "removed", "jobId": job})
         with pytest.raises(JobNotFound, match="was removed"):

@@ -63,7 +63,7 @@ def loaded_by(program: str) -> set[str]:
         ),
         pytest.param(
             "from convolab_worker import JobClient, Settings; JobClient(Settings())",
-            HEAVY | {"convolab_worker.client.waker", "convolab_worker.client.wake_policy"},
+            HEAVY | {f"convolab_worker.client.{name}" for name in ("waker", "wake_request")},
             id="a-client",
         ),
         pytest.param(

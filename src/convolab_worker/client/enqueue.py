@@ -1,22 +1,28 @@
-"""A producer's keywords as jobs, and adding them: one, or many in pipelines of bounded size."""
+"""Makes jobs of a producer's keywords, and adds one, or many in pipelines of bounded size."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.producer import NewJob
 from convolab_worker.bullmq.protocol.job_options import checked_id, job_options
-from convolab_worker.errors import ConfigurationError, InvalidResult, ReplyLost
+from convolab_worker.errors import (
+    ConfigurationError,
+    InvalidResult,
+    RedisRefused,
+    RedisUnavailable,
+    ReplyLost,
+)
 from convolab_worker.payloads.codec import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
     from convolab_worker.connection.usage import CommandCounter
 
@@ -28,7 +34,7 @@ KEYWORDS = (
 )  # fmt: skip
 """What a job of ``enqueue_many`` may have: the keywords of ``enqueue``."""
 
-# As many as a UUID has, which takes longer to make.
+# As many as a UUID has, which would take longer to make.
 _ID_BYTES = 16
 # A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
 _MOST_JOBS = 500
@@ -46,7 +52,7 @@ def new_job(
     backoff: float | Mapping[str, Any] | None = None,
     deduplication_id: str | None = None,
 ) -> NewJob:
-    """The job of those keywords, with an id of its own where none is given.
+    """Return the job of those keywords, with an id of its own where none is given.
 
     Raises ConfigurationError for options that can't be, InvalidResult for data that is not JSON.
     """
@@ -69,11 +75,11 @@ def new_job(
 async def new_jobs(
     given: Iterable[Mapping[str, Any]], keys_of: Callable[[str | None], QueueKeys]
 ) -> list[tuple[QueueKeys, NewJob]]:
-    """The jobs of those mappings, each checked; a refusal names the job by its place from 0."""
+    """Return the jobs of those mappings, each checked; an error names the job's place from 0."""
     jobs = []
     for place, keywords in enumerate(given):
         if place % _MOST_JOBS == _MOST_JOBS - 1:
-            await asyncio.sleep(0)  # thousands of them take a while, and others are served too
+            await asyncio.sleep(0)  # thousands take a while, in which other tasks must run
         try:
             jobs.append(_one_of_many(dict(keywords), keys_of))
         except (ConfigurationError, InvalidResult, TypeError, ValueError) as error:
@@ -94,30 +100,46 @@ def _one_of_many(
     return keys_of(keywords.pop("queue", None)), new_job(**keywords)
 
 
-async def add(connection: Connection, counter: CommandCounter, keys: QueueKeys, job: NewJob) -> str:
-    """Add one job, again if the reply is lost; its id, or that of the one kept in its place."""
-    return await _again_if_lost(
-        connection, functools.partial(producer.add, connection, counter, keys, job)
-    )
+async def add(session: Session, counter: CommandCounter, keys: QueueKeys, job: NewJob) -> str:
+    """Add one job, again if the reply is lost; return its id, or that of the one kept in its place.
+
+    Waits while too much is unanswered. Raises RedisUnavailable.
+    """
+
+    async def send(connection: Connection) -> str:
+        return await producer.add(connection, counter, keys, job)
+
+    return await _sent(session, 1, len(job.data), send)
 
 
 async def add_many(
-    connection: Connection, counter: CommandCounter, jobs: list[tuple[QueueKeys, NewJob]]
+    session: Session,
+    counter: CommandCounter,
+    jobs: list[tuple[QueueKeys, NewJob]],
+    *,
+    on_send: Callable[[list[tuple[QueueKeys, NewJob]]], None],
 ) -> list[str]:
-    """Add the jobs, a pipeline after the other; their ids, in order.
+    """Add the jobs, one pipeline after the other; return their ids, in order.
 
-    A job is added whole or not at all; of several, those before a failure are there.
+    A job is added whole or not at all; of several, those before a failure are there. ``on_send``
+    hears of each pipeline before any of its jobs can be there.
     """
     ids: list[str] = []
     while len(ids) < len(jobs):
         batch = pipeline(jobs, len(ids))
-        send = functools.partial(producer.add_all, connection, counter, batch)
-        ids += await _again_if_lost(connection, send)
+
+        async def send(
+            connection: Connection, batch: list[tuple[QueueKeys, NewJob]] = batch
+        ) -> list[str]:
+            on_send(batch)
+            return await producer.add_all(connection, counter, batch)
+
+        ids += await _sent(session, len(batch), sum(len(job.data) for _, job in batch), send)
     return ids
 
 
 def pipeline(jobs: list[tuple[QueueKeys, NewJob]], start: int) -> list[tuple[QueueKeys, NewJob]]:
-    """The jobs from ``start`` on that go into one pipeline: at least one."""
+    """Return the jobs from ``start`` on that go into one pipeline: at least one."""
     size = 0
     for end in range(start, min(start + _MOST_JOBS, len(jobs))):
         size += len(jobs[end][1].data)
@@ -126,10 +148,24 @@ def pipeline(jobs: list[tuple[QueueKeys, NewJob]], start: int) -> list[tuple[Que
     return jobs[start : start + _MOST_JOBS]
 
 
-async def _again_if_lost(connection: Connection, adding: Callable[[], Awaitable[T]]) -> T:
-    await connection.open()
+async def _sent(
+    session: Session, commands: int, size: int, send: Callable[[Connection], Awaitable[T]]
+) -> T:
+    await session.open()  # an error comes before the wait for room, not after it
+    await session.backlog.enter(commands, size)
     try:
-        return await adding()
-    except ReplyLost:  # a job's id makes a second adding harmless
-        await connection.open()
-        return await adding()
+        try:
+            return await send(await session.open())
+        except ReplyLost as lost:  # a job's id makes a second adding harmless
+            try:
+                connection = await session.open()
+            except RedisUnavailable as error:  # what was sent first may have run all the same
+                raise ReplyLost(str(error)) from lost
+            return await send(connection)
+    except RedisRefused:
+        raise
+    except RedisUnavailable as error:
+        session.backlog.refuse(str(error))  # whoever waits would find out no sooner
+        raise
+    finally:
+        session.backlog.leave(commands, size)

@@ -1,4 +1,4 @@
-"""A queue's event stream, read once for all who watch its jobs."""
+"""Reads the event streams of queues, once for all who watch their jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from convolab_worker.connection.usage import Purpose
-from convolab_worker.errors import RedisUnavailable
+from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
     from convolab_worker.connection.connection import Connection
@@ -20,9 +20,10 @@ _log = structlog.get_logger("convolab_worker")
 _BLOCK_SECONDS = 20.0
 _MARGIN_SECONDS = 5.0
 _RECONNECT_SECONDS = 0.5
-# Not BullMQ's: the stream could not be read for a while.
+_FIRST_INTERRUPT_SECONDS, _LONGEST_INTERRUPT_SECONDS = 0.005, 0.5
+# Events of our own, which BullMQ does not have: a stream could not be read for a while.
 GAP = "gap"
-# Not BullMQ's either: the client is closed, and no event will come.
+# The client is closed, and no event will come.
 CLOSED = "closed"
 _JSON_FIELDS = {"completed": "returnvalue", "progress": "data"}
 
@@ -46,30 +47,48 @@ class JobEvent:
 
 
 class Events:
-    """Reads the event streams of watched queues on one blocked connection, while anyone watches."""
+    """Reads the streams of watched queues on one blocked connection, while anyone watches.
 
-    def __init__(self, connection: Connection, waker: Connection) -> None:
-        """``connection`` reads; ``waker`` ends its block when a stream is added."""
+    ``connection`` reads; ``commands`` sends what can't wait behind a blocked read.
+    """
+
+    def __init__(self, connection: Connection, commands: Connection) -> None:
         self._connection = connection
-        self._waker = waker
+        self._commands = commands
         self._last_ids: dict[str, str] = {}
+        self._being_read: frozenset[str] | None = None  # the streams of the read under way
         self._watchers: dict[tuple[str, str], list[asyncio.Queue[JobEvent]]] = defaultdict(list)
         self._reader: asyncio.Task[None] | None = None
+        self._interrupter: asyncio.Task[None] | None = None
+        self._is_restarting = False
+        self._is_closed = False
 
     async def watch(self, stream: str, job_id: str) -> asyncio.Queue[JobEvent]:
-        """A queue that gets each event of the job from now on; give it back to ``unwatch``."""
+        """Return a queue that gets each event of the job from now on, once ``listen`` is called.
+
+        End it with ``unwatch``. Raises RedisUnavailable.
+        """
+        self._refuse_if_closed()
         if stream not in self._last_ids:
-            newest = await self._waker.call(
+            newest = await self._commands.call(
                 Purpose.STATUS, "XREVRANGE", stream, "+", "-", "COUNT", 1
             )
+            self._refuse_if_closed()
             self._last_ids.setdefault(stream, newest[0][0].decode() if newest else "0-0")
-            if self._reader is not None and self._connection.client_id is not None:
-                self._waker.call(Purpose.STATUS, "CLIENT", "UNBLOCK", self._connection.client_id)
         inbox: asyncio.Queue[JobEvent] = asyncio.Queue()
         self._watchers[stream, job_id].append(inbox)
+        return inbox
+
+    def listen(self) -> None:
+        """Read the streams that are watched."""
+        if self._is_closed:
+            return
         if self._reader is None:
             self._reader = asyncio.create_task(self._read(), name="convolab-events")
-        return inbox
+        elif self._lacks_stream() and (self._interrupter is None or self._interrupter.done()):
+            self._interrupter = asyncio.create_task(
+                self._interrupt(), name="convolab-events-interrupt"
+            )
 
     def unwatch(self, stream: str, job_id: str, inbox: asyncio.Queue[JobEvent]) -> None:
         """Watch the job no longer."""
@@ -82,68 +101,121 @@ class Events:
             self._last_ids.pop(stream, None)
         if not self._watchers and self._reader is not None:
             self._reader.cancel()
-            self._reader = None
-            self._connection.lose("nobody watches", ghost=False)
+            self._reader = self._being_read = None
+            self._connection.abort("nobody watches", stale=False)
 
-    async def _read(self) -> None:
-        while True:
-            try:
-                await self._connection.open()
-                await self._read_once()
-            except RedisUnavailable as error:
-                _log.warning("events.unavailable", error=str(error))
-                await asyncio.sleep(_RECONNECT_SECONDS)
-                self._tell_all(GAP)
+    async def close(self) -> None:
+        """Stop reading, and tell those who watch."""
+        self._is_closed = True
+        self._tell_all(CLOSED)
+        tasks = [task for task in (self._reader, self._interrupter) if task is not None]
+        self._reader = self._interrupter = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._connection.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            msg = "the client was closed"
+            raise RedisUnavailable(msg)
 
     def _tell_all(self, event: str) -> None:
-        """Tell whoever watches a job of something that is not in its stream."""
+        """Tell everybody who watches a job of something that is not in its stream."""
         for (_, job_id), inboxes in self._watchers.items():
             for inbox in inboxes:
                 inbox.put_nowait(JobEvent(job_id, event))
 
+    # the reader
+
+    async def _read(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._connection.open()
+                await self._read_once()
+                failures = 0
+                continue
+            except RedisUnavailable as error:
+                if self._is_restarting:
+                    self._is_restarting, self._being_read = False, None
+                    continue
+                if not failures:
+                    _log.warning("events.unavailable", error=str(error))
+            except Exception:  # noqa: BLE001 - whoever watches would wait for a reader that is dead
+                _log.exception("events.failed")
+            failures += 1
+            self._being_read = None
+            await asyncio.sleep(_RECONNECT_SECONDS)
+            self._tell_all(GAP)
+
     async def _read_once(self) -> None:
         last_ids = dict(self._last_ids)
+        self._being_read = frozenset(last_ids)
         answer = await self._connection.call(
             Purpose.STATUS,
             *("XREAD", "COUNT", 1000, "BLOCK", round(_BLOCK_SECONDS * 1000)),
             *("STREAMS", *last_ids, *last_ids.values()),
             timeout=_BLOCK_SECONDS + _MARGIN_SECONDS,
         )
+        self._being_read = None
         for stream_name, entries in answer or ():
             stream = stream_name.decode()
-            for entry_id, flat in entries:
-                if stream in self._last_ids:
-                    self._last_ids[stream] = entry_id.decode()
+            if self._last_ids.get(stream) == last_ids[stream]:  # not watched anew in the meantime
+                self._last_ids[stream] = entries[-1][0].decode()
+            for _, flat in entries:
                 self._deliver(stream, flat)
 
     def _deliver(self, stream: str, flat: list[bytes]) -> None:
-        fields = {k.decode(): v for k, v in zip(flat[::2], flat[1::2], strict=True)}
-        job_id = fields.get("jobId", b"").decode("utf-8", "replace")
+        # Other programs may have written an entry: whatever its bytes are, the next ones count.
+        fields = {_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+        job_id = _text(fields.get("jobId", b""))
         inboxes = self._watchers.get((stream, job_id))
         if not inboxes:
             return
-        name = fields.get("event", b"").decode()
+        name = _text(fields.get("event", b""))
         event = JobEvent(job_id, name, _event_data(name, fields))
         for inbox in inboxes:
             inbox.put_nowait(event)
 
-    async def close(self) -> None:
-        """Stop reading, and tell those who watch."""
-        self._tell_all(CLOSED)
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-        await self._connection.close()
+    # a stream that is added while the reader is blocked
+
+    def _lacks_stream(self) -> bool:
+        return self._being_read is not None and not self._last_ids.keys() <= self._being_read
+
+    async def _interrupt(self) -> None:
+        """End a blocked read that lacks a stream; the next one has it.
+
+        A read that is on its way to the server can't be ended yet: hence the repetition.
+        """
+        pause = _FIRST_INTERRUPT_SECONDS
+        while self._lacks_stream() and self._connection.client_id is not None:
+            try:
+                await self._commands.call(
+                    Purpose.STATUS, "CLIENT", "UNBLOCK", self._connection.client_id
+                )
+            except RedisRefused:
+                break
+            except RedisUnavailable as error:
+                _log.debug("events.not_interrupted", error=str(error))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_INTERRUPT_SECONDS)
+        if self._lacks_stream():  # the server can't end it: begin anew on another connection
+            self._is_restarting = True
+            self._connection.abort("a stream was added", stale=False)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def _event_data(name: str, fields: dict[str, bytes]) -> Any:
     if name == "failed":
-        return fields.get("failedReason", b"").decode("utf-8", "replace")
+        return _text(fields.get("failedReason", b""))
     text = fields.get(_JSON_FIELDS.get(name, ""))
     if text is None:
         return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return text.decode("utf-8", "replace")
+        return _text(text)

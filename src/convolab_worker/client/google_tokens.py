@@ -1,6 +1,6 @@
-"""Google's identity tokens for one audience: fetched in a thread, kept until almost their end.
+"""Fetches Google's identity tokens for one audience, in a thread, and keeps each while it is fresh.
 
-From the metadata server of Cloud Run, Compute Engine or GKE, or from the key file that
+They come from the metadata server of Cloud Run, Compute Engine or GKE, or from the key file that
 ``GOOGLE_APPLICATION_CREDENTIALS`` names.
 """
 
@@ -16,18 +16,17 @@ from typing import Any
 
 from convolab_worker.errors import ConfigurationError
 
-_FRESH_SECONDS = 300.0  # a token that a held request still needs is not one of these
+_FRESH_SECONDS = 300.0  # a token is replaced this long before its end
 
 
 class IdentityUnavailable(Exception):
-    """No token can be had now; does not leave the library."""
+    """No token can be fetched now; does not leave the library."""
 
 
-class IdentityTokens:
+class IdentityTokenSource:
     """Tokens for ``audience``. Raises ConfigurationError without the extra ``gcp``."""
 
     def __init__(self, audience: str) -> None:
-        """Look whether google-auth is there; nothing is fetched."""
         if find_spec("google") is None or find_spec("google.auth") is None:
             msg = (
                 f"CONVOLAB_WAKE_AUDIENCE={audience!r} asks for Google's identity tokens: "
@@ -39,7 +38,7 @@ class IdentityTokens:
         self._good_until = 0.0
 
     async def token(self) -> str:
-        """A token that is good for some minutes more. Raises IdentityUnavailable."""
+        """Return a token that is valid for some minutes more. Raises IdentityUnavailable."""
         if time.time() >= self._good_until:
             self._token, self._good_until = await self._fetched()
         return self._token
@@ -61,18 +60,19 @@ class IdentityTokens:
             token, error = None, None
             try:
                 token = _fetch(self._audience)
-            except Exception as fault:  # noqa: BLE001 - whatever google-auth raises is one thing here
+            except Exception as fault:  # noqa: BLE001 - google-auth raises errors of many kinds
                 error = fault
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(tell, token, error)
 
-        # A daemon, not a pool's thread: a metadata server that hangs must not keep the process.
+        # A daemon, and not a pool's thread: a metadata server that hangs must not keep the process
+        # from ending.
         threading.Thread(target=work, name="google-identity", daemon=True).start()
         return await fetched
 
 
 def _fetch(audience: str) -> tuple[str, float]:
-    """A new token, and until when it is used (epoch seconds)."""
+    """Return a new token, and until when it is used (epoch seconds)."""
     from google.auth.transport.requests import Request
     from google.oauth2.id_token import fetch_id_token_credentials
 

@@ -1,4 +1,4 @@
-"""Moving jobs from queues to another one, each whole or not at all."""
+"""Moves jobs from queues to another one, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATES = ("wait", "prioritized", "delayed", "failed")
 _LISTS = ("wait", "paused")
 _BATCH = 200
 MOVED = "moved"
-# What the script answers of a job that stays.
+# What the script answers for a job that stays, and what that means.
 REASONS = {
     "no data": "its hash is gone or has no name",
     "locked": "a worker has it",
@@ -30,7 +30,7 @@ REASONS = {
     "scheduler": "it comes from a job scheduler",
     "taken": "its id, and the one it would get, are taken there",
 }
-# Where jobs stand that are not asked about one by one.
+# The states whose jobs are not moved, and why.
 _LEFT = {"active": "a worker has it", "waiting-children": "it has children"}
 
 
@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """What was done, or would be: jobs by queue, state, name and outcome; ids that changed."""
+    """Counts what was done, or would be: jobs by queue, state, name and outcome, and new ids."""
 
     jobs: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     renamed: int = 0
@@ -59,7 +59,7 @@ class Account:
 
     @property
     def moved(self) -> int:
-        """Jobs that were moved."""
+        """How many jobs were moved."""
         return sum(count for (*_, outcome), count in self.jobs.items() if outcome == MOVED)
 
 
@@ -76,7 +76,6 @@ class Mover:
         states: Sequence[str] = STATES,
         execute: bool,
     ) -> None:
-        """Send nothing yet."""
         self._connection = connection
         self._sources = [QueueKeys(prefix, name) for name in sources]
         self._destination = QueueKeys(prefix, destination)
@@ -85,7 +84,7 @@ class Mover:
         self._promised: set[str] = set()  # ids that a look has given away
 
     async def total(self) -> int:
-        """How many jobs there are to go through."""
+        """Return how many jobs there are to go through."""
         counts = [
             self._connection.call(
                 Purpose.STATUS, "LLEN" if state in _LISTS else "ZCARD", keys[state]
@@ -104,10 +103,10 @@ class Mover:
         ]
 
     async def steps(self) -> AsyncIterator[Step]:
-        """Go through the jobs, the oldest of each state first, and tell what becomes of each.
+        """Go through the jobs, the oldest of each state first, and yield what becomes of each.
 
-        Workers and producers may be at work on all of the queues: a job that is taken meanwhile
-        is theirs, one that is added behind is moved too. To be stopped and run again at any time.
+        Workers and producers may go on meanwhile: a job that a worker takes stays, and one that is
+        added is moved too. This may be stopped at any time, and run again.
         """
         for keys in self._sources:
             for state in self._all_states():

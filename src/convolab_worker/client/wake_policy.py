@@ -1,4 +1,4 @@
-"""When to wake the worker service, when to try again, and when to come back: pure."""
+"""Decides when to wake the worker service, when to try again, and when to ask next: pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LONGEST_WAIT_ASKED_FOR = 120.0
 # A request that was held for this long did its work: its end by a platform is no sign of trouble.
 _HELD_LONG = 30.0
-# A service that answers at once stays awake by itself: it need not be told twice in a moment.
+# A service that answers at once stays awake by itself: it needs no second wake in the same moment.
 _AWAKE_FOR = 1.0
 _DUE_SLACK = 0.05
 _FUTILE_PAUSE, _LONGEST_FUTILE_PAUSE = 1.0, 300.0
@@ -35,7 +35,7 @@ _MOVED = "the address redirects, and a token is not carried on: expected the fin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """The service's last word: its status, and what the JSON of a held wake says."""
+    """The service's answer: its status, and the JSON body of a held wake."""
 
     status: int
     retry_after: float | None = None
@@ -44,7 +44,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unanswered:
-    """No answer: refused, out of time or cut; ``held`` seconds after a good status came."""
+    """No answer: refused, too late or cut off; ``held`` counts the seconds since a good status."""
 
     reason: str
     held: float | None = None
@@ -54,8 +54,8 @@ class Unanswered:
 class Heard:
     """The service is awake, or was.
 
-    Come back ``after`` seconds (None: when it is asked for), and never sooner than ``quiet_for``;
-    ``futile`` counts the answers in a row that told of nothing done.
+    The next wake is due ``after`` seconds (None: with the next job), and never sooner than
+    ``quiet_for``. ``futile`` counts the answers in a row by which no job was processed.
     """
 
     after: float | None = None
@@ -65,7 +65,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Try again after so many seconds, as attempt number ``attempt``."""
+    """The next attempt is due after so many seconds; its number is ``attempt``."""
 
     after: float
     attempt: int
@@ -73,7 +73,7 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """Not tried again: whatever comes by itself, such as a scheduler, has to do."""
+    """There is no further attempt: the service wakes by other means, such as a scheduler."""
 
     reason: str
     hint: str | None = None
@@ -82,7 +82,7 @@ class GivenUp:
 def judge(
     result: Answered | Unanswered, *, attempt: int, futile: int, now: float, random: float
 ) -> Heard | Again | GivenUp:
-    """What to do after attempt number ``attempt``, from 1.
+    """Return what to do after attempt number ``attempt``, which counts from 1.
 
     ``futile`` is that of the last answer; ``now`` is epoch seconds, ``random`` from 0 to 1.
     """
@@ -107,12 +107,12 @@ def _again(reason: str, asked: float | None, attempt: int, random: float) -> Aga
     if asked is None:
         return Again(_pause(attempt, random), attempt + 1)
     if asked > _LONGEST_WAIT_ASKED_FOR:
-        return GivenUp(f"{reason}, and it asks to be left alone for {asked:g} s")
+        return GivenUp(f"{reason}, and it asks for a pause of {asked:g} s")
     return Again(asked + random * _FIRST_PAUSE, attempt + 1)
 
 
 def _pause(attempt: int, random: float) -> float:
-    """Doubling from attempt to attempt; half of it by chance, so that callers do not march."""
+    """Return a pause that doubles with each attempt; half of it is random, to spread callers."""
     return float(min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE)) * (0.5 + random / 2)
 
 
@@ -131,7 +131,7 @@ def _heard(answer: Answered, futile: int, now: float) -> Heard:
 
 
 def _futile_pause(futile: int) -> float:
-    """A job that is due and stays, in a paused queue for example, is not asked about in a rush."""
+    """Return a pause that grows while due jobs stay where they are, as in a paused queue."""
     if not futile:
         return 0.0
     doubled = _FUTILE_PAUSE * 2 ** min(futile - 1, _MOST_DOUBLINGS)
@@ -139,16 +139,19 @@ def _futile_pause(futile: int) -> float:
 
 
 def due_in(delay: float) -> float:
-    """After how many seconds to wake for a job with that delay."""
+    """Return after how many seconds to wake for a job with that delay."""
     return delay + _DUE_SLACK
 
 
 def retry_after(text: str | None, now: float) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None for nonsense."""
+    """Return the seconds that a Retry-After header asks for; None if it can't be read.
+
+    The header has a number or a date; ``now`` is epoch seconds.
+    """
     given = (text or "").strip()
     if given.isascii() and given.isdigit():
         return float(given)
-    from email.utils import parsedate_to_datetime  # hardly a service sends a date
+    from email.utils import parsedate_to_datetime  # few services send a date
 
     try:
         return max(parsedate_to_datetime(given).timestamp() - now, 0.0)

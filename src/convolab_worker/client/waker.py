@@ -3,8 +3,8 @@
 =========  ==========================================================================
 state      what it is
 =========  ==========================================================================
-asleep     no task, at most a timer for the next delayed job
-waking     a request is on its way, or the next attempt is waited for
+idle       no task, at most a timer for the next delayed job
+waking     a request is on its way, or the waker waits before the next attempt
 held       the service took the request and works; its answer comes when it is done
 =========  ==========================================================================
 
@@ -15,34 +15,19 @@ one more wake, after the answer: the service may have looked for the last time j
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from contextlib import suppress
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING
 
 import structlog
 
-from convolab_worker._setting_types import mask_url
-from convolab_worker.client.google_tokens import IdentityTokens, IdentityUnavailable
-from convolab_worker.client.wake_policy import (
-    REDIRECTS,
-    Answered,
-    GivenUp,
-    Heard,
-    Unanswered,
-    due_in,
-    judge,
-    retry_after,
-)
-from convolab_worker.errors import ConfigurationError
+from convolab_worker._urls import mask_url
+from convolab_worker.client.wake_policy import GivenUp, Heard, due_in, judge
+from convolab_worker.client.wake_request import WakeSender, open_session, wake_address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientSession
 
     from convolab_worker.settings import Settings
 
@@ -50,72 +35,93 @@ CLOSE_SECONDS = 1.0
 """How long closing waits at most for a wake that has not been heard yet."""
 
 _GATHER_SECONDS = 0.005  # jobs that are added together share a wake
-_CONNECT_SECONDS = 10.0
-_LONGEST_HOLD_SECONDS = 3660.0  # Cloud Run cuts a request after an hour
-_SILENCE_SECONDS = 60.0  # a service that streams its progress says something more often
-_MOST_BYTES = 65_536
-_STREAM = "application/x-ndjson"
 
 _log = structlog.get_logger("convolab_worker")
 
 
 class Waker:
-    """Sends wakes to the settings' ``wake_url``; belongs to the loop in which it is first used.
+    """Sends wakes to the settings' ``wake_url``, from one event loop or from one after another.
 
-    Nothing here raises for what the service does, or waits for it in the caller's time.
+    Nothing here raises for what the service does, or waits for it in the caller's time. Raises
+    ConfigurationError for a wrong address or wrong settings of the tokens.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Check the address and the tokens' settings. Raises ConfigurationError."""
         self._url = wake_address(settings)
-        self._token = settings.wake_token
-        audience = settings.wake_audience
-        self._identity = None if audience is None else IdentityTokens(audience)
+        self._sender = WakeSender(self._url, settings)
         self._asked = False
-        self._heard = asyncio.Event()
-        self._heard.set()
-        self._hurry = asyncio.Event()
-        self._hold: asyncio.Timeout | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._has_complained = False
         self._futile = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._heard = self._hurry = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def _enter_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop; what an earlier one left undone is done in this one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return loop
+        self._loop = loop
+        self._heard, self._hurry = asyncio.Event(), asyncio.Event()
+        self._task = None
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            self._timer = loop.call_at(timer.when(), self._on_timer)
+        if self._asked:
+            self._start()
+        else:
+            self._heard.set()
+        return loop
 
     def wake(self, delay: float | None = None) -> None:
         """Wake the service now, or when a job with that ``delay`` is due; returns at once."""
+        self._enter_loop()
         if delay:
             self._wake_in(due_in(delay))
             return
         self._asked = True
+        self._start()
+
+    def _start(self) -> None:
         self._heard.clear()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="convolab-wake")
 
     def _wake_in(self, seconds: float) -> None:
-        """Wake then; of several such times the first counts, and its answer tells the next."""
-        loop = asyncio.get_running_loop()
+        """Wake after so many seconds; only the first of several such times is kept.
+
+        The answer to that wake says when the next job is due.
+        """
+        loop = self._enter_loop()
         at = loop.time() + seconds
         if self._timer is not None:
-            if loop.time() < self._timer.when() <= at:
+            if self._timer.when() <= at:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(at, self.wake)
+        self._timer = loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.wake()
 
     async def heard(self, timeout: float) -> bool:
         """Wait until the wakes that were asked for have been heard, at most ``timeout`` seconds.
 
         False if they were not: it took longer, or all attempts failed.
         """
+        self._enter_loop()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._heard.wait()
         return self._heard.is_set() and not self._has_complained
 
     async def close(self) -> None:
-        """Send what was not sent, wait for that a second at most, and hang up.
+        """Send a wake that was not sent, wait for that a second at most, and close.
 
         Wakes for delayed jobs are dropped.
         """
+        self._enter_loop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -123,8 +129,8 @@ class Waker:
         if task is None:
             return
         self._hurry.set()  # from here on nothing pauses
-        if self._asked and self._hold is not None:
-            self._hold.reschedule(0)
+        if self._asked:
+            self._sender.hang_up()
         await self.heard(CLOSE_SECONDS)
         task.cancel()
         await asyncio.wait({task})
@@ -133,24 +139,25 @@ class Waker:
     # the task
 
     async def _run(self) -> None:
+        heard = self._heard  # this loop's
         try:
             while self._asked:  # again after the session was closed, which takes a moment too
                 await asyncio.sleep(_GATHER_SECONDS)
-                async with await _session(self._on_sent) as session:
+                async with await open_session(self._on_sent) as session:
                     while self._asked:
                         await self._deliver(session)
         finally:
-            self._heard.set()
+            heard.set()
 
     async def _on_sent(self, *_: object) -> None:
         """The request's head is on the wire: the service looks for jobs after this."""
         self._asked = False
 
     async def _deliver(self, session: ClientSession) -> None:
-        """One wake: attempts until it is heard or given up."""
+        """Send one wake: attempts until one is heard, or the last one has failed."""
         attempt = 1
         while True:
-            result = await self._attempt(session)
+            result = await self._sender.send(session, self._on_taken)
             verdict = judge(
                 result,
                 attempt=attempt,
@@ -176,7 +183,7 @@ class Waker:
             await self._pause(heard.quiet_for)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait so long, or until the client closes."""
+        """Wait so many seconds, or until the client closes."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()
@@ -188,111 +195,10 @@ class Waker:
         say("wake.failed", url=mask_url(self._url), reason=verdict.reason, **more)
         self._has_complained = True
 
-    # one attempt
-
-    async def _attempt(self, session: ClientSession) -> Answered | Unanswered:
-        """Ask once, and hear the service out."""
-        from aiohttp import ClientError
-
-        began: float | None = None
-
-        def held() -> float | None:
-            return None if began is None else time.monotonic() - began
-
-        try:
-            headers = await self._headers()
-            async with session.post(self._url, headers=headers, allow_redirects=False) as response:
-                if response.status >= REDIRECTS:
-                    asked = retry_after(response.headers.get("Retry-After"), time.time())
-                    return Answered(status=response.status, retry_after=asked)
-                began = time.monotonic()
-                self._recover()
-                body = await self._last_word(response)
-                return Answered(status=response.status, body=body)
-        except IdentityUnavailable as error:
-            return Unanswered(reason=str(error))
-        except TimeoutError:
-            return Unanswered(reason="no answer in time", held=held())
-        except (ClientError, OSError) as error:
-            return Unanswered(reason=_text(error), held=held())
-
-    async def _headers(self) -> dict[str, str]:
-        headers = {"Accept": f"{_STREAM}, application/json;q=0.9"}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
-        if self._identity is not None:
-            # With a token of the service's own, Google's goes where Cloud Run looks first.
-            taken = self._token is not None
-            name = "X-Serverless-Authorization" if taken else "Authorization"
-            headers[name] = f"Bearer {await self._identity.token()}"
-        return headers
-
-    def _recover(self) -> None:
+    def _on_taken(self) -> None:
         """The service has the request."""
         if not self._asked:
             self._heard.set()
         if self._has_complained:
             self._has_complained = False
             _log.info("wake.heard_again", url=mask_url(self._url))
-
-    async def _last_word(self, response: ClientResponse) -> Mapping[str, Any]:
-        """What the end of the answer says; read to its end, however long that takes.
-
-        While this connection is open the service has its CPU, where a platform takes it away.
-        """
-        streams = response.content_type == _STREAM
-        silence = _SILENCE_SECONDS if streams else _LONGEST_HOLD_SECONDS
-        clock = asyncio.get_running_loop().time
-        text = b""
-        async with asyncio.timeout(silence) as hold:
-            self._hold = hold
-            try:
-                while part := await response.content.readany():
-                    text = (text + part)[-_MOST_BYTES:]
-                    hold.reschedule(clock() + silence)
-            finally:
-                self._hold = None
-        with suppress(ValueError, RecursionError):
-            said = json.loads(text.strip().rpartition(b"\n")[2] if streams else text)
-            if isinstance(said, dict):
-                return said
-        return {}
-
-
-def wake_address(settings: Settings) -> str:
-    """Return the settings' ``wake_url``, the path /wake added to an address that has none.
-
-    Raises ConfigurationError for a name or password in the address beside a token.
-    """
-    parts = urlsplit(settings.wake_url or "")
-    if "@" in parts.netloc and (settings.wake_token or settings.wake_audience):
-        msg = (
-            f"CONVOLAB_WAKE_URL={mask_url(parts.geturl())!r}: expected no user in it beside "
-            "CONVOLAB_WAKE_TOKEN or CONVOLAB_WAKE_AUDIENCE"
-        )
-        raise ConfigurationError(msg)
-    path = "/wake" if parts.path in ("", "/") else parts.path
-    return urlunsplit(parts._replace(path=path, fragment=""))
-
-
-async def _session(on_sent: Callable[..., Awaitable[None]]) -> ClientSession:
-    """A session that uses no connection twice: a service that slept has forgotten it."""
-    await asyncio.to_thread(import_module, "aiohttp")  # takes a tenth of a second, once
-    from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
-
-    trace = TraceConfig()
-    trace.on_request_headers_sent.append(on_sent)
-    return ClientSession(
-        connector=TCPConnector(force_close=True),
-        cookie_jar=DummyCookieJar(),
-        timeout=ClientTimeout(
-            total=None, connect=_CONNECT_SECONDS, sock_read=_LONGEST_HOLD_SECONDS
-        ),
-        trace_configs=[trace],
-    )
-
-
-def _text(error: Exception) -> str:
-    """What went wrong, without an address, which may have a secret in it."""
-    reason = getattr(getattr(error, "os_error", error), "strerror", None)
-    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -1,8 +1,9 @@
-"""Shows the worker to Node's ``queue.getWorkers()``, which looks for the names of connections.
+"""Lists the worker in Node's ``queue.getWorkers()``, which looks at the names of connections.
 
 A connection has one name, and a name stands for one queue. A worker's own two connections carry the
-names of its first two queues; each other queue takes one that does nothing but have its name. Each
-name is one billed command whenever its connection opens; so a drain, which is over soon, has none.
+names of its first two queues; each other queue takes a connection that does nothing but carry its
+name. Each name is one billed command whenever its connection opens. A drain, which is over soon,
+sets none.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ if TYPE_CHECKING:
     from convolab_worker.connection.usage import CommandCounter
 
 _log = structlog.get_logger("convolab_worker")
-# A provider that closes idle connections is not asked more often than this for a new one, and each
-# time after twice as long: being listed may not cost what waiting saves.
+# Where a provider closes idle connections, each is opened again after a pause that doubles: being
+# listed must not cost what long waits save.
 _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 3600.0
 
 
 def client_name(prefix: str, queue: str, worker: str) -> str:
-    """The name of a connection by which BullMQ lists ``worker`` as one of ``queue``."""
+    """Return the name of a connection by which BullMQ lists ``worker`` as one of ``queue``."""
     return f"{prefix}:{base64.b64encode(queue.encode()).decode()}:w:{worker}"
 
 
 class NamedConnections:
-    """A connection for each of ``names``: first the worker's ``own``, then further ones."""
+    """Gives each of ``names`` a connection: first the worker's ``own``, then further ones."""
 
     def __init__(
         self,
@@ -48,7 +49,6 @@ class NamedConnections:
         timeout: float,
         counter: CommandCounter,
     ) -> None:
-        """Name and open nothing."""
         self._names = names
         self._own = own
         self._connections = [
@@ -58,16 +58,16 @@ class NamedConnections:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Name the worker's own connections, which are to be opened yet, and open the others."""
+        """Open the further connections, and name all; call it before the own ones are opened."""
         for connection, name in zip([*self._own, *self._connections], self._names, strict=False):
             connection.client_name = name
         self._tasks = [
-            asyncio.create_task(_keep(connection), name="convolab-presence")
+            asyncio.create_task(_keep(connection), name="convolab-named-connection")
             for connection in self._connections
         ]
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the further connections."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -81,12 +81,12 @@ async def _keep(connection: Connection) -> None:
     pause = _FIRST_PAUSE_SECONDS
     while True:
         lost.clear()
-        with contextlib.suppress(RedisUnavailable):  # the worker's own connections tell of that
+        with contextlib.suppress(RedisUnavailable):  # the worker's own connections log it
             await connection.open()
             opened_at = time.monotonic()
             await lost.wait()
             if time.monotonic() - opened_at > _LONGEST_PAUSE_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
-            _log.debug("presence.lost", pause=pause)
+            _log.debug("named_connection.lost", pause=pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

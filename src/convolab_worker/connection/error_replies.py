@@ -1,27 +1,27 @@
-"""What Redis's refusals mean, and what mends them: pure, from the error's first word."""
+"""What Redis's error replies mean, and what an operator can do about them: pure."""
 
 from __future__ import annotations
 
-# Redis error prefix -> what is wrong and what to do about it, in an operator's words.
+# The start of an error reply, and in an operator's words what is wrong and what to do about it.
 _MEANINGS: tuple[tuple[str, str], ...] = (
     ("WRONGPASS", "the user or password in REDIS_URL is wrong: correct it"),
     ("NOAUTH", "the server wants a password: put it into REDIS_URL (redis://:PASSWORD@host)"),
     ("NOPERM", "the user in REDIS_URL lacks a permission: grant what the message names"),
     ("ERR ACL failure", "the user in REDIS_URL lacks a permission: grant what the message names"),
-    ("LOADING", "the server is loading its data: it will serve when it is done"),
+    ("LOADING", "the server is loading its data: it answers when it has loaded them"),
     ("READONLY", "this is a replica: point REDIS_URL at the primary"),
     ("UNBLOCKED force", "the server has become a replica: point REDIS_URL at the primary"),
     ("MASTERDOWN", "the replica has lost its primary: point REDIS_URL at the primary"),
-    ("CLUSTERDOWN", "the cluster has slots without a node: mend the cluster"),
+    ("CLUSTERDOWN", "the cluster has slots without a node: repair the cluster"),
     ("MOVED", "a cluster's nodes disagree, or CONVOLAB_PREFIX has no hash tag, such as {bull}"),
-    ("ASK", "the cluster is moving the keys to another node: it will serve when it is done"),
-    ("TRYAGAIN", "the cluster is moving the keys to another node: it will serve when it is done"),
+    ("ASK", "the cluster is moving the keys to another node: it answers once they are there"),
+    ("TRYAGAIN", "the cluster is moving the keys to another node: it answers once they are there"),
     ("CROSSSLOT", "this is a cluster: use a hash tag in CONVOLAB_PREFIX, such as {bull}"),
     ("OOM", "the server's memory is full: raise maxmemory or remove data"),
-    ("MISCONF", "the server can't save to disk and refuses writes: look at its log and disk"),
+    ("MISCONF", "the server can't save to disk and refuses writes: check its log and its disk"),
     ("BUSY ", "a script is running too long on the server: SCRIPT KILL ends it"),
     ("WRONGTYPE", "a key of this queue has another type than BullMQ's: is it another program's?"),
-    ("NOREPLICAS", "the server wants replicas that are not there: mend the replication"),
+    ("NOREPLICAS", "the server wants replicas that are not there: repair the replication"),
     ("ERR max requests limit exceeded", "the provider's quota is spent: raise it, or wait"),
     ("ERR max daily request limit exceeded", "the day's quota is spent: raise it, or wait"),
     ("ERR max number of clients", "the server has too many clients: raise maxclients"),
@@ -32,7 +32,7 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
 
 
 def meaning(error: str) -> str | None:
-    """What ``error`` (a reply's text) means and what mends it, or None where it is not known."""
+    """Return what an error reply means and what to do about it, None where that is not known."""
     for prefix, text in _MEANINGS:
         # Redis 6 wraps what a script ran into: "ERR Error running script ...: -OOM command ...".
         if error.startswith(prefix) or f" {prefix} " in error or f" -{prefix} " in error:
@@ -41,6 +41,6 @@ def meaning(error: str) -> str | None:
 
 
 def explain(error: str, where: str) -> str:
-    """One sentence for an operator: the refusal of Redis at ``where``, and what mends it."""
+    """Return one sentence for an operator: what Redis at ``where`` refuses, and what to do."""
     known = meaning(error)
     return f"Redis at {where} refuses: {error}" + (f" -- {known}" if known else "")

@@ -1,4 +1,4 @@
-"""Brings lost connections back, once for all who wait, and says so once."""
+"""Brings lost connections back, once for everybody who waits, and logs it once."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _PASSING = ("LOADING", "BUSY", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 
 
 def reconnect_delay(failures: int, *, random: float) -> float:
-    """How long to wait before connecting again after ``failures`` refused connections.
+    """Return the seconds to wait before connecting again, after so many failures in a row.
 
     Nobody bills a connection that fails, and the first job is to run within a second of the
-    server's return: so up to half a second for the first minutes, then up to 5.
+    server's return: hence half a second at most for the first minutes, and later 5.
     """
     if failures <= 0:
         return 0.0
@@ -37,19 +37,21 @@ def reconnect_delay(failures: int, *, random: float) -> float:
 
 
 def refusal_delay(refusals: int, *, random: float) -> float:
-    """How long to pause after Redis answered ``refusals`` commands in a row with an error.
+    """Return the seconds to pause, after Redis answered so many commands in a row with an error.
 
-    A server that is full, read-only, loading or over its quota answers, and bills, every try: so
-    pauses grow from half a second to two minutes.
+    A server that is full, read-only, loading or over its quota answers, and bills, every try:
+    hence pauses that grow from half a second to two minutes.
     """
     return float(min(0.5 * 2 ** min(max(refusals - 1, 0), 12), 120.0)) * (0.75 + 0.25 * random)
 
 
 class Reconnection:
-    """Keeps ``connections`` open; ``generation`` counts how often one had to be reopened."""
+    """Keeps ``connections`` open; ``generation`` counts how often one had to be reopened.
+
+    ``where`` names the server in logs.
+    """
 
     def __init__(self, *connections: Connection, where: str) -> None:
-        """Open nothing yet."""
         self._connections = connections
         self._where = where
         self._task: asyncio.Task[None] | None = None
@@ -63,7 +65,7 @@ class Reconnection:
         return all(connection.is_open for connection in self._connections)
 
     async def wait(self) -> None:
-        """Wait until every connection is open, connecting for as long as it takes."""
+        """Return once every connection is open; connects for as long as that takes."""
         if self.is_open:
             return
         if self._task is None:
@@ -77,33 +79,33 @@ class Reconnection:
             task.exception()
 
     async def _open_all(self) -> None:
-        failures = 0
-        refusals = 0
-        said = ""
+        failures = refusals = 0
+        logged = ""
         while not self.is_open:
             try:
                 for connection in self._connections:
                     await connection.open()
             except RedisUnavailable as error:
                 failures += 1
-                answered = isinstance(error.__cause__, RedisRefused)
-                refusals = refusals + 1 if answered else 0
-                if str(error) != said:
-                    said = str(error)
-                    _log.error("redis.unavailable", error=said)
-                chance = random.random()
-                passing = any(word in said for word in _PASSING)
-                refusals = 1 if passing else refusals
-                delay = refusal_delay(refusals, random=chance) if answered else 0.0
+                reason, chance, delay = str(error), random.random(), 0.0
+                if reason != logged:
+                    logged = reason
+                    _log.error("redis.unavailable", error=reason)
+                if isinstance(error.__cause__, RedisRefused):
+                    passing = any(word in reason for word in _PASSING)
+                    refusals = 1 if passing else refusals + 1
+                    delay = refusal_delay(refusals, random=chance)
+                else:
+                    refusals = 0
                 await asyncio.sleep(max(delay, reconnect_delay(failures, random=chance)))
         self.generation += 1
         if failures:
             _log.info("redis.connected", redis=self._where, attempts=failures + 1)
 
     async def refused(self, error: RedisRefused) -> None:
-        """Pause after Redis refused a command: longer from time to time; say why once.
+        """Pause after Redis refused a command, longer each time; the first time is logged.
 
-        Whoever is refused during a pause shares it, and the first command that is taken ends it.
+        All who are refused during a pause share it. The first command that Redis takes ends it.
         """
         if self._pause is None:
             self._refusals += 1
@@ -121,7 +123,10 @@ class Reconnection:
             self._pause = None
 
     async def answered(self, ask: Callable[[], Awaitable[_T]]) -> _T:
-        """The answer to a question that changes nothing: asked again after every outage."""
+        """Return what ``ask`` returns; it is called again after every outage and refusal.
+
+        For questions only: what ``ask`` sends may be executed more than once.
+        """
         while True:
             await self.wait()
             try:
@@ -135,15 +140,15 @@ class Reconnection:
                 return answer
 
     def served(self) -> None:
-        """Redis took a command: the next refusal is a new one."""
+        """Note that Redis took a command: the next refusal is the first of its kind."""
         if self._refusals:
-            _log.info("redis.serves_again", redis=self._where, refusals=self._refusals)
+            _log.info("redis.recovered", redis=self._where, refusals=self._refusals)
             self._refusals = 0
             if self._pause is not None:
                 self._end_pause(self._pause)
 
     async def close(self) -> None:
-        """Stop connecting, and close every connection."""
+        """Stop connecting, and close every connection; a later ``wait`` opens them again."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The command counter: what leaves our connections, counted by purpose as a bill counts it."""
+"""Counts Redis commands by purpose, as a provider bills them, and compares a day with a budget."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Purpose(StrEnum):
 class CommandCounter:
     """Counts Redis commands by purpose.
 
-    ``sent`` counts what a client sends; ``inner`` what scripts ran inside Redis, which a provider
-    that bills by the command charges for too. Inner commands are estimated by whoever sends the
-    script (``queues``), from tables that a test compares with the server's own statistics.
+    ``sent`` counts the commands of a client, ``inner`` those that its scripts run inside Redis,
+    which a provider that bills by the command charges for too. The sender of a script estimates its
+    inner commands, from tables that a test compares with the server's own statistics.
     """
 
     sent: Counter[Purpose] = field(default_factory=Counter)
@@ -43,36 +43,36 @@ class CommandCounter:
         self.sent[purpose] += commands
 
     def count_inner(self, purpose: Purpose, commands: int) -> None:
-        """Count ``commands`` that a script sent for ``purpose`` ran inside Redis."""
+        """Count ``commands`` that a script for ``purpose`` ran inside Redis."""
         self.inner[purpose] += commands
 
     def add(self, other: CommandCounter) -> None:
-        """Count what the ``other`` has counted, too."""
+        """Add the counts of the ``other``."""
         self.sent.update(other.sent)
         self.inner.update(other.inner)
 
     @property
     def client_sent(self) -> int:
-        """Commands sent so far."""
+        """How many commands have been sent."""
         return self.sent.total()
 
     @property
     def billable(self) -> int:
-        """Commands sent so far, and those that their scripts ran."""
+        """How many commands have been sent, and have been run by their scripts."""
         return sum(dict(self.sent).values()) + sum(dict(self.inner).values())
 
     def __add__(self, other: CommandCounter) -> CommandCounter:
-        """Both meters' counts together."""
+        """Return a counter with the counts of both."""
         # Copies first: another thread may be counting on one of them.
         sent = Counter(dict(self.sent)) + Counter(dict(other.sent))
         return CommandCounter(sent, Counter(dict(self.inner)) + Counter(dict(other.inner)))
 
     def __sub__(self, other: CommandCounter) -> CommandCounter:
-        """What this counter counted beyond the ``other``, an earlier copy of it."""
+        """Return what was counted since the ``other``, an earlier copy."""
         return CommandCounter(self.sent - other.sent, self.inner - other.inner)
 
     def snapshot(self) -> dict[str, dict[str, int]]:
-        """By purpose: ``sent`` and ``billable`` counts, as plain data."""
+        """Return the ``sent`` and ``billable`` counts by purpose, as plain data."""
         return {
             purpose.value: {"sent": self.sent[purpose], "billable": both}
             for purpose, both in sorted((self.sent + self.inner).items())
@@ -83,7 +83,7 @@ class CommandCounter:
 class DayReport:
     """A day's commands: those ``used`` so far, and the ``projected`` count at the day's end.
 
-    ``is_over`` says that the budget will be passed, or has been; otherwise the day has ended.
+    ``is_over`` says that the budget has been passed, or will be; otherwise the day has ended.
     """
 
     used: int
@@ -93,18 +93,17 @@ class DayReport:
 
 
 class DailyBudget:
-    """Holds the day's commands against a budget; ``check`` is told the time and the count.
+    """Compares the day's commands with a budget; ``check`` is given the time and the count.
 
     A day is 24 hours from the start, since providers count by different clocks. The projection
-    goes on at the pace of the last hour, and none is made of the first minutes, when a worker
-    connects and looks round.
+    continues the pace of the last hour. None is made in the first minutes, when a worker connects
+    and looks at every queue.
     """
 
     _PACE_SECONDS = 3600.0
     _SETTLING_SECONDS = 600.0
 
     def __init__(self, budget: int | None, now: float) -> None:
-        """Begin a day."""
         self._budget = budget
         self._begin(now, 0)
 
@@ -115,7 +114,10 @@ class DailyBudget:
         self._warned = False
 
     def check(self, now: float, billable: int) -> DayReport | None:
-        """What there is to say at ``now``, with ``billable`` commands since the worker's start."""
+        """Return what is to be reported at ``now``, None where nothing is.
+
+        ``billable`` counts the commands since the worker's start.
+        """
         elapsed = now - self._started_at
         used = billable - self._at_start
         if elapsed >= DAY_SECONDS or elapsed < 0:
@@ -133,7 +135,7 @@ class DailyBudget:
         return None
 
     def used(self, billable: int) -> int:
-        """The commands of this day so far."""
+        """Return the commands of this day so far."""
         return billable - self._at_start
 
     def is_settled(self, now: float) -> bool:
@@ -141,7 +143,7 @@ class DailyBudget:
         return now - self._started_at >= self._SETTLING_SECONDS
 
     def projection(self, now: float, billable: int) -> int:
-        """The commands of the whole day, were it to go on at the pace of the last hour."""
+        """Return the commands of the whole day, if it continues at the pace of the last hour."""
         elapsed = max(now - self._started_at, 1.0)
         used = billable - self._at_start
         pace = self._pace or used / elapsed

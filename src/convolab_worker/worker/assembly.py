@@ -205,9 +205,9 @@ def _worker_name(settings: Settings) -> str:
 
 def _client_names(settings: Settings) -> list[str]:
     """The names of connections by which Node's ``getWorkers()`` finds this worker, by queue."""
-    listed = {"all": len(settings.queues), "two": 2, "none": 0}[settings.listed]
+    queues = settings.queues if settings.listed == "on" else ()
     name = _worker_name(settings)
-    return [client_name(settings.prefix, queue, name) for queue in settings.queues[:listed]]
+    return [client_name(settings.prefix, queue, name) for queue in queues]
 
 
 def _limiter(rate: str | None) -> Limiter | None:
@@ -232,7 +232,7 @@ def _slots(handlers: HandlerRegistry, settings: Settings) -> Slots[ActiveJob]:
 def _heard_loss(other: Connection, signal: Signal, error: Exception) -> None:
     """A connection went silent: the other one, to the same server, is no better."""
     if isinstance(error, ReplyLost) and error.silent:
-        other.lose(str(error))
+        other.abort(str(error))
     signal.set()
 
 

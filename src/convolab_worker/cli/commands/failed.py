@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.cli.output import Bar, as_json, described, remark, result, table
 from convolab_worker.cli.wake_service import awake
-from convolab_worker.client import jobs as failed_jobs
+from convolab_worker.client import failed_jobs
 from convolab_worker.client.client import JobClient
-from convolab_worker.client.jobs import BATCH, DONE, Failure, Wanted
+from convolab_worker.client.failed_jobs import BATCH, DONE, Failure, Wanted
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter, Purpose
@@ -82,16 +82,19 @@ def retry(
     def call(keys: QueueKeys, failure: Failure) -> Call:
         return failed_jobs.retry_call(keys, failure, reset_attempts=reset_attempts)
 
-    done = _act(settings, wanted, "retried", call, everything=everything, dry_run=dry_run)
-    if done and not dry_run:
-        asyncio.run(awake(settings, "the jobs were retried"))
+    outcomes: Counter[str] = Counter()
+    try:
+        _act(settings, wanted, "retried", call, outcomes, everything=everything, dry_run=dry_run)
+    finally:  # also for the jobs before one that could not be retried
+        if outcomes[DONE] and not dry_run:
+            asyncio.run(awake(settings, "the jobs were retried"))
     return 0
 
 
 def remove(settings: Settings, wanted: Wanted, *, everything: bool, dry_run: bool) -> int:
     """Remove failed jobs, with all that is known of them."""
     call = failed_jobs.remove_call
-    _act(settings, wanted, "removed", call, everything=everything, dry_run=dry_run)
+    _act(settings, wanted, "removed", call, Counter(), everything=everything, dry_run=dry_run)
     return 0
 
 
@@ -100,26 +103,26 @@ def _act(
     wanted: Wanted,
     what: str,
     call: Callable[[QueueKeys, Failure], Call],
+    outcomes: Counter[str],
     *,
     everything: bool,
     dry_run: bool,
-) -> int:
-    """Tell what was done, and give how often."""
+) -> None:
+    """Tell what was done, and count it in ``outcomes``."""
     configure_logging(settings.log_level, settings.log_format)
     if wanted.is_everything and not everything:
         msg = "every failed job is meant: expected ids, a filter such as --name, or --all"
         raise ConfigurationError(msg)
-    outcomes: Counter[str] = Counter()
     try:
         asyncio.run(_carry_out(settings, wanted, call, outcomes, dry_run=dry_run))
     except KeyboardInterrupt:
         remark(f"stopped: {outcomes[DONE]} jobs were {what}, each of them whole; run it again")
         raise
-    done = outcomes.pop(DONE, 0)
+    done = outcomes[DONE]
     result(f"{done} job{'' if done == 1 else 's'} {'would be ' if dry_run else ''}{what}")
     for why, count in outcomes.items():
-        remark(f"{count} not: {why}")
-    return done
+        if why != DONE:
+            remark(f"{count} not: {why}")
 
 
 async def _carry_out(

@@ -42,9 +42,10 @@ def migrate(
             f"stopped: at least {account.moved} jobs were moved, each of them whole; run it again"
         )
         raise
+    finally:  # also for the jobs before one that could not be moved
+        if execute and account.moved:
+            asyncio.run(awake(settings, "the jobs were moved"))
     _tell(account, destination, execute=execute, as_lines=as_lines)
-    if execute and account.moved:
-        asyncio.run(awake(settings, "the jobs were moved"))
     if settings.app is not None:
         _warn_of_handlers(settings.app, destination, account)
     return 0

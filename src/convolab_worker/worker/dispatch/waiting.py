@@ -395,7 +395,7 @@ class Waiting:
             self._unblock()
             await asyncio.wait({block}, timeout=patience)
             if not block.done():  # the server may be in it still, and serve it the next marker
-                self._waiting.lose("the wait could not be ended")
+                self._waiting.abort("the wait could not be ended")
             block.cancel()
         for queue, standing in self._slots.standing.items():
             if standing.due_at is not None:

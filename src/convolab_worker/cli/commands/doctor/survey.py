@@ -11,8 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.cli.commands.doctor import checks
-from convolab_worker.client.google_tokens import IdentityTokens, IdentityUnavailable
-from convolab_worker.client.waker import wake_address
+from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
+from convolab_worker.client.wake_request import wake_address
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.error_replies import explain
 from convolab_worker.connection.usage import Purpose
@@ -218,7 +218,7 @@ async def _reach(settings: Settings, *, with_token: bool) -> tuple[str | None, i
 async def _credentials(settings: Settings) -> dict[str, str]:
     token = settings.wake_token
     if settings.wake_audience is not None:
-        token = await IdentityTokens(settings.wake_audience).token()
+        token = await IdentityTokenSource(settings.wake_audience).token()
     return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 

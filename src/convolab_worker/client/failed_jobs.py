@@ -1,4 +1,4 @@
-"""A queue's failed jobs: found by name, age and reason, tried again, removed."""
+"""Finds a queue's failed jobs by name, age and reason, and retries or removes them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which failed jobs are meant: all that fit every part that is set. Ages are in seconds."""
+    """A filter of failed jobs: one fits if it fits all parts that are set. Ages are in seconds."""
 
     ids: Collection[str] = ()
     names: Collection[str] = ()
@@ -49,17 +49,17 @@ class Wanted:
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing narrows it."""
+        """Whether no part is set."""
         return self == Wanted()
 
     def between(self, now: float) -> tuple[str, str]:
-        """The times of failure that fit, as Redis wants scores: milliseconds, or infinity."""
+        """Return the bounds of fitting times of failure, as scores: milliseconds, or infinity."""
         earliest = "-inf" if self.newer_than is None else f"{(now - self.newer_than) * 1000:.0f}"
         latest = "+inf" if self.older_than is None else f"{(now - self.older_than) * 1000:.0f}"
         return earliest, latest
 
     def fits(self, failure: Failure) -> bool:
-        """Whether a job of a fitting age is meant."""
+        """Whether a job fits the other parts than age."""
         return (
             (not self.ids or failure.id in self.ids)
             and (not self.names or failure.name in self.names)
@@ -68,7 +68,7 @@ class Wanted:
 
 
 def reason_pattern(given: str) -> re.Pattern[str]:
-    """What a reason is to contain: text, whatever its case, or /a regular expression/.
+    """Return a pattern of reasons: text, in any case, or a regular expression between slashes.
 
     Raises ValueError with what was expected.
     """
@@ -84,7 +84,7 @@ def reason_pattern(given: str) -> re.Pattern[str]:
 async def failures(
     connection: Connection, keys: QueueKeys, wanted: Wanted, now: float, *, newest_first: bool
 ) -> AsyncIterator[Failure]:
-    """The queue's failed jobs that are wanted, read in batches."""
+    """Yield the queue's failed jobs that fit, read in batches."""
     earliest, latest = wanted.between(now)
     command, bounds = "ZRANGEBYSCORE", (earliest, latest)
     if newest_first:

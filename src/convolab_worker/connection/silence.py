@@ -1,0 +1,64 @@
+"""Notices that the server has fallen silent while commands are unanswered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections import deque
+    from collections.abc import Callable
+
+    from convolab_worker.connection.commands import Unanswered
+
+# A deadline found passed this late was missed by our own loop, not by the server.
+_LATE_SECONDS = 0.5
+
+
+class SilenceTimer:
+    """Calls ``on_silence`` when the oldest of the ``unanswered`` commands has waited its time-out.
+
+    Answers come in order: while bytes arrive, the oldest command waits for its turn. So its
+    time-out counts from when it was sent, or from ``heard_at``, when the last bytes came.
+    """
+
+    def __init__(self, unanswered: deque[Unanswered], on_silence: Callable[[], None]) -> None:
+        self._unanswered = unanswered
+        self._on_silence = on_silence
+        self._timer: asyncio.TimerHandle | None = None
+        self.heard_at = 0.0
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See to it that the oldest command's deadline is checked, after commands were sent."""
+        if not self._unanswered:
+            return
+        deadline = self._unanswered[0][1]
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()  # left from a longer wait
+        self._arm(loop, deadline)
+
+    def stop(self) -> None:
+        """Check nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        self._timer = loop.call_at(deadline, self._check, loop, deadline)
+
+    def _check(self, loop: asyncio.AbstractEventLoop, expected: float) -> None:
+        self._timer = None
+        if not self._unanswered:
+            return
+        now = loop.time()
+        _, deadline, _, seconds = self._unanswered[0]
+        deadline = max(deadline, self.heard_at + seconds)
+        if deadline > now:
+            self._arm(loop, deadline)
+        elif now - expected > _LATE_SECONDS:
+            # Our loop was blocked or the process frozen: the answer may lie unread in the socket.
+            self._timer = loop.call_later(_LATE_SECONDS, self._check, loop, now + 1)
+        else:
+            self._on_silence()
