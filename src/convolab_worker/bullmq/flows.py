@@ -11,7 +11,7 @@ from convolab_worker.bullmq.producer import NewJob
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.connection.usage import Purpose
-from convolab_worker.payloads.codec import encode_json
+from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

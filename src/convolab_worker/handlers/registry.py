@@ -18,7 +18,8 @@ from convolab_worker.handlers.scope import (
     Scope,
 )
 from convolab_worker.handlers.strategies import S, Strategies
-from convolab_worker.payloads.codec import payload_annotation, validator
+from convolab_worker.payloads.validation import validator
+from convolab_worker.payloads.validation.names import payload_annotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

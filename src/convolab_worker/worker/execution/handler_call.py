@@ -42,7 +42,8 @@ from convolab_worker.handlers.job import AwaitChildren, Job
 from convolab_worker.handlers.passage import MiddlewareChain
 from convolab_worker.handlers.retry import retry_delay
 from convolab_worker.handlers.strategies import NO_STRATEGIES, FailedAttempt
-from convolab_worker.payloads.codec import decode_data, encode_json
+from convolab_worker.payloads.decode import decode_data
+from convolab_worker.payloads.encode import encode_json
 from convolab_worker.worker.stack_reports import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:

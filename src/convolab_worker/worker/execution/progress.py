@@ -13,7 +13,7 @@ from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
-from convolab_worker.payloads.codec import encode_json
+from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend
