@@ -19,7 +19,7 @@ from convolab_worker.bullmq.protocol.job_options import (
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
-from convolab_worker.payloads.codec import encode_json
+from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -17,7 +17,7 @@ from convolab_worker.errors import (
     RedisUnavailable,
     ReplyLost,
 )
-from convolab_worker.payloads.codec import encode_json
+from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping

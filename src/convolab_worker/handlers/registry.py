@@ -13,7 +13,8 @@ from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
 from convolab_worker.handlers.middleware import Middleware, MiddlewareFunction
 from convolab_worker.handlers.retry import S, Strategies
-from convolab_worker.payloads.codec import payload_annotation, validator
+from convolab_worker.payloads.validation import validator
+from convolab_worker.payloads.validation.names import payload_annotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ from convolab_worker.bullmq.protocol.job_options import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
 from convolab_worker.handlers.lifespan import Lifespans
-from convolab_worker.payloads.codec import encode_json
+from convolab_worker.payloads.encode import encode_json
 from convolab_worker.settings import Settings
 from convolab_worker.telemetry.metrics import Metrics
 from convolab_worker.worker.execution.executor import JobExecutor, label

@@ -16,7 +16,7 @@ from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.payloads.codec import encode_json
+from convolab_worker.payloads.encode import encode_json
 from convolab_worker.settings import OPTIONS, Settings
 from convolab_worker.worker.worker import Worker
 

@@ -18,7 +18,8 @@ from convolab_worker.errors import (
 from convolab_worker.handlers import middleware
 from convolab_worker.handlers.job import AwaitChildren, Job
 from convolab_worker.handlers.retry import NO_STRATEGIES, FailedAttempt, retry_delay
-from convolab_worker.payloads.codec import decode_data, encode_json
+from convolab_worker.payloads.decode import decode_data
+from convolab_worker.payloads.encode import encode_json
 from convolab_worker.worker.execution import handler_call
 from convolab_worker.worker.execution.handler_call import AbortKind
 

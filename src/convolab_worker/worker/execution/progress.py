@@ -12,7 +12,7 @@ from convolab_worker.bullmq import flows
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
-from convolab_worker.payloads.codec import encode_json
+from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend

@@ -11,7 +11,8 @@ from convolab_worker.cli.commands.cost.prices import Hosting, Prices
 from convolab_worker.cli.commands.cost.text import EVENTS, as_text, assumptions
 from convolab_worker.cli.output import as_json, result
 from convolab_worker.errors import ConfigurationError, InvalidPayload
-from convolab_worker.payloads.codec import decode_data, validator
+from convolab_worker.payloads.decode import decode_data
+from convolab_worker.payloads.validation import validator
 from convolab_worker.settings import Settings
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 

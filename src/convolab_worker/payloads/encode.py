@@ -1,14 +1,11 @@
-"""Data in and results out: decode, validate, encode.
+"""Writes a handler's result, a job's data or its progress as JSON that Node reads as it was meant.
 
-What a producer in Node wrote is read as ``JSON.parse`` reads it, and what a handler
-returns is written so that Node reads what was meant: nothing is coerced in silence.
-
-A result may hold None, bool, int, float, str, lists, tuples (as arrays) and mappings
-with text keys, and also
+Nothing is coerced in silence. A value may hold None, bool, int, float, str, lists, tuples (as
+arrays) and mappings with text keys, and also
 
 - dataclass instances (all their fields), msgspec Structs and pydantic models (as their
   libraries write them), and Enum members (their values);
-- datetime, date and time as ISO 8601 text, UTC with a final ``Z`` as JavaScript writes it,
+- datetime, date and time as ISO 8601 text: UTC with a final ``Z`` as JavaScript writes it,
   a naive datetime without an offset; and UUIDs as text.
 
 Refused, with the place named: an int beyond ±(2**53 - 1), which JavaScript would round;
@@ -19,87 +16,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from enum import Enum
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from convolab_worker.errors import InvalidPayload, InvalidResult
-from convolab_worker.payloads.validation import validator
-from convolab_worker.payloads.validation.names import loaded, payload_annotation
-from convolab_worker.payloads.validation.problems import printable, quote, show, step, unexpected
+from convolab_worker.errors import InvalidResult
+from convolab_worker.payloads.validation.names import loaded
+from convolab_worker.payloads.validation.problems import printable, show, step, unexpected
 from convolab_worker.payloads.validation.scalars import SAFE_INTEGER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["decode_data", "encode_json", "payload_annotation", "validator"]
-
-_AROUND = 20
-"""How much of the text before and after an error its message shows."""
-
 _PLAIN = frozenset({str, float, bool, type(None)})
 
-
-class _NotANumberError(ValueError):
-    """NaN or Infinity, which Python's json would take and JSON.parse would not."""
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _NotANumberError(name)
-
-
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def decode_data(text: str | bytes) -> Any:
-    """Read the JSON text of a job's data as Node's ``JSON.parse`` would.
-
-    One difference: an integer of any size stays exact. Text that is not JSON, that nests
-    too deeply, or bytes that are not UTF-8 raise InvalidPayload with position and excerpt.
-    """
-    document = ""
-    try:
-        document = text.decode() if isinstance(text, bytes) else text
-        return _decoder.decode(document)
-    except UnicodeDecodeError as error:
-        near = error.object[max(error.start - _AROUND, 0) : error.start + _AROUND]
-        what = f"{error.reason} at byte {error.start}, near {near!r}"
-        msg = f"data: expected UTF-8, got {what}"
-        raise InvalidPayload(msg) from None
-    except json.JSONDecodeError as error:
-        raise _not_json(error.msg, error.doc, error.pos) from None
-    except _NotANumberError as error:
-        problem = f"{error} is not a number in JSON"
-        raise _not_json(problem, document, _first_constant(document)) from None
-    except RecursionError:
-        msg = "data: nested too deeply"
-    except ValueError:
-        msg = "data: expected JSON, got a number of thousands of digits"
-    raise InvalidPayload(msg) from None
-
-
-def _not_json(problem: str, document: str, position: int) -> InvalidPayload:
-    near = quote(document[max(position - _AROUND, 0) : position + _AROUND])
-    msg = f"data: expected JSON, got: {problem} at position {position}, near {near}"
-    return InvalidPayload(printable(msg))
-
-
-def _first_constant(document: str) -> int:
-    """Find where NaN or Infinity stands outside of any text; all before it is JSON."""
-    for match in re.finditer(r'"(?:[^"\\]|\\.)*"|(-?Infinity|NaN)', document):
-        if match[1]:
-            return match.start()
-    return 0
+_write = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+).encode
 
 
 def encode_json(value: Any, what: str = "result") -> str:
-    """Write a value as JSON text as Node would have; what it may hold is told above.
+    """Return a value as JSON text, written as Node writes it; the module says what is accepted.
 
-    ``what`` names the value in messages: ``result.items[3]``. A value that can't be
-    written raises InvalidResult.
+    ``what`` names the value in messages: ``result.items[3]``. Raises InvalidResult for a value
+    that JSON can't hold.
     """
     try:
         return _encoded(value, what)
@@ -114,40 +56,25 @@ def _encoded(value: Any, what: str) -> str:
     except RecursionError:
         plain = False
     if not plain:
-        # Tells the place of what is refused, and of a value inside itself.
+        # This finds the place of what is refused, and a value inside itself.
         value = _plain(value, what, set())
     try:
         text = _write(value)
         if not text.isascii():
             text.encode()
     except ValueError as error:
-        # NaN, an infinity or a lone surrogate: rare, so the place is looked for only now.
+        # NaN, an infinity or a lone surrogate. They are rare, so only now is the place looked for.
         _plain(value, what, set())
         msg = f"{what}: {error}"
         raise InvalidResult(msg) from None
     return text
 
 
-def _writer() -> Callable[[Any], str]:
-    """Make json's writer once: JSONEncoder makes one for each value, half of a small one's cost."""
-    encoder = json.JSONEncoder(
-        ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
-    )
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:
-        return encoder.encode
-    text_writer = json.encoder.encode_basestring
-    write = make(None, encoder.default, text_writer, None, ":", ",", False, False, False)  # noqa: FBT003
-    return lambda value: "".join(write(value, 0))
-
-
-_write = _writer()
-
-
 def _is_plain(value: Any) -> bool:
-    """Say whether json writes a value as it is meant; text and floats are looked at after.
+    """Say whether json writes a value as it is meant; text and floats are checked when written.
 
-    Loops, not all(...): this runs for every result, and a generator doubles its cost.
+    These are loops and not all(...), since this runs for every result and a generator doubles
+    its cost.
     """
     kind = type(value)
     if kind in _PLAIN:
@@ -171,7 +98,7 @@ def _is_plain(value: Any) -> bool:
 def _plain(value: Any, path: str, around: set[int]) -> Any:
     """Rebuild a value from what json writes as it is meant, or raise with the place.
 
-    ``around`` has the ids of the objects that this one is inside of.
+    ``around`` has the ids of the objects that contain this one.
     """
     if isinstance(value, Enum):
         return _plain(value.value, path, around)
@@ -205,7 +132,7 @@ def _plain(value: Any, path: str, around: set[int]) -> Any:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Say whether a part needs no look of its own, and so no path, which costs most."""
+    """Say whether a part is written as it is; then its path, which costs most, is not needed."""
     kind = type(value)
     if kind is str:
         return bool(value.isascii())
@@ -239,7 +166,7 @@ def _opened(value: Any, path: str) -> Any:
 
 
 def _dump_struct(value: Any) -> Any:
-    # Bytes are left as they are, to be refused: msgspec would write them as base64.
+    # Bytes stay bytes, and are refused afterwards: msgspec would write them as base64.
     return loaded("msgspec", "to_builtins")(
         value, builtin_types=(bytes, bytearray, memoryview), order=None
     )
