@@ -8,21 +8,27 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.server.prometheus import metrics_text
-from convolab_worker.telemetry.logging import BUCKETS, Telemetry
+from convolab_worker.telemetry.metrics import BUCKETS, Metrics
+from convolab_worker.telemetry.recent_runs import RecentRun
+
+
+def run(kind: str, outcome: str, duration: float, waited: float) -> RecentRun:
+    """A run of a job that has ended."""
+    return RecentRun(0.0, "7", "work", "q", kind, 1, outcome, duration, waited)
 
 
 def stats() -> dict[str, Any]:
     """What a worker tells that has run three jobs, one kind of them oddly named."""
-    telemetry, counter = Telemetry(), CommandCounter()
-    telemetry.job_finished("audio", "completed", 0.2, 0.004)
-    telemetry.job_finished("audio", "failed", 40.0, 1.0)
-    telemetry.job_finished('odd "kind"\\\n', "completed", 9_999.0, 0.0)
+    metrics, counter = Metrics(), CommandCounter()
+    metrics.job_ended(run("audio", "completed", 0.2, 0.004))
+    metrics.job_ended(run("audio", "failed", 40.0, 1.0))
+    metrics.job_ended(run('odd "kind"\\\n', "completed", 9_999.0, 0.0))
     counter.count(Purpose.FETCH, 3)
     counter.count_inner(Purpose.FETCH, 27)
     counter.count(Purpose.LISTEN)
     return {
         "state": "running",
-        "phase": "at_rest",
+        "phase": "suspended",
         "held": 2,
         "drains": 5,
         "connected": True,
@@ -35,7 +41,7 @@ def stats() -> dict[str, Any]:
             "budget": 10_000,
             "by_purpose": counter.snapshot(),
         },
-        "telemetry": telemetry.snapshot(),
+        "telemetry": metrics.snapshot(),
     }
 
 
@@ -70,7 +76,7 @@ def test_the_counts_are_those_of_the_worker() -> None:
     assert found[key("commands_billable_total", purpose="fetch")] == 30
     assert found[key("commands_projected_day")] == 1234
     assert found[key("command_budget")] == 10_000
-    assert found[key("phase", phase="at_rest")] == 1
+    assert found[key("phase", phase="suspended")] == 1
     assert found[key("phase", phase="asleep")] == 0
     assert found[key("held_requests")] == 2
     assert found[key("drains_total")] == 5
