@@ -51,7 +51,7 @@ def loaded_by(program: str) -> set[str]:
             "from convolab_worker.worker.assembly import assemble\n"
             "from convolab_worker.bullmq.protocol.scripts import script\n"
             "import asyncio\n"
-            "async def main(): assemble(handlers, Settings(), on_lost=print, on_cancelled=print)\n"
+            "async def main(): assemble(handlers, Settings())\n"
             "asyncio.run(main()); script('moveToActive')",
             HEAVY,
             id="a-worker-about-to-start",

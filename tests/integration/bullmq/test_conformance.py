@@ -40,7 +40,6 @@ from convolab_worker.bullmq.protocol.client_calls import (
 )
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.client.failed_jobs import Failure, remove_call, retry_call
 
 NOW_MS = 1_700_000_000_123
 LOCK_MS = 45_000

@@ -8,15 +8,21 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.server.prometheus import metrics_text
-from convolab_worker.telemetry.logging import BUCKETS, Telemetry
+from convolab_worker.telemetry.metrics import BUCKETS, Metrics
+from convolab_worker.telemetry.recent_runs import RecentRun
+
+
+def run(kind: str, outcome: str, duration: float, waited: float) -> RecentRun:
+    """A run of a job that has ended."""
+    return RecentRun(0.0, "7", "work", "q", kind, 1, outcome, duration, waited)
 
 
 def stats() -> dict[str, Any]:
     """What a worker tells that has run three jobs, one kind of them oddly named."""
-    telemetry, counter = Telemetry(), CommandCounter()
-    telemetry.job_finished("audio", "completed", 0.2, 0.004)
-    telemetry.job_finished("audio", "failed", 40.0, 1.0)
-    telemetry.job_finished('odd "kind"\\\n', "completed", 9_999.0, 0.0)
+    metrics, counter = Metrics(), CommandCounter()
+    metrics.job_ended(run("audio", "completed", 0.2, 0.004))
+    metrics.job_ended(run("audio", "failed", 40.0, 1.0))
+    metrics.job_ended(run('odd "kind"\\\n', "completed", 9_999.0, 0.0))
     counter.count(Purpose.FETCH, 3)
     counter.count_inner(Purpose.FETCH, 27)
     counter.count(Purpose.LISTEN)
@@ -35,7 +41,7 @@ def stats() -> dict[str, Any]:
             "budget": 10_000,
             "by_purpose": counter.snapshot(),
         },
-        "telemetry": telemetry.snapshot(),
+        "telemetry": metrics.snapshot(),
     }
 
 

@@ -1,4 +1,4 @@
-"""Telemetry: what is logged and in which format, and what is counted."""
+"""Logging: one stream, one format, whatever is logged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from convolab_worker.telemetry.logging import Histogram, Telemetry, configure_logging
+from convolab_worker.telemetry.logging import configure_logging
 
 
 class Terminal(io.StringIO):
@@ -231,46 +231,3 @@ def test_configuring_twice_does_not_double_the_lines() -> None:
 
     assert first.getvalue() == ""
     assert len(json_lines(second)) == 1
-
-
-def test_a_histogram_counts_up_to_each_bound() -> None:
-    """Each bucket holds how many were at most its bound; negative times count as zero."""
-    histogram = Histogram()
-
-    for seconds in (-0.5, 0.005, 0.02, 3600.0):
-        histogram.observe(seconds)
-
-    snapshot = histogram.snapshot()
-    assert (snapshot["count"], snapshot["max"]) == (4, 3600.0)
-    assert snapshot["sum"] == pytest.approx(3600.025)
-    assert snapshot["buckets"]["0.005"] == 2
-    assert snapshot["buckets"]["0.025"] == 3
-    assert snapshot["buckets"]["1800"] == 3
-    assert snapshot["buckets"]["+Inf"] == 4
-
-
-def test_jobs_are_counted_by_kind_and_outcome() -> None:
-    """A snapshot has counts, durations and waits for each kind, ready for JSON."""
-    telemetry = Telemetry()
-
-    telemetry.job_finished("audio", "completed", 1.0, 0.002)
-    telemetry.job_finished("audio", "failed", 2.0, 0.004)
-    telemetry.job_finished("course", "completed", 60.0, 0.0)
-
-    snapshot = telemetry.snapshot()
-    assert snapshot["jobs"] == {"audio": {"completed": 1, "failed": 1}, "course": {"completed": 1}}
-    assert snapshot["duration"]["audio"]["sum"] == 3.0
-    assert snapshot["waited"]["audio"]["count"] == 2
-    assert json.loads(json.dumps(snapshot)) == snapshot
-
-
-def test_a_snapshot_is_a_copy() -> None:
-    """What happens later does not change a snapshot that was taken."""
-    telemetry = Telemetry()
-    telemetry.job_finished("audio", "completed", 1.0, 0.0)
-
-    snapshot = telemetry.snapshot()
-    telemetry.job_finished("audio", "completed", 1.0, 0.0)
-
-    assert snapshot["jobs"]["audio"]["completed"] == 1
-    assert snapshot["duration"]["audio"]["count"] == 1

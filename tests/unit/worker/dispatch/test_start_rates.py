@@ -65,7 +65,7 @@ def test_no_window_has_more_starts_than_the_rate(
     assert all(later - first >= rate.interval - 1e-6 for first, later in pairwise(started))
 
 
-def test_a_rest_ends_at_its_time_and_not_before() -> None:
+def test_a_wait_ends_at_its_time_and_not_before() -> None:
     """A handler may start again exactly when ``next_time`` says, and nobody else is kept."""
     rates = StartRates({"h": 2.0})
 
