@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from convolab_worker.connection.address import Route
     from convolab_worker.connection.usage import CommandCounter
 
+# How long the connection stays open, at most, after the last job.
+_OPEN_SECONDS = 1.0
 J = TypeVar("J", bound="HeldLock")
 
 _log = structlog.get_logger("convolab_worker")
@@ -91,7 +93,8 @@ class LockKeeper(Generic[J]):
         self._on_look = on_look
         self._alive_at = time.monotonic()
         self._stood_still_at = float("-inf")
-        self._wanted = threading.Event()
+        self._wanted = asyncio.Event()
+        self._is_parked = False
         self._hurried = asyncio.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -105,8 +108,8 @@ class LockKeeper(Generic[J]):
             thread = threading.Thread(target=self._main, name="convolab-locks", daemon=True)
             thread.start()
             self._thread = thread
-        elif not self._wanted.is_set():
-            self._wanted.set()
+        elif self._is_parked:
+            self._call(self._wanted.set)
 
     def may_reclaim(self, held: HeldLock) -> bool:
         """Whether this process has been awake since the job's lock was last renewed.
@@ -123,19 +126,19 @@ class LockKeeper(Generic[J]):
 
     def hurry(self) -> None:
         """Check the locks at once: they may have run out while Redis was away."""
-        task = self._task
-        if task is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended, and its loop with it
-                task.get_loop().call_soon_threadsafe(self._hurried.set)
+        self._call(self._hurried.set)
 
     def stop(self) -> None:
         """End the thread; locks that are held run out by themselves."""
         self._stopped = True
-        self._wanted.set()
-        task = self._task
-        if task is not None:
+        if self._task is not None:
+            self._call(self._task.cancel)
+
+    def _call(self, what: Callable[[], object]) -> None:
+        """Call a function in the keeper's loop."""
+        if self._task is not None:
             with contextlib.suppress(RuntimeError):  # it has ended, and its loop with it
-                task.get_loop().call_soon_threadsafe(task.cancel)
+                self._task.get_loop().call_soon_threadsafe(what)
 
     def _main(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -155,17 +158,21 @@ class LockKeeper(Generic[J]):
             while not self._stopped:
                 if not self._jobs:
                     await connection.close()
-                    self._wanted.clear()
-                    if (
-                        not self._jobs and not self._stopped
-                    ):  # a job that came in between has set the event again
-                        self._wanted.wait()  # this loop has nothing else to do
+                    await self._park()
                     continue
-                await self._nap(pause)
+                await self._nap(min(pause, _OPEN_SECONDS) if connection.is_open else pause)
                 await self._look(connection)
                 self._note_time()
         finally:
             await connection.close()
+
+    async def _park(self) -> None:
+        """Wait for the first job; the loop goes on turning, or the connection would stay open."""
+        self._is_parked = True
+        if not self._jobs and not self._stopped:  # a job that came before sees nobody parked
+            await self._wanted.wait()
+        self._is_parked = False
+        self._wanted.clear()
 
     async def _nap(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.assembly import Assembly
     from convolab_worker.worker.held_requests import HoldResult
 
+T = TypeVar("T")
 _log = structlog.get_logger("convolab_worker")
 _FOREVER = float("inf")
 # How long the last count of a drain may take when its budget is over.
@@ -80,6 +81,7 @@ class Worker:
         self._lifespans: Lifespans[Scope] | None = None
         self._has_run = False
         self._has_ended = False
+        self._is_hurried = False
         self._grace_ends_at: float | None = None
         self._background: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -120,22 +122,18 @@ class Worker:
             raise NotRunning(msg)
         return result
 
-    async def _see_through(self, life: asyncio.Task[DrainResult | None]) -> DrainResult | None:
+    async def _see_through(self, life: asyncio.Task[T]) -> T:
         """Wait for the end of a life; a cancellation ends it soon, and is raised afterwards."""
         cancelled: asyncio.CancelledError | None = None
         while not life.done():
             try:
-                await asyncio.shield(life)
+                await asyncio.wait({life})
             except asyncio.CancelledError as error:
-                if life.cancelled():
-                    raise
                 cancelled = error
                 self._end_soon()
-            except Exception:  # noqa: BLE001 - it is raised below, from the life itself
-                break
         if cancelled is not None:
             if not life.cancelled():
-                life.exception()
+                life.exception()  # it was logged; the cancellation is what the caller asked for
             raise cancelled
         return life.result()
 
@@ -143,8 +141,7 @@ class Worker:
         """The caller is cancelled: running jobs get no more than a moment."""
         if self._stopping is None:
             self._begin_stop(0.0)
-        else:
-            self._hurry()
+        self._hurry()
 
     async def _live(self, *, drain_until: float | None = None) -> DrainResult | None:
         """One life, from the lifespans' opening to the last connection's end."""
@@ -169,8 +166,7 @@ class Worker:
             if drain_until is not None:
                 drained = await self._drain_result(assembly, requests, drain_until)
         finally:
-            if self._stopping is None:
-                await assembly.dispatcher.stop(0.0)
+            await asyncio.shield(self._stopping or self._stop_task(0.0))
             assembly.keeper.stop()
             await assembly.names.close()
             await self._close_lifespans()
@@ -280,20 +276,25 @@ class Worker:
         await asyncio.shield(stopping)
 
     def _begin_stop(self, grace: float | None = None) -> asyncio.Task[None]:
-        assembly, requests = self._assemble()
+        _, requests = self._assemble()
         seconds = self.settings.shutdown_grace if grace is None else grace
         _log.info("worker.stopping", grace=seconds)
         self._grace_ends_at = time.monotonic() + seconds
         if self._lifespans is not None:
             self._lifespans.give_up_opening()
-        self._stopping = asyncio.create_task(
-            assembly.dispatcher.stop(seconds), name="convolab-stop"
-        )
         requests.stopping()
+        return self._stop_task(seconds)
+
+    def _stop_task(self, seconds: float) -> asyncio.Task[None]:
+        stopping = self._assemble()[0].dispatcher.stop(seconds)
+        self._stopping = asyncio.create_task(stopping, name="convolab-stop")
         return self._stopping
 
     def _hurry(self) -> None:
         """End the grace: running jobs and lifespans that close get no more than a moment."""
+        if self._is_hurried:
+            return
+        self._is_hurried = True
         self._grace_ends_at = 0.0
         self._assemble()[0].executor.abort_all(SHUTDOWN)
         if self._lifespans is not None:
@@ -316,14 +317,9 @@ class Worker:
         background, self._background = self._background, None
         if background is None:
             return
-        stopping = asyncio.ensure_future(self.stop())
-        try:
-            await asyncio.shield(stopping)
-        except asyncio.CancelledError:  # the host is in a hurry: what runs goes back at once
-            self._hurry()
-            await stopping
-            raise
-        await background
+        if self._stopping is None:
+            self._begin_stop()
+        await self._see_through(background)
 
     # status
 

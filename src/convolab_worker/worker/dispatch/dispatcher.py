@@ -357,6 +357,7 @@ class Dispatcher:
             await self._end_pump()
             await self._return_lost()
             await self._fetcher.return_parked()
+            self._keeper.hurry()  # without a job it needs no connection
 
     async def _end_pump(self) -> None:
         """Let a fetch that is under way be answered, so that what it took can be returned."""

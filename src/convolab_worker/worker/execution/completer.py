@@ -256,7 +256,7 @@ class JobCompleter:
         return Lost(str(error))
 
     async def _cancelled(self, job: ActiveJob, outcome: Outcome) -> Outcome | None:
-        """What to write where the lock holds a request to cancel: a result all the same."""
+        """What to write where the lock holds a request to cancel: an end, if it has one, stands."""
         if isinstance(outcome, Lost):
             return None
         connection, keys = self._backend.connection, self._backend.keys[job.queue]
@@ -265,7 +265,10 @@ class JobCompleter:
         )
         if taken is None:
             return None
-        return outcome if taken.asked is None or isinstance(outcome, Completed) else taken.asked
+        has_failed = isinstance(outcome, Failed) and outcome.retry_in is None
+        if taken.asked is None or has_failed or isinstance(outcome, Completed):
+            return outcome
+        return taken.asked
 
     async def _regained(
         self, held: HeldLock, outcome: Outcome, lost: LockLost, *, was_refused: bool

@@ -123,6 +123,11 @@ class HandlerCall:
             self._timer = self._loop.call_later(self._handler.timeout, self._time_out)
         try:
             await self._ended
+        except asyncio.CancelledError:  # nobody waits for it any more
+            self._job.cancelled.set()
+            if self._task is not None:
+                self._task.cancel()
+            raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()

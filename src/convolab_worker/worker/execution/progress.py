@@ -149,6 +149,8 @@ class BufferedReporter:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
 
     async def finish(self) -> None:
         """Write what is unwritten, before the job's outcome is, and nothing after it.
