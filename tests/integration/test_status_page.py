@@ -181,7 +181,7 @@ async def test_depths_are_asked_for_on_demand_and_say_what_they_cost(
         await client.enqueue("work", queue="one", delay=500)
         await client.enqueue("fail", queue="two")
         await wait_until(lambda: worker.stats()["outcomes"].get("failed"), what="the failure")
-        said = worker.picture()["depths_cost"]
+        said = worker.status_snapshot()["depths_cost"]
 
         async with counted_commands(redis) as counts, session.post("/depths") as answer:
             assert answer.status == 200
