@@ -79,7 +79,8 @@ async def test_a_wait_costs_two_commands(
         async with Worker(HANDLERS, settings) as worker:
             await settled(worker)
             before = waits(worker)
-            await wait_until(lambda: waits(worker) >= before + 2)
+            # A pause is asked about after 1, 2, 4 and 8 waits: two of these are counted below.
+            await wait_until(lambda: waits(worker) >= before + 3)
             async with counted_commands(redis) as counts:
                 first = waits(worker)
                 await wait_until(lambda: waits(worker) >= first + 8)
