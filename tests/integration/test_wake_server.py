@@ -16,11 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from convolab_worker import HandlerRegistry, Job, Settings, Worker
+from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.server import middleware, routes, server as server_module
 from convolab_worker.server.server import WakeServer
 from tests.support.commandstats import counted_commands
+from tests.support.proxy import TcpProxy
 from tests.support.server import ServerProcess
 from tests.support.serving import raw, serving
 from tests.support.waiting import wait_until
@@ -220,24 +222,31 @@ async def test_health_answers_503_while_a_handler_blocks_the_loop(
         await wait_until(lambda: _status(session, "/health", 200), what="health")
 
 
-async def test_health_answers_503_when_no_jobs_are_fetched(
+async def test_health_answers_503_while_the_loop_that_fetches_jobs_is_stuck(
     handlers: HandlerRegistry,
     make_settings: Callable[..., Settings],
+    start_server: Callable[..., ServerProcess],
+    start_proxy: Callable[[EmbeddedServer], TcpProxy],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The event loop turns, but the loop that fetches jobs is stuck."""
+    """The event loop turns; one turn of the other asks for thirty due times, and takes seconds."""
     monkeypatch.setattr(routes, "_CHECK_SECONDS", 0.02)
-    settings = make_settings(command_timeout=0.1)
-    async with serving(handlers, settings) as (worker, _, session):
-        assert worker._parts is not None  # noqa: SLF001 - a fault is put into its insides
-        never = asyncio.Event()
-
-        async def stuck(*_: object, **__: object) -> None:
-            await never.wait()
-
-        monkeypatch.setattr(worker._parts.waiting, "look_round", stuck)  # noqa: SLF001
+    server = start_server()
+    proxy = start_proxy(server)
+    settings = make_settings(
+        redis_url=server.url, queues=tuple(f"q{n}" for n in range(30)), command_timeout=0.5
+    )
+    async with JobClient(settings) as client:
+        for queue in settings.queues:
+            await client.enqueue("work", queue=queue, delay=3600)
+    async with serving(handlers, settings.replace(redis_url=proxy.url)) as (worker, _, session):
+        await wait_until(lambda: worker.stats()["idle"]["until"], what="the blocking read")
+        proxy.delay(0.1)
         worker.wake()
         await wait_until(lambda: _status(session, "/health", 503), what="ill health")
+
+        proxy.delay(0)
+        await wait_until(lambda: _status(session, "/health", 200), what="health")
 
 
 async def _status(session: Any, path: str, status: int) -> bool:
