@@ -115,7 +115,7 @@ class Fetcher:
                 raise
         if held is not None:
             self._begin(held)
-        await self._prober.follow_up(queue, wanted)
+        await self._follow_up(queue, wanted)
 
     async def _accept(
         self, queue: str, result: FetchResult, slot: Reservation, asked_at: float
@@ -132,27 +132,27 @@ class Fetcher:
         ):
             _log.warning("job.fetched_too_late", job_id=job.id, queue=queue)
             return None, FollowUp.CHECK_STALLED
-        return await self._admit(job, slot, time.monotonic())
+        wanted = FollowUp.NONE if self._is_stopped else self._table.fetch_found(queue)
+        return await self._admit(job, slot, time.monotonic()), wanted
 
     async def _admit(
         self, job: ActiveJob, slot: Reservation, renewed_at: float
-    ) -> tuple[JobInHand | None, FollowUp]:
+    ) -> JobInHand | None:
         """Take a job in hand: it has the slot, is parked, or goes back if fetching has stopped."""
         held = self._executor.receive(job, renewed_at)
         self._keeper.job_added(held)
         if self._is_stopped:
             slot.end()
             await self._complete(held, Returned(), fetch_next=False)
-            return None, FollowUp.NONE
+            return None
         self.found += 1
-        wanted = self._table.fetch_found(job.queue)
         self._prober.stalled.fetched(job.queue, time.time())
-        held.has_slot = self._slots.admit(slot, held.handler_key, held, renewed_at)
+        held.has_slot = self._slots.admit(slot, held.handler_key, held, time.monotonic())
         if held.has_slot:
-            return held, wanted
+            return held
         self._backend.exempt_from_stall_count(job, 1)
         _log.debug("job.parked", job_id=job.id, queue=job.queue, name=job.name)
-        return None, wanted
+        return None
 
     async def adopt_lost(self) -> None:
         """Find the jobs that fetches have taken whose reply was lost, and run them."""
@@ -164,7 +164,7 @@ class Fetcher:
                 continue
             _log.info("job.adopted", job_id=job.id, queue=queue)
             with self._slots.reserve() as slot:
-                held, _ = await self._admit(job, slot, time.monotonic())
+                held = await self._admit(job, slot, time.monotonic())
             if held is not None:
                 self._begin(held)
 
@@ -174,6 +174,11 @@ class Fetcher:
             held.has_slot = True
             self._backend.exempt_from_stall_count(held.job, -1)
             self._begin(held)
+
+    async def _follow_up(self, queue: str, wanted: FollowUp) -> None:
+        if wanted is not FollowUp.NONE:
+            await self._prober.follow_up(queue, wanted)
+            self._signal.set()  # what was learnt, or could not be, is the dispatcher's to use
 
     # one slot
 
@@ -199,14 +204,14 @@ class Fetcher:
         while following is not None:
             current = following
             try:
-                await self._prober.follow_up(queue, wanted)
+                await self._follow_up(queue, wanted)
                 following, wanted = await self._serve(current, turn)
             except asyncio.CancelledError:  # it, or the job after it, may be active under its token
                 self._lost.append((queue, current.job.token))
                 raise
             finally:
                 self._let_go(current)
-        await self._prober.follow_up(queue, wanted)
+        await self._follow_up(queue, wanted)
 
     def _let_go(self, held: JobInHand) -> None:
         """Free the job's slot, and take it out of the register; again it does nothing."""
@@ -242,7 +247,7 @@ class Fetcher:
     async def _rerun(self, held: JobInHand) -> tuple[JobInHand | None, FollowUp]:
         """Run the job again at once: all of its children had ended already."""
         with self._slots.reserve() as slot:
-            return await self._admit(held.job, slot, held.renewed_at)
+            return await self._admit(held.job, slot, held.renewed_at), FollowUp.NONE
 
     async def _outcome(self, held: JobInHand) -> Outcome:
         if self._is_stopped:

@@ -105,12 +105,13 @@ class QueueProber:
 
     async def _probe_one(self, queue: str) -> None:
         contents = (await self._backend.probe([queue]))[queue]
+        wanted = self._table.probed(queue, contents)
         if contents.ready:
-            self._table.mark_ready(queue, certain=True)
             if self._table.is_busy(queue):
                 self._backend.republish_marker(queue)
         elif contents.active and not self._ids_in_hand(queue):
             self.stalled.schedule(queue)
+        await self.follow_up(queue, wanted)
 
     async def _sweep(self, now: float) -> None:
         self._swept_at = time.monotonic()

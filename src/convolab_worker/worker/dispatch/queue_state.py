@@ -166,6 +166,8 @@ class QueueTable:
         if result.limited_for > 0:
             self._stop(state, Availability.LIMITED, now + result.limited_for)
         elif result.due_at is not None:
+            if result.due_at <= now:  # a score that no fetch will ever reach stands before others
+                return FollowUp.ASK_DUE
             self.due(queue, result.due_at)
         elif evidence:
             return FollowUp.ASK_WHY_STOPPED
@@ -214,6 +216,7 @@ class QueueTable:
             state.has_own_marker = False
             return FollowUp.PROBE
         self.mark_ready(queue)
+        state.evidence |= due_at is not None
         return FollowUp.REPUBLISH if self.is_busy(queue) else FollowUp.NONE
 
     def probed(self, queue: str, contents: QueueContents) -> FollowUp:
@@ -292,6 +295,7 @@ class QueueTable:
                 self._open(queue)
             elif is_due:
                 self.mark_ready(queue)
+                state.evidence = True  # somebody has the job, or the queue is stopped
             if is_due or is_over:
                 opened.append(queue)
         return opened
