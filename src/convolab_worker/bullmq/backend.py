@@ -202,8 +202,8 @@ class Backend:
         cancelled_on = self._by_inbox.get(text(key))
         if cancelled_on is not None:
             return Marker(cancelled_on, None, cancelled=text(member))
-        # A due time that can't be is a reason to look at once.
-        due_at = read_due(score) if member == _MARKER_DUE else None
+        # A due time that can't be is taken for one that has passed.
+        due_at = read_due(score) or 0.0 if member == _MARKER_DUE else None
         return Marker(self._by_marker[key], due_at)
 
     def unblock(self) -> bool:

@@ -71,7 +71,8 @@ class QueueProber:
             found = await self._backend.restrictions_of(queue)
             ours = len(self._ids_in_hand(queue))
             self._table.restricted(queue, found, ours=ours, now=time.time())
-            return
+            if not self._table.hides_due(queue):
+                return
         due_at = await self._backend.next_due(queue)
         if due_at is None:
             self._table.no_due(queue)

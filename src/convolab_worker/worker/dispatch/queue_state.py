@@ -253,6 +253,11 @@ class QueueTable:
             state.full_seconds = 2 * seconds
             self._stop(state, Availability.FULL, now + seconds)
 
+    def hides_due(self, queue: str) -> bool:
+        """Whether the queue is not stopped, and when its next job is due is not known."""
+        state = self.states[queue]
+        return state.due_unknown and state.availability not in _STOPPED
+
     def resumed(self, queue: str) -> None:
         """A probe found the queue no longer paused."""
         if self.states[queue].availability is Availability.PAUSED:
