@@ -11,7 +11,6 @@ import structlog
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.calls import Call, advance_scheduler
 from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.error_replies import meaning
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("convolab_worker")
 # What a pattern, a time zone or a date raises that can't be read: any JSON may stand there.
-# An error that is no known state of the server, more often than this in a row, is about the data.
-_PATIENT_REFUSALS = 5
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 
 
@@ -42,19 +39,10 @@ async def advance(backend: Backend, reconnection: Reconnection, job: ActiveJob) 
         return
     if call is None:
         return
-    refusals = 0
-
-    async def ask() -> None:
-        nonlocal refusals
-        try:
-            await run_script(backend.connection, Purpose.FETCH, call)
-        except RedisRefused as error:
-            refusals += 1
-            if refusals <= _PATIENT_REFUSALS or meaning(str(error)) is not None:
-                raise
-            _log.error("scheduler.not_advanced", scheduler=job.scheduler_id, error=str(error))
-
-    await reconnection.answered(ask)
+    try:
+        await reconnection.answered(lambda: run_script(backend.connection, Purpose.FETCH, call))
+    except RedisRefused as error:
+        _log.error("scheduler.not_advanced", scheduler=job.scheduler_id, error=str(error))
 
 
 def next_iteration(keys: QueueKeys, job: ActiveJob, now: int) -> Call | None:

@@ -87,9 +87,9 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         lock_counter,
         executor.jobs,
         lock_duration=settings.lock_duration,
-        on_lost=lambda held: _in_loop(loop, dispatcher.abort, held, LOCK_LOST),
+        on_lost=lambda held: _in_loop(loop, dispatcher.fetcher.abort, held, LOCK_LOST),
         on_cancelled=lambda held, asked: _in_loop(
-            loop, dispatcher.abort, held, cancellation(asked)
+            loop, dispatcher.fetcher.abort, held, cancellation(asked)
         ),
         on_look=Watchdog(loop, job_of_frame, stack_reports).look,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from convolab_worker.connection.error_replies import is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 from convolab_worker.worker.dispatch.drains import Drains
 from convolab_worker.worker.dispatch.fetcher import Fetcher
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from convolab_worker.worker.dispatch.wake_signal import Signal
     from convolab_worker.worker.execution.completer import JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
-    from convolab_worker.worker.execution.handler_call import Abort
     from convolab_worker.worker.locks import LockKeeper
     from convolab_worker.worker.suspension import IdlePolicy
 
@@ -82,7 +82,7 @@ class Dispatcher:
             lock_duration=settings.lock_duration,
         )
         self._prober = QueueProber(backend, table, stalled, executor.ids_of, bounds)
-        self._fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
+        self.fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
         self.suspension = Suspension(policy, reconnection, self.next_time)
         self._drains = Drains(self.suspension)
         self._patience = 3 * settings.command_timeout  # of one turn, while Redis answers
@@ -116,7 +116,7 @@ class Dispatcher:
                 await self.suspension.wait_until_resumed()
             else:
                 self._halted = False
-                self._fetcher.start()
+                self.fetcher.start()
                 await self._pump_jobs()
                 if drain:
                     return
@@ -158,8 +158,8 @@ class Dispatcher:
         self._signal.clear()
         if not self._reconnection.is_open or self._generation != self._reconnection.generation:
             await self._reconnect()
-        if self._fetcher.has_lost:
-            await self._fetcher.adopt_lost()
+        if self.fetcher.has_lost:
+            await self.fetcher.adopt_lost()
         await self._hear()
         if self._wants_probe and time.monotonic() >= self._may_probe_at:
             await self._probe_all()
@@ -167,8 +167,7 @@ class Dispatcher:
         now = self._pass_time()
         ready = self._table.next_queue()
         if ready is not None:
-            await self._fetcher.fill(ready)
-            self._reconnection.served()
+            await self._fill(ready, now)
             return False
         check_at = self._prober.next_time()
         if check_at is not None and check_at <= now:
@@ -185,6 +184,18 @@ class Dispatcher:
         self._error_seconds = _FIRST_ERROR_SECONDS
         await self._signal.wait(nap)
         return False
+
+    async def _fill(self, queue: str, now: float) -> None:
+        """Fetch from the queue; one whose keys make BullMQ's scripts fail stops no other one."""
+        try:
+            await self.fetcher.fill(queue)
+        except RedisRefused as error:
+            if not is_about_data(str(error)):
+                raise
+            if self._table.fetch_failed(queue, now):
+                _log.error("queue.broken", queue=queue, error=str(error))
+        else:
+            self._reconnection.served()
 
     async def _hear(self) -> None:
         """Take in what blocking reads have heard."""
@@ -204,16 +215,16 @@ class Dispatcher:
         now = self._now()
         self._usage.check(now)
         found, ended = self._seen
-        self._seen = (self._fetcher.found, self._fetcher.ended)
-        if found != self._fetcher.found:
+        self._seen = (self.fetcher.found, self.fetcher.ended)
+        if found != self.fetcher.found:
             self._listener.work_seen()
-        if ended != self._fetcher.ended:
+        if ended != self.fetcher.ended:
             self.suspension.touch()
         for queue in self._table.pass_time(now):
             if self._table.is_busy(queue):
                 self._backend.republish_marker(queue)
         self._slots.end_waits(time.monotonic())
-        self._fetcher.unpark()
+        self.fetcher.unpark()
         return now
 
     def _now(self) -> float:
@@ -247,7 +258,7 @@ class Dispatcher:
         await self._reconnection.wait()
         self.expected_by = time.monotonic() + self._patience
         generation = self._reconnection.generation
-        await self._fetcher.adopt_lost()
+        await self.fetcher.adopt_lost()
         self._keeper.hurry()
         await self._probe_all(outage=time.monotonic() - self._away_since)
         self._generation, self._away_since = generation, _FOREVER
@@ -271,11 +282,11 @@ class Dispatcher:
 
     def _state(self) -> tuple[int, int]:
         """Changes whenever a fetch begins or a job ends: then what a probe found is out of date."""
-        return self._table.fetches, self._fetcher.ended
+        return self._table.fetches, self.fetcher.ended
 
     @property
     def _is_idle(self) -> bool:
-        fetcher = self._fetcher
+        fetcher = self.fetcher
         is_busy = fetcher.is_running or fetcher.has_lost or self._slots.parked
         return not (is_busy or self._wants_probe or self._table.waits_for_rate())
 
@@ -348,7 +359,7 @@ class Dispatcher:
             if self._halted:
                 return
             self._halted = True
-            self._fetcher.stop()
+            self.fetcher.stop()
             self._signal.set()
             await self._listener.close(STOP_PATIENCE_SECONDS / 2)
             with contextlib.suppress(RedisRefused):
@@ -356,7 +367,7 @@ class Dispatcher:
             self._prober.announce()
             await self._end_pump()
             await self._return_lost()
-            await self._fetcher.return_parked()
+            await self.fetcher.return_parked()
             self._keeper.hurry()  # without a job it needs no connection
 
     async def _end_pump(self) -> None:
@@ -368,22 +379,18 @@ class Dispatcher:
 
     async def _return_lost(self) -> None:
         """Return what lost fetches have taken, if Redis answers soon; otherwise it stays known."""
-        if self._fetcher.has_lost and self._reconnection.is_open:
+        if self.fetcher.has_lost and self._reconnection.is_open:
             with contextlib.suppress(RedisUnavailable, TimeoutError):
                 async with asyncio.timeout(STOP_PATIENCE_SECONDS):
-                    await self._fetcher.adopt_lost()
+                    await self.fetcher.adopt_lost()
 
     async def all_ended(self, timeout: float) -> bool:
         """Wait for the jobs that run, at most ``timeout`` seconds; whether none is left."""
-        return await self._fetcher.all_ended(timeout)
+        return await self.fetcher.all_ended(timeout)
 
     async def abort_all(self) -> None:
         """End the jobs that still run; what their handlers don't finish goes back to its queue."""
-        await self._fetcher.abort_all()
-
-    def abort(self, held: JobInHand, abort: Abort) -> None:
-        """End one job: it has lost its lock, or somebody has cancelled it."""
-        self._fetcher.abort(held, abort)
+        await self.fetcher.abort_all()
 
     async def stop(self, grace: float) -> None:
         """Fetch no more; give running jobs ``grace`` seconds, then return them to their queues."""
@@ -391,8 +398,8 @@ class Dispatcher:
         self.stopping = True
         self.suspension.end()
         await self.halt()
-        await self._fetcher.all_ended(ends_at - time.monotonic())
-        await self._fetcher.abort_all()
+        await self.fetcher.all_ended(ends_at - time.monotonic())
+        await self.fetcher.abort_all()
         await self._return_lost()
 
     @property

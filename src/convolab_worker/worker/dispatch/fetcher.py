@@ -143,7 +143,10 @@ class Fetcher:
         self._keeper.job_added(held)
         if self._is_stopped:
             slot.end()
-            await self._complete(held, Returned(), fetch_next=False)
+            try:
+                await self._complete(held, Returned())
+            finally:
+                self._executor.untrack(held)
             return None
         self.found += 1
         self._prober.stalled.fetched(job.queue, time.time())
@@ -231,18 +234,24 @@ class Fetcher:
         turn.jobs += 1
         self._free_slot(held)
         if not await self._stays(queue, turn):
-            completion = await self._complete(held, outcome, fetch_next=False)
-            return await self._rerun(held) if completion.rerun else _NO_JOB
+            completion = await self._complete(held, outcome, once=True)
+            return await self._completed(held, outcome, completion)
         with self._slots.reserve() as slot:
             self._table.fetch_started(queue)
             asked_at = time.monotonic()
-            completion = await self._complete(held, outcome, fetch_next=True)
-            if completion.rerun:
-                slot.end()
-                return await self._rerun(held)
-            if not completion.next.asked:
-                return _NO_JOB
-            return await self._accept(queue, completion.next, slot, asked_at)
+            completion = await self._complete(held, outcome, fetch_next=True, once=True)
+            if completion.next.asked:
+                return await self._accept(queue, completion.next, slot, asked_at)
+        return await self._completed(held, outcome, completion)
+
+    async def _completed(
+        self, held: JobInHand, outcome: Outcome, completion: Completion
+    ) -> tuple[JobInHand | None, FollowUp]:
+        """Go on after a job that brought no next one; a refused write goes on without a slot."""
+        if completion.is_refused:
+            self._signal.set()
+            completion = await self._complete(held, outcome)
+        return await self._rerun(held) if completion.rerun else _NO_JOB
 
     async def _rerun(self, held: JobInHand) -> tuple[JobInHand | None, FollowUp]:
         """Run the job again at once: all of its children had ended already."""
@@ -259,11 +268,13 @@ class Fetcher:
         except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
             return self._executor.failure(error, held.job)
 
-    async def _complete(self, held: JobInHand, outcome: Outcome, *, fetch_next: bool) -> Completion:
-        try:
-            completion = await self._completer.complete(held, outcome, fetch_next=fetch_next)
-        finally:
-            self._executor.untrack(held)
+    async def _complete(
+        self, held: JobInHand, outcome: Outcome, *, fetch_next: bool = False, once: bool = False
+    ) -> Completion:
+        completion = await self._completer.complete(held, outcome, fetch_next=fetch_next, once=once)
+        if completion.is_refused:
+            return completion
+        self._executor.untrack(held)
         with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
             self._executor.report(held, completion.outcome)
         if isinstance(completion.outcome, Lost):
@@ -304,7 +315,7 @@ class Fetcher:
             outcome = Lost("the lock was lost while the job was parked")
         else:
             self._backend.exempt_from_stall_count(held.job, -1)
-        await self._complete(held, outcome, fetch_next=False)
+        await self._complete(held, outcome)
 
     async def all_ended(self, timeout: float) -> bool:
         """Wait for the jobs that run, at most ``timeout`` seconds; whether none is left."""
@@ -336,5 +347,5 @@ class Fetcher:
 
     async def _return(self, held: JobInHand) -> None:
         self._backend.exempt_from_stall_count(held.job, -1)
-        await self._completer.complete(held, Returned(), fetch_next=False)
+        await self._completer.complete(held, Returned())
         self._executor.untrack(held)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from convolab_worker.errors import RedisUnavailable
+import structlog
+
+from convolab_worker.connection.error_replies import is_about_data
+from convolab_worker.errors import RedisRefused, RedisUnavailable
 from convolab_worker.worker.dispatch.idle_backoff import revalidation
 from convolab_worker.worker.dispatch.queue_state import FollowUp
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.dispatch.queue_state import QueueTable
     from convolab_worker.worker.dispatch.stalled import StalledChecker
 
+_log = structlog.get_logger("convolab_worker")
 # While every slot is busy, other queues are probed this often, at the end of a job.
 _OTHERS_SECONDS = 0.5
 _WORK_KINDS = ("wait", "prioritized", "delayed")
@@ -67,6 +71,15 @@ class QueueProber:
                 self._table.unsure()
 
     async def _ask(self, queue: str, wanted: FollowUp) -> None:
+        """Ask, and tell the table; a queue whose keys are of another type has no answer."""
+        try:
+            await self._asked(queue, wanted)
+        except RedisRefused as error:
+            if not is_about_data(str(error)):
+                raise
+            _log.debug("queue.broken", queue=queue, error=str(error))
+
+    async def _asked(self, queue: str, wanted: FollowUp) -> None:
         if wanted is FollowUp.ASK_WHY_STOPPED:
             found = await self._backend.restrictions_of(queue)
             ours = len(self._ids_in_hand(queue))
@@ -101,8 +114,17 @@ class QueueProber:
             await self._ask_for_earlier(now)
             self._sweep_due = False
         for queue in self.stalled.due(now):
+            await self._check_stalled(queue, now)
+
+    async def _check_stalled(self, queue: str, now: float) -> None:
+        try:
             if await self.stalled.check(queue, now):
                 self._table.mark_ready(queue, certain=True)
+        except RedisRefused as error:
+            if not is_about_data(str(error)):
+                raise
+            _log.debug("queue.broken", queue=queue, error=str(error))
+            self.stalled.schedule(queue)
 
     async def _probe_one(self, queue: str) -> None:
         contents = (await self._backend.probe([queue]))[queue]

@@ -2,10 +2,11 @@
 
     EMPTY    -- a marker, a probe, a due time -->     READY    a job may be there: fetch it
     READY    -- a fetch finds nothing -->             EMPTY    its marker is listened to
-    any      -- a fetch or a probe tells -->          PAUSED, LIMITED, FULL
+    any      -- a fetch or a probe tells -->          PAUSED, LIMITED, FULL, BROKEN
     PAUSED   -- its marker, a probe -->               READY
     LIMITED  -- its time is over -->                  READY
     FULL     -- its time, the end of a job of ours --> READY
+    BROKEN   -- its time is over -->                  READY    the scripts fail on what it holds
 
 ``QueueTable`` alone changes a ``QueueState``. Of the ready queues, a *newly ready* one is fetched
 from before the others, which have their turns in rotation; a queue that was skipped for newly ready
@@ -35,6 +36,8 @@ _COUNT_AFTER_HITS = 3
 # A queue at its own concurrency is tried again after this, then after twice as long each time:
 # no marker tells of a place that another worker has freed.
 _FIRST_FULL_SECONDS = 1.0
+# A queue on whose keys BullMQ's scripts fail is tried again after this, then after twice as long.
+_FIRST_BROKEN_SECONDS, _LONGEST_BROKEN_SECONDS = 0.5, 120.0
 
 
 class Availability(Enum):
@@ -45,10 +48,13 @@ class Availability(Enum):
     PAUSED = "paused"
     LIMITED = "limited"
     FULL = "full"
+    BROKEN = "broken"
 
 
 _READY, _EMPTY = Availability.READY, Availability.EMPTY
-_STOPPED = frozenset({Availability.PAUSED, Availability.LIMITED, Availability.FULL})
+_STOPPED = frozenset(
+    {Availability.PAUSED, Availability.LIMITED, Availability.FULL, Availability.BROKEN}
+)
 
 
 class FollowUp(Enum):
@@ -79,7 +85,7 @@ class QueueState:
     """What is known of one queue. Times are epoch seconds."""
 
     availability: Availability = Availability.EMPTY
-    until: float | None = None  # of LIMITED and FULL
+    until: float | None = None  # of LIMITED, FULL and BROKEN
     certain: bool = False  # READY until a fetch finds nothing; otherwise for one fetch, on a hint
     evidence: bool = False  # its jobs were seen, and no fetch has found one since
     hinted_during_fetch: bool = False  # became ready again since the last fetch began
@@ -91,6 +97,7 @@ class QueueState:
     hits: int = 0  # fetches in a row that found a job
     waiting: int | None = None  # jobs that were counted there and not fetched since
     full_seconds: float = _FIRST_FULL_SECONDS  # how long FULL lasts the next time
+    broken_seconds: float = 0.0  # how long BROKEN lasted the last time; 0 after a fetch
     has_own_marker: bool = False  # a fetch of ours has set the marker again
 
 
@@ -134,7 +141,7 @@ class QueueTable:
         state = self.states[queue]
         state.evidence = False
         state.has_own_marker = True
-        state.full_seconds = _FIRST_FULL_SECONDS
+        state.full_seconds, state.broken_seconds = _FIRST_FULL_SECONDS, 0.0
         state.hits += 1
         if state.waiting is not None:
             self.counted(queue, state.waiting - 1)
@@ -157,7 +164,7 @@ class QueueTable:
         state = self.states[queue]
         evidence = state.evidence
         state.certain = state.evidence = state.newly_ready = False
-        state.hits, state.waiting = 0, None
+        state.hits, state.waiting, state.broken_seconds = 0, None, 0.0
         if state.availability is _READY:
             state.availability = Availability.EMPTY
         if state.hinted_during_fetch:
@@ -174,6 +181,16 @@ class QueueTable:
         else:
             return FollowUp.CHECK_STALLED
         return FollowUp.NONE
+
+    def fetch_failed(self, queue: str, now: float) -> bool:
+        """A script failed on what the queue holds; whether it is the first time in a row."""
+        state = self.states[queue]
+        is_first = not state.broken_seconds
+        state.broken_seconds = min(
+            max(2 * state.broken_seconds, _FIRST_BROKEN_SECONDS), _LONGEST_BROKEN_SECONDS
+        )
+        self._stop(state, Availability.BROKEN, now + state.broken_seconds)
+        return is_first
 
     def counted(self, queue: str, waiting: int) -> None:
         """So many jobs wait; if none, further ones came later, and are counted anew."""

@@ -57,11 +57,13 @@ class Completion:
 
     ``outcome`` is another than was asked for where BullMQ refused that one or the lock was lost.
     ``rerun`` says that the job is still ours and runs again at once: its children were done.
+    ``is_refused`` says that Redis refused the write, and nothing was written.
     """
 
     outcome: Outcome
     next: FetchResult = NOT_ASKED
     rerun: bool = False
+    is_refused: bool = False
 
 
 class JobCompleter:
@@ -94,19 +96,25 @@ class JobCompleter:
         except RedisUnavailable:  # its own completion will find out
             return True
 
-    async def complete(self, held: HeldLock, outcome: Outcome, *, fetch_next: bool) -> Completion:
-        """Write ``outcome`` and, if asked, fetch the queue's next job under the same token."""
+    async def complete(
+        self, held: HeldLock, outcome: Outcome, *, fetch_next: bool = False, once: bool = False
+    ) -> Completion:
+        """Write ``outcome`` and, if asked, fetch the queue's next job under the same token.
+
+        A write that Redis refuses is tried again until it is taken or given up, which may be long;
+        with ``once`` the caller is told of the first refusal instead.
+        """
         try:
-            return await self._until_written(held, outcome, fetch_next=fetch_next)
+            return await self._until_written(held, outcome, fetch_next=fetch_next, once=once)
         except Exception as error:  # noqa: BLE001 - a bug costs this job's time, not a slot
             _log.exception("job.not_completed", job_id=held.job.id, queue=held.job.queue)
             bug = Failed(f"its outcome could not be written: {error!r}")
         with contextlib.suppress(Exception):
-            return await self._until_written(held, bug, fetch_next=fetch_next)
+            return await self._until_written(held, bug, fetch_next=fetch_next, once=once)
         return Completion(Lost("its outcome could not be written"))
 
     async def _until_written(
-        self, held: HeldLock, outcome: Outcome, *, fetch_next: bool
+        self, held: HeldLock, outcome: Outcome, *, fetch_next: bool, once: bool
     ) -> Completion:
         refusals = 0
         while True:
@@ -116,6 +124,8 @@ class JobCompleter:
             except RedisUnavailable as error:
                 if await self._was_written(held.job, error, call):
                     return await self._written(held.job, outcome, fetch_next=fetch_next)
+                if once and isinstance(error, RedisRefused):
+                    return Completion(outcome, is_refused=True)
                 refusals += isinstance(error, RedisRefused)
                 if refusals > _PATIENT_REFUSALS and meaning(str(error)) is None:
                     outcome = _given_up(outcome, error)
