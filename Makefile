@@ -31,7 +31,7 @@ bench: $(VENV)/dev.installed node-packages ## all benchmarks, in ten minutes, in
 
 .PHONY: docs
 docs: $(VENV)/docs.installed ## the documentation as a site, in site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 ##@ Check
 .PHONY: test
