@@ -100,7 +100,7 @@ class QueueBench:
         return {state: [_text(job_id) for job_id in ids] for state, ids in told if ids}
 
     def unended(self) -> dict[str, list[str]]:
-        """The jobs that have not ended, by state; those in active with what is left of their lock."""
+        """The jobs that have not ended, by state; those in active with their locks."""
         places = {state: ids for state, ids in self.places().items() if state not in ENDED}
         if "active" in places:
             places["active"] = [

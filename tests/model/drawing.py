@@ -1,30 +1,36 @@
-"""Plans as hypothesis draws them; what is named first is what a plan shrinks to."""
+"""Plans as hypothesis draws them: scenes, which are steps that mean something together, and others.
+
+The scenes are what a worker's trouble is made of: a job that ends in the moment of a fault, a queue
+that is paused when something falls due, a request that is held while the network stalls.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
 from tests.model import events, steps
 from tests.model.plan import Plan, Step
 
-MOST_SCENES = 7
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Steps = st.SearchStrategy[Step]
+Scenes = st.SearchStrategy[tuple[Step, ...]]
+
+MOST_SCENES = 6
 # The commands that a worker sends where it matters whether they ran.
-ENDS = (
+_COMMANDS = (
     "",
+    "moveToActive",
     "moveToFinished",
     "moveToDelayed",
     "retryJob",
     "moveJobFromActiveToWait",
     "moveToWaitingChildren",
     "updateProgress",
-)
-COMMANDS = (
-    *ENDS,
-    "moveToActive",
     "extendLocks",
     "BZPOPMIN",
     "EXISTS",
@@ -39,12 +45,24 @@ COMMANDS = (
     "addStandardJob",
     "XREAD",
 )
-_TIMES = (0.0, 0.02, 0.1, 0.3)
-
+# How a job's run can end, and the command that writes it.
+_ENDS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({}, "moveToFinished"),
+    ({"failures": 1, "attempts": 2}, "retryJob"),
+    ({"failures": 1, "attempts": 2, "backoff": 0.05}, "moveToDelayed"),
+    ({"later": 1}, "moveToDelayed"),
+    ({"kind": "parent", "children": 1}, "moveToWaitingChildren"),
+    ({"kind": "parent", "children": 2}, "addStandardJob"),
+    ({"reports": True}, "updateProgress"),
+)
+_GATED = (None, 0.2)
 _pick = st.sampled_from
 
 
-def _adds(takes: Sequence[float | None] = (0.0, None, 0.02, 0.2)) -> st.SearchStrategy[Step]:
+# single steps
+
+
+def _adds(takes: Sequence[float | None] = (0.0, None, 0.02, 0.2)) -> Steps:
     common: dict[str, Any] = {
         "takes": _pick(takes),
         "count": _pick((1, 2, 3)),
@@ -63,7 +81,6 @@ def _adds(takes: Sequence[float | None] = (0.0, None, 0.02, 0.2)) -> st.SearchSt
         priority=_pick((0, 1)),
         **common,
     )
-    later = st.builds(steps.Add, later=_pick((1, 2)), **common)
     parent = st.builds(
         steps.Add,
         st.just("parent"),
@@ -72,19 +89,18 @@ def _adds(takes: Sequence[float | None] = (0.0, None, 0.02, 0.2)) -> st.SearchSt
         takes=_pick(takes),
         reports=st.booleans(),
     )
-    return st.one_of(plain, plain, plain, trying, later, parent)
+    return st.one_of(plain, plain, trying, parent)
 
 
-def _arms(commands: Sequence[str] = COMMANDS) -> st.SearchStrategy[Step]:
-    at = {"command": _pick(commands), "after": st.booleans(), "nth": _pick((1, 2, 3))}
+def _arms(commands: Sequence[str] = _COMMANDS) -> Steps:
+    at = {"command": _pick(commands), "after": st.booleans(), "nth": _pick((1, 1, 2, 3))}
     cuts = st.builds(events.Arm, _pick(("cut", "cut_all", "silence", "error")), **at)
     stalls = st.builds(events.Arm, _pick(("stall", "refuse")), seconds=_pick((0.1, 0.6, 1.2)), **at)
     return st.one_of(cuts, cuts, stalls)
 
 
-def _network() -> st.SearchStrategy[Step]:
+def _network() -> Steps:
     return st.one_of(
-        _arms(),
         _arms(),
         st.just(events.Cut()),
         st.builds(events.Stall, _pick((0.1, 0.6, 1.2, 2.5))),
@@ -93,7 +109,7 @@ def _network() -> st.SearchStrategy[Step]:
     )
 
 
-def _hands() -> st.SearchStrategy[Step]:
+def _hands() -> Steps:
     return st.one_of(
         st.builds(events.Pause, st.booleans()),
         st.builds(events.Limit, _pick(("1", "2", None, "1.5", "Infinity"))),
@@ -103,7 +119,7 @@ def _hands() -> st.SearchStrategy[Step]:
     )
 
 
-def _life() -> st.SearchStrategy[Step]:
+def _life() -> Steps:
     return st.one_of(
         st.just(steps.Wake()),
         st.builds(steps.Stop, _pick((0.0, 0.1, 0.5)), st.booleans()),
@@ -113,7 +129,7 @@ def _life() -> st.SearchStrategy[Step]:
     )
 
 
-def _clients() -> st.SearchStrategy[Step]:
+def _clients() -> Steps:
     return st.one_of(
         st.builds(steps.Cancel, st.integers(0, 5), st.booleans()),
         st.builds(steps.Result, st.integers(0, 5), _pick((1.5, 0.3))),
@@ -121,18 +137,22 @@ def _clients() -> st.SearchStrategy[Step]:
     )
 
 
-def _holds() -> st.SearchStrategy[Step]:
+def _holds() -> Steps:
     hold = st.builds(
         steps.Hold,
         budget=_pick((0.6, 0.2, 1.5)),
         calls=_pick((1, 1, 2, 12)),
         turns=_pick((1, 3, 10)),
     )
-    following = st.builds(steps.HoldNext, _pick((0.6, 0.2)))
-    return st.one_of(hold, hold, following, st.builds(steps.HangUp, st.booleans()))
+    return st.one_of(
+        hold,
+        hold,
+        st.builds(steps.HoldNext, _pick((0.6, 0.2))),
+        st.builds(steps.HangUp, st.booleans()),
+    )
 
 
-def _time() -> st.SearchStrategy[Step]:
+def _time() -> Steps:
     return st.one_of(
         st.builds(events.Let, _pick((0.0, 0.02, 0.1, 0.4, 1.0))),
         st.builds(events.Until, _pick(("running", "quiet", "trouble", "answered", "asleep"))),
@@ -141,24 +161,57 @@ def _time() -> st.SearchStrategy[Step]:
     )
 
 
-def _scenes(*, held: bool) -> st.SearchStrategy[tuple[Step, ...]]:
-    """Steps that mean something together, or one alone."""
-    running = st.just(events.Until("running"))
-    working = _adds(takes=(None, 0.2))
-    begun = st.tuples(working, running)
-    begun_held = st.tuples(working, _holds(), running)
-    trouble = st.just(events.Until("trouble"))
-    opening = st.just(steps.Open())
-    ending = st.tuples(_arms(ENDS), opening, trouble)
-    late = st.tuples(_network(), opening, _time(), st.one_of(_life(), _holds()), _time())
-    between = st.tuples(running, _network(), _life())
-    together = [begun_held if held else begun] * 3 + [ending, ending, late, between]
+# scenes
+
+
+def _in_turn(*parts: Step | Steps) -> Scenes:
+    return st.tuples(*(st.just(part) if isinstance(part, Step) else part for part in parts))
+
+
+@st.composite
+def _ending(draw: st.DrawFn) -> tuple[Step, ...]:
+    """A job's run ends, and what writes its end meets trouble; there may be a next job."""
+    how, command = draw(_pick(_ENDS))
+    count = draw(_pick((2, 1)))
+    behind = (steps.Add(),) if draw(st.booleans()) else ()
+    trouble = draw(_arms((command,)))
+    add = steps.Add(takes=None, count=count, **how)
+    hold = draw(_held_maybe())
+    running = events.Until("running")
+    return (add, *hold, running, *behind, trouble, steps.Open(), events.Until("trouble"))
+
+
+def _held_maybe() -> st.SearchStrategy[tuple[Step, ...]]:
+    held = st.builds(steps.Hold, _pick((1.5, 0.6))).map(lambda hold: (hold,))
+    return st.one_of(held, st.just(()))
+
+
+def _scenes(*, held: bool) -> Scenes:
+    running, opening = events.Until("running"), steps.Open()
+    begun = _in_turn(_adds(_GATED), running)
+    begun_held = _in_turn(_adds(_GATED), _holds(), running)
+    stalled = _in_turn(_network(), opening, _time(), st.one_of(_life(), _holds()), _time())
+    stopped = _in_turn(_adds(_GATED), running, _network(), _life())
+    due = st.builds(steps.Add, delay=_pick((0.1, 0.3, 0.8)), takes=_pick((0.0, 0.2)))
+    paused = _in_turn(_hands(), due, due, st.just(events.Let(0.2)), _hands())
+    many = st.builds(
+        steps.Add,
+        _pick(("narrow", "wide", "rated")),
+        st.none(),
+        _pick((3, 2)),
+        reports=st.booleans(),
+    )
+    by_hand = _in_turn(_hands(), many, running, _hands(), _time())
     alone = [_adds(), _time(), _network(), _hands(), _life(), _clients(), _holds()]
-    return st.one_of(*together, *[step.map(lambda one: (one,)) for step in alone])
+    return st.one_of(
+        *[begun_held if held else begun] * 2,
+        *[_ending(), _ending(), stalled, stopped, paused, by_hand],
+        *[step.map(lambda one: (one,)) for step in alone],
+    )
 
 
 def _plans(*, held: bool) -> st.SearchStrategy[Plan]:
-    scenes = st.lists(_scenes(held=held), min_size=2, max_size=MOST_SCENES)
+    scenes = st.lists(_scenes(held=held), min_size=1, max_size=MOST_SCENES)
     return st.builds(
         Plan,
         steps=scenes.map(lambda found: tuple(itertools.chain.from_iterable(found))),
@@ -166,11 +219,9 @@ def _plans(*, held: bool) -> st.SearchStrategy[Plan]:
         concurrency=_pick((1, 2, 3)),
         queues=_pick((1, 1, 2)),
         idle=_pick((30.0, 0.5)),
-        sleep_after=_pick((None, None, 0.15)),
+        sleep_after=_pick((None, None, None, 0.3)),
         command_timeout=_pick((0.5, 0.5, 1.5)),
     )
 
 
-def plans() -> st.SearchStrategy[Plan]:
-    """Any plan."""
-    return st.one_of(_plans(held=False), _plans(held=True))
+PLANS = st.one_of(_plans(held=False), _plans(held=True))

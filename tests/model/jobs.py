@@ -57,9 +57,8 @@ class Known:
     @property
     def uses(self) -> int:
         """The attempts that it uses up, unless it is disturbed."""
-        if self.data["child_fails"]:
-            return 0
-        return min(self.data["failures"] + 1, self.attempts)
+        failures: int = self.data["failures"]
+        return min(failures + 1, self.attempts)
 
 
 class Jobs:
@@ -184,7 +183,7 @@ class Jobs:
             if job.data["takes"] is not None:
                 time.sleep(job.data["takes"])
             elif not self.is_open:
-                self._thread_gate.wait()
+                self._wait_in_thread(job)
             if job.data["reports"]:
                 job.progress(2)
             self._end(job)
@@ -193,6 +192,13 @@ class Jobs:
             run.how = run.how or "raised"
             run.ended = time.monotonic()
         return job.id
+
+    def _wait_in_thread(self, job: Job[Any]) -> None:
+        gate = self._thread_gate
+        while not gate.wait(REPORT_SECONDS):
+            if job.cancelled.is_set():
+                msg = "told to end"
+                raise InterruptedError(msg)
 
     def _begin(self, job: Job[Any], life: int, *, in_thread: bool = False) -> Run:
         run = Run(job.id, life, in_thread)

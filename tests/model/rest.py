@@ -69,7 +69,7 @@ def check_held_answer(world: World, life: Life, answer: Any) -> None:
         active = places.get("active", [])
         held = [job_id for job_id in active if job_id in locks]
         if held and is_alone:
-            world.wrong("drained-while-locked", f"drained while {held} are active and locked")
+            world.wrong("drained-while-locked", f"drained while {held} are locked: {answer}")
         elif active and answer.next_due_at is None:
             world.wrong("drained-for-good", f"drained while {active} are active: {answer}")
         waiting = [*places.get("wait", []), *places.get("prioritized", [])]

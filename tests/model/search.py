@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, Phase, given, seed as seeded, settings
 
-from tests.model.drawing import plans
+from tests.model.drawing import PLANS
 from tests.model.plan import Plan
 from tests.model.run import run_plan
 
@@ -68,7 +68,7 @@ def draw(number: int) -> Plan:
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
-    @given(plans())
+    @given(PLANS)
     def keep(plan: Plan) -> None:
         drawn.append(plan)
 
