@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker.bullmq.counts import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client import enqueue, watching
+from convolab_worker.client import enqueue, job_status
 from convolab_worker.client.job_status import JobStatus, find_job
 from convolab_worker.client.session import Session
 from convolab_worker.connection.address import Address, Route
@@ -153,7 +153,9 @@ class JobClient:
         """
         async with (
             asyncio.timeout(timeout),
-            aclosing(watching.watch(self._current_session, self._queues(queue), job_id)) as events,
+            aclosing(
+                job_status.watch(self._current_session, self._queues(queue), job_id)
+            ) as events,
         ):
             async for event in events:
                 if event.event == "completed":
@@ -167,7 +169,7 @@ class JobClient:
 
         Raises JobNotFound.
         """
-        return watching.watch(self._current_session, self._queues(queue), job_id)
+        return job_status.watch(self._current_session, self._queues(queue), job_id)
 
     async def cancel(
         self,
@@ -192,7 +194,7 @@ class JobClient:
         if reason is not None and not reason.strip():
             msg = f"reason={reason!r}: expected some text, or None to return the job"
             raise ConfigurationError(msg)
-        return await watching.cancel(
+        return await job_status.cancel(
             self._current_session(),
             self._queues(queue),
             job_id,

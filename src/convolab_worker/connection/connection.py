@@ -21,18 +21,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
-from convolab_worker.connection.address import Route
-from convolab_worker.connection.commands import pack
+from convolab_worker.connection.address import Redirects, Route
 from convolab_worker.connection.opening import ClientIdentity, dial, shake_hands, why_not_open
-from convolab_worker.connection.redirects import Redirects
-from convolab_worker.connection.silence import SilenceTimer
+from convolab_worker.connection.unanswered import SilenceTimer, pack
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.connection.address import Address
-    from convolab_worker.connection.commands import Unanswered
+    from convolab_worker.connection.unanswered import Unanswered
     from convolab_worker.connection.usage import CommandCounter, Purpose
 
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write

@@ -21,7 +21,7 @@ from convolab_worker.bullmq.outcome import (
     Returned,
 )
 from convolab_worker.errors import HandlerNotFound, RedisUnavailable
-from convolab_worker.telemetry.recent_runs import RecentRun
+from convolab_worker.telemetry.metrics import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
 from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
