@@ -300,5 +300,4 @@ def _refused(code: int) -> LockLost | Refusal:
 
 
 def now_ms() -> int:
-    """Returns the time as BullMQ writes it."""
     return int(time.time() * 1000)

@@ -24,7 +24,6 @@ from convolab_worker.telemetry.tracing import tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
-    from types import TracebackType
 
     from convolab_worker.bullmq.protocol.client_calls import NewJob
     from convolab_worker.client.events import JobEvent
@@ -40,10 +39,10 @@ class JobClient:
     A client connects when it is first used; close it, or use it with ``async with``. Every method
     raises RedisUnavailable when Redis can't be reached, or when the client is closed meanwhile.
     With a thousand commands unanswered, or 8 MiB of them, further calls wait for their turn.
+    Raises ConfigurationError for options that can't be.
     """
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
-        """Check the options; nothing is connected. Raises ConfigurationError."""
         if settings is None:
             settings = Settings.from_env(**overrides)
         elif overrides:
@@ -224,13 +223,7 @@ class JobClient:
         await self._current_session().open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the connections."""
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def _current_session(self) -> Session:

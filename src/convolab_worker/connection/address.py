@@ -122,6 +122,5 @@ class Redirects:
         return True
 
     def release(self) -> list[Unanswered]:
-        """Return the commands, and keep them no longer."""
         commands, self.commands = self.commands, []
         return commands

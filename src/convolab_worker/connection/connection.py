@@ -95,7 +95,6 @@ class Connection(asyncio.Protocol):
 
     @property
     def unanswered(self) -> int:
-        """How many commands have been sent and not answered."""
         return len(self._pending)
 
     async def open(self) -> None:
@@ -230,7 +229,6 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -263,7 +261,6 @@ class Connection(asyncio.Protocol):
                 _fail(future, answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is unanswered."""
         if self._transport is not None:
             reason = f": {exc}" if exc else ""
             self._drop(ReplyLost(f"Redis at {self._route.address} closed the connection{reason}"))

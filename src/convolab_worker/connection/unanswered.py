@@ -18,7 +18,6 @@ Unanswered: TypeAlias = tuple["asyncio.Future[Any]", float, bytes, float]
 
 
 def pack(args: tuple[Any, ...]) -> bytes:
-    """Return the command as the server reads it."""
     try:
         return cast("bytes", hiredis.pack_command(args))
     except UnicodeEncodeError:  # text that was made of bytes which are not UTF-8: the same bytes
@@ -52,7 +51,6 @@ class SilenceTimer:
         self._arm(loop, self._unanswered[0][1])
 
     def stop(self) -> None:
-        """Check nothing more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self.next_check = None, inf

@@ -50,7 +50,6 @@ class SharedTokenVerifier:
         self._token = token.encode()
 
     async def accepts(self, token: str) -> bool:
-        """Return whether ``token`` is the shared one, compared in constant time."""
         return hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token)
 
 

@@ -45,14 +45,12 @@ _log = structlog.get_logger("convolab_worker")
 
 
 def answer(status: int, value: Any, headers: dict[str, str] | None = None) -> web.Response:
-    """Make an answer in JSON."""
     return web.Response(
         status=status, text=json.dumps(value), content_type="application/json", headers=headers
     )
 
 
 def failure(status: int, error: str, headers: dict[str, str] | None = None) -> web.Response:
-    """Make an answer that says what went wrong."""
     return answer(status, {"error": error}, headers)
 
 

@@ -1,4 +1,8 @@
-"""Counts and times what a worker does, and remembers what it did lately: in memory."""
+"""Counts and times what a worker does, and remembers what it did lately, in memory.
+
+Bounded in size whatever happens: the last hundred jobs, an hour of counts by the minute, a day of
+commands by the quarter of an hour. Every time is an argument.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +54,6 @@ class RecentRuns:
         self._quarters: deque[tuple[int, int]] = deque(maxlen=_QUARTERS_KEPT + 1)
 
     def ended(self, run: RecentRun) -> None:
-        """Take in a run that has ended."""
         self.total += 1
         self._runs.append(run)
         minute = int(run.at // _MINUTE)
@@ -60,7 +63,6 @@ class RecentRuns:
         counts[run.kind] = counts.get(run.kind, 0) + 1
 
     def counted(self, now: float, billable: int) -> None:
-        """Take in how many commands have been sent since the start."""
         quarter = int(now // _QUARTER)
         if self._quarters and self._quarters[-1][0] == quarter:
             self._quarters[-1] = (quarter, billable)

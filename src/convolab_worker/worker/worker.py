@@ -25,8 +25,6 @@ from convolab_worker.worker.status import Health
 from convolab_worker.worker.suspension import ALWAYS_WORKING
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from convolab_worker.handlers.registry import HandlerRegistry, Scope
     from convolab_worker.worker.assembly import Assembly
     from convolab_worker.worker.held_requests import HoldResult
@@ -306,12 +304,7 @@ class Worker:
         self._background.add_done_callback(_log_death)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop with the settings' grace, and raise what ended the worker, if something did."""
         background, self._background = self._background, None
         if background is None:

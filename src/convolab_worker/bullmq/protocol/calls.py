@@ -224,7 +224,6 @@ def advance_scheduler(
 
 
 def drop_children(keys: QueueKeys, job: ActiveJob) -> Call:
-    """Remove a job's children that have not started."""
     names = [keys.job(job.id), keys["meta"]]
     return Call("removeUnprocessedChildren", names, (keys.base, job.id))
 

@@ -49,7 +49,6 @@ class ActiveJob:
 
     @property
     def max_attempts(self) -> int:
-        """How many attempts the job's options give it, at least 1."""
         attempts = self.opts.get("attempts", 1)
         return max(attempts, 1) if isinstance(attempts, int) else 1
 

@@ -28,7 +28,6 @@ class Drains:
 
     @property
     def are_awaited(self) -> bool:
-        """Whether anybody waits."""
         if self._waiters:
             self._waiters = [waiter for waiter in self._waiters if not waiter.done()]
         return bool(self._waiters)

@@ -70,7 +70,6 @@ class Fetcher:
 
     @property
     def is_running(self) -> bool:
-        """Whether a job is running or being completed."""
         return bool(self._chains)
 
     @property
@@ -79,7 +78,6 @@ class Fetcher:
         return bool(self._lost)
 
     def start(self) -> None:
-        """Fetch jobs from now on."""
         self._is_stopped = False
 
     def stop(self) -> None:

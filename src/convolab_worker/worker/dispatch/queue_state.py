@@ -120,7 +120,6 @@ class QueueTable:
     # facts of a fetch
 
     def fetch_started(self, queue: str) -> None:
-        """A fetch from the queue is on its way."""
         state = self.states[queue]
         self.fetches += 1
         if state.newly_ready:
@@ -232,7 +231,6 @@ class QueueTable:
             state.due_at = due_at
 
     def no_due(self, queue: str) -> None:
-        """The queue has no delayed job."""
         self.states[queue].due_unknown = False
 
     def restricted(self, queue: str, found: Restrictions, *, ours: int, now: float) -> None:
@@ -267,7 +265,6 @@ class QueueTable:
         self.needs_probe = True
 
     def probing_all(self) -> None:
-        """Every queue is being probed."""
         self.needs_probe = False
 
     def _stop(self, state: QueueState, why: Availability, until: float | None) -> None:

@@ -33,7 +33,6 @@ class StartRates:
         self._until: dict[str, float] = {}
 
     def __contains__(self, handler: str) -> bool:
-        """Whether the handler has a rate."""
         return handler in self._intervals
 
     def is_waiting(self, handler: str) -> bool:
@@ -41,7 +40,6 @@ class StartRates:
         return handler in self._until
 
     def started(self, handler: str, now: float) -> None:
-        """A job of the handler starts."""
         interval = self._intervals.get(handler)
         if interval is not None:
             self._until[handler] = now + interval
@@ -111,7 +109,6 @@ class Slots(Generic[T]):
 
     @property
     def running(self) -> int:
-        """How many slots run a handler."""
         return self._running_count
 
     @property
@@ -121,7 +118,6 @@ class Slots(Generic[T]):
 
     @property
     def parked(self) -> int:
-        """How many jobs wait in memory for their handler."""
         return self._parked_count
 
     def reserve(self) -> Reservation:
@@ -244,7 +240,6 @@ class Slots(Generic[T]):
 
     @property
     def has_rates(self) -> bool:
-        """Whether any handler has a rate."""
         return self._has_rates
 
     def end_waits(self, now: float) -> None:

@@ -87,7 +87,6 @@ class StalledChecker:
             self._not_before = now + min(max(self._lock_duration / 2, 1.5), _RETURN_SECONDS)
 
     def next_time(self) -> float | None:
-        """When the next check is due."""
         return min(self._checks.values(), default=None)
 
     def next_foreign(self) -> float | None:
@@ -95,7 +94,6 @@ class StalledChecker:
         return min((self._checks[q] for q in self._others & {*self._checks}), default=None)
 
     def due(self, now: float) -> list[str]:
-        """The queues whose check is due."""
         return [queue for queue, at in self._checks.items() if at <= now]
 
     async def check(self, queue: str, now: float) -> bool:

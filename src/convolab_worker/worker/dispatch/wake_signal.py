@@ -14,7 +14,6 @@ class Signal:
     __slots__ = ("_is_set", "_waiter")
 
     def __init__(self) -> None:
-        """Start cleared."""
         self._is_set = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -25,7 +24,6 @@ class Signal:
             self._waiter.set_result(None)
 
     def clear(self) -> None:
-        """Forget what was set."""
         self._is_set = False
 
     async def wait(self, timeout: float | None = None) -> None:

@@ -64,7 +64,6 @@ class JobInHand(HeldLock):
 
     @property
     def handler_key(self) -> str:
-        """The key of its handler, by which slots count."""
         return NO_HANDLER if self.handler is None else self.handler.key
 
 
@@ -123,7 +122,6 @@ class JobExecutor:
         return None
 
     def running(self) -> list[JobInHand]:
-        """The jobs whose handlers run now."""
         return [held for held in list(self.jobs) if held.call is not None]
 
     # running

@@ -42,7 +42,6 @@ class ReportWriter:
         self.loop = asyncio.get_running_loop()
 
     def reporter(self, job: ActiveJob) -> BufferedReporter:
-        """A reporter for one job."""
         return BufferedReporter(job, self)
 
     async def write(self, job: ActiveJob, progress: str | None, rows: list[str]) -> None:
@@ -93,7 +92,6 @@ class BufferedReporter:
             self._writer.loop.call_soon_threadsafe(self._schedule)
 
     def log(self, row: str) -> None:
-        """Take a log row."""
         text = row.encode("utf-8", "backslashreplace").decode()
         with self._lock:
             if self._closed:
