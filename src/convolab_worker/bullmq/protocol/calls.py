@@ -91,10 +91,10 @@ class Transitions:
     def finish(
         self,
         job: ActiveJob,
-        *,
         target: str,
         value: str,
         now_ms: int,
+        *,
         fetch_next: bool,
         fields: Mapping[str, str] | None = None,
     ) -> Call:
@@ -120,9 +120,9 @@ class Transitions:
     def delay(
         self,
         job: ActiveJob,
-        *,
         delay_ms: int,
         now_ms: int,
+        *,
         skip_attempt: bool,
         fetch_next: bool,
         fields: Mapping[str, str] | None = None,

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from convolab_worker.errors import RedisRefused, RedisUnavailable
-from convolab_worker.worker.dispatch.drains import Drains
 from convolab_worker.worker.dispatch.fetcher import Fetcher
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 from convolab_worker.worker.dispatch.listener import MarkerListener
 from convolab_worker.worker.dispatch.prober import QueueProber
 from convolab_worker.worker.dispatch.stalled import StalledChecker
 from convolab_worker.worker.execution.handler_call import STOP_PATIENCE_SECONDS
-from convolab_worker.worker.suspension import Suspension
+from convolab_worker.worker.suspension import Drains, Suspension
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from convolab_worker.worker.dispatch.wake_signal import Signal
     from convolab_worker.worker.execution.completer import JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
-    from convolab_worker.worker.execution.handler_call import Abort
     from convolab_worker.worker.locks import LockKeeper
     from convolab_worker.worker.suspension import IdlePolicy
 
@@ -83,6 +81,8 @@ class Dispatcher:
         )
         self._prober = QueueProber(backend, table, stalled, executor.ids_of, bounds)
         self._fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
+        self.abort, self.abort_all = self._fetcher.abort, self._fetcher.abort_all
+        self.all_ended = self._fetcher.all_ended
         self.suspension = Suspension(policy, reconnection, self.next_time)
         self._drains = Drains(self.suspension)
         self._patience = 3 * settings.command_timeout  # of one turn, while Redis answers
@@ -371,18 +371,6 @@ class Dispatcher:
             with contextlib.suppress(RedisUnavailable, TimeoutError):
                 async with asyncio.timeout(STOP_PATIENCE_SECONDS):
                     await self._fetcher.adopt_lost()
-
-    async def all_ended(self, timeout: float) -> bool:
-        """Wait for the jobs that run, at most ``timeout`` seconds; whether none is left."""
-        return await self._fetcher.all_ended(timeout)
-
-    async def abort_all(self) -> None:
-        """End the jobs that still run; what their handlers don't finish goes back to its queue."""
-        await self._fetcher.abort_all()
-
-    def abort(self, held: JobInHand, abort: Abort) -> None:
-        """End one job: it has lost its lock, or somebody has cancelled it."""
-        self._fetcher.abort(held, abort)
 
     async def stop(self, grace: float) -> None:
         """Fetch no more; give running jobs ``grace`` seconds, then return them to their queues."""
