@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self
 
-from convolab_worker.bullmq.counts import depths
+from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import enqueue, job_status
 from convolab_worker.client.job_status import JobStatus, find_job

@@ -54,13 +54,11 @@ class Account:
     renamed: int = 0
 
     def add(self, step: Step) -> None:
-        """Count one job."""
         self.jobs[step.queue, step.state, step.name, step.outcome] += 1
         self.renamed += step.outcome == MOVED and step.id != step.new_id
 
     @property
     def moved(self) -> int:
-        """How many jobs were moved."""
         return sum(count for (*_, outcome), count in self.jobs.items() if outcome == MOVED)
 
 
@@ -85,7 +83,6 @@ class Mover:
         self._promised: set[str] = set()  # ids that a look has given away
 
     async def total(self) -> int:
-        """Return how many jobs there are to go through."""
         counts = [
             self._ask("LLEN" if state in _LISTS else "ZCARD", keys[state])
             for keys in self._sources

@@ -85,7 +85,6 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are taken."""
         return self._open
 
     @property
@@ -232,7 +231,6 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand each whole answer to the call that waits for it."""
         self._silence.heard_at = self._loop.time()
         reader, pending = self._reader, self._pending
         reader.feed(data)

@@ -67,7 +67,6 @@ class CommandCounter:
         return CommandCounter(self.sent - other.sent, self.inner - other.inner)
 
     def snapshot(self) -> dict[str, dict[str, int]]:
-        """Return the ``sent`` and ``billable`` counts by purpose, as plain data."""
         return {
             purpose.value: {"sent": self.sent[purpose], "billable": both}
             for purpose, both in sorted((self.sent + self.inner).items())

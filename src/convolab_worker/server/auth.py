@@ -64,11 +64,9 @@ class Authorization:
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody may call."""
         return not self._verifiers
 
     async def accepts(self, header: str | None) -> bool:
-        """Return whether a request with this ``Authorization`` header may pass."""
         if self.is_open:
             return True
         scheme, _, token = (header or "").partition(" ")

@@ -177,7 +177,6 @@ class Gate:
         )
 
     async def add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
-        """Add the headers that every answer carries, where the route has not set its own."""
         response.headers["Server"] = "convolab-worker"
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)

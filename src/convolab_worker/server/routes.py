@@ -63,7 +63,6 @@ class Routes:
         self.answers: Counter[tuple[str, int]] = Counter()
 
     def add_to(self, app: web.Application) -> None:
-        """Add every route, and the checks of the worker's health."""
         router = app.router
         router.add_route("GET", "/wake", self.wake, name="wake")
         router.add_route("POST", "/wake", self.wake, name="wake")

@@ -95,7 +95,6 @@ class HeldRequests:
 
     @property
     def held(self) -> int:
-        """How many requests are held now."""
         return len(self._requests)
 
     def so_far(self) -> tuple[int, int]:

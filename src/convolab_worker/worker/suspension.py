@@ -69,7 +69,6 @@ class Suspension:
 
     @property
     def phase(self) -> str:
-        """``working``, ``suspended`` or ``asleep``."""
         if self.asleep:
             return "asleep"
         return "suspended" if self.suspended else "working"
@@ -90,7 +89,6 @@ class Suspension:
         return _FOREVER if patience is None else self._active_at + patience
 
     def suspend(self) -> None:
-        """Be suspended until ``resume``; not after the end."""
         if self.suspended or self._has_ended:
             return
         self.suspended = True
@@ -99,7 +97,6 @@ class Suspension:
             self.touch()
 
     def resume(self) -> None:
-        """Work again."""
         self._has_overslept = time.monotonic() > self.idle_deadline
         self.touch()
         self.suspended = False
@@ -168,7 +165,6 @@ class Drains:
 
     @property
     def are_awaited(self) -> bool:
-        """Whether anybody waits."""
         if self._waiters:
             self._waiters = [waiter for waiter in self._waiters if not waiter.done()]
         return bool(self._waiters)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from convolab_worker.bullmq.counts import depths
+from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
@@ -61,7 +61,6 @@ class Worker:
     def __init__(
         self, handlers: HandlerRegistry, settings: Settings | None = None, **overrides: Any
     ) -> None:
-        """Check the options; nothing is connected or started."""
         if settings is None:
             settings = Settings.from_env(**overrides)
         elif overrides:

@@ -47,7 +47,6 @@ class Options(dict[str, Any]):
 
 
 def short_options(opts: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's options by the names that BullMQ stores."""
     return {_SHORT_NAMES.get(key, key): value for key, value in opts.items()}
 
 

@@ -89,10 +89,8 @@ def read_due(milliseconds: object) -> float | None:
 
     BullMQ's scripts promote no job whose score is below 0.
     """
-    number = read_number(milliseconds)
-    if number is None or not 0 < number < _LATEST_DUE * 1000:
-        return None
-    return number / 1000
+    seconds = (read_number(milliseconds) or 0.0) / 1000
+    return seconds if 0 < seconds < _LATEST_DUE else None
 
 
 def read_score(score: object) -> float | None:

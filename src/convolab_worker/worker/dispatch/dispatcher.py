@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from convolab_worker.connection.reconnect import Reconnection
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
+    from convolab_worker.worker.dispatch.listener import Signal
     from convolab_worker.worker.dispatch.queue_state import QueueTable
-    from convolab_worker.worker.dispatch.wake_signal import Signal
     from convolab_worker.worker.execution.completer import JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
     from convolab_worker.worker.locks import LockKeeper

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.bullmq.protocol.replies import FetchResult
+    from convolab_worker.worker.dispatch.listener import Signal
     from convolab_worker.worker.dispatch.prober import QueueProber
     from convolab_worker.worker.dispatch.queue_state import QueueTable
     from convolab_worker.worker.dispatch.slots import Reservation
-    from convolab_worker.worker.dispatch.wake_signal import Signal
     from convolab_worker.worker.execution.completer import Completion, JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
     from convolab_worker.worker.execution.handler_call import Abort

@@ -216,7 +216,6 @@ class QueueTable:
         return FollowUp.REPUBLISH if self.is_busy(queue) else FollowUp.NONE
 
     def probed(self, queue: str, contents: QueueContents) -> FollowUp:
-        """A probe told what the queue has."""
         state = self.states[queue]
         if contents.ready and state.availability not in _STOPPED:
             self.mark_ready(queue, certain=True)
@@ -249,7 +248,6 @@ class QueueTable:
             self._stop(state, Availability.FULL, now + seconds)
 
     def resumed(self, queue: str) -> None:
-        """A probe found the queue no longer paused."""
         if self.states[queue].availability is Availability.PAUSED:
             self._open(queue)
 
@@ -408,9 +406,7 @@ class QueueTable:
         return kinds if state.due_at is not None else [*kinds, "delayed"]
 
     def paused(self) -> list[str]:
-        """The queues that are known to be paused."""
         return [q for q, state in self.states.items() if state.availability is Availability.PAUSED]
 
     def due_times(self) -> dict[str, float]:
-        """When each queue's next delayed job is due, where that is known."""
         return {q: state.due_at for q, state in self.states.items() if state.due_at is not None}

@@ -36,7 +36,6 @@ class StartRates:
         return handler in self._intervals
 
     def is_waiting(self, handler: str) -> bool:
-        """Whether the handler may not start yet."""
         return handler in self._until
 
     def started(self, handler: str, now: float) -> None:
@@ -45,12 +44,10 @@ class StartRates:
             self._until[handler] = now + interval
 
     def pass_time(self, now: float) -> None:
-        """Let the handlers start whose wait is over."""
         for handler in [name for name, until in self._until.items() if until <= now]:
             del self._until[handler]
 
     def next_time(self) -> float | None:
-        """When the first wait is over."""
         return min(self._until.values(), default=None)
 
 
@@ -146,7 +143,6 @@ class Slots(Generic[T]):
         return False
 
     def release(self, handler: str) -> None:
-        """Free the slot of a job whose handler has ended."""
         self._running[handler] -= 1
         self._running_count -= 1
 

@@ -68,7 +68,6 @@ class StalledChecker:
             self._checks[queue] = max(at, self._not_before)
 
     def is_news(self, queue: str) -> bool:
-        """Whether active jobs of the queue would be news."""
         return queue not in self._checks and not self._ids_in_hand(queue)
 
     def none_active(self, queues: Iterable[str]) -> None:

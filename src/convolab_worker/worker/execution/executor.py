@@ -111,11 +111,9 @@ class JobExecutor:
         self.jobs.discard(held)
 
     def ids_of(self, queue: str) -> set[str]:
-        """The ids of the jobs of that queue that are in hand."""
         return {held.job.id for held in self.jobs if held.job.queue == queue}
 
     def find(self, queue: str, job_id: str) -> JobInHand | None:
-        """The job of that id, if it is in hand."""
         for held in self.jobs:
             if held.job.id == job_id and held.job.queue == queue:
                 return held
@@ -259,7 +257,6 @@ def _names(held: JobInHand) -> dict[str, object]:
 
 
 def label(outcome: Outcome) -> str:
-    """The outcome's name in logs and counts."""
     if isinstance(outcome, Failed):
         return "failed" if outcome.retry_in is None else "retried"
     return _LABELS[type(outcome)]
