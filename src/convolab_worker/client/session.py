@@ -34,13 +34,7 @@ class Backlog:
 
         Raises RedisUnavailable if ``refuse`` is called first.
         """
-        if not self._waiting and (
-            self.commands == 0
-            or (
-                self.commands + commands <= self._most_commands
-                and self.size + size <= self._most_bytes
-            )
-        ):
+        if not self._waiting and self._fits(commands, size):
             self.commands += commands
             self.size += size
             return
@@ -61,7 +55,8 @@ class Backlog:
         while waiting and (waiting[0][0].done() or self._fits(*waiting[0][1:])):
             admitted, *needed = waiting.popleft()
             if not admitted.done():  # otherwise it was cancelled
-                self._take(*needed)
+                self.commands += needed[0]
+                self.size += needed[1]
                 admitted.set_result(None)
 
     def refuse(self, reason: str) -> None:
@@ -77,10 +72,6 @@ class Backlog:
         return (
             self.commands + commands <= self._most_commands and self.size + size <= self._most_bytes
         )
-
-    def _take(self, commands: int, size: int) -> None:
-        self.commands += commands
-        self.size += size
 
 
 _CLOSED = "the client was closed"
