@@ -118,7 +118,8 @@ class Mover:
     async def _of(self, keys: QueueKeys, state: str) -> AsyncIterator[Step]:
         stayed = 0
         while ids := await self._oldest(keys, state, stayed):
-            steps = await self._move(keys, state, ids)
+            moves = [self._move_one(keys, state, job_id) for job_id in ids]
+            steps = await asyncio.gather(*moves)
             for step in steps:
                 if step is not None:
                     stayed += not (self._execute and step.outcome == MOVED)
@@ -130,9 +131,6 @@ class Mover:
             return [text(raw) for raw in reversed(found)]
         found = await self._ask("ZRANGE", keys[state], past, past + _BATCH - 1)
         return [text(raw) for raw in found]
-
-    async def _move(self, keys: QueueKeys, state: str, ids: list[str]) -> list[Step | None]:
-        return await asyncio.gather(*[self._move_one(keys, state, job_id) for job_id in ids])
 
     async def _move_one(self, keys: QueueKeys, state: str, job_id: str) -> Step | None:
         """Move a job; None if it is not there any more."""

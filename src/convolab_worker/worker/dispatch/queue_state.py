@@ -222,15 +222,12 @@ class QueueTable:
         is_news = contents.delayed and state.due_at is None
         return FollowUp.ASK_DUE if is_news else FollowUp.NONE
 
-    def due(self, queue: str, due_at: float) -> None:
-        """The queue's next delayed job is due then; of two times the earlier one counts."""
+    def due(self, queue: str, due_at: float | None) -> None:
+        """The queue's next delayed job is due then, if there is one; the earlier time counts."""
         state = self.states[queue]
         state.due_unknown = False
-        if state.due_at is None or due_at < state.due_at:
+        if due_at is not None and (state.due_at is None or due_at < state.due_at):
             state.due_at = due_at
-
-    def no_due(self, queue: str) -> None:
-        self.states[queue].due_unknown = False
 
     def restricted(self, queue: str, found: Restrictions, *, ours: int, now: float) -> None:
         """Why a fetch found nothing where jobs are; ``ours`` counts active jobs of this worker.

@@ -240,7 +240,7 @@ def test_the_answer_that_nothing_is_delayed_is_one() -> None:
     table.due("a", START + 5)
     table.pass_time(START + 5)
 
-    table.no_due("a")
+    table.due("a", None)
 
     assert fetch_one(table, "a") is FollowUp.NONE
 
