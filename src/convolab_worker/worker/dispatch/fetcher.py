@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.bullmq.protocol.replies import FetchResult
+    from convolab_worker.bullmq.protocol.records import ActiveJob, FetchResult
     from convolab_worker.worker.dispatch.listener import Signal
     from convolab_worker.worker.dispatch.prober import QueueProber
     from convolab_worker.worker.dispatch.queue_state import QueueTable

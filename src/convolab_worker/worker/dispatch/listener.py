@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.bullmq.protocol.replies import Marker
+    from convolab_worker.bullmq.protocol.records import Marker
     from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from convolab_worker.bullmq.backend import QueueContents
-    from convolab_worker.bullmq.protocol.replies import FetchResult, Marker, Restrictions
+    from convolab_worker.bullmq.protocol.records import FetchResult, Marker, Restrictions
     from convolab_worker.worker.dispatch.slots import Slots
 
 # A slot stays on its queue for this many jobs or this long, then other ready queues have a turn.

@@ -19,12 +19,12 @@ from convolab_worker.bullmq.outcome import (
     Outcome,
     Postponed,
 )
-from convolab_worker.bullmq.protocol.records import extended_stacktrace
-from convolab_worker.bullmq.protocol.replies import (
+from convolab_worker.bullmq.protocol.records import (
     FAILED_CHILDREN,
     NOT_ASKED,
     PENDING_CHILDREN,
     FetchResult,
+    extended_stacktrace,
 )
 from convolab_worker.bullmq.reconcile import Fate
 from convolab_worker.bullmq.schedulers import advance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convolab_worker.bullmq.backend import QueueContents
-from convolab_worker.bullmq.protocol.replies import Marker, Restrictions
+from convolab_worker.bullmq.protocol.records import Marker, Restrictions
 from convolab_worker.worker.dispatch.queue_state import Availability, FollowUp, Turn
 from tests.unit.worker.dispatch.tables import (
     START,
