@@ -84,6 +84,24 @@ def suggestion(name: str, known: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+class Kind(Protocol):
+    """What sort of value an option takes.
+
+    ``parse`` returns the value that the text of a variable or a flag means, unchecked; ``text``
+    writes a value as ``parse`` reads it. ``check`` returns the value in its own type, and raises
+    ``ValueError`` where it is outside. ``expected`` is what it has to be, in words.
+    """
+
+    @property
+    def expected(self) -> str: ...
+
+    def parse(self, text: str) -> Any: ...
+
+    def text(self, value: Any) -> str: ...
+
+    def check(self, value: Any) -> Any: ...
+
+
 def show(kind: Kind, value: Any) -> str:
     """Write a value for a message or a log, without a secret in it."""
     secret = isinstance(kind, Text) and kind.secret
@@ -94,24 +112,19 @@ def show(kind: Kind, value: Any) -> str:
     return repr(mask_url(value))
 
 
-class Kind(Protocol):
-    """What sort of value an option takes."""
+class _AsWritten:
+    """The half of a kind whose text is its value; the check decides."""
 
-    @property
-    def expected(self) -> str:
-        """What the value has to be, as it reads after the word "expected"."""
+    __slots__ = ()
 
     def parse(self, text: str) -> Any:
-        """Return the value that the text of a variable or a flag means, unchecked."""
-
-    def check(self, value: Any) -> Any:
-        """Return the value in its own type; raise ``ValueError`` where it is outside."""
+        return text
 
     def text(self, value: Any) -> str:
-        """Write a value as ``parse`` reads it."""
+        return str(value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Duration:
     """Seconds as a float, within bounds; text may carry a unit."""
 
@@ -120,11 +133,9 @@ class Duration:
 
     @property
     def expected(self) -> str:
-        """The bounds, with their units."""
         return f"a duration from {format_duration(self.low)} to {format_duration(self.high)}"
 
     def parse(self, text: str) -> float:
-        """Return the seconds that the text means."""
         try:
             return parse_duration(text)
         except ValueError:
@@ -132,11 +143,9 @@ class Duration:
             raise ValueError(msg) from None
 
     def text(self, value: Any) -> str:
-        """Write the seconds with a unit."""
         return format_duration(value)
 
     def check(self, value: Any) -> float:
-        """Return the seconds as a float."""
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             msg = f"{self.expected}, as a number of seconds"
             raise ValueError(msg)  # noqa: TRY004 - one kind of refusal for all that is wrong
@@ -145,8 +154,8 @@ class Duration:
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Whole:
+@dataclass(frozen=True, slots=True)
+class Whole(_AsWritten):
     """A whole number within bounds."""
 
     low: int
@@ -154,115 +163,76 @@ class Whole:
 
     @property
     def expected(self) -> str:
-        """The bounds."""
         if self.high is None:
             return f"a whole number, {self.low} or more"
         return f"a whole number from {self.low} to {self.high}"
 
     def parse(self, text: str) -> int:
-        """Return the number; digits only, so that 1e3 and 8.5 are refused."""
-        if not _DIGITS.fullmatch(text):
+        if not _DIGITS.fullmatch(text):  # so that 1e3 and 8.5 are refused
             raise ValueError(self.expected)
         return int(text)
 
-    def text(self, value: Any) -> str:
-        """Write the digits."""
-        return str(value)
-
     def check(self, value: Any) -> int:
-        """Return the number; a bool or a float is none."""
         whole = isinstance(value, int) and not isinstance(value, bool)
         if whole and value >= self.low and (self.high is None or value <= self.high):
             return int(value)
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+@dataclass(frozen=True, slots=True)
+class Choice(_AsWritten):
     """One of a few names, in any case."""
 
     names: tuple[str, ...]
 
     @property
     def expected(self) -> str:
-        """The names."""
         return "one of " + ", ".join(self.names)
 
-    def parse(self, text: str) -> str:
-        """Return the text; the check decides."""
-        return text
-
-    def text(self, value: Any) -> str:
-        """Return the name."""
-        return str(value)
-
     def check(self, value: Any) -> str:
-        """Return the name in lower case."""
         if isinstance(value, str) and value.lower() in self.names:
             return value.lower()
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+@dataclass(frozen=True, slots=True)
+class Text(_AsWritten):
     """Text that matches a pattern, the pattern said in words."""
 
     pattern: str
     expected: str
     secret: bool = False
 
-    def parse(self, text: str) -> str:
-        """Return the text; the check decides."""
-        return text
-
-    def text(self, value: Any) -> str:
-        """Return the text."""
-        return str(value)
-
     def check(self, value: Any) -> str:
-        """Return the text."""
         if isinstance(value, str) and re.fullmatch(self.pattern, value):
             return value
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """Jobs per time, as text that ``parse_rate`` reads."""
+@dataclass(frozen=True, slots=True)
+class Rate(Text):
+    """Jobs per time, as text that ``parse_rate`` reads; spaces in it do not count."""
 
+    pattern: str = _RATE.pattern
     expected: str = RATE_EXPECTED
 
     def parse(self, text: str) -> str:
-        """Return the text without spaces; the check decides."""
         return text.replace(" ", "")
 
-    def text(self, value: Any) -> str:
-        """Return the text."""
-        return str(value)
 
-    def check(self, value: Any) -> str:
-        """Return the text."""
-        if isinstance(value, str) and _RATE.fullmatch(value):
-            return value
-        raise ValueError(self.expected)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Names:
     """A tuple of names, none empty or twice; comma-separated in text."""
 
     expected: str
 
     def parse(self, text: str) -> tuple[str, ...]:
-        """Split at the commas and strip; empty names stay, for the check to refuse."""
         return tuple(name.strip() for name in text.split(","))
 
     def text(self, value: Any) -> str:
-        """Write the names with commas between."""
         return ",".join(value)
 
     def check(self, value: Any) -> tuple[str, ...]:
-        """Return the names as a tuple; the error says which name is wrong, and how."""
         if not isinstance(value, (tuple, list)) or not value:
             raise ValueError(self.expected)
         for name in value:
@@ -285,27 +255,17 @@ class Names:
         return f"{name!r} is there twice" if names.count(name) > 1 else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Url:
+@dataclass(frozen=True, slots=True)
+class Url(_AsWritten):
     """An address of one of a few schemes; its password is never shown."""
 
     schemes: tuple[str, ...]
 
     @property
     def expected(self) -> str:
-        """The schemes."""
         return starts_with(self.schemes)
 
-    def parse(self, text: str) -> str:
-        """Return the text; the check decides."""
-        return text
-
-    def text(self, value: Any) -> str:
-        """Return the address."""
-        return str(value)
-
     def check(self, value: Any) -> str:
-        """Return the address as it was written."""
         if not isinstance(value, str):
             raise ValueError(self.expected)  # noqa: TRY004 - one kind of refusal for all
         if self.schemes == REDIS_SCHEMES:

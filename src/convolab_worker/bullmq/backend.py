@@ -11,11 +11,11 @@ from convolab_worker.bullmq.job_lock import inbox
 from convolab_worker.bullmq.protocol import calls, script_costs
 from convolab_worker.bullmq.protocol.calls import Call, Limiter, Transitions
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import ActiveJob, text
-from convolab_worker.bullmq.protocol.replies import (
+from convolab_worker.bullmq.protocol.records import (
     LOCK_MISSING,
     LOCK_OF_ANOTHER,
     LOST,
+    ActiveJob,
     FetchResult,
     Marker,
     Restrictions,
@@ -23,6 +23,7 @@ from convolab_worker.bullmq.protocol.replies import (
     read_fetch,
     read_restrictions,
     read_score,
+    text,
 )
 from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.bullmq.script_runner import run_script
@@ -300,5 +301,4 @@ def _refused(code: int) -> LockLost | Refusal:
 
 
 def now_ms() -> int:
-    """Returns the time as BullMQ writes it."""
     return int(time.time() * 1000)

@@ -64,7 +64,6 @@ class Child:
 
     @property
     def failure_option(self) -> str:
-        """BullMQ's name for ``on_failure``."""
         return FAILURE_OPTIONS[self.on_failure]
 
 

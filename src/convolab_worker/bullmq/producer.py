@@ -1,4 +1,4 @@
-"""Adds jobs as BullMQ's producers do: standard, delayed, prioritized, and as children."""
+"""Adds jobs to queues and counts them, as producers and dashboards of BullMQ do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConvolabWorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
@@ -48,3 +48,31 @@ def _added(keys: QueueKeys, job: NewJob, answer: Any) -> str:
         raise ConvolabWorkerError(msg)
     added: str = answer.decode()
     return added
+
+
+_COUNTED = {
+    "wait": "LLEN",
+    "prioritized": "ZCARD",
+    "delayed": "ZCARD",
+    "active": "LLEN",
+    "waiting-children": "ZCARD",
+    "completed": "ZCARD",
+    "failed": "ZCARD",
+}
+_STATE_NAMES = {"wait": "waiting"}
+COMMANDS_PER_QUEUE = len(_COUNTED)
+
+
+async def depths(
+    connection: Connection, queues: Collection[QueueKeys]
+) -> dict[str, dict[str, int]]:
+    """Returns the numbers of jobs by queue and state, asked for in one pipeline."""
+    asked = {
+        (keys.queue, kind): connection.call(Purpose.STATUS, command, keys[kind])
+        for keys in queues
+        for kind, command in _COUNTED.items()
+    }
+    counts: dict[str, dict[str, int]] = {keys.queue: {} for keys in queues}
+    for (queue, kind), future in asked.items():
+        counts[queue][_STATE_NAMES.get(kind, kind)] = await future
+    return counts

@@ -14,11 +14,11 @@ from convolab_worker.bullmq.job_lock import token_in
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.records import (
     ActiveJob,
+    FetchResult,
     read_active_job,
     text,
     whole_number,
 )
-from convolab_worker.bullmq.protocol.replies import FetchResult
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused

@@ -41,34 +41,17 @@ _MOST_JOBS = 500
 _MOST_DATA = 2**22
 
 
-def new_job(
-    name: str,
-    data: Any = None,
-    *,
-    job_id: str | None = None,
-    delay: float | None = None,
-    priority: int | None = None,
-    attempts: int | None = None,
-    backoff: float | Mapping[str, Any] | None = None,
-    deduplication_id: str | None = None,
-) -> NewJob:
+def new_job(name: str, data: Any = None, *, job_id: str | None = None, **options: Any) -> NewJob:
     """Return the job of those keywords, with an id of its own where none is given.
 
     Raises ConfigurationError for options that can't be, InvalidResult for data that is not JSON.
     """
-    options = job_options(
-        name,
-        delay=delay,
-        priority=priority,
-        attempts=attempts,
-        backoff=backoff,
-        deduplication_id=deduplication_id,
-    )
+    opts = job_options(name, **options)
     return NewJob(
         id=checked_id(job_id) or secrets.token_hex(_ID_BYTES),
         name=name,
         data=encode_json({} if data is None else data, what="data"),
-        opts=options,
+        opts=opts,
     )
 
 

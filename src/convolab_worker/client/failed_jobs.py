@@ -50,7 +50,6 @@ class Wanted:
 
     @property
     def is_everything(self) -> bool:
-        """Whether no part is set."""
         return self == Wanted()
 
     def between(self, now: float) -> tuple[str, str]:

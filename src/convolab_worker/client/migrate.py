@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.client_calls import move_job, other_id
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -54,13 +54,11 @@ class Account:
     renamed: int = 0
 
     def add(self, step: Step) -> None:
-        """Count one job."""
         self.jobs[step.queue, step.state, step.name, step.outcome] += 1
         self.renamed += step.outcome == MOVED and step.id != step.new_id
 
     @property
     def moved(self) -> int:
-        """How many jobs were moved."""
         return sum(count for (*_, outcome), count in self.jobs.items() if outcome == MOVED)
 
 
@@ -85,15 +83,15 @@ class Mover:
         self._promised: set[str] = set()  # ids that a look has given away
 
     async def total(self) -> int:
-        """Return how many jobs there are to go through."""
         counts = [
-            self._connection.call(
-                Purpose.STATUS, "LLEN" if state in _LISTS else "ZCARD", keys[state]
-            )
+            self._ask("LLEN" if state in _LISTS else "ZCARD", keys[state])
             for keys in self._sources
             for state in self._all_states()
         ]
         return sum([await count for count in counts])
+
+    def _ask(self, *command: str | int) -> asyncio.Future[Any]:
+        return self._connection.call(Purpose.STATUS, *command)
 
     def _all_states(self) -> list[str]:
         """BullMQ before 6 kept the jobs of a paused queue in a list of its own."""
@@ -120,7 +118,8 @@ class Mover:
     async def _of(self, keys: QueueKeys, state: str) -> AsyncIterator[Step]:
         stayed = 0
         while ids := await self._oldest(keys, state, stayed):
-            steps = await self._move(keys, state, ids)
+            moves = [self._move_one(keys, state, job_id) for job_id in ids]
+            steps = await asyncio.gather(*moves)
             for step in steps:
                 if step is not None:
                     stayed += not (self._execute and step.outcome == MOVED)
@@ -128,21 +127,10 @@ class Mover:
 
     async def _oldest(self, keys: QueueKeys, state: str, past: int) -> list[str]:
         if state in _LISTS:  # the oldest stand at the end
-            found = await self._connection.call(
-                Purpose.STATUS, "LRANGE", keys[state], -past - _BATCH, -past - 1
-            )
+            found = await self._ask("LRANGE", keys[state], -past - _BATCH, -past - 1)
             return [text(raw) for raw in reversed(found)]
-        found = await self._connection.call(
-            Purpose.STATUS, "ZRANGE", keys[state], past, past + _BATCH - 1
-        )
+        found = await self._ask("ZRANGE", keys[state], past, past + _BATCH - 1)
         return [text(raw) for raw in found]
-
-    async def _move(self, keys: QueueKeys, state: str, ids: list[str]) -> list[Step | None]:
-        first = await self._move_one(keys, state, ids[0])  # the server knows the script from here
-        return [
-            first,
-            *await asyncio.gather(*[self._move_one(keys, state, job_id) for job_id in ids[1:]]),
-        ]
 
     async def _move_one(self, keys: QueueKeys, state: str, job_id: str) -> Step | None:
         """Move a job; None if it is not there any more."""
@@ -157,15 +145,8 @@ class Mover:
         return Step(keys.queue, state, name, REASONS.get(outcome, outcome), job_id, new_id)
 
     async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[Step]:
-        if state == "active":
-            ids = await self._connection.call(Purpose.STATUS, "LRANGE", keys[state], 0, -1)
-        else:
-            ids = await self._connection.call(Purpose.STATUS, "ZRANGE", keys[state], 0, -1)
-        names = [
-            self._connection.call(Purpose.STATUS, "HGET", keys.job(text(job_id)), "name")
-            for job_id in ids
-        ]
+        command = "LRANGE" if state == "active" else "ZRANGE"
+        ids = [text(raw) for raw in await self._ask(command, keys[state], 0, -1)]
+        names = [self._ask("HGET", keys.job(job_id), "name") for job_id in ids]
         for job_id, name in zip(ids, names, strict=True):
-            yield Step(
-                keys.queue, state, text(await name or b""), reason, text(job_id), text(job_id)
-            )
+            yield Step(keys.queue, state, text(await name or b""), reason, job_id, job_id)

@@ -21,18 +21,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
-from convolab_worker.connection.address import Route
-from convolab_worker.connection.commands import pack
+from convolab_worker.connection.address import Redirects, Route
 from convolab_worker.connection.opening import ClientIdentity, dial, shake_hands, why_not_open
-from convolab_worker.connection.redirects import Redirects
-from convolab_worker.connection.silence import SilenceTimer
+from convolab_worker.connection.unanswered import SilenceTimer, pack
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.connection.address import Address
-    from convolab_worker.connection.commands import Unanswered
+    from convolab_worker.connection.unanswered import Unanswered
     from convolab_worker.connection.usage import CommandCounter, Purpose
 
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write
@@ -87,7 +85,6 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are taken."""
         return self._open
 
     @property
@@ -97,7 +94,6 @@ class Connection(asyncio.Protocol):
 
     @property
     def unanswered(self) -> int:
-        """How many commands have been sent and not answered."""
         return len(self._pending)
 
     async def open(self) -> None:
@@ -232,11 +228,9 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand each whole answer to the call that waits for it."""
         self._silence.heard_at = self._loop.time()
         reader, pending = self._reader, self._pending
         reader.feed(data)
@@ -265,7 +259,6 @@ class Connection(asyncio.Protocol):
                 _fail(future, answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is unanswered."""
         if self._transport is not None:
             reason = f": {exc}" if exc else ""
             self._drop(ReplyLost(f"Redis at {self._route.address} closed the connection{reason}"))

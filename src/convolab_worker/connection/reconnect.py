@@ -63,7 +63,6 @@ class Reconnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether every connection is open."""
         return all(connection.is_open for connection in self._connections)
 
     async def wait(self) -> None:

@@ -39,21 +39,17 @@ class CommandCounter:
     inner: Counter[Purpose] = field(default_factory=Counter)
 
     def count(self, purpose: Purpose, commands: int = 1) -> None:
-        """Count ``commands`` sent for ``purpose``."""
         self.sent[purpose] += commands
 
     def count_inner(self, purpose: Purpose, commands: int) -> None:
-        """Count ``commands`` that a script for ``purpose`` ran inside Redis."""
         self.inner[purpose] += commands
 
     def add(self, other: CommandCounter) -> None:
-        """Add the counts of the ``other``."""
         self.sent.update(other.sent)
         self.inner.update(other.inner)
 
     @property
     def client_sent(self) -> int:
-        """How many commands have been sent."""
         return self.sent.total()
 
     @property
@@ -62,7 +58,6 @@ class CommandCounter:
         return sum(dict(self.sent).values()) + sum(dict(self.inner).values())
 
     def __add__(self, other: CommandCounter) -> CommandCounter:
-        """Return a counter with the counts of both."""
         # Copies first: another thread may be counting on one of them.
         sent = Counter(dict(self.sent)) + Counter(dict(other.sent))
         return CommandCounter(sent, Counter(dict(self.inner)) + Counter(dict(other.inner)))
@@ -72,7 +67,6 @@ class CommandCounter:
         return CommandCounter(self.sent - other.sent, self.inner - other.inner)
 
     def snapshot(self) -> dict[str, dict[str, int]]:
-        """Return the ``sent`` and ``billable`` counts by purpose, as plain data."""
         return {
             purpose.value: {"sent": self.sent[purpose], "billable": both}
             for purpose, both in sorted((self.sent + self.inner).items())
@@ -135,7 +129,6 @@ class DailyBudget:
         return None
 
     def used(self, billable: int) -> int:
-        """Return the commands of this day so far."""
         return billable - self._at_start
 
     def is_settled(self, now: float) -> bool:

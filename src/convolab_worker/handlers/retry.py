@@ -122,7 +122,8 @@ class Strategies:
             if is_async(strategy):
                 msg = f"backoff({name!r}): expected a plain function, got {strategy!r}"
                 raise ConfigurationError(msg)
-            self._add(name, strategy)
+            self._check_free(name, strategy)
+            self._by_name[name] = strategy
             return strategy
 
         return register
@@ -159,10 +160,6 @@ class Strategies:
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""
         return iter(self._by_name)
-
-    def _add(self, name: str, strategy: Callable[[FailedAttempt], float | None]) -> None:
-        self._check_free(name, strategy)
-        self._by_name[name] = strategy
 
     def _check_free(self, name: str, strategy: Callable[[FailedAttempt], float | None]) -> None:
         known = self._by_name.get(name, strategy)

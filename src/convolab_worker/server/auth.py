@@ -7,7 +7,7 @@ import hmac
 import json
 import re
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -36,37 +36,16 @@ _MAX_CERTIFICATES_BYTES = 1_000_000
 _log = structlog.get_logger("convolab_worker")
 
 
-class TokenVerifier(Protocol):
-    """Decides whether a token is valid."""
-
-    async def accepts(self, token: str) -> bool:
-        """Return whether the holder of ``token`` may call."""
-
-
-class SharedTokenVerifier:
-    """Accepts the one token that the server and its callers share."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token.encode()
-
-    async def accepts(self, token: str) -> bool:
-        """Return whether ``token`` is the shared one, compared in constant time."""
-        return hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token)
-
-
 class Authorization:
-    """Accepts a request whose token one of the ``verifiers`` accepts; without any, every request.
+    """Accepts a request with the shared ``token``, or with one that ``identity`` accepts.
 
-    They are asked in their order.
+    Without both, anybody may call.
     """
 
-    def __init__(self, *verifiers: TokenVerifier) -> None:
-        self._verifiers = verifiers
-
-    @property
-    def is_open(self) -> bool:
-        """Whether anybody may call."""
-        return not self._verifiers
+    def __init__(self, token: str | None, identity: IdentityTokenVerifier | None) -> None:
+        self._token = None if token is None else token.encode()
+        self._identity = identity
+        self.is_open = token is None and identity is None
 
     async def accepts(self, header: str | None) -> bool:
         """Return whether a request with this ``Authorization`` header may pass."""
@@ -76,10 +55,10 @@ class Authorization:
         token = token.strip()
         if scheme.lower() != _SCHEME or not 0 < len(token) <= _MAX_TOKEN_LENGTH:
             return False
-        for verifier in self._verifiers:
-            if await verifier.accepts(token):
-                return True
-        return False
+        given = token.encode("utf-8", "surrogateescape")
+        if self._token is not None and hmac.compare_digest(given, self._token):
+            return True
+        return self._identity is not None and await self._identity.accepts(token)
 
 
 def authorization(settings: Settings) -> Authorization:
@@ -87,18 +66,16 @@ def authorization(settings: Settings) -> Authorization:
 
     Raises ConfigurationError if it lacks a setting, or the extra ``gcp``.
     """
-    verifiers: list[TokenVerifier] = []
-    if settings.wake_token is not None:
-        verifiers.append(SharedTokenVerifier(settings.wake_token))
-    if settings.wake_audience is not None:
-        if settings.wake_emails is None:
-            msg = (
-                f"CONVOLAB_WAKE_AUDIENCE={settings.wake_audience}: expected CONVOLAB_WAKE_EMAILS as"
-                " well, since Google signs a token for that audience for anybody who asks"
-            )
-            raise ConfigurationError(msg)
-        verifiers.append(IdentityTokenVerifier(settings.wake_audience, settings.wake_emails))
-    return Authorization(*verifiers)
+    audience, emails = settings.wake_audience, settings.wake_emails
+    if audience is None:
+        return Authorization(settings.wake_token, None)
+    if emails is None:
+        msg = (
+            f"CONVOLAB_WAKE_AUDIENCE={audience}: expected CONVOLAB_WAKE_EMAILS as"
+            " well, since Google signs a token for that audience for anybody who asks"
+        )
+        raise ConfigurationError(msg)
+    return Authorization(settings.wake_token, IdentityTokenVerifier(audience, emails))
 
 
 class Certificates:

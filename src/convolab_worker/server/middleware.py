@@ -45,14 +45,12 @@ _log = structlog.get_logger("convolab_worker")
 
 
 def answer(status: int, value: Any, headers: dict[str, str] | None = None) -> web.Response:
-    """Make an answer in JSON."""
     return web.Response(
         status=status, text=json.dumps(value), content_type="application/json", headers=headers
     )
 
 
 def failure(status: int, error: str, headers: dict[str, str] | None = None) -> web.Response:
-    """Make an answer that says what went wrong."""
     return answer(status, {"error": error}, headers)
 
 
@@ -179,7 +177,6 @@ class Gate:
         )
 
     async def add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
-        """Add the headers that every answer carries, where the route has not set its own."""
         response.headers["Server"] = "convolab-worker"
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)

@@ -5,56 +5,41 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-_COUNT = {"type": "integer", "minimum": 0}
 _TEXT = {"type": "string"}
-_HOLD_RESULT = {
-    "type": "object",
-    "required": ["status", "processed", "failed", "remaining", "next_due_at"],
-    "properties": {
-        "status": {
-            "enum": ["drained", "budget"],
-            "description": "drained: no job was left to fetch; budget: the time was over first",
-        },
-        "processed": {**_COUNT, "description": "jobs that ended in this drain"},
-        "failed": {**_COUNT, "description": "those of them that failed for good"},
-        "remaining": {**_COUNT, "description": "jobs that wait, delayed ones included"},
-        "next_due_at": {
-            "type": ["number", "null"],
-            "description": "when there will be work again, in epoch seconds; null if not known",
-        },
+
+
+def _object(*required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": [*required], "properties": properties}
+
+
+def _count(description: str) -> dict[str, Any]:
+    return {"type": "integer", "minimum": 0, "description": description}
+
+
+_HOLD_RESULT = _object(
+    *("status", "processed", "failed", "remaining", "next_due_at"),
+    status={
+        "enum": ["drained", "budget"],
+        "description": "drained: no job was left to fetch; budget: the time was over first",
     },
-}
-_AWAKE = {
-    "type": "object",
-    "required": ["status"],
-    "properties": {
-        "status": {"const": "awake"},
-        "running": {**_COUNT, "description": "jobs that are running now"},
+    processed=_count("jobs that ended in this drain"),
+    failed=_count("those of them that failed for good"),
+    remaining=_count("jobs that wait, delayed ones included"),
+    next_due_at={
+        "type": ["number", "null"],
+        "description": "when there will be work again, in epoch seconds; null if not known",
     },
-}
-_PROGRESS_LINE = {
-    "type": "object",
-    "properties": {"status": {"enum": ["working", "drained", "budget"]}, "error": _TEXT},
-}
-_ERROR = {"type": "object", "required": ["error"], "properties": {"error": _TEXT}}
-_HEALTH = {
-    "type": "object",
-    "required": ["status"],
-    "properties": {"status": {"enum": ["ok", "unhealthy"]}, "problem": _TEXT},
-}
-_READY = {
-    "type": "object",
-    "required": ["ready", "state"],
-    "properties": {"ready": {"type": "boolean"}, "state": _TEXT},
-}
-_DEPTHS = {
-    "type": "object",
-    "required": ["queues", "commands"],
-    "properties": {
-        "queues": {"type": "object", "description": "by queue: the number of jobs by state"},
-        "commands": {**_COUNT, "description": "Redis commands that this answer cost"},
-    },
-}
+)
+_AWAKE = _object("status", status={"const": "awake"}, running=_count("jobs that are running now"))
+_PROGRESS_LINE = _object(status={"enum": ["working", "drained", "budget"]}, error=_TEXT)
+_ERROR = _object("error", error=_TEXT)
+_HEALTH = _object("status", status={"enum": ["ok", "unhealthy"]}, problem=_TEXT)
+_READY = _object("ready", "state", ready={"type": "boolean"}, state=_TEXT)
+_DEPTHS = _object(
+    *("queues", "commands"),
+    queues={"type": "object", "description": "by queue: the number of jobs by state"},
+    commands=_count("Redis commands that this answer cost"),
+)
 _HOLD = {
     "name": "hold",
     "in": "query",
@@ -78,10 +63,6 @@ _ERRORS = (400, 401, 408, 413, 429)
 
 def _json(schema: Any) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
-
-
-def _text(media_type: str) -> dict[str, Any]:
-    return {media_type: {"schema": _TEXT}}
 
 
 def _operation(
@@ -119,12 +100,11 @@ def _probe(name: str, summary: str, schema: Any) -> dict[str, Any]:
 
 
 def _get(name: str, summary: str, media_type: str, *, errors: tuple[int, ...]) -> dict[str, Any]:
-    return {"get": _operation(name, summary, {200: _text(media_type)}, errors=errors)}
+    return {"get": _operation(name, summary, {200: {media_type: {"schema": _TEXT}}}, errors=errors)}
 
 
 @cache
 def document() -> dict[str, Any]:
-    """Return the description of every route."""
     description = _operation(
         "openapi", "this description", {200: _json({"type": "object"})}, errors=(429,), is_open=True
     )

@@ -36,7 +36,6 @@ _STATS_TIMEOUT_SECONDS = 2.0
 def make_app(
     worker: WorkerProxy, settings: Settings, authorization: Authorization
 ) -> web.Application:
-    """Make the application for a worker."""
     routes = Routes(worker, settings.wake_hold if settings.wake_mode == "held" else None)
     gate = Gate(
         authorization,
@@ -64,7 +63,6 @@ class Routes:
         self.answers: Counter[tuple[str, int]] = Counter()
 
     def add_to(self, app: web.Application) -> None:
-        """Add every route, and the checks of the worker's health."""
         router = app.router
         router.add_route("GET", "/wake", self.wake, name="wake")
         router.add_route("POST", "/wake", self.wake, name="wake")
@@ -125,7 +123,6 @@ class Routes:
         return answer(200 if health.ready else 503, {"ready": health.ready, "state": health.state})
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        """Answer with every count, for Prometheus."""
         try:
             async with asyncio.timeout(_STATS_TIMEOUT_SECONDS):
                 stats = await self._worker.call(_stats)
@@ -137,11 +134,9 @@ class Routes:
         return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def index(self, _request: web.Request) -> web.Response:
-        """Answer with the status page."""
         return self.status_page.page()
 
     async def openapi(self, _request: web.Request) -> web.Response:
-        """Answer with the description of these routes."""
         return answer(200, document())
 
     async def _checks(self, _app: web.Application) -> AsyncIterator[None]:

@@ -19,8 +19,6 @@ from convolab_worker.server.auth import authorization
 from convolab_worker.server.worker_proxy import WorkerProxy
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from aiohttp import web
     from aiohttp.typedefs import Handler, Middleware
 
@@ -86,12 +84,7 @@ class WakeServer:
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the thread has ended
                 self._loop.call_soon_threadsafe(self._closing.set)
@@ -192,5 +185,4 @@ class _Refusal(asyncio.Protocol):
     """Closes a connection that is one too many."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close it."""
         transport.close()

@@ -84,7 +84,6 @@ class StatusPage:
             return failure(503, str(error))
 
     async def close(self, _app: web.Application) -> None:
-        """End every stream when the server stops."""
         if self._closing is not None:
             self._closing.set()
 

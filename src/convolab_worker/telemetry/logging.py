@@ -126,7 +126,6 @@ def _one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 
 def _head_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put time, level and event first."""
     head = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
     return head | dict(event)
 

@@ -16,6 +16,7 @@ from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
+from convolab_worker.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ _COUNTERS = {
 }
 
 
-class OpenTelemetry:
+class OpenTelemetry(Tracing):
     """Spans and metrics of jobs, made with OpenTelemetry's global providers."""
 
     def __init__(self, worker_name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from convolab_worker.errors import ConfigurationError
 
@@ -16,44 +16,28 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
 
 
-class Tracing(Protocol):
-    """Spans around jobs and around adding them, and counts of jobs."""
-
-    def running(self, job: ActiveJob) -> AbstractContextManager[Callable[[Outcome], None]]:
-        """Enter the span of a job; call what it gives with the job's outcome."""
-
-    def adding(self, queue: str, name: str) -> AbstractContextManager[dict[str, Any]]:
-        """Enter the span of adding a job; it gives the job options that carry the span on."""
-
-    def carried(self) -> dict[str, Any]:
-        """Return the job options that carry the current span on to a child job."""
-
-    def ended(self, job: ActiveJob, outcome: Outcome, seconds: float) -> None:
-        """Count an attempt of a job, which took ``seconds``."""
-
-
-class NoTracing:
-    """Traces and counts nothing."""
+class Tracing:
+    """Spans around jobs and around adding them, and counts of jobs: here there are none."""
 
     def running(self, _job: ActiveJob) -> AbstractContextManager[Callable[[Outcome], None]]:
-        """Enter no span."""
+        """Enter the span of a job; call what it gives with the job's outcome."""
         return _NO_SPAN
 
     def adding(self, _queue: str, _name: str) -> AbstractContextManager[dict[str, Any]]:
-        """Enter no span."""
+        """Enter the span of adding a job; it gives the job options that carry the span on."""
         return _NO_OPTIONS
 
     def carried(self) -> dict[str, Any]:
-        """Return no options."""
+        """Return the job options that carry the current span on to a child job."""
         return {}
 
     def ended(self, _job: ActiveJob, _outcome: Outcome, _seconds: float) -> None:
-        """Count nothing."""
+        """Count an attempt of a job, which took ``seconds``."""
 
 
 _NO_SPAN: AbstractContextManager[Callable[[Outcome], None]] = nullcontext(lambda _: None)
 _NO_OPTIONS: AbstractContextManager[dict[str, Any]] = nullcontext({})
-NO_TRACING = NoTracing()
+NO_TRACING = Tracing()
 
 
 def tracing(settings: Settings, worker_name: str = "") -> Tracing:

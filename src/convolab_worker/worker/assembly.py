@@ -25,9 +25,9 @@ from convolab_worker.errors import ReplyLost
 from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher
+from convolab_worker.worker.dispatch.listener import Signal
 from convolab_worker.worker.dispatch.queue_state import QueueTable
 from convolab_worker.worker.dispatch.slots import Slots
-from convolab_worker.worker.dispatch.wake_signal import Signal
 from convolab_worker.worker.execution.completer import JobCompleter
 from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
 from convolab_worker.worker.execution.handler_call import LOCK_LOST, cancellation, job_of_frame
@@ -144,7 +144,6 @@ def idle_policy(settings: Settings) -> IdlePolicy:
 
 
 def worker_name(settings: Settings) -> str:
-    """The worker's name in logs and in Redis."""
     return settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
 
 

@@ -95,7 +95,6 @@ class HeldRequests:
 
     @property
     def held(self) -> int:
-        """How many requests are held now."""
         return len(self._requests)
 
     def so_far(self) -> tuple[int, int]:
@@ -244,7 +243,7 @@ class HeldRequests:
                 return
             await self._wind_down()
             if self._fetch_until <= time.monotonic():
-                await self._dispatcher.abort_all()
+                await self._dispatcher.fetcher.abort_all()
                 return
 
     def _covered(self) -> set[HeldRequest]:
@@ -278,7 +277,7 @@ class HeldRequests:
             until = max(last.ends_at - _ENDING_SECONDS, (last.fetch_until + last.ends_at) / 2)
             seconds = until - time.monotonic()
             step = min(seconds, _ENDING_SECONDS / 4)
-            if seconds <= 0 or await self._dispatcher.all_ended(step):
+            if seconds <= 0 or await self._dispatcher.fetcher.all_ended(step):
                 return
 
     async def _change_within(self, seconds: float) -> None:

@@ -231,12 +231,9 @@ class LockKeeper(Generic[J]):
         keys = self._keys[held.job.queue]
         taken = await take_back(connection, keys, held.job, self._duration)
         if taken is None:
-            return await self._reclaimed(connection, held)
+            return self.may_reclaim(held) and await reclaim(
+                connection, keys, held.job, self._duration
+            )
         if taken.asked is not None:
             self._on_cancelled(held, taken.asked)
         return True
-
-    async def _reclaimed(self, connection: Connection, held: J) -> bool:
-        if not self.may_reclaim(held):
-            return False
-        return await reclaim(connection, self._keys[held.job.queue], held.job, self._duration)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.counts import COMMANDS_PER_QUEUE
+from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE
 
 if TYPE_CHECKING:
     from convolab_worker.settings import Settings
@@ -32,7 +32,6 @@ class Health:
 
 
 def stats(assembly: Assembly, requests: HeldRequests, *, state: str, now: float) -> dict[str, Any]:
-    """What the worker did and does, ready for JSON."""
     slots, total = assembly.table.slots, assembly.usage.total
     return {
         "state": state,

@@ -7,7 +7,7 @@
     any       -- end() -->                           ended: nothing is waited for any more
 
 The process may be frozen for hours while suspended, and its timers with it; what was due in that
-time is made up for when it is resumed.
+time is made up for when it is resumed. A drain whose end somebody waits for keeps a worker from it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,6 @@ class Suspension:
 
     @property
     def phase(self) -> str:
-        """``working``, ``suspended`` or ``asleep``."""
         if self.asleep:
             return "asleep"
         return "suspended" if self.suspended else "working"
@@ -90,7 +89,6 @@ class Suspension:
         return _FOREVER if patience is None else self._active_at + patience
 
     def suspend(self) -> None:
-        """Be suspended until ``resume``; not after the end."""
         if self.suspended or self._has_ended:
             return
         self.suspended = True
@@ -99,7 +97,6 @@ class Suspension:
             self.touch()
 
     def resume(self) -> None:
-        """Work again."""
         self._has_overslept = time.monotonic() > self.idle_deadline
         self.touch()
         self.suspended = False
@@ -150,3 +147,44 @@ class Suspension:
         """Connect before the first work comes."""
         self._connecting = asyncio.ensure_future(self._reconnection.wait())
         self._connecting.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+class Drains:
+    """The futures of those who wait until nothing is left to fetch."""
+
+    def __init__(self, suspension: Suspension) -> None:
+        self._suspension = suspension
+        self._waiters: list[asyncio.Future[None]] = []
+        self._fetch_until = _FOREVER
+
+    def join(self) -> asyncio.Future[None]:
+        """A future that is done at the end of the drain; who cancels it waits no longer."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    @property
+    def are_awaited(self) -> bool:
+        if self._waiters:
+            self._waiters = [waiter for waiter in self._waiters if not waiter.done()]
+        return bool(self._waiters)
+
+    def fetch_until(self, moment: float) -> None:
+        """Nothing is worth waiting for after this moment; monotonic."""
+        self._fetch_until = moment
+
+    def linger(self, due: float | None) -> bool:
+        """Whether something is ``due`` (epoch seconds) so soon that the drain waits for it."""
+        policy = self._suspension.policy
+        if due is None or not policy.works_when_held:
+            return False
+        due_at = time.monotonic() + due - time.time()
+        return due_at <= min(self._suspension.active_at + policy.linger, self._fetch_until)
+
+    def end(self) -> None:
+        """Nothing is left: tell all who wait, and suspend a worker that works only when held."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.set_result(None)
+        if self._suspension.policy.works_when_held:
+            self._suspension.suspend()

@@ -30,7 +30,6 @@ class StackReports:
         self._last: dict[str, dict[str, Any]] = {}
 
     def keep(self, kind: str, **report: Any) -> None:
-        """Keep the newest report of its kind, with its time."""
         self._last[kind] = {"at": time.time(), **report}
 
     def snapshot(self) -> dict[str, dict[str, Any] | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
 
-from convolab_worker.bullmq.counts import depths
+from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
@@ -25,8 +25,6 @@ from convolab_worker.worker.status import Health
 from convolab_worker.worker.suspension import ALWAYS_WORKING
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from convolab_worker.handlers.registry import HandlerRegistry, Scope
     from convolab_worker.worker.assembly import Assembly
     from convolab_worker.worker.held_requests import HoldResult
@@ -64,7 +62,6 @@ class Worker:
     def __init__(
         self, handlers: HandlerRegistry, settings: Settings | None = None, **overrides: Any
     ) -> None:
-        """Check the options; nothing is connected or started."""
         if settings is None:
             settings = Settings.from_env(**overrides)
         elif overrides:
@@ -307,12 +304,7 @@ class Worker:
         self._background.add_done_callback(_log_death)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop with the settings' grace, and raise what ended the worker, if something did."""
         background, self._background = self._background, None
         if background is None:

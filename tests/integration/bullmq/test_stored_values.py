@@ -13,8 +13,7 @@ from structlog.testing import capture_logs
 
 from convolab_worker.bullmq import flows, job_lock, reconcile
 from convolab_worker.bullmq.outcome import Returned
-from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.bullmq.protocol.replies import Marker, Restrictions
+from convolab_worker.bullmq.protocol.records import ActiveJob, Marker, Restrictions
 from convolab_worker.bullmq.schedulers import advance
 from convolab_worker.connection.reconnect import Reconnection
 from convolab_worker.errors import RedisRefused

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.bullmq.protocol.replies import (
+from convolab_worker.bullmq.protocol.records import (
     FetchResult,
     Restrictions,
     read_due,

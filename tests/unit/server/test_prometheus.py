@@ -8,8 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.server.prometheus import metrics_text
-from convolab_worker.telemetry.metrics import BUCKETS, Metrics
-from convolab_worker.telemetry.recent_runs import RecentRun
+from convolab_worker.telemetry.metrics import BUCKETS, Metrics, RecentRun
 
 
 def run(kind: str, outcome: str, duration: float, waited: float) -> RecentRun:

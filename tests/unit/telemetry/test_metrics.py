@@ -8,8 +8,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from convolab_worker.connection.usage import CommandCounter, Purpose
-from convolab_worker.telemetry.metrics import CommandUsage, Histogram, Metrics
-from convolab_worker.telemetry.recent_runs import RecentRun, RecentRuns
+from convolab_worker.telemetry.metrics import (
+    CommandUsage,
+    Histogram,
+    Metrics,
+    RecentRun,
+    RecentRuns,
+)
 
 START = 1_800_000_000.0
 DAY_SECONDS = 24 * 3600.0

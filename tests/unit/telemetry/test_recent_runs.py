@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.telemetry.recent_runs import RecentRun, RecentRuns
+from convolab_worker.telemetry.metrics import RecentRun, RecentRuns
 
 START = 1_800_000_000.0  # the beginning of a quarter of an hour
 

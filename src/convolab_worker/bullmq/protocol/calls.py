@@ -91,10 +91,10 @@ class Transitions:
     def finish(
         self,
         job: ActiveJob,
-        *,
         target: str,
         value: str,
         now_ms: int,
+        *,
         fetch_next: bool,
         fields: Mapping[str, str] | None = None,
     ) -> Call:
@@ -120,9 +120,9 @@ class Transitions:
     def delay(
         self,
         job: ActiveJob,
-        *,
         delay_ms: int,
         now_ms: int,
+        *,
         skip_attempt: bool,
         fetch_next: bool,
         fields: Mapping[str, str] | None = None,
@@ -224,7 +224,6 @@ def advance_scheduler(
 
 
 def drop_children(keys: QueueKeys, job: ActiveJob) -> Call:
-    """Remove a job's children that have not started."""
     names = [keys.job(job.id), keys["meta"]]
     return Call("removeUnprocessedChildren", names, (keys.base, job.id))
 

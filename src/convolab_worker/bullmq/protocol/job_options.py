@@ -47,7 +47,6 @@ class Options(dict[str, Any]):
 
 
 def short_options(opts: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's options by the names that BullMQ stores."""
     return {_SHORT_NAMES.get(key, key): value for key, value in opts.items()}
 
 
@@ -137,45 +136,30 @@ def check_option(where: str, what: str, value: object) -> None:
         raise ConfigurationError(msg)
 
 
-def job_options(
-    name: str,
-    *,
-    delay: float | None = None,
-    priority: int | None = None,
-    attempts: int | None = None,
-    backoff: float | Mapping[str, Any] | None = None,
-    deduplication_id: str | None = None,
-) -> dict[str, Any]:
-    """Returns BullMQ's options, of those that are given, for a job called ``name``.
+def job_options(name: str, **given: Any) -> dict[str, Any]:
+    """Returns BullMQ's options for a job called ``name``, of the keywords of ``enqueue``.
 
-    ``delay`` and ``backoff`` are seconds. Raises ConfigurationError, which names the keyword of
-    ``enqueue``, its value and what was expected.
+    ``delay`` and ``backoff`` are seconds; None is as good as not given. Raises ConfigurationError,
+    which names the keyword, its value and what was expected.
     """
-    given = {
-        "name": name,
-        "delay": delay,
-        "priority": priority,
-        "attempts": attempts,
-        "backoff": backoff,
-        "deduplication_id": deduplication_id,
-    }
+    check_option("enqueue", "name", name)
+    options: dict[str, Any] = {}
     for what, value in given.items():
-        if value is not None or what == "name":
-            check_option("enqueue", what, value)
-    options = {
-        "delay": None if delay is None else round(delay * 1000),
-        "priority": priority,
-        "attempts": attempts,
-        "backoff": _backoff(backoff),
-        "deduplication": None if deduplication_id is None else {"id": deduplication_id},
-    }
-    return {what: value for what, value in options.items() if value is not None}
-
-
-def _backoff(backoff: float | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if backoff is None or isinstance(backoff, Mapping):
-        return None if backoff is None else dict(backoff)
-    return {"type": "fixed", "delay": round(backoff * 1000)}
+        if value is None:
+            continue
+        check_option("enqueue", what, value)
+        if what == "delay":
+            options[what] = round(value * 1000)
+        elif what == "backoff":
+            fixed = not isinstance(value, Mapping)
+            options[what] = (
+                {"type": "fixed", "delay": round(value * 1000)} if fixed else dict(value)
+            )
+        elif what == "deduplication_id":
+            options["deduplication"] = {"id": value}
+        else:
+            options[what] = value
+    return options
 
 
 def checked_id(job_id: object) -> str | None:

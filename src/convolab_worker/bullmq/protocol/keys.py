@@ -36,7 +36,6 @@ class QueueKeys:
         return self._by_suffix[suffix]
 
     def named(self, *suffixes: str) -> list[str]:
-        """Returns the keys of those suffixes, in order."""
         by_suffix = self._by_suffix
         return [by_suffix[suffix] for suffix in suffixes]
 
@@ -48,9 +47,7 @@ class QueueKeys:
         return known
 
     def job(self, job_id: str) -> str:
-        """Returns the key of a job's hash."""
         return self.base + job_id
 
     def lock(self, job_id: str) -> str:
-        """Returns the key of a job's lock."""
         return f"{self.base}{job_id}:lock"

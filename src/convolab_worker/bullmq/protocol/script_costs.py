@@ -86,12 +86,10 @@ def fetch(*, found: bool, job: ActiveJob | None = None, is_limited: bool = False
 
 
 def limiter(*, found: bool) -> int:
-    """Commands that a fetch runs in addition where the worker has a rate limit."""
     return _LIMITER + (_LIMITER_FOUND if found else 0)
 
 
 def metrics(*, is_new_minute: bool) -> int:
-    """Commands that the end of a job runs in addition where metrics are recorded."""
     return _METRICS + (_METRICS_NEW_MINUTE if is_new_minute else 0)
 
 

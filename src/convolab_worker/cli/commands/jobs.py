@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker.bullmq.counts import COMMANDS_PER_QUEUE
+from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE
 from convolab_worker.cli.output import as_json, described, remark, result, table
 from convolab_worker.cli.wake_service import WAKE_SECONDS
 from convolab_worker.client.client import JobClient

@@ -15,22 +15,21 @@ import structlog
 
 from convolab_worker.connection.error_replies import is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
-from convolab_worker.worker.dispatch.drains import Drains
 from convolab_worker.worker.dispatch.fetcher import Fetcher
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 from convolab_worker.worker.dispatch.listener import MarkerListener
 from convolab_worker.worker.dispatch.prober import QueueProber
 from convolab_worker.worker.dispatch.stalled import StalledChecker
 from convolab_worker.worker.execution.handler_call import STOP_PATIENCE_SECONDS
-from convolab_worker.worker.suspension import Suspension
+from convolab_worker.worker.suspension import Drains, Suspension
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.connection.reconnect import Reconnection
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
+    from convolab_worker.worker.dispatch.listener import Signal
     from convolab_worker.worker.dispatch.queue_state import QueueTable
-    from convolab_worker.worker.dispatch.wake_signal import Signal
     from convolab_worker.worker.execution.completer import JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
     from convolab_worker.worker.locks import LockKeeper
@@ -383,14 +382,6 @@ class Dispatcher:
             with contextlib.suppress(RedisUnavailable, TimeoutError):
                 async with asyncio.timeout(STOP_PATIENCE_SECONDS):
                     await self.fetcher.adopt_lost()
-
-    async def all_ended(self, timeout: float) -> bool:
-        """Wait for the jobs that run, at most ``timeout`` seconds; whether none is left."""
-        return await self.fetcher.all_ended(timeout)
-
-    async def abort_all(self) -> None:
-        """End the jobs that still run; what their handlers don't finish goes back to its queue."""
-        await self.fetcher.abort_all()
 
     async def stop(self, grace: float) -> None:
         """Fetch no more; give running jobs ``grace`` seconds, then return them to their queues."""

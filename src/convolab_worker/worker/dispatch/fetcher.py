@@ -24,12 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.bullmq.protocol.replies import FetchResult
+    from convolab_worker.bullmq.protocol.records import ActiveJob, FetchResult
+    from convolab_worker.worker.dispatch.listener import Signal
     from convolab_worker.worker.dispatch.prober import QueueProber
     from convolab_worker.worker.dispatch.queue_state import QueueTable
     from convolab_worker.worker.dispatch.slots import Reservation
-    from convolab_worker.worker.dispatch.wake_signal import Signal
     from convolab_worker.worker.execution.completer import Completion, JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
     from convolab_worker.worker.execution.handler_call import Abort
@@ -70,7 +69,6 @@ class Fetcher:
 
     @property
     def is_running(self) -> bool:
-        """Whether a job is running or being completed."""
         return bool(self._chains)
 
     @property
@@ -79,7 +77,6 @@ class Fetcher:
         return bool(self._lost)
 
     def start(self) -> None:
-        """Fetch jobs from now on."""
         self._is_stopped = False
 
     def stop(self) -> None:

@@ -86,11 +86,7 @@ class QueueProber:
             self._table.restricted(queue, found, ours=ours, now=time.time())
             if not self._table.hides_due(queue):
                 return
-        due_at = await self._backend.next_due(queue)
-        if due_at is None:
-            self._table.no_due(queue)
-        else:
-            self._table.due(queue, due_at)
+        self._table.due(queue, await self._backend.next_due(queue))
 
     def wait_ended(self, heard: Heard) -> None:
         """A blocking read ended: queues are swept after a whole wait, or after the longest time.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from convolab_worker.bullmq.backend import QueueContents
-    from convolab_worker.bullmq.protocol.replies import FetchResult, Marker, Restrictions
+    from convolab_worker.bullmq.protocol.records import FetchResult, Marker, Restrictions
     from convolab_worker.worker.dispatch.slots import Slots
 
 # A slot stays on its queue for this many jobs or this long, then other ready queues have a turn.
@@ -127,7 +127,6 @@ class QueueTable:
     # facts of a fetch
 
     def fetch_started(self, queue: str) -> None:
-        """A fetch from the queue is on its way."""
         state = self.states[queue]
         self.fetches += 1
         if state.newly_ready:
@@ -237,23 +236,18 @@ class QueueTable:
         return FollowUp.REPUBLISH if self.is_busy(queue) else FollowUp.NONE
 
     def probed(self, queue: str, contents: QueueContents) -> FollowUp:
-        """A probe told what the queue has."""
         state = self.states[queue]
         if contents.ready and state.availability not in _STOPPED:
             self.mark_ready(queue, certain=True)
         is_news = contents.delayed and state.due_at is None
         return FollowUp.ASK_DUE if is_news else FollowUp.NONE
 
-    def due(self, queue: str, due_at: float) -> None:
-        """The queue's next delayed job is due then; of two times the earlier one counts."""
+    def due(self, queue: str, due_at: float | None) -> None:
+        """The queue's next delayed job is due then, if there is one; the earlier time counts."""
         state = self.states[queue]
         state.due_unknown = False
-        if state.due_at is None or due_at < state.due_at:
+        if due_at is not None and (state.due_at is None or due_at < state.due_at):
             state.due_at = due_at
-
-    def no_due(self, queue: str) -> None:
-        """The queue has no delayed job."""
-        self.states[queue].due_unknown = False
 
     def restricted(self, queue: str, found: Restrictions, *, ours: int, now: float) -> None:
         """Why a fetch found nothing where jobs are; ``ours`` counts active jobs of this worker.
@@ -276,7 +270,6 @@ class QueueTable:
         return state.due_unknown and state.availability not in _STOPPED
 
     def resumed(self, queue: str) -> None:
-        """A probe found the queue no longer paused."""
         if self.states[queue].availability is Availability.PAUSED:
             self._open(queue)
 
@@ -292,7 +285,6 @@ class QueueTable:
         self.needs_probe = True
 
     def probing_all(self) -> None:
-        """Every queue is being probed."""
         self.needs_probe = False
 
     def _stop(self, state: QueueState, why: Availability, until: float | None) -> None:
@@ -437,9 +429,7 @@ class QueueTable:
         return kinds if state.due_at is not None else [*kinds, "delayed"]
 
     def paused(self) -> list[str]:
-        """The queues that are known to be paused."""
         return [q for q, state in self.states.items() if state.availability is Availability.PAUSED]
 
     def due_times(self) -> dict[str, float]:
-        """When each queue's next delayed job is due, where that is known."""
         return {q: state.due_at for q, state in self.states.items() if state.due_at is not None}

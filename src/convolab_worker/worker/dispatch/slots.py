@@ -33,26 +33,21 @@ class StartRates:
         self._until: dict[str, float] = {}
 
     def __contains__(self, handler: str) -> bool:
-        """Whether the handler has a rate."""
         return handler in self._intervals
 
     def is_waiting(self, handler: str) -> bool:
-        """Whether the handler may not start yet."""
         return handler in self._until
 
     def started(self, handler: str, now: float) -> None:
-        """A job of the handler starts."""
         interval = self._intervals.get(handler)
         if interval is not None:
             self._until[handler] = now + interval
 
     def pass_time(self, now: float) -> None:
-        """Let the handlers start whose wait is over."""
         for handler in [name for name, until in self._until.items() if until <= now]:
             del self._until[handler]
 
     def next_time(self) -> float | None:
-        """When the first wait is over."""
         return min(self._until.values(), default=None)
 
 
@@ -111,7 +106,6 @@ class Slots(Generic[T]):
 
     @property
     def running(self) -> int:
-        """How many slots run a handler."""
         return self._running_count
 
     @property
@@ -121,7 +115,6 @@ class Slots(Generic[T]):
 
     @property
     def parked(self) -> int:
-        """How many jobs wait in memory for their handler."""
         return self._parked_count
 
     def reserve(self) -> Reservation:
@@ -150,7 +143,6 @@ class Slots(Generic[T]):
         return False
 
     def release(self, handler: str) -> None:
-        """Free the slot of a job whose handler has ended."""
         self._running[handler] -= 1
         self._running_count -= 1
 
@@ -244,7 +236,6 @@ class Slots(Generic[T]):
 
     @property
     def has_rates(self) -> bool:
-        """Whether any handler has a rate."""
         return self._has_rates
 
     def end_waits(self, now: float) -> None:

@@ -68,7 +68,6 @@ class StalledChecker:
             self._checks[queue] = max(at, self._not_before)
 
     def is_news(self, queue: str) -> bool:
-        """Whether active jobs of the queue would be news."""
         return queue not in self._checks and not self._ids_in_hand(queue)
 
     def none_active(self, queues: Iterable[str]) -> None:
@@ -87,7 +86,6 @@ class StalledChecker:
             self._not_before = now + min(max(self._lock_duration / 2, 1.5), _RETURN_SECONDS)
 
     def next_time(self) -> float | None:
-        """When the next check is due."""
         return min(self._checks.values(), default=None)
 
     def next_foreign(self) -> float | None:
@@ -95,7 +93,6 @@ class StalledChecker:
         return min((self._checks[q] for q in self._others & {*self._checks}), default=None)
 
     def due(self, now: float) -> list[str]:
-        """The queues whose check is due."""
         return [queue for queue, at in self._checks.items() if at <= now]
 
     async def check(self, queue: str, now: float) -> bool:

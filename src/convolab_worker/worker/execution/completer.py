@@ -19,12 +19,12 @@ from convolab_worker.bullmq.outcome import (
     Outcome,
     Postponed,
 )
-from convolab_worker.bullmq.protocol.records import extended_stacktrace
-from convolab_worker.bullmq.protocol.replies import (
+from convolab_worker.bullmq.protocol.records import (
     FAILED_CHILDREN,
     NOT_ASKED,
     PENDING_CHILDREN,
     FetchResult,
+    extended_stacktrace,
 )
 from convolab_worker.bullmq.reconcile import Fate
 from convolab_worker.bullmq.schedulers import advance
@@ -164,19 +164,12 @@ class JobCompleter:
         """The call that moves the job on, as of now."""
         at_ms, transitions = now_ms(), self._backend.transitions[job.queue]
         if isinstance(outcome, Completed):
-            return transitions.finish(
-                job, target="completed", value=outcome.value, now_ms=at_ms, fetch_next=fetch_next
-            )
+            return transitions.finish(job, "completed", outcome.value, at_ms, fetch_next=fetch_next)
         if isinstance(outcome, Failed):
             return self._failure_call(job, outcome, at_ms, fetch_next=fetch_next)
         if isinstance(outcome, Postponed):
-            return transitions.delay(
-                job,
-                delay_ms=round(outcome.delay * 1000),
-                now_ms=at_ms,
-                skip_attempt=True,
-                fetch_next=fetch_next,
-            )
+            delay_ms = round(outcome.delay * 1000)
+            return transitions.delay(job, delay_ms, at_ms, skip_attempt=True, fetch_next=fetch_next)
         if isinstance(outcome, AwaitsChildren):
             return transitions.await_children(job, now_ms=at_ms)
         return transitions.return_to_queue(job)
@@ -187,25 +180,16 @@ class JobCompleter:
         transitions = self._backend.transitions[job.queue]
         stacktrace = extended_stacktrace(job, failed.stack)
         fields = {"failedReason": failed.reason, "stacktrace": stacktrace}
+        if failed.retry_in is not None and failed.retry_in <= 0:
+            return transitions.retry(job, now_ms=at_ms, fields=fields)
         if failed.retry_in is None:
             return transitions.finish(
-                job,
-                target="failed",
-                value=failed.reason,
-                now_ms=at_ms,
-                fetch_next=fetch_next,
-                fields=fields,
+                job, "failed", failed.reason, at_ms, fetch_next=fetch_next, fields=fields
             )
-        if failed.retry_in > 0:
-            return transitions.delay(
-                job,
-                delay_ms=round(failed.retry_in * 1000),
-                now_ms=at_ms,
-                skip_attempt=False,
-                fetch_next=fetch_next,
-                fields=fields,
-            )
-        return transitions.retry(job, now_ms=at_ms, fields=fields)
+        delay_ms = round(failed.retry_in * 1000)
+        return transitions.delay(
+            job, delay_ms, at_ms, skip_attempt=False, fetch_next=fetch_next, fields=fields
+        )
 
     # finding out
 

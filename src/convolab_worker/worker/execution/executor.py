@@ -21,7 +21,7 @@ from convolab_worker.bullmq.outcome import (
     Returned,
 )
 from convolab_worker.errors import HandlerNotFound, RedisUnavailable
-from convolab_worker.telemetry.recent_runs import RecentRun
+from convolab_worker.telemetry.metrics import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
 from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
@@ -64,7 +64,6 @@ class JobInHand(HeldLock):
 
     @property
     def handler_key(self) -> str:
-        """The key of its handler, by which slots count."""
         return NO_HANDLER if self.handler is None else self.handler.key
 
 
@@ -112,18 +111,15 @@ class JobExecutor:
         self.jobs.discard(held)
 
     def ids_of(self, queue: str) -> set[str]:
-        """The ids of the jobs of that queue that are in hand."""
         return {held.job.id for held in self.jobs if held.job.queue == queue}
 
     def find(self, queue: str, job_id: str) -> JobInHand | None:
-        """The job of that id, if it is in hand."""
         for held in self.jobs:
             if held.job.id == job_id and held.job.queue == queue:
                 return held
         return None
 
     def running(self) -> list[JobInHand]:
-        """The jobs whose handlers run now."""
         return [held for held in list(self.jobs) if held.call is not None]
 
     # running
@@ -261,7 +257,6 @@ def _names(held: JobInHand) -> dict[str, object]:
 
 
 def label(outcome: Outcome) -> str:
-    """The outcome's name in logs and counts."""
     if isinstance(outcome, Failed):
         return "failed" if outcome.retry_in is None else "retried"
     return _LABELS[type(outcome)]

@@ -69,7 +69,6 @@ SHUTDOWN = Abort(AbortKind.SHUTDOWN, Returned(), STOP_PATIENCE_SECONDS)
 
 
 def cancellation(outcome: Failed | Returned) -> Abort:
-    """The abort of a job that somebody has cancelled."""
     return Abort(AbortKind.CANCELLED, outcome, PATIENCE_SECONDS)
 
 

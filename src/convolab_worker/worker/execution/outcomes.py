@@ -53,7 +53,6 @@ def conclude(
     random: Callable[[], float],
     strategies: Strategies = NO_STRATEGIES,
 ) -> Outcome:
-    """The outcome of a call that has ended."""
     abort = call.aborted
     if abort is not None:
         if abort.outcome is None:

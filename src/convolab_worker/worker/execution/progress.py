@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -15,12 +15,15 @@ from convolab_worker.errors import RedisUnavailable
 from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
     from convolab_worker.connection.usage import CommandCounter
 
 _log = structlog.get_logger("convolab_worker")
+T = TypeVar("T")
 _MOST_ROWS = 1000  # kept in memory between two writes; a handler that logs faster loses the oldest
 
 
@@ -42,7 +45,6 @@ class ReportWriter:
         self.loop = asyncio.get_running_loop()
 
     def reporter(self, job: ActiveJob) -> BufferedReporter:
-        """A reporter for one job."""
         return BufferedReporter(job, self)
 
     async def write(self, job: ActiveJob, progress: str | None, rows: list[str]) -> None:
@@ -85,39 +87,37 @@ class BufferedReporter:
         """Take the newest progress. Raises InvalidResult if it is not JSON."""
         text = encode_json(value, what="progress")
         with self._lock:
-            if self._closed:
-                return
-            self._progress = self.newest = text
-            due, self._due = self._due, True
-        if not due:
-            self._writer.loop.call_soon_threadsafe(self._schedule)
+            if not self._closed:
+                self._progress = self.newest = text
+                self._write_soon()
 
     def log(self, row: str) -> None:
-        """Take a log row."""
         text = row.encode("utf-8", "backslashreplace").decode()
         with self._lock:
-            if self._closed:
-                return
-            self._rows.append(text)
-            del self._rows[:-_MOST_ROWS]
-            due, self._due = self._due, True
-        if not due:
+            if not self._closed:
+                self._rows.append(text)
+                del self._rows[:-_MOST_ROWS]
+                self._write_soon()
+
+    def _write_soon(self) -> None:
+        if not self._due:
+            self._due = True
             self._writer.loop.call_soon_threadsafe(self._schedule)
 
+    # however long Redis is away
+
     async def children_results(self) -> dict[str, Any]:
-        """Fetch the results of the job's children, however long Redis is away."""
-        writer = self._writer
-        return await writer.reconnection.answered(lambda: flows.results(writer.backend, self._job))
+        return await self._answered(flows.results)
 
     async def children_failures(self) -> dict[str, str]:
-        """Fetch the reasons of children that failed without failing the job, likewise."""
-        writer = self._writer
-        return await writer.reconnection.answered(lambda: flows.failures(writer.backend, self._job))
+        return await self._answered(flows.failures)
 
     async def drop_children(self) -> None:
-        """Remove the job's children that have not started, likewise."""
+        await self._answered(flows.drop)
+
+    async def _answered(self, ask: Callable[[Backend, ActiveJob], Awaitable[T]]) -> T:
         writer = self._writer
-        await writer.reconnection.answered(lambda: flows.drop(writer.backend, self._job))
+        return await writer.reconnection.answered(lambda: ask(writer.backend, self._job))
 
     def _schedule(self) -> None:
         if not self._due or self._timer is not None or self._closed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from convolab_worker.bullmq.protocol.replies import FetchResult, Restrictions
+from convolab_worker.bullmq.protocol.records import FetchResult, Restrictions
 from convolab_worker.worker.dispatch.queue_state import FollowUp, QueueTable
 from convolab_worker.worker.dispatch.slots import Slots
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from convolab_worker.bullmq.backend import QueueContents
-from convolab_worker.bullmq.protocol.replies import FetchResult, Marker, Restrictions
+from convolab_worker.bullmq.protocol.records import FetchResult, Marker, Restrictions
 from convolab_worker.worker.dispatch.queue_state import (
     MOST_SKIPS,
     Availability,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convolab_worker.bullmq.backend import QueueContents
-from convolab_worker.bullmq.protocol.replies import Marker, Restrictions
+from convolab_worker.bullmq.protocol.records import Marker, Restrictions
 from convolab_worker.worker.dispatch.queue_state import Availability, FollowUp, Turn
 from tests.unit.worker.dispatch.tables import (
     START,
@@ -240,7 +240,7 @@ def test_the_answer_that_nothing_is_delayed_is_one() -> None:
     table.due("a", START + 5)
     table.pass_time(START + 5)
 
-    table.no_due("a")
+    table.due("a", None)
 
     assert fetch_one(table, "a") is FollowUp.NONE
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from convolab_worker.worker.dispatch.wake_signal import Signal
+from convolab_worker.worker.dispatch.listener import Signal
 
 SOON = 5.0
 

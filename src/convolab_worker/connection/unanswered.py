@@ -1,16 +1,31 @@
-"""Notices that the server has fallen silent while commands are unanswered."""
+"""Commands that are sent and not answered: as bytes, and whether their answers are overdue."""
 
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import hiredis
 
 if TYPE_CHECKING:
     import asyncio
     from collections import deque
     from collections.abc import Callable
 
-    from convolab_worker.connection.commands import Unanswered
+# Its answer's future, deadline, packed bytes and time-out in seconds. A plain tuple, since one is
+# made for every command.
+Unanswered: TypeAlias = tuple["asyncio.Future[Any]", float, bytes, float]
+
+
+def pack(args: tuple[Any, ...]) -> bytes:
+    try:
+        return cast("bytes", hiredis.pack_command(args))
+    except UnicodeEncodeError:  # text that was made of bytes which are not UTF-8: the same bytes
+        plain = [
+            arg.encode("utf-8", "surrogateescape") if isinstance(arg, str) else arg for arg in args
+        ]
+        return cast("bytes", hiredis.pack_command(cast("Any", tuple(plain))))
+
 
 # A deadline found passed this late was missed by our own loop, not by the server.
 _LATE_SECONDS = 0.5
@@ -36,7 +51,6 @@ class SilenceTimer:
         self._arm(loop, self._unanswered[0][1])
 
     def stop(self) -> None:
-        """Check nothing more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self.next_check = None, inf

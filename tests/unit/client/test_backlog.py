@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from convolab_worker.connection.backlog import Backlog
+from convolab_worker.client.session import Backlog
 from convolab_worker.errors import RedisUnavailable
 
 pytestmark = pytest.mark.asyncio
