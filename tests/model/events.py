@@ -252,7 +252,7 @@ class Until(Step):
         begun = len(world.proxy.done)
         ends_at = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < ends_at and not self._is_so(world, begun):
-            await asyncio.sleep(0.002)  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.002)
 
     def _is_so(self, world: World, troubles: int) -> bool:
         if self.what == "running":

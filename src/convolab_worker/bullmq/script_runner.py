@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
@@ -28,19 +26,8 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.scripts import Script
-    from convolab_worker.connection.connection import Connection
+    from convolab_worker.connection.connection import Connection, KnownScripts
     from convolab_worker.connection.usage import Purpose
-
-
-@dataclass(slots=True)
-class _Scripts:
-    """What a connection's server is known to have, and the scripts that are being asked about."""
-
-    known: set[str] = field(default_factory=set)
-    asked: dict[str, asyncio.Event] = field(default_factory=dict)
-
-
-_scripts: WeakKeyDictionary[Connection, _Scripts] = WeakKeyDictionary()
 
 
 async def run_script(connection: Connection, purpose: Purpose, call: Call) -> Any:
@@ -49,7 +36,7 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
     A call of a known script is sent before this waits for anything. Raises what
     ``Connection.call`` raises.
     """
-    scripts = _scripts.get(connection) or _scripts.setdefault(connection, _Scripts())
+    scripts = connection.scripts
     found = script(call.script)
     command = ("EVALSHA", found.sha, len(call.keys), *call.keys, *call.args)
     while True:
@@ -78,7 +65,7 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
 
 
 async def _ask(
-    scripts: _Scripts, found: Script, connection: Connection, purpose: Purpose, command: Any
+    scripts: KnownScripts, found: Script, connection: Connection, purpose: Purpose, command: Any
 ) -> Any:
     """Runs a script that may be unknown to the server, while other calls of it wait."""
     asked = scripts.asked[found.sha] = asyncio.Event()
@@ -105,7 +92,7 @@ async def run_pipeline(
 
     Raises the first error once all calls are answered.
     """
-    scripts = _scripts.get(connection) or _scripts.setdefault(connection, _Scripts())
+    scripts = connection.scripts
     shas = [script(call.script).sha for call in calls]
     answers: list[Any] = [None] * len(calls)
     left = list(range(len(calls)))

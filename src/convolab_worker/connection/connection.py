@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
@@ -37,6 +38,17 @@ if TYPE_CHECKING:
 # for each turn of the loop, the server would idle while we work, and we while it works.
 _FLUSH_AT = 4
 _CLOSED = "the connection was closed"
+
+
+@dataclass(slots=True)
+class KnownScripts:
+    """Which scripts a connection's server is known to have, and which are being asked about.
+
+    Whoever runs scripts writes it.
+    """
+
+    known: set[str] = field(default_factory=set)
+    asked: dict[str, asyncio.Event] = field(default_factory=dict)
 
 
 class Connection(asyncio.Protocol):
@@ -68,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self.counter = counter
+        self.scripts = KnownScripts()
         self.client_name: str | None = None
         self._identify = identify
         self._loop = cast("asyncio.AbstractEventLoop", None)

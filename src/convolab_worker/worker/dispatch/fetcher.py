@@ -112,7 +112,8 @@ class Fetcher:
                 raise
         if held is not None:
             self._begin(held)
-        await self._follow_up(queue, wanted)
+        if wanted is not FollowUp.NONE:
+            await self._follow_up(queue, wanted)
 
     async def _accept(
         self, queue: str, result: FetchResult, slot: Reservation, asked_at: float
@@ -176,9 +177,8 @@ class Fetcher:
             self._begin(held)
 
     async def _follow_up(self, queue: str, wanted: FollowUp) -> None:
-        if wanted is not FollowUp.NONE:
-            await self._prober.follow_up(queue, wanted)
-            self._signal.set()  # what was learnt, or could not be, is the dispatcher's to use
+        await self._prober.follow_up(queue, wanted)
+        self._signal.set()  # what was learnt, or could not be, is the dispatcher's to use
 
     # one slot
 
@@ -204,14 +204,16 @@ class Fetcher:
         while following is not None:
             current = following
             try:
-                await self._follow_up(queue, wanted)
+                if wanted is not FollowUp.NONE:
+                    await self._follow_up(queue, wanted)
                 following, wanted = await self._serve(current, turn)
             except asyncio.CancelledError:  # it, or the job after it, may be active under its token
                 self._lost.append((queue, current.job.token))
                 raise
             finally:
                 self._let_go(current)
-        await self._follow_up(queue, wanted)
+        if wanted is not FollowUp.NONE:
+            await self._follow_up(queue, wanted)
 
     def _let_go(self, held: JobInHand) -> None:
         """Free the job's slot, and take it out of the register; again it does nothing."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -51,8 +50,7 @@ _log = structlog.get_logger("convolab_worker")
 _PATIENT_REFUSALS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """What was written of a job, and what came of the fetch with it.
 
     ``outcome`` is another than was asked for where BullMQ refused that one or the lock was lost.
