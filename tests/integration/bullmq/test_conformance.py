@@ -24,7 +24,7 @@ from bullmq.queue_keys import QueueKeys as TheirKeys
 from bullmq.redis_connection import SCRIPT_DEFINITIONS
 
 import convolab_worker
-from convolab_worker.bullmq.protocol import job_options, replies, scripts
+from convolab_worker.bullmq.protocol import job_options, records, scripts
 from convolab_worker.bullmq.protocol.calls import (
     Call,
     Transitions,
@@ -209,12 +209,12 @@ def test_options_are_stored_under_the_short_names_that_we_read() -> None:
 def test_refusals_have_the_codes_that_we_read() -> None:
     """The negative codes mean what bullmq says they mean."""
     expected = {
-        "JobNotExist": replies.JOB_MISSING,
-        "JobLockNotExist": replies.LOCK_MISSING,
-        "JobNotInState": replies.NOT_ACTIVE,
-        "JobPendingDependencies": replies.PENDING_CHILDREN,
-        "JobLockMismatch": replies.LOCK_OF_ANOTHER,
-        "JobHasFailedChildren": replies.FAILED_CHILDREN,
+        "JobNotExist": records.JOB_MISSING,
+        "JobLockNotExist": records.LOCK_MISSING,
+        "JobNotInState": records.NOT_ACTIVE,
+        "JobPendingDependencies": records.PENDING_CHILDREN,
+        "JobLockMismatch": records.LOCK_OF_ANOTHER,
+        "JobHasFailedChildren": records.FAILED_CHILDREN,
     }
 
     assert {name: ErrorCode[name].value for name in expected} == expected
