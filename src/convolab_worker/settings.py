@@ -232,7 +232,6 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        """Check every field and every rule across fields."""
         values = {name: getattr(self, name) for name in OPTIONS}
         problems: list[str] = []
         right = _checked(values, problems)
@@ -270,7 +269,6 @@ class Settings:
         return Settings(**{name: getattr(self, name) for name in OPTIONS} | overrides)
 
     def __repr__(self) -> str:
-        """Write every field, without the secrets among them."""
         shown = (f"{name}={option.show(getattr(self, name))}" for name, option in OPTIONS.items())
         return f"Settings({', '.join(shown)})"
 

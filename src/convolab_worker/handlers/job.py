@@ -55,7 +55,6 @@ class AwaitChildren(BaseException):
     """Ends a handler that waits for its children; no ``except Exception`` may catch it."""
 
     def __init__(self, children: tuple[Child, ...]) -> None:
-        """Carry the children that are asked for."""
         super().__init__("the handler waits for its children")
         self.children = children
 
@@ -159,7 +158,6 @@ class Job(Generic[T, R]):
         await self._reporter.drop_children()
 
     def __repr__(self) -> str:
-        """Name the job, without its data."""
         return f"<Job {self.name} {self.id} on {self.queue}, attempt {self.attempt}>"
 
 

@@ -214,7 +214,6 @@ class HandlerRegistry:
         return iter({handler.key: handler for handler in self._handlers.values()}.values())
 
     def __len__(self) -> int:
-        """How many handlers there are."""
         return len({handler.key for handler in self._handlers.values()})
 
     def _register(

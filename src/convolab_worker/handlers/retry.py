@@ -158,7 +158,6 @@ class Strategies:
         return seconds
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
         return iter(self._by_name)
 
     def _check_free(self, name: str, strategy: Callable[[FailedAttempt], float | None]) -> None:

@@ -207,12 +207,10 @@ class CommandUsage:
 
     @property
     def total(self) -> CommandCounter:
-        """Every command since the start, by purpose."""
         return sum(self._counters, CommandCounter())
 
     @property
     def today(self) -> CommandCounter:
-        """The commands of this day, by purpose."""
         return self.total - self._before_today
 
     @property

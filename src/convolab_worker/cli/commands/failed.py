@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.cli.output import Bar, as_json, described, remark, result, table
 from convolab_worker.cli.wake_service import awake
-from convolab_worker.client import failed_jobs
+from convolab_worker.client import jobs as failed_jobs
 from convolab_worker.client.client import JobClient
-from convolab_worker.client.failed_jobs import BATCH, DONE, Failure, Wanted
+from convolab_worker.client.jobs import BATCH, DONE, Failure, Wanted
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter, Purpose

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.cli.app_loader import load_app
 from convolab_worker.cli.output import Bar, as_json, remark, result, table
 from convolab_worker.cli.wake_service import awake
-from convolab_worker.client.migrate import MOVED, STATES, Account, Mover
+from convolab_worker.client.jobs import MOVED, STATES, Account, Mover
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter

@@ -197,7 +197,6 @@ class Dispatcher:
             self._reconnection.served()
 
     async def _hear(self) -> None:
-        """Take in what blocking reads have heard."""
         for heard in self._listener.heard():
             self._prober.wait_ended(heard)
             marker = heard.marker

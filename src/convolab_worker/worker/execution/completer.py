@@ -159,7 +159,6 @@ class JobCompleter:
         return Completion(outcome, rerun=True)
 
     def _call(self, job: ActiveJob, outcome: Outcome, *, fetch_next: bool) -> Call:
-        """The call that moves the job on, as of now."""
         at_ms, transitions = now_ms(), self._backend.transitions[job.queue]
         if isinstance(outcome, Completed):
             return transitions.finish(job, "completed", outcome.value, at_ms, fetch_next=fetch_next)

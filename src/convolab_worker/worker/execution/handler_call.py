@@ -75,23 +75,6 @@ def cancellation(outcome: Failed | Returned) -> Abort:
 class HandlerCall:
     """One call of a handler for a job, in the loop or in a thread of its own."""
 
-    __slots__ = (
-        "_began",
-        "_chain",
-        "_ended",
-        "_handler",
-        "_job",
-        "_loop",
-        "_task",
-        "_thread",
-        "_timer",
-        "_value",
-        "abandoned",
-        "aborted",
-        "error",
-        "on_stuck",
-    )  # fmt: skip
-
     def __init__(self, job: Job[Any], handler: Handler) -> None:
         self._job = job
         self._handler = handler

@@ -56,20 +56,6 @@ class ReportWriter:
 class BufferedReporter:
     """Keeps one job's newest progress and its log rows until they are written."""
 
-    __slots__ = (
-        "_closed",
-        "_due",
-        "_job",
-        "_lock",
-        "_progress",
-        "_rows",
-        "_timer",
-        "_writer",
-        "_writing",
-        "_written_at",
-        "newest",
-    )  # fmt: skip
-
     def __init__(self, job: ActiveJob, writer: ReportWriter) -> None:
         self._job = job
         self._writer = writer
