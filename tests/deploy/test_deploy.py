@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from convolab_worker._setting_types import parse_duration
-from convolab_worker.cli.flags import parser
+from convolab_worker.cli.main import parser
 from convolab_worker.settings import Settings
 from tests.support.markdown import ROOT
 

@@ -1,26 +1,22 @@
-"""What providers charge, in the form of prices.json, and the bills of a month in USD. Pure."""
+"""What providers charge, in the form of prices.json, and a month's bills in USD."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from math import inf
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from convolab_worker.errors import ConfigurationError, InvalidPayload
+from convolab_worker.payloads.decode import decode_data
+from convolab_worker.payloads.validation import validator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from convolab_worker.cli.commands.cost.model import Hosting
 
 DAYS_PER_MONTH = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hosting:
-    """What a worker runs on; ``free_tier`` is false if something else uses up what is free.
-
-    ``always_on_usd_per_month`` is the price of an always-on host that is not a Cloud Run instance.
-    """
-
-    vcpu: float
-    memory_gib: float
-    cold_start_seconds: float
-    free_tier: bool
-    always_on_usd_per_month: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,7 @@ class RedisPrices(Section):
     fixed_plan_usd_per_month: float
 
     def bill(self, hosting: Hosting, billable_per_day: float) -> RedisBill:
-        """Bill a month of so many commands a day."""
+        """Return the bill for a month with this many commands a day."""
         commands = billable_per_day * DAYS_PER_MONTH
         metered = commands / 100_000 * self.pay_as_you_go_usd_per_100000_commands
         plans = [(metered, "metered"), (self.fixed_plan_usd_per_month, "fixed")]
@@ -79,30 +75,28 @@ class ComputePrices(Section):
     free_requests_per_month: float
 
     def usd(self, hosting: Hosting, seconds: float, requests: float = 0.0) -> float:
-        """Charge a month of so many instance seconds and requests a day."""
-        month, free = DAYS_PER_MONTH, hosting.free_tier
-        vcpu_seconds = seconds * hosting.vcpu * month - self.free_vcpu_seconds_per_month * free
-        gib_seconds = seconds * hosting.memory_gib * month - self.free_gib_seconds_per_month * free
-        millions = (requests * month - self.free_requests_per_month * free) / 1e6
+        """Return the price of a month with these instance seconds and requests a day."""
+        seconds, requests = seconds * DAYS_PER_MONTH, requests * DAYS_PER_MONTH
+        vcpu_seconds = hosting.billed(seconds * hosting.vcpu, self.free_vcpu_seconds_per_month)
+        gib_seconds = hosting.billed(seconds * hosting.memory_gib, self.free_gib_seconds_per_month)
+        millions = hosting.billed(requests, self.free_requests_per_month) / 1e6
         return (
-            max(vcpu_seconds, 0.0) * self.usd_per_vcpu_second
-            + max(gib_seconds, 0.0) * self.usd_per_gib_second
-            + max(millions, 0.0) * self.usd_per_million_requests
+            vcpu_seconds * self.usd_per_vcpu_second
+            + gib_seconds * self.usd_per_gib_second
+            + millions * self.usd_per_million_requests
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerPrices(Section):
-    """What one job of a scheduler costs a month, however often it runs."""
+    """What a month of a scheduler's job costs, however often it runs."""
 
     usd_per_job_month: float
     free_jobs_per_month: float
 
-    def usd(self, hosting: Hosting, jobs: int) -> float:
-        """Charge a month of so many scheduler jobs."""
-        return (
-            max(jobs - self.free_jobs_per_month * hosting.free_tier, 0.0) * self.usd_per_job_month
-        )
+    def usd(self, hosting: Hosting) -> float:
+        """Return the price of a month with one such job."""
+        return hosting.billed(1, self.free_jobs_per_month) * self.usd_per_job_month
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,3 +109,22 @@ class Prices:
     request_based: ComputePrices
     instance_based: ComputePrices
     scheduler: SchedulerPrices
+
+
+def load_prices(path: Path | None = None) -> Prices:
+    """Return the prices of the file at ``path``, or those of the package.
+
+    Raises ConfigurationError that names the file, the field and what was expected.
+    """
+    file = path or files(__package__).joinpath("prices.json")
+    try:
+        document = decode_data(file.read_bytes())
+        prices: Prices = validator(Prices)(document)
+    except (OSError, InvalidPayload) as error:
+        msg = f"{file}: expected a JSON file of prices: {error}"
+        raise ConfigurationError(msg) from error
+    for name, section in asdict(prices).items():
+        if isinstance(section, dict) and (unknown := sorted({*document[name]} - {*section})):
+            msg = f"{file}: {name}.{unknown[0]}: expected one of {', '.join(section)}"
+            raise ConfigurationError(msg)
+    return prices

@@ -1,7 +1,4 @@
-"""The flags of ``convolab-worker cost``.
-
-The parser of every command has them, so nothing here imports the model.
-"""
+"""The flags of ``cost``, and the workload and the host that they describe."""
 
 from __future__ import annotations
 
@@ -12,28 +9,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._setting_types import Whole, format_duration, parse_duration
-from convolab_worker.settings import OPTIONS
+from convolab_worker.cli.commands.cost.model import Hosting, JobKind, Workload, table
+from convolab_worker.cli.flags import add_command, reader, reader_of
+from convolab_worker.cli.output import result
+from convolab_worker.settings import OPTIONS, Settings
+from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from convolab_worker.cli.flags import Subcommands
 
     Group = argparse._ArgumentGroup  # noqa: SLF001 - argparse has no public name for it
     Reader = Callable[[str], Any]
 
 # A language-learning app of a few dozen learners a day: an assumption, not a measurement.
 DEFAULT_JOBS = ("dialogue=40:20s", "audio=40:45s", "image=20:30s", "course=5:3m")
-_COUNT = Whole(low=1, high=999_999_999)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that describe a workload and its host, and those that choose the output."""
-    _add_workload(parser.add_argument_group("the workload (default: the ConvoLab app's)"))
-    _add_hosting(parser.add_argument_group("the host (default: Cloud Run)"))
-    output = parser.add_argument_group("output")
+def add_to(commands: Subcommands) -> None:
+    """Add the command with its flags."""
+    summary = "compute what a workload costs a day and a month, by several ways of working"
+    command = add_command(commands, "cost", summary, main)
+    _add_workload(command.add_argument_group("the workload (default: the ConvoLab app's)"))
+    _add_hosting(command.add_argument_group("the host (default: Cloud Run)"))
+    output = command.add_argument_group("output")
     text = "show this worker only where a wake starts it, or only where it is always on"
     output.add_argument("--wake", action=argparse.BooleanOptionalAction, help=text)
     output.add_argument("--json", action="store_true", help="print JSON instead of tables")
     _add(output, "--plot", "FILE", Path, "also draw a picture (.png, .svg or .pdf)")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Print what a day and a month cost; with ``--plot``, draw it too."""
+    from convolab_worker.cli.commands.cost import report
+    from convolab_worker.cli.commands.cost.prices import load_prices
+
+    workload, hosting, prices = _workload(given), _hosting(given), load_prices(given.prices)
+    rows = [
+        row
+        for row in table(workload, prices, hosting)
+        if given.wake in (None, row.way.sleeps) or row.way.bullmq_waits
+    ]
+    if given.plot:
+        from convolab_worker.cli.commands.cost.plot import draw
+
+        draw(rows, prices, given.plot)
+    write = report.as_lines if given.json else report.as_text
+    result(write(workload, hosting, prices, rows))
+    return 0
 
 
 def _add_workload(group: Group) -> None:
@@ -42,7 +66,7 @@ def _add_workload(group: Group) -> None:
         f"all defaults ({', '.join(DEFAULT_JOBS)})"
     )
     form = "KIND=JOBS:LENGTH"
-    group.add_argument("--jobs", metavar=form, type=read_jobs, action="append", help=text)
+    group.add_argument("--jobs", metavar=form, type=_jobs, action="append", help=text)
     _add(group, "--queue-count", "N", _count, "queues", 4)
     _add(group, "--worker-count", "N", _count, "worker processes", 1)
     slots = OPTIONS["concurrency"].default
@@ -75,15 +99,39 @@ def _add(
     group.add_argument(flag, metavar=metavar, type=read, default=default, help=text)
 
 
+def _workload(given: argparse.Namespace) -> Workload:
+    settings = Settings(idle_min=given.idle_min, idle_max=given.idle_max)  # checks them
+    delayed_jobs, mean_delay = given.delayed or (0.0, 0.0)
+    return Workload(
+        kinds=tuple(given.jobs or map(_jobs, DEFAULT_JOBS)),
+        queues=given.queue_count,
+        workers=given.worker_count,
+        concurrency=given.slots,
+        progress_updates_per_job=given.progress,
+        delayed_jobs_per_day=delayed_jobs,
+        mean_delay_seconds=mean_delay,
+        idle=Bounds(shortest=settings.idle_min, longest=settings.idle_max),
+    )
+
+
+def _hosting(given: argparse.Namespace) -> Hosting:
+    return Hosting(
+        vcpu=given.vcpu,
+        memory_gib=given.memory,
+        cold_start_seconds=given.cold_start,
+        free_tier=not given.no_free_tier,
+        always_on_usd_per_month=given.host_usd,
+    )
+
+
 def _expecting(expected: str, read: Reader) -> Reader:
     def value_of(text: str) -> Any:
         try:
-            return read(text.strip())
+            return read(text)
         except ValueError:
-            msg = f"{text!r}: expected {expected}"
-            raise argparse.ArgumentTypeError(msg) from None
+            raise ValueError(expected) from None
 
-    return value_of
+    return reader(value_of)
 
 
 def _read_amount(text: str) -> float:
@@ -98,15 +146,16 @@ def _read_delayed(text: str) -> tuple[float, float]:
     return _read_amount(jobs), parse_duration(duration)
 
 
-def _read_kind(text: str) -> tuple[str, float, float]:
-    kind, _, numbers = text.partition("=")
-    if not re.fullmatch(r"[A-Za-z][\w-]*", kind):
+def _read_kind(text: str) -> JobKind:
+    name, _, numbers = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name):
         raise ValueError
-    return (kind, *_read_delayed(numbers))
+    jobs, seconds = _read_delayed(numbers)
+    return JobKind(name=name, jobs_per_day=jobs, mean_seconds=seconds)
 
 
-_count = _expecting("a whole number, 1 or more", lambda text: _COUNT.check(_COUNT.parse(text)))
+_count = reader_of(Whole(low=1))
 _amount = _expecting("a number, 0 or more", _read_amount)
 _duration = _expecting("a duration such as 90, 90s, 5m or 1h", parse_duration)
 _delayed = _expecting("JOBS:DELAY, such as 20:15m", _read_delayed)
-read_jobs = _expecting("KIND=JOBS:LENGTH, such as audio=40:45s", _read_kind)
+_jobs = _expecting("KIND=JOBS:LENGTH, such as audio=40:45s", _read_kind)
