@@ -54,19 +54,11 @@ def add_subcommands(parser: Parser, dest: str) -> Subcommands:
     )
 
 
-def add_command(
-    commands: Subcommands,
-    name: str,
-    summary: str,
-    main: Callable[[argparse.Namespace], int] | None = None,
-) -> Parser:
-    """Add a command; ``main`` runs it and returns its exit code."""
-    command = commands.add_parser(
+def add_command(commands: Subcommands, name: str, summary: str) -> Parser:
+    """Add a command that has no flags yet."""
+    return commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
     )
-    if main is not None:
-        command.set_defaults(main=main)
-    return command
 
 
 def add_settings(command: Parser, *names: str) -> None:

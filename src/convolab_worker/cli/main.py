@@ -1,18 +1,15 @@
 """The command line: flags in, exit code out.
 
-A command's module defines its flags and imports what the command needs when it runs, so that
-``--help`` and a mistyped flag answer at once.
+Only the module of the command that is named is imported, and it imports what the command needs
+when it runs, so that ``--help`` and a mistyped flag answer at once.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.commands import cancel, drain, enqueue, migrate, run, status
-from convolab_worker.cli.commands.cost import command as cost
-from convolab_worker.cli.commands.doctor import command as doctor
-from convolab_worker.cli.commands.failed import command as failed
 from convolab_worker.cli.flags import (
     DONE,
     FAILED,
@@ -21,6 +18,7 @@ from convolab_worker.cli.flags import (
     PROGRAM,
     Parser,
     VersionAction,
+    add_command,
     add_subcommands,
 )
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
@@ -29,7 +27,20 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-_COMMANDS = (run, drain, enqueue, status, cancel, failed, migrate, doctor, cost)
+_COMMANDS = {
+    "run": "work until told to stop",
+    "drain": "process what is there, print the result as one JSON line, and exit",
+    "enqueue": "add a job and print its id",
+    "status": "print the jobs by queue and state, or one job",
+    "cancel": "end a job that is running, wherever it runs: at once if its worker has a free slot, "
+    "within half a lock's duration otherwise",
+    "failed": "list, show, retry or remove failed jobs",
+    "migrate": "move jobs from queues to another one; without --yes, only tell which",
+    "doctor": "check the server, the queues and the settings, and say what to do",
+    "cost": "compute what a workload costs a day and a month, by several ways of working",
+}
+_FOLDERS = ("failed", "doctor", "cost")
+"""The commands whose modules are folders."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without ``arguments`` it takes those of the process. ``run`` and ``drain`` stop cleanly on
     Ctrl-C; any other command then returns 130, as shells do.
     """
+    arguments = sys.argv[1:] if arguments is None else [*arguments]
     try:
-        given: argparse.Namespace = parser().parse_args(arguments)
-        given.arguments = sys.argv[1:] if arguments is None else [*arguments]
+        given = parse(arguments)
     except SystemExit as end:  # argparse raises it after help, version and an error
         return end.code if isinstance(end.code, int) else MISUSED
     try:
@@ -53,8 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def parser() -> Parser:
-    """Return the parser of all commands."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the values of the flags; only the command that is named has its flags added.
+
+    Raises SystemExit after help, the version and an error.
+    """
     top = Parser(
         prog=PROGRAM,
         description="One background worker for BullMQ queues.",
@@ -63,6 +77,11 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action=VersionAction, nargs=0, help="print the version")
     commands = add_subcommands(top, "command")
-    for command in _COMMANDS:
-        command.add_to(commands)
-    return top
+    for name, summary in _COMMANDS.items():
+        command = add_command(commands, name, summary)
+        if name in arguments[:1]:
+            path = f"{name}.command" if name in _FOLDERS else name
+            module = import_module(f"convolab_worker.cli.commands.{path}")
+            module.add_flags(command)
+            command.set_defaults(main=module.main, arguments=arguments)
+    return top.parse_args(arguments)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from convolab_worker.cli.flags import (
     ANY_DURATION,
     CONNECTING,
-    add_command,
     add_flag,
     add_settings,
     settings_of,
@@ -18,17 +17,12 @@ from convolab_worker.errors import ConfigurationError
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Subcommands
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
 
 
-def add_to(commands: Subcommands) -> None:
-    """Add the command with its flags."""
-    summary = (
-        "end a job that is running, wherever it runs: at once if its worker has a free slot, "
-        "within half a lock's duration otherwise"
-    )
-    command = add_command(commands, "cancel", summary, main)
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
     command.add_argument("job_id", metavar="JOB_ID", help="the job to end")
     command.add_argument(
         "--fail", dest="reason", metavar="REASON", help="let it fail for this reason (the default)"

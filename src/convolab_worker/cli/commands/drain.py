@@ -6,27 +6,21 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from convolab_worker._setting_types import Duration
-from convolab_worker.cli.flags import CONNECTING, add_command, add_flag, add_settings, settings_of
+from convolab_worker.cli.flags import CONNECTING, add_flag, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result
 
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Parser, Subcommands
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
 
 _BUDGET = Duration(low=0.0, high=24 * 3600.0)
 
 
-def add_to(commands: Subcommands) -> None:
-    """Add the command with its flags."""
-    summary = "process what is there, print the result as one JSON line, and exit"
-    add_working_flags(add_command(commands, "drain", summary, main))
-
-
-def add_working_flags(command: Parser) -> None:
-    """Add the flags that ``run`` has too."""
+def add_flags(command: Parser) -> None:
+    """Add the command's flags; ``run`` has them too."""
     add_settings(command, "app", "concurrency", "lock_duration", "shutdown_grace", *CONNECTING)
     add_flag(command, "--budget", _BUDGET, "stop fetching in time to be done after this long")
     command.add_argument(

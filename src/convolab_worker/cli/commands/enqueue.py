@@ -11,7 +11,6 @@ from convolab_worker._setting_types import Whole
 from convolab_worker.cli.flags import (
     ANY_DURATION,
     CONNECTING,
-    add_command,
     add_flag,
     add_settings,
     settings_of,
@@ -22,7 +21,7 @@ from convolab_worker.errors import ConfigurationError
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Subcommands
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings
 
@@ -30,9 +29,8 @@ _PRIORITY = Whole(low=0, high=2_097_152)
 _ATTEMPTS = Whole(low=1, high=10_000)
 
 
-def add_to(commands: Subcommands) -> None:
-    """Add the command with its flags."""
-    command = add_command(commands, "enqueue", "add a job and print its id", main)
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
     command.add_argument("name", metavar="NAME", help="the job's name")
     command.add_argument(
         "data",

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.flags import (
     CONNECTING,
-    add_command,
     add_setting,
     add_settings,
     settings_of,
@@ -18,15 +17,13 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from convolab_worker.cli.flags import Subcommands
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.client.migrate import Account
     from convolab_worker.settings import Settings
 
 
-def add_to(commands: Subcommands) -> None:
-    """Add the command with its flags."""
-    summary = "move jobs from queues to another one; without --yes, only tell which"
-    command = add_command(commands, "migrate", summary, main)
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
     add_setting(command, "queues", "--from", "--queue")
     command.add_argument(
         "--to", dest="destination", metavar="NAME", required=True, help="the queue they go to"

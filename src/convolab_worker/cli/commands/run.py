@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli.commands import drain
-from convolab_worker.cli.flags import add_command, add_settings, settings_of
+from convolab_worker.cli.flags import add_settings, settings_of
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable
 
-    from convolab_worker.cli.flags import Subcommands
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
 
 
-def add_to(commands: Subcommands) -> None:
-    """Add the command with its flags."""
-    command = add_command(commands, "run", "work until told to stop", main)
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
     command.add_argument(
         "--wake", action="store_true", help="also serve /wake, /health, /ready and /metrics"
     )
@@ -32,7 +31,7 @@ def add_to(commands: Subcommands) -> None:
     command.add_argument(
         "--reload", action="store_true", help="start again when a Python file below here changes"
     )
-    drain.add_working_flags(command)
+    drain.add_flags(command)
     add_settings(command, "idle_min", "idle_max", "port")
 
 

@@ -11,7 +11,6 @@ from convolab_worker._setting_types import Duration
 from convolab_worker.bullmq.counts import COMMANDS_PER_QUEUE
 from convolab_worker.cli.flags import (
     CONNECTING,
-    add_command,
     add_settings,
     reader_of,
     settings_of,
@@ -22,17 +21,15 @@ from convolab_worker.errors import ConfigurationError
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Subcommands
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
 
 _INTERVAL = Duration(low=0.1, high=24 * 3600.0)
 _CLEAR = "\x1b[H\x1b[J"  # to the upper left corner, and delete what is below
 
 
-def add_to(commands: Subcommands) -> None:
-    """Add the command with its flags."""
-    summary = "print the jobs by queue and state, or one job"
-    command = add_command(commands, "status", summary, main)
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
     command.add_argument("job_id", metavar="JOB_ID", nargs="?", help="the job to look at")
     command.add_argument(
         "--watch",

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._setting_types import Whole, format_duration, parse_duration
+from convolab_worker.cli.commands.cost import report
 from convolab_worker.cli.commands.cost.model import Hosting, JobKind, Workload, table
-from convolab_worker.cli.flags import add_command, reader, reader_of
+from convolab_worker.cli.commands.cost.prices import load_prices
+from convolab_worker.cli.flags import reader, reader_of
 from convolab_worker.cli.output import result
 from convolab_worker.settings import OPTIONS, Settings
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
@@ -18,7 +20,7 @@ from convolab_worker.worker.dispatch.idle_backoff import Bounds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.cli.flags import Subcommands
+    from convolab_worker.cli.flags import Parser
 
     Group = argparse._ArgumentGroup  # noqa: SLF001 - argparse has no public name for it
     Reader = Callable[[str], Any]
@@ -27,10 +29,8 @@ if TYPE_CHECKING:
 DEFAULT_JOBS = ("dialogue=40:20s", "audio=40:45s", "image=20:30s", "course=5:3m")
 
 
-def add_to(commands: Subcommands) -> None:
-    """Add the command with its flags."""
-    summary = "compute what a workload costs a day and a month, by several ways of working"
-    command = add_command(commands, "cost", summary, main)
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
     _add_workload(command.add_argument_group("the workload (default: the ConvoLab app's)"))
     _add_hosting(command.add_argument_group("the host (default: Cloud Run)"))
     output = command.add_argument_group("output")
@@ -42,9 +42,6 @@ def add_to(commands: Subcommands) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Print what a day and a month cost; with ``--plot``, draw it too."""
-    from convolab_worker.cli.commands.cost import report
-    from convolab_worker.cli.commands.cost.prices import load_prices
-
     workload, hosting, prices = _workload(given), _hosting(given), load_prices(given.prices)
     rows = [
         row

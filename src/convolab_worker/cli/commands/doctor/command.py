@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
-from convolab_worker.cli.flags import CONNECTING, add_command, add_settings, settings_of
+from convolab_worker.cli.flags import CONNECTING, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result
 from convolab_worker.errors import RedisUnavailable
 
@@ -14,17 +14,15 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from convolab_worker.cli.flags import Subcommands
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
 _VERDICT_WIDTH, _CHECK_WIDTH = 7, 16
 
 
-def add_to(commands: Subcommands) -> None:
-    """Add the command with its flags."""
-    summary = "check the server, the queues and the settings, and say what to do"
-    command = add_command(commands, "doctor", summary, main)
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
     command.add_argument("--strict", action="store_true", help="exit with 1 for a warning, too")
     command.add_argument("--json", action="store_true", help="print JSON instead of lines")
     add_settings(command, "app", "idle_max", "lock_duration", "command_timeout", *CONNECTING)

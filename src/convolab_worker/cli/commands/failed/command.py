@@ -22,34 +22,39 @@ from convolab_worker.errors import ConfigurationError
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Parser, Subcommands
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.client.failed_jobs import Wanted
 
 _LIMIT = Whole(low=1, high=1_000_000)
 _LONGEST_REASON = 80  # in the table; --json and show print all of it
 
 
-def add_to(commands: Subcommands) -> None:
-    """Add the command with its actions and their flags."""
-    group = add_command(commands, "failed", "list, show, retry or remove failed jobs")
-    actions = add_subcommands(group, "action")
-    listing = add_command(actions, "list", "print the newest failed jobs, a line each", _list)
+def add_flags(command: Parser) -> None:
+    """Add the command's actions, each with its flags."""
+    actions = add_subcommands(command, "action")
+    listing = add_command(actions, "list", "print the newest failed jobs, a line each")
     _add_filters(listing)
     add_flag(listing, "--limit", _LIMIT, "print at most this many (default: 50)", default=50)
     listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
-    showing = add_command(actions, "show", "print a failed job with its stack traces", _show)
+    showing = add_command(actions, "show", "print a failed job with its stack traces")
     showing.add_argument("job_id", metavar="ID", help="the job to look at")
     showing.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    retrying = add_command(actions, "retry", "put failed jobs back into their queues", _act)
+    retrying = add_command(actions, "retry", "put failed jobs back into their queues")
     _add_selection(retrying)
     retrying.add_argument(
         "--reset-attempts", action="store_true", help="give them all their attempts again"
     )
     summary = "remove failed jobs, with their children and all that is known of them"
-    removing = add_command(actions, "remove", summary, _act)
+    removing = add_command(actions, "remove", summary)
     _add_selection(removing)
-    for command in (listing, showing, retrying, removing):
-        add_settings(command, *CONNECTING)
+    for action in (listing, showing, retrying, removing):
+        add_settings(action, *CONNECTING)
+
+
+def main(given: argparse.Namespace) -> int:
+    """Do what the action says; return 0, also where no job fits."""
+    act = {"list": _list, "show": _show}.get(given.action, _act)
+    return act(given)
 
 
 def _add_selection(command: Parser) -> None:
