@@ -1,7 +1,7 @@
-"""Kinds of option: how each is read from text, what it may be, and how that is said.
+"""Kinds of option: how each is read from text, which values are valid, and the words for them.
 
-Knows neither the options themselves nor where they come from; ``settings`` has those.
-Every refusal is a ``ValueError`` whose text is what was expected, ready to follow a name.
+The options themselves are in ``settings``. A value that is not valid raises ``ValueError``, whose
+text is what was expected.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _EXAMPLES = "such as 90, 90s, 5m, 1h or 250ms"
 def parse_duration(value: str | float) -> float:
     """Return the seconds that ``90``, ``90s``, ``5m``, ``1h``, ``250ms`` or a number means.
 
-    Text without a unit is seconds. Raises ``ValueError`` for anything else, for what is
-    negative and for what is not finite.
+    Text without a unit is seconds. Raises ``ValueError`` for anything else, and for a number that
+    is negative or not finite.
     """
     seconds = _seconds(value)
     if not (isfinite(seconds) and seconds >= 0):
@@ -41,7 +41,7 @@ def parse_duration(value: str | float) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Write seconds in the largest unit that keeps them whole: ``90s``, ``5m``, ``1h``."""
+    """Return seconds in the largest unit that keeps them whole: ``90s``, ``5m``, ``1h``."""
     for unit in ("h", "m", "s"):
         amount = seconds / _SECONDS[unit]
         if amount >= 1 and amount == int(amount):
@@ -65,10 +65,7 @@ class StartRate:
 
 
 def parse_rate(text: object) -> StartRate:
-    """Return the rate that ``30/m`` or ``10/5s`` means.
-
-    Raises ``ValueError`` that says what was expected for anything else.
-    """
+    """Return the rate that ``30/m`` or ``10/5s`` means. Raises ``ValueError`` for anything else."""
     match = _RATE.fullmatch("".join(text.split())) if isinstance(text, str) else None
     if match is None:
         msg = f"expected {RATE_EXPECTED}, got {text!r}"
@@ -85,7 +82,7 @@ def suggestion(name: str, known: list[str]) -> str:
 
 
 def show(kind: Kind, value: Any) -> str:
-    """Write a value for a message or a log, without a secret in it."""
+    """Return a value as text for a message or a log, with secrets masked."""
     secret = isinstance(kind, Text) and kind.secret
     if value is None or not (secret or isinstance(kind, Url)):
         return repr(value)
@@ -95,25 +92,25 @@ def show(kind: Kind, value: Any) -> str:
 
 
 class Kind(Protocol):
-    """What sort of value an option takes."""
+    """How the values of an option are read, checked and written."""
 
     @property
     def expected(self) -> str:
-        """What the value has to be, as it reads after the word "expected"."""
+        """What a valid value is, in words that follow "expected"."""
 
     def parse(self, text: str) -> Any:
         """Return the value that the text of a variable or a flag means, unchecked."""
 
     def check(self, value: Any) -> Any:
-        """Return the value in its own type; raise ``ValueError`` where it is outside."""
+        """Return the value in its own type. Raises ``ValueError`` if it is not valid."""
 
     def text(self, value: Any) -> str:
-        """Write a value as ``parse`` reads it."""
+        """Return a value as text that ``parse`` reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duration:
-    """Seconds as a float, within bounds; text may carry a unit."""
+    """Seconds as a float, within bounds; text may have a unit."""
 
     low: float
     high: float
@@ -132,14 +129,14 @@ class Duration:
             raise ValueError(msg) from None
 
     def text(self, value: Any) -> str:
-        """Write the seconds with a unit."""
+        """Return the seconds with a unit."""
         return format_duration(value)
 
     def check(self, value: Any) -> float:
         """Return the seconds as a float."""
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             msg = f"{self.expected}, as a number of seconds"
-            raise ValueError(msg)  # noqa: TRY004 - one kind of refusal for all that is wrong
+            raise ValueError(msg)  # noqa: TRY004 - every invalid value raises the same error
         if self.low <= value <= self.high:
             return float(value)
         raise ValueError(self.expected)
@@ -160,17 +157,17 @@ class Whole:
         return f"a whole number from {self.low} to {self.high}"
 
     def parse(self, text: str) -> int:
-        """Return the number; digits only, so that 1e3 and 8.5 are refused."""
+        """Return the number that the digits are; text such as 1e3 or 8.5 is refused."""
         if not _DIGITS.fullmatch(text):
             raise ValueError(self.expected)
         return int(text)
 
     def text(self, value: Any) -> str:
-        """Write the digits."""
+        """Return the digits."""
         return str(value)
 
     def check(self, value: Any) -> int:
-        """Return the number; a bool or a float is none."""
+        """Return the number; a bool and a float are refused."""
         whole = isinstance(value, int) and not isinstance(value, bool)
         if whole and value >= self.low and (self.high is None or value <= self.high):
             return int(value)
@@ -179,7 +176,7 @@ class Whole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One of a few names, in any case."""
+    """One of a few names, in upper or lower case."""
 
     names: tuple[str, ...]
 
@@ -189,7 +186,7 @@ class Choice:
         return "one of " + ", ".join(self.names)
 
     def parse(self, text: str) -> str:
-        """Return the text; the check decides."""
+        """Return the text; ``check`` judges it."""
         return text
 
     def text(self, value: Any) -> str:
@@ -205,14 +202,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """Text that matches a pattern, the pattern said in words."""
+    """Text that matches a pattern; ``expected`` says the pattern in words."""
 
     pattern: str
     expected: str
     secret: bool = False
 
     def parse(self, text: str) -> str:
-        """Return the text; the check decides."""
+        """Return the text; ``check`` judges it."""
         return text
 
     def text(self, value: Any) -> str:
@@ -233,7 +230,7 @@ class Rate:
     expected: str = RATE_EXPECTED
 
     def parse(self, text: str) -> str:
-        """Return the text without spaces; the check decides."""
+        """Return the text without spaces; ``check`` judges it."""
         return text.replace(" ", "")
 
     def text(self, value: Any) -> str:
@@ -249,20 +246,20 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """A tuple of names, none empty or twice; comma-separated in text."""
+    """A tuple of different names that are not empty; text has commas between them."""
 
     expected: str
 
     def parse(self, text: str) -> tuple[str, ...]:
-        """Split at the commas and strip; empty names stay, for the check to refuse."""
+        """Return the names between the commas; empty names stay, and ``check`` refuses them."""
         return tuple(name.strip() for name in text.split(","))
 
     def text(self, value: Any) -> str:
-        """Write the names with commas between."""
+        """Return the names with commas between them."""
         return ",".join(value)
 
     def check(self, value: Any) -> tuple[str, ...]:
-        """Return the names as a tuple; the error says which name is wrong, and how."""
+        """Return the names as a tuple; the error says which name is wrong, and why."""
         if not isinstance(value, (tuple, list)) or not value:
             raise ValueError(self.expected)
         for name in value:
@@ -287,7 +284,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Url:
-    """An address of one of a few schemes; its password is never shown."""
+    """An address with one of a few schemes; messages never show its password."""
 
     schemes: tuple[str, ...]
 
@@ -297,7 +294,7 @@ class Url:
         return starts_with(self.schemes)
 
     def parse(self, text: str) -> str:
-        """Return the text; the check decides."""
+        """Return the text; ``check`` judges it."""
         return text
 
     def text(self, value: Any) -> str:
@@ -307,7 +304,7 @@ class Url:
     def check(self, value: Any) -> str:
         """Return the address as it was written."""
         if not isinstance(value, str):
-            raise ValueError(self.expected)  # noqa: TRY004 - one kind of refusal for all
+            raise ValueError(self.expected)  # noqa: TRY004 - every invalid value raises the same error
         if self.schemes == REDIS_SCHEMES:
             parse_redis_url(value)
         else:
@@ -316,7 +313,7 @@ class Url:
 
 
 def _seconds(value: object) -> float:
-    """Return what a duration means in seconds; infinity for what means nothing."""
+    """Return what a duration means in seconds, or infinity if it means nothing."""
     if isinstance(value, str):
         match = _DURATION.fullmatch(value.strip())
         return float(match[1]) * _SECONDS[match[2] or "s"] if match else float("inf")

@@ -1,7 +1,7 @@
 """Every option: its name, its unit, its variable, its range, and what it means.
 
-The fields of :class:`Settings` are the one table that the environment, the flags of the
-command line, their help and the documentation are made from.
+The fields of Settings are the only table of options: the environment, the flags of the command
+line, their help and the documentation come from it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _VARIABLES_START = "CONVOLAB_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What is known of one option beside its name and its default."""
+    """An option: its variable, what it may be, what it means, and its default."""
 
     variable: str
     kind: Kind
@@ -55,23 +55,23 @@ class Option:
 
     @property
     def default_text(self) -> str:
-        """The default as a variable would have it, or ``unset``."""
+        """The default as text of a variable, or ``unset``."""
         return "unset" if self.default is None else self.kind.text(self.default)
 
     def read(self, text: str) -> Any:
         """Return the value that the text of a variable or a flag means.
 
-        Raises ``ValueError`` with what was expected, for text that can't be read and for
+        Raises ``ValueError``, which says what was expected, for text that can't be read and for
         values outside the range.
         """
         return self.check(self.kind.parse(text))
 
     def check(self, value: Any) -> Any:
-        """Return the value in its own type; raise ``ValueError`` with what was expected."""
+        """Return the value in its own type. Raises ``ValueError``, which says what was expected."""
         return None if value is None and self.default is None else self.kind.check(value)
 
     def show(self, value: Any) -> str:
-        """Write the value for a message or a table, without a secret in it."""
+        """Return the value as text for a message or a table, with secrets masked."""
         return show(self.kind, value)
 
 
@@ -83,9 +83,9 @@ def _option(default: _T, variable: str, kind: Kind, help: str) -> _T:  # noqa: A
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
-    """Every option of workers and clients, checked when it is made; durations in seconds.
+    """Every option of workers and clients; durations are in seconds.
 
-    Raises :class:`ConfigurationError`, which lists all that is wrong at once.
+    Raises ConfigurationError, which lists everything that is wrong.
     """
 
     redis_url: str = _option(
@@ -98,43 +98,43 @@ class Settings:
         ("convolab",),
         "CONVOLAB_QUEUES",
         Names(expected="one or more different queue names, separated by commas, without colons"),
-        "BullMQ queue names, comma-separated; the first is where a job goes by default",
+        "BullMQ queue names, separated by commas; jobs are added to the first by default",
     )
     prefix: str = _option(
         "bull",
         "CONVOLAB_PREFIX",
         Text(pattern=r"[^\s\x00-\x1f\x7f]+", expected="a key prefix without white space"),
-        "BullMQ's key prefix; for a Redis cluster a hash tag such as {bull}",
+        "BullMQ's key prefix; a Redis cluster needs a hash tag such as {bull}",
     )
     concurrency: int = _option(
         8,
         "CONVOLAB_CONCURRENCY",
         Whole(low=1, high=10_000),
-        "most jobs running at once",
+        "how many jobs run at once, at most",
     )
     park_limit: int = _option(
         100,
         "CONVOLAB_PARK_LIMIT",
         Whole(low=0, high=100_000),
-        "most jobs held back in memory while their handler is at its own limit",
+        "how many jobs wait in memory, at most, while their handler is at its own limit",
     )
     idle_min: float = _option(
         5.0,
         "CONVOLAB_IDLE_MIN",
         Duration(low=0.01, high=_DAY),
-        "first wait of the adaptive backoff when there is no work",
+        "first wait of the idle backoff, when there is no work",
     )
     idle_max: float = _option(
         1800.0,
         "CONVOLAB_IDLE_MAX",
         Duration(low=0.01, high=_DAY),
-        "longest wait of the adaptive backoff when there is no work",
+        "longest wait of the idle backoff, when there is no work",
     )
     lock_duration: float = _option(
         60.0,
         "CONVOLAB_LOCK_DURATION",
         Duration(low=1.0, high=_DAY),
-        "how long a job stays locked without renewal",
+        "how long the lock of a job lasts without renewal",
     )
     max_stalled_count: int = _option(
         1,
@@ -146,91 +146,91 @@ class Settings:
         8.0,
         "CONVOLAB_SHUTDOWN_GRACE",
         Duration(low=0.0, high=3600.0),
-        "how long running jobs get on SIGTERM before they go back to the queue",
+        "how long jobs may still run after SIGTERM before they go back to their queues",
     )
     progress_interval: float = _option(
         1.0,
         "CONVOLAB_PROGRESS_INTERVAL",
         Duration(low=0.0, high=3600.0),
-        "least time between two progress updates of one job; the last is always written",
+        "least time between two progress updates of one job; the last update is always sent",
     )
     command_timeout: float = _option(
         10.0,
         "CONVOLAB_COMMAND_TIMEOUT",
         Duration(low=0.1, high=600.0),
-        "how long a Redis command may take, waiting for work excepted",
+        "how long a Redis command may take, except a blocking read",
     )
     command_budget: int | None = _option(
         None,
         "CONVOLAB_COMMAND_BUDGET",
         Whole(low=1),
-        "Redis commands a day that the worker reports against and warns about",
+        "Redis commands a day; the worker compares its count with it and warns",
     )
     wake_url: str | None = _option(
         None,
         "CONVOLAB_WAKE_URL",
         Url(schemes=("http", "https")),
-        "where the client sends its wake",
+        "address to which clients send wakes",
     )
     wake_token: str | None = _option(
         None,
         "CONVOLAB_WAKE_TOKEN",
         Text(pattern=r"[!-~]+", expected="printable ASCII without spaces", secret=True),
-        "bearer token of the wake server",
+        "bearer token that the wake server expects and that clients send",
     )
     wake_audience: str | None = _option(
         None,
         "CONVOLAB_WAKE_AUDIENCE",
         Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
-        "audience of the Google identity token that a wake carries; needs the extra gcp",
+        "audience of the Google identity token that wakes carry; clients need the extra gcp",
     )
     wake_emails: tuple[str, ...] | None = _option(
         None,
         "CONVOLAB_WAKE_EMAILS",
         Names(expected="one or more different e-mail addresses, separated by commas"),
-        "whose identity tokens the wake server takes, with CONVOLAB_WAKE_AUDIENCE set",
+        "whose identity tokens the wake server accepts, if CONVOLAB_WAKE_AUDIENCE is set",
     )
     wake_mode: str = _option(
         "auto",
         "CONVOLAB_WAKE_MODE",
         Choice(names=("auto", "background", "held")),
-        "held works only while a request is held; auto is held on Cloud Run, else background",
+        "held works only while a request is open; auto is held on Cloud Run, background elsewhere",
     )
     wake_hold: float = _option(
         170.0,
         "CONVOLAB_WAKE_HOLD",
         Duration(low=1.0, high=3600.0),
-        "how long a request is held at most, where it does not say",
+        "how long a held request stays open, at most, unless it says how long",
     )
     wake_linger: float = _option(
         10.0,
         "CONVOLAB_WAKE_LINGER",
         Duration(low=0.0, high=3600.0),
-        "how long held work waits for a job that is due soon before it ends",
+        "how long a held request waits for a job that is due soon",
     )
     wake_rate: int = _option(
         100,
         "CONVOLAB_WAKE_RATE",
         Whole(low=1, high=1_000_000),
-        "most requests a second that the wake server takes from one client",
+        "how many requests a second the wake server accepts from one client",
     )
     sleep_after: float | None = _option(
         None,
         "CONVOLAB_SLEEP_AFTER",
         Duration(low=0.01, high=_DAY),
-        "idle time after which the connections to Redis are closed until a wake; 10s where held",
+        "idle time after which the worker closes its connections until a wake; 10s if held",
     )
     k_service: str | None = _option(
         None,
         "K_SERVICE",
         Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
-        "the name of the service, as Cloud Run sets it",
+        "name of the service, which Cloud Run sets",
     )
     port: int = _option(
         8080,
         "PORT",
         Whole(low=0, high=65535),
-        "port of the wake server; 0 takes any free one",
+        "port of the wake server; 0 chooses a free one",
     )
     app: str | None = _option(
         None,
@@ -239,32 +239,32 @@ class Settings:
             pattern=r"[^\s:]+:[^\s:]+",
             expected="MODULE:REGISTRY, such as app.jobs:handlers",
         ),
-        "where the handlers are, as MODULE:REGISTRY",
+        "the application's handlers, as MODULE:REGISTRY",
     )
     worker_name: str | None = _option(
         None,
         "CONVOLAB_WORKER_NAME",
         Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
-        "name of the worker in logs and in Redis; made from host and process if unset",
+        "name of the worker in logs and in Redis; host and process id if unset",
     )
     listed: str = _option(
         "on",
         "CONVOLAB_LISTED",
         Choice(names=("on", "off")),
-        "on lists this worker in getWorkers() of Node: a command a queue at each connect, and a "
+        "on lists this worker in getWorkers() of Node, for a command a queue at each connect and a "
         "connection for each queue beyond two",
     )
     rate_limit: str | None = _option(
         None,
         "CONVOLAB_RATE_LIMIT",
         Rate(),
-        "most jobs that start on each queue in a time, as in 10/s or 100/5s: BullMQ's limiter",
+        "how many jobs start on each queue in a time, such as 10/s or 100/5s: BullMQ's limiter",
     )
     metrics_points: int | None = _option(
         None,
         "CONVOLAB_METRICS_POINTS",
         Whole(low=1, high=1_000_000),
-        "minutes of which Node's getMetrics() has the counts; unset records nothing",
+        "for how many minutes Node's getMetrics() has counts; nothing is recorded if unset",
     )
     otel: str = _option(
         "off",
@@ -276,7 +276,7 @@ class Settings:
         "info",
         "LOG_LEVEL",
         Choice(names=("debug", "info", "warning", "error", "critical")),
-        "least level of the lines that are logged",
+        "lowest level of the lines that are logged",
     )
     log_format: str = _option(
         "auto",
@@ -286,7 +286,6 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        """Check every field and every rule across fields."""
         values = {name: getattr(self, name) for name in OPTIONS}
         problems: list[str] = []
         right = _checked(values, problems)
@@ -297,11 +296,11 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-        """Return the settings of the environment, the keyword arguments going first.
+        """Return the settings of the environment; keyword arguments override its variables.
 
         ``environ`` is ``os.environ`` by default. A variable that is set but empty counts
-        as unset. Raises :class:`ConfigurationError` for values outside their range, and for
-        ``CONVOLAB_`` variables and keyword arguments that nobody reads.
+        as unset. Raises ConfigurationError for values outside their range, and for ``CONVOLAB_``
+        variables and keyword arguments that do not exist.
         """
         environ = os.environ if environ is None else environ
         problems = _unknown_variables(environ) + _unknown_names(overrides)
@@ -319,12 +318,11 @@ class Settings:
         return cls(**values)
 
     def replace(self, **overrides: Any) -> Settings:
-        """Return these settings with some changed, checked as a whole."""
+        """Return these settings with some of them changed. Raises ConfigurationError."""
         _raise_all(_unknown_names(overrides))
         return Settings(**{name: getattr(self, name) for name in OPTIONS} | overrides)
 
     def __repr__(self) -> str:
-        """Write every field, without the secrets among them."""
         shown = (f"{name}={option.show(getattr(self, name))}" for name, option in OPTIONS.items())
         return f"Settings({', '.join(shown)})"
 
@@ -336,7 +334,7 @@ _DEFAULTS: Mapping[str, Any] = {name: option.default for name, option in OPTIONS
 
 
 def _read(texts: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
-    """Return what the text of variables means, by field, and note what can't be."""
+    """Return the values of the variables by field, and add what is wrong to ``problems``."""
     values: dict[str, Any] = {}
     for name, text in texts.items():
         option = OPTIONS[name]
@@ -348,7 +346,7 @@ def _read(texts: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
 
 
 def _checked(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    """Return the values that are right, in their own types, and note what is wrong."""
+    """Return the valid values in their own types, and add what is wrong to ``problems``."""
     right: dict[str, Any] = {}
     for name, value in values.items():
         option = OPTIONS[name]
@@ -360,9 +358,9 @@ def _checked(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
 
 
 def _across(values: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
-    """Return the rules across fields that are broken.
+    """Return the problems of values that do not fit each other.
 
-    ``labels`` says under which name the user gave a value, where not under its field's.
+    ``labels`` has the names of the values that the user gave by another name than the field's.
     """
     if values["idle_min"] <= values["idle_max"]:
         return []
@@ -391,7 +389,7 @@ def _unknown_names(overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _raise_all(problems: list[str]) -> None:
-    """Raise one error for all problems; the text is one line where there is one problem."""
+    """Raise one error for all problems, in one line if there is only one."""
     if not problems:
         return
     if len(problems) == 1:

@@ -80,7 +80,7 @@ def test_help_names_each_flag_with_its_variable_and_default(
     shown = capsys.readouterr().out
     assert code == 0
     assert re.search(r"-c(?: N)?, --concurrency N", shown)  # Python 3.13 says N once
-    assert "most jobs running at once [CONVOLAB_CONCURRENCY, default: 8]" in shown
+    assert "how many jobs run at once, at most [CONVOLAB_CONCURRENCY, default: 8]" in shown
     assert "[CONVOLAB_IDLE_MAX, default: 30m]" in shown
 
 
