@@ -152,7 +152,7 @@ def _tls_options(scheme: str, query: dict[str, str]) -> tuple[tuple[str, str], .
         if name not in _TLS_FILES:
             given[name] = _tls_word(name, value.lower())
     if "ssl_keyfile" in given and "ssl_certfile" not in given:
-        msg = "ssl_certfile beside ssl_keyfile"
+        msg = "ssl_certfile as well as ssl_keyfile"
         raise ValueError(msg)
     return tuple(given.items())
 

@@ -9,6 +9,7 @@ import pytest
 
 from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import Bench, Ledger
+from tests.support.proxy import TcpProxy
 from tests.support.server import ServerProcess
 
 
@@ -36,3 +37,9 @@ def safe_bench(
     """A queue on the server that all tests share, for faults that are not the server's."""
     with Bench(server, ledger, queue_name, tmp_path) as bench:
         yield bench
+
+
+@pytest.fixture
+def proxy(server: EmbeddedServer, start_proxy: Callable[[EmbeddedServer], TcpProxy]) -> TcpProxy:
+    """A network to the server that all tests share; its links are those of who is tested."""
+    return start_proxy(server)

@@ -94,7 +94,8 @@ class JobClient:
             except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
                 self._wake(session, {delay})
                 raise
-        self._wake(session, {delay})
+        if self._waker is not None:
+            self._wake(session, {delay})
         return added
 
     async def enqueue_many(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,7 @@ from convolab_worker.errors import (
 from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.session import Session
@@ -100,16 +101,15 @@ def _one_of_many(
     return keys_of(keywords.pop("queue", None)), new_job(**keywords)
 
 
-async def add(session: Session, counter: CommandCounter, keys: QueueKeys, job: NewJob) -> str:
+def add(
+    session: Session, counter: CommandCounter, keys: QueueKeys, job: NewJob
+) -> Coroutine[Any, Any, str]:
     """Add one job, again if the reply is lost; return its id, or that of the one kept in its place.
 
     Waits while too much is unanswered. Raises RedisUnavailable.
     """
-
-    async def send(connection: Connection) -> str:
-        return await producer.add(connection, counter, keys, job)
-
-    return await _sent(session, 1, len(job.data), send)
+    send = functools.partial(producer.add, counter=counter, keys=keys, job=job)
+    return _sent(session, 1, len(job.data), send)
 
 
 async def add_many(
@@ -122,18 +122,13 @@ async def add_many(
     """Add the jobs, one pipeline after the other; return their ids, in order.
 
     A job is added whole or not at all; of several, those before a failure are there. ``on_send``
-    hears of each pipeline before any of its jobs can be there.
+    is called with each pipeline before any of its jobs can be there.
     """
     ids: list[str] = []
     while len(ids) < len(jobs):
         batch = pipeline(jobs, len(ids))
-
-        async def send(
-            connection: Connection, batch: list[tuple[QueueKeys, NewJob]] = batch
-        ) -> list[str]:
-            on_send(batch)
-            return await producer.add_all(connection, counter, batch)
-
+        on_send(batch)
+        send = functools.partial(producer.add_all, counter=counter, jobs=batch)
         ids += await _sent(session, len(batch), sum(len(job.data) for _, job in batch), send)
     return ids
 
@@ -151,21 +146,23 @@ def pipeline(jobs: list[tuple[QueueKeys, NewJob]], start: int) -> list[tuple[Que
 async def _sent(
     session: Session, commands: int, size: int, send: Callable[[Connection], Awaitable[T]]
 ) -> T:
-    await session.open()  # an error comes before the wait for room, not after it
     await session.backlog.enter(commands, size)
     try:
+        connection = session.connection
+        if session.is_over or not connection.is_open:
+            await session.open()
         try:
-            return await send(await session.open())
+            return await send(connection)
         except ReplyLost as lost:  # a job's id makes a second adding harmless
             try:
-                connection = await session.open()
+                await session.open()
             except RedisUnavailable as error:  # what was sent first may have run all the same
                 raise ReplyLost(str(error)) from lost
             return await send(connection)
     except RedisRefused:
         raise
     except RedisUnavailable as error:
-        session.backlog.refuse(str(error))  # whoever waits would find out no sooner
+        session.backlog.refuse(str(error))  # those that wait would fail too, only later
         raise
     finally:
         session.backlog.leave(commands, size)

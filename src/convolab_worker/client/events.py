@@ -1,4 +1,4 @@
-"""Reads the event streams of queues, once for all who watch their jobs."""
+"""Reads the event streams of queues, once for all watchers of their jobs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Events:
             self._connection.abort("nobody watches", stale=False)
 
     async def close(self) -> None:
-        """Stop reading, and tell those who watch."""
+        """Stop reading; whoever watches gets the event ``CLOSED``."""
         self._is_closed = True
         self._tell_all(CLOSED)
         tasks = [task for task in (self._reader, self._interrupter) if task is not None]
@@ -121,7 +121,7 @@ class Events:
             raise RedisUnavailable(msg)
 
     def _tell_all(self, event: str) -> None:
-        """Tell everybody who watches a job of something that is not in its stream."""
+        """Give every watcher an event that is not in its stream."""
         for (_, job_id), inboxes in self._watchers.items():
             for inbox in inboxes:
                 inbox.put_nowait(JobEvent(job_id, event))
@@ -142,7 +142,7 @@ class Events:
                     continue
                 if not failures:
                     _log.warning("events.unavailable", error=str(error))
-            except Exception:  # noqa: BLE001 - whoever watches would wait for a reader that is dead
+            except Exception:  # noqa: BLE001 - watchers would wait for a reader that has died
                 _log.exception("events.failed")
             failures += 1
             self._being_read = None

@@ -27,8 +27,15 @@ class Backlog:
 
         Raises RedisUnavailable if ``refuse`` is called first.
         """
-        if not self._waiting and self._fits(commands, size):
-            self._take(commands, size)
+        if not self._waiting and (
+            self.commands == 0
+            or (
+                self.commands + commands <= self._most_commands
+                and self.size + size <= self._most_bytes
+            )
+        ):
+            self.commands += commands
+            self.size += size
             return
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((admitted, commands, size))
@@ -40,7 +47,7 @@ class Backlog:
             raise
 
     def leave(self, commands: int, size: int) -> None:
-        """Give room back, and let in whoever fits."""
+        """Give room back, and let in the next callers that fit."""
         self.commands -= commands
         self.size -= size
         waiting = self._waiting
@@ -51,7 +58,7 @@ class Backlog:
                 admitted.set_result(None)
 
     def refuse(self, reason: str) -> None:
-        """End the wait of all who are not in yet: what they would send can't be sent."""
+        """End the wait of all callers outside: what they would send can't be sent."""
         waiting, self._waiting = self._waiting, deque()
         for admitted, _, _ in waiting:
             if not admitted.done():

@@ -191,7 +191,8 @@ class Connection(asyncio.Protocol):
         if transport is None or not out:
             return
         transport.write(out[0] if len(out) == 1 else b"".join(out))
-        self._silence.start(self._loop)
+        if self._pending and self._pending[0][1] < self._silence.next_check:
+            self._silence.start(self._loop)
 
     # the end of a connection
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,29 +28,24 @@ class SilenceTimer:
         self._on_silence = on_silence
         self._timer: asyncio.TimerHandle | None = None
         self.heard_at = 0.0
+        self.next_check = inf
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See to it that the oldest command's deadline is checked, after commands were sent."""
-        if not self._unanswered:
-            return
-        deadline = self._unanswered[0][1]
-        if self._timer is not None:
-            if self._timer.when() <= deadline:
-                return
-            self._timer.cancel()  # left from a longer wait
-        self._arm(loop, deadline)
+        """Check the oldest command's deadline; needed where it is before the ``next_check``."""
+        self.stop()  # what is left from a longer wait
+        self._arm(loop, self._unanswered[0][1])
 
     def stop(self) -> None:
         """Check nothing more."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self.next_check = None, inf
 
     def _arm(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
-        self._timer = loop.call_at(deadline, self._check, loop, deadline)
+        self._timer, self.next_check = loop.call_at(deadline, self._check, loop, deadline), deadline
 
     def _check(self, loop: asyncio.AbstractEventLoop, expected: float) -> None:
-        self._timer = None
+        self._timer, self.next_check = None, inf
         if not self._unanswered:
             return
         now = loop.time()
@@ -60,5 +56,6 @@ class SilenceTimer:
         elif now - expected > _LATE_SECONDS:
             # Our loop was blocked or the process frozen: the answer may lie unread in the socket.
             self._timer = loop.call_later(_LATE_SECONDS, self._check, loop, now + 1)
+            self.next_check = now
         else:
             self._on_silence()

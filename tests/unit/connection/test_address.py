@@ -103,7 +103,7 @@ WRONG = [
     pytest.param("rediss://h?ssl_cert_reqs=never", "required, optional, none", id="tls-value"),
     pytest.param("rediss://h?ssl_check_hostname=x", "one of true, false", id="tls-switch"),
     pytest.param("rediss://h?ssl_cert_req=none", "ssl_cert_reqs", id="tls-name"),
-    pytest.param("rediss://h?ssl_keyfile=/k", "ssl_certfile beside", id="key-without-certificate"),
+    pytest.param("rediss://h?ssl_keyfile=/k", "ssl_certfile as well", id="key-without-certificate"),
     pytest.param("redis://h?ssl_cert_reqs=none", "rediss://", id="tls-option-without-tls"),
     pytest.param("unix://", "unix:///run/redis.sock", id="socket-without-path"),
     pytest.param("unix:///", "unix:///run/redis.sock", id="socket-of-a-slash"),

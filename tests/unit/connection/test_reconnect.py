@@ -1,13 +1,16 @@
-"""The pauses after refusals and lost connections."""
+"""The pauses after refusals and lost connections, and questions that are asked until answered."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given, strategies as st
+from structlog.testing import capture_logs
 
-from convolab_worker.connection.reconnect import reconnect_delay, refusal_delay
+from convolab_worker.connection.reconnect import Reconnection, reconnect_delay, refusal_delay
+from convolab_worker.errors import RedisRefused, ReplyLost
 
 DAY_SECONDS = 24 * 3600
 MEAN = 0.5
@@ -75,3 +78,35 @@ def test_refusals_are_billed_and_so_are_few() -> None:
 
     assert refusal_delay(1, random=1.0) == 0.5
     assert refusals < 1_000
+
+
+@pytest.mark.asyncio
+async def test_a_question_is_asked_until_it_is_answered_and_logged_twice() -> None:
+    """Refusals and lost replies in between are paused for; the log has the first and the end."""
+    errors = [RedisRefused("OOM no room"), ReplyLost("cut"), ReplyLost("cut again")]
+    reconnection = Reconnection(where="the server")
+
+    async def ask() -> str:
+        if errors:
+            raise errors.pop(0)
+        return "answer"
+
+    with capture_logs() as lines:
+        answer = await reconnection.answered(ask)
+
+    assert answer == "answer"
+    told = [(line["event"], line["log_level"]) for line in lines if line["log_level"] != "debug"]
+    assert told == [("redis.refused", "error"), ("redis.recovered", "info")]
+    assert "raise maxmemory" in lines[0]["error"]
+
+
+@pytest.mark.asyncio
+async def test_all_that_are_refused_share_a_pause_and_the_first_answer_ends_it() -> None:
+    reconnection = Reconnection(where="the server")
+    paused = [asyncio.create_task(reconnection.refused(RedisRefused("READONLY"))) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    reconnection.served()
+
+    async with asyncio.timeout(refusal_delay(1, random=0.0) / 2):
+        await asyncio.gather(*paused)
