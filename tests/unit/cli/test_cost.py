@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from convolab_worker.cli.commands.cost.command import load_prices
 from convolab_worker.cli.commands.cost.model import (
     DAY_SECONDS,
-    Hosting,
     JobKind,
     Row,
     Workload,
@@ -21,7 +21,7 @@ from convolab_worker.cli.commands.cost.model import (
     wait_ends,
     waits_per_day,
 )
-from convolab_worker.cli.commands.cost.prices import load_prices
+from convolab_worker.cli.commands.cost.prices import Hosting
 from convolab_worker.cli.commands.cost.report import WIDTH, as_text, count, duration
 from convolab_worker.cli.main import main
 from convolab_worker.errors import ConfigurationError
@@ -466,7 +466,7 @@ def test_wake_chooses_the_ways(
 def test_neither_handlers_nor_redis_are_asked_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CONVOLAB_REDIS_URL", "not an address")
+    monkeypatch.setenv("REDIS_URL", "not an address")
 
     assert json.loads(run(capsys, "--json"))["workload"]["queues"] == 4
 

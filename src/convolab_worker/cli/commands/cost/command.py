@@ -1,19 +1,24 @@
-"""The flags of ``cost``, and the workload and the host that they describe."""
+"""The flags of ``cost``, and what they describe: a workload, a host, and prices."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import asdict
+from importlib.resources import files
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._setting_types import Whole, format_duration, parse_duration
 from convolab_worker.cli.commands.cost import report
-from convolab_worker.cli.commands.cost.model import Hosting, JobKind, Workload, table
-from convolab_worker.cli.commands.cost.prices import load_prices
+from convolab_worker.cli.commands.cost.model import JobKind, Workload, table
+from convolab_worker.cli.commands.cost.prices import Hosting, Prices
 from convolab_worker.cli.flags import reader, reader_of
 from convolab_worker.cli.output import result
+from convolab_worker.errors import ConfigurationError, InvalidPayload
+from convolab_worker.payloads.decode import decode_data
+from convolab_worker.payloads.validation import validator
 from convolab_worker.settings import OPTIONS, Settings
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
@@ -119,6 +124,25 @@ def _hosting(given: argparse.Namespace) -> Hosting:
         free_tier=not given.no_free_tier,
         always_on_usd_per_month=given.host_usd,
     )
+
+
+def load_prices(path: Path | None = None) -> Prices:
+    """Return the prices of the file at ``path``, or those of the package.
+
+    Raises ConfigurationError that names the file, the field and what was expected.
+    """
+    file = path or files(__package__).joinpath("prices.json")
+    try:
+        document = decode_data(file.read_bytes())
+        prices: Prices = validator(Prices)(document)
+    except (OSError, InvalidPayload) as error:
+        msg = f"{file}: expected a JSON file of prices: {error}"
+        raise ConfigurationError(msg) from error
+    for name, section in asdict(prices).items():
+        if isinstance(section, dict) and (unknown := sorted({*document[name]} - {*section})):
+            msg = f"{file}: {name}.{unknown[0]}: expected one of {', '.join(section)}"
+            raise ConfigurationError(msg)
+    return prices
 
 
 def _expecting(expected: str, read: Reader) -> Reader:

@@ -15,7 +15,7 @@ from convolab_worker.bullmq.protocol.script_costs import ADD_NUMBERED, PROGRESS,
 from convolab_worker.worker.dispatch.idle_backoff import Bounds, next_wait
 
 if TYPE_CHECKING:
-    from convolab_worker.cli.commands.cost.prices import Prices, RedisBill
+    from convolab_worker.cli.commands.cost.prices import Hosting, Prices, RedisBill
 
 DAY_SECONDS = 86_400.0
 LOCK_SECONDS = 60.0
@@ -103,24 +103,6 @@ class Workload:
     def load(self) -> float:
         """How many jobs run at once, on average."""
         return sum(kind.jobs_per_day * kind.mean_seconds for kind in self.kinds) / DAY_SECONDS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hosting:
-    """What a worker runs on; ``free_tier`` is false if something else uses up what is free.
-
-    ``always_on_usd_per_month`` is the price of an always-on host that is not a Cloud Run instance.
-    """
-
-    vcpu: float
-    memory_gib: float
-    cold_start_seconds: float
-    free_tier: bool
-    always_on_usd_per_month: float | None
-
-    def billed(self, used: float, free: float) -> float:
-        """Return what is left to pay of a month's use, after the free allowance."""
-        return max(used - free * self.free_tier, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

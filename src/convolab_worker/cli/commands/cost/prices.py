@@ -1,22 +1,30 @@
-"""What providers charge, in the form of prices.json, and a month's bills in USD."""
+"""What providers charge, in the form of prices.json, and a month's bills in USD. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from math import inf
-from typing import TYPE_CHECKING, Literal
-
-from convolab_worker.errors import ConfigurationError, InvalidPayload
-from convolab_worker.payloads.decode import decode_data
-from convolab_worker.payloads.validation import validator
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from convolab_worker.cli.commands.cost.model import Hosting
+from typing import Literal
 
 DAYS_PER_MONTH = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosting:
+    """What a worker runs on; ``free_tier`` is false if something else uses up what is free.
+
+    ``always_on_usd_per_month`` is the price of an always-on host that is not a Cloud Run instance.
+    """
+
+    vcpu: float
+    memory_gib: float
+    cold_start_seconds: float
+    free_tier: bool
+    always_on_usd_per_month: float | None
+
+    def billed(self, used: float, free: float) -> float:
+        """Return what is left to pay of a month's use, after the free allowance."""
+        return max(used - free * self.free_tier, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +117,3 @@ class Prices:
     request_based: ComputePrices
     instance_based: ComputePrices
     scheduler: SchedulerPrices
-
-
-def load_prices(path: Path | None = None) -> Prices:
-    """Return the prices of the file at ``path``, or those of the package.
-
-    Raises ConfigurationError that names the file, the field and what was expected.
-    """
-    file = path or files(__package__).joinpath("prices.json")
-    try:
-        document = decode_data(file.read_bytes())
-        prices: Prices = validator(Prices)(document)
-    except (OSError, InvalidPayload) as error:
-        msg = f"{file}: expected a JSON file of prices: {error}"
-        raise ConfigurationError(msg) from error
-    for name, section in asdict(prices).items():
-        if isinstance(section, dict) and (unknown := sorted({*document[name]} - {*section})):
-            msg = f"{file}: {name}.{unknown[0]}: expected one of {', '.join(section)}"
-            raise ConfigurationError(msg)
-    return prices

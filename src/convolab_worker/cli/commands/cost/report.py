@@ -15,8 +15,8 @@ from convolab_worker.cli.output import as_json, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from convolab_worker.cli.commands.cost.model import Hosting, Row, Workload
-    from convolab_worker.cli.commands.cost.prices import Prices
+    from convolab_worker.cli.commands.cost.model import Row, Workload
+    from convolab_worker.cli.commands.cost.prices import Hosting, Prices
 
 WIDTH = 100
 _TEN_THOUSAND, _TEN_MILLION = 1e4, 1e7
