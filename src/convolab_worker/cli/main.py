@@ -35,7 +35,7 @@ _COMMANDS = {
     "cancel": "end a job that is running, wherever it runs: at once if its worker has a free slot, "
     "within half a lock's duration otherwise",
     "failed": "list, show, retry or remove failed jobs",
-    "migrate": "move jobs from queues to another one; without --yes, only tell which",
+    "migrate": "move jobs from queues to another one; without --yes, only list them",
     "doctor": "check the server, the queues and the settings, and say what to do",
     "cost": "compute what a workload costs a day and a month, by several ways of working",
 }

@@ -42,7 +42,7 @@ def add_flags(command: Parser) -> None:
 
 
 def main(given: argparse.Namespace) -> int:
-    """Move the queues' jobs to ``--to``, or tell which would move."""
+    """Move the queues' jobs to ``--to``, or list those that would move."""
     if given.queues is None:
         msg = "nothing to move: expected --from QUEUE, once or more often"
         raise ConfigurationError(msg)
@@ -118,8 +118,8 @@ def _print(account: Account, destination: str, *, execute: bool, as_lines: bool)
         for (queue, state, name, outcome), count in sorted(account.jobs.items())
     ]
     if as_lines:
-        told: dict[str, Any] = {"executed": execute, "to": destination, "renamed": account.renamed}
-        result(as_json({**told, "moved": account.moved if execute else 0, "jobs": rows}))
+        head: dict[str, Any] = {"executed": execute, "to": destination, "renamed": account.renamed}
+        result(as_json({**head, "moved": account.moved if execute else 0, "jobs": rows}))
         return
     if not rows:
         result("there is no job to move")
@@ -130,7 +130,7 @@ def _print(account: Account, destination: str, *, execute: bool, as_lines: bool)
     if account.renamed:
         result(
             f"{account.renamed} {'got' if execute else 'would get'} the id QUEUE-ID, "
-            f"since theirs is taken on {destination}"
+            f"since their own is in use on {destination}"
         )
     if not execute:
         result(f"nothing was moved: with --yes, {account.moved} jobs go to {destination}")

@@ -108,7 +108,7 @@ def annotation_name(annotation: object) -> str:
 def enclosing_names(qualname: str, module: str | None) -> dict[str, Any]:
     """Return the local names of the running functions that enclose the definition of ``qualname``.
 
-    Python looks annotations that are text up in their module only. This finds the classes that a
+    Annotations that are text are looked up in their module only. This finds the classes that a
     test or a factory function has defined next to its handler.
     """
     parts = qualname.split(".<locals>.")

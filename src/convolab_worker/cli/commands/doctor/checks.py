@@ -258,7 +258,7 @@ def billing(host: str, budget: int | None) -> Finding:
     return Finding(
         check="billing",
         verdict=OK if budget is not None else WARNING,
-        found=f"{provider}, which may bill by the command",
+        found=f"{provider}, which can bill by the command",
         why="a mistake in a handler or a setting costs money",
         advice="set CONVOLAB_COMMAND_BUDGET: the worker warns before it is exceeded",
     )

@@ -51,7 +51,7 @@ async def _examine(
 
     findings: list[Finding] = []
 
-    def tell(finding: Finding) -> None:
+    def report(finding: Finding) -> None:
         findings.append(finding)
         if not as_lines:
             for line in _lines(finding):
@@ -60,11 +60,11 @@ async def _examine(
     try:
         async with connected(settings) as connection:
             address = Address.parse(settings.redis_url)
-            tell(Finding(check="connection", verdict=OK, found=f"Redis at {address}"))
+            report(Finding(check="connection", verdict=OK, found=f"Redis at {address}"))
             async for finding in Survey(connection, settings, handlers).findings():
-                tell(finding)
+                report(finding)
     except RedisUnavailable as error:
-        tell(unreachable(error, settings))
+        report(unreachable(error, settings))
     return findings
 
 
