@@ -1,6 +1,6 @@
-"""The pytest plugin of convolab_worker: fixtures, which import it when a test asks for them.
+"""The pytest plugin of convolab_worker: fixtures that import it when a test asks for them.
 
-A module beside the package and not in it: pytest loads plugins before anything measures coverage.
+It is not a module of the package, since pytest loads plugins before anything measures coverage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def convolab_server() -> Iterator[str]:
-    """The address of a private Valkey for these tests alone; needs the extra ``embedded``."""
+    """Return the address of a private Valkey server; it needs the extra ``embedded``."""
     from convolab_worker.embedded import EmbeddedServer
 
     with EmbeddedServer() as server:
@@ -25,7 +25,7 @@ def convolab_server() -> Iterator[str]:
 
 @pytest.fixture
 def convolab_worker(convolab_server: str) -> Callable[..., Any]:
-    """Make workers on the private server, each for an ``async with`` (docs/testing.md)."""
+    """Return what makes a worker on the private server, for an ``async with``: docs/testing.md."""
     from convolab_worker.testing import running_worker
 
     return partial(running_worker, redis_url=convolab_server)

@@ -112,7 +112,10 @@ def _node(bench: Bench) -> float:
 
 def _imports(folder: str) -> list[tuple[str, float]]:
     """The modules that take longest to import, with what they bring, in ms."""
-    code = "import convolab_worker.cli.main, convolab_worker.cli.commands.run, cold_app"
+    code = (
+        "import convolab_worker.cli.main, convolab_worker.cli.process, "
+        "convolab_worker.cli.app_loader, convolab_worker.worker.worker, cold_app"
+    )
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code],
         cwd=folder,

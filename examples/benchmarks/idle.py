@@ -22,7 +22,7 @@ from statistics import median
 # Run as a file, only the file's own folder is importable.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from convolab_worker.cli.commands.cost.report import load_prices
+from convolab_worker.cli.commands.cost.command import load_prices
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 from examples.benchmarks.benchkit.day import (
     DAY_SECONDS,

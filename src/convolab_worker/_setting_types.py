@@ -1,7 +1,7 @@
-"""Kinds of option: how each is read from text, what it may be, and how that is said.
+"""Kinds of option: how each is read from text, which values are valid, and the words for them.
 
-Knows neither the options themselves nor where they come from; ``settings`` has those.
-Every refusal is a ``ValueError`` whose text is what was expected, ready to follow a name.
+The options themselves are in ``settings``. A value that is not valid raises ``ValueError``, whose
+text is what was expected.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _EXAMPLES = "such as 90, 90s, 5m, 1h or 250ms"
 def parse_duration(value: str | float) -> float:
     """Return the seconds that ``90``, ``90s``, ``5m``, ``1h``, ``250ms`` or a number means.
 
-    Text without a unit is seconds. Raises ``ValueError`` for anything else, for what is
-    negative and for what is not finite.
+    Text without a unit is seconds. Raises ``ValueError`` for anything else, and for a number that
+    is negative or not finite.
     """
     seconds = _seconds(value)
     if not (isfinite(seconds) and seconds >= 0):
@@ -41,7 +41,7 @@ def parse_duration(value: str | float) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Write seconds in the largest unit that keeps them whole: ``90s``, ``5m``, ``1h``."""
+    """Return seconds in the largest unit that keeps them whole: ``90s``, ``5m``, ``1h``."""
     for unit in ("h", "m", "s"):
         amount = seconds / _SECONDS[unit]
         if amount >= 1 and amount == int(amount):
@@ -65,10 +65,7 @@ class StartRate:
 
 
 def parse_rate(text: object) -> StartRate:
-    """Return the rate that ``30/m`` or ``10/5s`` means.
-
-    Raises ``ValueError`` that says what was expected for anything else.
-    """
+    """Return the rate that ``30/m`` or ``10/5s`` means. Raises ``ValueError`` for anything else."""
     match = _RATE.fullmatch("".join(text.split())) if isinstance(text, str) else None
     if match is None:
         msg = f"expected {RATE_EXPECTED}, got {text!r}"
@@ -103,7 +100,7 @@ class Kind(Protocol):
 
 
 def show(kind: Kind, value: Any) -> str:
-    """Write a value for a message or a log, without a secret in it."""
+    """Return a value as text for a message or a log, with secrets masked."""
     secret = isinstance(kind, Text) and kind.secret
     if value is None or not (secret or isinstance(kind, Url)):
         return repr(value)
@@ -126,7 +123,7 @@ class _AsWritten:
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """Seconds as a float, within bounds; text may carry a unit."""
+    """Seconds as a float, within bounds; text may have a unit."""
 
     low: float
     high: float
@@ -148,7 +145,7 @@ class Duration:
     def check(self, value: Any) -> float:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             msg = f"{self.expected}, as a number of seconds"
-            raise ValueError(msg)  # noqa: TRY004 - one kind of refusal for all that is wrong
+            raise ValueError(msg)  # noqa: TRY004 - every invalid value raises the same error
         if self.low <= value <= self.high:
             return float(value)
         raise ValueError(self.expected)
@@ -222,7 +219,7 @@ class Rate(Text):
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """A tuple of names, none empty or twice; comma-separated in text."""
+    """A tuple of different names that are not empty; text has commas between them."""
 
     expected: str
 
@@ -267,7 +264,7 @@ class Url(_AsWritten):
 
     def check(self, value: Any) -> str:
         if not isinstance(value, str):
-            raise ValueError(self.expected)  # noqa: TRY004 - one kind of refusal for all
+            raise ValueError(self.expected)  # noqa: TRY004 - every invalid value raises the same error
         if self.schemes == REDIS_SCHEMES:
             parse_redis_url(value)
         else:
@@ -276,7 +273,7 @@ class Url(_AsWritten):
 
 
 def _seconds(value: object) -> float:
-    """Return what a duration means in seconds; infinity for what means nothing."""
+    """Return what a duration means in seconds, or infinity if it means nothing."""
     if isinstance(value, str):
         match = _DURATION.fullmatch(value.strip())
         return float(match[1]) * _SECONDS[match[2] or "s"] if match else float("inf")

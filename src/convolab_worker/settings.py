@@ -1,7 +1,7 @@
 """Every option: its name, its unit, its variable, its range, and what it means.
 
-The fields of :class:`Settings` are the one table that the environment, the flags of the
-command line, their help and the documentation are made from.
+The fields of Settings are the only table of options: the environment, the flags of the command
+line, their help and the documentation come from it.
 """
 
 from __future__ import annotations
@@ -56,23 +56,23 @@ class Option:
 
     @property
     def default_text(self) -> str:
-        """The default as a variable would have it, or ``unset``."""
+        """The default as text of a variable, or ``unset``."""
         return "unset" if self.default is None else self.kind.text(self.default)
 
     def read(self, text: str) -> Any:
         """Return the value that the text of a variable or a flag means.
 
-        Raises ``ValueError`` with what was expected, for text that can't be read and for
+        Raises ``ValueError``, which says what was expected, for text that can't be read and for
         values outside the range.
         """
         return self.check(self.kind.parse(text))
 
     def check(self, value: Any) -> Any:
-        """Return the value in its own type; raise ``ValueError`` with what was expected."""
+        """Return the value in its own type. Raises ``ValueError``, which says what was expected."""
         return None if value is None and self.default is None else self.kind.check(value)
 
     def show(self, value: Any) -> str:
-        """Write the value for a message or a table, without a secret in it."""
+        """Return the value as text for a message or a table, with secrets masked."""
         return show(self.kind, value)
 
 
@@ -87,9 +87,9 @@ def _option(default: _T, kind: Kind, help: str, variable: str | None = None) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
-    """Every option of workers and clients, checked when it is made; durations in seconds.
+    """Every option of workers and clients; durations are in seconds.
 
-    Raises :class:`ConfigurationError`, which lists all that is wrong at once.
+    Raises ConfigurationError, which lists everything that is wrong.
     """
 
     redis_url: str = _option(
@@ -101,27 +101,27 @@ class Settings:
     queues: tuple[str, ...] = _option(
         ("convolab",),
         Names("one or more different queue names, separated by commas, without colons"),
-        "BullMQ queue names, comma-separated; the first is where a job goes by default",
+        "BullMQ queue names, separated by commas; jobs are added to the first by default",
     )
     prefix: str = _option(
         "bull",
         Text(r"[^\s\x00-\x1f\x7f]+", "a key prefix without white space"),
-        "BullMQ's key prefix; for a Redis cluster a hash tag such as {bull}",
+        "BullMQ's key prefix; a Redis cluster needs a hash tag such as {bull}",
     )
-    concurrency: int = _option(8, Whole(1, 10_000), "most jobs running at once")
+    concurrency: int = _option(8, Whole(1, 10_000), "how many jobs run at once, at most")
     park_limit: int = _option(
         100,
         Whole(0, 100_000),
-        "most jobs held back in memory while their handler is at its own limit",
+        "how many jobs wait in memory, at most, while their handler is at its own limit",
     )
     idle_min: float = _option(
-        5.0, Duration(0.01, _DAY), "first wait of the adaptive backoff when there is no work"
+        5.0, Duration(0.01, _DAY), "first wait of the idle backoff, when there is no work"
     )
     idle_max: float = _option(
-        1800.0, Duration(0.01, _DAY), "longest wait of the adaptive backoff when there is no work"
+        1800.0, Duration(0.01, _DAY), "longest wait of the idle backoff, when there is no work"
     )
     lock_duration: float = _option(
-        60.0, Duration(1.0, _DAY), "how long a job stays locked without renewal"
+        60.0, Duration(1.0, _DAY), "how long the lock of a job lasts without renewal"
     )
     max_stalled_count: int = _option(
         1, Whole(0, 1000), "how often a job may lose its worker and run again before it fails"
@@ -129,73 +129,77 @@ class Settings:
     shutdown_grace: float = _option(
         8.0,
         Duration(0.0, 3600.0),
-        "how long running jobs get on SIGTERM before they go back to the queue",
+        "how long jobs may still run after SIGTERM before they go back to their queues",
     )
     progress_interval: float = _option(
         1.0,
         Duration(0.0, 3600.0),
-        "least time between two progress updates of one job; the last is always written",
+        "least time between two progress updates of one job; the last update is always sent",
     )
     command_timeout: float = _option(
-        10.0, Duration(0.1, 600.0), "how long a Redis command may take, waiting for work excepted"
+        10.0, Duration(0.1, 600.0), "how long a Redis command may take, except a blocking read"
     )
     command_budget: int | None = _option(
-        None, Whole(1), "Redis commands a day that the worker reports against and warns about"
+        None, Whole(1), "Redis commands a day; the worker compares its count with it and warns"
     )
-    wake_url: str | None = _option(None, Url(("http", "https")), "where the client sends its wake")
+    wake_url: str | None = _option(
+        None, Url(("http", "https")), "address to which clients send wakes"
+    )
     wake_token: str | None = _option(
         None,
         Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
-        "bearer token of the wake server",
+        "bearer token that the wake server expects and that clients send",
     )
     wake_audience: str | None = _option(
         None,
         _PRINTABLE,
-        "audience of the Google identity token that a wake carries; needs the extra gcp",
+        "audience of the Google identity token that wakes carry; clients need the extra gcp",
     )
     wake_emails: tuple[str, ...] | None = _option(
         None,
         Names("one or more different e-mail addresses, separated by commas"),
-        "whose identity tokens the wake server takes, with CONVOLAB_WAKE_AUDIENCE set",
+        "whose identity tokens the wake server accepts, if CONVOLAB_WAKE_AUDIENCE is set",
     )
     wake_mode: str = _option(
         "auto",
         Choice(("auto", "background", "held")),
-        "held works only while a request is held; auto is held on Cloud Run, else background",
+        "held works only while a request is open; auto is held on Cloud Run, background elsewhere",
     )
     wake_hold: float = _option(
-        170.0, Duration(1.0, 3600.0), "how long a request is held at most, where it does not say"
+        170.0,
+        Duration(1.0, 3600.0),
+        "how long a held request stays open, at most, unless it says how long",
     )
     wake_linger: float = _option(
         10.0,
         Duration(0.0, 3600.0),
-        "how long held work waits for a job that is due soon before it ends",
+        "how long a held request waits for a job that is due soon",
     )
     wake_rate: int = _option(
         100,
         Whole(1, 1_000_000),
-        "most requests a second that the wake server takes from one client",
+        "how many requests a second the wake server accepts from one client",
     )
     sleep_after: float | None = _option(
         None,
         Duration(0.01, _DAY),
-        "idle time after which the connections to Redis are closed until a wake; 10s where held",
+        "idle time after which the worker closes its connections until a wake; 10s if held",
     )
     k_service: str | None = _option(
-        None, _PRINTABLE, "the name of the service, as Cloud Run sets it", "K_SERVICE"
+        None, _PRINTABLE, "name of the service, which Cloud Run sets", "K_SERVICE"
     )
     port: int = _option(
-        8080, Whole(0, 65535), "port of the wake server; 0 takes any free one", "PORT"
+        8080, Whole(0, 65535), "port of the wake server; 0 chooses a free one", "PORT"
     )
     app: str | None = _option(
         None,
         Text(r"[^\s:]+:[^\s:]+", "MODULE:REGISTRY, such as app.jobs:handlers"),
-        "where the handlers are, as MODULE:REGISTRY",
+        "the application's handlers, as MODULE:REGISTRY",
     )
     worker_name: str | None = _option(
         None,
         _PRINTABLE,
-        "name of the worker in logs and in Redis; made from host and process if unset",
+        "name of the worker in logs and in Redis; host and process id if unset",
     )
     listed: str = _option(
         "on",
@@ -206,12 +210,12 @@ class Settings:
     rate_limit: str | None = _option(
         None,
         Rate(),
-        "most jobs that start on each queue in a time, as in 10/s or 100/5s: BullMQ's limiter",
+        "how many jobs start on each queue in a time, such as 10/s or 100/5s: BullMQ's limiter",
     )
     metrics_points: int | None = _option(
         None,
         Whole(1, 1_000_000),
-        "minutes of which Node's getMetrics() has the counts; unset records nothing",
+        "for how many minutes Node's getMetrics() has counts; nothing is recorded if unset",
     )
     otel: str = _option(
         "off",
@@ -221,7 +225,7 @@ class Settings:
     log_level: str = _option(
         "info",
         Choice(("debug", "info", "warning", "error", "critical")),
-        "least level of the lines that are logged",
+        "lowest level of the lines that are logged",
         "LOG_LEVEL",
     )
     log_format: str = _option(
@@ -242,11 +246,11 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-        """Return the settings of the environment, the keyword arguments going first.
+        """Return the settings of the environment; keyword arguments override its variables.
 
         ``environ`` is ``os.environ`` by default. A variable that is set but empty counts
-        as unset. Raises :class:`ConfigurationError` for values outside their range, and for
-        ``CONVOLAB_`` variables and keyword arguments that nobody reads.
+        as unset. Raises ConfigurationError for values outside their range, and for ``CONVOLAB_``
+        variables and keyword arguments that do not exist.
         """
         environ = os.environ if environ is None else environ
         problems = _unknown_variables(environ) + _unknown_names(overrides)
@@ -264,7 +268,7 @@ class Settings:
         return cls(**values)
 
     def replace(self, **overrides: Any) -> Settings:
-        """Return these settings with some changed, checked as a whole."""
+        """Return these settings with some of them changed. Raises ConfigurationError."""
         _raise_all(_unknown_names(overrides))
         return Settings(**{name: getattr(self, name) for name in OPTIONS} | overrides)
 
@@ -303,9 +307,9 @@ def _checked(
 
 
 def _across(values: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
-    """Return the rules across fields that are broken.
+    """Return the problems of values that do not fit each other.
 
-    ``labels`` says under which name the user gave a value, where not under its field's.
+    ``labels`` has the names of the values that the user gave by another name than the field's.
     """
     if values["idle_min"] <= values["idle_max"]:
         return []
@@ -334,7 +338,7 @@ def _unknown_names(overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _raise_all(problems: list[str]) -> None:
-    """Raise one error for all problems; the text is one line where there is one problem."""
+    """Raise one error for all problems, in one line if there is only one."""
     if not problems:
         return
     if len(problems) == 1:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from convolab_worker._setting_types import parse_duration
-from convolab_worker.cli.flags import parser
+from convolab_worker.cli.main import parse
 from convolab_worker.settings import Settings
 from tests.support.markdown import ROOT
 
@@ -89,7 +89,7 @@ def test_cloud_run_starts_what_is_there(path: Path) -> None:
 
     assert variables.pop("REDIS_URL") is None
     assert Settings.from_env({name: str(value) for name, value in variables.items()}).app
-    assert parser().parse_args(container["args"]).command in ("run", "drain")
+    assert parse(container["args"]).command in ("run", "drain")
 
 
 def test_the_service_scales_to_zero_and_is_billed_by_the_request() -> None:
@@ -112,7 +112,7 @@ def test_the_service_scales_to_zero_and_is_billed_by_the_request() -> None:
 def test_a_drain_ends_before_its_time() -> None:
     """The job's budget is below its time-out, and a failed job is not a reason to run again."""
     task = read(DEPLOY / "cloudrun" / "job.yaml")["spec"]["template"]["spec"]["template"]["spec"]
-    given = parser().parse_args(task["containers"][0]["args"])
+    given = parse(task["containers"][0]["args"])
 
     assert given.budget < float(task["timeoutSeconds"])
     assert task["maxRetries"] == 0
@@ -155,7 +155,7 @@ def test_compose_starts_an_api_and_a_worker_that_understand_each_other() -> None
     assert api.wake_url == f"http://worker:{worker.port}/wake"
     assert api.wake_token == worker.wake_token
     assert (api.queues, api.redis_url) == (worker.queues, worker.redis_url)
-    assert parser().parse_args(services["worker"]["command"]).command == "run"
+    assert parse(services["worker"]["command"]).command == "run"
 
 
 @pytest.mark.parametrize("page", sorted(DEPLOY.glob("*.md")), ids=lambda page: page.stem)

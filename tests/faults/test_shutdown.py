@@ -99,6 +99,7 @@ async def test_a_thread_that_never_ends_does_not_keep_the_process(bench: Bench) 
     await bench.started(*ids)
 
     worker.signal(signal.SIGTERM)
+    await worker.says("process.forced_exit")
 
     assert await worker.ended(within=ENDED_WITHIN) == 0
     assert bench.states() == {"wait": ids}

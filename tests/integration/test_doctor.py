@@ -136,7 +136,7 @@ async def test_names_that_nobody_handles_are_found_with_the_application(
     code, found = await patient.examine("--app", "jobs:handlers")
 
     assert code == 1
-    assert found["queue jobs, handlers"] == ("failure", "nobody handles: mistyped")
+    assert found["queue jobs, handlers"] == ("failure", "no handler for: mistyped")
 
 
 async def test_the_wake_server_is_reached_and_its_token_tried_without_waking_it(
@@ -173,7 +173,7 @@ async def test_a_wake_server_that_is_open_to_everybody_is_warned_of(patient: Pat
         code, found = await patient.examine(CONVOLAB_WAKE_URL=url)
 
     assert code == 0
-    assert found["wake, strangers"] == ("warning", "whoever reaches it may wake it")
+    assert found["wake, strangers"] == ("warning", "anybody who reaches it may wake it")
 
 
 async def test_it_reads_as_lines_with_what_to_do(patient: Patient) -> None:

@@ -189,7 +189,7 @@ def test_misuse_is_told_apart_from_failure() -> None:
 
     with pytest.raises(RuntimeError, match="no port"):
         _ = server.port
-    with server, pytest.raises(RuntimeError, match="started already"):
+    with server, pytest.raises(RuntimeError, match="already running"):
         server.start()
     server.stop()
 

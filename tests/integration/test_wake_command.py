@@ -107,7 +107,7 @@ async def test_on_cloud_run_work_is_held_and_elsewhere_it_is_not(
     ("flags", "variables", "message"),
     [
         ([], {"CONVOLAB_SLEEP_AFTER": "1m"}, "CONVOLAB_SLEEP_AFTER is for the wake server"),
-        (["--insecure"], {}, "--insecure is for the wake server: expected --wake beside it"),
+        (["--insecure"], {}, "--insecure is for the wake server: expected --wake with it"),
         (["--wake", "--burst"], {}, "--wake is for a worker that goes on"),
         (["--wake"], {"CONVOLAB_WAKE_AUDIENCE": "https://x"}, "expected CONVOLAB_WAKE_EMAILS"),
     ],

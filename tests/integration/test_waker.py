@@ -318,7 +318,7 @@ async def test_the_commands_job_wakes_before_it_ends(server_url: str, queue_name
     assert len(there.requests) == 1
     assert quiet == ""
     assert "wake.failed" in told
-    assert "was not waked" in told
+    assert "was not woken" in told
 
 
 @pytest.mark.asyncio
@@ -372,4 +372,4 @@ async def test_a_retry_that_nobody_hears_says_so(
             CONVOLAB_WAKE_URL=elsewhere.url,
         )
 
-    assert "the jobs were retried, but the worker service was not waked" in told
+    assert "the jobs were retried, but the worker service was not woken" in told

@@ -57,9 +57,15 @@ def loaded_by(program: str) -> set[str]:
             id="a-worker-about-to-start",
         ),
         pytest.param(
-            "import convolab_worker.cli.commands.run, convolab_worker.server.server",
+            "import convolab_worker.cli.process, convolab_worker.cli.app_loader\n"
+            "import convolab_worker.worker.worker, convolab_worker.server.server",
             HEAVY,
             id="run-without-wake",
+        ),
+        pytest.param(
+            "from convolab_worker.cli.main import main; main(['cost'])",
+            HEAVY | {"asyncio", "structlog"},
+            id="cost-without-a-picture",
         ),
         pytest.param(
             "from convolab_worker import JobClient, Settings; JobClient(Settings())",

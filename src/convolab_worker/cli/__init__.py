@@ -1,4 +1,4 @@
 """The command line: flags in, results and exit codes out.
 
-Never holds logic that a library user would need.
+It never holds logic that a user of the library would need.
 """

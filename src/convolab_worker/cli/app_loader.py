@@ -1,4 +1,4 @@
-"""From ``MODULE:REGISTRY`` to the registry, or to an error that says what is wrong with it."""
+"""Imports the application's registry from ``MODULE:REGISTRY``, and says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def load_app(where: str) -> HandlerRegistry:
-    """Return the registry at ``where``, ``MODULE:ATTRIBUTE`` with dots allowed in both.
+    """Return the registry at ``where``, which is ``MODULE:ATTRIBUTE`` with dots allowed in both.
 
-    The attribute is a :class:`HandlerRegistry`, or something to call without arguments that
-    returns one. The module is looked for in the current directory first. Raises
-    :class:`ConfigurationError`, with the traceback in it where the module's own code failed.
+    The attribute is a HandlerRegistry, or a function without arguments that returns one. The
+    current directory comes first in the search for the module. Raises ConfigurationError, with
+    the traceback in it if the module's own code failed.
     """
     name, _, attribute = where.partition(":")
     module = _import(name)
@@ -35,12 +35,12 @@ def load_app(where: str) -> HandlerRegistry:
     if not isinstance(found, HandlerRegistry) and callable(found):
         found = _call(found, where)
     if isinstance(found, HandlerRegistry):
-        if len(found) == 0:  # such a worker would fail every job that it fetches
+        if len(found) == 0:  # a worker with it would fail every job that it fetches
             msg = f"{where} has no handlers: expected at least one"
             raise ConfigurationError(msg)
         return found
     if inspect.iscoroutine(found):
-        found.close()  # or Python would warn that nobody awaited it
+        found.close()  # otherwise Python warns that it was never awaited
     msg = f"{where} is {_article(found)}: expected a HandlerRegistry or a function that returns one"
     raise ConfigurationError(msg + _candidates(module))
 
@@ -84,7 +84,7 @@ def _missing(module: ModuleType, attribute: str) -> str:
 
 
 def _candidates(module: ModuleType) -> str:
-    """Return the registries of a module as the end of a message, or nothing."""
+    """Return the end of a message that lists a module's registries; empty if it has none."""
     names = [name for name, value in vars(module).items() if isinstance(value, HandlerRegistry)]
     if not names:
         return ""
@@ -92,7 +92,7 @@ def _candidates(module: ModuleType) -> str:
 
 
 def _own_failure(what: str, error: BaseException) -> ConfigurationError:
-    """Return an error that shows the traceback from the user's own code on."""
+    """Return an error with the traceback, which starts in the application's own code."""
     trace = error.__traceback__
     while trace is not None and _is_machinery(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next

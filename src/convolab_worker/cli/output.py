@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def result(text: str) -> None:
     """Write a result to standard output, with a line break.
 
-    A reader that has gone away (``| head``) is not an error: the command did its work.
+    A reader that has closed the pipe (``| head``) is not an error: the command did its work.
     """
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more at its exit: into nothing, so that it does not complain.
+        # Python flushes once more when it exits, and would report the closed pipe.
         _discard_output()
     except OSError as error:
         _discard_output()
@@ -39,7 +39,7 @@ def _discard_output() -> None:
 
 
 def remark(text: str) -> None:
-    """Write a remark to standard error, with a line break; lost if nobody can read it."""
+    """Write a remark to standard error, with a line break; ignore a stream that is closed."""
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
@@ -48,7 +48,7 @@ def remark(text: str) -> None:
 
 
 def as_json(value: Any) -> str:
-    """Write a value as one line of JSON that standard output can encode."""
+    """Return a value as one line of JSON that standard output can encode."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -58,13 +58,12 @@ def as_json(value: Any) -> str:
 
 
 class Bar:
-    """How far a long piece of work has come, on standard error if that is a terminal."""
+    """Shows the progress of long work on standard error, if that is a terminal."""
 
     _INTERVAL_SECONDS = 0.1
     _WIDTH = 30
 
     def __init__(self, what: str, total: int) -> None:
-        """Draw nothing yet."""
         self._what = what
         self._total = total
         self._done = 0
@@ -72,7 +71,7 @@ class Bar:
         self._visible = sys.stderr.isatty()
 
     def step(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Add to what is done, and draw the bar if it is time."""
         self._done += count
         if self._visible and time.monotonic() - self._drawn_at >= self._INTERVAL_SECONDS:
             self._drawn_at = time.monotonic()
@@ -82,26 +81,27 @@ class Bar:
         total = max(self._total, self._done, 1)
         full = self._WIDTH * self._done // total
         line = f"{'#' * full}{'.' * (self._WIDTH - full)} {self._done:,} of {total:,}"
+        self._write(f"\r{self._what} {line}\x1b[K")
+
+    @staticmethod
+    def _write(text: str) -> None:
         with suppress(OSError):
-            sys.stderr.write(f"\r{self._what} {line}\x1b[K")
+            sys.stderr.write(text)
             sys.stderr.flush()
 
     def __enter__(self) -> Self:
-        """Begin."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wipe the bar away: what was done is said in words."""
+        """Remove the bar; the command says in words what was done."""
         if self._visible and self._done:
-            with suppress(OSError):
-                sys.stderr.write("\r\x1b[K")
-                sys.stderr.flush()
+            self._write("\r\x1b[K")
 
 
 def table(rows: Sequence[Sequence[object]], *, right: bool = False) -> str:
-    """Align rows in columns: numbers to the right, the rest to the left.
+    """Align rows in columns: whole numbers to the right, the rest to the left.
 
-    With ``right``, all columns but the first go to the right.
+    With ``right``, all columns but the first are aligned to the right.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -120,7 +120,7 @@ def table(rows: Sequence[Sequence[object]], *, right: bool = False) -> str:
 
 
 def described(fields: Mapping[str, Any]) -> str:
-    """Write fields below each other, those that are unset left out."""
+    """Return fields below each other, without those that are None."""
     rows = [
         [name, value if isinstance(value, str) else as_json(value)]
         for name, value in fields.items()

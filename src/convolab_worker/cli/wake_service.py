@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
 
 WAKE_SECONDS = 15.0
-"""A service that starts from nothing may take this long to answer its first request."""
+"""A service that starts from zero instances may take this long to answer its first request."""
 
 
-async def awake(settings: Settings, what: str) -> None:
-    """Wake the service, if there is one to wake; ``what`` is done, and was not heard of, if so."""
+async def wake_service(settings: Settings, done: str) -> None:
+    """Wake the worker service if its address is set, and say on standard error if that fails.
+
+    ``done`` says what the command did before: it starts that sentence.
+    """
     if settings.wake_url is None:
         return
     from convolab_worker.client.waker import Waker
@@ -23,6 +26,6 @@ async def awake(settings: Settings, what: str) -> None:
     try:
         waker.wake()
         if not await waker.heard(WAKE_SECONDS):
-            remark(f"{what}, but the worker service was not waked for it")
+            remark(f"{done}, but the worker service was not woken")
     finally:
         await waker.close()

@@ -1,1 +1,4 @@
-"""Turns JSON into checked Python values and results into JSON. Never does I/O."""
+"""JSON in and out: reads and checks the data of jobs, and writes results.
+
+It never does I/O.
+"""

@@ -71,7 +71,7 @@ def _encoded(value: Any, what: str) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Say whether json writes a value as it is meant; text and floats are checked when written.
+    """Return whether json writes a value as it is meant; text and floats are checked afterwards.
 
     These are loops and not all(...), since this runs for every result and a generator doubles
     its cost.
@@ -132,7 +132,7 @@ def _plain(value: Any, path: str, around: set[int]) -> Any:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Say whether a part is written as it is; then its path, which costs most, is not needed."""
+    """Return whether a part needs no check and so no path, which is what costs most."""
     kind = type(value)
     if kind is str:
         return bool(value.isascii())

@@ -1,4 +1,4 @@
-"""What tests of handlers need: one handler without Redis, or a worker on a private server.
+"""Helpers for tests of handlers: one handler without Redis, or a worker on a private server.
 
 pytest finds the fixtures ``convolab_server`` and ``convolab_worker`` by itself.
 """

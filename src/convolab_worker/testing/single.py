@@ -1,4 +1,4 @@
-"""One handler run as a worker runs it, without a worker and without Redis."""
+"""Runs one handler as a worker runs it, without a worker and without Redis."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ _FROM_LIFESPAN = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerRun:
-    """What came of one run of a handler.
+    """The result of one run of a handler.
 
-    ``outcome`` is the worker's word for it: ``completed``, ``failed`` (for good), ``retried`` (an
+    ``outcome`` is what the worker calls it: ``completed``, ``failed`` (for good), ``retried`` (an
     attempt failed and another follows), ``postponed`` or ``waiting_children``. ``progress`` and
-    ``logs`` are what the handler reported, in order; ``retry_in`` is seconds, where the job is to
-    run again; ``children`` are those it asked for; ``reason`` and ``error`` say why it failed.
+    ``logs`` are what the handler reported, in order. ``retry_in`` is the seconds until the job
+    runs again, if it does. ``children`` are those that the handler asked for. ``reason`` and
+    ``error`` say why it failed.
     """
 
     outcome: str
@@ -52,7 +53,7 @@ class HandlerRun:
 
     @property
     def result(self) -> Any:
-        """The result as a reader of the job gets it; AssertionError if there is none."""
+        """The result as it is read from the job. Raises AssertionError if there is none."""
         if self.returned is None:
             msg = f"the handler gave no result: {self._instead()}"
             raise AssertionError(msg)
@@ -84,12 +85,14 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
 ) -> HandlerRun:
     """Run the handler of ``name`` once, as a worker does: validation, middleware, time-out.
 
-    The registry's lifespans are opened and closed around it, unless ``resources`` stands in for
-    what they give. ``attempt`` of ``attempts`` is what the job says of itself (``attempts`` and
-    ``backoff`` as for ``JobClient.enqueue``); ``children_results`` and ``children_failures`` are
-    those of the parts that have ended. Raises what the attempt fails with, as it was raised:
-    an exception of the handler or of a middleware, InvalidPayload, InvalidResult, JobTimeout,
-    HandlerNotFound; with ``raises=False`` that is ``reason`` and ``error`` of what is returned.
+    The registry's lifespans are opened before and closed afterwards, unless ``resources`` is
+    given: the handler then gets that. The job says that this is its ``attempt`` of ``attempts``;
+    ``attempts`` and ``backoff`` are as for ``JobClient.enqueue``. ``children_results`` and
+    ``children_failures`` are those of the children that have ended.
+
+    Raises what the attempt fails with: an exception of the handler or of a middleware,
+    InvalidPayload, InvalidResult, JobTimeout, HandlerNotFound. With ``raises=False`` the returned
+    object has it as ``reason`` and ``error``.
     """
     settings = settings or Settings()
     recorder = _Recorder(children_results or {}, children_failures or {})
@@ -126,26 +129,26 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
 def _told(outcome: Outcome, job: ActiveJob, recorder: _Recorder, *, raises: bool) -> HandlerRun:
     if raises and isinstance(outcome, Failed):
         _raise(outcome, job)
-    came: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     match outcome:
         case Failed():
-            came = {
+            fields = {
                 "reason": outcome.reason, "error": outcome.error, "retry_in": outcome.retry_in
             }  # fmt: skip
         case Postponed():
-            came = {"retry_in": outcome.delay}
+            fields = {"retry_in": outcome.delay}
         case AwaitsChildren():
-            came = {"children": outcome.children}
+            fields = {"children": outcome.children}
         case Completed():
-            came = {"returned": outcome.value}
+            fields = {"returned": outcome.value}
     return HandlerRun(
-        outcome=label(outcome), progress=recorder.reported, logs=recorder.rows, **came
+        outcome=label(outcome), progress=recorder.reported, logs=recorder.rows, **fields
     )
 
 
 def _raise(failed: Failed, job: ActiveJob) -> None:
     error = failed.error
-    if not isinstance(error, Exception):  # SystemExit, CancelledError: not to end the test with
+    if not isinstance(error, Exception):  # SystemExit or CancelledError would end the test run
         raise JobFailed(job.id, failed.reason) from error
     if failed.reason not in str(error):
         error.add_note(f"the job's reason: {failed.reason}")
@@ -153,7 +156,7 @@ def _raise(failed: Failed, job: ActiveJob) -> None:
 
 
 def _settled(outcome: Outcome, job: ActiveJob, recorder: _Recorder) -> Outcome:
-    """Refuse, as a worker does, children that have all ended."""
+    """Turn a wait for children that have all ended into a failure, as a worker does."""
     ended = recorder.ended
     if isinstance(outcome, AwaitsChildren) and ended:
         try:
@@ -164,7 +167,7 @@ def _settled(outcome: Outcome, job: ActiveJob, recorder: _Recorder) -> Outcome:
 
 
 def _queue_of(handlers: HandlerRegistry, name: str, settings: Settings) -> str:
-    """The queue that the handler of this name is bound to, or the settings' first."""
+    """Return the queue that the handler of this name is bound to, or the settings' first."""
     bound = {handler.queue for handler in handlers if name in handler.names} - {None}
     if len(bound) > 1:
         names = ", ".join(sorted(queue or "" for queue in bound))

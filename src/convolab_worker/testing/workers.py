@@ -1,4 +1,4 @@
-"""A real worker and client on a private server, for one test; and what was enqueued there."""
+"""Runs a real worker and client on a private server for one test, and reads what was enqueued."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOOK_SECONDS = 0.01
 _EMPTY_LOOKS = 2
 _ANYTHING = object()
 _PENDING = ("waiting", "prioritized", "active", "waiting-children")
-# The workers of the tests that run just now; the functions without a worker mean the newest.
+# The workers of the tests that are running. drained() and assert_enqueued() mean the newest.
 _current: list[RunningWorker] = []
 
 
@@ -47,7 +47,7 @@ class EnqueuedJob:
 class RunningWorker:
     """A worker with its client, under a key prefix of its own; ``worker`` is None without handlers.
 
-    ``settings`` are for the code under test, which may make clients of its own with them.
+    The code under test can make its own clients with ``settings``.
     """
 
     settings: Settings
@@ -57,7 +57,7 @@ class RunningWorker:
     async def run(
         self, name: str, data: Any = None, *, timeout: float = 10.0, **options: Any
     ) -> Any:
-        """Enqueue a job, wait for its end, and give its result. Raises JobFailed, TimeoutError."""
+        """Enqueue a job and return its result when it has ended. Raises JobFailed, TimeoutError."""
         job_id = await self.client.enqueue(name, data, **options)
         return await self.client.result(job_id, timeout, options.get("queue"))
 
@@ -71,8 +71,8 @@ class RunningWorker:
         looks = 0
         try:
             async with asyncio.timeout(timeout):
-                # Twice in a row: a job may change its state between two counts of one look. Other
-                # processes may have a part in it, so no event of ours tells the end.
+                # Twice in a row, since a job may change its state between the counts of two states.
+                # Other processes may work on it too, so no event in this process marks the end.
                 while looks < _EMPTY_LOOKS:
                     left = self._left(await self.client.counts(), states)
                     looks = 0 if left else looks + 1
@@ -92,15 +92,15 @@ class RunningWorker:
 
     @property
     def enqueued(self) -> list[EnqueuedJob]:
-        """Every job that was added to the settings' queues, by whomever, in order."""
-        # In a thread with a loop of its own: tests ask without `await`, and from plain functions.
+        """Every job that anybody has added to the settings' queues, in order."""
+        # In a thread with its own loop, so that tests can ask without `await`.
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(asyncio.run, _added(self.settings)).result()
 
     def assert_enqueued(
         self, name: str, *, data: Any = _ANYTHING, queue: str | None = None
     ) -> EnqueuedJob:
-        """The first job of that name, data and queue that was added; AssertionError without one."""
+        """Return the first job of that name, data and queue. Raises AssertionError without one."""
         wanted = data if data is _ANYTHING else _as_read(data)
         jobs = self.enqueued
         for job in jobs:
@@ -118,9 +118,9 @@ class RunningWorker:
 async def running_worker(
     handlers: HandlerRegistry | None, redis_url: str, **overrides: Any
 ) -> AsyncIterator[RunningWorker]:
-    """Run a worker for a test; without ``handlers`` nothing is run, and jobs stay where they are.
+    """Run a worker for a test; without ``handlers`` no job runs.
 
-    Its queues are those that handlers are bound to and ``convolab``; ``overrides`` are settings.
+    Its queues are ``convolab`` and those that handlers are bound to; ``overrides`` are settings.
     """
     bound = {handler.queue for handler in handlers or () if handler.queue is not None}
     defaults: dict[str, Any] = {
@@ -144,10 +144,11 @@ async def running_worker(
 
 
 def worker_fixture(handlers: HandlerRegistry | None = None, **overrides: Any) -> Any:
-    """Make a pytest fixture: a RunningWorker with these handlers, for each test that asks for it.
+    """Return a pytest fixture: a RunningWorker with these handlers, for each test that asks for it.
 
-    ``worker = worker_fixture(handlers)`` in a test module or conftest.py. For pytest-asyncio; with
-    another plugin use the fixture ``convolab_worker``. Raises ConfigurationError without it.
+    Write ``worker = worker_fixture(handlers)`` in a test module or conftest.py. It needs
+    pytest-asyncio, and raises ConfigurationError without it; with another plugin, use the fixture
+    ``convolab_worker``.
     """
     try:
         import pytest_asyncio
@@ -179,12 +180,12 @@ async def drained(timeout: float = 10.0, *, delayed: bool = False) -> None:
 
 
 def assert_enqueued(name: str, *, data: Any = _ANYTHING, queue: str | None = None) -> EnqueuedJob:
-    """Find a job that was enqueued in the test; see ``RunningWorker.assert_enqueued``."""
+    """Return a job that was enqueued in the test; see ``RunningWorker.assert_enqueued``."""
     return _newest("assert_enqueued()").assert_enqueued(name, data=data, queue=queue)
 
 
 async def _added(settings: Settings) -> list[EnqueuedJob]:
-    """Read the jobs off the queues' event streams."""
+    """Read the jobs from the queues' event streams."""
     connection = Connection(
         Address.parse(settings.redis_url),
         timeout=settings.command_timeout,
@@ -214,8 +215,8 @@ def _added_at(entry: tuple[bytes, EnqueuedJob]) -> tuple[int, ...]:
 
 
 def _as_read(data: Any) -> Any:
-    """Data as it comes back from Redis; what has an equality of its own (``ANY``) stays."""
+    """Return data as it comes back from Redis; an object that compares itself (``ANY``) stays."""
     try:
         return json.loads(encode_json(data, "data"))
-    except Exception:  # noqa: BLE001 - not JSON: compared as it is
+    except Exception:  # noqa: BLE001 - it is not JSON, and is compared as it is
         return data

@@ -1,1 +1,1 @@
-"""One module for each command. Never imported before its command runs."""
+"""One module or folder for each command. Each imports what is slow to import when it runs."""

@@ -1,54 +1,89 @@
-"""``migrate``: jobs from queues to another one, counted first and moved when told to."""
+"""``migrate``: moves jobs from queues to another one; without ``--yes`` it only counts them."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli.app_loader import load_app
+from convolab_worker.cli.flags import (
+    CONNECTING,
+    add_setting,
+    add_settings,
+    settings_of,
+)
 from convolab_worker.cli.output import Bar, as_json, remark, result, table
-from convolab_worker.cli.wake_service import awake
-from convolab_worker.client.jobs import MOVED, STATES, Account, Mover
-from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
+    from collections.abc import Iterator, Sequence
 
+    from convolab_worker.cli.flags import Parser
+    from convolab_worker.client.jobs import Account
     from convolab_worker.settings import Settings
 
 
-def migrate(
-    settings: Settings, destination: str, states: Sequence[str], *, execute: bool, as_lines: bool
-) -> int:
-    """Move the settings' queues' jobs to ``destination``, or tell what would be moved."""
-    configure_logging(settings.log_level, settings.log_format)
-    settings.replace(queues=(destination,))  # which raises for a name that can't be
-    if destination in settings.queues:
-        msg = f"--to {destination}: expected a queue that is not among those of --from"
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
+    add_setting(command, "queues", "--from", "--queue")
+    command.add_argument(
+        "--to", dest="destination", metavar="NAME", required=True, help="the queue they go to"
+    )
+    command.add_argument(
+        "--state",
+        dest="states",
+        metavar="STATE",
+        action="append",
+        default=[],
+        help="only those in this state: wait, prioritized, delayed or failed",
+    )
+    command.add_argument("--yes", action="store_true", help="move them")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_settings(command, "app", *(name for name in CONNECTING if name != "queues"))
+
+
+def main(given: argparse.Namespace) -> int:
+    """Move the queues' jobs to ``--to``, or list those that would move."""
+    if given.queues is None:
+        msg = "nothing to move: expected --from QUEUE, once or more often"
         raise ConfigurationError(msg)
-    unknown = [state for state in states if state not in STATES]
-    if unknown:
-        msg = f"--state {unknown[0]}: expected one of {', '.join(STATES)}"
-        raise ConfigurationError(msg)
-    account = Account()
+    settings = settings_of(given)
+    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.wake_service import wake_service
+    from convolab_worker.client.jobs import Account
+
+    destination, account = given.destination, Account()
+    states = _checked_states(settings, given)
     try:
-        asyncio.run(_migrate(settings, destination, states or STATES, account, execute=execute))
+        run_client(settings, _migrate(settings, destination, states, account, execute=given.yes))
     except KeyboardInterrupt:
         remark(
-            f"stopped: at least {account.moved} jobs were moved, each of them whole; run it again"
+            f"stopped: at least {account.moved} jobs were moved, each of them completely; "
+            "run it again"
         )
         raise
     finally:  # also for the jobs before one that could not be moved
-        if execute and account.moved:
-            asyncio.run(awake(settings, "the jobs were moved"))
-    _tell(account, destination, execute=execute, as_lines=as_lines)
+        if given.yes and account.moved:
+            run_client(settings, wake_service(settings, "the jobs were moved"))
+    _print(account, destination, execute=given.yes, as_lines=given.json)
     if settings.app is not None:
         _warn_of_handlers(settings.app, destination, account)
     return 0
+
+
+def _checked_states(settings: Settings, given: argparse.Namespace) -> Sequence[str]:
+    """Return the states to move, after checking them and the destination."""
+    from convolab_worker.client.jobs import STATES
+
+    settings.replace(queues=(given.destination,))  # raises for a name that BullMQ forbids
+    if given.destination in settings.queues:
+        msg = f"--to {given.destination}: expected a queue that is not among those of --from"
+        raise ConfigurationError(msg)
+    states = [state.strip() for states in given.states for state in states.split(",")]
+    for state in states:
+        if state not in STATES:
+            msg = f"--state {state}: expected one of {', '.join(STATES)}"
+            raise ConfigurationError(msg)
+    return states or STATES
 
 
 async def _migrate(
@@ -59,13 +94,10 @@ async def _migrate(
     *,
     execute: bool,
 ) -> None:
-    connection = Connection(
-        Address.parse(settings.redis_url),
-        timeout=settings.command_timeout,
-        counter=CommandCounter(),
-    )
-    await connection.open()
-    try:
+    from convolab_worker.cli.process import connected
+    from convolab_worker.client.jobs import Mover
+
+    async with connected(settings) as connection:
         mover = Mover(
             connection,
             prefix=settings.prefix,
@@ -78,48 +110,45 @@ async def _migrate(
             async for step in mover.steps():
                 account.add(step)
                 bar.step()
-    finally:
-        await connection.close()
 
 
-def _tell(account: Account, destination: str, *, execute: bool, as_lines: bool) -> None:
+def _print(account: Account, destination: str, *, execute: bool, as_lines: bool) -> None:
     rows = [
         {"queue": queue, "state": state, "name": name, "jobs": count, "outcome": outcome}
         for (queue, state, name, outcome), count in sorted(account.jobs.items())
     ]
     if as_lines:
-        told: dict[str, Any] = {"executed": execute, "to": destination, "renamed": account.renamed}
-        result(as_json({**told, "moved": account.moved if execute else 0, "jobs": rows}))
+        head: dict[str, Any] = {"executed": execute, "to": destination, "renamed": account.renamed}
+        result(as_json({**head, "moved": account.moved if execute else 0, "jobs": rows}))
         return
     if not rows:
         result("there is no job to move")
         return
-    result(table([["queue", "state", "name", "jobs", "outcome"], *map(_row(execute), rows)]))
+    for row in rows:
+        row["outcome"] = _in_words(str(row["outcome"]), execute=execute)
+    result(table([[*rows[0]], *([*row.values()] for row in rows)]))
     if account.renamed:
         result(
             f"{account.renamed} {'got' if execute else 'would get'} the id QUEUE-ID, "
-            f"since theirs is taken on {destination}"
+            f"since their own is in use on {destination}"
         )
     if not execute:
         result(f"nothing was moved: with --yes, {account.moved} jobs go to {destination}")
 
 
-def _row(execute: bool) -> Any:  # noqa: FBT001 - made for map
-    def row(told: dict[str, Any]) -> list[Any]:
-        outcome = told["outcome"]
-        if outcome != MOVED:
-            outcome = f"stays: {outcome}"
-        elif not execute:
-            outcome = "would move"
-        return [told["queue"], told["state"], told["name"], told["jobs"], outcome]
+def _in_words(outcome: str, *, execute: bool) -> str:
+    from convolab_worker.client.jobs import MOVED
 
-    return row
+    if outcome != MOVED:
+        return f"stays: {outcome}"
+    return outcome if execute else "would move"
 
 
 def _warn_of_handlers(app: str, destination: str, account: Account) -> None:
-    """Say which jobs would fail in the new queue, or run with another handler than in the old."""
-    handlers = load_app(app)
-    moved = {(name, queue) for (queue, _, name, outcome) in account.jobs if outcome == MOVED}
+    """Say which jobs would fail on the new queue, and which would run with another handler."""
+    from convolab_worker.cli.app_loader import load_app
+
+    handlers, moved = load_app(app), set(_moved(account))
     for name in sorted({name for name, _ in moved}):
         if handlers.find(destination, name) is None:
             remark(f"{app} has no handler for {name!r} on {destination}: those jobs would fail")
@@ -130,3 +159,12 @@ def _warn_of_handlers(app: str, destination: str, account: Account) -> None:
                 f"{name!r} means {before.place} on {queue}, and {after.place} on {destination}: "
                 "the jobs that move would run with the latter"
             )
+
+
+def _moved(account: Account) -> Iterator[tuple[str, str]]:
+    """Yield the names of jobs that move, each with the queue it comes from."""
+    from convolab_worker.client.jobs import MOVED
+
+    for queue, _, name, outcome in account.jobs:
+        if outcome == MOVED:
+            yield name, queue

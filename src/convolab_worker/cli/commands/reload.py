@@ -1,9 +1,9 @@
 """``run --reload``: a worker in a process of its own, started again when its sources change.
 
 working -- a source changes -->    stopping   (SIGTERM: running jobs finish, or go back)
-working -- it ends by itself -->   ended      (an error in its code: it was said)
+working -- it ends by itself -->   ended      (its code has an error, which it has logged)
 stopping, ended -- a change -->    working
-any     -- SIGINT, SIGTERM -->     passed on; with the worker's end this process ends
+any     -- SIGINT, SIGTERM -->     passed on; this process ends when the worker has ended
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli.commands.run import private_server
 from convolab_worker.cli.output import remark
+from convolab_worker.cli.process import private_server
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
     from convolab_worker.settings import Settings
 
-# What a worker gets over its grace before it is killed; its jobs are found by their locks.
-_PATIENCE_SECONDS = 5.0
-# How soon the end of a worker is noticed; changes and signals are at once.
-_LOOK_MILLISECONDS = 500
-_SHOWN = 3
+# How long a worker may take beyond its grace before it is killed. Its jobs then run again when
+# their locks have expired.
+_EXTRA_SECONDS = 5.0
+# How soon the end of a worker is noticed. Changes and signals are noticed at once.
+_POLL_MILLISECONDS = 500
+_MOST_NAMES = 3
 
 
-def run(arguments: Sequence[str], settings: Settings, *, embedded: bool) -> int:
+def reload(arguments: Sequence[str], settings: Settings, *, embedded: bool) -> int:
     """Run ``run`` with the same ``arguments``, again after each change of a Python file below here.
 
     A private server outlives the restarts. Raises ConfigurationError without watchfiles.
@@ -48,37 +49,38 @@ def run(arguments: Sequence[str], settings: Settings, *, embedded: bool) -> int:
         command = [argument for argument in arguments if argument not in own]
         if embedded:
             command += ["--redis-url", reachable.redis_url]
-        reloading = _Reloading(command, settings.shutdown_grace + _PATIENCE_SECONDS)
+        reloader = _Reloader(command, settings.shutdown_grace + _EXTRA_SECONDS)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, reloading.republish_marker)
-        return reloading.run(
+            signal.signal(number, reloader.on_signal)
+        return reloader.run(
             watchfiles.watch(
                 Path.cwd(),
                 watch_filter=watchfiles.PythonFilter(),
-                stop_event=reloading.stopping,
-                rust_timeout=_LOOK_MILLISECONDS,
+                stop_event=reloader.stopping,
+                rust_timeout=_POLL_MILLISECONDS,
                 yield_on_timeout=True,
             )
         )
 
 
-class _Reloading:
-    """The worker of the moment, and what is done to it."""
+class _Reloader:
+    """Starts a worker process, and stops and starts it again at each change."""
 
-    def __init__(self, command: list[str], patience: float) -> None:
+    def __init__(self, command: list[str], stop_seconds: float) -> None:
         self._command = [sys.executable, "-m", "convolab_worker", *command]
-        self._patience = patience
+        self._stop_seconds = stop_seconds
         self._worker: subprocess.Popen[bytes] | None = None
         self.stopping = threading.Event()
 
     def run(self, changes: Iterator[set[tuple[Any, str]]]) -> int:
-        """Go on until a signal; the exit code of the worker that it ended."""
+        """Keep a worker running until a signal; return the exit code of the last worker."""
         self._start()
         for change in changes:
             if change:
                 names = sorted({os.path.relpath(path) for _, path in change})
-                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-                remark(f"reload: {', '.join(names[:_SHOWN])}{more} changed")
+                hidden = len(names) - _MOST_NAMES
+                more = f" and {hidden} more" if hidden > 0 else ""
+                remark(f"reload: {', '.join(names[:_MOST_NAMES])}{more} changed")
                 self._end()
                 if not self.stopping.is_set():
                     self._start()
@@ -89,31 +91,31 @@ class _Reloading:
     def _start(self) -> None:
         self._worker = subprocess.Popen(  # noqa: S603 - our own program, with the arguments that it was given
             self._command,
-            # Bytecode is told from stale by whole seconds: too coarse for a file just edited.
+            # Python compares the age of bytecode in whole seconds, which misses quick edits.
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
             # Ctrl-C reaches this process alone, which passes it on: once, not twice.
             process_group=0,
         )
-        if self.stopping.is_set():  # the signal came while there was nobody to pass it on to
+        if self.stopping.is_set():  # the signal came before there was a worker to pass it on to
             self._worker.terminate()
 
     def _end(self) -> int:
-        """Stop the worker if it runs; 0 if there is none."""
+        """Stop the worker and return its exit code; 0 if there is no worker."""
         worker = self._worker
         if worker is None:
             return 0
         if not self.stopping.is_set() and worker.poll() is None:
             worker.terminate()
         try:
-            code = worker.wait(self._patience)
+            code = worker.wait(self._stop_seconds)
         except subprocess.TimeoutExpired:
             worker.kill()
             code = worker.wait()
         self._worker = None
         return code if code >= 0 else 128 - code
 
-    def republish_marker(self, number: int, _frame: FrameType | None) -> None:
-        """A signal to this process is for the worker; then this process ends too."""
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Pass a signal on to the worker, and end this process after it."""
         self.stopping.set()
         if self._worker is not None:
             self._worker.send_signal(number)

@@ -1,101 +1,101 @@
-"""``run`` and ``drain``: handlers from an application, at work."""
+"""``run``: works until a signal says stop; with ``--wake``, behind the wake server."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.app_loader import load_app
-from convolab_worker.cli.leaving import leave
-from convolab_worker.cli.looping import run_in_loop
-from convolab_worker.cli.output import as_json, remark, result
-from convolab_worker.cli.signals import StopOnSignals
-from convolab_worker.client.client import JobClient
+from convolab_worker.cli.commands import drain
+from convolab_worker.cli.flags import add_settings, settings_of
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.telemetry.logging import configure_logging
-from convolab_worker.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import argparse
+    from collections.abc import Awaitable, Callable
 
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
+    from convolab_worker.worker.worker import Worker
 
 
-def run(settings: Settings, *, embedded: bool) -> int:
-    """Work until a signal says stop; 0 after a clean stop."""
-    handlers = _prepare(settings)
-    with private_server(settings, embedded=embedded) as reachable:
-        return run_in_loop(_run(handlers, reachable))
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
+    command.add_argument(
+        "--wake", action="store_true", help="also serve /wake, /health, /ready and /metrics"
+    )
+    command.add_argument(
+        "--insecure",
+        action="store_true",
+        help="with --wake: anybody who can reach the port may call, without a token",
+    )
+    command.add_argument("--burst", action="store_true", help="the same as the command drain")
+    command.add_argument(
+        "--reload", action="store_true", help="start again when a Python file below here changes"
+    )
+    drain.add_flags(command)
+    add_settings(command, "idle_min", "idle_max", "port")
 
 
-def serve(settings: Settings, *, embedded: bool, insecure: bool) -> int:
-    """Work as ``run`` does, with the wake server in front."""
-    if settings.wake_mode == "auto":
-        mode = "background" if settings.k_service is None else "held"
-        settings = settings.replace(wake_mode=mode)
-    handlers = _prepare(settings)
-    with private_server(settings, embedded=embedded) as reachable:
-        return run_in_loop(_serve(handlers, reachable, insecure=insecure))
-
-
-def drain(settings: Settings, *, budget: float | None, embedded: bool) -> int:
-    """Work until nothing is left or the budget is over; 1 if a job failed for good."""
-    handlers = _prepare(settings)
-    with private_server(settings, embedded=embedded) as reachable:
-        return run_in_loop(_drain(handlers, reachable, budget))
-
-
-def _prepare(settings: Settings) -> HandlerRegistry:
-    configure_logging(settings.log_level, settings.log_format)
-    if settings.app is None:
-        msg = "no handlers: expected --app MODULE:REGISTRY or the variable CONVOLAB_APP"
+def main(given: argparse.Namespace) -> int:
+    """Work until a signal says stop; return 0 after a clean stop."""
+    if given.burst:
+        for flag in ("wake", "reload"):
+            if getattr(given, flag):
+                msg = f"--{flag} is for a worker that goes on: expected it without --burst"
+                raise ConfigurationError(msg)
+        return drain.main(given)
+    if given.budget is not None:
+        msg = "--budget is for a drain: expected --burst with it"
         raise ConfigurationError(msg)
-    return load_app(settings.app)
+    settings = settings_of(given)
+    if given.reload:
+        from convolab_worker.cli.commands.reload import reload
+
+        return reload(given.arguments, settings, embedded=given.embedded)
+    if given.wake:
+        return _work(_with_mode(settings), _serve(insecure=given.insecure), given)
+    _expect_no_wake_flags(given, settings)
+    return _work(settings, _run, given)
 
 
-@contextmanager
-def private_server(settings: Settings, *, embedded: bool) -> Iterator[Settings]:
-    """Yield the settings, those of a private server where one is asked for."""
-    if not embedded:
-        yield settings
-        return
-    from convolab_worker.embedded import EmbeddedServer
+def _work(
+    settings: Settings, work: Callable[[Worker], Awaitable[int]], given: argparse.Namespace
+) -> int:
+    from convolab_worker.cli.process import prepared, run_worker
 
-    with EmbeddedServer() as server:
-        remark(f"embedded server: {server.url}")
-        yield settings.replace(redis_url=server.url)
+    with prepared(settings, embedded=given.embedded) as (handlers, reachable):
+        return run_worker(handlers, reachable, work)
 
 
-async def _run(handlers: HandlerRegistry, settings: Settings) -> int:
-    worker = Worker(handlers, settings)
-    stopping = StopOnSignals(worker)
-    stopping.install()
+async def _run(worker: Worker) -> int:
     await worker.run()
-    await stopping.settled()
-    return await leave(0)
+    return 0
 
 
-async def _serve(handlers: HandlerRegistry, settings: Settings, *, insecure: bool) -> int:
-    from convolab_worker.server.server import WakeServer
+def _serve(*, insecure: bool) -> Callable[[Worker], Awaitable[int]]:
+    async def serve(worker: Worker) -> int:
+        from convolab_worker.server.server import WakeServer
 
-    worker = Worker(handlers, settings)
-    stopping = StopOnSignals(worker)
-    stopping.install()
-    async with WakeServer(worker, insecure=insecure):
-        await worker.run()
-        await stopping.settled()
-    return await leave(0)
+        async with WakeServer(worker, insecure=insecure):
+            return await _run(worker)
+
+    return serve
 
 
-async def _drain(handlers: HandlerRegistry, settings: Settings, budget: float | None) -> int:
-    async with JobClient(settings):  # a worker waits for a server that is away; a drain is to end
-        pass
-    worker = Worker(handlers, settings)
-    stopping = StopOnSignals(worker)
-    stopping.install()
-    outcome = await worker.drain(budget=budget)
-    await stopping.settled()
-    result(as_json(asdict(outcome)))
-    return await leave(1 if outcome.failed else 0)
+def _with_mode(settings: Settings) -> Settings:
+    """Turn the wake mode ``auto`` into ``held`` on Cloud Run and into ``background`` elsewhere."""
+    if settings.wake_mode != "auto":
+        return settings
+    return settings.replace(wake_mode="background" if settings.k_service is None else "held")
+
+
+def _expect_no_wake_flags(given: argparse.Namespace, settings: Settings) -> None:
+    """Refuse what has no effect without the wake server."""
+    for name, is_given in (
+        ("--insecure", given.insecure),
+        ("--port", given.port is not None),
+        ("CONVOLAB_SLEEP_AFTER", settings.sleep_after is not None),
+        ("CONVOLAB_WAKE_MODE=held", settings.wake_mode == "held"),
+    ):
+        if is_given:
+            msg = f"{name} is for the wake server: expected --wake with it"
+            raise ConfigurationError(msg)

@@ -1,17 +1,17 @@
-"""What a payload must look like, compiled once into closures that check it.
+"""Checks payloads against annotations, which are compiled once into functions.
 
 The rules are the same whether or not msgspec or pydantic is installed:
 
 - Strict: text is never read as a number, a bool is not an int, null is only itself.
-- JSON has one number type: an int is taken for a float (and becomes one); a float
-  without a fraction within ±(2**53 - 1) is taken for an int (and becomes one).
+- JSON has one number type: where a float is expected, an int becomes a float; where an int is
+  expected, a float without a fraction within ±(2**53 - 1) becomes an int.
 - Fields that the annotation does not name are ignored, since producers add fields first;
   a TypedDict holds only the keys that it names.
 - datetime, date, time and UUID come from text (ISO 8601, or the UUID's usual form).
-- Of a union's members that take the value's kind of JSON, the first that fits is used;
+- Of a union's members that accept the value's kind of JSON, the first that fits is used;
   for a number, the member of exactly its type comes first.
-- The metadata of ``Annotated`` is not looked at. msgspec and pydantic types are checked
-  by their own libraries, with all that those declare.
+- The metadata of ``Annotated`` is ignored. msgspec and pydantic check their own types, with
+  everything that those declare.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = ["validator"]
 def validator(annotation: object) -> Callable[[Any], Any]:
     """Compile the annotation of a job's data into a function that checks and converts.
 
-    The function takes a value as JSON gives it and returns what the annotation names, or
-    raises InvalidPayload, which tells up to five problems, each with its path from ``data``.
-    An annotation that can't be checked raises ConfigurationError here, and names it.
+    The function gets a decoded JSON value and returns what the annotation names, or raises
+    InvalidPayload with up to five problems, each with its path from ``data``. Raises
+    ConfigurationError for an annotation that can't be checked.
     """
     try:
         check = compile_plan(annotation, "data", {}).check

@@ -1,7 +1,7 @@
-"""Annotations compiled into checks: unions, arrays, objects, dataclasses, TypedDicts.
+"""Compiles annotations into checks: unions, arrays, objects, dataclasses, TypedDicts.
 
-Every check returns the converted value, or Problems. Nothing is raised and no path is
-put together on the way of a payload that fits.
+Every check returns the converted value, or Problems. A payload that fits raises nothing and
+builds no path.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SUPPORTED = (
 )
 
 _Seen = dict[type, Plan]
-"""The classes being compiled, which may refer to themselves."""
+"""The classes that are being compiled; they may refer to themselves."""
 
 
 class _Field(NamedTuple):
@@ -82,7 +82,7 @@ def _class_plan(annotation: Any, origin: type, where: str, seen: _Seen) -> Plan 
 
 
 def _unwrapped(annotation: Any) -> Any:
-    """Strip what does not change the type: Annotated, Required, NewType, ``type`` aliases."""
+    """Remove what does not change the type: Annotated, Required, NewType, ``type`` aliases."""
     while True:
         if _is_wrapper(typing.get_origin(annotation)):
             annotation = typing.get_args(annotation)[0]
@@ -121,7 +121,7 @@ def _union(members: list[Plan]) -> Plan:
             failures.append(result)
         if all(failure[0][0] == "" for failure in failures):
             return unexpected(expected, value)
-        # Several kinds of object: tell what is wrong with the one that was meant, it seems.
+        # Several kinds of object fit the value's kind: report on the one that was probably meant.
         return min(failures, key=lambda failure: (failure.mistagged, len(failure)))
 
     return Plan(check, expected, frozenset().union(*(member.kinds for member in members)))
@@ -261,7 +261,7 @@ def _typed_dict_fields(cls: Any, seen: _Seen) -> list[_Field]:
 
 
 def _is_required(annotation: Any, *, by_class: bool) -> bool:
-    """Read Required and NotRequired here: where annotations are text, the class can't know."""
+    """Read Required and NotRequired here: a class whose annotations are text can't know them."""
     while _is_wrapper(origin := typing.get_origin(annotation)):
         if origin is Required or origin is NotRequired:
             return origin is Required
@@ -275,7 +275,7 @@ def _constructor(cls: Callable[..., Any]) -> Check:
             return cls(**found)
         except RecursionError:
             raise
-        except Exception as error:  # noqa: BLE001 - what __post_init__ refuses is refused
+        except Exception as error:  # noqa: BLE001 - __post_init__ may raise anything
             return refused(error)
 
     return construct

@@ -1,6 +1,7 @@
-"""msgspec.Struct and pydantic models: checked by their libraries, told in our words.
+"""Checks msgspec.Struct and pydantic models by their libraries, with messages in our words.
 
-Neither library is imported here: a type of theirs can only exist once theirs is.
+Neither library is imported here: a payload can only have one of their types if the application
+has imported the library.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _ABSENT = object()
 
 
 def model_check(annotation: Any, origin: type, where: str) -> Callable[[Any], Any] | None:
-    """Give the check of a msgspec or pydantic type, whose class is ``origin``; else None."""
+    """Return the check of a msgspec or pydantic type, whose class is ``origin``; else None."""
     struct = loaded("msgspec", "Struct")
     if struct is not None and issubclass(origin, struct):
         return _msgspec_check(annotation, where)
@@ -49,7 +50,7 @@ def _msgspec_check(annotation: Any, where: str) -> Callable[[Any], Any]:
             return _from_msgspec(error, value)
         except RecursionError:
             raise
-        except Exception as error:  # noqa: BLE001 - what __post_init__ refuses is refused
+        except Exception as error:  # noqa: BLE001 - __post_init__ may raise anything
             return refused(error)
 
     try:
@@ -62,7 +63,7 @@ def _msgspec_check(annotation: Any, where: str) -> Callable[[Any], Any]:
 
 
 def _from_msgspec(error: Exception, value: Any) -> Problems:
-    """Put msgspec's one problem in our words, the found value added where it can be seen."""
+    """Put msgspec's one problem into our words, and add the value where it can be found."""
     text, _, place = str(error).partition(" - at ")
     keys = [
         int(index) if index else name
@@ -91,7 +92,7 @@ def _at(value: Any, keys: list[Any]) -> Any:
 
 
 def _completed(model: Any, where: str) -> Any:
-    """Resolve what the model's class statement could not, at registration and not at a job."""
+    """Resolve at registration, not at the first job, what the class statement could not resolve."""
     if not model.__pydantic_complete__:
         names = enclosing_names(model.__qualname__, model.__module__)
         try:
@@ -114,14 +115,14 @@ def _pydantic_check(validate: Callable[[Any], Any]) -> Callable[[Any], Any]:
             )
         except RecursionError:
             raise
-        except Exception as error:  # noqa: BLE001 - what a field's validator refuses is refused
+        except Exception as error:  # noqa: BLE001 - a field's validator may raise anything
             return refused(error)
 
     return check
 
 
 def _from_pydantic(detail: dict[str, Any], value: Any) -> tuple[str, str]:
-    """Put one of pydantic's problems in our words."""
+    """Put one of pydantic's problems into our words."""
     kind, places = detail["type"], detail["loc"]
     path = ""
     for place in places:
@@ -130,7 +131,7 @@ def _from_pydantic(detail: dict[str, Any], value: Any) -> tuple[str, str]:
             path, value = path + step(place), value_there
         elif kind == "missing" and place is places[-1]:
             path += step(place)
-        # Anything else names a member of a union, which is no place in the data.
+        # Anything else names a member of a union, which is not a place in the data.
     if kind == "missing":
         return path, _MISSING
     if kind == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""What an annotation's text means, what a handler's first one says, how one is named."""
+"""Resolves annotations: those of a handler's job, of a class's fields, and their names."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
-    """Give the T of the ``Job[T]`` annotation of a handler's first parameter, or Any.
+    """Return the T of the ``Job[T]`` annotation of a handler's first parameter, or Any.
 
-    ``job_type`` is the class Job. An annotation that can't be resolved, one that is not a
-    Job, and a function without a positional parameter raise ConfigurationError.
+    ``job_type`` is the class Job. Raises ConfigurationError for an annotation that can't be
+    resolved or is not a Job, and for a function without a positional parameter.
     """
     name = getattr(function, "__qualname__", repr(function))
     try:
@@ -30,7 +30,7 @@ def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
         inspect.Parameter.KEYWORD_ONLY,
         inspect.Parameter.VAR_KEYWORD,
     ):
-        msg = f"{name}: expected a first parameter that takes the job, got none"
+        msg = f"{name}: expected a first parameter for the job, got none"
         raise ConfigurationError(msg)
     if parameters[0].annotation is inspect.Parameter.empty:
         return Any
@@ -52,7 +52,7 @@ def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
 
 
 def _resolved(annotation: Any, function: Any, job_type: type) -> Any:
-    """Resolve one annotation as the function's author meant it, the return type left alone."""
+    """Resolve one annotation in the function's names; the return type is left alone."""
     function = _underlying(function)
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     names = {
@@ -76,7 +76,7 @@ def _resolved(annotation: Any, function: Any, job_type: type) -> Any:
 
 
 def _underlying(function: Any) -> Any:
-    """Find the plain function in a method, a partial, a wrapper or a callable object."""
+    """Return the plain function in a method, a partial, a wrapper or a callable object."""
     while not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
         if isinstance(function, functools.partial):
             function = function.func
@@ -99,17 +99,17 @@ def _filled(cell: types.CellType) -> bool:
 
 
 def annotation_name(annotation: object) -> str:
-    """Write an annotation as its author would have."""
+    """Return an annotation as its author writes it."""
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__qualname__.rpartition(".<locals>.")[2]
     return str(annotation)
 
 
 def enclosing_names(qualname: str, module: str | None) -> dict[str, Any]:
-    """Give the local names of the running functions inside which ``qualname`` was defined.
+    """Return the local names of the running functions that enclose the definition of ``qualname``.
 
-    Text annotations are looked up in their module only; this finds the classes that a
-    test or a factory function has defined beside its handler.
+    Annotations that are text are looked up in their module only. This finds the classes that a
+    test or a factory function has defined next to its handler.
     """
     parts = qualname.split(".<locals>.")
     outer = {".<locals>.".join(parts[:end]) for end in range(1, len(parts))}
@@ -123,7 +123,7 @@ def enclosing_names(qualname: str, module: str | None) -> dict[str, Any]:
 
 
 def field_annotations(cls: type, where: str) -> dict[str, Any]:
-    """Give the resolved annotations of a class, or raise ConfigurationError."""
+    """Return the resolved annotations of a class. Raises ConfigurationError."""
     names = enclosing_names(cls.__qualname__, cls.__module__)
     if "<locals>" in cls.__qualname__:
         names.setdefault(cls.__name__, cls)
@@ -138,8 +138,8 @@ def field_annotations(cls: type, where: str) -> dict[str, Any]:
 
 
 def loaded(module: str, name: str) -> Any:
-    """Give a module's attribute if the module is imported, else None.
+    """Return a module's attribute if the module is imported, else None.
 
-    Who has a pydantic model has imported pydantic; who has none need not pay for it.
+    An application that has a pydantic model has imported pydantic, and no other has to.
     """
     return getattr(sys.modules.get(module), name, None)

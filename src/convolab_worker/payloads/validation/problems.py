@@ -1,4 +1,4 @@
-"""What is wrong with a value, where, and how that reads in a message."""
+"""Collects what is wrong with a value, and where, and writes the message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import reprlib
 
 MOST_PROBLEMS = 5
-"""How many problems one message tells; a further one is only hinted at."""
+"""How many problems one message has; it says that there are more, but not which."""
 
 _EXCERPT = 60
 _LONGEST_PATH = 200
@@ -20,62 +20,62 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = _EXCERPT
 class Problems(list[tuple[str, str]]):
     """Pairs of a path below the checked value and what is wrong there.
 
-    A check returns this in place of the checked value: no path is put together, and
-    nothing is raised, unless something is wrong.
+    A check returns this instead of the checked value, so that a value that fits builds no path
+    and raises nothing.
     """
 
     cause: BaseException | None = None
-    """What a constructor or validator of the user's raised, for the exception's ``from``."""
+    """What the user's constructor or validator raised, for the exception's ``from``."""
 
     mistagged = False
-    """A Literal differs, so in a union this was probably not the member that was meant."""
+    """A Literal differs, so in a union this is probably not the member that was meant."""
 
     def add(self, step: str, inner: Problems) -> None:
-        """Take over the problems of the part at ``step`` ('.name' or '[0]')."""
+        """Add the problems of the part at ``step`` ('.name' or '[0]')."""
         self.extend((step + path, text) for path, text in inner)
         self.cause = self.cause or inner.cause
         self.mistagged = self.mistagged or inner.mistagged
 
     @property
     def enough(self) -> bool:
-        """Whether looking further would add nothing to the message."""
+        """Whether further problems would add nothing to the message."""
         return len(self) > MOST_PROBLEMS
 
     def message(self, root: str) -> str:
-        """One line with all problems, the paths starting at ``root``."""
-        told = [f"{_short_path(root + path)}: {text}" for path, text in self[:MOST_PROBLEMS]]
+        """Return one line with all problems; their paths start at ``root``."""
+        shown = [f"{_short_path(root + path)}: {text}" for path, text in self[:MOST_PROBLEMS]]
         if self.enough:
-            told.append("and more")
-        return printable("; ".join(told))
+            shown.append("and more")
+        return printable("; ".join(shown))
 
 
 def unexpected(expected: str, value: object) -> Problems:
-    """Say that ``value`` is not what was expected."""
+    """Return the problem that ``value`` is not what was expected."""
     return Problems([("", f"expected {expected}, got {show(value)}")])
 
 
 def refused(error: Exception) -> Problems:
-    """Say that the user's own constructor or validator raised ``error``."""
+    """Return the problem that the user's own constructor or validator raised ``error``."""
     problems = Problems([("", f"{str(error)[:_LONGEST_TEXT]} ({type(error).__name__})")])
     problems.cause = error
     return problems
 
 
 def step(key: object) -> str:
-    """Write one step of a path: ``.name``, ``[0]``, or ``["two words"]``."""
+    """Return one step of a path: ``.name``, ``[0]``, or ``["two words"]``."""
     if not isinstance(key, str):
         return f"[{key}]"
     return f".{key}" if key.isidentifier() and len(key) <= _EXCERPT else f"[{quote(key)}]"
 
 
 def quote(text: str) -> str:
-    """Write text as a JSON string of at most about 60 characters."""
+    """Return text as a JSON string of at most about 60 characters."""
     quoted = json.dumps(text[:_EXCERPT], ensure_ascii=False)
     return quoted if len(text) <= _EXCERPT else quoted[:-1] + '…"'
 
 
 def show(value: object) -> str:
-    """Write a value in at most about 60 characters, with its type's name."""
+    """Return a value in at most about 60 characters, with its type's name."""
     if value is None:
         return "null"
     if isinstance(value, str):
@@ -88,7 +88,7 @@ def show(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Make text writable as UTF-8: a lone surrogate becomes its escape."""
+    """Return text that UTF-8 can hold: a lone surrogate becomes its escape."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

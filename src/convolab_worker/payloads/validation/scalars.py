@@ -22,7 +22,7 @@ NULL = type(None)
 
 
 class Plan(NamedTuple):
-    """How to check one annotation: the check, its words, and the kinds of JSON it may take."""
+    """How to check one annotation: the check, its words, and the kinds of JSON that it accepts."""
 
     check: Check
     expected: str
@@ -30,12 +30,12 @@ class Plan(NamedTuple):
 
 
 def same(value: Any) -> Any:
-    """Take anything."""
+    """Accept anything."""
     return value
 
 
 def scalar_plan(annotation: Any, where: str) -> Plan | None:
-    """Compile a single value's annotation; None if it is not one."""
+    """Compile the annotation of a single value; None for any other annotation."""
     if typing.get_origin(annotation) is Literal:
         return _literal(annotation, where)
     if not isinstance(annotation, type):
@@ -109,7 +109,7 @@ def _enum(annotation: type[Enum], where: str) -> Plan:
 
 
 def _one_of(annotation: Any, values: list[Any], choose: Check, where: str) -> Plan:
-    """Plan for one of ``values``, turned by ``choose`` into what the handler gets."""
+    """Return the plan for one of ``values``; ``choose`` turns it into what the handler gets."""
     kinds = frozenset(type(value) for value in values)
     if not kinds or not kinds <= {str, int, float, bool, NULL}:
         msg = (

@@ -1,4 +1,4 @@
-"""The command ``cost``: the cost model, its flags, and the report as tables, JSON or a picture.
+"""The command ``cost``: a model of what a workload costs, its flags and its report.
 
 It never connects to Redis or a cloud: it computes with measured counts and dated list prices.
 """

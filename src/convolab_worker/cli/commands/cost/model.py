@@ -61,7 +61,7 @@ OUR_STALLED_CHECK = Event(
 OUR_LOCK_CHECK = Event(1, 1, "this worker: PTTL of a job that still runs then")
 OUR_LOCK_CONNECT = Event(1, 1, "this worker: a connection for the first renewal of a job's lock")
 OUR_CONNECT = Event(2, 2, "this worker: two connections when it starts")
-OUR_LOOK = Event(1, 1, "this worker: a look at one queue when it starts or is woken")
+OUR_PROBE = Event(1, 1, "this worker: a probe of one queue when it starts or is woken")
 
 BULLMQ_RENEWAL_SECONDS = 15.0
 BULLMQ_DELAYED_SECONDS = 10.0  # the longest wait on a queue that has a delayed job
@@ -96,7 +96,7 @@ class Workload:
 
     @property
     def jobs_per_day(self) -> float:
-        """Jobs of all kinds."""
+        """The number of jobs of all kinds."""
         return sum(kind.jobs_per_day for kind in self.kinds)
 
     @property
@@ -196,14 +196,14 @@ def _sleeping(way: Way, workload: Workload, prices: Prices, hosting: Hosting) ->
     ticks = DAY_SECONDS / interval if interval else 0.0
     calls = workload.jobs_per_day if way.wakes else 0.0
     # With slots enough for all, work comes in busy periods as in an M/G/inf queue: a job finds
-    # nobody awake with probability exp(-load), which is also the idle share of the day.
+    # no worker awake with probability exp(-load), which is also the idle share of the day.
     wakes = calls * exp(-workload.load)
     busy_seconds = -DAY_SECONDS * expm1(-workload.load)
     starts = wakes + workload.delayed_jobs_per_day + ticks
     seconds = min(busy_seconds + starts * hosting.cold_start_seconds, DAY_SECONDS)
-    look = OUR_LOOK * workload.queues
-    start = OUR_CONNECT + look
-    commands = _our_work(workload) + start * starts + look * (calls - wakes)
+    probes = OUR_PROBE * workload.queues
+    start = OUR_CONNECT + probes
+    commands = _our_work(workload) + start * starts + probes * (calls - wakes)
     pickup_seconds = hosting.cold_start_seconds + PUSH_SECONDS + interval * (not way.wakes)
     return Row(
         way=way,
@@ -213,7 +213,7 @@ def _sleeping(way: Way, workload: Workload, prices: Prices, hosting: Hosting) ->
         starts=starts,
         redis=prices.redis.bill(hosting, commands.billable),
         compute_usd=prices.request_based.usd(hosting, seconds, ticks + calls),
-        scheduler_usd=prices.scheduler.usd(hosting, 1) if interval else 0.0,
+        scheduler_usd=prices.scheduler.usd(hosting) if interval else 0.0,
         worst_pickup_seconds=pickup_seconds,
         if_signal_lost_seconds=interval + pickup_seconds if interval else None,
     )
@@ -230,6 +230,12 @@ def _bullmq_idle(workload: Workload, drain_seconds: float, stalled_seconds: floa
     return one_each * workload.workers
 
 
+def _our_idle(workload: Workload) -> Commands:
+    waits = waits_per_day(workload.jobs_per_day / workload.workers, workload.idle)
+    delayed = OUR_DELAYED_JOB * workload.delayed_jobs_per_day
+    return OUR_WAIT * (waits * workload.workers) + delayed
+
+
 def _bullmq_work(workload: Workload) -> Commands:
     total = Commands()
     for kind in workload.kinds:
@@ -238,12 +244,6 @@ def _bullmq_work(workload: Workload) -> Commands:
         job += PROGRESS_UPDATE * workload.progress_updates_per_job
         total += job * kind.jobs_per_day
     return total
-
-
-def _our_idle(workload: Workload) -> Commands:
-    waits = waits_per_day(workload.jobs_per_day / workload.workers, workload.idle)
-    delayed = OUR_DELAYED_JOB * workload.delayed_jobs_per_day
-    return OUR_WAIT * (waits * workload.workers) + delayed
 
 
 def _our_work(workload: Workload) -> Commands:

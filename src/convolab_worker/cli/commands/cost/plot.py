@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.commands.cost.prices import DAYS_PER_MONTH
-from convolab_worker.cli.commands.cost.text import count, duration
+from convolab_worker.cli.commands.cost.report import count, duration
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What providers charge, in the form of prices.json, and the bills of a month in USD. Pure."""
+"""What providers charge, in the form of prices.json, and a month's bills in USD. Pure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class Hosting:
     cold_start_seconds: float
     free_tier: bool
     always_on_usd_per_month: float | None
+
+    def billed(self, used: float, free: float) -> float:
+        """Return what is left to pay of a month's use, after the free allowance."""
+        return max(used - free * self.free_tier, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class RedisPrices(Section):
     fixed_plan_usd_per_month: float
 
     def bill(self, hosting: Hosting, billable_per_day: float) -> RedisBill:
-        """Bill a month of so many commands a day."""
+        """Return the bill for a month with this many commands a day."""
         commands = billable_per_day * DAYS_PER_MONTH
         metered = commands / 100_000 * self.pay_as_you_go_usd_per_100000_commands
         plans = [(metered, "metered"), (self.fixed_plan_usd_per_month, "fixed")]
@@ -79,30 +83,28 @@ class ComputePrices(Section):
     free_requests_per_month: float
 
     def usd(self, hosting: Hosting, seconds: float, requests: float = 0.0) -> float:
-        """Charge a month of so many instance seconds and requests a day."""
-        month, free = DAYS_PER_MONTH, hosting.free_tier
-        vcpu_seconds = seconds * hosting.vcpu * month - self.free_vcpu_seconds_per_month * free
-        gib_seconds = seconds * hosting.memory_gib * month - self.free_gib_seconds_per_month * free
-        millions = (requests * month - self.free_requests_per_month * free) / 1e6
+        """Return the price of a month with these instance seconds and requests a day."""
+        seconds, requests = seconds * DAYS_PER_MONTH, requests * DAYS_PER_MONTH
+        vcpu_seconds = hosting.billed(seconds * hosting.vcpu, self.free_vcpu_seconds_per_month)
+        gib_seconds = hosting.billed(seconds * hosting.memory_gib, self.free_gib_seconds_per_month)
+        millions = hosting.billed(requests, self.free_requests_per_month) / 1e6
         return (
-            max(vcpu_seconds, 0.0) * self.usd_per_vcpu_second
-            + max(gib_seconds, 0.0) * self.usd_per_gib_second
-            + max(millions, 0.0) * self.usd_per_million_requests
+            vcpu_seconds * self.usd_per_vcpu_second
+            + gib_seconds * self.usd_per_gib_second
+            + millions * self.usd_per_million_requests
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerPrices(Section):
-    """What one job of a scheduler costs a month, however often it runs."""
+    """What a month of a scheduler's job costs, however often it runs."""
 
     usd_per_job_month: float
     free_jobs_per_month: float
 
-    def usd(self, hosting: Hosting, jobs: int) -> float:
-        """Charge a month of so many scheduler jobs."""
-        return (
-            max(jobs - self.free_jobs_per_month * hosting.free_tier, 0.0) * self.usd_per_job_month
-        )
+    def usd(self, hosting: Hosting) -> float:
+        """Return the price of a month with one such job."""
+        return hosting.billed(1, self.free_jobs_per_month) * self.usd_per_job_month
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

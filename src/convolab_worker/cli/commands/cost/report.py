@@ -1,97 +1,128 @@
-"""Reads the flags and the prices, and prints the cost model's report as text or JSON."""
+"""The cost model's report: the text of report.txt in at most 100 columns, or JSON."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.resources import files
+from textwrap import fill
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.commands.cost import flags, model
-from convolab_worker.cli.commands.cost.prices import Hosting, Prices
-from convolab_worker.cli.commands.cost.text import EVENTS, as_text, assumptions
-from convolab_worker.cli.output import as_json, result
-from convolab_worker.errors import ConfigurationError, InvalidPayload
-from convolab_worker.payloads.decode import decode_data
-from convolab_worker.payloads.validation import validator
-from convolab_worker.settings import Settings
-from convolab_worker.worker.dispatch.idle_backoff import Bounds
+from convolab_worker._setting_types import format_duration
+from convolab_worker.cli.commands.cost import model
+from convolab_worker.cli.commands.cost.prices import DAYS_PER_MONTH
+from convolab_worker.cli.output import as_json, table
 
 if TYPE_CHECKING:
-    import argparse
-    from pathlib import Path
+    from collections.abc import Sequence
+
+    from convolab_worker.cli.commands.cost.model import Row, Workload
+    from convolab_worker.cli.commands.cost.prices import Hosting, Prices
+
+WIDTH = 100
+_TEN_THOUSAND, _TEN_MILLION = 1e4, 1e7
+_EVENTS = [value for value in vars(model).values() if isinstance(value, model.Event)]
+_COMMANDS = ("", "client-sent", "billable", "idle part", "starts", "worst wait", "signal lost")
+_MONEY = ("", "M commands", "metered", "plan", "Redis", "compute", "scheduler", "total")
+_DELAYED = (
+    "{0.delayed_jobs_per_day:g} of the jobs are delayed or tried again, by "
+    "{0.mean_delay_seconds:g} s on average, all on one queue. While one is there, bullmq waits "
+    f"{model.BULLMQ_DELAYED_SECONDS:g} s at a time on that queue. A worker that sleeps starts once "
+    "for each, and something has to wake it when the job is due."
+)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Print what a day and a month cost, and draw it with ``--plot``; return 0.
-
-    Raises ConfigurationError for idle waits, prices or a picture's file that can't be used.
-    """
-    workload, hosting, prices = _workload(args), _hosting(args), load_prices(args.prices)
-    rows = [
-        row
-        for row in model.table(workload, prices, hosting)
-        if args.wake in (None, row.way.sleeps) or row.way.bullmq_waits
-    ]
-    told = assumptions(workload, prices, hosting)
-    if args.plot:
-        from convolab_worker.cli.commands.cost.plot import draw
-
-        draw(rows, prices, args.plot)
-    report = {
-        "workload": asdict(workload),
-        "hosting": asdict(hosting),
-        "ways": [asdict(row) | {"total_usd": row.total_usd} for row in rows],
-        "events": [asdict(event) for event in EVENTS],
-        "assumptions": told,
-        "prices": asdict(prices),
-    }
-    result(as_json(report) if args.json else as_text(workload, rows, told))
-    return 0
+def as_text(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence[Row]) -> str:
+    """Return the workload in one sentence, the tables, and the assumptions."""
+    return "\n".join(
+        fill(
+            line,
+            WIDTH,
+            subsequent_indent="  " if line.startswith("- ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in _filled(workload, hosting, prices, rows).splitlines()
+    )
 
 
-def _workload(args: argparse.Namespace) -> model.Workload:
-    settings = Settings(idle_min=args.idle_min, idle_max=args.idle_max)  # checks them
-    kinds = args.jobs or map(flags.read_jobs, flags.DEFAULT_JOBS)
-    delayed_jobs, mean_delay = args.delayed or (0.0, 0.0)
-    return model.Workload(
-        kinds=tuple(
-            model.JobKind(name=name, jobs_per_day=jobs, mean_seconds=seconds)
-            for name, jobs, seconds in kinds
+def as_lines(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence[Row]) -> str:
+    """Return one line of JSON with the same, and with every input."""
+    lines = _filled(workload, hosting, prices, rows).splitlines()
+    return as_json(
+        {
+            "workload": asdict(workload),
+            "hosting": asdict(hosting),
+            "ways": [asdict(row) | {"total_usd": row.total_usd} for row in rows],
+            "events": [asdict(event) for event in _EVENTS],
+            "assumptions": [line[2:] for line in lines if line.startswith("- ")],
+            "prices": asdict(prices),
+        }
+    )
+
+
+def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence[Row]) -> str:
+    """Return the text of report.txt with everything filled in."""
+    slots, usd = workload.concurrency * workload.workers, hosting.always_on_usd_per_month
+    too_few_slots = (
+        f"- NOT ENOUGH SLOTS: {workload.load:.3g} jobs would run at once, and there are {slots} "
+        "slots. Jobs pile up, and no wait in the table holds.\n"
+    )
+    events = [[event.client_sent, event.billable, event.name] for event in _EVENTS]
+    return files(__package__).joinpath("report.txt").read_text(encoding="utf-8").format(
+        workload=workload,
+        hosting=hosting,
+        prices=prices,
+        model=model,
+        kinds=", ".join(
+            f"{kind.jobs_per_day:g} {kind.name} of {duration(kind.mean_seconds)}"
+            for kind in workload.kinds
         ),
-        queues=args.queue_count,
-        workers=args.worker_count,
-        concurrency=args.slots,
-        progress_updates_per_job=args.progress,
-        delayed_jobs_per_day=delayed_jobs,
-        mean_delay_seconds=mean_delay,
-        idle=Bounds(shortest=settings.idle_min, longest=settings.idle_max),
-    )
+        commands=table([_COMMANDS, *map(_commands, rows)], right=True),
+        money=table([_MONEY, *map(_money, rows)], right=True),
+        events=table([["client-sent", "billable", "event"], *events]),
+        warning=too_few_slots if workload.load >= slots else "",
+        steps=len(model.wait_ends(workload.idle)),
+        delayed=_DELAYED.format(workload)
+        if workload.delayed_jobs_per_day
+        else "No job is delayed, and no attempt fails.",
+        push=duration(model.PUSH_SECONDS),
+        host="an instance billed for its whole life"
+        if usd is None
+        else f"a host of {usd:,.2f} USD a month",
+        days=DAYS_PER_MONTH,
+        free="all for this workload" if hosting.free_tier else "used up by something else",
+    )  # fmt: skip
 
 
-def _hosting(args: argparse.Namespace) -> Hosting:
-    return Hosting(
-        vcpu=args.vcpu,
-        memory_gib=args.memory,
-        cold_start_seconds=args.cold_start,
-        free_tier=not args.no_free_tier,
-        always_on_usd_per_month=args.host_usd,
-    )
+def _commands(row: Row) -> list[str]:
+    return [
+        row.way.name,
+        *map(count, (row.commands.client_sent, row.commands.billable, row.idle.billable)),
+        count(row.starts) if row.way.sleeps else "-",
+        *map(duration, (row.worst_pickup_seconds, row.if_signal_lost_seconds)),
+    ]
 
 
-def load_prices(path: Path | None = None) -> Prices:
-    """Read the prices that ship with the package, or those of ``path``.
+def _money(row: Row) -> list[str]:
+    return [
+        row.way.name,
+        count(row.redis.commands_per_month / 1e6, 3),
+        count(row.redis.pay_as_you_go_usd, 2),
+        row.redis.plan,
+        *(
+            count(usd, 2)
+            for usd in (row.redis.plan_usd, row.compute_usd, row.scheduler_usd, row.total_usd)
+        ),
+    ]
 
-    Raises ConfigurationError that names the file, the field and what was expected.
-    """
-    file = path or files(__package__).joinpath("prices.json")
-    try:
-        document = decode_data(file.read_bytes())
-        prices: Prices = validator(Prices)(document)
-    except (OSError, InvalidPayload) as error:
-        msg = f"{file}: expected a JSON file of prices: {error}"
-        raise ConfigurationError(msg) from error
-    for name, section in asdict(prices).items():
-        if isinstance(section, dict) and (unknown := sorted({*document[name]} - {*section})):
-            msg = f"{file}: {name}.{unknown[0]}: expected one of {', '.join(section)}"
-            raise ConfigurationError(msg)
-    return prices
+
+def count(number: float, places: int = 0) -> str:
+    """Write a number: with its places below ten thousand, in millions from ten million on."""
+    if number >= _TEN_MILLION:
+        return f"{number / 1e6:,.1f} M"
+    return f"{number:,.{places if number < _TEN_THOUSAND else 0}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time to three digits: ``5.4ms``, ``2.01s``, ``5m``."""
+    return "next wake" if seconds is None else format_duration(float(f"{seconds:.3g}"))

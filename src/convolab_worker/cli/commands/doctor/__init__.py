@@ -1,1 +1,4 @@
-"""The command ``doctor``: collects facts about a server and judges them. Never changes anything."""
+"""The command ``doctor``: collects facts about a server and judges them.
+
+It never changes anything there.
+"""

@@ -1,7 +1,7 @@
-"""Verdicts on a Redis server and what is in it: pure, from facts that somebody gathered.
+"""Judges facts about a Redis server, its queues and the settings. Pure.
 
-A fact is None where the server would not tell it, as providers' often don't: then the verdict is
-``unknown``, which is no failure.
+A fact is None where the server does not say it, as many providers' servers don't. The verdict
+is then ``unknown``, which is not a failure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OLDEST = (6, 2)
 _SLOW_SECONDS = 0.05
 _CLOCK_SECONDS = 1.0
 _FULL, _NEARLY_FULL = 0.95, 0.8
-# Providers that bill, or can bill, by the command; by the end of the host's name.
+# Providers that bill, or can bill, by the command, by the end of the host's name.
 _BY_THE_COMMAND = {".upstash.io": "Upstash"}
 _FORKS = {"valkey": "Valkey", "dragonfly": "Dragonfly", "keydb": "KeyDB"}
 _REFUSED, _FIRST_ERROR = (401, 403), 400
@@ -36,19 +36,19 @@ class Finding:
     advice: str = ""
 
 
-def _known(value: object) -> str:
-    return "the server does not tell" if value is None else str(value)
+def _unknown(check: str, why: str = "") -> Finding:
+    return Finding(check=check, verdict=UNKNOWN, found="the server does not say", why=why)
 
 
 def server(info: Mapping[str, str] | None) -> Finding:
-    """The server's kind and version."""
+    """Judge the server's kind and version."""
     if not info or "redis_version" not in info:
-        return Finding(check="server", verdict=UNKNOWN, found="the server does not tell")
+        return _unknown("server")
     fork = next((_FORKS[name] for name in _FORKS if _is_fork(name, info)), "Redis")
     version = info.get(f"{fork.lower()}_version", info["redis_version"])
-    speaks = _VERSION.search(info["redis_version"])
+    compatible = _VERSION.search(info["redis_version"])
     found = f"{fork} {version}"
-    if speaks and (int(speaks[1]), int(speaks[2])) < _OLDEST:
+    if compatible and (int(compatible[1]), int(compatible[2])) < _OLDEST:
         return Finding(
             check="server",
             verdict=FAILURE,
@@ -72,60 +72,61 @@ def _is_fork(name: str, info: Mapping[str, str]) -> bool:
 
 
 def role(info: Mapping[str, str] | None) -> Finding:
-    """Whether the server takes writes."""
+    """Judge whether the server accepts writes."""
     found = (info or {}).get("role")
-    if found in {"slave", "replica"}:
-        return Finding(
-            check="role",
-            verdict=FAILURE,
-            found="a replica",
-            why="a worker has to write",
-            advice="point REDIS_URL at the primary",
-        )
-    return Finding(check="role", verdict=OK if found else UNKNOWN, found=_known(found))
+    if not found:
+        return _unknown("role")
+    is_replica = found in {"slave", "replica"}
+    return Finding(
+        check="role",
+        verdict=FAILURE if is_replica else OK,
+        found="a replica" if is_replica else found,
+        why="a worker has to write",
+        advice="point REDIS_URL at the primary",
+    )
 
 
 def eviction(policy: str | None, most_memory: int | None) -> Finding:
-    """What the server does when its memory is full."""
-    why = "under any other policy than noeviction a full server throws jobs away"
+    """Judge what the server does when its memory is full."""
+    why = "under any other policy than noeviction a full server deletes jobs"
     if policy is None:
-        return Finding(check="eviction", verdict=UNKNOWN, found=_known(None), why=why)
-    if policy == "noeviction":
-        return Finding(check="eviction", verdict=OK, found=policy)
+        return _unknown("eviction", why)
     return Finding(
         check="eviction",
-        verdict=WARNING if most_memory == 0 else FAILURE,
+        verdict=OK if policy == "noeviction" else WARNING if most_memory == 0 else FAILURE,
         found=policy,
         why=why,
         advice="CONFIG SET maxmemory-policy noeviction, or the provider's setting for it",
     )
 
 
+def _verdict_on_share(share: float) -> str:
+    return FAILURE if share > _FULL else WARNING if share > _NEARLY_FULL else OK
+
+
 def memory(used: int | None, most: int | None) -> Finding:
-    """How full the server's memory is."""
+    """Judge how full the server's memory is."""
     if used is None or most is None:
-        return Finding(check="memory", verdict=UNKNOWN, found=_known(None))
+        return _unknown("memory")
     found = f"{used / 2**20:.0f} MiB used"
     if not most:
         return Finding(check="memory", verdict=OK, found=f"{found}, no limit set")
-    part = used / most
     return Finding(
         check="memory",
-        verdict=FAILURE if part > _FULL else WARNING if part > _NEARLY_FULL else OK,
-        found=f"{found} of {most / 2**20:.0f} MiB ({part:.0%})",
+        verdict=_verdict_on_share(used / most),
+        found=f"{found} of {most / 2**20:.0f} MiB ({used / most:.0%})",
         why="a full server refuses new jobs and results",
         advice="raise maxmemory, or keep fewer ended jobs (removeOnComplete, removeOnFail)",
     )
 
 
 def connections(clients: int | None, most: int | None) -> Finding:
-    """How many connections are left."""
+    """Judge how many more connections the server accepts."""
     if clients is None or not most:
-        return Finding(check="connections", verdict=UNKNOWN, found=_known(None))
-    part = clients / most
+        return _unknown("connections")
     return Finding(
         check="connections",
-        verdict=FAILURE if part > _FULL else WARNING if part > _NEARLY_FULL else OK,
+        verdict=_verdict_on_share(clients / most),
         found=f"{clients} of {most}",
         why="a worker has two connections, and a third while jobs run",
         advice="raise maxclients, or close connections that nobody uses",
@@ -133,34 +134,33 @@ def connections(clients: int | None, most: int | None) -> Finding:
 
 
 def persistence(append_only: bool | None) -> Finding:  # noqa: FBT001 - a fact
-    """Whether a restart of the server keeps the jobs."""
+    """Judge whether the jobs survive a restart of the server."""
     if append_only is None:
-        return Finding(check="persistence", verdict=UNKNOWN, found=_known(None))
+        return _unknown("persistence")
     return Finding(
         check="persistence",
         verdict=OK if append_only else WARNING,
         found="append-only file" if append_only else "no append-only file",
-        why="jobs that were added or ended last are lost when the server dies",
+        why="a server that dies loses the jobs that were added or ended last",
         advice="appendonly yes, with appendfsync everysec or always",
     )
 
 
 def idle_timeout(seconds: int | None, idle_max: float) -> Finding:
-    """Whether the server closes connections that send nothing for long."""
+    """Judge whether the server closes connections that are silent for long."""
     if seconds is None:
-        return Finding(check="idle time-out", verdict=UNKNOWN, found=_known(None))
-    shortens = 0 < seconds < idle_max
+        return _unknown("idle time-out")
     return Finding(
         check="idle time-out",
-        verdict=WARNING if shortens else OK,
+        verdict=WARNING if 0 < seconds < idle_max else OK,
         found=f"{seconds} s" if seconds else "never",
-        why="an idle worker connects again each time, at two commands and a look",
+        why="an idle worker connects again each time, which costs two commands and a probe",
         advice=f"set the server's timeout to 0, or above CONVOLAB_IDLE_MAX ({idle_max:g} s)",
     )
 
 
 def round_trip(seconds: Sequence[float], command_timeout: float) -> Finding:
-    """How long the way there and back takes."""
+    """Judge how long a command and its reply take."""
     ordered = sorted(seconds)
     median, worst = ordered[len(ordered) // 2], ordered[-1]
     too_slow = worst > command_timeout / 2
@@ -168,38 +168,38 @@ def round_trip(seconds: Sequence[float], command_timeout: float) -> Finding:
         check="round trip",
         verdict=FAILURE if too_slow else WARNING if median > _SLOW_SECONDS else OK,
         found=f"{median * 1000:.1f} ms at the median, {worst * 1000:.1f} ms at worst",
-        why="every job costs at least one; above CONVOLAB_COMMAND_TIMEOUT a connection is given up",
+        why="every job costs at least one; a connection that does not answer within "
+        "CONVOLAB_COMMAND_TIMEOUT is closed",
         advice="run the worker in the server's region, or raise CONVOLAB_COMMAND_TIMEOUT",
     )
 
 
 def clock(difference: float | None) -> Finding:
-    """Whether the server's clock and this machine's agree; ``difference`` is in seconds."""
+    """Judge whether the server's clock and this machine's agree; ``difference`` is in seconds."""
     if difference is None:
-        return Finding(check="clock", verdict=UNKNOWN, found=_known(None))
+        return _unknown("clock")
     return Finding(
         check="clock",
         verdict=WARNING if abs(difference) > _CLOCK_SECONDS else OK,
         found=f"{difference:+.2f} s from the server's",
-        why="delayed jobs start by the workers' clocks, and were given their times by others",
+        why="producers set the times of delayed jobs by their clocks, workers read them by theirs",
         advice="let every machine keep its time by NTP",
     )
 
 
-def blocking(asked: float, took: float | None) -> Finding:
-    """Whether a blocking read lasts; ``took`` is None if it was cut or refused."""
-    lasted = took is not None and took >= asked * 0.9
+def blocking(asked: float, lasted: float | None) -> Finding:
+    """Judge whether a blocking read lasts; ``lasted`` is None if it was cut or refused."""
     return Finding(
         check="blocking read",
-        verdict=OK if lasted else FAILURE,
-        found="cut or refused" if took is None else f"{took:.1f} s of {asked:g} s",
+        verdict=OK if lasted is not None and lasted >= asked * 0.9 else FAILURE,
+        found="cut or refused" if lasted is None else f"{lasted:.1f} s of {asked:g} s",
         why="a worker waits for jobs in long blocking reads; without them it would have to poll",
         advice="allow BZPOPMIN, and look for a proxy in between that cuts connections",
     )
 
 
 def scripts(error: str | None) -> Finding:
-    """Whether Lua runs, with the libraries that BullMQ's scripts use."""
+    """Judge whether Lua runs, with the libraries that BullMQ's scripts use."""
     return Finding(
         check="scripts",
         verdict=OK if error is None else FAILURE,
@@ -210,59 +210,62 @@ def scripts(error: str | None) -> Finding:
 
 
 def permissions(user: str | None, missing: Sequence[str] | None) -> Finding:
-    """What the user lacks of what is used, as rules of Redis's ACL: ``+lpos``, ``~bull:*``."""
+    """Judge what the user may not do; ``missing`` has ACL rules such as ``+lpos``, ``~bull:*``."""
     if missing is None:
         return Finding(
-            check="permissions", verdict=UNKNOWN, found="only a server from 7.0 on can be asked"
+            check="permissions", verdict=UNKNOWN, found="only a server from 7.0 on can say"
         )
+    rules = " ".join(missing)
     return Finding(
         check="permissions",
         verdict=FAILURE if missing else OK,
-        found=f"{user} lacks {' '.join(missing)}" if missing else f"{user} may all that is used",
-        why="what is denied fails when it is needed, in the middle of the work",
-        advice=f"ACL SETUSER {user} {' '.join(missing)}",
+        found=f"{user} lacks {rules}" if missing else f"{user} has every permission that is used",
+        why="a command that is denied fails when it is needed, in the middle of the work",
+        advice=f"ACL SETUSER {user} {rules}",
     )
 
 
 def cluster(is_cluster: bool | None, prefix: str) -> Finding:  # noqa: FBT001 - a fact
-    """Whether a queue's keys are on one node."""
-    tagged = re.search(r"\{[^{}]+\}", prefix) is not None
+    """Judge whether a queue's keys are on one node."""
+    if is_cluster is None:
+        return _unknown("cluster")
+    has_hash_tag = re.search(r"\{[^{}]+\}", prefix) is not None
     return Finding(
         check="cluster",
-        verdict=UNKNOWN if is_cluster is None else FAILURE if is_cluster and not tagged else OK,
-        found=_known(None) if is_cluster is None else "a cluster" if is_cluster else "no cluster",
+        verdict=FAILURE if is_cluster and not has_hash_tag else OK,
+        found="a cluster" if is_cluster else "no cluster",
         why="a script's keys, and those of one blocking read, must be in one slot",
         advice=f"use a hash tag in CONVOLAB_PREFIX, such as {{{prefix}}}, in all producers too",
     )
 
 
 def lock(lock_duration: float, command_timeout: float) -> Finding:
-    """Whether a lock outlives a command that hangs."""
+    """Judge whether a lock outlives a command that hangs."""
     return Finding(
         check="lock",
         verdict=WARNING if command_timeout * 2 > lock_duration else OK,
-        found=f"{lock_duration:g} s, with commands given up after {command_timeout:g} s",
-        why="a renewal that hangs is to be tried again before the lock has run out",
+        found=f"{lock_duration:g} s, and a command times out after {command_timeout:g} s",
+        why="a renewal that hangs must be tried again before the lock expires",
         advice="CONVOLAB_LOCK_DURATION at least twice CONVOLAB_COMMAND_TIMEOUT",
     )
 
 
 def billing(host: str, budget: int | None) -> Finding:
-    """Whether the provider bills by the command."""
+    """Judge whether the provider bills by the command."""
     provider = next((name for end, name in _BY_THE_COMMAND.items() if host.endswith(end)), None)
     if provider is None:
         return Finding(check="billing", verdict=OK, found="no provider known to bill by command")
     return Finding(
         check="billing",
         verdict=OK if budget is not None else WARNING,
-        found=f"{provider}, which may bill by the command",
-        why="a mistake in a handler or a setting is seen in the bill",
-        advice="set CONVOLAB_COMMAND_BUDGET: the worker warns before it is passed",
+        found=f"{provider}, which can bill by the command",
+        why="a mistake in a handler or a setting costs money",
+        advice="set CONVOLAB_COMMAND_BUDGET: the worker warns before it is exceeded",
     )
 
 
 def queue_version(queue: str, version: str | None) -> Finding:
-    """Which BullMQ last wrote the queue's metadata, such as ``bullmq:6.7.0``."""
+    """Judge which BullMQ last wrote the queue's metadata, such as ``bullmq:6.7.0``."""
     check = f"queue {queue}"
     if version is None:
         return Finding(check=check, verdict=OK, found="not used yet, or by Python alone")
@@ -272,7 +275,7 @@ def queue_version(queue: str, version: str | None) -> Finding:
             check=check,
             verdict=WARNING,
             found=version,
-            why="only BullMQ's own scripts are spoken here, not those of its Pro edition",
+            why="this library knows BullMQ's own scripts, not those of its Pro edition",
             advice="don't use groups, batches or observables on this queue",
         )
     if number.partition(".")[0] == "5":
@@ -287,44 +290,44 @@ def queue_version(queue: str, version: str | None) -> Finding:
 
 
 def paused_list(queue: str, jobs: int) -> Finding | None:
-    """Jobs in the list that BullMQ kept for paused queues before 6; None without any."""
+    """Judge the jobs in the list that BullMQ before 6 kept for a paused queue; None without any."""
     if not jobs:
         return None
     return Finding(
         check=f"queue {queue}, paused",
         verdict=FAILURE,
         found=f"{jobs} jobs in the list of BullMQ 5's paused queues",
-        why="neither BullMQ 6 nor this worker takes jobs from that list",
+        why="neither BullMQ 6 nor this worker fetches jobs from that list",
         advice="resume the queue with BullMQ 5, or move the jobs: convolab-worker migrate",
     )
 
 
 def unhandled(queue: str, waiting: Iterable[str], known: Iterable[str]) -> Finding:
-    """Names of waiting jobs that the application has no handler for."""
+    """Judge whether the application has a handler for the names of the waiting jobs."""
     missing = sorted({*waiting} - {*known})
     return Finding(
         check=f"queue {queue}, handlers",
         verdict=FAILURE if missing else OK,
-        found=f"nobody handles: {', '.join(missing)}" if missing else "all waiting names",
-        why="such a job fails for good when it is taken",
+        found=f"no handler for: {', '.join(missing)}" if missing else "one for each waiting job",
+        why="a worker without a handler for a job fails it for good",
         advice="register a handler, or run another worker for that queue",
     )
 
 
 def strangers(status: int | None) -> Finding:
-    """Whether the wake server is closed to who has no token; ``status`` is its answer to one."""
+    """Judge what the wake server answers to a caller without a token; ``status`` is its answer."""
     is_open = status is not None and status < _FIRST_ERROR
     return Finding(
         check="wake, strangers",
         verdict=WARNING if is_open else OK,
-        found="whoever reaches it may wake it" if is_open else "refused",
+        found="anybody who reaches it may wake it" if is_open else "refused",
         why="wakes cost commands and instance time, and the status page shows what runs",
         advice="set CONVOLAB_WAKE_TOKEN on both sides, unless only a network of yours reaches it",
     )
 
 
 def wake(error: str | None, status: int | None) -> Finding:
-    """Whether the worker service can be waked; ``status`` is what it answered to the token."""
+    """Judge whether wakes reach the worker service; ``status`` is its answer to the token."""
     if error is not None:
         verdict, found = FAILURE, error
     elif status in _REFUSED:

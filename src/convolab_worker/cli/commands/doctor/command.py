@@ -1,70 +1,77 @@
-"""``doctor``: what could go wrong here, before it does."""
+"""The flags of ``doctor``, and what it prints."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.app_loader import load_app
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
-from convolab_worker.cli.commands.doctor.survey import Survey, unreachable
+from convolab_worker.cli.flags import CONNECTING, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result
-from convolab_worker.connection.address import Address
-from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import RedisUnavailable
-from convolab_worker.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
+    from convolab_worker.cli.flags import Parser
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
-_CHECK_WIDTH = 16
+_VERDICT_WIDTH, _CHECK_WIDTH = 7, 16
 
 
-def doctor(settings: Settings, *, strict: bool, as_lines: bool) -> int:
-    """Print each check's verdict; 1 if one is a failure or, if ``strict``, a warning."""
-    configure_logging(settings.log_level, settings.log_format)
-    handlers = None if settings.app is None else load_app(settings.app)
-    findings = asyncio.run(_examine(settings, handlers, as_lines=as_lines))
-    if as_lines:
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
+    command.add_argument("--strict", action="store_true", help="exit with 1 for a warning, too")
+    command.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    add_settings(command, "app", "idle_max", "lock_duration", "command_timeout", *CONNECTING)
+
+
+def main(given: argparse.Namespace) -> int:
+    """Print each check's verdict; return 1 for a failure or, with ``--strict``, a warning."""
+    settings = settings_of(given)
+    from convolab_worker.cli.process import load_handlers, run_client
+
+    handlers = None if settings.app is None else load_handlers(settings)
+    findings = run_client(settings, _examine(settings, handlers, as_lines=given.json))
+    if given.json:
         result(as_json([asdict(finding) for finding in findings]))
-    bad = {FAILURE, WARNING} if strict else {FAILURE}
+    bad = {FAILURE, WARNING} if given.strict else {FAILURE}
     return int(any(finding.verdict in bad for finding in findings))
 
 
 async def _examine(
     settings: Settings, handlers: HandlerRegistry | None, *, as_lines: bool
 ) -> list[Finding]:
-    address, counter = Address.parse(settings.redis_url), CommandCounter()
-    connection = Connection(address, timeout=settings.command_timeout, counter=counter)
+    """Return all findings; without ``as_lines``, print each as soon as it is known."""
+    from convolab_worker.cli.commands.doctor.survey import Survey, unreachable
+    from convolab_worker.cli.process import connected
+    from convolab_worker.connection.address import Address
+
     findings: list[Finding] = []
 
-    def tell(finding: Finding) -> None:
+    def report(finding: Finding) -> None:
         findings.append(finding)
         if not as_lines:
-            for line in _described(finding):
+            for line in _lines(finding):
                 result(line)
 
     try:
-        await connection.open()
-        tell(Finding(check="connection", verdict=OK, found=f"Redis at {address}"))
-        async for finding in Survey(connection, settings, handlers).findings():
-            tell(finding)
+        async with connected(settings) as connection:
+            address = Address.parse(settings.redis_url)
+            report(Finding(check="connection", verdict=OK, found=f"Redis at {address}"))
+            async for finding in Survey(connection, settings, handlers).findings():
+                report(finding)
     except RedisUnavailable as error:
-        tell(unreachable(error, settings))
-    finally:
-        await connection.close()
+        report(unreachable(error, settings))
     return findings
 
 
-def _described(finding: Finding) -> Iterator[str]:
-    check = finding.check.ljust(_CHECK_WIDTH)
-    yield f"{finding.verdict.ljust(7)}  {check}  {finding.found}"
+def _lines(finding: Finding) -> Iterator[str]:
+    verdict, check = finding.verdict.ljust(_VERDICT_WIDTH), finding.check.ljust(_CHECK_WIDTH)
+    yield f"{verdict}  {check}  {finding.found}"
     if finding.verdict in {WARNING, FAILURE}:
-        margin = " " * (7 + 2 + 2)
+        margin = " " * (_VERDICT_WIDTH + 4)
         yield f"{margin}why: {finding.why}"
         yield f"{margin}do:  {finding.advice}"

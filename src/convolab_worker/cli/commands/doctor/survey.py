@@ -1,4 +1,4 @@
-"""Gathers what ``doctor`` judges: from the server, its queues, the clock and the wake server."""
+"""Collects what ``doctor`` judges: from the server, its queues, the clock and the wake server."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _BLOCK_SECONDS = 1.0
 _MOST_NAMES = 1000
 _WAKE_SECONDS = 60.0  # a service at zero instances has to start first
 _LUA = "cjson.encode({1}) return cmsgpack.unpack(cmsgpack.pack('ok'))"
-# What the library sends, with arguments that a dry run accepts; those inside the scripts are
-# among them, since a script may run no command that its user may not.
+# The commands that the library sends, with arguments that a dry run accepts. Those that run
+# inside scripts are among them: a script may only run commands that its user may run.
 _USED = (
     ("EVALSHA", "x", "0"), ("EVAL", "x", "0"), ("BZPOPMIN", "k", "1"), ("EXISTS", "k"),
     ("PTTL", "k"), ("LRANGE", "k", "0", "1"), ("LLEN", "k"), ("LPOS", "k", "x"),
@@ -53,20 +53,18 @@ _USED = (
 
 
 class Survey:
-    """One look at everything that ``settings`` name; nothing is left changed."""
+    """Looks once at everything that the settings name, through an open connection."""
 
     def __init__(
         self, connection: Connection, settings: Settings, handlers: HandlerRegistry | None
     ) -> None:
-        """Keep the collaborators; ``connection`` is open."""
         self._connection = connection
         self._settings = settings
         self._handlers = handlers
-        self._info: dict[str, str] | None = None
 
     async def findings(self) -> AsyncIterator[Finding]:
-        """Each check's verdict, as soon as it is known."""
-        settings, info = self._settings, await self._ask_info()
+        """Yield each check's finding as soon as it is known."""
+        settings, info = self._settings, await self._server_info()
         yield checks.server(info)
         yield checks.role(info)
         yield checks.cluster(_flag(info, "cluster_enabled"), settings.prefix)
@@ -92,14 +90,14 @@ class Survey:
             if error is None:
                 yield checks.strangers((await _reach(settings, with_token=False))[1])
 
-    async def _ask(self, *command: Any, timeout: float | None = None) -> Any:
-        """The answer, or None where the server refuses to say."""
+    async def _ask(self, *command: Any) -> Any:
+        """Return the reply; None if the server refuses the command."""
         try:
-            return await self._connection.call(Purpose.STATUS, *command, timeout=timeout)
+            return await self._connection.call(Purpose.STATUS, *command)
         except RedisRefused:
             return None
 
-    async def _ask_info(self) -> dict[str, str] | None:
+    async def _server_info(self) -> dict[str, str] | None:
         raw = await self._ask("INFO")
         if not isinstance(raw, bytes):
             return None
@@ -144,7 +142,7 @@ class Survey:
             await self._connection.call(Purpose.STATUS, "BZPOPMIN", key, f"{_BLOCK_SECONDS:g}")
         except RedisUnavailable:
             with suppress(RedisUnavailable):
-                await self._connection.open()  # for the checks to come
+                await self._connection.open()  # for the checks that follow
             return None
         return time.monotonic() - began
 
@@ -174,7 +172,7 @@ class Survey:
             yield checks.unhandled(keys.queue, names, self._handlers.names_on(keys.queue))
 
     async def _waiting_names(self, keys: QueueKeys) -> set[str]:
-        """The names of the jobs that are taken next."""
+        """Return the names of the jobs that workers fetch next."""
         ids = await self._ask("LRANGE", keys["wait"], -_MOST_NAMES, -1) or []
         for kind in ("prioritized", "delayed"):
             ids += await self._ask("ZRANGE", keys[kind], 0, _MOST_NAMES) or []
@@ -196,7 +194,10 @@ def _flag(info: dict[str, str] | None, name: str) -> bool | None:
 
 
 async def _reach(settings: Settings, *, with_token: bool) -> tuple[str | None, int | None]:
-    """What the wake server's metrics answer, which have the wake's token and start no work."""
+    """Ask the wake server for its metrics, which need the same token and start no work.
+
+    Returns what went wrong, or the status of the answer.
+    """
     from aiohttp import ClientError, ClientSession, ClientTimeout
 
     parts = urlsplit(wake_address(settings))
@@ -223,13 +224,13 @@ async def _credentials(settings: Settings) -> dict[str, str]:
 
 
 def unreachable(error: Exception, settings: Settings) -> Finding:
-    """The finding that ends a survey: the server is away, or refuses."""
+    """Return the finding that ends a survey: the server can't be reached, or refuses."""
     where = str(Address.parse(settings.redis_url))
-    told = explain(str(error), where) if isinstance(error, RedisRefused) else str(error)
+    found = explain(str(error), where) if isinstance(error, RedisRefused) else str(error)
     return checks.Finding(
         check="connection",
         verdict=checks.FAILURE,
-        found=told,
+        found=found,
         why="nothing works without it",
         advice="compare REDIS_URL with where the server listens, and with its users",
     )

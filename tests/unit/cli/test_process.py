@@ -1,4 +1,4 @@
-"""The loop of a command."""
+"""The process of a command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from convolab_worker.cli.looping import run_in_loop
+from convolab_worker.cli.process import run_in_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

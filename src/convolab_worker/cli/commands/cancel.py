@@ -1,0 +1,61 @@
+"""``cancel``: ends a job that runs, in whichever process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convolab_worker.cli.flags import (
+    ANY_DURATION,
+    CONNECTING,
+    add_flag,
+    add_settings,
+    settings_of,
+)
+from convolab_worker.cli.output import remark, result
+from convolab_worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from convolab_worker.cli.flags import Parser
+    from convolab_worker.settings import Settings
+
+
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
+    command.add_argument("job_id", metavar="JOB_ID", help="the job to end")
+    command.add_argument(
+        "--fail", dest="reason", metavar="REASON", help="let it fail for this reason (the default)"
+    )
+    command.add_argument(
+        "--return", dest="send_back", action="store_true", help="put it back into its queue instead"
+    )
+    add_flag(command, "--timeout", ANY_DURATION, "wait no longer than this for its end")
+    command.add_argument("--no-wait", action="store_true", help="don't wait for its end")
+    add_settings(command, *CONNECTING)
+
+
+def main(given: argparse.Namespace) -> int:
+    """End a job and print how it ended; return 1 if it ended otherwise, or not in time."""
+    settings = settings_of(given)
+    if given.send_back and given.reason is not None:
+        msg = "--return gives no reason: expected either --fail REASON or --return"
+        raise ConfigurationError(msg)
+    from convolab_worker.cli.process import run_client
+
+    return run_client(settings, _cancel(settings, given))
+
+
+async def _cancel(settings: Settings, given: argparse.Namespace) -> int:
+    from convolab_worker.client.client import JobClient
+
+    job_id, wait = given.job_id, not given.no_wait
+    reason = None if given.send_back else given.reason or "cancelled by an operator"
+    async with JobClient(settings) as client:
+        try:
+            ended = await client.cancel(job_id, reason=reason, timeout=given.timeout, wait=wait)
+        except TimeoutError:
+            remark(f"job {job_id} has not ended after {given.timeout:g} s; it was asked to end")
+            return 1
+    result(ended)
+    return int(wait and ended != ("returned" if given.send_back else "failed"))

@@ -1,0 +1,52 @@
+"""``drain``: processes what is there and ends. ``run --burst`` is the same command."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from convolab_worker._setting_types import Duration
+from convolab_worker.cli.flags import CONNECTING, add_flag, add_settings, settings_of
+from convolab_worker.cli.output import as_json, result
+
+if TYPE_CHECKING:
+    import argparse
+
+    from convolab_worker.cli.flags import Parser
+    from convolab_worker.settings import Settings
+    from convolab_worker.worker.worker import Worker
+
+_BUDGET = Duration(low=0.0, high=24 * 3600.0)
+
+
+def add_flags(command: Parser) -> None:
+    """Add the command's flags; ``run`` has them too."""
+    add_settings(command, "app", "concurrency", "lock_duration", "shutdown_grace", *CONNECTING)
+    add_flag(command, "--budget", _BUDGET, "stop fetching in time to be done after this long")
+    command.add_argument(
+        "--embedded", action="store_true", help="start a private Valkey server to work on"
+    )
+
+
+def main(given: argparse.Namespace) -> int:
+    """Work until nothing is left or the budget is over; return 1 if a job failed for good."""
+    import asyncio
+
+    from convolab_worker.cli.process import prepared, run_worker
+
+    async def work(worker: Worker) -> int:
+        outcome = await worker.drain(budget=given.budget)
+        result(as_json(asdict(outcome)))
+        return int(outcome.failed > 0)
+
+    with prepared(settings_of(given), embedded=given.embedded) as (handlers, settings):
+        # A worker waits for a server that is away. A drain is to end, so it tries once before.
+        asyncio.run(_connect(settings))
+        return run_worker(handlers, settings, work)
+
+
+async def _connect(settings: Settings) -> None:
+    from convolab_worker.client.client import JobClient
+
+    async with JobClient(settings):
+        pass

@@ -1,0 +1,144 @@
+"""``enqueue``: adds a job, as an API service does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from convolab_worker._setting_types import Whole
+from convolab_worker.cli.flags import (
+    ANY_DURATION,
+    CONNECTING,
+    add_flag,
+    add_settings,
+    settings_of,
+)
+from convolab_worker.cli.output import as_json, remark, result
+from convolab_worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from convolab_worker.cli.flags import Parser
+    from convolab_worker.client.client import JobClient
+    from convolab_worker.settings import Settings
+
+_PRIORITY = Whole(low=0, high=2_097_152)
+_ATTEMPTS = Whole(low=1, high=10_000)
+
+
+def add_flags(command: Parser) -> None:
+    """Add the command's flags."""
+    command.add_argument("name", metavar="NAME", help="the job's name")
+    command.add_argument(
+        "data",
+        metavar="JSON",
+        nargs="?",
+        default="{}",
+        help="the job's data; @FILE reads a file, - reads standard input (default: {})",
+    )
+    command.add_argument(
+        "--wait", action="store_true", help="show the job's progress, then print its result"
+    )
+    add_flag(command, "--timeout", ANY_DURATION, "with --wait: wait no longer than this")
+    add_flag(command, "--delay", ANY_DURATION, "start the job no sooner than after this long")
+    add_flag(command, "--priority", _PRIORITY, "1 goes before 2; 0, the default, before both")
+    add_flag(command, "--attempts", _ATTEMPTS, "how often the job may run (default: 1)")
+    command.add_argument("--job-id", metavar="ID", help="an id of your own; added once only")
+    add_settings(command, *CONNECTING)
+
+
+def main(given: argparse.Namespace) -> int:
+    """Add a job and print its id; with ``--wait``, show its progress and print its result."""
+    settings = settings_of(given)
+    if given.queues is not None and len(settings.queues) > 1:
+        msg = f"--queue {','.join(settings.queues)}: expected the one queue that the job goes to"
+        raise ConfigurationError(msg)
+    if given.timeout is not None and not given.wait:
+        msg = "--timeout is for a wait: expected --wait with it"
+        raise ConfigurationError(msg)
+    data = read_data(given.data)
+    from convolab_worker.cli.process import run_client
+
+    return run_client(settings, _enqueue(settings, data, given))
+
+
+async def _enqueue(settings: Settings, data: Any, given: argparse.Namespace) -> int:
+    from convolab_worker.cli.wake_service import WAKE_SECONDS
+    from convolab_worker.client.client import JobClient
+
+    queue = settings.queues[0]
+    async with JobClient(settings) as client:
+        job_id = await client.enqueue(
+            given.name,
+            data,
+            queue=queue,
+            job_id=given.job_id,
+            delay=given.delay,
+            priority=given.priority,
+            attempts=given.attempts,
+        )
+        if given.wait:
+            remark(f"job {job_id} is on {queue}")
+            return await _wait(client, job_id, queue, given.timeout)
+        result(job_id)
+        if not await client.wake_heard(WAKE_SECONDS):
+            remark(f"job {job_id} is on {queue}, but the worker service was not woken")
+        return 0
+
+
+async def _wait(client: JobClient, job_id: str, queue: str, timeout: float | None) -> int:
+    import asyncio
+
+    try:
+        async with asyncio.timeout(timeout):
+            return await _watch(client, job_id, queue)
+    except TimeoutError:
+        remark(f"job {job_id} has not finished after {timeout:g} s; it goes on")
+        return 1
+
+
+async def _watch(client: JobClient, job_id: str, queue: str) -> int:
+    """Show what happens to a job until it ends; print its result, or say why it failed."""
+    async for update in client.watch(job_id, queue=queue):
+        if update.event == "completed":
+            result(as_json(update.data))
+            return 0
+        if update.event == "failed":
+            remark(f"job {job_id} failed: {update.data}")
+            return 1
+        if update.event != "progress":
+            remark(f"job {job_id}: {update.event}")
+        elif isinstance(update.data, int | float) and not isinstance(update.data, bool):
+            remark(f"job {job_id}: {update.data:g} %")
+        else:
+            remark(f"job {job_id}: {as_json(update.data)}")
+    return 1  # pragma: no cover - the last event is one of the first two
+
+
+def read_data(text: str) -> Any:
+    """Return the JSON value that an argument means: itself, ``@FILE`` or ``-`` for standard input.
+
+    Raises ConfigurationError that names where the text came from and what is wrong with it.
+    """
+    source = "standard input" if text == "-" else text[1:] if text.startswith("@") else "JSON"
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{source} can't be read: {getattr(error, 'strerror', None) or error}"
+    except RecursionError:
+        msg = f"{source}: expected a JSON value, and it is nested too deeply"
+    except ValueError as error:
+        msg = f"{source}: expected a JSON value: {error}"
+    raise ConfigurationError(msg)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    msg = f"{name} is not JSON"
+    raise ValueError(msg)

@@ -1,0 +1,200 @@
+"""The process of a command: its event loop, its signals, its end, and its private server.
+
+======  =====================================================================
+signal  what SIGTERM and SIGINT do to a process that runs a worker
+======  =====================================================================
+first   ``worker.stop()``: running jobs get the grace period
+second  ``worker.stop(grace=0)``: they go back to their queues at once
+third   the process ends as it is; stalled-job recovery finds the jobs
+======  =====================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager, contextmanager, suppress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from convolab_worker.cli.output import remark
+from convolab_worker.connection.address import Address
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.usage import CommandCounter
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.telemetry.logging import configure_logging
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from types import FrameType
+
+    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.settings import Settings
+    from convolab_worker.worker.worker import Worker
+
+T = TypeVar("T")
+
+_KILL_AT = 3
+_CANCEL_SECONDS = 0.2
+
+
+def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
+    """Run a command that is no worker to its end and return its result."""
+    configure_logging(settings.log_level, settings.log_format)
+    return asyncio.run(main)
+
+
+def run_worker(
+    handlers: HandlerRegistry, settings: Settings, work: Callable[[Worker], Awaitable[int]]
+) -> int:
+    """Run ``work`` with a worker that signals stop; return the exit code that ``work`` returns."""
+    return run_in_loop(_run_worker(handlers, settings, work))
+
+
+async def _run_worker(
+    handlers: HandlerRegistry, settings: Settings, work: Callable[[Worker], Awaitable[int]]
+) -> int:
+    from convolab_worker.worker.worker import Worker
+
+    worker = Worker(handlers, settings)
+    signals = StopOnSignals(worker)
+    signals.install()
+    code = await work(worker)
+    await signals.wait()
+    return await end_process(code)
+
+
+def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run ``main`` to its end as ``asyncio.run`` does, in uvloop's loop where it is installed.
+
+    The garbage collector no longer looks through what has been imported so far. That would
+    delay jobs by 10 to 100 ms each time, depending on the size of the application.
+    """
+    gc.freeze()
+    with asyncio.Runner(loop_factory=_uvloop_factory()) as runner:
+        return runner.run(main)
+
+
+def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if find_spec("uvloop") is None:
+        return None
+    from uvloop import new_event_loop
+
+    return new_event_loop
+
+
+class StopOnSignals:
+    """Stops a worker on SIGTERM and SIGINT, as the module's table says.
+
+    The handlers stay when the loop is closed, so that a further Ctrl-C during the last
+    milliseconds neither prints a traceback nor changes the exit code.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._received = 0
+        self._stops: set[asyncio.Task[None]] = set()
+
+    def install(self) -> None:
+        """Handle SIGTERM and SIGINT from now on; call this in the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    async def wait(self) -> None:
+        """Wait until every stop that a signal asked for is over, and raise what one raised."""
+        await asyncio.gather(*self._stops)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        # Not through the loop's own signal handling: a third signal has to work
+        # while a handler blocks the loop.
+        self._received += 1
+        if self._received >= _KILL_AT:
+            os._exit(128 + number)
+        with suppress(RuntimeError):  # the loop is closed: nothing is left to stop
+            self._loop.call_soon_threadsafe(self._stop, number, self._received)
+
+    def _stop(self, number: int, received: int) -> None:
+        log = structlog.get_logger("convolab_worker")
+        log.info("worker.signal", signal=signal.Signals(number).name, at_once=received > 1)
+        stopping = self._worker.stop() if received == 1 else self._worker.stop(grace=0)
+        task = self._loop.create_task(stopping, name=f"stop on signal {received}")
+        self._stops.add(task)
+
+
+async def end_process(code: int) -> int:
+    """Return ``code`` if the process can end by itself; otherwise end it here with that code.
+
+    asyncio waits for ever for a task that ignores its cancellation, and for a thread of its
+    pool. Their jobs have been returned to their queues or failed before, so none is lost.
+    """
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+    left = sorted(task.get_name() for task in tasks if not task.done())
+    pool = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
+    done, _ = await asyncio.wait({pool}, timeout=_CANCEL_SECONDS)
+    if left or not done:
+        log = structlog.get_logger("convolab_worker")
+        log.warning("process.forced_exit", tasks=left, threads=not done)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Connection]:
+    """Yield an open connection to the settings' Redis. Raises RedisUnavailable."""
+    connection = Connection(
+        Address.parse(settings.redis_url),
+        timeout=settings.command_timeout,
+        counter=CommandCounter(),
+    )
+    try:
+        await connection.open()
+        yield connection
+    finally:
+        await connection.close()
+
+
+def load_handlers(settings: Settings) -> HandlerRegistry:
+    """Configure logging, then import the application and return its handlers."""
+    from convolab_worker.cli.app_loader import load_app
+
+    configure_logging(settings.log_level, settings.log_format)
+    if settings.app is None:
+        msg = "no handlers: expected --app MODULE:REGISTRY or the variable CONVOLAB_APP"
+        raise ConfigurationError(msg)
+    return load_app(settings.app)
+
+
+@contextmanager
+def prepared(settings: Settings, *, embedded: bool) -> Iterator[tuple[HandlerRegistry, Settings]]:
+    """Yield the application's handlers and the settings, for a worker of this process.
+
+    If ``embedded``, a private server runs meanwhile, and the settings have its address.
+    """
+    handlers = load_handlers(settings)
+    with private_server(settings, embedded=embedded) as reachable:
+        yield handlers, reachable
+
+
+@contextmanager
+def private_server(settings: Settings, *, embedded: bool) -> Iterator[Settings]:
+    """Yield the settings; if ``embedded``, start a private Valkey server and set its address."""
+    if not embedded:
+        yield settings
+        return
+    from convolab_worker.embedded import EmbeddedServer
+
+    with EmbeddedServer() as server:
+        remark(f"embedded server: {server.url}")
+        yield settings.replace(redis_url=server.url)

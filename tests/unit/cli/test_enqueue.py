@@ -1,0 +1,49 @@
+"""The data of a job that the command line enqueues."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from convolab_worker.cli.commands.enqueue import read_data
+from convolab_worker.errors import ConfigurationError
+
+
+def test_data_comes_from_the_argument_a_file_or_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON is read from all three places."""
+    file = tmp_path / "data.json"
+    file.write_text('{"text": "日本"}', encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[1, 2]"))
+
+    assert read_data('{"a": 1.5}') == {"a": 1.5}
+    assert read_data(f"@{file}") == {"text": "日本"}
+    assert read_data("-") == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "can't be read: No such file or directory"),
+        (b"\xff", "can't be read: "),
+        (b"{", "expected a JSON value: Expecting property name"),
+        (b"[" * 100_000, "expected a JSON value"),
+    ],
+)
+def test_data_that_can_not_be_read_is_named(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    """The error names the file and what is wrong with it."""
+    file = tmp_path / "data.json"
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(ConfigurationError) as caught:
+        read_data(f"@{file}")
+
+    assert str(caught.value).startswith(str(file))
+    assert message in str(caught.value)

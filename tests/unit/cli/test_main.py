@@ -1,0 +1,107 @@
+"""The command line up to where Redis begins: flags, errors and exit codes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from convolab_worker.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["walk"], "invalid choice: 'walk'"),
+        (["run", "-c", "0"], "-c/--concurrency: '0': expected a whole number from 1 to 10000"),
+        (["run", "--idle-min", "soon"], "--idle-min: 'soon': expected a duration from 10ms to"),
+        (["run", "--app", "jobs"], "--app: 'jobs': expected MODULE:REGISTRY"),
+        (["run", "--conc", "3"], "unrecognized arguments: --conc 3"),
+        (["drain", "--budget", "-1"], "--budget: "),
+        (["enqueue"], "the following arguments are required: NAME"),
+        (["enqueue", "x", "--attempts", "0"], "--attempts: '0': expected a whole number from 1"),
+        (["status", "--queue", "a:b"], "'a:b' has a colon, which BullMQ forbids"),
+        (["status", "--redis-url", "http://:pw@x"], "'http://:***@x': expected an address that"),
+        (
+            ["status", "--log-level", "loud"],
+            "expected one of debug, info, warning, error, critical",
+        ),
+        (["run"], "no handlers: expected --app MODULE:REGISTRY or the variable CONVOLAB_APP"),
+        (["run", "--app", "a:b", "--budget", "1m"], "expected --burst with it"),
+        (["run", "--app", "a:b", "--burst", "--reload"], "--reload is for a worker that goes on"),
+        (["run", "--idle-min", "2h"], "idle_min=2h: expected no more than idle_max=30m"),
+        (["enqueue", "x", "--timeout", "1s"], "expected --wait with it"),
+        (["enqueue", "x", "--queue", "a,b"], "--queue a,b: expected the one queue that the job"),
+        (["enqueue", "x", "{'a': 1}"], "JSON: expected a JSON value: Expecting property name"),
+        (["enqueue", "x", "NaN"], "JSON: expected a JSON value: NaN is not JSON"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong is said in one line on standard error, without a traceback."""
+    code = main(arguments)
+
+    written = capsys.readouterr()
+    assert code == 2
+    assert written.out == ""
+    assert written.err.startswith("convolab-worker")
+    assert message in written.err
+    assert written.err.count("\n") == 1
+
+
+def test_wrong_variables_are_told_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command refuses a wrong environment with all its problems, and code 2."""
+    monkeypatch.setenv("CONVOLAB_CONCURRENCY", "0")
+    monkeypatch.setenv("CONVOLAB_QUEUE", "audio")
+
+    code = main(["status"])
+
+    error = capsys.readouterr().err
+    assert code == 2
+    assert "2 settings are wrong:" in error
+    assert "CONVOLAB_CONCURRENCY='0': expected a whole number from 1 to 10000" in error
+    assert "CONVOLAB_QUEUE: no such setting; did you mean CONVOLAB_QUEUES?" in error
+
+
+def test_help_names_each_flag_with_its_variable_and_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The help of run is made from the table of settings."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    code = main(["run", "--help"])
+
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert re.search(r"-c(?: N)?, --concurrency N", shown)  # Python 3.13 says N once
+    assert "how many jobs run at once, at most [CONVOLAB_CONCURRENCY, default: 8]" in shown
+    assert "[CONVOLAB_IDLE_MAX, default: 30m]" in shown
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version prints the program's name and version and ends with 0."""
+    code = main(["--version"])
+
+    assert code == 0
+    assert capsys.readouterr().out.startswith("convolab-worker ")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Help and refusals answer without asyncio, redis, structlog or aiohttp."""
+    program = (
+        "import sys; from convolab_worker.cli.main import main; main(['run', '--help']);"
+        "print(*sys.modules, sep='\\n')"
+    )
+
+    listed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+
+    loaded = set(listed.stdout.splitlines())
+    assert not {"asyncio", "redis", "structlog", "aiohttp", "bullmq", "msgpack"} & loaded

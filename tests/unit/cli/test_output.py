@@ -1,0 +1,61 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from convolab_worker.cli import output
+
+
+def test_a_table_is_aligned_with_numbers_to_the_right() -> None:
+    """Columns are as wide as their widest cell, and no line ends in a space."""
+    text = output.table([["queue", "waiting", "note"], ["a", 5, "x"], ["longer", 12345678, ""]])
+
+    assert text.splitlines() == [
+        "queue    waiting  note",
+        "a              5  x",
+        "longer  12345678",
+    ]
+
+
+def test_json_is_readable_where_it_can_be_and_always_json(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Text is written as it is where the stream can encode it, escaped where not."""
+    utf8 = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+
+    monkeypatch.setattr(sys, "stdout", utf8)
+    readable, lone = output.as_json("日本"), output.as_json("\ud800")
+    monkeypatch.setattr(sys, "stdout", ascii_only)
+    escaped = output.as_json("日本")
+
+    assert (readable, lone, escaped) == ('"日本"', '"\\ud800"', '"\\u65e5\\u672c"')
+    assert json.loads(escaped) == "日本"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """A closed pipe behind standard output leaves the exit code and standard error alone."""
+    program = (
+        "import sys; from convolab_worker.cli.output import result\n"
+        "sys.stdin.read(); result('x' * 100_000); result('y'); sys.exit(0)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate(b"", timeout=20)
+
+    assert process.returncode == 0
+    assert errors == b""
