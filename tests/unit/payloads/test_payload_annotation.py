@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
 import pytest
 
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.payloads.validation.names import payload_annotation
+from convolab_worker.payloads.annotation import payload_annotation
 from tests.support.payloads import Course, Line, Pause
 
 if TYPE_CHECKING:

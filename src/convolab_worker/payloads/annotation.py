@@ -1,10 +1,10 @@
-"""What an annotation's text means, what a handler's first one says, how one is named."""
+"""Finds out what a handler's first annotation says of its payload."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-import sys
 import types
 import typing
 from typing import TYPE_CHECKING, Any
@@ -122,24 +122,46 @@ def enclosing_names(qualname: str, module: str | None) -> dict[str, Any]:
     return names
 
 
-def field_annotations(cls: type, where: str) -> dict[str, Any]:
-    """Give the resolved annotations of a class, or raise ConfigurationError."""
-    names = enclosing_names(cls.__qualname__, cls.__module__)
-    if "<locals>" in cls.__qualname__:
-        names.setdefault(cls.__name__, cls)
+def resolve_local_classes(annotation: Any, seen: set[Any] | None = None) -> None:
+    """Resolve the annotations of classes that running functions have defined, in the classes.
+
+    msgspec and pydantic look text annotations up in a class's module only. Raises
+    ConfigurationError for a name that is not there at run time.
+    """
+    seen = set() if seen is None else seen
+    for part in typing.get_args(annotation):
+        resolve_local_classes(part, seen)
+    if not isinstance(annotation, type) or "<locals>" not in annotation.__qualname__:
+        return
+    if annotation in seen:
+        return
+    seen.add(annotation)
+    names = {
+        **enclosing_names(annotation.__qualname__, annotation.__module__),
+        annotation.__name__: annotation,
+    }
     try:
-        return typing.get_type_hints(cls, localns=names, include_extras=True)
+        hints = _resolved_class(annotation, names)
     except Exception as error:
         msg = (
-            f"{where}: can't resolve the annotations of {cls.__module__}.{cls.__qualname__}: "
-            f"{error}; expected names that its module has at run time"
+            f"data: can't resolve the annotations of "
+            f"{annotation.__module__}.{annotation.__qualname__}: {error}; "
+            "expected names that its module has at run time"
         )
         raise ConfigurationError(msg) from error
+    for hint in hints.values():
+        resolve_local_classes(hint, seen)
 
 
-def loaded(module: str, name: str) -> Any:
-    """Give a module's attribute if the module is imported, else None.
-
-    Who has a pydantic model has imported pydantic; who has none need not pay for it.
-    """
-    return getattr(sys.modules.get(module), name, None)
+def _resolved_class(cls: Any, names: dict[str, Any]) -> dict[str, Any]:
+    if hasattr(cls, "__pydantic_complete__"):
+        if not cls.__pydantic_complete__:
+            cls.model_rebuild(_types_namespace=names)
+        return {}
+    if not dataclasses.is_dataclass(cls) and not hasattr(cls, "__required_keys__"):
+        return {}
+    hints = typing.get_type_hints(cls, localns=names, include_extras=True)
+    cls.__annotations__ = {name: hints[name] for name in cls.__annotations__}
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        field.type = hints[field.name]
+    return hints
