@@ -15,6 +15,7 @@ NaN and infinities; bytes; sets; keys that are not text; lone surrogates; anythi
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from enum import Enum
@@ -27,7 +28,7 @@ import msgspec
 
 from convolab_worker.errors import InvalidResult
 from convolab_worker.payloads import pydantic_types
-from convolab_worker.payloads.problems import printable, short_path, show, step
+from convolab_worker.payloads.problems import ABSENT, printable, short_path, show, step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -65,7 +66,12 @@ def _encoded(value: Any, what: str, *, to_be_read: bool) -> str:
         # The walk below finds the place of what is refused, and a value inside itself.
         pass
     try:
-        return _write(_Rebuilding(to_be_read=to_be_read).plain(value, what)).decode()
+        rebuilt = _Rebuilding(to_be_read=to_be_read).plain(value, what)
+        try:
+            return _write(rebuilt).decode()
+        except UnicodeEncodeError:
+            rebuilding = _Rebuilding(to_be_read=to_be_read, thorough=True)
+            return _write(rebuilding.plain(rebuilt, what)).decode()
     except RecursionError:
         msg = f"{what}: nested too deeply"
         raise InvalidResult(msg) from None
@@ -103,6 +109,13 @@ def _is_plain(value: Any) -> bool:
     return True
 
 
+def _is_plain_to_the_end(value: Any) -> bool:
+    try:
+        return _is_plain(value)
+    except RecursionError:
+        return False
+
+
 def _is_plain_scalar(value: Any) -> bool:
     kind = type(value)
     if kind is int:
@@ -125,20 +138,33 @@ def _parts_of(kind: type) -> Callable[[Any], Iterable[Any]] | None:
     if is_more or not dataclasses.is_dataclass(kind) or pydantic_types.is_model(kind):
         return None
     fields = dataclasses.fields(kind)
-    if not all(field.init for field in fields):
-        # msgspec leaves out a field whose value is only the class's.
+    if not all(field.init and _is_stored(kind, field.name) for field in fields):
+        # msgspec leaves such a field out.
         return None
+    names, count = [field.name for field in fields], len(fields)
     if hasattr(kind, "__slots__"):
-        names = [field.name for field in fields]
-        return lambda instance: [getattr(instance, name) for name in names]
-    return lambda instance: instance.__dict__.values()
+        return lambda instance: [getattr(instance, name, ABSENT) for name in names]
+
+    def attributes(instance: Any) -> Iterable[Any]:
+        stored = instance.__dict__
+        return stored.values() if len(stored) >= count else (ABSENT,)
+
+    return attributes
+
+
+def _is_stored(kind: type, name: str) -> bool:
+    """Say whether instances have an attribute of their own, and no property of the class."""
+    found = inspect.getattr_static(kind, name, None)
+    return inspect.ismemberdescriptor(found) or not hasattr(type(found), "__set__")
 
 
 class _Rebuilding:
     """Rebuilds a value from what msgspec writes as it is meant, or raises with the place."""
 
-    def __init__(self, *, to_be_read: bool) -> None:
+    def __init__(self, *, to_be_read: bool, thorough: bool = False) -> None:
         self._to_be_read = to_be_read
+        self._thorough = thorough
+        """Whether lone surrogates are looked for in all parts, which msgspec refuses by itself."""
         self._around: set[int] = set()
         """The ids of the objects that contain the present one."""
 
@@ -153,10 +179,11 @@ class _Rebuilding:
             raise _invalid(path, "a value that is not inside itself", value)
         self._around.add(id(value))
         opened = self._opened(value, path)
-        if isinstance(opened, Mapping):
-            result: Any = {
-                _key(key, path): self._part(item, path, key) for key, item in opened.items()
-            }
+        result: Any
+        if opened is not value and not self._thorough and _is_plain_to_the_end(opened):
+            result = opened
+        elif isinstance(opened, Mapping):
+            result = {_key(key, path): self._part(item, path, key) for key, item in opened.items()}
         elif isinstance(opened, list | tuple):
             result = [self._part(item, path, index) for index, item in enumerate(opened)]
         else:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _MOST_PROBLEMS = 5
 """How many problems one message tells; a further one is only hinted at."""
 
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
 _check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -182,8 +184,8 @@ def _mended_model(value: Any, dumped: Any, *, to_be_read: bool) -> Any:
     if not isinstance(dumped, dict):
         root = getattr(value, "root", ABSENT)
         return dumped if root is ABSENT else _mended(root, dumped, to_be_read=to_be_read)
-    mended = dict(dumped)
     kind: type = type(value)
+    mended = {}
     for field, written, read in _field_names(kind):
         if written not in dumped:
             continue
@@ -191,9 +193,12 @@ def _mended_model(value: Any, dumped: Any, *, to_be_read: bool) -> Any:
         if name is None:
             msg = f"{kind.__name__}.{field} is read by an AliasPath, and by no single key"
             raise TypeError(msg)
-        part = _mended(getattr(value, field), mended.pop(written), to_be_read=to_be_read)
+        item, part = getattr(value, field), dumped.pop(written)
+        if type(item) not in _SCALARS or (part is None and item is not None):
+            part = _mended(item, part, to_be_read=to_be_read)
         mended[name] = part
-    return mended
+    # What is left are computed fields, and those that the model has no names for.
+    return {**dumped, **mended} if dumped else mended
 
 
 @lru_cache(maxsize=1024)

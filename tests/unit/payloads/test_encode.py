@@ -51,6 +51,22 @@ class Shown:
     _hidden: int = 1
 
 
+@dataclasses.dataclass
+class Computed:
+    """A dataclass whose field is a property."""
+
+    half: int
+
+    @property  # type: ignore[no-redef]
+    def half(self) -> int:
+        """What was given, halved."""
+        return self._given // 2
+
+    @half.setter
+    def half(self, given: int) -> None:
+        self._given = given
+
+
 @dataclasses.dataclass(slots=True)
 class Slotted:
     """A dataclass without a ``__dict__``."""
@@ -114,6 +130,8 @@ def test_results_are_written_as_node_would(value: object, text: str) -> None:
         ([Slotted("x", [Slotted("\ud83d")])], ("result[0].parts[0].text: expected text without",)),
         ([Speaker(2**60)], ("result[0].name: expected an int within",)),  # type: ignore[arg-type]
         ([Speaker({"x"})], ("result[0].name: expected a list (a set",)),  # type: ignore[arg-type]
+        ([Loose(anything=["\ud83d"])], ("result[0].anything[0]: expected text without",)),
+        ([Number(1), Speaker("\ud83d")], ("result[1].name: expected text without",)),
         (Loose(anything=[math.inf]), ("result.anything[0]: expected a finite number",)),
         (Loose(anything=2**60), ("result.anything: expected an int within",)),
         ([Line("x", by_name={"a": 2**60})], ("result[0].byName.a:",)),
@@ -168,7 +186,8 @@ def test_dates_are_written_as_isoformat_writes_them(moment: datetime | date | ti
 def test_objects_are_written_whichever_way_is_taken(extra: list[Any]) -> None:
     """A value that has to be rebuilt is written like one that has not."""
     values = [
-        Shown(), Slotted("a", [Slotted("b")]), Speaker("A"), Line("hi"), Pause.LONG, (1, 2.5),
+        Shown(), Computed(6),
+        Slotted("a", [Slotted("b")]), Speaker("A"), Line("hi"), Pause.LONG, (1, 2.5),
         Number(3), Ratio(0.5), Text("é"), uuid.UUID(int=1), UserDict(a=1),
     ]  # fmt: skip
 
@@ -176,6 +195,7 @@ def test_objects_are_written_whichever_way_is_taken(extra: list[Any]) -> None:
 
     assert json.loads(text)[: len(values)] == [
         {"made": "here", "_hidden": 1},
+        {"half": 3},
         {"text": "a", "parts": [{"text": "b", "parts": []}]},
         {"name": "A", "voice": None},
         {"spokenText": "hi", "pauses": [], "byName": {}},
