@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 _EXCERPT = 20
 """How many characters before and after an error its message shows."""
 
-_MOST_TRIALS = 200
-"""In dicts of how many items the wrong one is looked for."""
-
 _read_anything = msgspec.json.Decoder().decode
 
 
@@ -193,21 +190,25 @@ def _told(error: msgspec.ValidationError, value: Any, annotation: Any) -> str:
 
 
 def _key_of(keys: list[Any], message: str, value: Any, annotation: Any) -> Any:
-    """Find the first key that msgspec does not tell, by trying each item of the dict alone."""
+    """Find the first key that msgspec does not tell, by halving the dict that has it."""
     items = find(value, keys[: keys.index(None)])
-    if not isinstance(items, dict) or len(items) > _MOST_TRIALS:
+    if not isinstance(items, dict):
         return ABSENT
-    everything = dict(items)
-    try:
-        for key, item in everything.items():
-            items.clear()
-            items[key] = item
-            if _problem(value, annotation) == message:
-                return key
-    finally:
+
+    def is_among(part: list[tuple[str, Any]]) -> bool:
         items.clear()
-        items.update(everything)
-    return ABSENT
+        items.update(part)
+        return _problem(value, annotation) == message
+
+    everything = list(items.items())
+    suspects = everything
+    while len(suspects) > 1:
+        half = len(suspects) // 2
+        suspects = suspects[:half] if is_among(suspects[:half]) else suspects[half:]
+    is_found = is_among(suspects)
+    items.clear()
+    items.update(everything)
+    return suspects[0][0] if is_found else ABSENT
 
 
 def _problem(value: Any, annotation: Any) -> str:
