@@ -19,7 +19,7 @@ from convolab_worker.bullmq.protocol.job_options import (
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
-from convolab_worker.payloads.encode import encode_json
+from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -212,7 +212,7 @@ def _new_job(
     return NewJob(
         id=child_id(parent.id, child.result_key, parent.attempt),
         name=child.name,
-        data=encode_json(child.data, what=f"data of the child {child.result_key!r}"),
+        data=encode_data(child.data, what=f"data of the child {child.result_key!r}"),
         opts={child.failure_option: True, **carried, **options},
         parent=parent.id,
         parent_queue=backend.keys[parent.queue].base.removesuffix(":"),

@@ -17,7 +17,7 @@ from convolab_worker.errors import (
     RedisUnavailable,
     ReplyLost,
 )
-from convolab_worker.payloads.encode import encode_json
+from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -50,7 +50,7 @@ def new_job(name: str, data: Any = None, *, job_id: str | None = None, **options
     return NewJob(
         id=checked_id(job_id) or secrets.token_hex(_ID_BYTES),
         name=name,
-        data=encode_json({} if data is None else data, what="data"),
+        data=encode_data({} if data is None else data),
         opts=opts,
     )
 

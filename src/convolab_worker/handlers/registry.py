@@ -13,8 +13,8 @@ from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
 from convolab_worker.handlers.middleware import Middleware, MiddlewareFunction
 from convolab_worker.handlers.retry import S, Strategies
-from convolab_worker.payloads.validation import validator
-from convolab_worker.payloads.validation.names import payload_annotation
+from convolab_worker.payloads.annotation import payload_annotation
+from convolab_worker.payloads.decode import decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,7 +63,7 @@ class Handler:
     names: tuple[str, ...]
     queue: str | None
     function: Callable[..., Any]
-    validate: Callable[[Any], Any]
+    decode: Callable[[bytes], Any]
     timeout: float | None
     concurrency: int | None
     threaded: bool
@@ -252,7 +252,7 @@ def _handler(
         names=names,
         queue=queue,
         function=function,
-        validate=validator(payload_annotation(function, Job)),
+        decode=decoder(payload_annotation(function, Job)),
         timeout=_checked_timeout(options.get("timeout"), where),
         concurrency=_checked_concurrency(options.get("concurrency"), where),
         threaded=_is_threaded(function, options.get("thread"), where),

@@ -15,7 +15,7 @@ from convolab_worker.bullmq.protocol.job_options import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
 from convolab_worker.handlers.lifespan import Lifespans
-from convolab_worker.payloads.encode import encode_json
+from convolab_worker.payloads.encode import encode_data, encode_json
 from convolab_worker.settings import Settings
 from convolab_worker.telemetry.metrics import Metrics
 from convolab_worker.worker.execution.executor import JobExecutor, label
@@ -104,7 +104,7 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
         id=job_id or uuid.uuid4().hex,
         token="test",  # noqa: S106 - no lock is taken
         name=name,
-        data=encode_json({} if data is None else data, what="data").encode(),
+        data=encode_data({} if data is None else data).encode(),
         opts={"attempts": attempt, **options},
         processed_on=round(time.time() * 1000),
         attempts_made=_checked_attempt(attempt, attempts) - 1,

@@ -18,7 +18,6 @@ from convolab_worker.errors import (
 from convolab_worker.handlers import middleware
 from convolab_worker.handlers.job import AwaitChildren, Job
 from convolab_worker.handlers.retry import NO_STRATEGIES, FailedAttempt, retry_delay
-from convolab_worker.payloads.decode import decode_data
 from convolab_worker.payloads.encode import encode_json
 from convolab_worker.worker.execution import handler_call
 from convolab_worker.worker.execution.handler_call import AbortKind
@@ -40,7 +39,7 @@ _PLAIN = frozenset({type(None), bool, int, float, str, dict, list})
 
 def prepare(active_job: ActiveJob, handler: Handler, reporter: JobReporter) -> Job[Any]:
     """Decode and validate a job's data. Raises InvalidPayload."""
-    data = handler.validate(decode_data(active_job.data))
+    data = handler.decode(active_job.data)
     return Job(
         active_job, kind=handler.kind, data=data, reporter=reporter, resources=handler.resources
     )

@@ -1,10 +1,10 @@
-"""Resolves annotations: those of a handler's job, of a class's fields, and their names."""
+"""Finds out what a handler's first annotation says of its payload."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-import sys
 import types
 import typing
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
-    """Return the T of the ``Job[T]`` annotation of a handler's first parameter, or Any.
+    """Give the T of the ``Job[T]`` annotation of a handler's first parameter, or Any.
 
-    ``job_type`` is the class Job. Raises ConfigurationError for an annotation that can't be
-    resolved or is not a Job, and for a function without a positional parameter.
+    ``job_type`` is the class Job. An annotation that can't be resolved, one that is not a
+    Job, and a function without a positional parameter raise ConfigurationError.
     """
     name = getattr(function, "__qualname__", repr(function))
     try:
@@ -30,7 +30,7 @@ def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
         inspect.Parameter.KEYWORD_ONLY,
         inspect.Parameter.VAR_KEYWORD,
     ):
-        msg = f"{name}: expected a first parameter for the job, got none"
+        msg = f"{name}: expected a first parameter that takes the job, got none"
         raise ConfigurationError(msg)
     if parameters[0].annotation is inspect.Parameter.empty:
         return Any
@@ -52,7 +52,7 @@ def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
 
 
 def _resolved(annotation: Any, function: Any, job_type: type) -> Any:
-    """Resolve one annotation in the function's names; the return type is left alone."""
+    """Resolve one annotation as the function's author meant it, the return type left alone."""
     function = _underlying(function)
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     names = {
@@ -76,7 +76,7 @@ def _resolved(annotation: Any, function: Any, job_type: type) -> Any:
 
 
 def _underlying(function: Any) -> Any:
-    """Return the plain function in a method, a partial, a wrapper or a callable object."""
+    """Find the plain function in a method, a partial, a wrapper or a callable object."""
     while not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
         if isinstance(function, functools.partial):
             function = function.func
@@ -99,17 +99,17 @@ def _filled(cell: types.CellType) -> bool:
 
 
 def annotation_name(annotation: object) -> str:
-    """Return an annotation as its author writes it."""
+    """Write an annotation as its author would have."""
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__qualname__.rpartition(".<locals>.")[2]
     return str(annotation)
 
 
 def enclosing_names(qualname: str, module: str | None) -> dict[str, Any]:
-    """Return the local names of the running functions that enclose the definition of ``qualname``.
+    """Give the local names of the running functions inside which ``qualname`` was defined.
 
-    Annotations that are text are looked up in their module only. This finds the classes that a
-    test or a factory function has defined next to its handler.
+    Text annotations are looked up in their module only; this finds the classes that a
+    test or a factory function has defined beside its handler.
     """
     parts = qualname.split(".<locals>.")
     outer = {".<locals>.".join(parts[:end]) for end in range(1, len(parts))}
@@ -122,24 +122,46 @@ def enclosing_names(qualname: str, module: str | None) -> dict[str, Any]:
     return names
 
 
-def field_annotations(cls: type, where: str) -> dict[str, Any]:
-    """Return the resolved annotations of a class. Raises ConfigurationError."""
-    names = enclosing_names(cls.__qualname__, cls.__module__)
-    if "<locals>" in cls.__qualname__:
-        names.setdefault(cls.__name__, cls)
+def resolve_local_classes(annotation: Any, seen: set[Any] | None = None) -> None:
+    """Resolve the annotations of classes that running functions have defined, in the classes.
+
+    msgspec and pydantic look text annotations up in a class's module only. Raises
+    ConfigurationError for a name that is not there at run time.
+    """
+    seen = set() if seen is None else seen
+    for part in typing.get_args(annotation):
+        resolve_local_classes(part, seen)
+    if not isinstance(annotation, type) or "<locals>" not in annotation.__qualname__:
+        return
+    if annotation in seen:
+        return
+    seen.add(annotation)
+    names = {
+        **enclosing_names(annotation.__qualname__, annotation.__module__),
+        annotation.__name__: annotation,
+    }
     try:
-        return typing.get_type_hints(cls, localns=names, include_extras=True)
+        hints = _resolved_class(annotation, names)
     except Exception as error:
         msg = (
-            f"{where}: can't resolve the annotations of {cls.__module__}.{cls.__qualname__}: "
-            f"{error}; expected names that its module has at run time"
+            f"data: can't resolve the annotations of "
+            f"{annotation.__module__}.{annotation.__qualname__}: {error}; "
+            "expected names that its module has at run time"
         )
         raise ConfigurationError(msg) from error
+    for hint in hints.values():
+        resolve_local_classes(hint, seen)
 
 
-def loaded(module: str, name: str) -> Any:
-    """Return a module's attribute if the module is imported, else None.
-
-    An application that has a pydantic model has imported pydantic, and no other has to.
-    """
-    return getattr(sys.modules.get(module), name, None)
+def _resolved_class(cls: Any, names: dict[str, Any]) -> dict[str, Any]:
+    if hasattr(cls, "__pydantic_complete__"):
+        if not cls.__pydantic_complete__:
+            cls.model_rebuild(_types_namespace=names)
+        return {}
+    if not dataclasses.is_dataclass(cls) and not hasattr(cls, "__required_keys__"):
+        return {}
+    hints = typing.get_type_hints(cls, localns=names, include_extras=True)
+    cls.__annotations__ = {name: hints[name] for name in cls.__annotations__}
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        field.type = hints[field.name]
+    return hints
