@@ -65,7 +65,6 @@ class Course:
     note: Annotated[str, "anything"] = ""
     extra: Any = None
     part: Course | None = None
-    made: str = dataclasses.field(init=False, default="here")
 
 
 @dataclasses.dataclass

@@ -165,3 +165,16 @@ def _resolved_class(cls: Any, names: dict[str, Any]) -> dict[str, Any]:
     for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         field.type = hints[field.name]
     return hints
+
+
+def has_own_init(cls: Any) -> bool:
+    """Say whether a dataclass has an ``__init__`` that its author wrote: no library calls it."""
+    code = getattr(cls.__init__, "__code__", None)
+    # The generated ones come from text.
+    return code is None or code.co_filename != "<string>"
+
+
+def is_more_than_its_fields(cls: Any) -> bool:
+    """Say whether a dataclass is made of more, or of less, than a value for each of its fields."""
+    is_plain = dataclasses.is_dataclass(cls)
+    return is_plain and (has_own_init(cls) or not all(f.init for f in dataclasses.fields(cls)))

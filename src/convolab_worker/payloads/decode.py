@@ -15,7 +15,7 @@ import msgspec
 
 from convolab_worker.errors import InvalidPayload
 from convolab_worker.payloads import pydantic_types
-from convolab_worker.payloads.annotation import resolve_local_classes
+from convolab_worker.payloads.annotation import is_more_than_its_fields, resolve_local_classes
 from convolab_worker.payloads.problems import ABSENT, find, printable, quote, short_path, show, step
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ def _msgspec_refusal(annotation: Any) -> str | None:
                 return f"{cls!r} is none of its types"
             if hasattr(cls, "__is_pydantic_dataclass__"):
                 return f"{cls!r} is pydantic's"
+            if isinstance(node, msgspec.inspect.DataclassType) and is_more_than_its_fields(cls):
+                return f"{cls!r} has an __init__ of its own, or a field with init=False"
     except Exception as error:  # noqa: BLE001 - resolving an annotation runs the user's code
         return str(error)
     return None

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from convolab_worker.errors import ConfigurationError, InvalidPayload
-from convolab_worker.payloads.annotation import annotation_name
+from convolab_worker.payloads.annotation import annotation_name, has_own_init
 from convolab_worker.payloads.problems import ABSENT, find, printable, short_path, show, step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _MOST_PROBLEMS = 5
 """How many problems one message tells; a further one is only hinted at."""
@@ -37,7 +37,12 @@ def decoder(
     """
     adapter = _adapter(annotation, why_not_msgspec)
     validate, invalid = adapter.validate_json, sys.modules["pydantic"].ValidationError
-    strict = None if _is_lax(adapter.core_schema) else True
+    classes = list(_classes(adapter.core_schema))
+    strict = None if any(is_model(cls) and _is_lax(cls) for cls in classes) else True
+    for cls in classes:
+        if not is_model(cls) and has_own_init(cls):
+            msg = f"data: {cls!r} has an __init__ of its own: give it a __post_init__ instead"
+            raise ConfigurationError(msg)
 
     def decode(raw: bytes) -> Any:
         try:
@@ -82,20 +87,23 @@ def _adapter(annotation: Any, why_not_msgspec: str) -> Any:
     return adapter
 
 
-def _is_lax(schema: Any) -> bool:
-    """Say whether a model in a schema, or a field of one, asks for ``strict=False``."""
-    if isinstance(schema, list | tuple):
-        return any(map(_is_lax, schema))
-    if not isinstance(schema, dict):
-        return False
-    cls = schema.get("cls")
-    if isinstance(cls, type) and is_model(cls):
-        rules = [rule for field in _fields(cls).values() for rule in field.metadata]
-        if _config(cls).get("strict") is False or any(
-            getattr(rule, "strict", None) is False for rule in rules
-        ):
-            return True
-    return any(_is_lax(part) for key, part in schema.items() if key not in ("default", "metadata"))
+def _is_lax(cls: Any) -> bool:
+    """Say whether a model, or a field of it, asks for ``strict=False``."""
+    rules = [rule for field in _fields(cls).values() for rule in field.metadata]
+    return _config(cls).get("strict") is False or any(
+        getattr(rule, "strict", None) is False for rule in rules
+    )
+
+
+def _classes(schema: Any) -> Iterator[type]:
+    """Yield the models and dataclasses of a schema."""
+    parts = schema if isinstance(schema, list | tuple) else ()
+    if isinstance(schema, dict):
+        if schema.get("type") in ("model", "dataclass"):
+            yield schema["cls"]
+        parts = tuple(part for key, part in schema.items() if key not in ("default", "metadata"))
+    for part in parts:
+        yield from _classes(part)
 
 
 def _told(error: Any, value: Any) -> str:

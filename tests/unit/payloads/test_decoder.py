@@ -252,6 +252,31 @@ def test_what_post_init_raises_is_told_and_kept_as_the_cause() -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+def test_a_dataclass_that_is_more_than_its_fields() -> None:
+    """A field with init=False is the dataclass's own; an __init__ would not be called."""
+
+    @dataclasses.dataclass
+    class Doubled:
+        size: int
+        double: int = dataclasses.field(init=False)
+
+        def __post_init__(self) -> None:
+            self.double = 2 * self.size
+
+    @dataclasses.dataclass
+    class Own:
+        size: int
+
+        def __init__(self, size: int) -> None:
+            self.size = size + 1
+
+    assert read(Doubled, {"size": 2}).double == 4
+    assert read(Doubled, {"size": 2, "double": 7}).double == 4
+    for annotation in (Own, list[Own], Own | Circle):
+        with pytest.raises(ConfigurationError, match="Own'> has an __init__ of its own: give it"):
+            decoder(annotation)
+
+
 def test_typed_dict_keeps_the_keys_it_names() -> None:
     """Required, NotRequired and total are honoured though the annotations are text."""
     taken = read(Request, {"text": "t", "count": 1, "speed": 1, "unknown": 2})
