@@ -174,8 +174,22 @@ class Whole:
         raise ValueError(self.expected)
 
 
+class _TextKind:
+    """A kind whose values are text, as they are written."""
+
+    __slots__ = ()
+
+    def parse(self, text: str) -> str:
+        """Return the text; ``check`` judges it."""
+        return text
+
+    def text(self, value: Any) -> str:
+        """Return the text."""
+        return str(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(_TextKind):
     """One of a few names, in upper or lower case."""
 
     names: tuple[str, ...]
@@ -185,14 +199,6 @@ class Choice:
         """The names."""
         return "one of " + ", ".join(self.names)
 
-    def parse(self, text: str) -> str:
-        """Return the text; ``check`` judges it."""
-        return text
-
-    def text(self, value: Any) -> str:
-        """Return the name."""
-        return str(value)
-
     def check(self, value: Any) -> str:
         """Return the name in lower case."""
         if isinstance(value, str) and value.lower() in self.names:
@@ -201,20 +207,12 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class Text(_TextKind):
     """Text that matches a pattern; ``expected`` says the pattern in words."""
 
     pattern: str
     expected: str
     secret: bool = False
-
-    def parse(self, text: str) -> str:
-        """Return the text; ``check`` judges it."""
-        return text
-
-    def text(self, value: Any) -> str:
-        """Return the text."""
-        return str(value)
 
     def check(self, value: Any) -> str:
         """Return the text."""
@@ -224,7 +222,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class Rate(_TextKind):
     """Jobs per time, as text that ``parse_rate`` reads."""
 
     expected: str = RATE_EXPECTED
@@ -232,10 +230,6 @@ class Rate:
     def parse(self, text: str) -> str:
         """Return the text without spaces; ``check`` judges it."""
         return text.replace(" ", "")
-
-    def text(self, value: Any) -> str:
-        """Return the text."""
-        return str(value)
 
     def check(self, value: Any) -> str:
         """Return the text."""
@@ -283,7 +277,7 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Url:
+class Url(_TextKind):
     """An address with one of a few schemes; messages never show its password."""
 
     schemes: tuple[str, ...]
@@ -292,14 +286,6 @@ class Url:
     def expected(self) -> str:
         """The schemes."""
         return starts_with(self.schemes)
-
-    def parse(self, text: str) -> str:
-        """Return the text; ``check`` judges it."""
-        return text
-
-    def text(self, value: Any) -> str:
-        """Return the address."""
-        return str(value)
 
     def check(self, value: Any) -> str:
         """Return the address as it was written."""
