@@ -31,7 +31,7 @@ bench: $(VENV)/dev.installed node-packages ## all benchmarks, in ten minutes, in
 
 .PHONY: docs
 docs: $(VENV)/docs.installed ## the documentation as a site, in site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 ##@ Check
 .PHONY: test
@@ -98,7 +98,7 @@ memory: $(VENV)/dev.installed ## a worker's memory after a million jobs
 # The core of the suite on other servers; make test has its short form, on all of them.
 OLD_REDIS = $(shell $(BIN)/python -c 'from tests.support.kinds import old_redis; print(old_redis())')
 MATRIX := tests/integration/test_worker.py tests/integration/test_fairness.py \
-  tests/integration/test_idle.py tests/integration/test_conformance_behaviour.py \
+  tests/integration/test_idle.py tests/integration/bullmq/test_conformance_behaviour.py \
   tests/faults/test_redis_away.py tests/faults/test_worker_dies.py tests/faults/test_shutdown.py
 .PHONY: matrix
 matrix: $(VENV)/dev.installed node-packages ## the core of the tests on Redis 7 and 6.2, TLS, a cluster

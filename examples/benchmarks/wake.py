@@ -57,9 +57,8 @@ _IMPORTS = {
     "redis.asyncio, bullmq, structlog": "import redis.asyncio, bullmq, structlog",
     "our worker and command": "import convolab_worker.cli.process, convolab_worker.worker.worker",
     "our worker and wake server": (
-        "import convolab_worker.cli.process, convolab_worker.worker.worker,"
-        " convolab_worker.server.server,"
-        " convolab_worker.server.listener, convolab_worker.server.routes"
+        "import convolab_worker.cli.commands.run, convolab_worker.server.server,"
+        " convolab_worker.server.routes"
     ),
 }
 _MOST_TIMES_IMPORTS = 2.5

@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.children import Child
+    from convolab_worker.bullmq.flows import Child
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.registry import HandlerRegistry
-    from convolab_worker.handlers.scope import CallNext
-    from convolab_worker.handlers.strategies import FailedAttempt
+    from convolab_worker.handlers.retry import FailedAttempt
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import DrainResult, Worker
 
@@ -35,10 +35,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CallNext": "handlers.scope",
-    "Child": "bullmq.children",
+    "CallNext": "handlers.middleware",
+    "Child": "bullmq.flows",
     "DrainResult": "worker.worker",
-    "FailedAttempt": "handlers.strategies",
+    "FailedAttempt": "handlers.retry",
     "HandlerRegistry": "handlers.registry",
     "Job": "handlers.job",
     "JobClient": "client.client",

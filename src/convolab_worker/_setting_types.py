@@ -81,6 +81,24 @@ def suggestion(name: str, known: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+class Kind(Protocol):
+    """What sort of value an option takes.
+
+    ``parse`` returns the value that the text of a variable or a flag means, unchecked; ``text``
+    writes a value as ``parse`` reads it. ``check`` returns the value in its own type, and raises
+    ``ValueError`` where it is outside. ``expected`` is what it has to be, in words.
+    """
+
+    @property
+    def expected(self) -> str: ...
+
+    def parse(self, text: str) -> Any: ...
+
+    def text(self, value: Any) -> str: ...
+
+    def check(self, value: Any) -> Any: ...
+
+
 def show(kind: Kind, value: Any) -> str:
     """Return a value as text for a message or a log, with secrets masked."""
     secret = isinstance(kind, Text) and kind.secret
@@ -91,24 +109,19 @@ def show(kind: Kind, value: Any) -> str:
     return repr(mask_url(value))
 
 
-class Kind(Protocol):
-    """How the values of an option are read, checked and written."""
+class _AsWritten:
+    """The half of a kind whose text is its value; the check decides."""
 
-    @property
-    def expected(self) -> str:
-        """What a valid value is, in words that follow "expected"."""
+    __slots__ = ()
 
     def parse(self, text: str) -> Any:
-        """Return the value that the text of a variable or a flag means, unchecked."""
-
-    def check(self, value: Any) -> Any:
-        """Return the value in its own type. Raises ``ValueError`` if it is not valid."""
+        return text
 
     def text(self, value: Any) -> str:
-        """Return a value as text that ``parse`` reads."""
+        return str(value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Duration:
     """Seconds as a float, within bounds; text may have a unit."""
 
@@ -117,11 +130,9 @@ class Duration:
 
     @property
     def expected(self) -> str:
-        """The bounds, with their units."""
         return f"a duration from {format_duration(self.low)} to {format_duration(self.high)}"
 
     def parse(self, text: str) -> float:
-        """Return the seconds that the text means."""
         try:
             return parse_duration(text)
         except ValueError:
@@ -129,11 +140,9 @@ class Duration:
             raise ValueError(msg) from None
 
     def text(self, value: Any) -> str:
-        """Return the seconds with a unit."""
         return format_duration(value)
 
     def check(self, value: Any) -> float:
-        """Return the seconds as a float."""
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             msg = f"{self.expected}, as a number of seconds"
             raise ValueError(msg)  # noqa: TRY004 - every invalid value raises the same error
@@ -142,8 +151,8 @@ class Duration:
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Whole:
+@dataclass(frozen=True, slots=True)
+class Whole(_AsWritten):
     """A whole number within bounds."""
 
     low: int
@@ -151,63 +160,40 @@ class Whole:
 
     @property
     def expected(self) -> str:
-        """The bounds."""
         if self.high is None:
             return f"a whole number, {self.low} or more"
         return f"a whole number from {self.low} to {self.high}"
 
     def parse(self, text: str) -> int:
-        """Return the number that the digits are; text such as 1e3 or 8.5 is refused."""
-        if not _DIGITS.fullmatch(text):
+        if not _DIGITS.fullmatch(text):  # so that 1e3 and 8.5 are refused
             raise ValueError(self.expected)
         return int(text)
 
-    def text(self, value: Any) -> str:
-        """Return the digits."""
-        return str(value)
-
     def check(self, value: Any) -> int:
-        """Return the number; a bool and a float are refused."""
         whole = isinstance(value, int) and not isinstance(value, bool)
         if whole and value >= self.low and (self.high is None or value <= self.high):
             return int(value)
         raise ValueError(self.expected)
 
 
-class _TextKind:
-    """A kind whose values are text, as they are written."""
-
-    __slots__ = ()
-
-    def parse(self, text: str) -> str:
-        """Return the text; ``check`` judges it."""
-        return text
-
-    def text(self, value: Any) -> str:
-        """Return the text."""
-        return str(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice(_TextKind):
+@dataclass(frozen=True, slots=True)
+class Choice(_AsWritten):
     """One of a few names, in upper or lower case."""
 
     names: tuple[str, ...]
 
     @property
     def expected(self) -> str:
-        """The names."""
         return "one of " + ", ".join(self.names)
 
     def check(self, value: Any) -> str:
-        """Return the name in lower case."""
         if isinstance(value, str) and value.lower() in self.names:
             return value.lower()
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text(_TextKind):
+@dataclass(frozen=True, slots=True)
+class Text(_AsWritten):
     """Text that matches a pattern; ``expected`` says the pattern in words."""
 
     pattern: str
@@ -215,45 +201,35 @@ class Text(_TextKind):
     secret: bool = False
 
     def check(self, value: Any) -> str:
-        """Return the text."""
         if isinstance(value, str) and re.fullmatch(self.pattern, value):
             return value
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate(_TextKind):
-    """Jobs per time, as text that ``parse_rate`` reads."""
+@dataclass(frozen=True, slots=True)
+class Rate(Text):
+    """Jobs per time, as text that ``parse_rate`` reads; spaces in it do not count."""
 
+    pattern: str = _RATE.pattern
     expected: str = RATE_EXPECTED
 
     def parse(self, text: str) -> str:
-        """Return the text without spaces; ``check`` judges it."""
         return text.replace(" ", "")
 
-    def check(self, value: Any) -> str:
-        """Return the text."""
-        if isinstance(value, str) and _RATE.fullmatch(value):
-            return value
-        raise ValueError(self.expected)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Names:
     """A tuple of different names that are not empty; text has commas between them."""
 
     expected: str
 
     def parse(self, text: str) -> tuple[str, ...]:
-        """Return the names between the commas; empty names stay, and ``check`` refuses them."""
         return tuple(name.strip() for name in text.split(","))
 
     def text(self, value: Any) -> str:
-        """Return the names with commas between them."""
         return ",".join(value)
 
     def check(self, value: Any) -> tuple[str, ...]:
-        """Return the names as a tuple; the error says which name is wrong, and why."""
         if not isinstance(value, (tuple, list)) or not value:
             raise ValueError(self.expected)
         for name in value:
@@ -276,19 +252,17 @@ class Names:
         return f"{name!r} is there twice" if names.count(name) > 1 else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Url(_TextKind):
+@dataclass(frozen=True, slots=True)
+class Url(_AsWritten):
     """An address with one of a few schemes; messages never show its password."""
 
     schemes: tuple[str, ...]
 
     @property
     def expected(self) -> str:
-        """The schemes."""
         return starts_with(self.schemes)
 
     def check(self, value: Any) -> str:
-        """Return the address as it was written."""
         if not isinstance(value, str):
             raise ValueError(self.expected)  # noqa: TRY004 - every invalid value raises the same error
         if self.schemes == REDIS_SCHEMES:

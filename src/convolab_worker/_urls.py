@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from typing import TypedDict
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
@@ -50,15 +50,7 @@ def parse_redis_url(url: str) -> RedisUrl:
     The query may hold ``db``, ``username``, ``password`` and redis-py's ``ssl_*`` names. Other
     names are ignored: they are the options of other clients.
     """
-    _refuse_white_space(url)
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() not in REDIS_SCHEMES:
-        raise ValueError(starts_with(REDIS_SCHEMES))
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:  # its text would repeat the password
-        raise ValueError(_FORM) from None
+    parts, port = _split(url, REDIS_SCHEMES)
     is_unix = parts.scheme == "unix"
     if is_unix:
         _refuse_bad_socket(parts.netloc, parts.path)
@@ -67,7 +59,7 @@ def parse_redis_url(url: str) -> RedisUrl:
     elif "@" in f"{parts.path}{parts.query}{parts.fragment}":
         msg = f"no @ after the host; {_CREDENTIALS}"
         raise ValueError(msg)
-    if "#" in rest:
+    if "#" in url:
         msg = f"no #; {_CREDENTIALS}"
         raise ValueError(msg)
     query = dict(parse_qsl(parts.query))
@@ -86,16 +78,8 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 def check_http_url(url: str, schemes: tuple[str, ...]) -> None:
     """Raise for an address without one of the schemes, without a host or with a bad port."""
-    _refuse_white_space(url)
-    scheme, separator, _ = url.partition("://")
-    if not separator or scheme.lower() not in schemes:
-        raise ValueError(starts_with(schemes))
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:  # its text would repeat the password
-        raise ValueError(_FORM) from None
-    if not host:
+    parts, port = _split(url, schemes)
+    if not parts.hostname:
         msg = "a host after the scheme"
         raise ValueError(msg)
     if port == 0:
@@ -121,10 +105,19 @@ def mask_url(url: str) -> str:
     return f"{scheme}{separator}{user[0] + ':' if user else ''}***@{after}"
 
 
-def _refuse_white_space(url: str) -> None:
+def _split(url: str, schemes: tuple[str, ...]) -> tuple[SplitResult, int | None]:
     if re.search(r"[\s\x00-\x1f\x7f]", url):
         msg = "an address without white space; in a user or password, write a space as %20"
         raise ValueError(msg)
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme.lower() not in schemes:
+        raise ValueError(starts_with(schemes))
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # its text would repeat the password
+        raise ValueError(_FORM) from None
+    return parts, port
 
 
 def _refuse_bad_socket(netloc: str, path: str) -> None:

@@ -42,6 +42,7 @@ __all__ = [
 _T = TypeVar("_T")
 _DAY = 24 * 3600.0
 _VARIABLES_START = "CONVOLAB_"
+_PRINTABLE = Text(r"[!-~]+", "printable ASCII without spaces")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +76,12 @@ class Option:
         return show(self.kind, value)
 
 
-def _option(default: _T, variable: str, kind: Kind, help: str) -> _T:  # noqa: A002
-    option = Option(variable=variable, kind=kind, help=help, default=default)
-    described: _T = field(default=default, metadata={"option": option})
+def _option(default: _T, kind: Kind, help: str, variable: str | None = None) -> _T:  # noqa: A002
+    """Describe a field; its variable is CONVOLAB_ and the field's name, where none is given."""
+    described: _T = field(
+        default=default,
+        metadata={"kind": kind, "help": help, "default": default, "variable": variable},
+    )
     return described
 
 
@@ -90,199 +94,145 @@ class Settings:
 
     redis_url: str = _option(
         "redis://localhost:6379",
-        "REDIS_URL",
-        Url(schemes=REDIS_SCHEMES),
+        Url(REDIS_SCHEMES),
         "address of the Redis or Valkey server",
+        "REDIS_URL",
     )
     queues: tuple[str, ...] = _option(
         ("convolab",),
-        "CONVOLAB_QUEUES",
-        Names(expected="one or more different queue names, separated by commas, without colons"),
+        Names("one or more different queue names, separated by commas, without colons"),
         "BullMQ queue names, separated by commas; jobs are added to the first by default",
     )
     prefix: str = _option(
         "bull",
-        "CONVOLAB_PREFIX",
-        Text(pattern=r"[^\s\x00-\x1f\x7f]+", expected="a key prefix without white space"),
+        Text(r"[^\s\x00-\x1f\x7f]+", "a key prefix without white space"),
         "BullMQ's key prefix; a Redis cluster needs a hash tag such as {bull}",
     )
-    concurrency: int = _option(
-        8,
-        "CONVOLAB_CONCURRENCY",
-        Whole(low=1, high=10_000),
-        "how many jobs run at once, at most",
-    )
+    concurrency: int = _option(8, Whole(1, 10_000), "how many jobs run at once, at most")
     park_limit: int = _option(
         100,
-        "CONVOLAB_PARK_LIMIT",
-        Whole(low=0, high=100_000),
+        Whole(0, 100_000),
         "how many jobs wait in memory, at most, while their handler is at its own limit",
     )
     idle_min: float = _option(
-        5.0,
-        "CONVOLAB_IDLE_MIN",
-        Duration(low=0.01, high=_DAY),
-        "first wait of the idle backoff, when there is no work",
+        5.0, Duration(0.01, _DAY), "first wait of the idle backoff, when there is no work"
     )
     idle_max: float = _option(
-        1800.0,
-        "CONVOLAB_IDLE_MAX",
-        Duration(low=0.01, high=_DAY),
-        "longest wait of the idle backoff, when there is no work",
+        1800.0, Duration(0.01, _DAY), "longest wait of the idle backoff, when there is no work"
     )
     lock_duration: float = _option(
-        60.0,
-        "CONVOLAB_LOCK_DURATION",
-        Duration(low=1.0, high=_DAY),
-        "how long the lock of a job lasts without renewal",
+        60.0, Duration(1.0, _DAY), "how long the lock of a job lasts without renewal"
     )
     max_stalled_count: int = _option(
-        1,
-        "CONVOLAB_MAX_STALLED_COUNT",
-        Whole(low=0, high=1000),
-        "how often a job may lose its worker and run again before it fails",
+        1, Whole(0, 1000), "how often a job may lose its worker and run again before it fails"
     )
     shutdown_grace: float = _option(
         8.0,
-        "CONVOLAB_SHUTDOWN_GRACE",
-        Duration(low=0.0, high=3600.0),
+        Duration(0.0, 3600.0),
         "how long jobs may still run after SIGTERM before they go back to their queues",
     )
     progress_interval: float = _option(
         1.0,
-        "CONVOLAB_PROGRESS_INTERVAL",
-        Duration(low=0.0, high=3600.0),
+        Duration(0.0, 3600.0),
         "least time between two progress updates of one job; the last update is always sent",
     )
     command_timeout: float = _option(
-        10.0,
-        "CONVOLAB_COMMAND_TIMEOUT",
-        Duration(low=0.1, high=600.0),
-        "how long a Redis command may take, except a blocking read",
+        10.0, Duration(0.1, 600.0), "how long a Redis command may take, except a blocking read"
     )
     command_budget: int | None = _option(
-        None,
-        "CONVOLAB_COMMAND_BUDGET",
-        Whole(low=1),
-        "Redis commands a day; the worker compares its count with it and warns",
+        None, Whole(1), "Redis commands a day; the worker compares its count with it and warns"
     )
     wake_url: str | None = _option(
-        None,
-        "CONVOLAB_WAKE_URL",
-        Url(schemes=("http", "https")),
-        "address to which clients send wakes",
+        None, Url(("http", "https")), "address to which clients send wakes"
     )
     wake_token: str | None = _option(
         None,
-        "CONVOLAB_WAKE_TOKEN",
-        Text(pattern=r"[!-~]+", expected="printable ASCII without spaces", secret=True),
+        Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
         "bearer token that the wake server expects and that clients send",
     )
     wake_audience: str | None = _option(
         None,
-        "CONVOLAB_WAKE_AUDIENCE",
-        Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
+        _PRINTABLE,
         "audience of the Google identity token that wakes carry; clients need the extra gcp",
     )
     wake_emails: tuple[str, ...] | None = _option(
         None,
-        "CONVOLAB_WAKE_EMAILS",
-        Names(expected="one or more different e-mail addresses, separated by commas"),
+        Names("one or more different e-mail addresses, separated by commas"),
         "whose identity tokens the wake server accepts, if CONVOLAB_WAKE_AUDIENCE is set",
     )
     wake_mode: str = _option(
         "auto",
-        "CONVOLAB_WAKE_MODE",
-        Choice(names=("auto", "background", "held")),
+        Choice(("auto", "background", "held")),
         "held works only while a request is open; auto is held on Cloud Run, background elsewhere",
     )
     wake_hold: float = _option(
         170.0,
-        "CONVOLAB_WAKE_HOLD",
-        Duration(low=1.0, high=3600.0),
+        Duration(1.0, 3600.0),
         "how long a held request stays open, at most, unless it says how long",
     )
     wake_linger: float = _option(
         10.0,
-        "CONVOLAB_WAKE_LINGER",
-        Duration(low=0.0, high=3600.0),
+        Duration(0.0, 3600.0),
         "how long a held request waits for a job that is due soon",
     )
     wake_rate: int = _option(
         100,
-        "CONVOLAB_WAKE_RATE",
-        Whole(low=1, high=1_000_000),
+        Whole(1, 1_000_000),
         "how many requests a second the wake server accepts from one client",
     )
     sleep_after: float | None = _option(
         None,
-        "CONVOLAB_SLEEP_AFTER",
-        Duration(low=0.01, high=_DAY),
+        Duration(0.01, _DAY),
         "idle time after which the worker closes its connections until a wake; 10s if held",
     )
     k_service: str | None = _option(
-        None,
-        "K_SERVICE",
-        Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
-        "name of the service, which Cloud Run sets",
+        None, _PRINTABLE, "name of the service, which Cloud Run sets", "K_SERVICE"
     )
     port: int = _option(
-        8080,
-        "PORT",
-        Whole(low=0, high=65535),
-        "port of the wake server; 0 chooses a free one",
+        8080, Whole(0, 65535), "port of the wake server; 0 chooses a free one", "PORT"
     )
     app: str | None = _option(
         None,
-        "CONVOLAB_APP",
-        Text(
-            pattern=r"[^\s:]+:[^\s:]+",
-            expected="MODULE:REGISTRY, such as app.jobs:handlers",
-        ),
+        Text(r"[^\s:]+:[^\s:]+", "MODULE:REGISTRY, such as app.jobs:handlers"),
         "the application's handlers, as MODULE:REGISTRY",
     )
     worker_name: str | None = _option(
         None,
-        "CONVOLAB_WORKER_NAME",
-        Text(pattern=r"[!-~]+", expected="printable ASCII without spaces"),
+        _PRINTABLE,
         "name of the worker in logs and in Redis; host and process id if unset",
     )
     listed: str = _option(
         "on",
-        "CONVOLAB_LISTED",
-        Choice(names=("on", "off")),
-        "on lists this worker in getWorkers() of Node, for a command a queue at each connect and a "
+        Choice(("on", "off")),
+        "on lists this worker in getWorkers() of Node: a command a queue at each connect, and a "
         "connection for each queue beyond two",
     )
     rate_limit: str | None = _option(
         None,
-        "CONVOLAB_RATE_LIMIT",
         Rate(),
         "how many jobs start on each queue in a time, such as 10/s or 100/5s: BullMQ's limiter",
     )
     metrics_points: int | None = _option(
         None,
-        "CONVOLAB_METRICS_POINTS",
-        Whole(low=1, high=1_000_000),
+        Whole(1, 1_000_000),
         "for how many minutes Node's getMetrics() has counts; nothing is recorded if unset",
     )
     otel: str = _option(
         "off",
-        "CONVOLAB_OTEL",
-        Choice(names=("off", "on")),
+        Choice(("off", "on")),
         "on makes OpenTelemetry spans and metrics of jobs; needs the extra convolab_worker[otel]",
     )
     log_level: str = _option(
         "info",
-        "LOG_LEVEL",
-        Choice(names=("debug", "info", "warning", "error", "critical")),
+        Choice(("debug", "info", "warning", "error", "critical")),
         "lowest level of the lines that are logged",
+        "LOG_LEVEL",
     )
     log_format: str = _option(
         "auto",
-        "LOG_FORMAT",
-        Choice(names=("auto", "json", "text")),
+        Choice(("auto", "json", "text")),
         "auto is readable text on a terminal and JSON lines elsewhere",
+        "LOG_FORMAT",
     )
 
     def __post_init__(self) -> None:
@@ -310,7 +260,7 @@ class Settings:
             if name not in overrides and (text := environ.get(option.variable, "").strip())
         }
         given = {name: value for name, value in overrides.items() if name in OPTIONS}
-        values = _read(texts, problems) | _checked(given, problems)
+        values = _checked(texts, problems, are_texts=True) | _checked(given, problems)
         problems += _across(
             {**_DEFAULTS, **values}, {name: OPTIONS[name].variable for name in texts}
         )
@@ -327,33 +277,32 @@ class Settings:
         return f"Settings({', '.join(shown)})"
 
 
-OPTIONS: Mapping[str, Option] = {f.name: f.metadata["option"] for f in fields(Settings)}
+OPTIONS: Mapping[str, Option] = {
+    f.name: Option(
+        **{**f.metadata, "variable": f.metadata["variable"] or _VARIABLES_START + f.name.upper()}
+    )
+    for f in fields(Settings)
+}
 """Every option by the name of its field, in the order of the fields."""
 
 _DEFAULTS: Mapping[str, Any] = {name: option.default for name, option in OPTIONS.items()}
 
 
-def _read(texts: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
-    """Return the values of the variables by field, and add what is wrong to ``problems``."""
-    values: dict[str, Any] = {}
-    for name, text in texts.items():
-        option = OPTIONS[name]
-        try:
-            values[name] = option.read(text)
-        except ValueError as error:
-            problems.append(f"{option.variable}={option.show(text)}: expected {error}")
-    return values
+def _checked(
+    values: Mapping[str, Any], problems: list[str], *, are_texts: bool = False
+) -> dict[str, Any]:
+    """Return the values that are right, in their own types, and note what is wrong.
 
-
-def _checked(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    """Return the valid values in their own types, and add what is wrong to ``problems``."""
+    Those that ``are_texts`` are of variables.
+    """
     right: dict[str, Any] = {}
     for name, value in values.items():
         option = OPTIONS[name]
         try:
-            right[name] = option.check(value)
+            right[name] = option.read(value) if are_texts else option.check(value)
         except ValueError as error:
-            problems.append(f"{name}={option.show(value)}: expected {error}")
+            label = option.variable if are_texts else name
+            problems.append(f"{label}={option.show(value)}: expected {error}")
     return right
 
 

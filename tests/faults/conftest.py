@@ -9,6 +9,7 @@ import pytest
 
 from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import Bench, Ledger
+from tests.faults.stalls import Stage
 from tests.support.proxy import TcpProxy
 from tests.support.server import ServerProcess
 
@@ -37,6 +38,14 @@ def safe_bench(
     """A queue on the server that all tests share, for faults that are not the server's."""
     with Bench(server, ledger, queue_name, tmp_path) as bench:
         yield bench
+
+
+@pytest.fixture
+def stage(
+    safe_bench: Bench, server: EmbeddedServer, start_proxy: Callable[[EmbeddedServer], TcpProxy]
+) -> Stage:
+    """A worker's stage behind a proxy, on the server that all tests share."""
+    return Stage(safe_bench, start_proxy(server))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker import HandlerRegistry, Job
 from convolab_worker.bullmq import producer
-from convolab_worker.bullmq.producer import NewJob
+from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
@@ -95,7 +95,7 @@ class _Feeder:
             data=f'{{"number": {number}}}',
             opts={"removeOnComplete": True},
         )
-        await producer.add(self._connection, self._counter, self._keys, job)
+        await producer.add(self._connection, self._keys, job)
 
     async def _wait_for(self, most: int) -> None:
         await wait_until(

@@ -64,7 +64,7 @@ async def test_a_job_that_was_overwritten_fails_and_the_next_one_runs(
     assert f"{bad}:not-a-job:" in str(bench.field(bad, "failedReason"))
     assert _kept(bench, bad) == ["another program's"]
     assert bench.states().keys() == {"completed", "failed"}
-    assert [line["job_id"] for line in logs if line["event"] == "job.key_is_no_hash"] == [bad]
+    assert [line["job_id"] for line in logs if line["event"] == "job.wrong_key_type"] == [bad]
 
 
 @pytest.mark.asyncio

@@ -218,7 +218,7 @@ async def test_a_clock_that_is_set_delays_nothing(
             await bench.started(*first)
             monkeypatch.setattr(time, "time", lambda: true_time() + seconds)
             worker.wake()
-            await wait_until(lambda: _events(logs, "clock.was_set"), what="the log line")
+            await wait_until(lambda: _events(logs, "clock.jumped"), what="the log line")
             gate.set()
             rest = await bench.add({}) + await bench.add({}, delay=300)
 

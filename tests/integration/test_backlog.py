@@ -45,9 +45,9 @@ async def make_session() -> AsyncIterator[MakeSession]:
 
 def add(session: Session, count: int, data: Any = None) -> list[asyncio.Task[str]]:
     """Add so many jobs, all at once."""
-    keys, counter = QueueKeys("bull", "flood"), CommandCounter()
+    keys = QueueKeys("bull", "flood")
     return [
-        asyncio.create_task(enqueue.add(session, counter, keys, enqueue.new_job("work", data)))
+        asyncio.create_task(enqueue.add(session, keys, enqueue.new_job("work", data)))
         for _ in range(count)
     ]
 
@@ -84,7 +84,7 @@ async def test_what_is_sent_to_a_server_that_stands_still_is_bounded(
     """By commands and by bytes; the rest waits for its turn, and none is lost."""
     server = start_server()
     session = make_session(server.url)
-    await session.open()
+    await asyncio.gather(*add(session, 1))  # the script is known from here on
     server.suspend()
     adding = add(session, 3 * most, data)
     await wait_until(lambda: session.connection.unanswered >= most - 1)
@@ -107,7 +107,7 @@ async def test_calls_that_wait_for_their_turn_fail_with_those_before_them(
     """A server that is gone is found out once, not by one call after the other."""
     proxy = start_proxy(start_server())
     session = make_session(proxy.url)
-    await session.open()
+    await asyncio.gather(*add(session, 1))
     proxy.hold()
     adding = add(session, 2 * MOST_COMMANDS)
     await wait_until(lambda: session.connection.unanswered == MOST_COMMANDS)

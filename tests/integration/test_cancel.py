@@ -15,10 +15,11 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.bullmq import reconcile
+from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import ConfigurationError, JobNotFound, JobNotRunning
 from tests.support.commands import Commands
 from tests.support.commandstats import counted_commands
+from tests.support.proxy import TcpProxy
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
 
@@ -206,32 +207,90 @@ async def test_a_race_with_the_jobs_own_end_leaves_it_ended_once(
         assert (await client.counts())[client.settings.queues[0]]["active"] == 0
 
 
+@pytest.fixture
+def proxy(server: EmbeddedServer, start_proxy: Callable[[EmbeddedServer], TcpProxy]) -> TcpProxy:
+    """A proxy before the shared server."""
+    return start_proxy(server)
+
+
+async def asked_in_vain(client: JobClient, redis: Redis, job_id: str) -> None:
+    """Ask for the end of a job whose worker can't hear of it yet."""
+    with pytest.raises(TimeoutError):
+        await client.cancel(job_id, reason=WHY, timeout=0.2)
+    lock = await redis.get(f"bull:{client.settings.queues[0]}:{job_id}:lock")
+    assert str(lock).startswith("cancel:")
+
+
+def only_known(proxy: TcpProxy) -> None:
+    """Stall every connection that is opened from now on: a reconnection, or the locks' own."""
+    known = proxy.links
+    proxy.hold()
+    for link in known:
+        link.set_mode("pass")
+
+
 async def test_a_lock_with_a_request_in_it_is_still_the_workers(
-    stage: Stage, running: Running, redis: Redis
+    stage: Stage,
+    running: Running,
+    make_settings: Callable[..., Settings],
+    redis: Redis,
+    proxy: TcpProxy,
 ) -> None:
-    """Whoever looks after a lost answer is not told that somebody else has the job."""
-    async with running(stage.handlers) as (worker, client):
+    """A result whose answer was lost is written again, though the lock's thread can't look."""
+    async with (
+        running(stage.handlers, redis_url=proxy.url) as (worker, _),
+        JobClient(make_settings()) as client,
+    ):
         job_id = await client.enqueue("work")
         await stage.next()
-        queue = client.settings.queues[0]
-        parts = worker._parts  # noqa: SLF001 - its renewals are kept from taking the lock back
-        assert parts is not None
-        active_job = parts.held[queue][job_id]
-        lock = parts.backend.keys[queue].lock(job_id)
-        parts.keeper.release(active_job)
-        with pytest.raises(TimeoutError):
-            await client.cancel(job_id, reason=WHY, timeout=0.2)
-        assert str(await redis.get(lock)).startswith("cancel:")
+        only_known(proxy)
+        await asked_in_vain(client, redis, job_id)
 
-        assert await reconcile.is_locked(parts.backend, active_job)
-        assert await reconcile.holds(parts.backend, active_job)
-        assert await reconcile.was_written(parts.backend, active_job, 1) is None
-        found = await reconcile.find_by_token(parts.backend, queue, active_job.token)
-        assert found is not None
-        assert found.id == job_id
+        lost = proxy.swallow_replies(matching=b"returnvalue", cut=True)
+        newest = max(link.number for link in proxy.links)
+        stage.gate.set()
+        assert await asyncio.to_thread(lost.done.wait, 20)
 
-        stage.gate.set()  # its end meets the request, and is a result all the same
+        def has_ended() -> bool:
+            for link in proxy.links:
+                if link.number > newest:  # the worker's reconnection, and not the locks' first one
+                    link.set_mode("pass")
+            return bool(worker.stats()["outcomes"])
+
+        await wait_until(has_ended, what="the job's end")
         assert await client.result(job_id, timeout=20) == "done"
+        assert worker.stats()["outcomes"] == {"completed": 1}
+        assert stage.cancelled == []
+
+
+async def test_a_job_that_is_cancelled_while_the_answer_to_its_fetch_is_lost_ends_as_asked(
+    stage: Stage,
+    running: Running,
+    make_settings: Callable[..., Settings],
+    redis: Redis,
+    proxy: TcpProxy,
+) -> None:
+    """The worker finds it again by its token, which the request names."""
+    async with (
+        running(stage.handlers, redis_url=proxy.url) as (worker, _),
+        JobClient(make_settings()) as client,
+    ):
+        first = await client.enqueue("quick", {"seconds": 0})  # so that the server has the scripts
+        await client.result(first, timeout=20)
+        await stage.next()
+        await wait_until(lambda: worker.stats()["idle"]["until"], what="the blocking read")
+        only_known(proxy)
+        lost = proxy.swallow_replies(matching=b"EVALSHA", cut=True)
+        job_id = await client.enqueue("work")
+        assert await asyncio.to_thread(lost.done.wait, 20)
+        await asked_in_vain(client, redis, job_id)
+
+        proxy.resume()
+
+        await wait_until(lambda: worker.stats()["outcomes"].get("failed"), what="the job's end")
+        status = await client.status(job_id)
+        assert (status.state, status.failed_reason) == ("failed", WHY)
+        assert status.attempts_made == 1
 
 
 async def test_what_does_not_run_can_not_be_cancelled_and_says_what_it_is(

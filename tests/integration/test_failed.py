@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client.failed_jobs import (
+from convolab_worker.client.jobs import (
     DONE,
     GONE,
     Failure,

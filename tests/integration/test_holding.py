@@ -13,8 +13,10 @@ import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import NotRunning, UnrecoverableError
 from tests.support.commandstats import counted_commands
+from tests.support.proxy import TcpProxy
 from tests.support.serving import serving
 from tests.support.waiting import wait_until
 
@@ -54,7 +56,7 @@ async def test_nothing_is_done_before_the_first_hold(
         await wait_until(lambda: worker.health().ready, what="the worker's readiness")
         worker.wake()
 
-        assert worker.stats()["phase"] == "at_rest"
+        assert worker.stats()["phase"] == "suspended"
         assert ran == []
 
         result = await worker.hold(30)
@@ -431,27 +433,33 @@ async def test_a_hold_with_nothing_to_do_costs_one_command(
         assert worker.stats()["commands"]["sent"] - before == 1
 
 
-async def test_who_joins_in_the_middle_of_a_look_is_looked_for_again(
-    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+async def test_who_joins_in_the_middle_of_a_probe_has_a_probe_of_its_own(
+    make_settings: Callable[..., Settings],
+    server: EmbeddedServer,
+    start_proxy: Callable[[EmbeddedServer], TcpProxy],
+    queue_name: str,
 ) -> None:
-    """The look may have passed the queue already that the second caller added a job to."""
-    handlers, _ = quick()
-    async with held(handlers, make_settings()) as (worker, _):
+    """The first one has passed the queue already that the second caller added a job to."""
+    handlers, ran = quick()
+    proxy = start_proxy(server)
+    settings = make_settings(queues=tuple(f"{queue_name}-{n}" for n in range(4)))
+    async with (
+        held(handlers, settings.replace(redis_url=proxy.url)) as (worker, _),
+        JobClient(settings) as client,
+    ):
         await wait_until(lambda: worker.health().ready, what="the worker's readiness")
-        assert worker._parts is not None  # noqa: SLF001 - to come in the middle
-        waiting, looks = worker._parts.waiting, []  # noqa: SLF001
-        joined: list[asyncio.Task[Any]] = []
-        look_round = waiting.look_round
+        proxy.delay(0.3)
+        first = asyncio.create_task(worker.hold(20))
+        await wait_until(
+            lambda: any(b"EXISTS" in link.last_request for link in proxy.links), what="the probe"
+        )
+        job_id = await client.enqueue("quick", {}, queue=settings.queues[0])
+        second = asyncio.create_task(worker.hold(20))
+        assert not first.done()
+        proxy.delay(0)
 
-        async def look(now: float, **how: Any) -> None:
-            await look_round(now, **how)
-            looks.append(now)
-            if not joined:
-                joined.append(asyncio.create_task(worker.hold(10)))
-                await asyncio.sleep(0)
+        result = await second
+        await first
 
-        monkeypatch.setattr(waiting, "look_round", look)
-        await worker.hold(10)
-        await joined[0]
-
-    assert len(looks) == 2
+    assert (result.status, result.remaining) == ("drained", 0)
+    assert ran == [job_id]

@@ -30,7 +30,7 @@ TOKEN = {"Authorization": "Bearer the-token"}
 
 
 class Stream:
-    """What an open page hears."""
+    """The events that an open page receives."""
 
     def __init__(self, response: ClientResponse) -> None:
         """Read from ``response``."""
@@ -38,9 +38,9 @@ class Stream:
         self.seen: dict[str, Any] = {}
 
     async def until(self, what: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        """Read on until what was heard, by kind of event, is as wanted."""
+        """Read until the events, by name, are as wanted."""
         async with asyncio.timeout(20):
-            while not (set(self.seen) >= {"picture", "recent"} and what(self.seen)):
+            while not (set(self.seen) >= {"status", "recent"} and what(self.seen)):
                 kind, data = await self._event()
                 self.seen[kind] = data
         return self.seen
@@ -97,27 +97,27 @@ def handlers(gate: asyncio.Event) -> HandlerRegistry:
 async def test_a_running_job_is_shown_with_its_progress_and_then_its_outcome(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings], gate: asyncio.Event
 ) -> None:
-    """What the page hears follows the job."""
+    """The events of the page follow the job."""
     async with (
         serving(handlers, make_settings()) as (_, client, session),
         listening(session) as stream,
     ):
-        await stream.until(lambda heard: heard["picture"]["state"] == "waiting")
+        await stream.until(lambda heard: heard["status"]["state"] == "waiting")
         job_id = await client.enqueue("work")
 
         heard = await stream.until(
-            lambda heard: any(job["progress"] == 40 for job in heard["picture"]["jobs"])
+            lambda heard: any(job["progress"] == 40 for job in heard["status"]["jobs"])
         )
-        [job] = heard["picture"]["jobs"]
+        [job] = heard["status"]["jobs"]
         assert (job["id"], job["name"], job["kind"], job["attempt"]) == (job_id, "work", "audio", 1)
-        assert heard["picture"]["state"] == "working"
+        assert heard["status"]["state"] == "working"
         gate.set()
 
         heard = await stream.until(lambda heard: heard["recent"])
         assert heard["recent"][0]["id"] == job_id
         assert heard["recent"][0]["outcome"] == "completed"
-        heard = await stream.until(lambda heard: not heard["picture"]["jobs"])
-        assert heard["picture"]["kinds"]["audio"]["outcomes"] == {"completed": 1}
+        heard = await stream.until(lambda heard: not heard["status"]["jobs"])
+        assert heard["status"]["kinds"]["audio"]["outcomes"] == {"completed": 1}
 
 
 async def test_a_failure_is_shown_with_its_reason(
@@ -131,10 +131,10 @@ async def test_a_failure_is_shown_with_its_reason(
         await client.enqueue("fail")
 
         heard = await stream.until(
-            lambda heard: heard["recent"] and "image" in heard["picture"]["kinds"]
+            lambda heard: heard["recent"] and "image" in heard["status"]["kinds"]
         )
         assert heard["recent"][0]["reason"] == "no <paint> left"
-        assert heard["picture"]["kinds"]["image"]["outcomes"] == {"failed": 1}
+        assert heard["status"]["kinds"]["image"]["outcomes"] == {"failed": 1}
 
 
 async def test_open_pages_cost_no_redis_command(
@@ -151,15 +151,15 @@ async def test_open_pages_cost_no_redis_command(
         listening(session) as one,
         listening(session) as other,
     ):
-        await one.until(lambda heard: heard["picture"]["state"] == "waiting")
+        await one.until(lambda heard: heard["status"]["state"] == "waiting")
 
         async with counted_commands(redis) as counts:
             for _ in range(5):
                 async with session.get("/", headers=HTML) as page:
                     assert page.status == 200
-            await other.until(lambda heard: heard["picture"]["waiting"]["until"])
+            await other.until(lambda heard: heard["status"]["waiting"]["until"])
             async with listening(session) as third:
-                await third.until(lambda heard: heard["picture"]["state"] == "waiting")
+                await third.until(lambda heard: heard["status"]["state"] == "waiting")
 
         assert counts.calls == {}
 
@@ -169,7 +169,7 @@ async def test_depths_are_asked_for_on_demand_and_say_what_they_cost(
     make_settings: Callable[..., Settings],
     start_server: Callable[..., ServerProcess],
 ) -> None:
-    """The counts are right, and so are the commands that are said to have been spent."""
+    """The counts are right, and so is the number of commands that the answer states."""
     server = start_server()
     settings = make_settings(
         redis_url=server.url, queues=("one", "two"), idle_min=60.0, idle_max=60.0
@@ -181,7 +181,7 @@ async def test_depths_are_asked_for_on_demand_and_say_what_they_cost(
         await client.enqueue("work", queue="one", delay=500)
         await client.enqueue("fail", queue="two")
         await wait_until(lambda: worker.stats()["outcomes"].get("failed"), what="the failure")
-        said = worker.picture()["depths_cost"]
+        said = worker.status_snapshot()["depths_cost"]
 
         async with counted_commands(redis) as counts, session.post("/depths") as answer:
             assert answer.status == 200
@@ -195,7 +195,7 @@ async def test_depths_are_asked_for_on_demand_and_say_what_they_cost(
 async def test_a_browser_without_a_token_gets_the_page_without_data(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
-    """401 with the page that asks for the token; everything behind it stays shut."""
+    """401 with the page that asks for the token; every other route refuses."""
     async with serving(handlers, make_settings(wake_token="the-token")) as (worker, _, session):
         async with session.get("/", headers=HTML) as page:
             assert page.status == 401
@@ -236,7 +236,7 @@ async def test_the_page_runs_its_own_script_and_style_and_nothing_else(
 async def test_a_loop_that_is_blocked_is_shown_as_blocked(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
-    """The page hears of it while it lasts, from the server's own thread."""
+    """The page is told while it lasts, by the server's own thread."""
     settings = make_settings()
     heard: list[str] = []
     async with serving(handlers, settings) as (worker, client, session):
@@ -244,7 +244,7 @@ async def test_a_loop_that_is_blocked_is_shown_as_blocked(
         assert base is not None
         reader = threading.Thread(target=lambda: asyncio.run(_states(str(base), heard)))
         reader.start()
-        await wait_until(lambda: heard, what="the first picture")
+        await wait_until(lambda: heard, what="the first snapshot")
         await client.enqueue("block")
         await wait_until(lambda: worker.stats()["outcomes"].get("completed"), what="the job's end")
         await wait_until(lambda: heard[-1] != "blocked", what="the recovery")
@@ -259,11 +259,11 @@ async def _states(base: str, heard: list[str]) -> None:
     async with ClientSession(base) as session, session.get("/events") as response:
         async for raw in response.content:
             if raw.startswith(b"data: {"):
-                picture = json.loads(raw.removeprefix(b"data: "))
-                heard.append(picture["state"])
+                status = json.loads(raw.removeprefix(b"data: "))
+                heard.append(status["state"])
 
 
-async def test_a_sleeping_worker_is_shown_asleep_and_is_not_waked_by_the_page(
+async def test_a_sleeping_worker_is_shown_asleep_and_is_not_woken_by_the_page(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
     """An open page changes nothing."""
@@ -272,7 +272,7 @@ async def test_a_sleeping_worker_is_shown_asleep_and_is_not_waked_by_the_page(
         serving(handlers, settings) as (worker, _, session),
         listening(session) as stream,
     ):
-        heard = await stream.until(lambda heard: heard["picture"]["state"] == "asleep")
+        heard = await stream.until(lambda heard: heard["status"]["state"] == "asleep")
 
-        assert not heard["picture"]["connected"]
+        assert not heard["status"]["connected"]
         assert worker.stats()["phase"] == "asleep"

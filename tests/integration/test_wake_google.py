@@ -19,9 +19,8 @@ from google.auth import crypt, jwt
 
 from convolab_worker import HandlerRegistry, Job, Settings
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.server import google
-from convolab_worker.server.auth import authorization
-from convolab_worker.server.google import Certificates, IdentityTokens
+from convolab_worker.server import auth
+from convolab_worker.server.auth import Certificates, IdentityTokenVerifier, authorization
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.asyncio
@@ -75,13 +74,13 @@ class Key:
 
 @pytest.fixture(scope="module")
 def key() -> Key:
-    """Google's key, so to say."""
+    """The key that plays Google's."""
     return Key("key-1")
 
 
 @pytest.fixture(scope="module")
 def stranger() -> Key:
-    """Another key, that claims to be the same one."""
+    """Another key with the same key id."""
     return Key("key-1")
 
 
@@ -130,7 +129,7 @@ async def test_the_server_takes_a_right_token_and_no_other(
         """Do nothing."""
 
     async with Issuer(key).serve() as issuer:
-        monkeypatch.setattr(google, "CERTIFICATES_URL", issuer.url)
+        monkeypatch.setattr(auth, "CERTIFICATES_URL", issuer.url)
         settings = make_settings(wake_audience=AUDIENCE, wake_emails=("other@example.com", EMAIL))
         async with serving(handlers, settings) as (_, _, session):
             for token, status in (
@@ -168,34 +167,34 @@ async def test_the_server_takes_a_right_token_and_no_other(
 async def test_each_claim_is_checked(key: Key, changes: dict[str, Any]) -> None:
     """A token that is signed well and says the wrong thing, or not enough, is refused."""
     async with Issuer(key).serve() as issuer:
-        tokens = IdentityTokens(AUDIENCE, [EMAIL], Certificates(issuer.url))
+        verifier = IdentityTokenVerifier(AUDIENCE, [EMAIL], Certificates(issuer.url))
 
-        assert not await tokens.accepts(key.token(**changes))
-        assert await tokens.accepts(key.token(email=EMAIL.upper()))
+        assert not await verifier.accepts(key.token(**changes))
+        assert await verifier.accepts(key.token(email=EMAIL.upper()))
 
 
-async def test_unknown_keys_do_not_make_us_ask_again_and_again(key: Key) -> None:
+async def test_unknown_keys_do_not_cause_a_fetch_each(key: Key) -> None:
     """A token names any key it likes: the certificates are fetched at most every half minute."""
     async with Issuer(key).serve() as issuer:
-        tokens = IdentityTokens(AUDIENCE, [EMAIL], Certificates(issuer.url))
+        verifier = IdentityTokenVerifier(AUDIENCE, [EMAIL], Certificates(issuer.url))
         for number in range(20):
-            assert not await tokens.accepts(key.token(f"unknown-{number}"))
+            assert not await verifier.accepts(key.token(f"unknown-{number}"))
 
         assert issuer.asked == 1
-        assert await tokens.accepts(key.token())
+        assert await verifier.accepts(key.token())
 
 
 async def test_a_new_key_is_fetched(key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
     """Google changes its keys every few days: an unknown one is looked for."""
-    monkeypatch.setattr(google, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(auth, "_RETRY_SECONDS", 0.0)
     new = Key("key-2")
     async with Issuer(key).serve() as issuer:
-        tokens = IdentityTokens(AUDIENCE, [EMAIL], Certificates(issuer.url))
-        assert not await tokens.accepts(new.token())
+        verifier = IdentityTokenVerifier(AUDIENCE, [EMAIL], Certificates(issuer.url))
+        assert not await verifier.accepts(new.token())
         issuer.keys.append(new)
 
-        assert await tokens.accepts(new.token())
-        assert await tokens.accepts(key.token())
+        assert await verifier.accepts(new.token())
+        assert await verifier.accepts(key.token())
         assert issuer.asked == 2
 
 
@@ -203,21 +202,21 @@ async def test_while_google_is_away_known_keys_stay(
     key: Key, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Old certificates are better than none; without any, nobody is let in."""
-    monkeypatch.setattr(google, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(auth, "_RETRY_SECONDS", 0.0)
     async with Issuer(key).serve() as issuer:
         issuer.status = 503
         certificates = Certificates(issuer.url)
-        tokens = IdentityTokens(AUDIENCE, [EMAIL], certificates)
-        assert not await tokens.accepts(key.token())
+        verifier = IdentityTokenVerifier(AUDIENCE, [EMAIL], certificates)
+        assert not await verifier.accepts(key.token())
         issuer.status = 200
-        assert await tokens.accepts(key.token())
-        monkeypatch.setattr(certificates, "_good_until", 0.0)  # as when they have grown old
+        assert await verifier.accepts(key.token())
+        monkeypatch.setattr(certificates, "_fresh_until", 0.0)  # as when they have grown old
         issuer.status = 503
 
-        assert await tokens.accepts(key.token())
+        assert await verifier.accepts(key.token())
 
 
-async def test_an_audience_alone_is_no_lock() -> None:
-    """Anybody may have Google sign a token for it: e-mail addresses are asked for."""
-    with pytest.raises(ConfigurationError, match="expected CONVOLAB_WAKE_EMAILS beside it"):
+async def test_an_audience_without_emails_is_refused() -> None:
+    """Google signs a token for any audience for anybody: e-mail addresses are needed too."""
+    with pytest.raises(ConfigurationError, match="expected CONVOLAB_WAKE_EMAILS as well"):
         authorization(Settings(wake_audience=AUDIENCE))

@@ -16,11 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from convolab_worker import HandlerRegistry, Job, Settings, Worker
+from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.server import listener, middleware, routes
+from convolab_worker.server import middleware, routes, server as server_module
 from convolab_worker.server.server import WakeServer
 from tests.support.commandstats import counted_commands
+from tests.support.proxy import TcpProxy
 from tests.support.server import ServerProcess
 from tests.support.serving import raw, serving
 from tests.support.waiting import wait_until
@@ -96,7 +98,7 @@ async def test_a_hold_can_stream_its_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A line of JSON now and then, and the answer as the last one."""
-    monkeypatch.setattr(routes, "_LINE_SECONDS", 0.05)
+    monkeypatch.setattr(routes, "_PROGRESS_SECONDS", 0.05)
     async with serving(handlers, make_settings(wake_mode="held")) as (_, client, session):
         await client.enqueue("work", {"seconds": 0.5})
         accept = {"Accept": "application/x-ndjson, application/json;q=0.9"}
@@ -108,10 +110,10 @@ async def test_a_hold_can_stream_its_progress(
     assert (lines[-1]["status"], lines[-1]["processed"]) == ("drained", 1)
 
 
-async def test_who_hangs_up_holds_no_longer(
+async def test_a_client_that_hangs_up_gives_up_its_hold(
     make_settings: Callable[..., Settings], redis: Redis, queue_name: str
 ) -> None:
-    """The connection is closed while a job runs: nobody holds, and the job goes back."""
+    """The connection is closed while a job runs: no request is held, and the job is returned."""
     handlers, started = HandlerRegistry(), asyncio.Event()
 
     @handlers.audio("work")
@@ -173,13 +175,13 @@ async def test_health_is_200_while_redis_is_away_and_ready_is_503(
     start_server: Callable[..., ServerProcess],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A restart would not bring Redis back: nobody is to be killed for it."""
-    monkeypatch.setattr(routes, "_LOOK_SECONDS", 0.02)
+    """A restart would not bring Redis back, so that nothing may restart the worker for it."""
+    monkeypatch.setattr(routes, "_CHECK_SECONDS", 0.02)
     server = start_server()
     async with serving(handlers, make_settings(redis_url=server.url)) as (worker, _, session):
         server.kill()
         await wait_until(lambda: not worker.health().ready, what="the loss of the connection")
-        await asyncio.sleep(20 * 0.02)  # looks, of which five in vain would be a problem
+        await asyncio.sleep(20 * 0.02)  # twenty checks; five that fail would be a problem
         async with session.get("/ready") as ready, session.get("/health") as health:
             assert (ready.status, health.status) == (503, 200)
         server.start()
@@ -189,8 +191,8 @@ async def test_health_is_200_while_redis_is_away_and_ready_is_503(
 async def test_health_answers_503_while_a_handler_blocks_the_loop(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server has a thread of its own: the hang is told of while it lasts, and then is over."""
-    monkeypatch.setattr(routes, "_LOOK_SECONDS", 0.02)
+    """The server has a thread of its own: it reports the hang while it lasts, and its end."""
+    monkeypatch.setattr(routes, "_CHECK_SECONDS", 0.02)
     handlers, release = HandlerRegistry(), threading.Event()
     seen: list[tuple[int, str]] = []
 
@@ -220,24 +222,31 @@ async def test_health_answers_503_while_a_handler_blocks_the_loop(
         await wait_until(lambda: _status(session, "/health", 200), what="health")
 
 
-async def test_health_answers_503_when_jobs_are_not_taken(
+async def test_health_answers_503_while_the_loop_that_fetches_jobs_is_stuck(
     handlers: HandlerRegistry,
     make_settings: Callable[..., Settings],
+    start_server: Callable[..., ServerProcess],
+    start_proxy: Callable[[EmbeddedServer], TcpProxy],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The event loop turns, and the loop that takes jobs is stuck in something."""
-    monkeypatch.setattr(routes, "_LOOK_SECONDS", 0.02)
-    settings = make_settings(command_timeout=0.1)
-    async with serving(handlers, settings) as (worker, _, session):
-        assert worker._parts is not None  # noqa: SLF001 - a fault is put into its insides
-        never = asyncio.Event()
-
-        async def stuck(*_: object, **__: object) -> None:
-            await never.wait()
-
-        monkeypatch.setattr(worker._parts.waiting, "look_round", stuck)  # noqa: SLF001
+    """The event loop turns; one turn of the other asks for thirty due times, and takes seconds."""
+    monkeypatch.setattr(routes, "_CHECK_SECONDS", 0.02)
+    server = start_server()
+    proxy = start_proxy(server)
+    settings = make_settings(
+        redis_url=server.url, queues=tuple(f"q{n}" for n in range(30)), command_timeout=0.5
+    )
+    async with JobClient(settings) as client:
+        for queue in settings.queues:
+            await client.enqueue("work", queue=queue, delay=3600)
+    async with serving(handlers, settings.replace(redis_url=proxy.url)) as (worker, _, session):
+        await wait_until(lambda: worker.stats()["idle"]["until"], what="the blocking read")
+        proxy.delay(0.1)
         worker.wake()
         await wait_until(lambda: _status(session, "/health", 503), what="ill health")
+
+        proxy.delay(0)
+        await wait_until(lambda: _status(session, "/health", 200), what="health")
 
 
 async def _status(session: Any, path: str, status: int) -> bool:
@@ -317,7 +326,7 @@ async def test_without_a_token_only_this_machine_may_call(
     assert [line["host"] for line in logs if line["event"] == "server.listening"] == [host]
 
 
-async def test_a_port_that_is_taken_is_told_before_anything_starts(
+async def test_a_port_that_is_taken_is_an_error_before_anything_starts(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
     """The setting is named, with what was expected."""
@@ -330,10 +339,10 @@ async def test_a_port_that_is_taken_is_told_before_anything_starts(
 # limits
 
 
-async def test_too_many_requests_are_told_when_to_come_back(
+async def test_a_client_with_too_many_requests_is_told_when_to_come_back(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
-    """429 with Retry-After; probes are not counted."""
+    """429 with Retry-After; probes have no limit."""
     async with serving(handlers, make_settings(wake_rate=2)) as (_, _, session):
         statuses, retry_after = [], None
         for _ in range(10):
@@ -347,10 +356,10 @@ async def test_too_many_requests_are_told_when_to_come_back(
     assert 4 <= statuses.count(202) < 10
 
 
-async def test_unknown_routes_and_wrong_methods_are_json_and_every_answer_is_careful(
+async def test_errors_are_json_and_every_answer_has_the_security_headers(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
-    """404 and 405 as all other errors; headers that browsers heed; no version of anything."""
+    """404 and 405 like all other errors; headers for browsers; no version of any software."""
     async with serving(handlers, make_settings()) as (_, _, session):
         async with session.get("/nowhere") as unknown, session.delete("/wake") as wrong:
             assert (unknown.status, wrong.status) == (404, 405)
@@ -365,13 +374,13 @@ async def test_unknown_routes_and_wrong_methods_are_json_and_every_answer_is_car
                 assert answer.headers["Server"] == "convolab-worker"
 
 
-async def test_what_is_too_large_is_refused(
+async def test_bodies_and_headers_that_are_too_large_are_refused(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
-    """A body by its length or as it comes, and a header; the server goes on."""
+    """A body is refused by its stated or its real length; the server goes on."""
     async with WakeServer(Worker(handlers, make_settings(port=0))) as server:
         assert server.port is not None
-        # By hand: a client that still writes when it is hung up on may not hear the answer.
+        # By hand: a client that is still writing when the server hangs up may miss the answer.
         head = b"POST /wake HTTP/1.1\r\nHost: x\r\n"
         chunks = 17 * (b"1000\r\n" + b"x" * 4096 + b"\r\n")
         for rest in (
@@ -393,8 +402,8 @@ async def test_slow_clients_are_cut_off(
     make_settings: Callable[..., Settings],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever does not finish a head is hung up on; a body that does not come is answered 408."""
-    monkeypatch.setattr(listener, "_HEAD_SECONDS", 0.2)
+    """A head that does not end closes the connection; a body that does not come is a 408."""
+    monkeypatch.setattr(server_module, "_FIRST_HEAD_SECONDS", 0.2)
     monkeypatch.setattr(middleware, "_BODY_SECONDS", 0.2)
     async with WakeServer(Worker(handlers, make_settings(port=0))) as server:
         assert server.port is not None
@@ -406,12 +415,12 @@ async def test_slow_clients_are_cut_off(
         assert slow.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_flood_of_wakes_is_one_look_a_second(
+async def test_a_flood_of_wakes_is_one_check_a_second(
     handlers: HandlerRegistry,
     make_settings: Callable[..., Settings],
     start_server: Callable[..., ServerProcess],
 ) -> None:
-    """A thousand wakes: commands by the second that they took, not by their number."""
+    """A thousand wakes cost commands by the seconds that they took, not by their number."""
     settings = make_settings(
         redis_url=start_server().url, wake_rate=100_000, idle_min=600.0, idle_max=600.0
     )

@@ -60,6 +60,7 @@ class Link:
         self.number = number
         self.mode = mode
         self.open = True
+        self.client_is_gone = False
         self.swallow: Swallow | None = None
         self.bytes_to_server = 0
         self.last_request = b""
@@ -71,6 +72,11 @@ class Link:
     def set_mode(self, mode: Mode) -> None:
         """Treat the bytes of this connection so from now on; what was dropped does not return."""
         self._proxy.call(lambda: self.apply(mode))
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether all bytes are thrown away."""
+        return self.mode == "drop"
 
     def cut(self) -> None:
         """Reset the connection on both sides."""
@@ -107,8 +113,8 @@ class Link:
     ) -> None:
         """Pass bytes both ways until either side is done."""
         self._writers = [client[1], server[1]]
-        upward = self._pump(client[0], server[1], self._note_request)
-        downward = self._pump(server[0], client[1], self._keeps_reply)
+        upward = self._pump(client[0], server[1], self.pass_up)
+        downward = self._pump(server[0], client[1], self.pass_down)
         try:
             async with asyncio.TaskGroup() as group:
                 pumps = [group.create_task(upward), group.create_task(downward)]
@@ -124,9 +130,9 @@ class Link:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        wanted: Callable[[bytes], bool],
+        passed: Callable[[bytes], bytes],
     ) -> None:
-        """Pass one direction's bytes on, each ``proxy.delay`` seconds after it came."""
+        """Pass on what ``passed`` makes of one direction's bytes, ``proxy.delay`` seconds later."""
         loop = asyncio.get_running_loop()
         due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
@@ -135,11 +141,13 @@ class Link:
                 when, chunk = await due.get()
                 await asyncio.sleep(when - loop.time())
                 await self._passing.wait()
-                if self.mode == "drop":
+                if self.is_silent:
                     continue  # the end of the connection does not get through either
                 if not chunk:
                     return
-                if wanted(chunk):
+                chunk = passed(chunk)
+                await self._passing.wait()  # these bytes may themselves have begun a stall
+                if chunk and not self.is_silent:
                     writer.write(chunk)
                     await writer.drain()
 
@@ -148,24 +156,27 @@ class Link:
             with contextlib.suppress(ConnectionError):
                 while chunk := await reader.read(_CHUNK_BYTES):
                     due.put_nowait((loop.time() + self._proxy.delay_seconds, chunk))
+            self.client_is_gone |= passed == self.pass_up
             due.put_nowait((loop.time() + self._proxy.delay_seconds, b""))
             with contextlib.suppress(ConnectionError):
                 await delivery
         finally:
             delivery.cancel()
 
-    def _note_request(self, chunk: bytes) -> bool:
+    def pass_up(self, chunk: bytes) -> bytes:
+        """What the server is to get of these bytes from the client."""
         self.last_request = chunk
         self.bytes_to_server += len(chunk)
-        return True
+        return chunk
 
-    def _keeps_reply(self, _chunk: bytes) -> bool:
+    def pass_down(self, chunk: bytes) -> bytes:
+        """What the client is to get of these bytes from the server."""
         for order in (self.swallow, self._proxy.swallow):
             if order is not None and order.takes(self.last_request):
                 if order.cut:
                     self.reset()
-                return False
-        return True
+                return b""
+        return chunk
 
 
 class TcpProxy:
@@ -247,6 +258,10 @@ class TcpProxy:
 
         self.call(resume)
 
+    def make_link(self, number: int, mode: Mode) -> Link:
+        """Make the link of a new connection; a subclass may have links of its own kind."""
+        return Link(self, number, mode)
+
     def call(self, function: Callable[[], _T]) -> _T:
         """Run a function on the proxy's loop and return its value."""
 
@@ -305,7 +320,7 @@ class TcpProxy:
         """Know a connection and its task while it lives."""
         task = asyncio.current_task()
         assert task is not None
-        link = Link(self, next(self._numbers), self._mode)
+        link = self.make_link(next(self._numbers), self._mode)
         self._links[link.number] = link
         self._tasks.add(task)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from tests.support.proxy import Link, Swallow, TcpProxy
 
 
@@ -15,7 +17,8 @@ class ThenHold(Swallow):
     def takes(self, request: bytes) -> bool:
         """Keep nothing."""
         if super().takes(request) and self.done.is_set():
-            self._link.apply("hold")
+            # In the next turn of the loop: this reply itself is still passed on.
+            asyncio.get_running_loop().call_soon(self._link.apply, "hold")
         return False
 
 

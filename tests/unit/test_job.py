@@ -1,30 +1,24 @@
-"""Job: what a handler sees of it, and what becomes of its progress and its log."""
+"""Job: what a handler sees of it, and what it reports."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import threading
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from convolab_worker.bullmq.children import Child
+from convolab_worker.bullmq.flows import Child
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
+from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.job import AwaitChildren, Job
-from convolab_worker.worker.execution.progress import JobLine, Reports
-
-SOON = 5.0
-LONG = 3600.0
+from tests.unit.worker.execution.trials import Quiet
 
 
-class Notes:
-    """A job's line that keeps what it is told."""
+class Notes(Quiet):
+    """A reporter that keeps what it is told."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
@@ -54,48 +48,15 @@ class Notes:
         self.dropped = True
 
 
-class Writes:
-    """Where a job's line writes to: keeps each write, or refuses it."""
-
-    def __init__(self, interval: float = LONG, *, down: bool = False) -> None:
-        self.interval = interval
-        self.loop = asyncio.get_running_loop()
-        self.down = down
-        self.made: list[tuple[str | None, list[str]]] = []
-        self.written = asyncio.Event()
-
-    async def write(self, _lease: ActiveJob, progress: str | None, rows: list[str]) -> None:
-        """Keep a write."""
-        self.made.append((progress, rows))
-        self.written.set()
-        if self.down:
-            msg = "gone"
-            raise RedisUnavailable(msg)
-
-    def line(self) -> JobLine:
-        """The line of a job that writes here."""
-        return JobLine(a_lease(), cast("Reports", self))
-
-    @property
-    def progress(self) -> list[Any]:
-        """The progress of each write that had one."""
-        return [json.loads(text) for text, _ in self.made if text is not None]
-
-    @property
-    def rows(self) -> list[str]:
-        """All rows that were written."""
-        return [row for _, rows in self.made for row in rows]
-
-
-def a_lease(**changes: Any) -> ActiveJob:
-    """A job that was taken."""
+def active_job(**changes: Any) -> ActiveJob:
+    """A job that was fetched."""
     fields = {"queue": "q", "id": "7", "token": "t", "name": "work", "data": b"{}", "opts": {}}
     return ActiveJob(**{**fields, **changes})
 
 
 def a_job(notes: Notes | None = None, **changes: Any) -> Job[Any]:
     """The same job, as its handler sees it."""
-    return Job(a_lease(**changes), kind="audio", data={"secret": 1}, line=notes or Notes())
+    return Job(active_job(**changes), kind="audio", data={"secret": 1}, reporter=notes or Notes())
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +115,7 @@ async def test_children_that_can_not_be_fail_the_handler(children: Any, message:
 
 
 @pytest.mark.asyncio
-async def test_results_and_failures_of_children_come_from_the_line() -> None:
+async def test_results_and_failures_of_children_come_from_the_reporter() -> None:
     """By their keys."""
     notes = Notes()
     notes.results, notes.failures = {"a": 1}, {"b": "no voice"}
@@ -165,7 +126,7 @@ async def test_results_and_failures_of_children_come_from_the_line() -> None:
 
 
 @pytest.mark.asyncio
-async def test_children_are_dropped_by_the_line() -> None:
+async def test_children_are_dropped_by_the_reporter() -> None:
     """Which knows the job's key."""
     notes = Notes()
 
@@ -263,153 +224,3 @@ async def test_progress_may_be_awaited_or_not() -> None:
     job.progress({"step": "mixing"})
 
     assert notes.values == [10, {"step": "mixing"}]
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("value", [{1}, b"x", float("inf"), object()], ids=repr)
-async def test_progress_that_is_not_json_is_refused_where_it_is_reported(value: object) -> None:
-    """The handler's own line is the one that fails, and nothing is written."""
-    writes = Writes()
-    line = writes.line()
-
-    with pytest.raises(InvalidResult, match="progress"):
-        line.progress(value)
-    await line.finish()
-
-    assert writes.made == []
-
-
-@pytest.mark.asyncio
-async def test_the_first_progress_is_written_at_once_and_the_newest_at_the_end() -> None:
-    """In between, no more often than the interval allows."""
-    writes = Writes(interval=LONG)
-    line = writes.line()
-
-    line.progress(1)
-    async with asyncio.timeout(SOON):
-        await writes.written.wait()
-    for value in range(2, 100):
-        line.progress(value)
-        await asyncio.sleep(0)
-    await line.finish()
-
-    assert writes.progress == [1, 99]
-
-
-@pytest.mark.asyncio
-async def test_progress_is_written_again_after_the_interval() -> None:
-    """The newest of those that came meanwhile."""
-    writes = Writes(interval=0.01)
-    line = writes.line()
-
-    for value in (1, 2):
-        writes.written.clear()
-        line.progress(0)
-        line.progress(value)
-        async with asyncio.timeout(SOON):
-            await writes.written.wait()
-    await line.finish()
-
-    assert writes.progress == [1, 2]
-
-
-@pytest.mark.asyncio
-async def test_progress_and_rows_from_many_threads_all_arrive() -> None:
-    """Every row once, those of one thread in order; of the progress the last one."""
-    writes = Writes(interval=0.001)
-    line = writes.line()
-
-    def report(thread: int) -> None:
-        for number in range(50):
-            line.progress([thread, number])
-            line.log(f"{thread} {number}")
-
-    threads = [threading.Thread(target=report, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        await asyncio.to_thread(thread.join)
-    await line.finish()
-
-    assert sorted(writes.rows) == sorted(f"{t} {n}" for t in range(8) for n in range(50))
-    for number in range(8):
-        own = [row for row in writes.rows if row.startswith(f"{number} ")]
-        assert own == [f"{number} {n}" for n in range(50)]
-    assert writes.progress[-1][1] == 49
-
-
-@pytest.mark.asyncio
-async def test_a_job_without_news_writes_nothing() -> None:
-    """Most jobs cost no command for it."""
-    writes = Writes()
-
-    await writes.line().finish()
-
-    assert writes.made == []
-
-
-@pytest.mark.asyncio
-async def test_rows_wait_for_progress_and_progress_for_rows() -> None:
-    """Both leave in one write."""
-    writes = Writes()
-    line = writes.line()
-
-    line.log("one")
-    line.progress(5)
-    line.log("two")
-    await line.finish()
-
-    assert writes.made == [("5", ["one", "two"])]
-
-
-@pytest.mark.asyncio
-async def test_a_handler_that_logs_without_end_keeps_its_newest_rows() -> None:
-    """Memory is bounded."""
-    writes = Writes()
-    line = writes.line()
-
-    for number in range(2_500):
-        line.log(str(number))
-    await line.finish()
-
-    assert writes.rows == [str(number) for number in range(1_500, 2_500)]
-
-
-@pytest.mark.asyncio
-async def test_a_row_can_always_be_sent() -> None:
-    """A lone surrogate in it is shown as an escape."""
-    writes = Writes()
-    line = writes.line()
-
-    line.log("bad \ud800 text")
-    await line.finish()
-
-    assert writes.rows == ["bad \\ud800 text"]
-
-
-@pytest.mark.asyncio
-async def test_progress_that_can_not_be_written_fails_nothing() -> None:
-    """It is news, not the job."""
-    writes = Writes(down=True)
-    line = writes.line()
-
-    with capture_logs() as captured:
-        line.progress(5)
-        await line.finish()
-
-    assert [entry["event"] for entry in captured] == ["job.report_lost"]
-
-
-@pytest.mark.asyncio
-async def test_a_dropped_line_writes_nothing_more() -> None:
-    """The job is another worker's."""
-    writes = Writes(interval=0.001)
-    line = writes.line()
-
-    line.progress(1)
-    line.drop()
-    line.progress(2)
-    for _ in range(10):  # turns of the loop, in which a write would have begun
-        await asyncio.sleep(0)
-
-    assert writes.made == []

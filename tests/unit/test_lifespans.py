@@ -12,7 +12,7 @@ import pytest
 from convolab_worker.errors import ConfigurationError, LifespanFailed
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.lifespan import Lifespans
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.registry import HandlerRegistry, Scope
 from convolab_worker.settings import Settings
 
 pytestmark = pytest.mark.asyncio
@@ -64,7 +64,7 @@ def fail() -> None:
     raise OSError(msg)
 
 
-def family(*members: HandlerRegistry) -> Lifespans:
+def family(*members: HandlerRegistry) -> Lifespans[Scope]:
     """The lifespans of the first, which includes the others in order."""
     first, *others = members
     for other in others:

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from convolab_worker import CallNext
-from convolab_worker.bullmq.children import Child
+from convolab_worker.bullmq.flows import Child
 from convolab_worker.bullmq.outcome import Completed, Failed, Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
 from convolab_worker.testing import run_handler
-from convolab_worker.worker.execution.handler_call import Run, Why, conclude, prepare
+from convolab_worker.worker.execution.handler_call import AbortKind, HandlerCall
+from convolab_worker.worker.execution.outcomes import conclude, prepare
+from tests.unit.worker.execution.trials import Quiet, abort_of
 
 pytestmark = pytest.mark.asyncio
 SOON = 5.0
@@ -287,26 +289,25 @@ class Trial:
         handlers.audio("x", **options)(x)
         (self.handler,) = handlers.staged({})
         self.active_job = ActiveJob(queue="q", id="7", token="t", name="x", data=b"{}", opts={})
-        # Reports nothing, so it needs no line.
-        self.run = Run(prepare(self.active_job, self.handler, None), self.handler)  # type: ignore[arg-type]
+        self.call = HandlerCall(prepare(self.active_job, self.handler, Quiet()), self.handler)
 
-    async def interrupted(self, why: Why, patience: float) -> Any:
-        """Run it, interrupt it when the thread runs, and give the outcome."""
-        ending = asyncio.create_task(self.run.end())
+    async def aborted(self, kind: AbortKind, patience: float) -> Any:
+        """Run it, abort it when the thread runs, and give the outcome."""
+        ending = asyncio.create_task(self.call.run())
         async with asyncio.timeout(SOON):
             await asyncio.to_thread(self.started.wait)
-            self.run.interrupt(why, patience)
+            self.call.abort(abort_of(kind, patience))
             if patience > 1:
                 self.release.set()
             await ending
-        return conclude(self.run, self.active_job, self.handler, lambda: 0.5)
+        return conclude(self.call, self.active_job, self.handler, lambda: 0.5)
 
 
 async def test_a_thread_that_ends_its_work_at_a_shutdown_has_its_result_written(
     diary: list[str],
 ) -> None:
     """As without middleware: it can't be cancelled, and what it gives in time counts."""
-    outcome = await Trial(diary).interrupted(Why.STOP, SOON)
+    outcome = await Trial(diary).aborted(AbortKind.SHUTDOWN, SOON)
 
     assert outcome == Completed('"cancelled"')
     assert diary == ["around before", "around after"]
@@ -315,11 +316,11 @@ async def test_a_thread_that_ends_its_work_at_a_shutdown_has_its_result_written(
 async def test_a_thread_that_ends_after_the_time_out_is_too_late(diary: list[str]) -> None:
     """Its middleware sees its result, and the attempt has failed all the same."""
     trial = Trial(diary, timeout=LONG)
-    outcome = await trial.interrupted(Why.TIMEOUT, SOON)
+    outcome = await trial.aborted(AbortKind.TIMEOUT, SOON)
 
     assert isinstance(outcome, Failed)
     assert "time-out" in outcome.reason
-    assert not trial.run.abandoned
+    assert not trial.call.abandoned
 
 
 async def test_a_thread_that_does_not_end_is_abandoned_behind_its_middleware(
@@ -328,7 +329,7 @@ async def test_a_thread_that_does_not_end_is_abandoned_behind_its_middleware(
     """The job goes back, and the task that waits for the thread can be cancelled."""
     trial = Trial(diary)
 
-    outcome = await trial.interrupted(Why.STOP, 0.01)
+    outcome = await trial.aborted(AbortKind.SHUTDOWN, 0.01)
     waiting = [task for task in asyncio.all_tasks() if task.get_name().startswith("job ")]
     for task in waiting:
         task.cancel()

@@ -294,9 +294,9 @@ def test_the_data_is_validated_whatever_the_function_is(
     del threaded
     handler = registered(function)
 
-    assert handler.validate({"text": "hi"}) == Request("hi")
+    assert handler.decode(b'{"text": "hi"}') == Request("hi")
     with pytest.raises(InvalidPayload, match="text"):
-        handler.validate({"text": 5})
+        handler.decode(b'{"text": 5}')
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from convolab_worker import FailedAttempt, HandlerRegistry
 from convolab_worker.bullmq.outcome import Failed
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, UnrecoverableError
-from convolab_worker.worker.execution.handler_call import failure
+from convolab_worker.worker.execution.outcomes import failure
 
 
 def outcome(

@@ -1,4 +1,4 @@
-"""What is known of BullMQ: its transitions, its keys and what its scripts answer.
+"""All that is known of BullMQ: its transitions, its keys and what its scripts answer.
 
-Never decides when a job runs.
+It never decides when a job runs.
 """

@@ -1,4 +1,4 @@
-"""What came of a job: a value, made in ``execution`` and settled in ``settlement``."""
+"""What came of running a job: a value, which the worker makes in one place and writes in one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convolab_worker.bullmq.children import Child
+    from convolab_worker.bullmq.flows import Child
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Failed:
 
     ``retry_in`` is the wait before the next attempt in seconds (0: at once), or None where there
     is no next attempt. ``stack`` is the traceback that is kept with the job, if there is one;
-    ``error`` is what was raised, for who calls a handler without a worker.
+    ``error`` is what was raised, for those who call a handler without a worker.
     """
 
     reason: str
@@ -44,7 +44,7 @@ class Postponed:
 class AwaitsChildren:
     """The handler asked for ``children`` and waits for them; it is run again when they are done.
 
-    ``carried`` are job options that the children get beside their own: a trace's context.
+    ``carried`` are job options that the children get in addition to their own: a trace's context.
     """
 
     children: tuple[Child, ...]

@@ -1,39 +1,114 @@
-"""Finding out what became of jobs: after a lost answer, a lost lock, a worker's death."""
+"""Finds out what became of jobs: after a lost reply, a lost lock, a worker's death."""
 
 from __future__ import annotations
 
 import json
 import re
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import structlog
 
-from convolab_worker.bullmq.backend import FetchResult, now_ms
+from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.job_lock import token_in
-from convolab_worker.bullmq.protocol import script_costs
-from convolab_worker.bullmq.protocol.keys import STATE_KEYS
-from convolab_worker.bullmq.protocol.records import ActiveJob, read_active_job, text
-from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol import calls
+from convolab_worker.bullmq.protocol.records import (
+    ActiveJob,
+    FetchResult,
+    read_active_job,
+    text,
+    whole_number,
+)
+from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from convolab_worker.bullmq.backend import Backend
+    from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
 
 _log = structlog.get_logger("convolab_worker")
 
-# Of so many locks nobody asks each when it will run out; all are looked at again after a while.
+# Of more locks than this nobody asks each when it will run out; all are looked at after a while.
 _MANY_LOCKS = 8
 _MANY_LOCKS_SECONDS = 8.0
 _CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
+_FATE_FIELDS = ("timestamp", "finishedOn", "ats", "stc")
+
+
+class Fate(Enum):
+    """What became of a call that was to move a job on, and whose reply was lost.
+
+    WRITTEN: it was executed. NOT_WRITTEN: it was not, and the job is still active and no other
+    worker's, so that the call may be tried again. TAKEN: somebody else has moved the job on, or
+    has it, and nothing tells that the call was executed before.
+    """
+
+    WRITTEN = auto()
+    NOT_WRITTEN = auto()
+    TAKEN = auto()
+
+
+async def fate_of(backend: Backend, job: ActiveJob, call: Call) -> Fate:
+    """Finds out what became of ``call``, which was to move ``job`` on and whose reply was lost.
+
+    One pipeline of three commands. Where the script failed half-way and left the job in no list,
+    the job is put back into ``active`` first.
+    """
+    keys, connection = backend.keys[job.queue], backend.connection
+    # In this order: a lock that is ours now was ours when the fields were read.
+    asked = connection.call(Purpose.COMPLETE, "HMGET", keys.job(job.id), *_FATE_FIELDS)
+    locked = connection.call(Purpose.COMPLETE, "GET", keys.lock(job.id))
+    state = await run_script(connection, Purpose.COMPLETE, calls.state_of(keys, job.id))
+    lock = await locked
+    token = None if lock is None else token_in(lock)
+    try:
+        fate = judge(job, call, await asked, token, state)
+    except RedisRefused as error:
+        if not is_of_another_type(error):
+            raise
+        fate = Fate.NOT_WRITTEN if token in {None, job.token} else Fate.TAKEN
+        if fate is Fate.NOT_WRITTEN:
+            await set_aside(backend, job.queue, job.id, job)
+    if fate is Fate.NOT_WRITTEN and token is None and state == b"unknown":
+        await restore(backend, job, backend.lock_duration, "")
+    return fate
+
+
+def judge(
+    job: ActiveJob,
+    call: Call,
+    fields: Sequence[bytes | None],
+    token: str | None,
+    state: bytes,
+) -> Fate:
+    """Tells the fate of ``call`` from the job's fields, the token in its lock, and its state.
+
+    A job leaves ``active`` by a call of the worker that has its lock, or by a stalled check, which
+    adds to ``stc``; each fetch adds to ``ats``.
+    """
+    timestamp, finished_on, starts, stalls = fields
+    is_finish = call.script == "moveToFinished"
+    if starts is None or whole_number(timestamp) != job.timestamp:
+        # The job was removed, as many are when they end; its id may be a new job's by now.
+        return Fate.WRITTEN if is_finish else Fate.TAKEN
+    was_fetched_again = whole_number(starts) > job.starts
+    if token == job.token:  # only the call itself can have fetched the job again under its token
+        return Fate.WRITTEN if was_fetched_again else Fate.NOT_WRITTEN
+    if not was_fetched_again:
+        if is_finish and whole_number(finished_on) == call.args[1]:
+            return Fate.WRITTEN
+        if token is None and state in {b"active", b"unknown"}:
+            return Fate.NOT_WRITTEN
+    return Fate.TAKEN if whole_number(stalls) > job.stalls else Fate.WRITTEN
 
 
 async def locks_of_active(backend: Backend, queue: str) -> dict[str, float | None]:
-    """For each active job of the queue, how long its lock lasts (seconds); None: no lock."""
+    """Returns for each active job of the queue how long its lock lasts (seconds); None: no lock."""
     keys = backend.keys[queue]
     ids = [
         text(raw)
@@ -53,29 +128,29 @@ async def locks_of_active(backend: Backend, queue: str) -> dict[str, float | Non
 async def recover_stalled(
     backend: Backend, queue: str, unlocked: Iterable[str], max_stalled: int
 ) -> list[str]:
-    """Put the queue's active jobs that have no lock (``unlocked``) back to its head; their ids.
+    """Puts the queue's active jobs that have no lock (``unlocked``) back to its head.
 
-    BullMQ recovers a job in the second of two passes, which its key ``stalled-check`` keeps
-    apart to spare commands; the lock alone decides. So both passes run here, one at once after
-    the other. A job whose key is no hash would end the script between two lists.
+    Returns the ids of those that BullMQ has recovered. It recovers a job in the second of two
+    passes, which its key ``stalled-check`` keeps apart to spare commands; the lock alone decides.
+    So both passes run here, one at once after the other. A job whose key is no hash is mended
+    first: the script would stop on it after it has removed the job from one list.
     """
     for job_id in unlocked:
         await set_aside(backend, queue, job_id)
-    transitions, check = backend.transitions[queue], backend.keys[queue]["stalled-check"]
-    call = transitions.recover_stalled(max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1)
+    check = backend.keys[queue]["stalled-check"]
+    call = backend.transitions[queue].recover_stalled(
+        max_stalled=max_stalled, now_ms=now_ms(), interval_ms=1
+    )
     recovered: list[str] = []
     for _ in range(2):
         await backend.connection.call(Purpose.STALLED, "DEL", check)
-        raw = await script(call.script).run(
-            backend.connection, Purpose.STALLED, call.keys, call.args
-        )
-        backend.counter.count_inner(Purpose.STALLED, script_costs.STALLED_PASS)
+        raw = await run_script(backend.connection, Purpose.STALLED, call)
         recovered += [text(job_id) for job_id in raw]
     return recovered
 
 
 async def find_by_token(backend: Backend, queue: str, token: str) -> ActiveJob | None:
-    """The active job locked under ``token``: what a take whose answer was lost has taken."""
+    """Returns the active job locked under ``token``: that of a fetch whose reply was lost."""
     keys = backend.keys[queue]
     ids = await backend.connection.call(Purpose.FETCH, "LRANGE", keys["active"], 0, -1)
     if not ids:
@@ -91,9 +166,9 @@ async def find_by_token(backend: Backend, queue: str, token: str) -> ActiveJob |
 
 
 async def fetch(backend: Backend, queue: str, token: str) -> FetchResult:
-    """Take the queue's next job, be it one whose key is no hash: it is there to be failed.
+    """Fetches the queue's next job, even one whose key is no hash: it is there to be failed.
 
-    BullMQ's script ends half-way on such a job, which is active and locked by then.
+    BullMQ's script stops half-way on such a job, which is active and locked by then.
     """
     try:
         return await backend.fetch(queue, token)
@@ -107,18 +182,18 @@ async def fetch(backend: Backend, queue: str, token: str) -> FetchResult:
 
 
 def is_of_another_type(error: RedisRefused) -> bool:
-    """Whether a key had another type than BullMQ's."""
+    """Returns whether a command failed since a key had another type than BullMQ gives it."""
     return "WRONGTYPE" in str(error)
 
 
 async def set_aside(
     backend: Backend, queue: str, job_id: str, job: ActiveJob | None = None
 ) -> bool:
-    """Rename what stands where a job's hash belongs, if that is no hash; whether it was so.
+    """Renames what another program has written over a job's hash; returns whether it was so.
 
-    The job gets its hash back from its ``job``, as far as that knows it. Without one nothing of
-    the job is left, and what it gets is a deferred failure: whoever takes it next fails it with
-    that reason, where an operator finds it.
+    The job gets its hash back from ``job``. Without that, nothing of the job is left, and it gets
+    a deferred failure: the worker that fetches it next fails it with that reason, where an
+    operator finds it.
     """
     key = backend.keys[queue].job(job_id)
     kind = text(await backend.connection.call(Purpose.STALLED, "TYPE", key))
@@ -126,18 +201,15 @@ async def set_aside(
         return False
     at = now_ms()
     kept = f"{key}:not-a-job:{at}"
-    _log.error("job.key_is_no_hash", job_id=job_id, queue=queue, key=key, type=kind, kept_as=kept)
     fields: dict[str, str | bytes | int] = {"timestamp": at, "processedOn": at, "ats": 1}
     if job is None:
         fields["defa"] = f"another program has written a {kind} over the job: it is now {kept}"
     else:
         fields = _fields(job)
-    renamed = backend.connection.call(Purpose.STALLED, "RENAME", key, kept)
-    written = backend.connection.call(
-        Purpose.STALLED, "HSET", key, *[x for pair in fields.items() for x in pair]
-    )
-    await renamed
-    await written
+    call = calls.set_aside(backend.keys[queue], job_id, kept, fields)
+    if await run_script(backend.connection, Purpose.STALLED, call) is None:
+        return False  # another worker was faster
+    _log.error("job.wrong_key_type", job_id=job_id, queue=queue, key=key, type=kind, kept_as=kept)
     return True
 
 
@@ -160,78 +232,33 @@ def _fields(job: ActiveJob) -> dict[str, str | bytes | int]:
     return fields
 
 
-async def is_locked(backend: Backend, job: ActiveJob) -> bool:
-    """Whether the job is locked for this job."""
-    lock = backend.keys[job.queue].lock(job.id)
-    token = await backend.connection.call(Purpose.COMPLETE, "GET", lock)
-    return token is not None and token_in(token) == job.token
-
-
 async def holds(backend: Backend, job: ActiveJob) -> bool:
-    """Whether the job's lock is still there, and still ours."""
+    """Returns whether the job's lock is still there, and still this worker's."""
     lock = await backend.connection.call(Purpose.LOCK, "GET", backend.keys[job.queue].lock(job.id))
     return lock is not None and token_in(lock) == job.token
 
 
 async def restore(backend: Backend, job: ActiveJob, duration: float, error: str) -> bool:
-    """Undo what a script that failed half-way with ``error`` has done; False if nothing is left.
+    """Undoes what a script that failed half-way with ``error`` has done.
 
-    BullMQ's scripts remove the job's lock and its place in ``active`` before they write its end.
-    It gets both back, the lock for ``duration`` seconds. Nothing is left to undo of a job whose
-    end was written before the script failed.
+    The job gets back its place in ``active`` and, for ``duration`` seconds, its lock. Returns False
+    if nothing is left to undo: the job is gone, or its end was written before the script failed.
     """
-    keys = backend.keys[job.queue]
-    job_key = keys.job(job.id)
-    if "not an integer" in error:  # the number of attempts: no script could ever count it up
-        await backend.connection.call(Purpose.COMPLETE, "HSET", job_key, "atm", job.attempts_made)
-    states = script("getStateV2")
-    state = await states.run(
-        backend.connection, Purpose.COMPLETE, keys.named(*STATE_KEYS), (job.id, job_key)
-    )
-    is_out = (
-        state == b"unknown"
-        and await backend.connection.call(Purpose.COMPLETE, "EXISTS", job_key) == 1
-    )
-    if not is_out and state != b"active":
-        return False
-    lock, milliseconds = keys.lock(job.id), round(duration * 1000)
-    locked = backend.connection.call(
-        Purpose.COMPLETE, "SET", lock, job.token, "PX", milliseconds, "NX"
-    )
-    if is_out:
-        await backend.connection.call(Purpose.COMPLETE, "LPUSH", keys["active"], job.id)
-    await locked
-    return True
-
-
-async def was_written(backend: Backend, job: ActiveJob, at_ms: int) -> bool | None:
-    """Whether a finish of ours at ``at_ms`` whose answer was lost has been written.
-
-    None: it has not, and the lock is still ours or nobody's, so it may be tried again. A lock that
-    holds a request to cancel is still ours: the next try meets the request.
-    """
-    keys = backend.keys[job.queue]
-    lock = backend.connection.call(Purpose.COMPLETE, "GET", keys.lock(job.id))
-    finished = backend.connection.call(
-        Purpose.COMPLETE, "HMGET", keys.job(job.id), "finishedOn", "name"
-    )
-    token, (finished_on, name) = await lock, await finished
-    if token is not None and token_in(token) == job.token:
-        return None
-    if name is None or (finished_on is not None and int(finished_on) == at_ms):
-        return True
-    return None if token is None else False
+    # A number of attempts that no script could ever count up.
+    attempts = job.attempts_made if "not an integer" in error else None
+    call = calls.restore(backend.keys[job.queue], job, round(duration * 1000), attempts)
+    return bool(await run_script(backend.connection, Purpose.COMPLETE, call))
 
 
 async def failed_child_reason(backend: Backend, job: ActiveJob) -> str:
-    """Why the job can't go on: its first failed child, and that child's own reason."""
+    """Returns why the job can't go on: its first failed child, and that child's own reason."""
     unsuccessful = f"{backend.keys[job.queue].job(job.id)}:unsuccessful"
     failed = await backend.connection.call(Purpose.FETCH, "ZRANGE", unsuccessful, 0, 0)
     return await child_reason(backend, f"child {text(failed[0])} failed" if failed else "")
 
 
 async def child_reason(backend: Backend, deferred: str) -> str:
-    """BullMQ's ``child KEY failed`` with the child's own reason, where it is still known."""
+    """Returns BullMQ's ``child KEY failed`` with the child's own reason, if that is still known."""
     found = _CHILD_FAILED.fullmatch(deferred)
     if found is None:
         return deferred or "a child has failed"
@@ -240,22 +267,10 @@ async def child_reason(backend: Backend, deferred: str) -> str:
 
 
 async def reclaim(connection: Connection, keys: QueueKeys, job: ActiveJob, duration: float) -> bool:
-    """Lock a job again, for ``duration`` seconds, whose lock ran out while Redis was away.
+    """Locks a job again, for ``duration`` seconds, whose lock ran out while Redis was away.
 
-    False if it is not ours: it is while it still is in ``active``, and nobody has taken it since,
-    whose lock may have run out too.
+    Returns False if the job is not this worker's any more: it is while it is in ``active`` and no
+    worker has fetched it since, whose lock may have run out as well.
     """
-    lock, milliseconds = keys.lock(job.id), round(duration * 1000)
-    place = connection.call(Purpose.LOCK, "LPOS", keys["active"], job.id)
-    starts = connection.call(Purpose.LOCK, "HGET", keys.job(job.id), "ats")
-    if await place is None or await starts != b"%d" % job.starts:
-        return False
-    locked = connection.call(Purpose.LOCK, "SET", lock, job.token, "PX", milliseconds, "NX")
-    place = connection.call(Purpose.LOCK, "LPOS", keys["active"], job.id)
-    was_free, index = await locked is not None, await place
-    if not was_free:
-        holder = await connection.call(Purpose.LOCK, "GET", lock)
-        return index is not None and holder == job.token.encode()
-    if index is None:  # it was recovered in between; the script only lets go of what is ours
-        await script("releaseLock").run(connection, Purpose.LOCK, (lock,), (job.token, job.id))
-    return index is not None
+    call = calls.reclaim_lock(keys, job, round(duration * 1000))
+    return bool(await run_script(connection, Purpose.LOCK, call))

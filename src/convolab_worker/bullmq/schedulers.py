@@ -1,4 +1,4 @@
-"""Job schedulers: taking one iteration of a repeated job adds the next, as BullMQ's workers do."""
+"""Job schedulers: fetching one iteration of a repeated job adds the next, as Node's workers do."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-import msgpack
 import structlog
 
 from convolab_worker.bullmq.backend import now_ms
-from convolab_worker.bullmq.producer import short_options
-from convolab_worker.bullmq.protocol import script_costs
-from convolab_worker.bullmq.protocol.calls import Call
-from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol.calls import Call, advance_scheduler
+from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
-from convolab_worker.errors import RedisRefused, RedisUnavailable
+from convolab_worker.errors import RedisRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,37 +23,32 @@ if TYPE_CHECKING:
     from convolab_worker.connection.reconnect import Reconnection
 
 _log = structlog.get_logger("convolab_worker")
-_KEYS = (
-    "repeat", "delayed", "wait", "paused", "meta", "prioritized", "marker", "id", "events", "pc",
-)  # fmt: skip
+# What a pattern, a time zone or a date raises that can't be read: any JSON may stand there.
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 
 
 async def advance(backend: Backend, reconnection: Reconnection, job: ActiveJob) -> None:
-    """Add the iteration that follows ``job``; the script adds it once, however often it is asked.
+    """Adds the iteration that follows ``job``; the script adds it once, however often it is asked.
 
-    A pattern that can't be read is logged and ends the repetition, as with Node's workers.
+    Options that can't be read are logged and end the repetition, as with Node's workers.
     """
     try:
         call = next_iteration(backend.keys[job.queue], job, now_ms())
-    except (ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         _log.error("scheduler.not_advanced", scheduler=job.scheduler_id, error=str(error))
         return
-    while call is not None:
-        try:
-            await script(call.script).run(backend.connection, Purpose.FETCH, call.keys, call.args)
-            backend.counter.count_inner(Purpose.FETCH, script_costs.ADD)
-        except RedisRefused as error:
-            await reconnection.refused(error)
-        except RedisUnavailable:
-            await reconnection.wait()
-        else:
-            return
+    if call is None:
+        return
+    try:
+        await reconnection.answered(lambda: run_script(backend.connection, Purpose.FETCH, call))
+    except RedisRefused as error:
+        _log.error("scheduler.not_advanced", scheduler=job.scheduler_id, error=str(error))
 
 
 def next_iteration(keys: QueueKeys, job: ActiveJob, now: int) -> Call | None:
-    """The call that adds the next iteration; None after the last (``limit``, ``endDate``).
+    """Returns the call that adds the next iteration; None after the last (``limit``, ``endDate``).
 
-    Raises ValueError, KeyError or TypeError for a pattern or time zone that can't be read.
+    Raises one of many errors for options that can't be read.
     """
     repeat = job.opts.get("repeat")
     if not isinstance(repeat, dict):
@@ -71,16 +63,7 @@ def next_iteration(keys: QueueKeys, job: ActiveJob, now: int) -> Call | None:
         return None
     next_at = max(_next_of_pattern(pattern, repeat, base), base) if pattern else now
     opts = _next_options(job, repeat, next_at, now, count)
-    args = (
-        next_at,
-        job.scheduler_id,
-        job.data,
-        msgpack.packb(short_options(opts)),
-        now,
-        keys.base,
-        job.id,
-    )
-    return Call("updateJobScheduler", [*keys.named(*_KEYS), keys.job(job.id), keys["active"]], args)
+    return advance_scheduler(keys, job, opts, next_at=next_at, now_ms=now)
 
 
 def _next_options(
@@ -104,13 +87,13 @@ def _next_options(
         "repeatJobKey": job.scheduler_id,
         "repeat": {key: value for key, value in again.items() if value is not None},
     }
-    if repeat.get("every"):  # whose moments the script itself works out
+    if repeat.get("every"):  # the script itself works out when
         del next_opts["prevMillis"]
     return next_opts
 
 
 def _next_of_pattern(pattern: str, repeat: Mapping[str, Any], base: int) -> int:
-    """When a cron pattern is due next, in its time zone; six fields begin with the seconds."""
+    """Returns when a cron pattern is due next, in its time zone; six fields begin with seconds."""
     from croniter import croniter  # only repeated jobs need it
 
     start = _milliseconds(repeat.get("startDate"))
@@ -122,7 +105,7 @@ def _next_of_pattern(pattern: str, repeat: Mapping[str, Any], base: int) -> int:
 
 
 def _milliseconds(date: Any) -> int | None:
-    """A date of a job's repeat options: epoch milliseconds, or ISO text."""
+    """Reads a date of a job's repeat options: epoch milliseconds, or ISO text."""
     if date is None or date == "":
         return None
     if isinstance(date, (int, float)):

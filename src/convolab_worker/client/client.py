@@ -6,9 +6,9 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self
 
-from convolab_worker.bullmq.counts import depths
+from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client import enqueue, watching
+from convolab_worker.client import enqueue, job_status
 from convolab_worker.client.job_status import JobStatus, find_job
 from convolab_worker.client.session import Session
 from convolab_worker.connection.address import Address, Route
@@ -24,9 +24,8 @@ from convolab_worker.telemetry.tracing import tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
-    from types import TracebackType
 
-    from convolab_worker.bullmq.producer import NewJob
+    from convolab_worker.bullmq.protocol.client_calls import NewJob
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
 
@@ -40,10 +39,10 @@ class JobClient:
     A client connects when it is first used; close it, or use it with ``async with``. Every method
     raises RedisUnavailable when Redis can't be reached, or when the client is closed meanwhile.
     With a thousand commands unanswered, or 8 MiB of them, further calls wait for their turn.
+    Raises ConfigurationError for options that can't be.
     """
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
-        """Check the options; nothing is connected. Raises ConfigurationError."""
         if settings is None:
             settings = Settings.from_env(**overrides)
         elif overrides:
@@ -90,7 +89,7 @@ class JobClient:
         keys, session = self._keys_of(queue), self._current_session()
         with self._tracing.adding(keys.queue, name) as carried:
             try:
-                added = await enqueue.add(session, self.counter, keys, job.carrying(carried))
+                added = await enqueue.add(session, keys, job.carrying(carried))
             except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
                 self._wake(session, {delay})
                 raise
@@ -118,7 +117,7 @@ class JobClient:
             delays.update(job.opts.get("delay", 0) / 1000 for _, job in sent)
 
         try:
-            return await enqueue.add_many(session, self.counter, additions, on_send=note)
+            return await enqueue.add_many(session, additions, on_send=note)
         finally:
             self._wake(session, delays)
 
@@ -153,7 +152,9 @@ class JobClient:
         """
         async with (
             asyncio.timeout(timeout),
-            aclosing(watching.watch(self._current_session, self._queues(queue), job_id)) as events,
+            aclosing(
+                job_status.watch(self._current_session, self._queues(queue), job_id)
+            ) as events,
         ):
             async for event in events:
                 if event.event == "completed":
@@ -167,7 +168,7 @@ class JobClient:
 
         Raises JobNotFound.
         """
-        return watching.watch(self._current_session, self._queues(queue), job_id)
+        return job_status.watch(self._current_session, self._queues(queue), job_id)
 
     async def cancel(
         self,
@@ -192,7 +193,7 @@ class JobClient:
         if reason is not None and not reason.strip():
             msg = f"reason={reason!r}: expected some text, or None to return the job"
             raise ConfigurationError(msg)
-        return await watching.cancel(
+        return await job_status.cancel(
             self._current_session(),
             self._queues(queue),
             job_id,
@@ -222,13 +223,7 @@ class JobClient:
         await self._current_session().open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the connections."""
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def _current_session(self) -> Session:

@@ -8,7 +8,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker.bullmq import producer
-from convolab_worker.bullmq.producer import NewJob
+from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.job_options import checked_id, job_options
 from convolab_worker.errors import (
     ConfigurationError,
@@ -17,7 +17,7 @@ from convolab_worker.errors import (
     RedisUnavailable,
     ReplyLost,
 )
-from convolab_worker.payloads.encode import encode_json
+from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.connection.usage import CommandCounter
 
 T = TypeVar("T")
 
@@ -42,34 +41,17 @@ _MOST_JOBS = 500
 _MOST_DATA = 2**22
 
 
-def new_job(
-    name: str,
-    data: Any = None,
-    *,
-    job_id: str | None = None,
-    delay: float | None = None,
-    priority: int | None = None,
-    attempts: int | None = None,
-    backoff: float | Mapping[str, Any] | None = None,
-    deduplication_id: str | None = None,
-) -> NewJob:
+def new_job(name: str, data: Any = None, *, job_id: str | None = None, **options: Any) -> NewJob:
     """Return the job of those keywords, with an id of its own where none is given.
 
     Raises ConfigurationError for options that can't be, InvalidResult for data that is not JSON.
     """
-    options = job_options(
-        name,
-        delay=delay,
-        priority=priority,
-        attempts=attempts,
-        backoff=backoff,
-        deduplication_id=deduplication_id,
-    )
+    opts = job_options(name, **options)
     return NewJob(
         id=checked_id(job_id) or secrets.token_hex(_ID_BYTES),
         name=name,
-        data=encode_json({} if data is None else data, what="data"),
-        opts=options,
+        data=encode_data({} if data is None else data),
+        opts=opts,
     )
 
 
@@ -101,20 +83,17 @@ def _one_of_many(
     return keys_of(keywords.pop("queue", None)), new_job(**keywords)
 
 
-def add(
-    session: Session, counter: CommandCounter, keys: QueueKeys, job: NewJob
-) -> Coroutine[Any, Any, str]:
+def add(session: Session, keys: QueueKeys, job: NewJob) -> Coroutine[Any, Any, str]:
     """Add one job, again if the reply is lost; return its id, or that of the one kept in its place.
 
     Waits while too much is unanswered. Raises RedisUnavailable.
     """
-    send = functools.partial(producer.add, counter=counter, keys=keys, job=job)
+    send = functools.partial(producer.add, keys=keys, job=job)
     return _sent(session, 1, len(job.data), send)
 
 
 async def add_many(
     session: Session,
-    counter: CommandCounter,
     jobs: list[tuple[QueueKeys, NewJob]],
     *,
     on_send: Callable[[list[tuple[QueueKeys, NewJob]]], None],
@@ -128,7 +107,7 @@ async def add_many(
     while len(ids) < len(jobs):
         batch = pipeline(jobs, len(ids))
         on_send(batch)
-        send = functools.partial(producer.add_all, counter=counter, jobs=batch)
+        send = functools.partial(producer.add_all, jobs=batch)
         ids += await _sent(session, len(batch), sum(len(job.data) for _, job in batch), send)
     return ids
 

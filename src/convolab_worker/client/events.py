@@ -42,7 +42,6 @@ class JobEvent:
 
     @property
     def is_final(self) -> bool:
-        """Whether the job has ended."""
         return self.event in ("completed", "failed")
 
 
@@ -80,7 +79,6 @@ class Events:
         return inbox
 
     def listen(self) -> None:
-        """Read the streams that are watched."""
         if self._is_closed:
             return
         if self._reader is None:
@@ -91,7 +89,6 @@ class Events:
             )
 
     def unwatch(self, stream: str, job_id: str, inbox: asyncio.Queue[JobEvent]) -> None:
-        """Watch the job no longer."""
         inboxes = self._watchers[stream, job_id]
         inboxes.remove(inbox)
         if inboxes:

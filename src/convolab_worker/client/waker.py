@@ -196,7 +196,6 @@ class Waker:
         self._has_complained = True
 
     def _on_taken(self) -> None:
-        """The service has the request."""
         if not self._asked:
             self._heard.set()
         if self._has_complained:

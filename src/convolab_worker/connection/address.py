@@ -1,7 +1,8 @@
-"""Where Redis is: a REDIS_URL taken apart, once, before the first connection."""
+"""Where Redis is: a REDIS_URL taken apart, and the node of a cluster that has the keys."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from convolab_worker.errors import ConfigurationError, RedisUnavailable
 
 if TYPE_CHECKING:
     import ssl
+
+    from convolab_worker.connection.unanswered import Unanswered
+    from convolab_worker.errors import RedisRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,3 +93,34 @@ class Route:
     def fall_back(self) -> None:
         """Go back to the first address: another node may have the keys of one that is gone."""
         self.address = self._first
+
+
+# Nodes that send a client to and fro, so often in so many seconds, disagree: that is an error.
+_MOST_MOVES, _MOVE_SECONDS = 5, 1.0
+
+
+class Redirects:
+    """The ``commands`` that a node has sent on, to be sent again to the node that it named."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._moved_at: deque[float] = deque(maxlen=_MOST_MOVES)
+        self.commands: list[Unanswered] = []
+
+    def take(self, error: RedisRefused, command: Unanswered, now: float) -> bool:
+        """Keep the command, and point the route at the node, if the error names another one."""
+        text = str(error)
+        if not text.startswith("MOVED "):
+            return False
+        if not self.commands:
+            moved_at = self._moved_at
+            if len(moved_at) == _MOST_MOVES and now - moved_at[0] < _MOVE_SECONDS:
+                return False
+            moved_at.append(now)
+        self._route.follow(text.rsplit(maxsplit=1)[-1])
+        self.commands.append(command)
+        return True
+
+    def release(self) -> list[Unanswered]:
+        commands, self.commands = self.commands, []
+        return commands

@@ -67,7 +67,6 @@ class NamedConnections:
         ]
 
     async def close(self) -> None:
-        """Close the further connections."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

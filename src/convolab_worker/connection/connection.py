@@ -17,28 +17,38 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
-from convolab_worker.connection.address import Route
-from convolab_worker.connection.commands import pack
+from convolab_worker.connection.address import Redirects, Route
 from convolab_worker.connection.opening import ClientIdentity, dial, shake_hands, why_not_open
-from convolab_worker.connection.redirects import Redirects
-from convolab_worker.connection.silence import SilenceTimer
+from convolab_worker.connection.unanswered import SilenceTimer, pack
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.connection.address import Address
-    from convolab_worker.connection.commands import Unanswered
+    from convolab_worker.connection.unanswered import Unanswered
     from convolab_worker.connection.usage import CommandCounter, Purpose
 
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write
 # for each turn of the loop, the server would idle while we work, and we while it works.
 _FLUSH_AT = 4
 _CLOSED = "the connection was closed"
+
+
+@dataclass(slots=True)
+class KnownScripts:
+    """Which scripts a connection's server is known to have, and which are being asked about.
+
+    Whoever runs scripts writes it.
+    """
+
+    known: set[str] = field(default_factory=set)
+    asked: dict[str, asyncio.Event] = field(default_factory=dict)
 
 
 class Connection(asyncio.Protocol):
@@ -69,7 +79,8 @@ class Connection(asyncio.Protocol):
         self._resending: asyncio.Task[None] | None = None
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._counter = counter
+        self.counter = counter
+        self.scripts = KnownScripts()
         self.client_name: str | None = None
         self._identify = identify
         self._loop = cast("asyncio.AbstractEventLoop", None)
@@ -87,7 +98,6 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are taken."""
         return self._open
 
     @property
@@ -96,13 +106,7 @@ class Connection(asyncio.Protocol):
         return None if self._identity is None else self._identity.id
 
     @property
-    def counter(self) -> CommandCounter:
-        """Counts the commands sent here, and those that their scripts run."""
-        return self._counter
-
-    @property
     def unanswered(self) -> int:
-        """How many commands have been sent and not answered."""
         return len(self._pending)
 
     async def open(self) -> None:
@@ -171,7 +175,7 @@ class Connection(asyncio.Protocol):
             return future
         future = self._loop.create_future()
         self._send(future, pack(args), self._timeout if timeout is None else timeout)
-        self._counter.count(purpose)
+        self.counter.count(purpose)
         return future
 
     def _send(self, future: asyncio.Future[Any], packed: bytes, seconds: float) -> None:
@@ -237,11 +241,9 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Hand each whole answer to the call that waits for it."""
         self._silence.heard_at = self._loop.time()
         reader, pending = self._reader, self._pending
         reader.feed(data)
@@ -270,7 +272,6 @@ class Connection(asyncio.Protocol):
                 _fail(future, answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is unanswered."""
         if self._transport is not None:
             reason = f": {exc}" if exc else ""
             self._drop(ReplyLost(f"Redis at {self._route.address} closed the connection{reason}"))

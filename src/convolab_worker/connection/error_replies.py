@@ -40,6 +40,11 @@ def meaning(error: str) -> str | None:
     return None
 
 
+def is_about_data(error: str) -> bool:
+    """Return whether an error is about what stands in certain keys, and not about the server."""
+    return "WRONGTYPE" in error or meaning(error) is None
+
+
 def explain(error: str, where: str) -> str:
     """Return one sentence for an operator: what Redis at ``where`` refuses, and what to do."""
     known = meaning(error)

@@ -34,7 +34,6 @@ class ClientIdentity:
 
     @classmethod
     def read(cls, info: bytes) -> ClientIdentity | None:
-        """Read the answer to CLIENT INFO; None where it does not say."""
         fields = dict(part.partition("=")[::2] for part in info.decode("utf-8", "replace").split())
         if not fields.get("id", "").isdecimal() or not fields.get("addr"):
             return None

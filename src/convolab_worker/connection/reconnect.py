@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from convolab_worker.connection.error_replies import explain
+from convolab_worker.connection.error_replies import explain, is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ _log = structlog.get_logger("convolab_worker")
 _T = TypeVar("_T")
 
 _MINUTES_OF_FAILURES = 400
+# So often in a row a refusal that is about stored data is believed.
+_PATIENT_REFUSALS = 2
 # States of a server that pass by themselves, soon: asking again costs little.
 _PASSING = ("LOADING", "BUSY", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 
@@ -61,7 +63,6 @@ class Reconnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether every connection is open."""
         return all(connection.is_open for connection in self._connections)
 
     async def wait(self) -> None:
@@ -125,13 +126,18 @@ class Reconnection:
     async def answered(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Return what ``ask`` returns; it is called again after every outage and refusal.
 
-        For questions only: what ``ask`` sends may be executed more than once.
+        For questions only: what ``ask`` sends may be executed more than once. Raises RedisRefused
+        where Redis refuses again and again for a reason that lies in what is stored.
         """
+        refusals = 0
         while True:
             await self.wait()
             try:
                 answer = await ask()
             except RedisRefused as error:
+                refusals += is_about_data(str(error))
+                if refusals > _PATIENT_REFUSALS:
+                    raise
                 await self.refused(error)
             except RedisUnavailable as error:
                 _log.debug("redis.lost", error=str(error))

@@ -39,21 +39,17 @@ class CommandCounter:
     inner: Counter[Purpose] = field(default_factory=Counter)
 
     def count(self, purpose: Purpose, commands: int = 1) -> None:
-        """Count ``commands`` sent for ``purpose``."""
         self.sent[purpose] += commands
 
     def count_inner(self, purpose: Purpose, commands: int) -> None:
-        """Count ``commands`` that a script for ``purpose`` ran inside Redis."""
         self.inner[purpose] += commands
 
     def add(self, other: CommandCounter) -> None:
-        """Add the counts of the ``other``."""
         self.sent.update(other.sent)
         self.inner.update(other.inner)
 
     @property
     def client_sent(self) -> int:
-        """How many commands have been sent."""
         return self.sent.total()
 
     @property
@@ -62,7 +58,6 @@ class CommandCounter:
         return sum(dict(self.sent).values()) + sum(dict(self.inner).values())
 
     def __add__(self, other: CommandCounter) -> CommandCounter:
-        """Return a counter with the counts of both."""
         # Copies first: another thread may be counting on one of them.
         sent = Counter(dict(self.sent)) + Counter(dict(other.sent))
         return CommandCounter(sent, Counter(dict(self.inner)) + Counter(dict(other.inner)))
@@ -72,7 +67,6 @@ class CommandCounter:
         return CommandCounter(self.sent - other.sent, self.inner - other.inner)
 
     def snapshot(self) -> dict[str, dict[str, int]]:
-        """Return the ``sent`` and ``billable`` counts by purpose, as plain data."""
         return {
             purpose.value: {"sent": self.sent[purpose], "billable": both}
             for purpose, both in sorted((self.sent + self.inner).items())
@@ -104,7 +98,7 @@ class DailyBudget:
     _SETTLING_SECONDS = 600.0
 
     def __init__(self, budget: int | None, now: float) -> None:
-        self._budget = budget
+        self.budget = budget
         self._begin(now, 0)
 
     def _begin(self, now: float, billable: int) -> None:
@@ -122,20 +116,19 @@ class DailyBudget:
         used = billable - self._at_start
         if elapsed >= DAY_SECONDS or elapsed < 0:
             self._begin(now, billable)
-            return DayReport(used=used, projected=used, budget=self._budget, is_over=False)
+            return DayReport(used=used, projected=used, budget=self.budget, is_over=False)
         if now - self._pace_at >= self._PACE_SECONDS:
             self._pace = (billable - self._at_pace) / (now - self._pace_at)
             self._pace_at, self._at_pace = now, billable
         projected = self.projection(now, billable)
-        if self._budget is None or self._warned:
+        if self.budget is None or self._warned:
             return None
-        if used > self._budget or (self.is_settled(now) and projected > self._budget):
+        if used > self.budget or (self.is_settled(now) and projected > self.budget):
             self._warned = True
-            return DayReport(used=used, projected=projected, budget=self._budget, is_over=True)
+            return DayReport(used=used, projected=projected, budget=self.budget, is_over=True)
         return None
 
     def used(self, billable: int) -> int:
-        """Return the commands of this day so far."""
         return billable - self._at_start
 
     def is_settled(self, now: float) -> bool:

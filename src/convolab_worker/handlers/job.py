@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import structlog
 
-from convolab_worker.bullmq.children import Child, check_keys
+from convolab_worker.bullmq.flows import Child, check_keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Iterable
@@ -24,8 +24,10 @@ else:
 T = TypeVar("T")
 
 
-class Line(Protocol):
-    """What a job needs of the worker that runs it."""
+class JobReporter(Protocol):
+    """What a job reports to, and asks about its children; ``newest`` is its progress as JSON."""
+
+    newest: str | None
 
     def progress(self, value: Any) -> None:
         """Take the newest progress; may be called from any thread."""
@@ -42,12 +44,17 @@ class Line(Protocol):
     def drop_children(self) -> Awaitable[None]:
         """Remove the job's children that have not started."""
 
+    async def finish(self) -> None:
+        """Write what is unwritten, before the job's outcome is written, and nothing after it."""
+
+    def close(self) -> None:
+        """Write nothing more: another worker has the job."""
+
 
 class AwaitChildren(BaseException):
     """Ends a handler that waits for its children; no ``except Exception`` may catch it."""
 
     def __init__(self, children: tuple[Child, ...]) -> None:
-        """Carry the children that are asked for."""
         super().__init__("the handler waits for its children")
         self.children = children
 
@@ -73,7 +80,7 @@ class Job(Generic[T, R]):
     """
 
     __slots__ = (
-        "_line", "_log", "attempt", "cancelled", "data", "id", "kind", "max_attempts", "name",
+        "_log", "_reporter", "attempt", "cancelled", "data", "id", "kind", "max_attempts", "name",
         "queue", "resources",
     )  # fmt: skip
 
@@ -84,9 +91,15 @@ class Job(Generic[T, R]):
             return super().__class_getitem__(types if isinstance(types, tuple) else (types, Any))
 
     def __init__(
-        self, active_job: ActiveJob, *, kind: str, data: T, line: Line, resources: R | None = None
+        self,
+        active_job: ActiveJob,
+        *,
+        kind: str,
+        data: T,
+        reporter: JobReporter,
+        resources: R | None = None,
     ) -> None:
-        """Show ``active_job`` to its handler; reports go to ``line``."""
+        """Show ``active_job`` to its handler; reports go to ``reporter``."""
         self.id: str = active_job.id
         self.name: str = active_job.name
         self.queue: str = active_job.queue
@@ -96,7 +109,7 @@ class Job(Generic[T, R]):
         self.attempt: int = active_job.attempt
         self.max_attempts: int = active_job.max_attempts
         self.cancelled = asyncio.Event()
-        self._line = line
+        self._reporter = reporter
         self._log: structlog.typing.FilteringBoundLogger | None = None
 
     @property
@@ -112,7 +125,7 @@ class Job(Generic[T, R]):
         The newest value is written at most once a second, the last one always. Works from a
         thread too, without ``await``. Raises InvalidResult if the value is not JSON.
         """
-        self._line.progress(value)
+        self._reporter.progress(value)
         return _DONE
 
     async def enqueue_children(self, children: Iterable[Child]) -> None:
@@ -130,11 +143,11 @@ class Job(Generic[T, R]):
         None stands for a child that failed and, by its ``on_failure``, did not fail this job;
         ``children_failures`` has its reason.
         """
-        return await self._line.children_results()
+        return await self._reporter.children_results()
 
     async def children_failures(self) -> dict[str, str]:
         """Why children failed that did not fail this job, by their keys."""
-        return await self._line.children_failures()
+        return await self._reporter.children_failures()
 
     async def drop_children(self) -> None:
         """Remove this job's children that have not started, and theirs.
@@ -142,10 +155,9 @@ class Job(Generic[T, R]):
         For a job that goes on without them, after a child with ``on_failure="continue"`` failed: it
         can't complete while it has children that may still run.
         """
-        await self._line.drop_children()
+        await self._reporter.drop_children()
 
     def __repr__(self) -> str:
-        """Name the job, without its data."""
         return f"<Job {self.name} {self.id} on {self.queue}, attempt {self.attempt}>"
 
 
@@ -153,7 +165,7 @@ def _job_logger(job: Job[Any]) -> structlog.typing.FilteringBoundLogger:
     """The configured structlog, with one processor before its own that keeps the row."""
 
     def keep(_: Any, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        job._line.log(_row(level, event))  # noqa: SLF001
+        job._reporter.log(_row(level, event))  # noqa: SLF001
         return event
 
     config = structlog.get_config()

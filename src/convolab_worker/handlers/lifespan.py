@@ -13,18 +13,24 @@ of, have to be left in the task that entered them.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 
 from convolab_worker.errors import ConfigurationError, LifespanFailed
+from convolab_worker.handlers.functions import is_async, place, takes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Sequence
 
-    from convolab_worker.handlers.scope import Lifespan, Scope
     from convolab_worker.settings import Settings
+
+LifespanFunction = Callable[..., AbstractAsyncContextManager[Any] | AsyncIterator[Any]]
+Scope = TypeVar("Scope")
 
 _log = structlog.get_logger("convolab_worker")
 # What closing gets at least, however much of the grace the jobs have used.
@@ -33,8 +39,46 @@ LEAST_CLOSING_SECONDS = 0.25
 _CANCELLED_SECONDS = 0.1
 
 
-class Lifespans:
-    """The lifespans of one worker; ``opened`` has what they gave."""
+@dataclass(frozen=True, slots=True)
+class Lifespan:
+    """A function that makes the context manager whose value is ``job.resources``."""
+
+    function: LifespanFunction
+    wants_settings: bool
+    place: str
+
+    @classmethod
+    def checked(cls, function: LifespanFunction) -> Lifespan:
+        """Check the function. Raises ConfigurationError."""
+        where = place(function)
+        if inspect.isasyncgenfunction(function):
+            function = asynccontextmanager(function)
+        elif is_async(function) or inspect.isgeneratorfunction(function):
+            msg = f"{where}: expected an async function that yields once, or an asynccontextmanager"
+            raise ConfigurationError(msg)
+        wants_settings = not takes(function, 0)
+        if wants_settings and not takes(function, 1):
+            msg = f"{where}: expected no argument, or one for the worker's settings"
+            raise ConfigurationError(msg)
+        return cls(function, wants_settings, where)
+
+    def open(self, settings: Settings) -> AbstractAsyncContextManager[Any]:
+        """Make the context manager, not entered yet. Raises ConfigurationError."""
+        manager = self.function(settings) if self.wants_settings else self.function()
+        if not isinstance(manager, AbstractAsyncContextManager):
+            msg = (
+                f"{self.place}: expected an async context manager, got {type(manager).__name__}: "
+                "make it an async function that yields once"
+            )
+            raise ConfigurationError(msg)
+        return manager
+
+
+class Lifespans(Generic[Scope]):
+    """The lifespans of one worker, each of a registry's scope; ``opened`` has what they gave.
+
+    ``on_death`` is called when an open lifespan ends by itself.
+    """
 
     def __init__(
         self,
@@ -43,7 +87,6 @@ class Lifespans:
         *,
         on_death: Callable[[], object] = lambda: None,
     ) -> None:
-        """Open nothing; ``on_death`` is called when an open lifespan ends by itself."""
         self._lifespans = lifespans
         self._settings = settings
         self._on_death = on_death

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
 from convolab_worker._setting_types import StartRate, parse_rate
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
+from convolab_worker.handlers.functions import is_async, place
 from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.places import is_async, place
-from convolab_worker.handlers.scope import (
-    Lifespan,
-    LifespanFunction,
-    Middleware,
-    MiddlewareFunction,
-    Scope,
-)
-from convolab_worker.handlers.strategies import S, Strategies
-from convolab_worker.payloads.validation import validator
-from convolab_worker.payloads.validation.names import payload_annotation
+from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
+from convolab_worker.handlers.middleware import Middleware, MiddlewareFunction
+from convolab_worker.handlers.retry import S, Strategies
+from convolab_worker.payloads.annotation import payload_annotation
+from convolab_worker.payloads.decode import decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +23,30 @@ F = TypeVar("F", bound="Callable[[Job[Any, Any]], Any]")
 L = TypeVar("L", bound=LifespanFunction)
 M = TypeVar("M", bound=MiddlewareFunction)
 KINDS = ("audio", "dialogue", "image", "course")
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """One registry's own lifespan and middleware; they may be registered after its handlers."""
+
+    lifespan: Lifespan | None = None
+    middleware: list[Middleware] = field(default_factory=list)
+
+
+class HandlerOptions(TypedDict, total=False):
+    """How a handler is to be run.
+
+    ``queue`` restricts it to one queue. ``timeout`` (seconds) ends a job that runs longer;
+    ``concurrency`` is the most jobs of this handler at once in this worker. ``rate`` limits its
+    starts in this worker, as in ``"30/m"``, ``"5/s"`` or ``"1/10s"``, spread evenly. A plain
+    function runs in a thread of its own, and ``thread=True`` only says so.
+    """
+
+    queue: str | None
+    timeout: float | None
+    concurrency: int | None
+    thread: bool | None
+    rate: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,7 +63,7 @@ class Handler:
     names: tuple[str, ...]
     queue: str | None
     function: Callable[..., Any]
-    validate: Callable[[Any], Any]
+    decode: Callable[[bytes], Any]
     timeout: float | None
     concurrency: int | None
     threaded: bool
@@ -70,98 +89,30 @@ class HandlerRegistry:
     """Handlers by queue and job name; registries of several modules merge by ``include``."""
 
     def __init__(self) -> None:
-        """Start with no handler."""
         self._handlers: dict[tuple[str | None, str], Handler] = {}
         self._scope = Scope()
         self._scopes: dict[Scope, None] = {self._scope: None}
         self.strategies = Strategies()
 
-    def audio(
-        self,
-        *names: str,
-        queue: str | None = None,
-        timeout: float | None = None,
-        concurrency: int | None = None,
-        thread: bool | None = None,
-        rate: str | None = None,
-    ) -> Callable[[F], F]:
+    def audio(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
         """Register the decorated function for audio jobs of those names.
 
-        ``queue`` restricts it to one queue. ``timeout`` (seconds) ends a job that runs longer;
-        ``concurrency`` is the most jobs of this handler at once. ``rate`` limits its starts in
-        this worker, as in ``"30/m"``, ``"5/s"`` or ``"1/10s"``, spread evenly. A plain function
-        runs in a thread of its own, and ``thread=True`` only says so. Raises ConfigurationError
-        for what can't work, and DuplicateHandler where a name is taken.
+        The ``options`` are those of HandlerOptions. Raises ConfigurationError for what can't work,
+        and DuplicateHandler where a name is taken.
         """
-        return self._registrar(
-            "audio",
-            names,
-            queue=queue,
-            timeout=timeout,
-            concurrency=concurrency,
-            thread=thread,
-            rate=rate,
-        )
+        return self._register("audio", names, options)
 
-    def dialogue(
-        self,
-        *names: str,
-        queue: str | None = None,
-        timeout: float | None = None,
-        concurrency: int | None = None,
-        thread: bool | None = None,
-        rate: str | None = None,
-    ) -> Callable[[F], F]:
-        """Register the decorated function for dialogue jobs; arguments as for ``audio``."""
-        return self._registrar(
-            "dialogue",
-            names,
-            queue=queue,
-            timeout=timeout,
-            concurrency=concurrency,
-            thread=thread,
-            rate=rate,
-        )
+    def dialogue(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
+        """Register the decorated function for dialogue jobs; options as for ``audio``."""
+        return self._register("dialogue", names, options)
 
-    def image(
-        self,
-        *names: str,
-        queue: str | None = None,
-        timeout: float | None = None,
-        concurrency: int | None = None,
-        thread: bool | None = None,
-        rate: str | None = None,
-    ) -> Callable[[F], F]:
-        """Register the decorated function for image jobs; arguments as for ``audio``."""
-        return self._registrar(
-            "image",
-            names,
-            queue=queue,
-            timeout=timeout,
-            concurrency=concurrency,
-            thread=thread,
-            rate=rate,
-        )
+    def image(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
+        """Register the decorated function for image jobs; options as for ``audio``."""
+        return self._register("image", names, options)
 
-    def course(
-        self,
-        *names: str,
-        queue: str | None = None,
-        timeout: float | None = None,
-        concurrency: int | None = None,
-        thread: bool | None = None,
-        rate: str | None = None,
-    ) -> Callable[[F], F]:
-        """Register the decorated function for course jobs; arguments as for ``audio``."""
-        return self._registrar(
-            "course",
-            names,
-            queue=queue,
-            timeout=timeout,
-            concurrency=concurrency,
-            thread=thread,
-            rate=rate,
-        )
+    def course(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
+        """Register the decorated function for course jobs; options as for ``audio``."""
+        return self._register("course", names, options)
 
     def lifespan(self, function: L) -> L:
         """Open, before the first job, what handlers need, and close it after the last.
@@ -263,42 +214,19 @@ class HandlerRegistry:
         return iter({handler.key: handler for handler in self._handlers.values()}.values())
 
     def __len__(self) -> int:
-        """How many handlers there are."""
         return len({handler.key for handler in self._handlers.values()})
 
-    def _registrar(
-        self,
-        kind: str,
-        names: Sequence[str],
-        *,
-        queue: str | None,
-        timeout: float | None,
-        concurrency: int | None,
-        thread: bool | None,
-        rate: str | None,
+    def _register(
+        self, kind: str, names: Sequence[str], options: HandlerOptions
     ) -> Callable[[F], F]:
-        _check_names(kind, names, queue)
+        _check_names(kind, names, options)
 
         def register(function: F) -> F:
-            where = place(function)
-            handler = Handler(
-                kind=kind,
-                names=tuple(names),
-                queue=queue,
-                function=function,
-                validate=validator(payload_annotation(function, Job)),
-                timeout=_checked_timeout(timeout, where),
-                concurrency=_checked_concurrency(concurrency, where),
-                threaded=_is_threaded(function, thread, where),
-                key=f"{where}/{kind}/{queue or '*'}/{','.join(names)}",
-                place=where,
-                rate=_checked_rate(rate, where),
-                scopes=(self._scope,),
-            )
+            handler = _handler(kind, tuple(names), function, options, self._scope)
             for name in names:
-                self._check_free(queue, name, function)
+                self._check_free(handler.queue, name, function)
             for name in names:
-                self._handlers[queue, name] = handler
+                self._handlers[handler.queue, name] = handler
             return function
 
         return register
@@ -311,7 +239,31 @@ class HandlerRegistry:
             raise DuplicateHandler(msg)
 
 
-def _check_names(kind: str, names: Sequence[object], queue: object) -> None:
+def _handler(
+    kind: str,
+    names: tuple[str, ...],
+    function: Callable[..., Any],
+    options: HandlerOptions,
+    scope: Scope,
+) -> Handler:
+    where, queue = place(function), options.get("queue")
+    return Handler(
+        kind=kind,
+        names=names,
+        queue=queue,
+        function=function,
+        decode=decoder(payload_annotation(function, Job)),
+        timeout=_checked_timeout(options.get("timeout"), where),
+        concurrency=_checked_concurrency(options.get("concurrency"), where),
+        threaded=_is_threaded(function, options.get("thread"), where),
+        key=f"{where}/{kind}/{queue or '*'}/{','.join(names)}",
+        place=where,
+        rate=_checked_rate(options.get("rate"), where),
+        scopes=(scope,),
+    )
+
+
+def _check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> None:
     if not names or not all(isinstance(name, str) and name for name in names):
         example = f'@handlers.{kind}("generate-{kind}")'
         msg = f"expected one or more job names, as in {example}; got {list(names)!r}"
@@ -319,6 +271,12 @@ def _check_names(kind: str, names: Sequence[object], queue: object) -> None:
     if len(set(names)) != len(names):
         msg = f"a job name is given twice in {list(names)!r}"
         raise ConfigurationError(msg)
+    unknown = [option for option in options if option not in HandlerOptions.__annotations__]
+    if unknown:
+        known = ", ".join(HandlerOptions.__annotations__)
+        msg = f"{names[0]!r}: unknown option {unknown[0]!r}: expected some of {known}"
+        raise ConfigurationError(msg)
+    queue: object = options.get("queue")
     if queue is not None and not (isinstance(queue, str) and queue):
         msg = f"{names[0]!r}: queue={queue!r}: expected a queue's name, or None for every queue"
         raise ConfigurationError(msg)

@@ -1,16 +1,30 @@
-"""Reads the JSON text of a job's data as Node's ``JSON.parse`` reads it."""
+"""Reads the JSON of a job's data and checks it against the handler's annotation.
+
+msgspec reads what it can check, straight from the bytes; pydantic reads its own models and the
+types that msgspec refuses. docs/handlers.md has the rules.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
 
 from convolab_worker.errors import InvalidPayload
-from convolab_worker.payloads.validation.problems import printable, quote
+from convolab_worker.payloads import pydantic_types
+from convolab_worker.payloads.annotation import resolve_local_classes
+from convolab_worker.payloads.problems import ABSENT, find, printable, quote, short_path, show, step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _EXCERPT = 20
 """How many characters before and after an error its message shows."""
+
+_read_anything = msgspec.json.Decoder().decode
 
 
 class _NotANumberError(ValueError):
@@ -24,6 +38,29 @@ def _refuse_constant(name: str) -> NoReturn:
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
+def decoder(annotation: object) -> Callable[[bytes], Any]:
+    """Compile an annotation into a function that reads, checks and converts a job's data.
+
+    The function raises InvalidPayload, which names the place from ``data`` on. An annotation that
+    can't be checked raises ConfigurationError here.
+    """
+    if any(annotation is anything for anything in (Any, object, inspect.Parameter.empty)):
+        return decode_data
+    resolve_local_classes(annotation)
+    refusal = _msgspec_refusal(annotation)
+    if refusal is not None:
+        return pydantic_types.decoder(annotation, refusal, decode_data)
+    read = msgspec.json.Decoder(annotation).decode
+
+    def decode(raw: bytes) -> Any:
+        try:
+            return read(raw)
+        except Exception:  # noqa: BLE001 - a __post_init__ may raise anything
+            return _second_look(raw, annotation)
+
+    return decode
+
+
 def decode_data(text: str | bytes) -> Any:
     """Return the value that the JSON text of a job's data means.
 
@@ -31,6 +68,14 @@ def decode_data(text: str | bytes) -> Any:
     InvalidPayload, with the position and an excerpt, for text that is not JSON, for text that
     nests too deeply, and for bytes that are not UTF-8.
     """
+    try:
+        return _read_anything(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        # JSON.parse takes lone surrogates and 1e400; and msgspec shows no excerpt.
+        return _decode_slowly(text)
+
+
+def _decode_slowly(text: str | bytes) -> Any:
     document = ""
     try:
         document = text.decode() if isinstance(text, bytes) else text
@@ -64,3 +109,111 @@ def _first_constant(document: str) -> int:
         if match[1]:
             return match.start()
     return 0
+
+
+def _msgspec_refusal(annotation: Any) -> str | None:
+    """Say why msgspec can't check an annotation; None if it can."""
+    try:
+        msgspec.json.Decoder(annotation)
+        nodes = _nodes(msgspec.inspect.type_info(annotation), set())
+        for node in nodes:
+            cls = getattr(node, "cls", None)
+            if isinstance(node, msgspec.inspect.CustomType):
+                return f"{cls!r} is none of its types"
+            if hasattr(cls, "__is_pydantic_dataclass__"):
+                return f"{cls!r} is pydantic's"
+    except Exception as error:  # noqa: BLE001 - resolving an annotation runs the user's code
+        return str(error)
+    return None
+
+
+def _nodes(node: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield msgspec's description of a type, and of all types in it."""
+    if isinstance(node, tuple | list):
+        for part in node:
+            yield from _nodes(part, seen)
+    elif isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field) and id(node) not in seen:
+        seen.add(id(node))
+        yield node
+        for name in node.__struct_fields__:
+            if name not in ("default", "default_factory"):
+                yield from _nodes(getattr(node, name), seen)
+
+
+def _second_look(raw: bytes, annotation: Any) -> Any:
+    """Read again, slowly, what msgspec has refused: as JSON.parse reads it, or to say why.
+
+    Raises InvalidPayload for what does not fit.
+    """
+    value = _decode_slowly(raw)
+    try:
+        return _converted(value, annotation)
+    except msgspec.ValidationError as error:
+        raise InvalidPayload(_told(error, value, annotation)) from error.__cause__ or error
+    except RecursionError:
+        msg = "data: nested too deeply"
+        raise InvalidPayload(msg) from None
+    except Exception as error:
+        raise pydantic_types.refused(error) from error
+
+
+def _converted(value: Any, annotation: Any) -> Any:
+    return msgspec.convert(value, annotation, strict=True, str_keys=True)
+
+
+def _told(error: msgspec.ValidationError, value: Any, annotation: Any) -> str:
+    """Put msgspec's problem in our words, the found value added where it can be seen."""
+    message = str(error)
+    text, _, place = message.partition(" - at `")
+    keys = [
+        int(index) if index else name or None
+        for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]|\[\.\.\.\]", place)
+    ]
+    while None in keys:
+        keys[keys.index(None)] = _key_of(keys, message, value, annotation)
+    path = "data" + "".join("[…]" if key is ABSENT else step(key) for key in keys)
+    if field := re.fullmatch(r"Object (missing required|contains unknown) field `(.*)`", text):
+        problem = "unknown field" if "unknown" in field[1] else "required field is missing"
+        return printable(f"{short_path(path + step(field[2]))}: {problem}")
+    if error.__cause__ is not None:
+        # What a __post_init__ of the user's says.
+        return printable(f"{short_path(path)}: {text[:300]}")
+    text = text.replace("`", "")
+    if text.startswith("Invalid enum value"):
+        text = f"expected one of the allowed values, got {text[19:]}"
+    found = find(value, keys)
+    if place.startswith("key`"):
+        path += " (key)"
+    elif found is not ABSENT:
+        text = f"{text.partition(', got ')[0]}, got {show(found)}"
+    return printable(f"{short_path(path)}: {text[:1].lower()}{text[1:300]}")
+
+
+def _key_of(keys: list[Any], message: str, value: Any, annotation: Any) -> Any:
+    """Find the first key that msgspec does not tell, by halving the dict that has it."""
+    items = find(value, keys[: keys.index(None)])
+    if not isinstance(items, dict):
+        return ABSENT
+
+    def is_among(part: list[tuple[str, Any]]) -> bool:
+        items.clear()
+        items.update(part)
+        return _problem(value, annotation) == message
+
+    everything = list(items.items())
+    suspects = everything
+    while len(suspects) > 1:
+        half = len(suspects) // 2
+        suspects = suspects[:half] if is_among(suspects[:half]) else suspects[half:]
+    is_found = is_among(suspects)
+    items.clear()
+    items.update(everything)
+    return suspects[0][0] if is_found else ABSENT
+
+
+def _problem(value: Any, annotation: Any) -> str:
+    try:
+        _converted(value, annotation)
+    except Exception as error:  # noqa: BLE001 - a __post_init__ may raise anything
+        return str(error)
+    return ""

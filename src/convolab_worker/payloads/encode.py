@@ -4,7 +4,7 @@ Nothing is coerced in silence. A value may hold None, bool, int, float, str, lis
 arrays) and mappings with text keys, and also
 
 - dataclass instances (all their fields), msgspec Structs and pydantic models (as their
-  libraries write them), and Enum members (their values);
+  libraries write them, under their aliases), and Enum members (their values);
 - datetime, date and time as ISO 8601 text: UTC with a final ``Z`` as JavaScript writes it,
   a naive datetime without an offset; and UUIDs as text.
 
@@ -15,26 +15,29 @@ NaN and infinities; bytes; sets; keys that are not text; lone surrogates; anythi
 from __future__ import annotations
 
 import dataclasses
-import json
+import inspect
 from collections.abc import Mapping
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from enum import Enum
+from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
 
 from convolab_worker.errors import InvalidResult
-from convolab_worker.payloads.validation.names import loaded
-from convolab_worker.payloads.validation.problems import printable, show, step, unexpected
-from convolab_worker.payloads.validation.scalars import SAFE_INTEGER
+from convolab_worker.payloads import pydantic_types
+from convolab_worker.payloads.problems import ABSENT, printable, short_path, show, step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-_PLAIN = frozenset({str, float, bool, type(None)})
+SAFE_INTEGER = 2**53 - 1
+"""The largest integer that JavaScript keeps exactly."""
 
-_write = json.JSONEncoder(
-    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
-).encode
+_PLAIN = frozenset({str, bool, type(None), date, UUID})
+_write = msgspec.json.Encoder().encode
 
 
 def encode_json(value: Any, what: str = "result") -> str:
@@ -43,144 +46,197 @@ def encode_json(value: Any, what: str = "result") -> str:
     ``what`` names the value in messages: ``result.items[3]``. Raises InvalidResult for a value
     that JSON can't hold.
     """
+    return _encoded(value, what, to_be_read=False)
+
+
+def encode_data(value: Any, what: str = "data") -> str:
+    """Return a job's data as JSON text: as ``encode_json``, but under the names that handlers read.
+
+    These differ for a pydantic model that has another ``validation_alias`` than
+    ``serialization_alias``.
+    """
+    return _encoded(value, what, to_be_read=True)
+
+
+def _encoded(value: Any, what: str, *, to_be_read: bool) -> str:
     try:
-        return _encoded(value, what)
+        if _is_plain(value):
+            return _write(value).decode()
+    except (RecursionError, TypeError, UnicodeEncodeError):
+        # The walk below finds the place of what is refused, and a value inside itself.
+        pass
+    try:
+        rebuilt = _Rebuilding(to_be_read=to_be_read).plain(value, what)
+        try:
+            return _write(rebuilt).decode()
+        except UnicodeEncodeError:
+            rebuilding = _Rebuilding(to_be_read=to_be_read, thorough=True)
+            return _write(rebuilding.plain(rebuilt, what)).decode()
     except RecursionError:
         msg = f"{what}: nested too deeply"
         raise InvalidResult(msg) from None
 
 
-def _encoded(value: Any, what: str) -> str:
-    try:
-        plain = _is_plain(value)
-    except RecursionError:
-        plain = False
-    if not plain:
-        # This finds the place of what is refused, and a value inside itself.
-        value = _plain(value, what, set())
-    try:
-        text = _write(value)
-        if not text.isascii():
-            text.encode()
-    except ValueError as error:
-        # NaN, an infinity or a lone surrogate. They are rare, so only now is the place looked for.
-        _plain(value, what, set())
-        msg = f"{what}: {error}"
-        raise InvalidResult(msg) from None
-    return text
-
-
 def _is_plain(value: Any) -> bool:
-    """Return whether json writes a value as it is meant; text and floats are checked afterwards.
+    """Say whether msgspec writes a value as it is meant; lone surrogates it refuses by itself.
 
     These are loops and not all(...), since this runs for every result and a generator doubles
     its cost.
     """
-    kind = type(value)
-    if kind in _PLAIN:
-        return True
-    if kind is int:
-        return bool(-SAFE_INTEGER <= value <= SAFE_INTEGER)
-    items = value
+    kind: type = type(value)
+    items: Iterable[Any]
     if kind is dict:
         for key in value:
             if type(key) is not str:
                 return False
         items = value.values()
-    elif kind is not list:
-        return False
-    for item in items:  # noqa: SIM110
-        if type(item) not in _PLAIN and not _is_plain(item):
+    elif kind is list or kind is tuple:
+        items = value
+    elif parts := _parts_of(kind):
+        items = parts(value)
+    else:
+        return _is_plain_scalar(value)
+    for item in items:
+        kind = type(item)
+        is_plain = (
+            kind in _PLAIN
+            or (kind is int and -SAFE_INTEGER <= item <= SAFE_INTEGER)
+            or (kind is float and isfinite(item))
+            or _is_plain(item)
+        )
+        if not is_plain:
             return False
     return True
 
 
-def _plain(value: Any, path: str, around: set[int]) -> Any:
-    """Rebuild a value from what json writes as it is meant, or raise with the place.
-
-    ``around`` has the ids of the objects that contain this one.
-    """
-    if isinstance(value, Enum):
-        return _plain(value.value, path, around)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return _text(value, path)
-    if isinstance(value, int | float):
-        return _number(value, path)
-    if isinstance(value, datetime | date | time):
-        text = value.isoformat()
-        return f"{text.removesuffix('+00:00')}Z" if text.endswith("+00:00") else text
-    if id(value) in around:
-        raise _invalid(path, "a value that is not inside itself", value)
-    around.add(id(value))
-    opened = _opened(value, path)
-    if isinstance(opened, Mapping):
-        result: Any = {
-            _key(key, path): item if _is_scalar(item) else _plain(item, path + step(key), around)
-            for key, item in opened.items()
-        }
-    elif isinstance(opened, list | tuple):
-        result = [
-            item if _is_scalar(item) else _plain(item, path + step(index), around)
-            for index, item in enumerate(opened)
-        ]
-    else:
-        result = opened
-    around.discard(id(value))
-    return result
+def _is_plain_to_the_end(value: Any) -> bool:
+    try:
+        return _is_plain(value)
+    except RecursionError:
+        return False
 
 
-def _is_scalar(value: Any) -> bool:
-    """Return whether a part needs no check and so no path, which is what costs most."""
+def _is_plain_scalar(value: Any) -> bool:
     kind = type(value)
-    if kind is str:
-        return bool(value.isascii())
     if kind is int:
         return bool(-SAFE_INTEGER <= value <= SAFE_INTEGER)
-    return value is None or kind is bool or (kind is float and isfinite(value))
+    if kind is float:
+        return isfinite(value)
+    if kind is datetime or kind is time:
+        return value.tzinfo is None or value.tzinfo is UTC
+    return kind in _PLAIN
 
 
-def _opened(value: Any, path: str) -> Any:
-    """Turn an object that is more than JSON into a mapping, a list or text."""
-    if isinstance(value, Mapping | list | tuple):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    for module, name, dump in _DUMPS:
-        known = loaded(module, name)
-        if known is not None and isinstance(value, known):
-            try:
-                return dump(value)
-            except RecursionError:
-                raise
-            except Exception as error:
-                msg = f"{path}: can't be written by {module}: {error}, got {show(value)}"
-                raise InvalidResult(printable(msg)) from error
-    expected = "a JSON value"
-    if isinstance(value, bytes | bytearray | memoryview):
-        expected = "text (bytes are not JSON; base64 or a URL is)"
-    elif isinstance(value, set | frozenset):
-        expected = "a list (a set has no order)"
-    raise _invalid(path, expected, value)
+@lru_cache(maxsize=1024)
+def _parts_of(kind: type) -> Callable[[Any], Iterable[Any]] | None:
+    """Return how to get at the parts that msgspec writes of an object; None if it is no object."""
+    if issubclass(kind, msgspec.Struct):
+        return msgspec.structs.astuple
+    if issubclass(kind, Enum):
+        return lambda member: (member.value,)
+    is_more = issubclass(kind, (Mapping, list, tuple, str, int, float)) or kind is type
+    if is_more or not dataclasses.is_dataclass(kind) or pydantic_types.is_model(kind):
+        return None
+    fields = dataclasses.fields(kind)
+    if not all(field.init and _is_stored(kind, field.name) for field in fields):
+        # msgspec leaves such a field out.
+        return None
+    names, count = [field.name for field in fields], len(fields)
+    if hasattr(kind, "__slots__"):
+        return lambda instance: [getattr(instance, name, ABSENT) for name in names]
+
+    def attributes(instance: Any) -> Iterable[Any]:
+        stored = instance.__dict__
+        return stored.values() if len(stored) >= count else (ABSENT,)
+
+    return attributes
 
 
-def _dump_struct(value: Any) -> Any:
-    # Bytes stay bytes, and are refused afterwards: msgspec would write them as base64.
-    return loaded("msgspec", "to_builtins")(
-        value, builtin_types=(bytes, bytearray, memoryview), order=None
-    )
+def _is_stored(kind: type, name: str) -> bool:
+    """Say whether instances have an attribute of their own, and no property of the class."""
+    found = inspect.getattr_static(kind, name, None)
+    return inspect.ismemberdescriptor(found) or not hasattr(type(found), "__set__")
 
 
-def _dump_model(value: Any) -> Any:
-    return value.model_dump(mode="json")
+class _Rebuilding:
+    """Rebuilds a value from what msgspec writes as it is meant, or raises with the place."""
 
+    def __init__(self, *, to_be_read: bool, thorough: bool = False) -> None:
+        self._to_be_read = to_be_read
+        self._thorough = thorough
+        """Whether lone surrogates are looked for in all parts, which msgspec refuses by itself."""
+        self._around: set[int] = set()
+        """The ids of the objects that contain the present one."""
 
-_DUMPS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
-    ("msgspec", "Struct", _dump_struct),
-    ("pydantic", "BaseModel", _dump_model),
-    ("uuid", "UUID", str),
-)
+    def plain(self, value: Any, path: str) -> Any:
+        if isinstance(value, Enum):
+            return self.plain(value.value, path)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, (str, int, float, datetime, date, time, UUID)):
+            return _scalar(value, path)
+        if id(value) in self._around:
+            raise _invalid(path, "a value that is not inside itself", value)
+        self._around.add(id(value))
+        opened = self._opened(value, path)
+        result: Any
+        if opened is not value and not self._thorough and _is_plain_to_the_end(opened):
+            result = opened
+        elif isinstance(opened, Mapping):
+            result = {_key(key, path): self._part(item, path, key) for key, item in opened.items()}
+        elif isinstance(opened, list | tuple):
+            result = [self._part(item, path, index) for index, item in enumerate(opened)]
+        else:
+            result = self.plain(opened, path)
+        self._around.discard(id(value))
+        return result
+
+    def _part(self, item: Any, path: str, key: object) -> Any:
+        kind = type(item)
+        # The path, which costs most, is needed for few parts only.
+        if (kind is str and item.isascii()) or (kind is not str and _is_plain_scalar(item)):
+            return item
+        return self.plain(item, path + step(key))
+
+    def _opened(self, value: Any, path: str) -> Any:
+        """Turn an object that is more than JSON into a mapping, a list or a single value."""
+        if isinstance(value, Mapping | list | tuple):
+            return value
+        if isinstance(value, msgspec.Struct):
+            return self._dumped(value, self._dump_struct, path, "msgspec")
+        if not isinstance(value, type):
+            kind: type = type(value)
+            if pydantic_types.is_model(kind):
+                return self._dumped(value, self._dump_model, path, "pydantic")
+            if dataclasses.is_dataclass(value):
+                return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        expected = "a JSON value"
+        if isinstance(value, bytes | bytearray | memoryview):
+            expected = "text (bytes are not JSON; base64 or a URL is)"
+        elif isinstance(value, set | frozenset):
+            expected = "a list (a set has no order)"
+        raise _invalid(path, expected, value)
+
+    def _dumped(self, value: Any, dump: Callable[[Any], Any], path: str, library: str) -> Any:
+        try:
+            return dump(value)
+        except RecursionError:
+            raise
+        except Exception as error:
+            msg = f"{path}: can't be written by {library}: {error}, got {show(value)}"
+            raise InvalidResult(printable(msg)) from error
+
+    def _dump_struct(self, value: Any) -> Any:
+        # Bytes stay bytes, and are refused afterwards: msgspec would write them as base64.
+        kept = (bytes, bytearray, memoryview)
+        return msgspec.to_builtins(value, builtin_types=kept, enc_hook=self._dump_model)
+
+    def _dump_model(self, value: Any) -> Any:
+        kind: type = type(value)
+        if not pydantic_types.is_model(kind):
+            msg = f"{kind.__name__} is none of its types"
+            raise TypeError(msg)
+        return pydantic_types.dump(value, to_be_read=self._to_be_read)
 
 
 def _key(key: Any, path: str) -> str:
@@ -190,13 +246,24 @@ def _key(key: Any, path: str) -> str:
     return _text(name, path)
 
 
+def _scalar(value: Any, path: str) -> Any:
+    if isinstance(value, str):
+        return _text(value, path)
+    if isinstance(value, int | float):
+        return _number(value, path)
+    if isinstance(value, UUID):
+        return str(value)
+    text = value.isoformat()
+    return f"{text.removesuffix('+00:00')}Z" if text.endswith("+00:00") else text
+
+
 def _text(value: str, path: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
         what = f"text without a lone surrogate (at {error.start})"
         raise _invalid(path, what, value) from None
-    return value
+    return value if type(value) is str else str.__str__(value)
 
 
 def _number(value: float, path: str) -> float:
@@ -204,10 +271,11 @@ def _number(value: float, path: str) -> float:
         if abs(value) > SAFE_INTEGER:
             what = "an int within ±(2**53 - 1), which JavaScript keeps exactly (send it as text)"
             raise _invalid(path, what, value)
-    elif not isfinite(value):
+        return int(value)
+    if not isfinite(value):
         raise _invalid(path, "a finite number", value)
-    return value
+    return float(value)
 
 
 def _invalid(path: str, expected: str, value: object) -> InvalidResult:
-    return InvalidResult(unexpected(expected, value).message(path))
+    return InvalidResult(printable(f"{short_path(path)}: expected {expected}, got {show(value)}"))

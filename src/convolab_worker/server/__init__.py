@@ -1,4 +1,4 @@
-"""The wake server: HTTP in front of a worker. Never reaches behind the worker's public methods."""
+"""The wake server: HTTP in front of a worker. It uses only the worker's public methods."""
 
 from __future__ import annotations
 

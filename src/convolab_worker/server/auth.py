@@ -1,78 +1,195 @@
-"""Who may call: the bearer of a token, or of an identity token that Google has signed."""
+"""Decides who may call: holders of the shared token, or of an identity token signed by Google."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from typing import TYPE_CHECKING, Protocol
+import json
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from convolab_worker.settings import Settings
 
+CERTIFICATES_URL = "https://www.googleapis.com/oauth2/v1/certs"
+
 _SCHEME = "bearer"
-# An Authorization header that is longer than any token of ours or of Google's.
-_LONGEST = 8000
+# More characters than a shared token or one of Google's has.
+_MAX_TOKEN_LENGTH = 8000
+_ISSUERS = ("accounts.google.com", "https://accounts.google.com")
+_CLOCK_SKEW_SECONDS = 10
+_MAX_AGE = re.compile(r"max-age=(\d+)")
+_DEFAULT_MAX_AGE_SECONDS = 3600.0
+# Certificates are not requested more often than this, whatever keys the tokens name and however
+# often a request fails.
+_RETRY_SECONDS = 30.0
+_FETCH_TIMEOUT_SECONDS = 5.0
+_MAX_CERTIFICATES_BYTES = 1_000_000
 
-
-class Check(Protocol):
-    """Says whether a token is good."""
-
-    async def accepts(self, token: str) -> bool:
-        """Whether the bearer of ``token`` may call."""
-
-
-class SharedToken:
-    """The one token that the callers and the server share."""
-
-    def __init__(self, token: str) -> None:
-        """Accept that one."""
-        self._token = token.encode()
-
-    async def accepts(self, token: str) -> bool:
-        """Whether it is the one, compared in constant time."""
-        return hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token)
+_log = structlog.get_logger("convolab_worker")
 
 
 class Authorization:
-    """Accepts a header that one of its checks accepts; every header if there is no check."""
+    """Accepts a request with the shared ``token``, or with one that ``identity`` accepts.
 
-    def __init__(self, *checks: Check) -> None:
-        """Ask them in this order."""
-        self._checks = checks
+    Without both, anybody may call.
+    """
 
-    @property
-    def is_open(self) -> bool:
-        """Whether anybody may call."""
-        return not self._checks
+    def __init__(self, token: str | None, identity: IdentityTokenVerifier | None) -> None:
+        self._token = None if token is None else token.encode()
+        self._identity = identity
+        self.is_open = token is None and identity is None
 
     async def accepts(self, header: str | None) -> bool:
-        """Whether a request with this ``Authorization`` header may pass."""
+        """Return whether a request with this ``Authorization`` header may pass."""
         if self.is_open:
             return True
         scheme, _, token = (header or "").partition(" ")
         token = token.strip()
-        if scheme.lower() != _SCHEME or not token or len(token) > _LONGEST:
+        if scheme.lower() != _SCHEME or not 0 < len(token) <= _MAX_TOKEN_LENGTH:
             return False
-        for check in self._checks:
-            if await check.accepts(token):
-                return True
-        return False
+        given = token.encode("utf-8", "surrogateescape")
+        if self._token is not None and hmac.compare_digest(given, self._token):
+            return True
+        return self._identity is not None and await self._identity.accepts(token)
 
 
 def authorization(settings: Settings) -> Authorization:
-    """Return what the settings ask for. Raises ConfigurationError if the extra gcp is missing."""
-    checks: list[Check] = []
-    if settings.wake_token is not None:
-        checks.append(SharedToken(settings.wake_token))
-    if settings.wake_audience is not None:
-        if settings.wake_emails is None:
-            msg = (
-                f"CONVOLAB_WAKE_AUDIENCE={settings.wake_audience}: expected CONVOLAB_WAKE_EMAILS"
-                " beside it, since anybody may have Google sign a token for that audience"
-            )
-            raise ConfigurationError(msg)
-        from convolab_worker.server.google import IdentityTokens
+    """Return the authorization that the settings ask for.
 
-        checks.append(IdentityTokens(settings.wake_audience, settings.wake_emails))
-    return Authorization(*checks)
+    Raises ConfigurationError if it lacks a setting, or the extra ``gcp``.
+    """
+    audience, emails = settings.wake_audience, settings.wake_emails
+    if audience is None:
+        return Authorization(settings.wake_token, None)
+    if emails is None:
+        msg = (
+            f"CONVOLAB_WAKE_AUDIENCE={audience}: expected CONVOLAB_WAKE_EMAILS as"
+            " well, since Google signs a token for that audience for anybody who asks"
+        )
+        raise ConfigurationError(msg)
+    return Authorization(settings.wake_token, IdentityTokenVerifier(audience, emails))
+
+
+class Certificates:
+    """Google's signing certificates by key id, kept for as long as the response's max-age says."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self._url = CERTIFICATES_URL if url is None else url
+        self._by_key_id: Mapping[str, str] = {}
+        self._fresh_until = 0.0
+        self._retry_at = 0.0
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def containing(self, key_id: str) -> Mapping[str, str]:
+        """Return all certificates, fetched again first if they are old or ``key_id`` is missing.
+
+        A failed fetch leaves the old ones in place, so ``key_id`` may be missing still.
+        """
+        now = time.monotonic()
+        is_fresh = key_id in self._by_key_id and now < self._fresh_until
+        if not is_fresh and (self._fetching is not None or now >= self._retry_at):
+            await self._fetch_once()
+        return self._by_key_id
+
+    async def _fetch_once(self) -> None:
+        """Fetch them; requests at the same time share a fetch, which none of them cancels."""
+        if self._fetching is None:
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            self._fetching = asyncio.create_task(self._fetch(), name="convolab-certificates")
+            self._fetching.add_done_callback(self._fetched)
+        await asyncio.shield(self._fetching)
+
+    def _fetched(self, task: asyncio.Task[None]) -> None:
+        self._fetching = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("certificates.failed", error=repr(error))
+
+    async def _fetch(self) -> None:
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=_FETCH_TIMEOUT_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,
+                session.get(self._url) as response,
+            ):
+                response.raise_for_status()
+                body = await response.content.read(_MAX_CERTIFICATES_BYTES)
+                max_age = _MAX_AGE.search(response.headers.get("Cache-Control", ""))
+            certificates = _parsed(body)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            _log.warning("certificates.unavailable", url=self._url, error=repr(error))
+            return
+        seconds = float(max_age[1]) if max_age else _DEFAULT_MAX_AGE_SECONDS
+        self._by_key_id, self._fresh_until = certificates, time.monotonic() + seconds
+
+
+def _parsed(body: bytes) -> Mapping[str, str]:
+    certificates = json.loads(body)
+    if not isinstance(certificates, dict) or not all(
+        isinstance(pem, str) for pem in certificates.values()
+    ):
+        msg = "expected a JSON object of certificates by key id"
+        raise ValueError(msg)
+    return certificates
+
+
+class IdentityTokenVerifier:
+    """Accepts identity tokens that Google signed for ``audience`` and one of the ``emails``.
+
+    Raises ConfigurationError without the extra ``gcp``.
+    """
+
+    def __init__(
+        self, audience: str, emails: Collection[str], certificates: Certificates | None = None
+    ) -> None:
+        try:
+            from google.auth import jwt
+        except ImportError:
+            msg = (
+                "CONVOLAB_WAKE_AUDIENCE is set: expected google-auth,"
+                " as in pip install 'convolab_worker[gcp]'"
+            )
+            raise ConfigurationError(msg) from None
+        self._jwt: Any = jwt
+        self._audience = audience
+        self._emails = frozenset(email.lower() for email in emails)
+        self._certificates = Certificates() if certificates is None else certificates
+
+    async def accepts(self, token: str) -> bool:
+        """Return whether signature, issuer, audience, times and e-mail address are right."""
+        claims = await self._claims(token)
+        if claims is None or claims.get("iss") not in _ISSUERS:
+            return False
+        email = claims.get("email")
+        is_expected = isinstance(email, str) and email.lower() in self._emails
+        return is_expected and claims.get("email_verified") is True
+
+    async def _claims(self, token: str) -> Mapping[str, Any] | None:
+        """Return the token's claims if its signature, times and audience are right."""
+        try:
+            key_id = self._jwt.decode_header(token).get("kid")
+            if not isinstance(key_id, str):
+                return None
+            certificates = await self._certificates.containing(key_id)
+            if key_id not in certificates:
+                return None
+            claims: Mapping[str, Any] = self._jwt.decode(
+                token,
+                certs=certificates,
+                audience=self._audience,
+                clock_skew_in_seconds=_CLOCK_SKEW_SECONDS,
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # Google's library raises a ValueError for a wrong token; odd JSON raises the others.
+            _log.debug("identity_token.refused", error=type(error).__name__)
+            return None
+        return claims

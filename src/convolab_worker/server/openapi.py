@@ -5,145 +5,131 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-_NUMBER = {"type": "integer", "minimum": 0}
 _TEXT = {"type": "string"}
-_RESULT = {
-    "type": "object",
-    "required": ["status", "processed", "failed", "remaining", "next_due_at"],
-    "properties": {
-        "status": {"enum": ["drained", "budget"]},
-        "processed": {**_NUMBER, "description": "jobs that ended in this drain"},
-        "failed": {**_NUMBER, "description": "those of them that failed for good"},
-        "remaining": {**_NUMBER, "description": "jobs that wait, delayed ones too"},
-        "next_due_at": {
-            "type": ["number", "null"],
-            "description": "epoch seconds: when there will be something to do, if that is known",
-        },
+
+
+def _object(*required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": [*required], "properties": properties}
+
+
+def _count(description: str) -> dict[str, Any]:
+    return {"type": "integer", "minimum": 0, "description": description}
+
+
+_HOLD_RESULT = _object(
+    *("status", "processed", "failed", "remaining", "next_due_at"),
+    status={
+        "enum": ["drained", "budget"],
+        "description": "drained: no job was left to fetch; budget: the time was over first",
     },
-}
-_AWAKE = {
-    "type": "object",
-    "required": ["status"],
-    "properties": {
-        "status": {"const": "awake"},
-        "running": {**_NUMBER, "description": "jobs that are running now"},
+    processed=_count("jobs that ended in this drain"),
+    failed=_count("those of them that failed for good"),
+    remaining=_count("jobs that wait, delayed ones included"),
+    next_due_at={
+        "type": ["number", "null"],
+        "description": "when there will be work again, in epoch seconds; null if not known",
     },
-}
-_LINE = {
-    "type": "object",
-    "properties": {"status": {"enum": ["working", "drained", "budget"]}, "error": _TEXT},
-}
-_ERROR = {"type": "object", "required": ["error"], "properties": {"error": _TEXT}}
-_HEALTH = {
-    "type": "object",
-    "required": ["status"],
-    "properties": {"status": {"enum": ["ok", "wedged"]}, "problem": _TEXT},
-}
-_READY = {
-    "type": "object",
-    "required": ["ready", "state"],
-    "properties": {"ready": {"type": "boolean"}, "state": _TEXT},
-}
-_DEPTHS = {
-    "type": "object",
-    "required": ["queues", "commands"],
-    "properties": {"queues": {"type": "object"}, "commands": _NUMBER},
-}
+)
+_AWAKE = _object("status", status={"const": "awake"}, running=_count("jobs that are running now"))
+_PROGRESS_LINE = _object(status={"enum": ["working", "drained", "budget"]}, error=_TEXT)
+_ERROR = _object("error", error=_TEXT)
+_HEALTH = _object("status", status={"enum": ["ok", "unhealthy"]}, problem=_TEXT)
+_READY = _object("ready", "state", ready={"type": "boolean"}, state=_TEXT)
+_DEPTHS = _object(
+    *("queues", "commands"),
+    queues={"type": "object", "description": "by queue: the number of jobs by state"},
+    commands=_count("Redis commands that this answer cost"),
+)
 _HOLD = {
     "name": "hold",
     "in": "query",
-    "description": "keep the request open until all is done, at most so long: 90, 90s or 5m",
+    "description": "keep the request open until all work is done, at most this long: 90, 90s or 5m",
     "schema": _TEXT,
 }
 _BEARER: list[dict[str, list[str]]] = [{"bearer": []}, {}]
-
-
-def _answers(**schemas: Any) -> dict[str, Any]:
-    """Describe answers, ``s200=schema``, and what any route may answer beside them."""
-    return {
-        name.removeprefix("s"): {
-            "description": _MEANINGS[name],
-            "content": {"application/json": {"schema": schema}},
-        }
-        for name, schema in schemas.items()
-    }
-
-
-_MEANINGS = {
-    "s200": "done",
-    "s202": "awake: it is being looked for work",
-    "s400": "the request is wrong",
-    "s401": "the token is missing or wrong",
-    "s408": "the body came too slowly",
-    "s413": "the body is too large",
-    "s429": "too many requests from this client; Retry-After says when",
-    "s503": "not now",
+_DESCRIPTIONS = {
+    200: "success",
+    202: "accepted: the worker checks its queues now",
+    400: "the request is not valid",
+    401: "the token is missing or wrong",
+    408: "the body came too slowly",
+    413: "the body is too large",
+    429: "too many requests from this client; Retry-After says when to try again",
+    503: "not available now",
 }
-_REFUSALS = {"s400": _ERROR, "s401": _ERROR, "s408": _ERROR, "s413": _ERROR, "s429": _ERROR}
-_PROBE_REFUSALS = {"s400": _ERROR, "s408": _ERROR, "s413": _ERROR}
+_PROBE_ERRORS = (400, 408, 413)
+_ERRORS = (400, 401, 408, 413, 429)
 
 
-def _wake(method: str) -> dict[str, Any]:
-    answers = _answers(s200=_RESULT, s202=_AWAKE, s503=_ERROR, **_REFUSALS)
-    answers["200"]["content"]["application/x-ndjson"] = {"schema": _LINE}
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _operation(
+    name: str,
+    summary: str,
+    contents: dict[int, dict[str, Any]],
+    *,
+    errors: tuple[int, ...] = _ERRORS,
+    is_open: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    """Describe an operation: its ``contents`` by status, and the ``errors`` it may answer with."""
+    contents = {**{status: _json(_ERROR) for status in errors}, **contents}
     return {
-        "operationId": f"{method}Wake",
-        "summary": "look for work at once",
-        "parameters": [_HOLD],
-        "security": _BEARER,
-        "responses": answers,
+        "operationId": name,
+        "summary": summary,
+        **({} if is_open else {"security": _BEARER}),
+        **more,
+        "responses": {
+            str(status): {"description": _DESCRIPTIONS[status], "content": content}
+            for status, content in sorted(contents.items())
+        },
     }
 
 
-def _get(name: str, summary: str, answers: dict[str, Any], *, is_open: bool) -> dict[str, Any]:
-    operation: dict[str, Any] = {"operationId": name, "summary": summary, "responses": answers}
-    if not is_open:
-        operation["security"] = _BEARER
-    return {"get": operation}
-
-
-def _depths() -> dict[str, Any]:
-    return {
-        "operationId": "depths",
-        "summary": "count the jobs of each queue, at the cost of commands",
-        "security": _BEARER,
-        "responses": _answers(s200=_DEPTHS, s503=_ERROR, **_REFUSALS),
-    }
+def _wake(name: str) -> dict[str, Any]:
+    held = {**_json(_HOLD_RESULT), "application/x-ndjson": {"schema": _PROGRESS_LINE}}
+    contents = {200: held, 202: _json(_AWAKE), 503: _json(_ERROR)}
+    return _operation(name, "wake the worker", contents, parameters=[_HOLD])
 
 
 def _probe(name: str, summary: str, schema: Any) -> dict[str, Any]:
-    answers = _answers(s200=schema, s503=schema, **_PROBE_REFUSALS)
-    return _get(name, summary, answers, is_open=True)
+    contents = {200: _json(schema), 503: _json(schema)}
+    return {"get": _operation(name, summary, contents, errors=_PROBE_ERRORS, is_open=True)}
+
+
+def _get(name: str, summary: str, media_type: str, *, errors: tuple[int, ...]) -> dict[str, Any]:
+    return {"get": _operation(name, summary, {200: {media_type: {"schema": _TEXT}}}, errors=errors)}
 
 
 @cache
 def document() -> dict[str, Any]:
-    """Describe every route."""
-    metrics = _answers(s503=_ERROR, **_REFUSALS)
-    metrics["200"] = {"description": "done", "content": {"text/plain": {"schema": _TEXT}}}
-    page = _answers(**_REFUSALS)
-    page["200"] = {"description": "done", "content": {"text/html": {"schema": _TEXT}}}
-    stream = _answers(s503=_ERROR, **_REFUSALS)
-    stream["200"] = {"description": "a stream", "content": {"text/event-stream": {"schema": _TEXT}}}
+    description = _operation(
+        "openapi", "this description", {200: _json({"type": "object"})}, errors=(429,), is_open=True
+    )
+    depths = _operation(
+        "depths",
+        "count the jobs of each queue, which costs Redis commands",
+        {200: _json(_DEPTHS), 503: _json(_ERROR)},
+    )
+    stream = "the events that keep the status page up to date"
     return {
         "openapi": "3.1.0",
         "info": {"title": "convolab_worker's wake server", "version": "1"},
         "paths": {
-            "/wake": {"get": _wake("get"), "post": _wake("post")},
-            "/health": _probe("health", "whether jobs are consumed", _HEALTH),
+            "/wake": {"get": _wake("getWake"), "post": _wake("postWake")},
+            "/health": _probe("health", "whether the worker can run jobs", _HEALTH),
             "/healthz": _probe("healthz", "the same as /health", _HEALTH),
-            "/ready": _probe("ready", "whether the worker is connected", _READY),
+            "/ready": _probe("ready", "whether the worker is connected, or asleep", _READY),
             "/readyz": _probe("readyz", "the same as /ready", _READY),
-            "/metrics": _get("metrics", "counts for Prometheus", metrics, is_open=False),
-            "/": _get("index", "the status page", page, is_open=False),
-            "/events": _get("events", "what keeps the status page live", stream, is_open=False),
-            "/depths": {"post": _depths()},
-            "/openapi.json": _get(
-                "openapi",
-                "this description",
-                _answers(s200={"type": "object"}, s429=_ERROR),
-                is_open=True,
+            "/metrics": _get(
+                "metrics", "metrics for Prometheus", "text/plain", errors=(*_ERRORS, 503)
             ),
+            "/": _get("index", "the status page", "text/html", errors=_ERRORS),
+            "/events": _get("events", stream, "text/event-stream", errors=(*_ERRORS, 503)),
+            "/depths": {"post": depths},
+            "/openapi.json": {"get": description},
         },
         "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
     }

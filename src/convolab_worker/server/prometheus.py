@@ -1,155 +1,118 @@
-"""A worker's counts in Prometheus's text format, from memory."""
+"""Writes a worker's statistics in Prometheus's text format."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX = "convolab_worker_"
-_PHASES = ("at_work", "at_rest", "asleep")
-
-_Sample = tuple[str, "Mapping[str, str]", float]
+_PHASES = ("working", "suspended", "asleep")
 
 
-class _Text:
-    """Writes metric after metric."""
+class _Sample(NamedTuple):
+    value: float
+    labels: Mapping[str, str]
+    suffix: str = ""
 
-    def __init__(self) -> None:
-        self._lines: list[str] = []
 
-    def add(self, name: str, kind: str, help_text: str, samples: Iterable[_Sample]) -> None:
-        """Add a metric with samples of (suffix, labels, value); none without a sample."""
-        written = [
-            f"{_PREFIX}{name}{suffix}{_labels(labels)} {_number(value)}"
-            for suffix, labels, value in samples
-        ]
-        if written:
-            self._lines.append(f"# HELP {_PREFIX}{name} {help_text}")
-            self._lines.append(f"# TYPE {_PREFIX}{name} {kind}")
-            self._lines += written
-
-    def gauge(self, name: str, help_text: str, value: float | None) -> None:
-        """Add a gauge without labels, if it has a value."""
-        self.add(name, "gauge", help_text, [] if value is None else [("", {}, value)])
-
-    def counter(self, name: str, help_text: str, value: float) -> None:
-        """Add a counter without labels."""
-        self.add(name, "counter", help_text, [("", {}, value)])
+class _Metric(NamedTuple):
+    name: str
+    kind: str
+    help_text: str
+    samples: Sequence[_Sample]
 
     def text(self) -> str:
-        """Everything that was added."""
-        return "".join(f"{line}\n" for line in self._lines)
+        """Return its lines; none if it has no sample."""
+        name = _PREFIX + self.name
+        samples = "".join(
+            f"{name}{suffix}{_labels(labels)} {value + 0:.17g}\n"
+            for value, labels, suffix in self.samples
+        )
+        head = f"# HELP {name} {self.help_text}\n# TYPE {name} {self.kind}\n"
+        return head + samples if samples else ""
 
 
 def metrics_text(stats: Mapping[str, Any], answers: Mapping[tuple[str, int], int]) -> str:
-    """Write a worker's ``stats`` and the server's ``answers`` by route and status."""
-    text = _Text()
-    _add_life(text, stats)
-    if "telemetry" in stats:  # otherwise the worker has not begun
-        _add_jobs(text, stats["telemetry"])
-        _add_slots(text, stats)
-        _add_commands(text, stats["commands"])
-    text.add(
-        "http_requests_total",
-        "counter",
-        "Requests that the wake server answered.",
-        [
-            ("", {"route": route, "status": str(status)}, count)
-            for (route, status), count in sorted(answers.items())
-        ],
-    )
-    return text.text()
+    """Return ``Worker.stats()`` and the server's ``answers``, by route and status, as text."""
+    return "".join(metric.text() for metric in _metrics(stats, answers))
 
 
-def _add_life(text: _Text, stats: Mapping[str, Any]) -> None:
-    text.gauge("up", "1 while the worker runs.", stats["state"] == "running")
-    if "phase" not in stats:
-        return
-    text.gauge("connected", "1 while both connections to Redis are open.", stats["connected"])
-    text.add(
-        "phase",
-        "gauge",
-        "1 for what the worker is: at work, at rest, or asleep without a connection.",
-        [("", {"phase": phase}, stats["phase"] == phase) for phase in _PHASES],
-    )
-    text.gauge("held_requests", "Requests that are held open now.", stats["held"])
-    text.counter("drains_total", "Drains that held requests began.", stats["drains"])
+def _metrics(stats: Mapping[str, Any], answers: Mapping[tuple[str, int], int]) -> Iterator[_Metric]:
+    yield _gauge("up", "1 while the worker runs.", stats["state"] == "running")
+    if "telemetry" in stats:  # otherwise the worker has not started
+        yield from _worker(stats)
+        yield from _jobs(stats["telemetry"])
+        yield from _commands(stats["commands"])
+    requests = [
+        _Sample(count, {"route": route, "status": str(status)})
+        for (route, status), count in sorted(answers.items())
+    ]
+    help_text = "Requests that the wake server answered."
+    yield _Metric("http_requests_total", "counter", help_text, requests)
 
 
-def _add_jobs(text: _Text, telemetry: Mapping[str, Any]) -> None:
-    text.add(
-        "jobs_total",
-        "counter",
-        "Runs of jobs that ended, by kind and what came of them.",
-        [
-            ("", {"kind": kind, "outcome": outcome}, count)
-            for kind, outcomes in sorted(telemetry["jobs"].items())
-            for outcome, count in sorted(outcomes.items())
-        ],
-    )
-    _add_histogram(
-        text, "job_duration_seconds", "From a job's start to its outcome.", telemetry["duration"]
-    )
-    _add_histogram(
-        text,
-        "job_wait_seconds",
-        "From when a job could have started to its start.",
-        telemetry["waited"],
-    )
+def _gauge(name: str, help_text: str, value: float | None) -> _Metric:
+    return _Metric(name, "gauge", help_text, [] if value is None else [_Sample(value, {})])
 
 
-def _add_histogram(
-    text: _Text, name: str, help_text: str, by_kind: Mapping[str, Mapping[str, Any]]
-) -> None:
+def _worker(stats: Mapping[str, Any]) -> Iterator[_Metric]:
+    yield _gauge("connected", "1 while both connections to Redis are open.", stats["connected"])
+    phases = [_Sample(stats["phase"] == phase, {"phase": phase}) for phase in _PHASES]
+    help_text = "1 for the worker's phase: working, suspended, or asleep without a connection."
+    yield _Metric("phase", "gauge", help_text, phases)
+    yield _gauge("held_requests", "Requests that are held open.", stats["held"])
+    help_text = "Drains that held requests started."
+    yield _Metric("drains_total", "counter", help_text, [_Sample(stats["drains"], {})])
+    slots = [_Sample(stats[state], {"state": state}) for state in ("running", "free")]
+    yield _Metric("slots", "gauge", "Slots that run a job, and slots that are free.", slots)
+    help_text = "Jobs that wait in memory for their handler's limit or rate."
+    yield _gauge("parked_jobs", help_text, stats["parked"])
+    help_text = "How long an idle worker waits for work before it checks again."
+    yield _gauge("idle_wait_seconds", help_text, stats["idle"]["wait"])
+
+
+def _jobs(telemetry: Mapping[str, Any]) -> Iterator[_Metric]:
+    runs = [
+        _Sample(count, {"kind": kind, "outcome": outcome})
+        for kind, outcomes in sorted(telemetry["jobs"].items())
+        for outcome, count in sorted(outcomes.items())
+    ]
+    yield _Metric("jobs_total", "counter", "Runs of jobs that ended, by kind and outcome.", runs)
+    help_text = "Seconds from a job's start to its outcome."
+    yield _histogram("job_duration_seconds", help_text, telemetry["duration"])
+    help_text = "Seconds from when a job could have started to its start."
+    yield _histogram("job_wait_seconds", help_text, telemetry["waited"])
+
+
+def _histogram(name: str, help_text: str, by_kind: Mapping[str, Mapping[str, Any]]) -> _Metric:
     samples: list[_Sample] = []
     for kind, times in sorted(by_kind.items()):
         labels = {"kind": kind}
+        for bound, count in times["buckets"].items():
+            samples.append(_Sample(count, {**labels, "le": bound}, "_bucket"))
         samples += [
-            ("_bucket", {**labels, "le": bound}, count) for bound, count in times["buckets"].items()
+            _Sample(times["sum"], labels, "_sum"),
+            _Sample(times["count"], labels, "_count"),
         ]
-        samples += [("_sum", labels, times["sum"]), ("_count", labels, times["count"])]
-    text.add(name, "histogram", help_text, samples)
+    return _Metric(name, "histogram", help_text, samples)
 
 
-def _add_slots(text: _Text, stats: Mapping[str, Any]) -> None:
-    text.add(
-        "slots",
-        "gauge",
-        "Slots that run a job, and that are free.",
-        [("", {"state": state}, stats[state]) for state in ("running", "free")],
-    )
-    text.gauge("parked_jobs", "Jobs kept in memory for their handler's limit.", stats["parked"])
-    text.gauge(
-        "idle_wait_seconds", "The length of the wait for work, while idle.", stats["idle"]["wait"]
-    )
-
-
-def _add_commands(text: _Text, commands: Mapping[str, Any]) -> None:
+def _commands(commands: Mapping[str, Any]) -> Iterator[_Metric]:
     for name, field, help_text in (
         ("commands_sent_total", "sent", "Redis commands sent, by purpose."),
-        ("commands_billable_total", "billable", "Those, and the commands inside scripts."),
+        ("commands_billable_total", "billable", "Commands sent, and run by scripts, by purpose."),
     ):
-        text.add(
-            name,
-            "counter",
-            help_text,
-            [
-                ("", {"purpose": purpose}, counts[field])
-                for purpose, counts in commands["by_purpose"].items()
-            ],
-        )
-    text.gauge(
-        "commands_projected_day",
-        "Billable commands of this day, at the pace of the last hour.",
-        commands["projected_day"],
-    )
-    text.gauge(
-        "command_budget", "Billable commands a day that the worker may use.", commands["budget"]
-    )
+        purposes = commands["by_purpose"].items()
+        samples = [_Sample(counts[field], {"purpose": purpose}) for purpose, counts in purposes]
+        yield _Metric(name, "counter", help_text, samples)
+    help_text = "Billable commands expected by the day's end, at the rate of the last hour."
+    yield _gauge("commands_projected_day", help_text, commands["projected_day"])
+    help_text = "CONVOLAB_COMMAND_BUDGET: the billable commands that a day may cost."
+    yield _gauge("command_budget", help_text, commands["budget"])
 
 
 def _labels(labels: Mapping[str, str]) -> str:
@@ -160,7 +123,3 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def _number(value: float) -> str:
-    return f"{value + 0:.17g}"

@@ -1,7 +1,6 @@
-"""The wake server: HTTP in front of a worker, in a thread of its own or in an application of yours.
+"""The wake server: HTTP in front of a worker, in a thread of its own or in your application.
 
-The thread is there for the truth of ``/health``: it answers while a handler blocks the worker's
-event loop.
+With a thread of its own, ``/health`` answers even while a handler blocks the worker's event loop.
 """
 
 from __future__ import annotations
@@ -10,260 +9,180 @@ import asyncio
 import contextlib
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
-from convolab_worker.errors import ConfigurationError, NotRunning
-from convolab_worker.server.auth import Authorization, authorization
-from convolab_worker.worker.health import Watch
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.server.auth import authorization
+from convolab_worker.server.worker_proxy import WorkerProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-    from types import TracebackType
-
     from aiohttp import web
+    from aiohttp.typedefs import Handler, Middleware
 
-    from convolab_worker.settings import Settings
-    from convolab_worker.worker.held_requests import HoldResult
     from convolab_worker.worker.worker import Worker
 
-T = TypeVar("T")
 _log = structlog.get_logger("convolab_worker")
-# How long the thread may take to close, whatever it does.
-_CLOSING_SECONDS = 1.0
+# How long the first request line and its headers may take; and how long a connection may then be
+# idle, or take over the next ones.
+_FIRST_HEAD_SECONDS = 10.0
+_KEEP_ALIVE_SECONDS = 75.0
+_MAX_CONNECTIONS = 1000
+# Bytes of the request line, and of one header with its name.
+_MAX_LINE_BYTES = 8190
+# How long answers may still take when the server closes, and how long its thread may.
+_LAST_ANSWERS_SECONDS = 0.5
+_CLOSE_SECONDS = 1.0
 
 
 def wake_app(worker: Worker) -> web.Application:
-    """Make an aiohttp application that wakes ``worker`` and tells of it, for its own event loop.
+    """Make an aiohttp application that wakes ``worker`` and reports on it.
 
-    To be served by itself, or added to an application of yours under a path. Who may call is the
-    settings' to say: without a token or an audience anybody may. Raises ConfigurationError.
+    Serve it in the worker's event loop, by itself or under a path of an application of yours. The
+    worker's settings say who may call: anybody, if they have neither a token nor an audience.
+    Raises ConfigurationError.
     """
-    return _app(_Here(worker), worker.settings, authorization(worker.settings))
-
-
-def _app(workload: _Here | _Across, settings: Settings, allowed: Authorization) -> web.Application:
     from convolab_worker.server.routes import make_app
 
-    hold = settings.wake_hold if settings.wake_mode == "held" else None
-    return make_app(workload, settings, allowed, hold=hold)
-
-
-class _Here:
-    """A worker in this event loop."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._watch = Watch()
-        self.wake = worker.wake
-        self.hold = worker.hold
-        self.progress = worker.progress
-        self.health = worker.health
-        self.depths = worker.depths
-
-    async def stats(self) -> dict[str, Any]:
-        """Everything that the worker counts."""
-        return self._worker.stats()
-
-    async def picture(self) -> dict[str, Any]:
-        """What the status page shows."""
-        return self._worker.picture()
-
-    def look(self) -> None:
-        """See how the worker is; who calls this is its own loop, which turns."""
-        self._watch.look(self.health(), answered=True)
-
-    def problem(self) -> str | None:
-        """What is wrong with the worker."""
-        return self._watch.problem(self.health())
-
-
-class _Across:
-    """A worker in another thread's event loop, ``loop``."""
-
-    def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
-        self._worker = worker
-        self._loop = loop
-        self._watch = Watch()
-        self._wakes = False
-        self._answered = True
-        self.progress = worker.progress
-        self.health = worker.health
-
-    def wake(self) -> None:
-        """Wake the worker; once for many calls that come before it hears."""
-        if not self._wakes:
-            self._wakes = True
-            self._call(self._wake)
-
-    def _wake(self) -> None:
-        self._wakes = False
-        self._worker.wake()
-
-    def _call(self, what: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # its loop has ended, and the worker with it
-            self._loop.call_soon_threadsafe(what)
-
-    async def hold(self, budget: float) -> HoldResult:
-        """Hold in the worker's loop; who is cancelled here holds no longer there."""
-        return await self._there(self._worker.hold(budget))
-
-    async def stats(self) -> dict[str, Any]:
-        """Everything that the worker counts, counted in its loop."""
-        return await self._told(self._worker.stats)
-
-    async def picture(self) -> dict[str, Any]:
-        """What the status page shows, made in the worker's loop."""
-        return await self._told(self._worker.picture)
-
-    async def depths(self) -> dict[str, Any]:
-        """How many jobs each queue has, asked in the worker's loop."""
-        return await self._there(self._worker.depths())
-
-    async def _there(self, doing: Coroutine[Any, Any, T]) -> T:
-        """What a coroutine gives in the worker's loop."""
-        try:
-            future = asyncio.run_coroutine_threadsafe(doing, self._loop)
-        except RuntimeError:
-            doing.close()
-            msg = "the worker has ended"
-            raise NotRunning(msg) from None
-        return await asyncio.wrap_future(future)
-
-    async def _told(self, ask: Callable[[], T]) -> T:
-        """What a function gives in the worker's loop."""
-        asked: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        here = asyncio.get_running_loop()
-
-        def tell() -> None:
-            told = ask()
-            with contextlib.suppress(RuntimeError):
-                here.call_soon_threadsafe(_give, asked, told)
-
-        self._call(tell)
-        return await asked
-
-    def look(self) -> None:
-        """See whether the worker's loop has turned since the last look."""
-        self._watch.look(self.health(), answered=self._answered)
-        if self._answered:
-            self._answered = False
-            self._call(self._answer)
-
-    def _answer(self) -> None:
-        self._answered = True
-
-    def problem(self) -> str | None:
-        """What is wrong with the worker."""
-        return self._watch.problem(self.health())
-
-
-def _give(asked: asyncio.Future[T], told: T) -> None:
-    if not asked.done():
-        asked.set_result(told)
+    return make_app(WorkerProxy(worker), worker.settings, authorization(worker.settings))
 
 
 class WakeServer:
     """Serves a worker's wake application from a thread, on the settings' port.
 
-    An async context manager around the worker's life, in its event loop. Without a token or an
-    audience it binds to loopback, unless Cloud Run's own check stands before it (``K_SERVICE``) or
-    ``insecure`` says that anybody may call. Raises ConfigurationError for a port that is taken.
+    Use it as an async context manager around the worker's life, in the worker's event loop; inside,
+    ``port`` is the port that it listens on. Without a token or an audience it listens on loopback
+    only, unless Cloud Run checks its callers (``K_SERVICE``) or ``insecure`` allows everybody.
+    Raises ConfigurationError if the port is taken.
     """
 
     def __init__(self, worker: Worker, *, insecure: bool = False) -> None:
-        """Check the settings; nothing is bound yet."""
         self._worker = worker
-        self._allowed = authorization(worker.settings)
+        self._authorization = authorization(worker.settings)
         self._insecure = insecure
-        self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event
+        self._started: Future[None] = Future()
+        self._ended: Future[None] = Future()
         self.port: int | None = None
 
     async def __aenter__(self) -> Self:
-        """Bind and listen."""
-        here = asyncio.get_running_loop()
         settings = self._worker.settings
-        is_guarded = not self._allowed.is_open
+        is_guarded = not self._authorization.is_open
         is_public = is_guarded or settings.k_service is not None or self._insecure
-        sock = _bound("0.0.0.0" if is_public else "127.0.0.1", settings.port)  # noqa: S104
-        self.port = sock.getsockname()[1]
-        self._started: asyncio.Future[None] = here.create_future()
-        self._ended: asyncio.Future[None] = here.create_future()
-        workload = _Across(self._worker, here)
-        self._thread = threading.Thread(
-            target=self._main, args=(here, workload, sock), name="convolab-server", daemon=True
-        )
-        self._thread.start()
-        await self._started
+        sock = _listening_socket("0.0.0.0" if is_public else "127.0.0.1", settings.port)  # noqa: S104
+        host, self.port = sock.getsockname()
+        proxy = WorkerProxy(self._worker, asyncio.get_running_loop())
+        threading.Thread(
+            target=self._run, args=(proxy, sock), name="convolab-server", daemon=True
+        ).start()
+        await asyncio.shield(asyncio.wrap_future(self._started))
         _log.info(
-            "server.listening",
-            host=sock.getsockname()[0],
-            port=self.port,
-            token=is_guarded,
-            mode=settings.wake_mode,
+            "server.listening", host=host, port=self.port, token=is_guarded, mode=settings.wake_mode
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Let the last answers leave, and close."""
+    async def __aexit__(self, *_: object) -> None:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the thread has ended
                 self._loop.call_soon_threadsafe(self._closing.set)
-        await asyncio.wait({self._ended}, timeout=_CLOSING_SECONDS)
+        await asyncio.wait({asyncio.wrap_future(self._ended)}, timeout=_CLOSE_SECONDS)
 
-    def _main(
-        self, here: asyncio.AbstractEventLoop, workload: _Across, sock: socket.socket
-    ) -> None:
+    def _run(self, proxy: WorkerProxy, sock: socket.socket) -> None:
         try:
-            asyncio.run(self._serve(here, workload, sock))
-        except Exception as error:  # noqa: BLE001 - told where it is waited for, and in the log
-            _log.error("server.died", exc_info=error)
-            self._tell(here, self._started, error)
+            asyncio.run(self._serve(proxy, sock))
+        except Exception as error:  # noqa: BLE001 - logged, and raised where the start is awaited
+            _log.error("server.failed", exc_info=error)
+            if not self._started.done():
+                self._started.set_exception(error)
         finally:
             sock.close()
-            self._tell(here, self._ended)
+            self._ended.set_result(None)
 
-    async def _serve(
-        self, here: asyncio.AbstractEventLoop, workload: _Across, sock: socket.socket
-    ) -> None:
-        from convolab_worker.server.listener import Listener
+    async def _serve(self, proxy: WorkerProxy, sock: socket.socket) -> None:
+        from convolab_worker.server.routes import make_app
 
         self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
-        listener = Listener(_app(workload, self._worker.settings, self._allowed))
+        listener = Listener(make_app(proxy, self._worker.settings, self._authorization))
         await listener.open(sock)
-        self._tell(here, self._started)
+        self._started.set_result(None)
         await self._closing.wait()
         await listener.close()
 
-    @staticmethod
-    def _tell(
-        here: asyncio.AbstractEventLoop,
-        future: asyncio.Future[None],
-        error: Exception | None = None,
-    ) -> None:
-        def settle() -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
 
-        with contextlib.suppress(RuntimeError):  # nobody waits any more
-            here.call_soon_threadsafe(settle)
-
-
-def _bound(host: str, port: int) -> socket.socket:
+def _listening_socket(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=128)
     except OSError as error:
         msg = f"PORT={port}: expected a port that is free on {host}: {error.strerror}"
         raise ConfigurationError(msg) from None
+
+
+class Listener:
+    """Serves ``app`` on a bound socket; limits the number of connections and cuts off slow ones."""
+
+    def __init__(self, app: web.Application) -> None:
+        from aiohttp import web
+
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,  # a client that hangs up gives up its held request
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            lingering_time=0.0,
+            max_field_size=_MAX_LINE_BYTES,
+            max_line_size=_MAX_LINE_BYTES,
+            shutdown_timeout=_LAST_ANSWERS_SECONDS,
+        )
+        self._first_heads: dict[Any, asyncio.TimerHandle] = {}
+        self._server: asyncio.Server | None = None
+        app.middlewares.insert(0, self._head_received())
+
+    def _head_received(self) -> Middleware:
+        """Make the middleware that stops a connection's timer once its first head has come."""
+        from aiohttp import web
+
+        @web.middleware
+        async def head_received(request: web.Request, handler: Handler) -> web.StreamResponse:
+            timer = self._first_heads.pop(request.protocol, None)
+            if timer is not None:
+                timer.cancel()
+            return await handler(request)
+
+        return head_received
+
+    async def open(self, sock: socket.socket) -> None:
+        """Start to accept connections."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, sock=sock, backlog=128)
+
+    async def close(self) -> None:
+        """Stop accepting, let answers that are being sent finish, and close every connection."""
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+        for timer in self._first_heads.values():
+            timer.cancel()
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        if server is None or len(server.connections) >= _MAX_CONNECTIONS:
+            return _Refusal()
+        protocol = server()
+        loop = asyncio.get_running_loop()
+        self._first_heads[protocol] = loop.call_later(_FIRST_HEAD_SECONDS, self._cut_off, protocol)
+        return protocol
+
+    def _cut_off(self, protocol: web.RequestHandler) -> None:
+        del self._first_heads[protocol]
+        protocol.force_close()
+
+
+class _Refusal(asyncio.Protocol):
+    """Closes a connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()

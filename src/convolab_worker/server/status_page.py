@@ -1,8 +1,8 @@
-"""The status page: one file of HTML, and the stream that keeps an open page up to date.
+"""The status page: one HTML file, and the stream of server-sent events that keeps it up to date.
 
-The stream is server-sent events from memory: ``picture`` (what the worker does) at most once a
-second and only where something changed, ``recent`` (the last hundred outcomes) when one more has
-come. However many pages are open, a picture is made once a second, and Redis is not asked.
+The stream has two events: ``status``, the worker's status snapshot, at most once a second and only
+if it has changed, and ``recent``, the last hundred outcomes, when a job has ended. All open pages
+share one snapshot a second, which is read from the worker's memory and not from Redis.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from convolab_worker.server.middleware import answer, failure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from convolab_worker.server.worker_proxy import Workload
+    from convolab_worker.server.worker_proxy import WorkerProxy
+    from convolab_worker.worker.worker import Worker
 
 _INTERVAL_SECONDS = 1.0
-# A worker whose loop does not answer for so long is shown as blocked.
-_PATIENCE_SECONDS = 1.5
-# Proxies end streams that say nothing; a comment says that this one lives.
+# A worker is shown as blocked when its event loop has not answered for this long.
+_BLOCKED_AFTER_SECONDS = 1.5
+# Proxies close streams that stay silent; a comment now and then keeps this one open.
 _HEARTBEAT_SECONDS = 15.0
-_DEPTHS_SECONDS = 10.0
-_MOST_LISTENERS = 50
+_DEPTHS_TIMEOUT_SECONDS = 10.0
+_MAX_STREAMS = 50
 
 
 class StatusPage:
-    """The page's answers for one worker."""
+    """Answers the status page's requests about one worker."""
 
-    def __init__(self, workload: Workload) -> None:
-        """Read the page; nobody listens yet."""
-        self._workload = workload
+    def __init__(self, worker: WorkerProxy) -> None:
+        self._worker = worker
         self._html = files("convolab_worker.server").joinpath("status.html").read_text("utf-8")
-        self._policy = _policy(self._html)
+        self._policy = _content_security_policy(self._html)
         self._closing: asyncio.Event | None = None
-        self._listeners = 0
-        self._asking: asyncio.Task[dict[str, Any]] | None = None
-        self._picture: dict[str, Any] = {}
-        self._asked_at = float("-inf")
+        self._streams = 0
+        self._snapshot: dict[str, Any] = {}
+        self._request: asyncio.Task[dict[str, Any]] | None = None
+        self._requested_at = float("-inf")
 
     def page(self, status: int = 200) -> web.Response:
-        """The page itself: there is no data in it, and it asks for the token where one is needed.
+        """Return the page, which holds no data and asks for the token where one is needed.
 
-        So it is what a browser without a token gets with a 401, too.
+        Therefore a browser without a token gets it too, with ``status`` 401.
         """
         headers = {"Content-Security-Policy": self._policy}
         return web.Response(
@@ -60,44 +60,43 @@ class StatusPage:
         )
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Stream what changes until the client leaves, or the server closes."""
-        if self._listeners >= _MOST_LISTENERS:
-            error = f"{_MOST_LISTENERS} pages are open already"
+        """Stream changes until the client leaves or the server closes."""
+        if self._streams >= _MAX_STREAMS:
+            error = f"{_MAX_STREAMS} pages are open already"
             return failure(503, error, {"Retry-After": "30"})
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await stream.prepare(request)
-        self._listeners += 1
+        self._streams += 1
         try:
-            await self._feed(stream)
+            await self._send_changes(stream)
         finally:
-            self._listeners -= 1
+            self._streams -= 1
         return stream
 
     async def depths(self, _request: web.Request) -> web.Response:
-        """How many jobs each queue has, which costs commands; so only on demand."""
+        """Answer with the number of jobs in each queue, which costs Redis commands."""
         try:
-            async with asyncio.timeout(_DEPTHS_SECONDS):
-                return answer(200, await self._workload.depths())
+            async with asyncio.timeout(_DEPTHS_TIMEOUT_SECONDS):
+                return answer(200, await self._worker.call(lambda worker: worker.depths()))
         except TimeoutError:
             return failure(503, "Redis did not answer in time")
         except ConvolabWorkerError as error:
             return failure(503, str(error))
 
     async def close(self, _app: web.Application) -> None:
-        """End every stream: the server stops."""
         if self._closing is not None:
             self._closing.set()
 
-    async def _feed(self, stream: web.StreamResponse) -> None:
+    async def _send_changes(self, stream: web.StreamResponse) -> None:
         closing = self._closing = self._closing or asyncio.Event()
-        seen: dict[str, Any] = {}
-        said_at = time.monotonic()
+        sent: dict[str, Any] = {}
+        sent_at = time.monotonic()
         while not closing.is_set():
-            text = "".join(_news(await self._newest(), seen))
-            if not text and time.monotonic() - said_at >= _HEARTBEAT_SECONDS:
+            text = "".join(_changes(await self._newest(), sent))
+            if not text and time.monotonic() - sent_at >= _HEARTBEAT_SECONDS:
                 text = ":\n\n"
             if text:
-                said_at = time.monotonic()
+                sent_at = time.monotonic()
                 await stream.write(text.encode())
             try:
                 async with asyncio.timeout(_INTERVAL_SECONDS):
@@ -106,42 +105,47 @@ class StatusPage:
                 continue
 
     async def _newest(self) -> dict[str, Any]:
-        """A picture that is at most a second old; the last one, if the worker does not answer."""
-        if self._asking is None and time.monotonic() - self._asked_at >= _INTERVAL_SECONDS / 2:
-            self._asked_at = time.monotonic()
-            self._asking = asyncio.create_task(self._workload.picture(), name="convolab-picture")
-            self._asking.add_done_callback(self._answered)
-        if self._asking is not None:
-            await asyncio.wait({self._asking}, timeout=_PATIENCE_SECONDS)
-        is_blocked = self._asking is not None
-        return {**self._picture, "state": "blocked"} if is_blocked else self._picture
+        """Return a snapshot of the last second, or the last one if the worker does not answer."""
+        if self._request is None and time.monotonic() - self._requested_at >= _INTERVAL_SECONDS / 2:
+            self._requested_at = time.monotonic()
+            snapshot = self._worker.call(_status_snapshot)
+            self._request = asyncio.create_task(snapshot, name="convolab-status")
+            self._request.add_done_callback(self._answered)
+        if self._request is not None:
+            await asyncio.wait({self._request}, timeout=_BLOCKED_AFTER_SECONDS)
+        is_blocked = self._request is not None
+        return {**self._snapshot, "state": "blocked"} if is_blocked else self._snapshot
 
-    def _answered(self, asking: asyncio.Task[dict[str, Any]]) -> None:
-        self._asking = None
-        if not asking.cancelled() and asking.exception() is None:
-            self._picture = asking.result()
+    def _answered(self, request: asyncio.Task[dict[str, Any]]) -> None:
+        self._request = None
+        if not request.cancelled() and request.exception() is None:
+            self._snapshot = request.result()
 
 
-def _news(picture: dict[str, Any], seen: dict[str, Any]) -> Iterator[str]:
-    """The events that a listener who has ``seen`` so much has not had."""
-    if "ended" not in picture:  # the worker has not answered yet
+async def _status_snapshot(worker: Worker) -> dict[str, Any]:
+    return worker.status_snapshot()
+
+
+def _changes(snapshot: dict[str, Any], sent: dict[str, Any]) -> Iterator[str]:
+    """Yield the events that bring a page up to date, and note them in ``sent``."""
+    if "ended" not in snapshot:  # the worker has not answered yet
         return
-    if seen.get("ended") != picture["ended"]:
-        seen["ended"] = picture["ended"]
-        yield _event("recent", picture["recent"])
-    shown = {key: value for key, value in picture.items() if key != "recent"}
-    timeless = {**shown, "now": None}
-    if seen.get("picture") != timeless:
-        seen["picture"] = timeless
-        yield _event("picture", shown)
+    if sent.get("ended") != snapshot["ended"]:
+        sent["ended"] = snapshot["ended"]
+        yield _event("recent", snapshot["recent"])
+    status = {key: value for key, value in snapshot.items() if key != "recent"}
+    without_time = {**status, "now": None}
+    if sent.get("status") != without_time:
+        sent["status"] = without_time
+        yield _event("status", status)
 
 
-def _event(kind: str, data: Any) -> str:
-    return f"event: {kind}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+def _event(name: str, data: Any) -> str:
+    return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
 
 
-def _policy(html: str) -> str:
-    """The content security policy that lets this page run, and nothing that was put into it."""
+def _content_security_policy(html: str) -> str:
+    """Allow the page's own script and style by their hashes, and nothing that was injected."""
     hashes = {
         tag: " ".join(
             f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""How the program logs, and what it counts: both in memory, neither in Redis."""
+"""Sets up the command line's logging: one stream, one format."""
 
 from __future__ import annotations
 
@@ -7,120 +7,22 @@ import logging
 import os
 import sys
 import threading
-from bisect import bisect_left
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import structlog
-
-from convolab_worker.telemetry.recent_runs import RecentRuns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
-"""Upper bounds of the histograms' buckets, in seconds; one more bucket takes the rest."""
-
-
-class Histogram:
-    """How often a time fell into each bucket, with their count, sum and longest."""
-
-    __slots__ = ("_buckets", "count", "longest", "total")
-
-    def __init__(self) -> None:
-        """Start with nothing observed."""
-        self._buckets = [0] * (len(BUCKETS) + 1)
-        self.count = 0
-        self.total = 0.0
-        self.longest = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one time; a negative one, from clocks that disagree, counts as zero."""
-        seconds = max(seconds, 0.0)
-        self._buckets[bisect_left(BUCKETS, seconds)] += 1
-        self.count += 1
-        self.total += seconds
-        self.longest = max(self.longest, seconds)
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return count, sum and longest, and how many were at most each bound."""
-        bounds = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
-        return {
-            "count": self.count,
-            "sum": self.total,
-            "max": self.longest,
-            "buckets": dict(zip(bounds, accumulate(self._buckets), strict=True)),
-        }
-
-    def at_most(self, part: float) -> float | None:
-        """The bound that this part (0 to 1) of the times did not pass; None without any."""
-        if not self.count:
-            return None
-        wanted, seen = part * self.count, 0
-        for bound, count in zip(BUCKETS, self._buckets, strict=False):
-            seen += count
-            if seen >= wanted:
-                return min(float(bound), self.longest)
-        return self.longest
-
-
-class Telemetry:
-    """What a worker did since it started, by kind of job.
-
-    Takes every time as an argument; call it from one thread.
-    """
-
-    __slots__ = ("_durations", "_jobs", "_waits", "recent_runs")
-
-    def __init__(self, started_at: float = 0.0) -> None:
-        """Start with no job finished; at ``started_at``, epoch seconds."""
-        self.recent_runs = RecentRuns(started_at)
-        self._jobs: dict[str, dict[str, int]] = {}
-        self._durations: dict[str, Histogram] = {}
-        self._waits: dict[str, Histogram] = {}
-
-    def job_finished(self, kind: str, outcome: str, duration: float, waited: float) -> None:
-        """Count one run of a job.
-
-        ``duration`` is the seconds from start to outcome, ``waited`` those from the moment
-        the job could have started to its start.
-        """
-        outcomes = self._jobs.get(kind)
-        if outcomes is None:
-            outcomes = self._jobs[kind] = {}
-            self._durations[kind], self._waits[kind] = Histogram(), Histogram()
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        self._durations[kind].observe(duration)
-        self._waits[kind].observe(waited)
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return a copy of everything, ready for JSON: ``jobs``, ``duration`` and ``waited``."""
-        return {
-            "jobs": {kind: dict(outcomes) for kind, outcomes in self._jobs.items()},
-            "duration": {kind: times.snapshot() for kind, times in self._durations.items()},
-            "waited": {kind: times.snapshot() for kind, times in self._waits.items()},
-        }
-
-    def kinds(self) -> dict[str, dict[str, Any]]:
-        """By kind: its ``outcomes``, and what half and 95 % of its runs took no longer than."""
-        return {
-            kind: {
-                "outcomes": dict(outcomes),
-                "median": self._durations[kind].at_most(0.5),
-                "p95": self._durations[kind].at_most(0.95),
-            }
-            for kind, outcomes in self._jobs.items()
-        }
-
 
 def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> None:
-    """Send structlog's lines, the standard library's and warnings to one stream, in one format.
+    """Send the lines of structlog, of ``logging`` and of ``warnings`` to one stream, in one format.
 
     ``level`` is a name such as ``info``. ``fmt`` is ``json`` for a line of JSON per event,
     ``text`` for readable text, ``auto`` for text on a terminal and JSON elsewhere. The stream
-    is standard error by default. For programs: the library itself never calls it.
+    is standard error by default. Programs call this; the library itself never does.
     """
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
@@ -146,7 +48,7 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> Non
 class _Lines:
     """Writes whole lines to a stream, from any thread.
 
-    A stream that is gone loses its lines: a log never breaks the work it tells of.
+    Lines for a stream that is closed are lost: logging never breaks the work that it reports.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -165,7 +67,7 @@ class _Lines:
 
 
 class _StdlibHandler(logging.Handler):
-    """Writes the records of the standard library's logging to the same lines."""
+    """Writes the records of the standard library's ``logging`` to the same stream."""
 
     def __init__(self, lines: _Lines) -> None:
         super().__init__()
@@ -174,14 +76,14 @@ class _StdlibHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._lines.msg(self.format(record))
-        except Exception:  # noqa: BLE001 - what logging's own handlers do
+        except Exception:  # noqa: BLE001 - as logging's own handlers do
             self.handleError(record)
 
 
 def _configure_stdlib(
     lines: _Lines, least: int, shared: Sequence[Processor], render: Sequence[Processor]
 ) -> None:
-    """Give the root logger a handler of ours in place of an earlier one of ours."""
+    """Give the root logger our handler, in the place of one from an earlier call."""
     root = logging.getLogger()
     for earlier in [known for known in root.handlers if isinstance(known, _StdlibHandler)]:
         root.removeHandler(earlier)
@@ -207,7 +109,7 @@ def _text_rendering(*, colors: bool) -> list[Processor]:
     def render(logger: WrappedLogger, method: str, event: EventDict) -> str:
         try:
             return console(logger, method, dict(event))
-        except Exception:  # noqa: BLE001 - a repr that raises
+        except Exception:  # noqa: BLE001 - an object whose repr raises
             return _as_json(logger, method, event)
 
     return [_one_line, render]
@@ -218,27 +120,26 @@ def _json_rendering() -> list[Processor]:
 
 
 def _one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Strip the event's text: Python's warnings end in a line break."""
+    """Strip the event's text: that of a Python warning ends in a line break."""
     event["event"] = str(event.get("event", "")).strip()
     return event
 
 
 def _head_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Put time, level and event before the rest, where a reader looks."""
     head = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
     return head | dict(event)
 
 
 def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """Write one line of JSON; what JSON has no form for is written as its ``repr``."""
+    """Return one line of JSON; a value that JSON can't hold becomes its ``repr``."""
     try:
         return json.dumps(event, default=_repr, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):  # odd keys, circles, great depth
+    except (TypeError, ValueError, RecursionError):  # keys that are no strings, cycles, too deep
         return json.dumps({str(key): _repr(value) for key, value in event.items()})
 
 
 def _repr(value: object) -> str:
     try:
         return value if isinstance(value, str) else repr(value)
-    except Exception as error:  # noqa: BLE001 - a log line outlives whatever it tells of
+    except Exception as error:  # noqa: BLE001 - no object may break a log line
         return f"<{type(value).__name__}: repr raised {type(error).__name__}>"

@@ -1,8 +1,8 @@
-"""OpenTelemetry: spans and counts of jobs, and the context that BullMQ carries in their options.
+"""OpenTelemetry: spans and metrics of jobs, and the span's context in BullMQ's job options.
 
-Names and attributes are those of BullMQ's own telemetry, as npm's ``bullmq-otel`` exports it, with
-OpenTelemetry's for messaging beside them. Only the API is used: what becomes of spans and counts is
-the application's to set up. Imported only where it is asked for.
+Names and attributes are those of BullMQ's own telemetry, which npm's ``bullmq-otel`` exports, and
+OpenTelemetry's attributes for messaging as well. Only OpenTelemetry's API is used: the application
+sets up what exports the spans and metrics. Imported only if ``CONVOLAB_OTEL`` is on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
+from convolab_worker.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.records import ActiveJob
 
 _LIBRARY = "convolab_worker"
-# BullMQ's counters by what came of an attempt; a lost job, or one given back, is counted by none.
+# BullMQ's counters by an attempt's outcome. Jobs that were lost or returned have no counter.
 _COUNTERS = {
     "completed": "bullmq.jobs.completed",
     "failed": "bullmq.jobs.failed",
@@ -36,25 +37,24 @@ _COUNTERS = {
 }
 
 
-class OpenTelemetry:
-    """Spans and counts of jobs, by the global providers."""
+class OpenTelemetry(Tracing):
+    """Spans and metrics of jobs, made with OpenTelemetry's global providers."""
 
     def __init__(self, worker_name: str) -> None:
-        """Make the instruments."""
         self._worker_name = worker_name
         self._tracer = trace.get_tracer(_LIBRARY)
-        counter = metrics.get_meter(_LIBRARY)
+        meter = metrics.get_meter(_LIBRARY)
         self._counters = {
-            state: counter.create_counter(name, unit="1", description=f"Number of jobs {state}")
+            state: meter.create_counter(name, unit="1", description=f"Number of jobs {state}")
             for state, name in _COUNTERS.items()
         }
-        self._duration = counter.create_histogram(
+        self._duration = meter.create_histogram(
             "bullmq.job.duration", unit="ms", description="Job processing duration"
         )
 
     @contextmanager
     def running(self, job: ActiveJob) -> Iterator[Callable[[Outcome], None]]:
-        """Be in the job's span, a child of the one that its producer's add was."""
+        """Enter the job's span, a child of the span in which the producer added the job."""
         attributes: dict[str, str | int] = {
             **_attributes(job.queue, job.name, "process"),
             "bullmq.job.id": job.id,
@@ -64,15 +64,15 @@ class OpenTelemetry:
         }
         with self._tracer.start_as_current_span(
             f"process {job.queue}",
-            context=_producers_context(job),
+            context=_producer_context(job),
             kind=SpanKind.CONSUMER,
             attributes=attributes,
         ) as span:
-            yield lambda outcome: _settle(span, job, outcome)
+            yield lambda outcome: _record(span, job, outcome)
 
     @contextmanager
     def adding(self, queue: str, name: str) -> Iterator[dict[str, Any]]:
-        """Be in the span of an add, and carry it on."""
+        """Enter the span of adding a job, and give the job options that carry it on."""
         with self._tracer.start_as_current_span(
             f"add {queue}.{name}",
             kind=SpanKind.PRODUCER,
@@ -81,13 +81,13 @@ class OpenTelemetry:
             yield self.carried()
 
     def carried(self) -> dict[str, Any]:
-        """BullMQ's job option that carries the present span, as its ``telemetry.metadata`` does."""
+        """Return the job option in which BullMQ carries the current span."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         return {"tm": json.dumps(carrier, separators=(",", ":"))} if carrier else {}
 
     def ended(self, job: ActiveJob, outcome: Outcome, seconds: float) -> None:
-        """Count a job's attempt."""
+        """Count an attempt of a job, which took ``seconds``."""
         state = _state(outcome)
         if state is None:
             return
@@ -112,8 +112,8 @@ def _attributes(queue: str, name: str, operation: str) -> dict[str, str]:
     }
 
 
-def _producers_context(job: ActiveJob) -> Context:
-    """The context that the job's options carry; the present one if they carry none."""
+def _producer_context(job: ActiveJob) -> Context:
+    """Return the context that the job's options carry, or the current one if they carry none."""
     carrier: object = None
     with suppress(TypeError, ValueError):
         carrier = json.loads(job.opts.get("tm") or "null")
@@ -122,7 +122,7 @@ def _producers_context(job: ActiveJob) -> Context:
     return propagate.extract({key: text for key, text in carrier.items() if isinstance(text, str)})
 
 
-def _settle(span: Span, job: ActiveJob, outcome: Outcome) -> None:
+def _record(span: Span, job: ActiveJob, outcome: Outcome) -> None:
     span.set_attribute("bullmq.job.attempt_finished_timestamp", int(time.time() * 1000))
     if isinstance(outcome, Completed):
         span.set_attribute("bullmq.job.attempts.made", job.attempt)
@@ -136,7 +136,7 @@ def _settle(span: Span, job: ActiveJob, outcome: Outcome) -> None:
 
 
 def _state(outcome: Outcome) -> str | None:
-    """BullMQ's name for what came of an attempt."""
+    """Return BullMQ's name for an attempt's outcome; None for one that BullMQ does not count."""
     if isinstance(outcome, Failed):
         if outcome.retry_in is None:
             return "failed"

@@ -1,9 +1,9 @@
-"""What a worker and a client tell a tracing system: nothing here, OpenTelemetry in ``otel``."""
+"""What a tracing system hears of a worker and a client: nothing here, spans in ``otel``."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from convolab_worker.errors import ConfigurationError
 
@@ -16,48 +16,35 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
 
 
-class Tracing(Protocol):
-    """Spans around jobs and adds, and counts of jobs."""
-
-    def running(self, job: ActiveJob) -> AbstractContextManager[Callable[[Outcome], None]]:
-        """Be in the job's span; what is given hears of the job's outcome."""
-
-    def adding(self, queue: str, name: str) -> AbstractContextManager[dict[str, Any]]:
-        """Be in the span of an add; the job options that carry it on."""
-
-    def carried(self) -> dict[str, Any]:
-        """The job options that carry the present span on to a child."""
-
-    def ended(self, job: ActiveJob, outcome: Outcome, seconds: float) -> None:
-        """Count a job's attempt that took so long."""
-
-
-class NoTracing:
-    """Nobody listens."""
+class Tracing:
+    """Spans around jobs and around adding them, and counts of jobs: here there are none."""
 
     def running(self, _job: ActiveJob) -> AbstractContextManager[Callable[[Outcome], None]]:
-        """Without a span."""
-        return _NOBODY
+        """Enter the span of a job; call what it gives with the job's outcome."""
+        return _NO_SPAN
 
     def adding(self, _queue: str, _name: str) -> AbstractContextManager[dict[str, Any]]:
-        """Without a span."""
-        return _NOTHING
+        """Enter the span of adding a job; it gives the job options that carry the span on."""
+        return _NO_OPTIONS
 
     def carried(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return the job options that carry the current span on to a child job."""
         return {}
 
     def ended(self, _job: ActiveJob, _outcome: Outcome, _seconds: float) -> None:
-        """Nothing to count."""
+        """Count an attempt of a job, which took ``seconds``."""
 
 
-_NOBODY: AbstractContextManager[Callable[[Outcome], None]] = nullcontext(lambda _: None)
-_NOTHING: AbstractContextManager[dict[str, Any]] = nullcontext({})
-NO_TRACING = NoTracing()
+_NO_SPAN: AbstractContextManager[Callable[[Outcome], None]] = nullcontext(lambda _: None)
+_NO_OPTIONS: AbstractContextManager[dict[str, Any]] = nullcontext({})
+NO_TRACING = Tracing()
 
 
 def tracing(settings: Settings, worker_name: str = "") -> Tracing:
-    """OpenTelemetry if ``settings.otel`` is on. Raises ConfigurationError if it isn't installed."""
+    """Return OpenTelemetry's tracing if ``settings.otel`` is on, and none otherwise.
+
+    Raises ConfigurationError if it is on and OpenTelemetry is not installed.
+    """
     if settings.otel != "on":
         return NO_TRACING
     try:

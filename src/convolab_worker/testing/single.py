@@ -9,18 +9,18 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.children import Child, not_ended
+from convolab_worker.bullmq.flows import Child, not_ended
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
 from convolab_worker.bullmq.protocol.job_options import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
 from convolab_worker.handlers.lifespan import Lifespans
-from convolab_worker.payloads.encode import encode_json
+from convolab_worker.payloads.encode import encode_data, encode_json
 from convolab_worker.settings import Settings
-from convolab_worker.telemetry.logging import Telemetry
-from convolab_worker.worker.execution.executor import Runner, label
-from convolab_worker.worker.execution.handler_call import failure
-from convolab_worker.worker.stack_reports import StackReports
+from convolab_worker.telemetry.metrics import Metrics
+from convolab_worker.worker.execution.executor import JobExecutor, label
+from convolab_worker.worker.execution.outcomes import failure
+from convolab_worker.worker.watchdog import StackReports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +104,7 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
         id=job_id or uuid.uuid4().hex,
         token="test",  # noqa: S106 - no lock is taken
         name=name,
-        data=encode_json({} if data is None else data, what="data").encode(),
+        data=encode_data({} if data is None else data).encode(),
         opts={"attempts": attempt, **options},
         processed_on=round(time.time() * 1000),
         attempts_made=_checked_attempt(attempt, attempts) - 1,
@@ -116,8 +116,11 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
         lifespans = Lifespans([], settings)
         staged = handlers.staged(dict.fromkeys(handlers.scopes, resources))
     try:
-        runner = Runner(staged, recorder, Telemetry(), StackReports(), _no_child_reason)
-        outcome = _settled(await runner.run(job), job, recorder)
+        executor = JobExecutor(
+            staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason
+        )
+        held = executor.receive(job, time.monotonic())
+        outcome = _settled(await executor.run(held), job, recorder)
     finally:
         await lifespans.close(_CLOSING_SECONDS)
     return _told(outcome, job, recorder, raises=raises)
@@ -186,7 +189,7 @@ async def _no_child_reason(deferred: str) -> str:  # pragma: no cover - no child
 
 
 class _Recorder:
-    """The line of the one job that is run: keeps what would have gone to Redis."""
+    """The reporter of the one job that is run: keeps what would have gone to Redis."""
 
     def __init__(self, results: Mapping[str, Any], failures: Mapping[str, str]) -> None:
         failed = dict.fromkeys(failures)
@@ -199,7 +202,7 @@ class _Recorder:
         self.rows: list[str] = []
         self.newest: str | None = None
 
-    def line(self, _job: ActiveJob) -> _Recorder:
+    def reporter(self, _job: ActiveJob) -> _Recorder:
         return self
 
     def progress(self, value: Any) -> None:
@@ -224,8 +227,8 @@ class _Recorder:
         """Nothing: no child was enqueued."""
 
     async def finish(self) -> None:
-        self.drop()
+        self.close()
 
-    def drop(self) -> None:
+    def close(self) -> None:
         with self._lock:
             self._closed = True

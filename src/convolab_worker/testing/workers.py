@@ -16,7 +16,7 @@ from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.payloads.encode import encode_json
+from convolab_worker.payloads.encode import encode_data
 from convolab_worker.settings import OPTIONS, Settings
 from convolab_worker.worker.worker import Worker
 
@@ -217,6 +217,6 @@ def _added_at(entry: tuple[bytes, EnqueuedJob]) -> tuple[int, ...]:
 def _as_read(data: Any) -> Any:
     """Return data as it comes back from Redis; an object that compares itself (``ANY``) stays."""
     try:
-        return json.loads(encode_json(data, "data"))
+        return json.loads(encode_data(data))
     except Exception:  # noqa: BLE001 - it is not JSON, and is compared as it is
         return data

@@ -12,27 +12,31 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import structlog
 
 from convolab_worker.bullmq.job_lock import take_back
-from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.records import text
-from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.bullmq.reconcile import reclaim
+from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.outcome import Failed, Returned
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.address import Route
     from convolab_worker.connection.usage import CommandCounter
+
+# How long the connection stays open, at most, after the last job.
+_OPEN_SECONDS = 1.0
+J = TypeVar("J", bound="HeldLock")
 
 _log = structlog.get_logger("convolab_worker")
 # The thread looks every eighth of a lock's duration and renews what is older than three eighths,
@@ -45,11 +49,24 @@ _TRY_PART = 1 / 4
 _STILL_PART = 3 / 4
 
 
-class LockKeeper:
-    """Renews the locks of every held job; ``on_lost`` hears of those that are gone.
+@dataclass(slots=True, eq=False)
+class HeldLock:
+    """The lock of a job that this worker has, locked or renewed at ``renewed_at`` (monotonic).
 
-    ``on_cancelled`` hears of jobs that somebody wants to end, and how. ``hold`` and ``release`` are
-    cheap and belong to the loop's thread; the others are called in the keeper's.
+    The lock keeper's thread writes ``renewed_at`` and ``is_lost``.
+    """
+
+    job: ActiveJob
+    renewed_at: float
+    is_lost: bool = False
+    is_doubted: bool = False  # something is said to stand in the lock: it is checked at once
+
+
+class LockKeeper(Generic[J]):
+    """Renews the locks of all ``jobs`` from a thread of its own, which a blocked loop can't stop.
+
+    ``on_lost`` hears of jobs whose lock is gone, ``on_cancelled`` of jobs that somebody wants to
+    end, and how; both are called in the keeper's thread, as is ``on_look``.
     """
 
     def __init__(
@@ -57,76 +74,71 @@ class LockKeeper:
         address: Route,
         backend: Backend,
         counter: CommandCounter,
+        jobs: Collection[J],
         *,
         lock_duration: float,
-        on_lost: Callable[[ActiveJob], None],
-        on_cancelled: Callable[[ActiveJob, Failed | Returned], None],
+        on_lost: Callable[[J], None],
+        on_cancelled: Callable[[J, Failed | Returned], None],
         on_look: Callable[[], None],
     ) -> None:
-        """Start nothing: the first job that is held starts the thread."""
         self._address = address
         self._transitions = backend.transitions
         self._keys = backend.keys
         self._counter = counter
+        self._jobs = jobs
         self._duration = lock_duration
         self.half_life = lock_duration / 2
         self._on_lost = on_lost
         self._on_cancelled = on_cancelled
-        self._doubted: set[ActiveJob] = set()
         self._on_look = on_look
-        self._held: dict[ActiveJob, float] = {}
         self._alive_at = time.monotonic()
         self._stood_still_at = float("-inf")
-        self._wanted = threading.Event()
+        self._wanted = asyncio.Event()
+        self._is_parked = False
         self._hurried = asyncio.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def hold(self, job: ActiveJob) -> None:
-        """Keep the job's lock from now on; it was taken just now."""
-        self._held[job] = time.monotonic()
-        if len(self._held) == 1:
-            self._alive_at = self._held[job]
+    def job_added(self, held: J) -> None:
+        """A job came into hand: its lock is kept from now on. The first one starts the thread."""
+        if len(self._jobs) == 1:
+            self._alive_at = held.renewed_at
         if self._thread is None:
-            self._thread = threading.Thread(target=self._main, name="convolab-locks", daemon=True)
-            self._thread.start()
-        elif not self._wanted.is_set():
-            self._wanted.set()
+            thread = threading.Thread(target=self._main, name="convolab-locks", daemon=True)
+            thread.start()
+            self._thread = thread
+        elif self._is_parked:
+            self._call(self._wanted.set)
 
-    def release(self, job: ActiveJob) -> None:
-        """Keep the job's lock no longer."""
-        self._held.pop(job, None)
-
-    def may_reclaim(self, job: ActiveJob) -> bool:
+    def may_reclaim(self, held: HeldLock) -> bool:
         """Whether this process has been awake since the job's lock was last renewed.
 
         A lock that ran out then did so since Redis was away, and with it every other worker.
         """
-        renewed_at = self._held.get(job)
         is_awake = time.monotonic() - self._alive_at <= self._duration * _STILL_PART
-        return renewed_at is not None and renewed_at > self._stood_still_at and is_awake
+        return is_awake and held.renewed_at > self._stood_still_at
 
-    def doubt(self, job: ActiveJob) -> None:
-        """Look at this job's lock at once: something is said to stand in it."""
-        self._doubted.add(job)
+    def check_soon(self, held: J) -> None:
+        """Check this job's lock at once: something is said to stand in it."""
+        held.is_doubted = True
         self.hurry()
 
     def hurry(self) -> None:
-        """Look at the locks at once: they may have run out while Redis was away."""
-        task = self._task
-        if task is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended, and its loop with it
-                task.get_loop().call_soon_threadsafe(self._hurried.set)
+        """Check the locks at once: they may have run out while Redis was away."""
+        self._call(self._hurried.set)
 
     def stop(self) -> None:
         """End the thread; locks that are held run out by themselves."""
         self._stopped = True
-        self._wanted.set()
-        task = self._task
-        if task is not None:
+        if self._task is not None:
+            self._call(self._task.cancel)
+
+    def _call(self, what: Callable[[], object]) -> None:
+        """Call a function in the keeper's loop."""
+        if self._task is not None:
             with contextlib.suppress(RuntimeError):  # it has ended, and its loop with it
-                task.get_loop().call_soon_threadsafe(task.cancel)
+                self._task.get_loop().call_soon_threadsafe(what)
 
     def _main(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -144,19 +156,23 @@ class LockKeeper:
         pause = self._duration * _LOOK_PART
         try:
             while not self._stopped:
-                if not self._held:
+                if not self._jobs:
                     await connection.close()
-                    self._wanted.clear()
-                    if (
-                        not self._held and not self._stopped
-                    ):  # a job that came in between has set the event again
-                        self._wanted.wait()  # this loop has nothing else to do
+                    await self._park()
                     continue
-                await self._nap(pause)
+                await self._nap(min(pause, _OPEN_SECONDS) if connection.is_open else pause)
                 await self._look(connection)
                 self._note_time()
         finally:
             await connection.close()
+
+    async def _park(self) -> None:
+        """Wait for the first job; the loop goes on turning, or the connection would stay open."""
+        self._is_parked = True
+        if not self._jobs and not self._stopped:  # a job that came before sees nobody parked
+            await self._wanted.wait()
+        self._is_parked = False
+        self._wanted.clear()
 
     async def _nap(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -175,16 +191,16 @@ class LockKeeper:
         now = time.monotonic()
         if now - self._alive_at > self._duration * _STILL_PART:
             self._stood_still_at = now
-            _log.warning("locks.stood_still", seconds=round(now - self._alive_at, 3))
+            _log.warning("process.suspended", seconds=round(now - self._alive_at, 3))
         self._alive_at = now
 
     async def _renew_old(self, connection: Connection) -> None:
         now = time.monotonic()
         old_age = self._duration * _OLD_PART
-        old: dict[str, list[ActiveJob]] = defaultdict(list)
-        for job, renewed_at in list(self._held.items()):
-            if now - renewed_at >= old_age or job in self._doubted:
-                old[job.queue].append(job)
+        old: dict[str, list[J]] = defaultdict(list)
+        for held in list(self._jobs):
+            if not held.is_lost and (now - held.renewed_at >= old_age or held.is_doubted):
+                old[held.job.queue].append(held)
         for queue, jobs in old.items():
             try:
                 await connection.open()
@@ -193,35 +209,31 @@ class LockKeeper:
                 _log.warning("locks.not_renewed", jobs=len(jobs), error=str(error))
                 return
 
-    async def _renew(self, connection: Connection, queue: str, jobs: list[ActiveJob]) -> None:
+    async def _renew(self, connection: Connection, queue: str, jobs: list[J]) -> None:
         asked_at = time.monotonic()
         call = self._transitions[queue].extend_locks(
-            [(job.id, job.token) for job in jobs], round(self._duration * 1000)
+            [(held.job.id, held.job.token) for held in jobs], round(self._duration * 1000)
         )
-        gone = await script(call.script).run(connection, Purpose.LOCK, call.keys, call.args)
-        self._counter.count_inner(Purpose.LOCK, script_costs.RENEWAL * len(jobs))
+        gone = await run_script(connection, Purpose.LOCK, call)
         lost = {text(job_id) for job_id in gone}
-        for job in jobs:
-            if job not in self._held:
+        for held in jobs:
+            if held not in self._jobs:
                 continue
-            self._doubted.discard(job)
-            if job.id not in lost or await self._regained(connection, job):
-                self._held[job] = asked_at
+            held.is_doubted = False
+            if held.job.id not in lost or await self._regained(connection, held):
+                held.renewed_at = asked_at
             else:
-                self._held.pop(job, None)
-                self._on_lost(job)
+                held.is_lost = True
+                self._on_lost(held)
 
-    async def _regained(self, connection: Connection, job: ActiveJob) -> bool:
+    async def _regained(self, connection: Connection, held: J) -> bool:
         """Whether a lock that seemed lost is ours all the same."""
-        keys = self._keys[job.queue]
-        taken = await take_back(connection, keys, job, self._duration)
+        keys = self._keys[held.job.queue]
+        taken = await take_back(connection, keys, held.job, self._duration)
         if taken is None:
-            return await self._reclaimed(connection, job)
+            return self.may_reclaim(held) and await reclaim(
+                connection, keys, held.job, self._duration
+            )
         if taken.asked is not None:
-            self._on_cancelled(job, taken.asked)
+            self._on_cancelled(held, taken.asked)
         return True
-
-    async def _reclaimed(self, connection: Connection, job: ActiveJob) -> bool:
-        if not self.may_reclaim(job):
-            return False
-        return await reclaim(connection, self._keys[job.queue], job, self._duration)

@@ -1,74 +1,115 @@
-"""A worker as its status page shows it: from memory, without a Redis command."""
+"""What a worker tells of itself, from memory and without a Redis command."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.counts import COMMANDS_PER_QUEUE
+from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.settings import Settings
-    from convolab_worker.worker.assembly import Parts
+    from convolab_worker.telemetry.metrics import CommandUsage
+    from convolab_worker.worker.assembly import Assembly
+    from convolab_worker.worker.execution.executor import JobInHand
+    from convolab_worker.worker.held_requests import HeldRequests
 
-_RESTING = {"at_rest": "resting", "asleep": "asleep"}
 _LONGEST_PROGRESS = 200  # characters, of a progress that is no number
 
 
-def picture(
-    parts: Parts, settings: Settings, *, state: str, phase: str, now: float
-) -> dict[str, Any]:
-    """What the worker does and did, ready for JSON; times are epoch seconds, durations seconds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """A worker's life, as another thread may see it.
 
-    ``state`` is the worker's own and ``phase`` that of its rest; one that is ``running`` is shown
-    as ``working``, ``waiting``, ``connecting``, ``resting`` or ``asleep``.
+    ``ready`` says that it is connected, or asleep and can be woken. ``overdue`` says that the loop
+    that fetches jobs should have turned and has not.
     """
-    recent_runs = parts.telemetry.recent_runs
+
+    state: str
+    ready: bool
+    overdue: bool
+
+
+def stats(assembly: Assembly, requests: HeldRequests, *, state: str, now: float) -> dict[str, Any]:
+    slots, total = assembly.table.slots, assembly.usage.total
+    return {
+        "state": state,
+        "phase": assembly.dispatcher.suspension.phase,
+        "held": requests.held,
+        "drains": requests.drains,
+        "connected": assembly.reconnection.is_open,
+        "running": slots.running,
+        "free": slots.free,
+        "parked": slots.parked,
+        "outcomes": dict(assembly.executor.metrics.outcomes),
+        "commands": {
+            "sent": total.client_sent,
+            "billable": total.billable,
+            "projected_day": assembly.usage.daily.projection(now, total.billable),
+            "budget": assembly.usage.daily.budget,
+            "by_purpose": total.snapshot(),
+        },
+        "idle": assembly.dispatcher.waiting,
+        "telemetry": assembly.executor.metrics.snapshot(),
+        "stuck": assembly.executor.stack_reports.snapshot(),
+    }
+
+
+def status_snapshot(
+    assembly: Assembly, settings: Settings, *, state: str, now: float
+) -> dict[str, Any]:
+    """What the status page shows; times are epoch seconds, durations seconds.
+
+    A worker whose ``state`` is ``running`` is shown as ``working``, ``waiting``, ``connecting``,
+    ``suspended`` or ``asleep``.
+    """
+    slots, metrics = assembly.table.slots, assembly.executor.metrics
+    recent_runs = metrics.recent_runs
     return {
         "now": now,
         "started_at": recent_runs.started_at,
-        "state": _doing(parts, phase) if state == "running" else state,
-        "connected": parts.reconnection.is_open,
+        "state": _doing(assembly) if state == "running" else state,
+        "connected": assembly.reconnection.is_open,
         "queues": list(settings.queues),
-        "waiting": {**parts.waiting.level, "longest": settings.idle_max},
-        "slots": {
-            "running": parts.slots.running,
-            "free": parts.slots.free,
-            "parked": parts.slots.parked,
-        },
-        "jobs": [_job(parts, job, progress) for job, progress in parts.runner.running()],
+        "waiting": {**assembly.dispatcher.waiting, "longest": settings.idle_max},
+        "slots": {"running": slots.running, "free": slots.free, "parked": slots.parked},
+        "jobs": [_job(held) for held in assembly.executor.running()],
         "kinds": {
             kind: {**did, "rate": recent_runs.rates(now).get(kind, 0.0)}
-            for kind, did in parts.telemetry.kinds().items()
+            for kind, did in metrics.kinds().items()
         },
-        "commands": _commands(parts, settings, now),
-        "trouble": _trouble(parts),
+        "commands": {
+            **_commands(assembly.usage, now),
+            "curve": recent_runs.curve(now),
+        },
+        "trouble": _trouble(assembly),
         "depths_cost": 1 + COMMANDS_PER_QUEUE * len(settings.queues),
         "ended": recent_runs.total,
         "recent": recent_runs.recent(),
     }
 
 
-def _doing(parts: Parts, phase: str) -> str:
-    if parts.slots.running:
+def _doing(assembly: Assembly) -> str:
+    if assembly.table.slots.running:
         return "working"
-    if phase != "at_work":
-        return _RESTING[phase]
-    return "waiting" if parts.reconnection.is_open else "connecting"
+    phase = assembly.dispatcher.suspension.phase
+    if phase != "working":
+        return phase
+    return "waiting" if assembly.reconnection.is_open else "connecting"
 
 
-def _job(parts: Parts, job: ActiveJob, progress: str | None) -> dict[str, Any]:
-    handler = parts.runner.handler_of(job)
+def _job(held: JobInHand) -> dict[str, Any]:
+    job = held.job
     return {
         "id": job.id,
         "name": job.name,
         "queue": job.queue,
-        "kind": None if handler is None else handler.kind,
+        "kind": None if held.handler is None else held.handler.kind,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
         "started_at": job.processed_on / 1000,
-        "progress": _progress(progress),
+        "progress": None if held.reporter is None else _progress(held.reporter.newest),
     }
 
 
@@ -80,29 +121,22 @@ def _progress(text: str | None) -> Any:
     return json.loads(text)
 
 
-def _commands(parts: Parts, settings: Settings, now: float) -> dict[str, Any]:
-    commands = parts.commands
+def _commands(usage: CommandUsage, now: float) -> dict[str, Any]:
+    """The day's commands; their number at its end is None while there is too little to go by."""
+    billable, daily = usage.billable, usage.daily
     return {
-        "used": parts.daily_budget.used(commands.billable),
-        "projected": _projected(parts, now, commands.billable),
-        "budget": settings.command_budget,
-        "by_purpose": (commands - parts.before_today).snapshot(),
-        "curve": parts.telemetry.recent_runs.curve(now),
+        "used": daily.used(billable),
+        "projected": daily.projection(now, billable) if daily.is_settled(now) else None,
+        "budget": daily.budget,
+        "by_purpose": usage.today.snapshot(),
     }
 
 
-def _projected(parts: Parts, now: float, billable: int) -> int | None:
-    """The day's commands at its end; None while there is too little to go by."""
-    return (
-        parts.daily_budget.projection(now, billable) if parts.daily_budget.is_settled(now) else None
-    )
-
-
-def _trouble(parts: Parts) -> dict[str, Any] | None:
+def _trouble(assembly: Assembly) -> dict[str, Any] | None:
     """The newest report of a handler that blocked the loop, ran too long or was abandoned."""
     reports = [
         {"what": kind, **report}
-        for kind, report in parts.stack_reports.snapshot().items()
+        for kind, report in assembly.executor.stack_reports.snapshot().items()
         if report is not None
     ]
     return max(reports, key=lambda report: float(report["at"]), default=None)

@@ -1,12 +1,13 @@
-"""When a worker leaves off, and what it does until it is called back: nothing, and no command.
+"""When an idle worker is suspended: no fetch, no blocking read and, asleep, no connection.
 
-    at work -- begin() -->                       at rest  (no block, no take, no job)
-    at rest -- idle for sleep_after -->          asleep   (no connection)
-    at rest, asleep -- recall() -->              at work
-    asleep  -- a known due time -->              at work  (unless it works only when held)
+    working   -- suspend() -->                       suspended
+    suspended -- idle for sleep_after -->            asleep
+    suspended, asleep -- resume() -->                working
+    asleep    -- a known due time -->                working   (unless it works only when held)
+    any       -- end() -->                           ended: nothing is waited for any more
 
-A process at rest may be frozen, for hours, and its timers with it; whatever was due in that time
-is made up for when it is called back.
+The process may be frozen for hours while suspended, and its timers with it; what was due in that
+time is made up for when it is resumed. A drain whose end somebody waits for keeps a worker from it.
 """
 
 from __future__ import annotations
@@ -28,88 +29,96 @@ _FOREVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
-    """How a worker lives: at work always, or only while a request is held; when it sleeps.
+class IdlePolicy:
+    """Whether a worker works always or only while a request is held, and when it sleeps.
 
-    ``sleep_after`` is in seconds without work, wake or held request; None: never.
+    ``sleep_after`` is in seconds without work, wake or held request; None: never. ``linger`` is how
+    long (seconds) a worker that works only when held waits, when all is done, for what is due soon.
     """
 
     works_when_held: bool = False
     sleep_after: float | None = None
+    linger: float = 0.0
 
 
-ALWAYS_AT_WORK = Habits()
+ALWAYS_WORKING = IdlePolicy()
 
 
-class Rest:
-    """A worker's rest; ``next_time`` says when there will be something to do (epoch seconds)."""
+class Suspension:
+    """The state of a worker's suspension; only the dispatcher changes it.
+
+    ``next_time`` says when there will be something to do (epoch seconds).
+    """
 
     def __init__(
-        self, habits: Habits, reconnection: Reconnection, next_time: Callable[[], float | None]
+        self,
+        policy: IdlePolicy,
+        reconnection: Reconnection,
+        next_time: Callable[[], float | None],
     ) -> None:
-        """Begin at work or, if that is only when held, at rest."""
-        self._habits = habits
+        self.policy = policy
         self._reconnection = reconnection
         self._next_time = next_time
-        self._recalled = asyncio.Event()
+        self._resumed = asyncio.Event()
         self._active_at = time.monotonic()
-        self._missed_sleep = False
+        self._has_overslept = False
         self._connecting: asyncio.Future[None] | None = None
-        self.is_on = habits.works_when_held
+        self._has_ended = False
+        self.suspended = policy.works_when_held
         self.asleep = False
 
     @property
-    def may_come(self) -> bool:
-        """Whether this worker ever rests."""
-        return self._habits != ALWAYS_AT_WORK
-
-    # at work
-
-    @property
     def phase(self) -> str:
-        """``at_work``, ``at_rest`` or ``asleep``."""
         if self.asleep:
             return "asleep"
-        return "at_rest" if self.is_on else "at_work"
+        return "suspended" if self.suspended else "working"
+
+    @property
+    def active_at(self) -> float:
+        """When something happened last: a job's end, a wake, a request; monotonic."""
+        return self._active_at
 
     def touch(self) -> None:
         """Something happened: the time to fall asleep is further away."""
         self._active_at = time.monotonic()
 
     @property
-    def tired_at(self) -> float:
-        """When to leave off if nothing happens, in the monotonic clock's seconds."""
-        patience = self._habits.sleep_after
+    def idle_deadline(self) -> float:
+        """When the worker is suspended if nothing happens; monotonic."""
+        patience = self.policy.sleep_after
         return _FOREVER if patience is None else self._active_at + patience
 
-    def begin(self) -> None:
-        """Rest, until ``recall``."""
-        if not self.is_on:
-            self.is_on = True
-            if self._habits.works_when_held:  # the time to fall asleep begins
-                self.touch()
-            self._recalled.clear()
+    def suspend(self) -> None:
+        if self.suspended or self._has_ended:
+            return
+        self.suspended = True
+        self._resumed.clear()
+        if self.policy.works_when_held:  # the time to fall asleep begins
+            self.touch()
 
-    # at rest
-
-    def recall(self, *, to_end: bool = False) -> None:
-        """Back to work, or ``to_end`` the worker's life."""
-        self._missed_sleep = time.monotonic() > self.tired_at
+    def resume(self) -> None:
+        self._has_overslept = time.monotonic() > self.idle_deadline
         self.touch()
-        if self.is_on and not to_end:
-            self.is_on = False
-        self._recalled.set()
+        self.suspended = False
+        self._resumed.set()
 
     def wake(self) -> None:
-        """Back to work, unless work is only done when held."""
-        if not self._habits.works_when_held:
-            self.recall()
+        """Work again, unless the worker works only when held."""
+        if self.policy.works_when_held:
+            self.touch()
+        else:
+            self.resume()
 
-    async def doze(self) -> None:
-        """Send nothing until recalled; close the connections after some time."""
+    def end(self) -> None:
+        """The worker stops: whoever waits goes on at once, and so does whoever comes later."""
+        self._has_ended = True
+        self._resumed.set()
+
+    async def wait_until_resumed(self) -> None:
+        """Send nothing until resumed; close the connections after some time."""
         try:
-            if await self._recalled_within(self.tired_at - time.monotonic()):
-                if self._missed_sleep and not self.asleep:  # it was frozen when it should sleep
+            if await self._resumed_within(self.idle_deadline - time.monotonic()):
+                if self._has_overslept:  # it was frozen when it should have fallen asleep
                     await self._reconnection.close()
                 return
             await self._sleep()
@@ -120,21 +129,62 @@ class Rest:
         await self._reconnection.close()
         self.asleep = True
         _log.info("worker.asleep")
-        due = None if self._habits.works_when_held else self._next_time()
-        if not await self._recalled_within(_FOREVER if due is None else due - time.time()):
-            self.recall()
+        due = None if self.policy.works_when_held else self._next_time()
+        if not await self._resumed_within(_FOREVER if due is None else due - time.time()):
+            self.resume()
         _log.info("worker.awake")
 
-    async def _recalled_within(self, seconds: float) -> bool:
+    async def _resumed_within(self, seconds: float) -> bool:
         if seconds < _FOREVER:
             try:
                 async with asyncio.timeout(max(seconds, 0.0)):
-                    await self._recalled.wait()
+                    await self._resumed.wait()
             except TimeoutError:
-                return self._recalled.is_set()
-        return await self._recalled.wait()
+                return self._resumed.is_set()
+        return await self._resumed.wait()
 
     def connect_early(self) -> None:
         """Connect before the first work comes."""
         self._connecting = asyncio.ensure_future(self._reconnection.wait())
         self._connecting.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+class Drains:
+    """The futures of those who wait until nothing is left to fetch."""
+
+    def __init__(self, suspension: Suspension) -> None:
+        self._suspension = suspension
+        self._waiters: list[asyncio.Future[None]] = []
+        self._fetch_until = _FOREVER
+
+    def join(self) -> asyncio.Future[None]:
+        """A future that is done at the end of the drain; who cancels it waits no longer."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    @property
+    def are_awaited(self) -> bool:
+        if self._waiters:
+            self._waiters = [waiter for waiter in self._waiters if not waiter.done()]
+        return bool(self._waiters)
+
+    def fetch_until(self, moment: float) -> None:
+        """Nothing is worth waiting for after this moment; monotonic."""
+        self._fetch_until = moment
+
+    def linger(self, due: float | None) -> bool:
+        """Whether something is ``due`` (epoch seconds) so soon that the drain waits for it."""
+        policy = self._suspension.policy
+        if due is None or not policy.works_when_held:
+            return False
+        due_at = time.monotonic() + due - time.time()
+        return due_at <= min(self._suspension.active_at + policy.linger, self._fetch_until)
+
+    def end(self) -> None:
+        """Nothing is left: tell all who wait, and suspend a worker that works only when held."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.set_result(None)
+        if self._suspension.policy.works_when_held:
+            self._suspension.suspend()

@@ -5,35 +5,35 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
 
-from convolab_worker.bullmq.counts import depths
+from convolab_worker.bullmq.producer import depths
+from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter
-from convolab_worker.errors import ConfigurationError, RedisUnavailable
+from convolab_worker.errors import ConfigurationError, NotRunning, RedisUnavailable
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.settings import Settings
-from convolab_worker.worker.assembly import Parts, assemble
-from convolab_worker.worker.dispatch.dispatcher import Engine
-from convolab_worker.worker.health import Health
-from convolab_worker.worker.held_requests import Holding, HoldResult, WorkWhenHeld
-from convolab_worker.worker.status import picture
-from convolab_worker.worker.suspension import Habits
+from convolab_worker.worker import status
+from convolab_worker.worker.assembly import assemble
+from convolab_worker.worker.execution.handler_call import SHUTDOWN
+from convolab_worker.worker.held_requests import HeldRequests
+from convolab_worker.worker.status import Health
+from convolab_worker.worker.suspension import ALWAYS_WORKING
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from convolab_worker.handlers.registry import HandlerRegistry, Scope
+    from convolab_worker.worker.assembly import Assembly
+    from convolab_worker.worker.held_requests import HoldResult
 
-    from convolab_worker.bullmq.outcome import Failed, Returned
-    from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.registry import HandlerRegistry
-
-# A frozen process can't close its connections: so early, and they are made anew in a round trip.
-_HELD_SLEEP_AFTER_SECONDS = 10.0
-
+T = TypeVar("T")
 _log = structlog.get_logger("convolab_worker")
+_FOREVER = float("inf")
+# How long the last count of a drain may take when its budget is over.
+_LATE_COUNT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,6 @@ class Worker:
     def __init__(
         self, handlers: HandlerRegistry, settings: Settings | None = None, **overrides: Any
     ) -> None:
-        """Check the options; nothing is connected or started."""
         if settings is None:
             settings = Settings.from_env(**overrides)
         elif overrides:
@@ -74,79 +73,126 @@ class Worker:
             raise ConfigurationError(msg)
         self.settings = settings
         self._handlers = handlers
-        self._parts: Parts | None = None
-        self._engine: Engine | None = None
-        self._holding: Holding | None = None
+        self._assembly: Assembly | None = None
+        self._requests: HeldRequests | None = None
+        self._lifespans: Lifespans[Scope] | None = None
         self._has_run = False
         self._has_ended = False
-        self._lifespans: Lifespans | None = None
+        self._is_hurried = False
         self._grace_ends_at: float | None = None
         self._background: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
-        self._drained: DrainResult
+
+    # running
 
     async def run(self) -> None:
         """Run jobs until ``stop``. Redis may come and go; jobs never end this by failing.
 
-        Raises LifespanFailed if a lifespan of the handlers can't be opened, before any job.
+        Raises LifespanFailed if a lifespan of the handlers can't be opened, before any job. When
+        this is cancelled, however often, it ends only after everything that it began has ended.
         """
-        await self._live(drain=False)
+        await self._see_through(asyncio.create_task(self._live(), name="convolab-life"))
 
     async def drain(self, budget: float | None = None) -> DrainResult:
-        """Run what is there until nothing is left to take, at most ``budget`` seconds.
+        """Run what is there until nothing is left to fetch, at most ``budget`` seconds.
 
-        Delayed jobs that are not due yet are left. Raises RedisUnavailable if what is left can't be
-        counted at the end. Before the budget is over nothing more is
-        taken, so that what runs can end; what does not goes back to its queue.
+        Delayed jobs that are not due yet are left. Before the budget is over nothing more is
+        fetched, so that what runs can end; what does not goes back to its queue. Raises
+        RedisUnavailable if what is left can't be counted at the end.
         """
-        if budget is not None and not 0 < budget < float("inf"):
+        if budget is not None and not 0 < budget < _FOREVER:
             msg = f"drain(budget={budget!r}): expected seconds above 0, or None"
             raise ConfigurationError(msg)
         self._assemble()
-        live = asyncio.create_task(self._live(drain=True), name="convolab-drain")
+        ends_at = _FOREVER if budget is None else time.monotonic() + budget
+        life = asyncio.create_task(self._live(drain_until=ends_at), name="convolab-life")
         try:
             if budget is not None:
                 reserve = min(self.settings.shutdown_grace, budget / 2)
-                await asyncio.wait({live}, timeout=budget - reserve)
-                if not live.done():
+                await asyncio.wait({life}, timeout=budget - reserve)
+                if not life.done():
                     await self.stop(reserve)
-            await live
         finally:
-            live.cancel()  # of no effect on one that has ended; its clean-up is waited for
-            await asyncio.wait({live})
-        return self._drained
+            result = await self._see_through(life)
+        if result is None:  # a stop came before the end
+            msg = "the worker was stopped before its drain had ended"
+            raise NotRunning(msg)
+        return result
 
-    async def _live(self, *, drain: bool) -> None:
-        parts, engine, holding = self._assemble()
+    async def _see_through(self, life: asyncio.Task[T]) -> T:
+        """Wait for the end of a life; a cancellation ends it soon, and is raised afterwards."""
+        cancelled: asyncio.CancelledError | None = None
+        while not life.done():
+            try:
+                await asyncio.wait({life})
+            except asyncio.CancelledError as error:
+                cancelled = error
+                self._end_soon()
+        if cancelled is not None:
+            if not life.cancelled():
+                life.exception()  # it was logged; the cancellation is what the caller asked for
+            raise cancelled
+        return life.result()
+
+    def _end_soon(self) -> None:
+        """The caller is cancelled: running jobs get no more than a moment."""
+        if self._stopping is None:
+            self._begin_stop(0.0)
+        self._hurry()
+
+    async def _live(self, *, drain_until: float | None = None) -> DrainResult | None:
+        """One life, from the lifespans' opening to the last connection's end."""
+        assembly, requests = self._assemble()
         if self._has_run:
             msg = "this worker has run already: make another one"
             raise ConfigurationError(msg)
         self._has_run = True
+        drained = None
         try:
-            await self._open_lifespans(parts)
+            await self._open_lifespans(assembly)
             _log.info("worker.started", **self._description())
-            if not drain and not engine.rest.may_come:  # a name is billed at each connection
-                parts.presence.start()
-            await engine.run(drain=drain)
+            is_drain, policy = drain_until is not None, assembly.dispatcher.suspension.policy
+            if not is_drain and policy == ALWAYS_WORKING:  # a name is billed at each connection
+                assembly.names.start()
+            await assembly.dispatcher.run(drain=is_drain)
             if self._stopping is not None:
                 await asyncio.shield(self._stopping)
-            await holding.finish()
+            await requests.finish()
             if self._lifespans is not None:
                 self._lifespans.raise_death()
-            if drain:
-                self._drained = await self._drain_result(parts, holding)
+            if drain_until is not None:
+                drained = await self._drain_result(assembly, requests, drain_until)
         finally:
-            if self._stopping is None:
-                await engine.stop(0.0)
-            parts.keeper.stop()
-            await parts.presence.close()
+            await asyncio.shield(self._stopping or self._stop_task(0.0))
+            assembly.keeper.stop()
+            await assembly.names.close()
             await self._close_lifespans()
-            await parts.reconnection.close()
+            await assembly.reconnection.close()
             self._has_ended = True
-            await holding.finish()
-            _log.info("worker.stopped", outcomes=dict(parts.runner.outcomes))
+            await requests.finish()
+            _log.info("worker.stopped", outcomes=dict(assembly.executor.metrics.outcomes))
+        return drained
 
-    async def _open_lifespans(self, parts: Parts) -> None:
+    async def _drain_result(
+        self, assembly: Assembly, requests: HeldRequests, ends_at: float
+    ) -> DrainResult:
+        seconds = min(self.settings.command_timeout, ends_at - time.monotonic())
+        try:
+            async with asyncio.timeout(max(seconds, _LATE_COUNT_SECONDS)):
+                await assembly.reconnection.wait()
+                result = await requests.result("drained", seconds)
+        except (TimeoutError, RedisUnavailable):
+            outcomes = dict(assembly.executor.metrics.outcomes)
+            msg = f"drained ({outcomes}), but what is left can't be counted"
+            raise RedisUnavailable(msg) from None
+        return DrainResult(
+            processed=result.processed,
+            failed=result.failed,
+            remaining=result.remaining,
+            next_due_at=result.next_due_at,
+        )
+
+    async def _open_lifespans(self, assembly: Assembly) -> None:
         """Open what the handlers need, once, and give it to them; not if the worker stops."""
         if self._lifespans is not None or self._stopping is not None:
             return
@@ -154,7 +200,7 @@ class Worker:
             self._handlers.lifespans, self.settings, on_death=self._stop_by_itself
         )
         try:
-            parts.runner.handlers = self._handlers.staged(await self._lifespans.open())
+            assembly.executor.use(self._handlers.staged(await self._lifespans.open()))
         except asyncio.CancelledError:
             await self._lifespans.close(0.0)
             raise
@@ -169,15 +215,17 @@ class Worker:
             grace = self.settings.shutdown_grace
             await self._lifespans.close(grace if ends_at is None else ends_at - time.monotonic())
 
-    def _assemble(self) -> tuple[Parts, Engine, Holding]:
+    def _assemble(self) -> tuple[Assembly, HeldRequests]:
         """Make the parts, once; here and not earlier, since they belong to the running loop."""
-        if self._parts is None or self._engine is None or self._holding is None:
-            self._parts = assemble(
-                self._handlers, self.settings, on_lost=self._lose, on_cancelled=self._cancel
+        if self._assembly is None or self._requests is None:
+            assembly = self._assembly = assemble(self._handlers, self.settings)
+            self._requests = HeldRequests(
+                assembly.dispatcher,
+                assembly.executor.metrics.outcomes,
+                suspends=assembly.dispatcher.suspension.policy.works_when_held,
+                grace=self.settings.shutdown_grace,
             )
-            self._engine = Engine(self._parts, _habits(self.settings))
-            self._holding = _holding(self._engine, self._parts, self.settings)
-        return self._parts, self._engine, self._holding
+        return self._assembly, self._requests
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -186,54 +234,33 @@ class Worker:
             "handlers": len(self._handlers),
         }
 
-    def _lose(self, job: ActiveJob) -> None:
-        if self._engine is not None:
-            self._engine.chains.lose(job)
-
-    def _cancel(self, job: ActiveJob, asked: Failed | Returned) -> None:
-        if self._engine is not None:
-            self._engine.chains.cancel(job, asked)
-
-    async def _drain_result(self, parts: Parts, holding: Holding) -> DrainResult:
-        try:
-            async with asyncio.timeout(self.settings.command_timeout):
-                await parts.reconnection.wait()
-        except TimeoutError:
-            msg = f"drained ({dict(parts.runner.outcomes)}), but what is left can't be counted"
-            raise RedisUnavailable(msg) from None
-        result = await holding.result("drained")
-        return DrainResult(
-            processed=result.processed,
-            failed=result.failed,
-            remaining=result.remaining,
-            next_due_at=result.next_due_at,
-        )
+    # control
 
     def wake(self) -> None:
         """Look for work at once, or within a second of the last wake; from the loop's own thread.
 
         Ends a sleep. A worker that works only when held does nothing before the next ``hold``.
         """
-        if self._engine is not None:
-            self._engine.wake()
+        if self._assembly is not None:
+            self._assembly.dispatcher.wake()
 
     async def hold(self, budget: float) -> HoldResult:
-        """Work until nothing is left to take, at most ``budget`` seconds; what came of it.
+        """Work until nothing is left to fetch, at most ``budget`` seconds; what came of it.
 
         Callers at the same time share the work, each for as long as its own budget; one that is
         cancelled leaves the others alone. With ``wake_mode="held"`` the worker works only while
-        somebody holds: it takes no more when what runs must end before the last budget is over,
-        returns what has not ended then, and rests when this returns. Otherwise it works always,
-        and this waits. Raises NotRunning when the worker ends, and RedisUnavailable if what is
-        left can't be counted.
+        somebody holds: it fetches no more when what runs must end before the last budget is over,
+        returns what has not ended then, and is suspended when this returns. Otherwise it works
+        always, and this waits. Raises NotRunning when the worker ends, and RedisUnavailable if what
+        is left can't be counted.
         """
-        if not 0 < budget < float("inf"):
+        if not 0 < budget < _FOREVER:
             msg = f"hold(budget={budget!r}): expected seconds above 0"
             raise ConfigurationError(msg)
-        return await self._assemble()[2].hold(budget)
+        return await self._assemble()[1].hold(budget)
 
     async def stop(self, grace: float | None = None) -> None:
-        """Take no more jobs, give running ones ``grace`` seconds, return the others, and end.
+        """Fetch no more jobs, give running ones ``grace`` seconds, return the others, and end.
 
         ``grace`` is the settings' ``shutdown_grace`` by default. Called again while stopping, it
         ends the grace period at once.
@@ -246,83 +273,81 @@ class Worker:
         await asyncio.shield(stopping)
 
     def _begin_stop(self, grace: float | None = None) -> asyncio.Task[None]:
-        _, engine, holding = self._assemble()
+        _, requests = self._assemble()
         seconds = self.settings.shutdown_grace if grace is None else grace
         _log.info("worker.stopping", grace=seconds)
         self._grace_ends_at = time.monotonic() + seconds
         if self._lifespans is not None:
             self._lifespans.give_up_opening()
-        self._stopping = asyncio.create_task(engine.stop(seconds), name="convolab-stop")
-        holding.leave_off()
+        requests.stopping()
+        return self._stop_task(seconds)
+
+    def _stop_task(self, seconds: float) -> asyncio.Task[None]:
+        stopping = self._assemble()[0].dispatcher.stop(seconds)
+        self._stopping = asyncio.create_task(stopping, name="convolab-stop")
         return self._stopping
 
     def _hurry(self) -> None:
         """End the grace: running jobs and lifespans that close get no more than a moment."""
+        if self._is_hurried:
+            return
+        self._is_hurried = True
         self._grace_ends_at = 0.0
-        self._assemble()[0].runner.interrupt()
+        self._assemble()[0].executor.abort_all(SHUTDOWN)
         if self._lifespans is not None:
             self._lifespans.hurry()
 
-    def progress(self) -> dict[str, int]:
-        """What the drain has done that held requests share; from memory, from any thread."""
-        parts, holding = self._parts, self._holding
-        if parts is None or holding is None:
-            return {"processed": 0, "failed": 0, "running": 0}
-        processed, failed = holding.so_far()
-        return {"processed": processed, "failed": failed, "running": parts.slots.running}
-
     async def __aenter__(self) -> Self:
         """Run in the background of a host application, once the lifespans are open."""
-        parts = self._assemble()[0]
-        await self._open_lifespans(parts)
+        await self._open_lifespans(self._assemble()[0])
         self._background = asyncio.create_task(self.run(), name="convolab-worker")
-        self._background.add_done_callback(_say_if_died)
+        self._background.add_done_callback(_log_death)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Stop with the settings' grace, and raise what ended the worker, if something did."""
         background, self._background = self._background, None
         if background is None:
             return
-        stopping = asyncio.ensure_future(self.stop())
-        try:
-            await asyncio.shield(stopping)
-        except asyncio.CancelledError:  # the host is in a hurry: what runs goes back at once
-            self._hurry()
-            await stopping
-            raise
-        await background
+        if self._stopping is None:
+            self._begin_stop()
+        await self._see_through(background)
+
+    # status
 
     @property
     def _state(self) -> str:
         if self._has_ended:
             return "stopped"
-        if self._engine is None:
+        if self._assembly is None:
             return "new"
-        return "stopping" if self._engine.stopping else "running"
+        return "stopping" if self._assembly.dispatcher.stopping else "running"
+
+    def progress(self) -> dict[str, int]:
+        """What the drain has done that held requests share; from memory, from any thread."""
+        if self._assembly is None or self._requests is None:
+            return {"processed": 0, "failed": 0, "running": 0}
+        processed, failed = self._requests.so_far()
+        running = self._assembly.table.slots.running
+        return {"processed": processed, "failed": failed, "running": running}
 
     def health(self) -> Health:
         """How the worker is, from memory; from any thread."""
-        parts, engine = self._parts, self._engine
-        if parts is None or engine is None:
+        assembly = self._assembly
+        if assembly is None:
             return Health(state=self._state, ready=False, overdue=False)
-        met = parts.reconnection.is_open or (engine.rest.asleep and parts.reconnection.generation)
+        reconnection, dispatcher = assembly.reconnection, assembly.dispatcher
+        is_asleep = dispatcher.suspension.asleep and reconnection.generation > 0
         return Health(
             state=self._state,
-            ready=self._state == "running" and bool(met),
-            overdue=time.monotonic() > engine.expected_by,
+            ready=self._state == "running" and (reconnection.is_open or is_asleep),
+            overdue=time.monotonic() > dispatcher.expected_by,
         )
 
-    def picture(self) -> dict[str, Any]:
+    def status_snapshot(self) -> dict[str, Any]:
         """What the status page shows, from memory, without a Redis command."""
-        parts, engine, _ = self._assemble()
-        return picture(
-            parts, self.settings, state=self._state, phase=engine.rest.phase, now=time.time()
+        return status.status_snapshot(
+            self._assemble()[0], self.settings, state=self._state, now=time.time()
         )
 
     async def depths(self) -> dict[str, Any]:
@@ -331,63 +356,27 @@ class Worker:
         Asked on a connection of its own, so that it works, and changes nothing, in a sleep too.
         Raises RedisUnavailable.
         """
-        parts, settings, counter = self._assemble()[0], self.settings, CommandCounter()
+        assembly, settings, counter = self._assemble()[0], self.settings, CommandCounter()
+        keys = [QueueKeys(settings.prefix, queue) for queue in settings.queues]
         connection = Connection(
             Address.parse(settings.redis_url), timeout=settings.command_timeout, counter=counter
         )
         try:
             await connection.open()
-            found = await depths(connection, parts.backend.keys.values())
+            found = await depths(connection, keys)
         finally:
             await connection.close()
-            parts.counter.add(counter)
+            assembly.counter.add(counter)
         return {"queues": found, "commands": counter.client_sent}
 
     def stats(self) -> dict[str, Any]:
         """What the worker did and does, from memory, without a Redis command."""
-        parts, engine, holding = self._parts, self._engine, self._holding
-        if parts is None or engine is None or holding is None:
+        if self._assembly is None or self._requests is None:
             return {"state": "new"}
-        commands = parts.commands
-        return {
-            "state": self._state,
-            "phase": engine.rest.phase,
-            "held": holding.callers,
-            "drains": holding.drains,
-            "connected": parts.reconnection.is_open,
-            "running": parts.slots.running,
-            "free": parts.slots.free,
-            "parked": parts.slots.parked,
-            "outcomes": dict(parts.runner.outcomes),
-            "commands": {
-                "sent": commands.client_sent,
-                "billable": commands.billable,
-                "projected_day": parts.daily_budget.projection(time.time(), commands.billable),
-                "budget": self.settings.command_budget,
-                "by_purpose": commands.snapshot(),
-            },
-            "idle": parts.waiting.level,
-            "telemetry": parts.telemetry.snapshot(),
-            "stuck": parts.stack_reports.snapshot(),
-        }
+        return status.stats(self._assembly, self._requests, state=self._state, now=time.time())
 
 
-def _habits(settings: Settings) -> Habits:
-    is_held = settings.wake_mode == "held"
-    patience = settings.sleep_after
-    if patience is None and is_held:
-        patience = _HELD_SLEEP_AFTER_SECONDS
-    return Habits(works_when_held=is_held, sleep_after=patience)
-
-
-def _holding(engine: Engine, parts: Parts, settings: Settings) -> Holding:
-    if settings.wake_mode != "held":
-        return Holding(engine, parts)
-    grace, linger = settings.shutdown_grace, settings.wake_linger
-    return WorkWhenHeld(engine, parts, grace=grace, linger=linger)
-
-
-def _say_if_died(background: asyncio.Task[None]) -> None:
+def _log_death(background: asyncio.Task[None]) -> None:
     """A worker that ends by an error of its own does not wait for its host to be told."""
     if not background.cancelled() and (error := background.exception()) is not None:
         _log.critical("worker.died", exc_info=error)

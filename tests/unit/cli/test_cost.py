@@ -299,9 +299,9 @@ def test_the_printed_prices_can_be_changed_and_read_again(
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("redis", None, "redis: expected an object"),
+        ("redis", None, "redis: expected object, got null"),
         ("scheduler", {"provider": "x"}, "scheduler.source: required field is missing"),
-        ("currency", "EUR", 'currency: expected "USD", got "EUR"'),
+        ("currency", "EUR", 'currency: expected one of the allowed values, got "EUR"'),
         ("redis.cheap", 1, "redis.cheap: expected one of provider, source, read, free_plan"),
         ("redis.provider", "", "provider: expected text, or a number that is 0 or more; got ''"),
         ("redis.read", 2026, "redis.read: expected str, got 2026"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import uuid
-from datetime import UTC, date, datetime, time
+from collections import UserDict
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import pydantic
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -25,6 +29,56 @@ from tests.support.payloads import (
     Voice,
     message_of,
 )
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Number(int):
+    pass
+
+
+class Ratio(float):
+    pass
+
+
+@dataclasses.dataclass
+class Shown:
+    """A dataclass with a field that only the class has a value for."""
+
+    made: str = dataclasses.field(init=False, default="here")
+    _hidden: int = 1
+
+
+@dataclasses.dataclass
+class Computed:
+    """A dataclass whose field is a property."""
+
+    half: int
+
+    @property  # type: ignore[no-redef]
+    def half(self) -> int:
+        """What was given, halved."""
+        return self._given // 2
+
+    @half.setter
+    def half(self, given: int) -> None:
+        self._given = given
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    """A dataclass without a ``__dict__``."""
+
+    text: str
+    parts: list[Slotted] = dataclasses.field(default_factory=list)
+
+
+class Loose(pydantic.BaseModel):
+    """A model that takes anything."""
+
+    anything: Any
 
 
 @pytest.mark.parametrize(
@@ -73,6 +127,13 @@ def test_results_are_written_as_node_would(value: object, text: str) -> None:
         (object, ("result: expected a JSON value, got", "(type)")),
         ({"a": print}, ("result.a: expected a JSON value",)),
         (Speaker, ("result: expected a JSON value",)),
+        ([Slotted("x", [Slotted("\ud83d")])], ("result[0].parts[0].text: expected text without",)),
+        ([Speaker(2**60)], ("result[0].name: expected an int within",)),  # type: ignore[arg-type]
+        ([Speaker({"x"})], ("result[0].name: expected a list (a set",)),  # type: ignore[arg-type]
+        ([Loose(anything=["\ud83d"])], ("result[0].anything[0]: expected text without",)),
+        ([Number(1), Speaker("\ud83d")], ("result[1].name: expected text without",)),
+        (Loose(anything=[math.inf]), ("result.anything[0]: expected a finite number",)),
+        (Loose(anything=2**60), ("result.anything: expected an int within",)),
         ([Line("x", by_name={"a": 2**60})], ("result[0].byName.a:",)),
         (Line(b"x"), ("result.spokenText: expected text (bytes",)),  # type: ignore[arg-type]
         (Line(print), ("result: can't be written by msgspec",)),  # type: ignore[arg-type]
@@ -105,6 +166,47 @@ def test_circular_and_deep_results_are_refused() -> None:
     with pytest.raises(InvalidResult, match="^result: nested too deeply$"):
         encode_json(deep)
     assert encode_json((shared, shared)) == '[["x"],["x"]]'
+
+
+FIXED = st.sampled_from([None, UTC, timezone(timedelta(hours=2)), timezone(timedelta(seconds=90))])
+ZONES = FIXED | st.just(ZoneInfo("Europe/London"))
+
+
+@given(moment=st.datetimes(timezones=ZONES) | st.dates() | st.times(timezones=FIXED))
+def test_dates_are_written_as_isoformat_writes_them(moment: datetime | date | time) -> None:
+    """With a final Z for UTC; whichever way they are written."""
+    expected = json.dumps(moment.isoformat().replace("+00:00", "Z"))
+
+    assert encode_json(moment) == expected
+    assert encode_json([moment]) == f"[{expected}]"
+    assert encode_json([moment, Text("x")]) == f'[{expected},"x"]'
+
+
+@pytest.mark.parametrize("extra", [[], [Text("x")]], ids=["at-once", "rebuilt"])
+def test_objects_are_written_whichever_way_is_taken(extra: list[Any]) -> None:
+    """A value that has to be rebuilt is written like one that has not."""
+    values = [
+        Shown(), Computed(6),
+        Slotted("a", [Slotted("b")]), Speaker("A"), Line("hi"), Pause.LONG, (1, 2.5),
+        Number(3), Ratio(0.5), Text("é"), uuid.UUID(int=1), UserDict(a=1),
+    ]  # fmt: skip
+
+    text = encode_json([*values, *extra])
+
+    assert json.loads(text)[: len(values)] == [
+        {"made": "here", "_hidden": 1},
+        {"half": 3},
+        {"text": "a", "parts": [{"text": "b", "parts": []}]},
+        {"name": "A", "voice": None},
+        {"spokenText": "hi", "pauses": [], "byName": {}},
+        "long",
+        [1, 2.5],
+        3,
+        0.5,
+        "é",
+        "00000000-0000-0000-0000-000000000001",
+        {"a": 1},
+    ]
 
 
 @settings(deadline=None)

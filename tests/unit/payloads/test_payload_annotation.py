@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
 import pytest
 
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.payloads.validation.names import payload_annotation
+from convolab_worker.payloads.annotation import payload_annotation
 from tests.support.payloads import Course, Line, Pause
 
 if TYPE_CHECKING:
@@ -131,9 +131,9 @@ def test_annotations_that_are_no_job_are_refused() -> None:
     refusals: list[tuple[Callable[..., Any], str]] = [
         (unresolved, "unresolved: can't resolve the annotation 'Job[OnlyForCheckers]'"),
         (not_a_job, "not_a_job: data is annotated as Course; expected Job[...]"),
-        (no_parameter, "no_parameter: expected a first parameter for the job"),
+        (no_parameter, "no_parameter: expected a first parameter that takes the job"),
         (NoFunction(), "expected a function, or an object with a __call__"),
-        (keyword_only, "keyword_only: expected a first parameter for the job"),
+        (keyword_only, "keyword_only: expected a first parameter that takes the job"),
     ]
     for function, part in refusals:
         with pytest.raises(ConfigurationError) as caught:

@@ -1,4 +1,4 @@
-"""BullMQ's calls, keys and records as pure values; what changes with a BullMQ version.
+"""BullMQ's keys, script calls, records and replies as pure values: what changes with its version.
 
-Never sends anything.
+It never sends anything.
 """

@@ -1,7 +1,8 @@
-"""BullMQ's transitions of one queue as script calls: pure, from a job to keys and arguments.
+"""A worker's script calls: pure, from a job to a script's KEYS and ARGV.
 
-Key orders and argument meanings are those at the head of each Lua file of bullmq. A conformance
-test compares every call built here with the one that bullmq's own Python builds.
+Key orders and meanings of arguments are those at the head of each Lua file, BullMQ's or ours. A
+conformance test compares the calls of BullMQ's scripts with those that bullmq's own Python builds.
+Calls of producers and operators are in ``client_calls``.
 """
 
 from __future__ import annotations
@@ -10,32 +11,38 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from convolab_worker.bullmq.protocol.records import ActiveJob, Options
+from convolab_worker.bullmq.protocol import script_costs
+from convolab_worker.bullmq.protocol.job_options import end_options, short_options
+from convolab_worker.bullmq.protocol.keys import STATE_KEYS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.bullmq.protocol.records import ActiveJob
 
-_packed: Callable[[Any], bytes] = msgpack.packb
-
-_TAKE_KEYS = (
+_FETCH_KEYS = (
     "wait", "active", "prioritized", "events", "stalled", "limiter", "delayed", "paused", "meta",
     "pc",
 )  # fmt: skip
-_LARGEST = 2**53
-# The head of a packed map with fewer than 16 entries, and how many of them are a job's own.
-_SMALL_MAP, _JOB_ENTRIES = 0x80, 6
 _DELAY_KEYS = ("marker", "active", "prioritized", "delayed")
 _DELAY_MORE_KEYS = ("events", "meta", "stalled", "wait", "limiter", "pc")
+_SCHEDULER_KEYS = (
+    "repeat", "delayed", "wait", "paused", "meta", "prioritized", "marker", "id", "events", "pc",
+)  # fmt: skip
 
 
 class Call(NamedTuple):
-    """One run of a script: which, its KEYS and its ARGV."""
+    """One run of a script: its name, its KEYS and its ARGV.
+
+    ``inner`` is how many commands the script runs inside Redis, where that is known before its
+    answer; 0 where ``script_costs`` reads it off the answer.
+    """
 
     script: str
     keys: Sequence[str]
     args: Sequence[Any]
+    inner: int = 0
 
 
 class Limiter(NamedTuple):
@@ -61,50 +68,41 @@ class Transitions:
         limiter: Limiter | None = None,
         metrics_points: int | None = None,
     ) -> None:
-        """Build what doesn't depend on a job once."""
         self._keys = keys
-        self._lock_ms = lock_ms
-        self._limiter = limiter
-        self._worker_name = worker_name
-        worker = {key: value for key, value in self._worker_opts("").items() if key != "token"}
-        worker["maxMetricsSize"] = metrics_points or ""
-        self._worker_tail = _entries(worker)
-        self._worker_head = bytes([_SMALL_MAP + 1 + len(worker) + _JOB_ENTRIES]) + _packed("token")
-        self._take_keys = keys.named(*_TAKE_KEYS, "marker")
+        self._worker_opts: dict[str, Any] = {"lockDuration": lock_ms}
+        if worker_name is not None:
+            self._worker_opts["name"] = worker_name
+        if limiter is not None:
+            self._worker_opts["limiter"] = limiter._asdict()
+        self._finish_opts = {**self._worker_opts, "maxMetricsSize": metrics_points or ""}
+        self._fetch_keys = keys.named(*_FETCH_KEYS, "marker")
         self._finish_keys = {
-            target: (keys.named(*_TAKE_KEYS, target), f"{keys.base}metrics:{target}")
+            target: (keys.named(*_FETCH_KEYS, target), f"{keys.base}metrics:{target}")
             for target in ("completed", "failed")
         }
         self._delay_keys = keys.named(*_DELAY_KEYS)
         self._delay_more_keys = keys.named(*_DELAY_MORE_KEYS)
 
-    def _worker_opts(self, token: str) -> dict[str, Any]:
-        opts: dict[str, Any] = {"token": token, "lockDuration": self._lock_ms}
-        if self._worker_name is not None:
-            opts["name"] = self._worker_name
-        if self._limiter is not None:
-            opts["limiter"] = self._limiter._asdict()
-        return opts
-
     def fetch(self, token: str, now_ms: int) -> Call:
         """Move the next job to active, locked under ``token``."""
-        opts = msgpack.packb(self._worker_opts(token))
-        return Call("moveToActive", self._take_keys, (self._keys.base, now_ms, opts))
+        opts = msgpack.packb({"token": token, **self._worker_opts})
+        return Call("moveToActive", self._fetch_keys, (self._keys.base, now_ms, opts))
 
     def finish(
         self,
         job: ActiveJob,
-        *,
         target: str,
         value: str,
         now_ms: int,
+        *,
         fetch_next: bool,
         fields: Mapping[str, str] | None = None,
     ) -> Call:
-        """Move a job to ``completed`` or ``failed`` and, if asked, take the next one."""
+        """Move a job to ``completed`` or ``failed`` and, if asked, fetch the next one."""
         base = self._keys.base
         fixed, metrics = self._finish_keys[target]
-        keys = [*fixed, base + job.id, metrics, self._take_keys[-1]]
+        keys = [*fixed, base + job.id, metrics, self._fetch_keys[-1]]
+        opts = {"token": job.token, **self._finish_opts, **end_options(job.opts, target)}
         args: list[Any] = [
             job.id,
             now_ms,
@@ -113,14 +111,7 @@ class Transitions:
             target,
             "1" if fetch_next else "",
             base,
-            b"".join(
-                (
-                    self._worker_head,
-                    _packed(job.token),
-                    self._worker_tail,
-                    _job_part(job.opts, target),
-                )
-            ),
+            msgpack.packb(opts),
         ]
         if fields:
             args.append(_flat(fields))
@@ -129,14 +120,14 @@ class Transitions:
     def delay(
         self,
         job: ActiveJob,
-        *,
         delay_ms: int,
         now_ms: int,
+        *,
         skip_attempt: bool,
         fetch_next: bool,
         fields: Mapping[str, str] | None = None,
     ) -> Call:
-        """Move a job to ``delayed`` for ``delay_ms`` and, if asked, take the next one."""
+        """Move a job to ``delayed`` for ``delay_ms`` and, if asked, fetch the next one."""
         keys = [*self._delay_keys, self._keys.job(job.id), *self._delay_more_keys]
         args: list[Any] = [
             self._keys.base,
@@ -149,7 +140,7 @@ class Transitions:
             "1" if fetch_next else "0",
         ]
         if fetch_next:
-            args.append(msgpack.packb(self._worker_opts(job.token)))
+            args.append(msgpack.packb({"token": job.token, **self._worker_opts}))
         return Call("moveToDelayed", keys, args)
 
     def retry(self, job: ActiveJob, *, now_ms: int, fields: Mapping[str, str]) -> Call:
@@ -166,13 +157,13 @@ class Transitions:
         return Call("retryJob", keys, args)
 
     def return_to_queue(self, job: ActiveJob) -> Call:
-        """Put a job back at the head of its queue as if it had not been taken."""
+        """Put a job back at the head of its queue as if it had not been fetched."""
         keys = self._keys.named(
             "active", "wait", "stalled", "paused", "meta", "limiter", "prioritized", "marker",
             "events",
         )  # fmt: skip
         args = (job.id, job.token, self._keys.job(job.id))
-        return Call("moveJobFromActiveToWait", keys, args)
+        return Call("moveJobFromActiveToWait", keys, args, script_costs.RETURN_TO_QUEUE)
 
     def await_children(self, job: ActiveJob, *, now_ms: int) -> Call:
         """Move a job to ``waiting-children``; the answer is 1 if no child is pending."""
@@ -184,7 +175,8 @@ class Transitions:
             f"{job_key}:unsuccessful",
             *self._keys.named("stalled", "events"),
         ]
-        return Call("moveToWaitingChildren", keys, (job.token, "", now_ms, job.id, self._keys.base))
+        args = (job.token, "", now_ms, job.id, self._keys.base)
+        return Call("moveToWaitingChildren", keys, args, script_costs.AWAIT_CHILDREN)
 
     def recover_stalled(self, *, max_stalled: int, now_ms: int, interval_ms: int) -> Call:
         """One pass of the stalled check: recover marked jobs without a lock, mark all others."""
@@ -192,14 +184,20 @@ class Transitions:
             "stalled", "wait", "active", "stalled-check", "meta", "paused", "marker", "events",
             "repeat",
         )  # fmt: skip
-        return Call(
-            "moveStalledJobsToWait", keys, (max_stalled, self._keys.base, now_ms, interval_ms)
-        )
+        args = (max_stalled, self._keys.base, now_ms, interval_ms)
+        return Call("moveStalledJobsToWait", keys, args, script_costs.STALLED_PASS)
 
-    def progress(self, job_id: str, value: str) -> Call:
-        """Record a job's progress (JSON text) and announce it."""
-        keys = [self._keys.job(job_id), *self._keys.named("events", "meta")]
-        return Call("updateProgress", keys, (job_id, value))
+    def report(self, job: ActiveJob, progress: str | None, rows: Sequence[str]) -> Call:
+        """Record a job's progress (JSON text) and announce it, add rows to its log, or both."""
+        job_key = self._keys.job(job.id)
+        keys = [job_key, *self._keys.named("events", "meta")]
+        if not rows and progress is not None:
+            return Call("updateProgress", keys, (job.id, progress), script_costs.PROGRESS)
+        keep = job.opts.get("keepLogs")
+        kept = keep if isinstance(keep, int) and keep > 0 else ""
+        inner = script_costs.log(is_trimmed=bool(kept), has_progress=progress is not None)
+        args = (job.id, progress or "", kept, *rows)
+        return Call("addLogs", [*keys, f"{job_key}:logs"], args, inner)
 
     def extend_locks(self, held: Sequence[tuple[str, str]], duration_ms: int) -> Call:
         """Renew the locks of ``(job id, token)`` pairs; the answer lists the ids that are lost."""
@@ -211,50 +209,67 @@ class Transitions:
             msgpack.packb(ids, unicode_errors="surrogateescape"),
             duration_ms,
         )
-        return Call("extendLocks", self._keys.named("stalled"), args)
+        inner = script_costs.RENEWAL * len(held)
+        return Call("extendLocks", self._keys.named("stalled"), args, inner)
 
 
-def _job_part(opts: Mapping[str, Any], target: str) -> bytes:
-    """What the end of a job tells of its options, as the rest of a packed map; made once."""
-    known: dict[str, bytes] = opts.packed if isinstance(opts, Options) else {}
-    part = known.get(target)
-    if part is None:
-        remove = opts.get("removeOnComplete" if target == "completed" else "removeOnFail")
-        part = known[target] = _entries(
-            {
-                "keepJobs": _keep_jobs(remove),
-                "attempts": _number(opts.get("attempts"), otherwise=0),
-                "fpof": bool(opts.get("failParentOnFailure")),
-                "cpof": bool(opts.get("continueParentOnFailure")),
-                "idof": bool(opts.get("ignoreDependencyOnFailure")),
-                "rdof": bool(opts.get("removeDependencyOnFailure")),
-            }
-        )
-    return part
+def advance_scheduler(
+    keys: QueueKeys, job: ActiveJob, opts: Mapping[str, Any], *, next_at: int, now_ms: int
+) -> Call:
+    """Add the iteration of a job scheduler that follows ``job``, unless it is there already."""
+    names = [*keys.named(*_SCHEDULER_KEYS), keys.job(job.id), keys["active"]]
+    packed = msgpack.packb(short_options(opts))
+    args = (next_at, job.scheduler_id, job.data, packed, now_ms, keys.base, job.id)
+    return Call("updateJobScheduler", names, args, script_costs.ADD)
 
 
-def _entries(options: Mapping[str, Any]) -> bytes:
-    """The entries of a packed map, without its head."""
-    return b"".join(_packed(key) + _packed(value) for key, value in options.items())
+def drop_children(keys: QueueKeys, job: ActiveJob) -> Call:
+    names = [keys.job(job.id), keys["meta"]]
+    return Call("removeUnprocessedChildren", names, (keys.base, job.id))
 
 
-def _keep_jobs(remove: object) -> Mapping[str, Any]:
-    """What BullMQ's ``removeOnComplete`` and ``removeOnFail`` mean (Scripts.getKeepJobs).
-
-    What is no number in them is left out: the script would stop half-way on it.
-    """
-    if isinstance(remove, (dict, list)):
-        given = remove if isinstance(remove, dict) else {}
-        known = {key: _number(given.get(key), otherwise=None) for key in ("count", "age", "limit")}
-        return {key: value for key, value in known.items() if value is not None}
-    return {"count": _number(remove, otherwise=0 if remove else -1)}
+def add_failed_child(keys: QueueKeys, parent: ActiveJob, child_key: str, reason: bytes) -> Call:
+    """Record with a parent why a child of it has failed."""
+    parent_key = keys.job(parent.id)
+    return Call("addFailedChild", [parent_key, f"{parent_key}:failed"], (child_key, reason))
 
 
-def _number(value: object, *, otherwise: int | None) -> float | None:
-    """A number of a job's options, if it is one that Lua keeps exactly, or ``otherwise``."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return otherwise
-    return value if abs(value) <= _LARGEST else otherwise
+def state_of(keys: QueueKeys, job_id: str) -> Call:
+    """Ask for the state that a job is in; the answer is BullMQ's name of it, or ``unknown``."""
+    return Call("getStateV2", keys.named(*STATE_KEYS), (job_id, keys.job(job_id)))
+
+
+def add_to_stall_count(keys: QueueKeys, job: ActiveJob, added: int) -> Call:
+    """Add to how often BullMQ counts a job as stalled."""
+    inner = script_costs.add_to_stall_count(added)
+    return Call("addToStallCount", [keys.job(job.id)], (added,), inner)
+
+
+def take_back_lock(keys: QueueKeys, job: ActiveJob, lock_ms: int) -> Call:
+    """Take a job's lock back from a request to cancel the job."""
+    return Call("takeBack", [keys.lock(job.id)], (job.token, lock_ms))
+
+
+def reclaim_lock(keys: QueueKeys, job: ActiveJob, lock_ms: int) -> Call:
+    """Lock a job again whose lock has run out; the answer is 1 if it is still this worker's."""
+    names = [keys.lock(job.id), keys["active"], keys.job(job.id)]
+    return Call("reclaimLock", names, (job.id, job.token, lock_ms, job.starts))
+
+
+def restore(keys: QueueKeys, job: ActiveJob, lock_ms: int, attempts: int | None) -> Call:
+    """Undo what a script that failed half-way has done; the answer is 1 if the job is active."""
+    job_key = keys.job(job.id)
+    names = [*keys.named(*STATE_KEYS), job_key, keys.lock(job.id)]
+    args = (job.id, job_key, job.token, lock_ms, "" if attempts is None else attempts)
+    return Call("restoreJob", names, args)
+
+
+def set_aside(
+    keys: QueueKeys, job_id: str, kept_as: str, fields: Mapping[str, str | bytes | int]
+) -> Call:
+    """Rename what is no hash but has a job's key, and make a hash of ``fields`` in its place."""
+    args = [part for pair in fields.items() for part in pair]
+    return Call("setAside", [keys.job(job_id), kept_as], args)
 
 
 def _flat(fields: Mapping[str, str]) -> bytes:

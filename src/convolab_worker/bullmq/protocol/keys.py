@@ -13,8 +13,7 @@ _SUFFIXES = (
     "marker",
 )  # fmt: skip
 
-
-# In the order in which BullMQ's getStateV2 wants them.
+# Where a job can stand, in the order in which BullMQ's getStateV2 wants the keys.
 STATE_KEYS = (
     "completed", "failed", "delayed", "active", "wait", "paused", "waiting-children",
     "prioritized",
@@ -27,32 +26,28 @@ class QueueKeys:
     __slots__ = ("_by_suffix", "_listed", "base", "queue")
 
     def __init__(self, prefix: str, queue: str) -> None:
-        """Name every key once."""
         self.queue = queue
         self.base = f"{prefix}:{queue}:"
         self._by_suffix = {suffix: self.base + suffix for suffix in _SUFFIXES}
         self._listed: dict[tuple[str, ...], list[str]] = {}
 
     def __getitem__(self, suffix: str) -> str:
-        """The key of that suffix; ``""`` is what BullMQ calls the queue's key prefix."""
+        """Returns the key of that suffix; that of ``""`` is the queue's key prefix."""
         return self._by_suffix[suffix]
 
     def named(self, *suffixes: str) -> list[str]:
-        """The keys of those suffixes, in order."""
         by_suffix = self._by_suffix
         return [by_suffix[suffix] for suffix in suffixes]
 
     def listed(self, suffixes: tuple[str, ...]) -> Sequence[str]:
-        """The same for a constant list of suffixes, which is remembered."""
+        """Returns the same for a constant list of suffixes, which is remembered."""
         known = self._listed.get(suffixes)
         if known is None:
             known = self._listed[suffixes] = self.named(*suffixes)
         return known
 
     def job(self, job_id: str) -> str:
-        """The key of a job's hash."""
         return self.base + job_id
 
     def lock(self, job_id: str) -> str:
-        """The key of a job's lock."""
         return f"{self.base}{job_id}:lock"

@@ -1,40 +1,19 @@
-"""A job that this worker has taken: what its hash says, and the token of its lock."""
+"""What BullMQ's keys and scripts answer, read without ever raising: jobs, markers, restrictions."""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# BullMQ's short names of job options, as stored (bullmq.job.optsDecodeMap).
-_LONG_NAMES = {
-    "fpof": "failParentOnFailure",
-    "cpof": "continueParentOnFailure",
-    "idof": "ignoreDependencyOnFailure",
-    "rdof": "removeDependencyOnFailure",
-    "kl": "keepLogs",
-    "de": "deduplication",
-}
-
-_LONG = 17  # digits of a number that may not be a time, nor a count
-
-
-class Options(dict[str, Any]):
-    """A job's options by their long names, kept and shared by all jobs that have the same.
-
-    ``packed`` is for what whoever sends them makes of them, once.
-    """
-
-    __slots__ = ("packed",)
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        """Keep the options; nothing is packed yet."""
-        super().__init__(options)
-        self.packed: dict[str, bytes] = {}
+_LONG = 17  # so many digits are neither a time nor a count
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +21,8 @@ class ActiveJob:
     """One job in ``active``, locked under ``token`` for this worker.
 
     Times are milliseconds since the epoch, as BullMQ writes them. ``problem`` says what of the
-    hash could not be understood; such a job can only be failed.
+    hash could not be understood; such a job can only be failed. ``starts`` counts how often a
+    worker has fetched it, this time included; ``stalls`` how often a worker was found to have died.
     """
 
     queue: str
@@ -60,6 +40,7 @@ class ActiveJob:
     parent_key: str | None = None
     scheduler_id: str | None = None
     stacktrace: bytes = b"[]"
+    stalls: int = 0
     problem: str | None = None
 
     @property
@@ -69,13 +50,12 @@ class ActiveJob:
 
     @property
     def max_attempts(self) -> int:
-        """How many attempts the job's options give it, at least 1."""
         attempts = self.opts.get("attempts", 1)
         return max(attempts, 1) if isinstance(attempts, int) else 1
 
 
 def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) -> ActiveJob:
-    """Read a job's hash, given as HGETALL gives it; never raises, see ``ActiveJob.problem``."""
+    """Reads a job's hash as HGETALL gives it. It never raises: see ``ActiveJob.problem``."""
     fields = dict(zip(flat[::2], flat[1::2], strict=False))
     get = fields.get
     problem = None
@@ -89,6 +69,7 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         problem = "the job's hash has no name: it was removed, or never written whole"
     elif data is None:
         problem = "the job's hash has no data: it was never written whole"
+    stalls = get(b"stc")
     return ActiveJob(  # by position, which is quicker: this runs for every job
         queue,
         text(job_id),
@@ -96,32 +77,33 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         text(name or b""),
         b"null" if data is None else data,
         opts,
-        _number(get(b"timestamp")),
-        _number(get(b"processedOn")),
-        _number(get(b"atm")) or _number(get(b"attemptsMade")),
-        _number(get(b"ats")),
-        _number(get(b"delay")),
+        whole_number(get(b"timestamp")),
+        whole_number(get(b"processedOn")),
+        whole_number(get(b"atm")) or whole_number(get(b"attemptsMade")),
+        whole_number(get(b"ats")),
+        whole_number(get(b"delay")),
         _optional(get(b"defa")),
         _optional(get(b"parentKey")),
         _optional(get(b"rjk")),
         get(b"stacktrace", b"[]"),
+        0 if stalls is None else whole_number(stalls),
         problem,
     )
 
 
 @functools.lru_cache(maxsize=512)
 def _options(raw: bytes) -> Options:
-    """The job's options by their long names; jobs of one producer share them, so they are kept."""
+    """Reads a job's options once for all jobs that have the same, as those of one producer do."""
     decoded = json.loads(raw)
     if not isinstance(decoded, dict):
         msg = f"got {type(decoded).__name__}"
         raise ValueError(msg)  # noqa: TRY004 - the caller treats it like any other bad JSON
     options: dict[str, Any] = decoded
-    return Options({_LONG_NAMES.get(key, key): value for key, value in options.items()})
+    return Options({LONG_NAMES.get(key, key): value for key, value in options.items()})
 
 
 def text(raw: bytes) -> str:
-    """Any bytes as text that can be turned back into the same bytes (see ``Connection.call``)."""
+    """Returns bytes as text; ``Connection.call`` sends it as the same bytes, UTF-8 or not."""
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -129,10 +111,137 @@ def _optional(raw: bytes | None) -> str | None:
     return None if not raw else text(raw)
 
 
-def _number(raw: bytes | None) -> int:
+def whole_number(raw: bytes | None) -> int:
+    """Reads a field of a job's hash; 0 for what is no number."""
     if raw is None:
         return 0
     try:
         return int(raw) if raw.isdigit() and len(raw) < _LONG else int(float(raw or 0))
     except (ValueError, OverflowError):
         return 0
+
+
+def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
+    """Returns the job's ``stacktrace`` field with ``stack`` added, cut to ``stackTraceLimit``.
+
+    The field is a JSON array of strings, the newest last, as Node writes it.
+    """
+    try:
+        kept = json.loads(job.stacktrace)
+    except (ValueError, RecursionError):
+        kept = []
+    traces = [trace for trace in kept if isinstance(trace, str)] if isinstance(kept, list) else []
+    if stack is not None:
+        traces.append(stack)
+    limit = job.opts.get("stackTraceLimit")
+    if isinstance(limit, int) and limit >= 0:
+        traces = traces[-limit:] if limit else []
+    told = json.dumps(traces, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate, which UTF-8 can't carry, is written as JSON's own escape, as Node does.
+    return told.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+# What the scripts answer instead of a job (bullmq.error_code).
+JOB_MISSING, LOCK_MISSING, NOT_ACTIVE, PENDING_CHILDREN, LOCK_OF_ANOTHER = -1, -2, -3, -4, -6
+FAILED_CHILDREN = -9
+# The codes that mean: the job is not this worker's any more.
+LOST = {
+    JOB_MISSING: "the job was removed",
+    LOCK_MISSING: "the lock had run out",
+    NOT_ACTIVE: "the job is no longer active",
+    LOCK_OF_ANOTHER: "another worker holds the lock",
+}
+# A delayed job's score is its due time in milliseconds times this, and a counter.
+_SCORES_IN_A_MS = 0x1000
+_LATEST_DUE = 253_402_300_800  # the year 10000, which Python's dates end before
+
+
+class FetchResult(NamedTuple):
+    """The answer to a fetch: a job, or when there may be one.
+
+    ``due_at`` is when the next delayed job is due (seconds since the epoch), ``limited_for`` how
+    long a rate limit lasts (seconds). ``asked`` is False where no job was asked for.
+    """
+
+    job: ActiveJob | None = None
+    due_at: float | None = None
+    limited_for: float = 0.0
+    asked: bool = True
+
+
+NOT_ASKED = FetchResult(asked=False)
+_NOTHING = FetchResult()
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What ended a blocking read: a job may be in ``queue``, at once or at ``due_at``.
+
+    ``due_at`` is epoch seconds. Where ``cancelled`` is set it was no marker: somebody wants the job
+    of that id, which this worker has, to be cancelled.
+    """
+
+    queue: str
+    due_at: float | None
+    cancelled: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restrictions:
+    """Why a queue gives no job: it is ``paused``, or ``concurrency`` jobs of it are active."""
+
+    paused: bool
+    concurrency: int | None
+
+
+def read_fetch(queue: str, token: str, raw: Any) -> FetchResult:
+    """Reads what ``moveToActive`` has answered, or a script that fetches the next job."""
+    if not isinstance(raw, list) or not raw:
+        return _NOTHING
+    if isinstance(raw[0], list):
+        return FetchResult(read_active_job(queue, raw[1], token, raw[0]))
+    _, _, limited_ms, due_ms = [*raw, 0, 0, 0][:4]
+    return FetchResult(
+        due_at=read_due(due_ms), limited_for=max(read_number(limited_ms) or 0.0, 0.0) / 1000
+    )
+
+
+def read_number(raw: object) -> float | None:
+    """Reads a number as Redis gives it, or None for anything else; NaN is no number."""
+    if not isinstance(raw, (bytes, int, float)):
+        return None
+    try:
+        number = float(raw)
+    except (ValueError, OverflowError):
+        return None
+    return None if math.isnan(number) else number
+
+
+def read_due(milliseconds: object) -> float | None:
+    """Reads when a delayed job is due, in epoch seconds; None for a time that never comes.
+
+    BullMQ's scripts promote no job whose score is below 0.
+    """
+    seconds = (read_number(milliseconds) or 0.0) / 1000
+    return seconds if 0 < seconds < _LATEST_DUE else None
+
+
+def read_score(score: object) -> float | None:
+    """Reads a delayed job's score, as ``read_due`` reads its due time."""
+    number = read_number(score)
+    return None if number is None else read_due(number / _SCORES_IN_A_MS)
+
+
+def read_restrictions(raw: list[bytes | None]) -> Restrictions:
+    """Reads a queue's fields ``paused`` and ``concurrency``.
+
+    BullMQ's scripts compare the number of active jobs with what Lua makes of the concurrency: 2.5
+    lets 3 jobs be active, Infinity any number, 0 and less none. Where Lua makes nothing of it, the
+    scripts stop with an error.
+    """
+    paused, concurrency = raw
+    number = read_number(concurrency)
+    most = None
+    if number is not None and number != math.inf:
+        most = math.ceil(max(number, 0))
+    return Restrictions(paused is not None, most)

@@ -1,10 +1,10 @@
-"""How many commands each of BullMQ's scripts runs inside Redis: read off the scripts.
+"""How many commands each script runs inside Redis, read off the scripts' texts.
 
 A provider that bills by the command bills these too. What a script does depends on what it finds;
-its answer, its arguments and the job tell most of it, and ``tests/integration/test_meter.py``
-holds the sums against the server's own statistics. A part that a later script runs because of an
-earlier one (a delayed job is promoted, a parent is moved back) is charged to the earlier one, where
-it is known.
+its answer, its arguments and the job tell most of it. Work that a later script does because of an
+earlier one (it promotes a delayed job, it moves a parent back) is charged to the earlier one, where
+that is known. ``tests/integration/bullmq/test_script_costs.py`` holds the sums against the server's
+own statistics.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.records import ActiveJob
 
-_TAKE_FOUND = 9
-_TAKE_NOTHING = 6
-_TAKE_LIMITED = 4
+_FETCH_FOUND = 9
+_FETCH_NOTHING = 6
+_FETCH_LIMITED = 4
 _FROM_PRIORITIZED = 2
 _PROMOTION = 6  # of one delayed job that is due, by whichever script finds it
 
 _FINISH = 14
 _ARGUMENTS_WITHOUT_FIELDS = 8
 _WITH_FIELDS = 1  # the reason and the stack trace of a failure
-_LOOK_ROUND = 4  # whether anything is left in the queue; nothing is, as a rule
+_IS_DRAINED = 4  # whether anything is left in the queue; nothing is, as a rule
 _REMOVED_AT_ONCE = -1
 _TRIM_FINISHED = 4  # where a number of ended jobs, or their age, is kept: one goes for each
 _CHILD_COMPLETED = 3
@@ -35,9 +35,9 @@ _DELAY_MARKER = 2
 _RETRY = 15
 _PARENT_MOVES_BACK = 8
 
-_METRICS = 2  # where metrics are recorded, of each job that ends
+_METRICS = 2  # of each job that ends, where metrics are recorded
 _METRICS_NEW_MINUTE = 4
-_LIMITER = 1  # where a rate limit is asked about
+_LIMITER = 1  # where the worker has a rate limit
 _LIMITER_FOUND = 2  # and a job starts under it
 
 RETURN_TO_QUEUE = 12
@@ -46,59 +46,67 @@ STALLED_PASS = 7
 PROGRESS = 4
 RENEWAL = 3  # for each job, by the script that renews the locks of all
 
-# An add by whoever leaves the job's id to BullMQ, and one with an id of its own, as ours have.
+# BullMQ chooses the id of a job that is added without one; ours have an id, which costs one more.
 ADD_NUMBERED = 8
 ADD = ADD_NUMBERED + 1
 _ADD_CHILD = 2
 
 
-def add(call: Call, *, is_child: bool = False) -> int:
+def add(script: str, *, is_child: bool = False) -> int:
     """Commands inside a script that adds a job which is not there yet."""
-    elsewhere = call.script != "addStandardJob"  # delayed, or prioritized
-    return ADD + elsewhere + (_ADD_CHILD if is_child else 0)
+    has_order_of_its_own = script != "addStandardJob"  # delayed, or prioritized
+    return ADD + has_order_of_its_own + (_ADD_CHILD if is_child else 0)
+
+
+def log(*, has_progress: bool, is_trimmed: bool) -> int:
+    """Commands inside our script that adds rows to a job's log."""
+    return (PROGRESS if has_progress else 1) + 1 + is_trimmed
+
+
+def add_to_stall_count(added: int) -> int:
+    """Commands inside our script that parks a job (``added`` below 0), or unparks it."""
+    return 2 if added < 0 else 1
 
 
 def fetch(*, found: bool, job: ActiveJob | None = None, is_limited: bool = False) -> int:
     """Commands inside ``moveToActive``, or the same part of a script that ends an attempt.
 
-    ``job`` is the job that was taken, where it is at hand.
+    ``job`` is the job that was fetched, where it is at hand.
     """
     if not found:
-        return _TAKE_LIMITED if is_limited else _TAKE_NOTHING
+        return _FETCH_LIMITED if is_limited else _FETCH_NOTHING
     if job is None:
-        return _TAKE_FOUND
+        return _FETCH_FOUND
     was_delayed = job.starts == 1 and bool(job.opts.get("delay"))
     return (
-        _TAKE_FOUND
+        _FETCH_FOUND
         + (_FROM_PRIORITIZED if job.opts.get("priority") else 0)
         + (_PROMOTION if was_delayed else 0)
     )
 
 
 def limiter(*, found: bool) -> int:
-    """Commands that a take runs more where the worker has a rate limit."""
     return _LIMITER + (_LIMITER_FOUND if found else 0)
 
 
 def metrics(*, is_new_minute: bool) -> int:
-    """Commands that the end of a job runs more where metrics are recorded."""
     return _METRICS + (_METRICS_NEW_MINUTE if is_new_minute else 0)
 
 
 def transition(
-    call: Call, answer: Any, *, job: ActiveJob | None = None, taken: ActiveJob | None = None
+    call: Call, answer: Any, *, job: ActiveJob | None = None, fetched: ActiveJob | None = None
 ) -> int:
     """Commands inside a script that ends an attempt, by what it answered.
 
-    ``job`` is the job whose attempt ends, ``taken`` the next one, where they are at hand.
+    ``job`` is the job whose attempt ends, ``fetched`` the next one, where they are at hand.
     """
     if call.script == "moveToFinished":
         return _finish(call, job) + _next(
-            answer, taken, fetched=call.args[5] == "1", otherwise=_LOOK_ROUND
+            answer, fetched, was_asked=call.args[5] == "1", otherwise=_IS_DRAINED
         )
     if call.script == "moveToDelayed":
         return _delay(call) + _next(
-            answer, taken, fetched=call.args[7] == "1", otherwise=_DELAY_MARKER
+            answer, fetched, was_asked=call.args[7] == "1", otherwise=_DELAY_MARKER
         )
     is_prioritized = job is not None and bool(job.opts.get("priority"))
     return _RETRY + is_prioritized
@@ -123,10 +131,10 @@ def _delay(call: Call) -> int:
     return _DELAY + (1 if counts else 0) + (_WITH_FIELDS if has_fields else 0) + _PROMOTION
 
 
-def _next(answer: Any, taken: ActiveJob | None, *, fetched: bool, otherwise: int) -> int:
+def _next(answer: Any, fetched: ActiveJob | None, *, was_asked: bool, otherwise: int) -> int:
     """The end of a script: the next job if one was asked for, and what is done without one."""
     if not isinstance(answer, list):
-        return otherwise + (_TAKE_NOTHING if fetched else 0)
+        return otherwise + (_FETCH_NOTHING if was_asked else 0)
     if isinstance(answer[0], list):
-        return fetch(found=True, job=taken)
-    return fetch(found=False, is_limited=bool(float(answer[2] or 0)))
+        return fetch(found=True, job=fetched)
+    return fetch(found=False, is_limited=bool(answer[2]))

@@ -1,8 +1,8 @@
-"""BullMQ's Lua scripts, read from the installed bullmq package, and how one is run.
+"""The Lua scripts: BullMQ's, read from the installed bullmq package, and our own in ``lua/``.
 
-The scripts are the protocol: what they do to Redis is what Node's QueueEvents, flows and dashboards
-see. Only their files are used; importing the package's Python would cost 150 ms at every start.
-``tests/integration/test_conformance.py`` pins each by name, keys and behaviour.
+BullMQ's scripts are the protocol: what they do to Redis is what Node's QueueEvents, flows and
+dashboards see. Only the package's files are used; importing its Python would cost 150 ms at every
+start. ``tests/integration/bullmq/test_conformance.py`` pins each script by name and keys.
 """
 
 from __future__ import annotations
@@ -10,108 +10,53 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import re
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from convolab_worker.errors import ConfigurationError, RedisRefused
+from convolab_worker.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from convolab_worker.connection.connection import Connection
-    from convolab_worker.connection.usage import Purpose
+_OWN_FOLDER = Path(__file__).parents[1] / "lua"
+_HEAD = re.compile(r"\A--\[\[.*?\]\]\n", re.DOTALL)
+_INCLUDE = re.compile(r'^--- @include "(\w+)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One of BullMQ's scripts: its file's name without the number of keys, and its text."""
+    """A script: the name and the number of KEYS in its file's name, and its text."""
 
     name: str
     keys: int
     text: str
     sha: str
 
-    async def run(
-        self, connection: Connection, purpose: Purpose, keys: Sequence[str], args: Sequence[Any]
-    ) -> Any:
-        """Run the script on ``connection``; its text is sent only when the server doesn't know it.
-
-        Raises what ``Connection.call`` raises.
-        """
-        try:
-            return await connection.call(purpose, "EVALSHA", self.sha, self.keys, *keys, *args)
-        except RedisRefused as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
-        return await connection.call(purpose, "EVAL", self.text, self.keys, *keys, *args)
-
-
-async def run_all(
-    connection: Connection, purpose: Purpose, calls: Sequence[tuple[str, Any, Any]]
-) -> list[Any]:
-    """Run scripts, each with its keys and arguments, in one pipeline; their answers in order.
-
-    Raises what the first of them that failed raises, once all are answered.
-    """
-    found = [script(name) for name, _, _ in calls]
-    futures = [
-        connection.call(purpose, "EVALSHA", one.sha, one.keys, *keys, *args)
-        for one, (_, keys, args) in zip(found, calls, strict=True)
-    ]
-    answers: list[Any] = []
-    failed: BaseException | None = None
-    for one, (_, keys, args), future in zip(found, calls, futures, strict=True):
-        try:
-            answers.append(await future)
-        except RedisRefused as error:
-            if not str(error).startswith("NOSCRIPT"):
-                failed = failed or error
-                continue
-            answers.append(await one.run(connection, purpose, keys, args))
-    if failed is not None:
-        raise failed
-    return answers
-
 
 @functools.cache
 def script(name: str) -> Script:
-    """BullMQ's script of that name, such as ``moveToActive``.
+    """Returns our own script of that name, or else BullMQ's, such as ``moveToActive``.
 
+    A line ``--- @include "NAME"`` of an own script stands for the text of BullMQ's script NAME.
     Raises ConfigurationError if the installed bullmq has no such script.
     """
-    found = sorted(_folder().glob(f"{name}-*.lua"))
+    own = [*_OWN_FOLDER.glob(f"{name}-*.lua")]
+    file = own[0] if own else _bullmqs_file(name)
+    text = file.read_text(encoding="utf-8")
+    if own:
+        text = _INCLUDE.sub(lambda line: script(line[1]).text, _HEAD.sub("", text))
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(name=name, keys=int(file.stem.rpartition("-")[2]), text=text, sha=sha)
+
+
+def _bullmqs_file(name: str) -> Path:
+    found = sorted(_bullmqs_folder().glob(f"{name}-*.lua"))
     if len(found) != 1:
         msg = f"bullmq has {len(found)} scripts named {name!r}; a version that was tested has one"
         raise ConfigurationError(msg)
-    text = found[0].read_text(encoding="utf-8")
-    return _made(name, int(found[0].stem.rpartition("-")[2]), text)
+    return found[0]
 
 
 @functools.cache
-def own_script(name: str, keys: int) -> Script:
-    """A script of our own, for what BullMQ has none: moving a job, cancelling one that runs."""
-    text = files("convolab_worker.bullmq").joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")
-    return _made(name, keys, text)
-
-
-@functools.cache
-def guarded_script(name: str, guard: str, keys: int) -> Script:
-    """BullMQ's script of that name behind a line of ours, which may answer instead of it.
-
-    For what the script does not ask itself; ``keys`` counts its own and those of the ``guard``.
-    """
-    return _made(name, keys, f"{guard}\n{script(name).text}")
-
-
-def _made(name: str, keys: int, text: str) -> Script:
-    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    return Script(name=name, keys=keys, text=text, sha=sha)
-
-
-@functools.cache
-def _folder() -> Path:
+def _bullmqs_folder() -> Path:
     spec = importlib.util.find_spec("bullmq")
     if spec is None or not spec.submodule_search_locations:
         msg = "the bullmq package is not installed: pip install bullmq"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
 from convolab_worker._setting_types import Duration
-from convolab_worker.bullmq.counts import COMMANDS_PER_QUEUE
+from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE
 from convolab_worker.cli import flags
 from convolab_worker.cli.output import as_json, described, remark, result, table
 from convolab_worker.errors import ConfigurationError

@@ -1,87 +1,128 @@
-"""The one loop that takes jobs and hands them to slots."""
+"""The one loop that decides what a worker does next: fetch, listen, probe, or be suspended.
+
+Each turn takes the facts that came in, asks the queue table for a decision, and turns that one
+decision into commands. Jobs run beside it, in the fetcher's chains.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from convolab_worker.bullmq.reconcile import fetch, find_by_token
-from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
-from convolab_worker.worker.execution.chains import Chains
-from convolab_worker.worker.execution.executor import STOP_PATIENCE_SECONDS
-from convolab_worker.worker.suspension import ALWAYS_AT_WORK, Habits, Rest
+from convolab_worker.connection.error_replies import is_about_data
+from convolab_worker.errors import RedisRefused, RedisUnavailable
+from convolab_worker.worker.dispatch.fetcher import Fetcher
+from convolab_worker.worker.dispatch.idle_backoff import Bounds
+from convolab_worker.worker.dispatch.listener import MarkerListener
+from convolab_worker.worker.dispatch.prober import QueueProber
+from convolab_worker.worker.dispatch.stalled import StalledChecker
+from convolab_worker.worker.execution.handler_call import STOP_PATIENCE_SECONDS
+from convolab_worker.worker.suspension import Drains, Suspension
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from convolab_worker.bullmq.backend import Backend
+    from convolab_worker.connection.reconnect import Reconnection
+    from convolab_worker.settings import Settings
+    from convolab_worker.telemetry.metrics import CommandUsage
+    from convolab_worker.worker.dispatch.listener import Signal
+    from convolab_worker.worker.dispatch.queue_state import QueueTable
+    from convolab_worker.worker.execution.completer import JobCompleter
+    from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
+    from convolab_worker.worker.locks import LockKeeper
+    from convolab_worker.worker.suspension import IdlePolicy
 
-    from convolab_worker.worker.assembly import Parts
-
+_log = structlog.get_logger("convolab_worker")
 # The loop turns at least this often, at no command, so that a clock that jumps delays nothing.
 _LONGEST_NAP_SECONDS = 30.0
 _FOREVER = float("inf")
-# Wakes that come faster than this share a look.
+# Wakes that come faster than this share a probe of all queues.
 _WAKE_SECONDS = 1.0
 # Clocks are kept by small steps; more than this is a clock that was set, or a machine that slept.
 _CLOCK_JUMP_SECONDS = 2.0
+# The pause after an error that nobody foresaw, twice as long each time.
+_FIRST_ERROR_SECONDS, _LONGEST_ERROR_SECONDS = 0.5, 60.0
 
 
-class Engine:
-    """Runs the jobs of ``parts.backend`` until it is stopped, or drained.
+class Dispatcher:
+    """Dispatches jobs of the backend's queues until it is stopped or drained."""
 
-    ``on_drained`` is called when nothing is left to take; it says whether to rest then.
-    """
-
-    def __init__(self, parts: Parts, habits: Habits = ALWAYS_AT_WORK) -> None:
-        """Start nothing."""
-        self._parts = parts
-        self._slots = parts.slots
-        self._log = structlog.get_logger("convolab_worker").bind()
-        self.chains = Chains(
-            parts,
-            takes_no_more=self._takes_no_more,
-            on_ended=self._job_ended,
-            on_unsure=self._look_again,
+    def __init__(
+        self,
+        backend: Backend,
+        table: QueueTable,
+        executor: JobExecutor,
+        completer: JobCompleter,
+        keeper: LockKeeper[JobInHand],
+        reconnection: Reconnection,
+        *,
+        usage: CommandUsage,
+        signal: Signal,
+        settings: Settings,
+        policy: IdlePolicy,
+    ) -> None:
+        bounds = Bounds(shortest=settings.idle_min, longest=settings.idle_max)
+        self._backend = backend
+        self._table = table
+        self._slots = table.slots
+        self._executor = executor
+        self._keeper = keeper
+        self._reconnection = reconnection
+        self._usage = usage
+        self._signal = signal
+        self._listener = MarkerListener(backend, signal, bounds)
+        stalled = StalledChecker(
+            backend,
+            executor.ids_of,
+            max_stalled=settings.max_stalled_count,
+            lock_duration=settings.lock_duration,
         )
+        self._prober = QueueProber(backend, table, stalled, executor.ids_of, bounds)
+        self.fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
+        self.suspension = Suspension(policy, reconnection, self.next_time)
+        self._drains = Drains(self.suspension)
+        self._patience = 3 * settings.command_timeout  # of one turn, while Redis answers
         self._generation = -1
         self._away_since = _FOREVER
         self._wake_wanted = False
-        self._may_look_at = 0.0
-        self._looked = False  # at every queue, and nothing was taken and no job ended since
+        self._may_probe_at = 0.0
+        self._probed: tuple[int, int] | None = None
+        self._seen = (0, 0)
         self._clock_offset = time.time() - time.monotonic()
         self._draining = False
         self._pump: asyncio.Task[None] | None = None
         self._halting = asyncio.Lock()
         self._halted = False
-        self.rest = Rest(habits, parts.reconnection, self.next_time)
-        self.on_drained: Callable[[], bool] | None = None
+        self._error_seconds = _FIRST_ERROR_SECONDS
         self.stopping = False
         self.expected_by = _FOREVER  # when the loop turns again, unless something is wrong
 
     # the loop
 
     async def run(self, *, drain: bool = False) -> None:
-        """Take and run jobs until stopped or, with ``drain``, until nothing is left to take."""
+        """Run jobs until stopped or, with ``drain``, until nothing is left to fetch."""
         self._draining = drain
         if drain:
-            self.rest.recall()
-        if self.rest.is_on:
-            self.rest.connect_early()
+            self.suspension.resume()
+        if self.suspension.suspended:
+            self.suspension.connect_early()
         while not self.stopping:
-            if self.rest.is_on:
+            if self.suspension.suspended:
                 await self.halt()
-                await self.rest.doze()
+                await self.suspension.wait_until_resumed()
             else:
                 self._halted = False
+                self.fetcher.start()
                 await self._pump_jobs()
                 if drain:
                     return
 
     async def _pump_jobs(self) -> None:
-        """Turn until something says that no more is taken."""
-        pump = self._pump = asyncio.create_task(self._loop(), name="convolab-pump")
+        """Turn until something says that nothing more is fetched."""
+        pump = self._pump = asyncio.create_task(self._loop(), name="convolab-dispatch")
         try:
             await asyncio.wait({pump})
         except asyncio.CancelledError:
@@ -93,237 +134,265 @@ class Engine:
             pump.result()
 
     async def _loop(self) -> None:
-        while not self._takes_no_more():
-            self.expected_by = time.monotonic() + self._parts.patience
+        while not (self.stopping or self.suspension.suspended):
+            self.expected_by = time.monotonic() + self._patience
             try:
                 if await self._turn():
                     return
             except RedisRefused as error:
-                self._wake_wanted = True  # what was being looked at is looked at again
+                self._wake_wanted = True  # what was being probed is probed again
                 self.expected_by = _FOREVER  # pauses are long while Redis refuses
-                await self._parts.reconnection.refused(error)
+                await self._reconnection.refused(error)
             except RedisUnavailable as error:
-                self._log.debug("redis.lost", error=str(error))
+                _log.debug("redis.lost", error=str(error))
+            except Exception:  # noqa: BLE001 - nothing that is stored in Redis may end this loop
+                _log.exception("dispatcher.failed", pause=self._error_seconds)
+                self._wake_wanted = True
+                self.expected_by = time.monotonic() + self._error_seconds + self._patience
+                await asyncio.sleep(self._error_seconds)
+                self._error_seconds = min(2 * self._error_seconds, _LONGEST_ERROR_SECONDS)
 
     async def _turn(self) -> bool:
-        """One decision, and what it takes; True when a drain is over."""
-        parts = self._parts
-        parts.signal.clear()
-        if not parts.reconnection.is_open or self._generation != parts.reconnection.generation:
+        """One decision, and what it takes; True when nothing more is fetched."""
+        self._signal.clear()
+        if not self._reconnection.is_open or self._generation != self._reconnection.generation:
             await self._reconnect()
-        if self._wake_wanted and time.monotonic() >= self._may_look_at:
-            self._wake_wanted = False
-            await self._look_round()
-            self._may_look_at = time.monotonic() + _WAKE_SECONDS
-        parts.waiting.raise_refusal()
-        now = self._now()
-        parts.keep_books(now)
-        for queue in self._slots.pass_time(now):
-            parts.waiting.pass_on_if_busy(queue)
-        self._slots.end_rests(time.monotonic())
-        self.chains.unpark()
-        ready = self._slots.next_queue(now)
+        if self.fetcher.has_lost:
+            await self.fetcher.adopt_lost()
+        await self._hear()
+        if self._wants_probe and time.monotonic() >= self._may_probe_at:
+            await self._probe_all()
+            self._may_probe_at = time.monotonic() + _WAKE_SECONDS
+        now = self._pass_time()
+        ready = self._table.next_queue()
         if ready is not None:
             await self._fill(ready, now)
             return False
-        tend_at = parts.waiting.next_time()
-        if tend_at is not None and tend_at <= now:
-            await parts.waiting.tend(now)
+        check_at = self._prober.next_time()
+        if check_at is not None and check_at <= now:
+            await self._prober.run_due_checks(now)
             return False
-        if self._asks_if_drained and not self._looked:
-            await self._look_round(forget_pauses=False)
+        if self._asks_if_drained and self._probed != self._state():
+            await self._probe_all(forget_pauses=False)
             return False
         if self._leaves_off():
             return True
-        parts.waiting.arm(now)
-        nap = self._nap(now, tend_at)
-        self.expected_by = time.monotonic() + nap + parts.patience
-        await parts.signal.wait(nap)
+        self._listener.listen(self._table.listenable(), now, self._table.next_time())
+        nap = self._nap(now, check_at)
+        self.expected_by = time.monotonic() + nap + self._patience
+        self._error_seconds = _FIRST_ERROR_SECONDS
+        await self._signal.wait(nap)
         return False
+
+    async def _fill(self, queue: str, now: float) -> None:
+        """Fetch from the queue; one whose keys make BullMQ's scripts fail stops no other one."""
+        try:
+            await self.fetcher.fill(queue)
+        except RedisRefused as error:
+            if not is_about_data(str(error)):
+                raise
+            if self._table.fetch_failed(queue, now):
+                _log.error("queue.broken", queue=queue, error=str(error))
+        else:
+            self._reconnection.served()
+
+    async def _hear(self) -> None:
+        for heard in self._listener.heard():
+            self._prober.wait_ended(heard)
+            marker = heard.marker
+            if marker is None:
+                continue
+            if marker.cancelled is None:
+                wanted = self._table.marker_heard(marker, time.time())
+                await self._prober.follow_up(marker.queue, wanted)
+            elif (held := self._executor.find(marker.queue, marker.cancelled)) is not None:
+                self._keeper.check_soon(held)
+
+    def _pass_time(self) -> float:
+        """Let what is due by now take effect; gives the time."""
+        now = self._now()
+        self._usage.check(now)
+        found, ended = self._seen
+        self._seen = (self.fetcher.found, self.fetcher.ended)
+        if found != self.fetcher.found:
+            self._listener.work_seen()
+        if ended != self.fetcher.ended:
+            self.suspension.touch()
+        for queue in self._table.pass_time(now):
+            if self._table.is_busy(queue):
+                self._backend.republish_marker(queue)
+        self._slots.end_waits(time.monotonic())
+        self.fetcher.unpark()
+        return now
 
     def _now(self) -> float:
         """The time; where the clock was set, what is planned moves with it."""
         now = time.time()
         jump = now - time.monotonic() - self._clock_offset
         if abs(jump) > _CLOCK_JUMP_SECONDS:
-            self._log.warning("clock.was_set", seconds=round(jump, 1))
+            _log.warning("clock.jumped", seconds=round(jump, 1))
             self._clock_offset += jump
-            self._slots.shift(jump)
-            self._parts.waiting.shift(jump)
+            self._table.shift(jump)
+            self._prober.shift(jump)
             self._wake_wanted = True
         return now
 
-    def _nap(self, now: float, tend_at: float | None) -> float:
+    def _nap(self, now: float, check_at: float | None) -> float:
         moment = time.monotonic()
-        naps = [at - now for at in (tend_at, self._slots.next_time()) if at is not None]
-        rested_at = self._slots.next_rested()
-        if rested_at is not None:
-            naps.append(rested_at - moment)
-        if self._wake_wanted:
-            naps.append(self._may_look_at - moment)
-        if self._is_idle and self.on_drained is None:
-            naps.append(self.rest.tired_at - moment)
+        naps = [at - now for at in (check_at, self._table.next_time()) if at is not None]
+        start_at = self._slots.next_start()
+        if start_at is not None:
+            naps.append(start_at - moment)
+        if self._wants_probe:
+            naps.append(self._may_probe_at - moment)
+        if self._is_idle and not self._drains.are_awaited:
+            naps.append(self.suspension.idle_deadline - moment)
         return min([*naps, _LONGEST_NAP_SECONDS])
 
     async def _reconnect(self) -> None:
-        """Connect; then adopt what lost takes have taken, and look at every queue."""
-        parts = self._parts
+        """Connect; then adopt what lost fetches have taken, and probe every queue."""
         self._away_since = min(self._away_since, time.monotonic())
         self.expected_by = _FOREVER  # an outage is not this loop's fault
-        await parts.reconnection.wait()
-        self.expected_by = time.monotonic() + parts.patience
-        generation = parts.reconnection.generation
-        while self.chains.lost_takes:
-            queue, token = self.chains.lost_takes[-1]
-            job = await find_by_token(parts.backend, queue, token)
-            self.chains.lost_takes.pop()
-            if job is not None:
-                self._log.info("job.adopted", job_id=job.id, queue=queue)
-                self._slots.reserve(queue)
-                self.chains.admit(job)
-        parts.keeper.hurry()
-        self._wake_wanted = False  # before the look: a wake in the middle of it asks for another
-        await self._look_round(outage=time.monotonic() - self._away_since)
+        await self._reconnection.wait()
+        self.expected_by = time.monotonic() + self._patience
+        generation = self._reconnection.generation
+        await self.fetcher.adopt_lost()
+        self._keeper.hurry()
+        await self._probe_all(outage=time.monotonic() - self._away_since)
         self._generation, self._away_since = generation, _FOREVER
 
-    async def _look_round(self, *, outage: float = 0.0, forget_pauses: bool = True) -> None:
-        await self._parts.waiting.look_round(
-            time.time(), outage=outage, forget_pauses=forget_pauses
-        )
-        self._looked = True
+    async def _probe_all(self, *, outage: float = 0.0, forget_pauses: bool = True) -> None:
+        self._wake_wanted = False  # before the probe: a wake in the middle of it asks for another
+        self._table.probing_all()
+        state = self._state()
+        try:
+            await self._prober.probe_all(time.time(), outage=outage, forget_pauses=forget_pauses)
+        except RedisUnavailable:
+            self._table.unsure()
+            raise
+        self._probed = state
+
+    # idle
+
+    @property
+    def _wants_probe(self) -> bool:
+        return self._wake_wanted or self._table.needs_probe
+
+    def _state(self) -> tuple[int, int]:
+        """Changes whenever a fetch begins or a job ends: then what a probe found is out of date."""
+        return self._table.fetches, self.fetcher.ended
 
     @property
     def _is_idle(self) -> bool:
-        slots = self._slots
-        return not (self.chains.any or slots.parked or slots.rests or self._wake_wanted)
+        fetcher = self.fetcher
+        is_busy = fetcher.is_running or fetcher.has_lost or self._slots.parked
+        return not (is_busy or self._wants_probe or self._table.waits_for_rate())
 
     @property
     def _asks_if_drained(self) -> bool:
-        return self._is_idle and (self._draining or self.on_drained is not None)
+        return self._is_idle and (self._draining or self._drains.are_awaited)
 
     def _leaves_off(self) -> bool:
-        """Whether nothing is left, or was for long, so that the loop ends."""
+        """Whether nothing is left, or nothing has happened for long, so that the loop ends."""
         if not self._is_idle:
             return False
         if self._draining:
             return True
-        if self.on_drained is not None:
-            if self.on_drained():
-                self.rest.begin()
-        elif time.monotonic() >= self.rest.tired_at:
-            self.rest.begin()
-        return self.rest.is_on
+        if self._drains.are_awaited:
+            if not self._drains.linger(self.next_time()):
+                self._drains.end()
+        elif time.monotonic() >= self.suspension.idle_deadline:
+            self.suspension.suspend()
+        return self.suspension.suspended
 
-    def _job_ended(self) -> None:
-        self._looked = False
-        self.rest.touch()
-        self._parts.signal.set()
-
-    def _look_again(self) -> None:
-        self._wake_wanted = True
+    def drained(self) -> asyncio.Future[None]:
+        """A future that is done when nothing is left to fetch, as seen after this call."""
+        waiter = self._drains.join()
+        self.wake()
+        return waiter
 
     def wake(self) -> None:
-        """Look for work at once, whatever is known; at most once a second."""
+        """Probe every queue at once, whatever is known; at most once a second."""
         self._wake_wanted = True
-        self.rest.touch()
-        self.rest.wake()
-        self._parts.signal.set()
+        self.suspension.wake()
+        self._signal.set()
 
-    # rest
+    def resume(self, *, fetch_until: float) -> None:
+        """Work, if need be after a suspension; nothing is worth waiting for after ``fetch_until``.
 
-    def _takes_no_more(self) -> bool:
-        return self.stopping or self.rest.is_on
+        Monotonic seconds.
+        """
+        self._drains.fetch_until(fetch_until)
+        self.suspension.resume()
+        self.wake()
 
     def next_time(self) -> float | None:
         """When there will be something to do, as far as is known; epoch seconds."""
-        times = (self._slots.next_time(), self._parts.waiting.next_check())
-        return min((at for at in times if at is not None and at < _FOREVER), default=None)
+        times = (self._table.next_time(), self._prober.stalled.next_foreign())
+        return min((at for at in times if at is not None), default=None)
 
-    def next_start(self) -> float | None:
-        """When a handler that has used up its rate may start again; epoch seconds."""
-        rested_at = self._slots.next_rested()
-        return None if rested_at is None else time.time() + rested_at - time.monotonic()
+    async def count_remaining(self, *, drained: bool = False) -> tuple[int, float | None]:
+        """How many jobs wait, delayed ones too, and when there will be something to do.
 
-    @property
-    def sees_nothing(self) -> bool:
-        """Whether there is no job at all, as far as was seen just now."""
-        return self._looked and self._parts.waiting.all_empty
+        ``drained`` says that the last probe may answer, where it found nothing at all. Raises
+        RedisUnavailable.
+        """
+        if drained and self._prober.all_empty and self._probed == self._state():
+            return 0, None
+        if not self._reconnection.is_open:
+            msg = "Redis is away: what is left can't be counted"
+            raise RedisUnavailable(msg)
+        remaining, due = await self._backend.count_remaining()
+        start_at = self._slots.next_start() if remaining else None
+        start = None if start_at is None else time.time() + start_at - time.monotonic()
+        times = [at for at in (due, self.next_time(), start) if at is not None]
+        return remaining, min(times, default=None)
 
-    def work(self) -> None:
-        """Look for work at once, if need be after a rest."""
-        self.rest.recall()
-        self.wake()
+    # ending
 
     async def halt(self) -> None:
-        """Take no more: end the block, return what is parked. Jobs that run go on."""
-        self.rest.begin()
+        """Fetch no more: end the blocking read, return parked jobs. Jobs that run go on."""
+        self.suspension.suspend()
         async with self._halting:
             if self._halted:
                 return
             self._halted = True
-            self._parts.signal.set()
-            await self._parts.waiting.close(STOP_PATIENCE_SECONDS / 2)
+            self.fetcher.stop()
+            self._signal.set()
+            await self._listener.close(STOP_PATIENCE_SECONDS / 2)
+            with contextlib.suppress(RedisRefused):
+                await self._hear()
+            self._prober.announce()
             await self._end_pump()
-            await self.chains.return_parked()
-
-    # taking
-
-    async def _fill(self, queue: str, now: float) -> None:
-        """Take from the queue: several jobs in one pipeline, where they are known to wait."""
-        takes = [self._take(queue) for _ in range(self._slots.takes(queue, now))]
-        if self._slots.wants_count(queue):
-            takes.append(self._count(queue))
-        if len(takes) == 1:
-            await takes[0]
-            return
-        for error in await asyncio.gather(*takes, return_exceptions=True):
-            if error is not None:
-                raise error
-
-    async def _count(self, queue: str) -> None:
-        self._slots.counted(queue, await self._parts.backend.count_waiting(queue))
-
-    async def _take(self, queue: str) -> None:
-        parts = self._parts
-        asks_due = self._slots.reserve(queue)
-        self._looked = False
-        token = parts.backend.new_token()
-        asked_at = time.monotonic()
-        try:
-            take = await fetch(parts.backend, queue, token)
-            parts.reconnection.served()
-            late = take.job is not None and await self.chains.is_too_late(take.job, asked_at)
-        except (ReplyLost, asyncio.CancelledError):
-            self._slots.cancel_reservation()
-            self.chains.lost_takes.append((queue, token))
-            raise
-        except RedisUnavailable:
-            self._slots.cancel_reservation()
-            raise
-        if take.job is None:
-            await self.chains.found_nothing(queue, take)
-            return
-        if late:
-            self._slots.cancel_reservation()
-            return
-        self.chains.admit(take.job)
-        if asks_due:
-            await self.chains.ask_due(queue)
-
-    # ending
-
-    async def stop(self, grace: float) -> None:
-        """Take no more; give running jobs ``grace`` seconds, then return them to their queues."""
-        ends_at = time.monotonic() + grace
-        self.stopping = True
-        self.rest.recall(to_end=True)
-        await self.halt()
-        await self.chains.ended(ends_at - time.monotonic())
-        await self.chains.expel()
+            await self._return_lost()
+            await self.fetcher.return_parked()
+            self._keeper.hurry()  # without a job it needs no connection
 
     async def _end_pump(self) -> None:
-        """Let a take that is under way be answered, so that what it took can be returned."""
+        """Let a fetch that is under way be answered, so that what it took can be returned."""
         pump = self._pump
         if pump is not None and not pump.done():
             await asyncio.wait({pump}, timeout=STOP_PATIENCE_SECONDS)
             pump.cancel()
+
+    async def _return_lost(self) -> None:
+        """Return what lost fetches have taken, if Redis answers soon; otherwise it stays known."""
+        if self.fetcher.has_lost and self._reconnection.is_open:
+            with contextlib.suppress(RedisUnavailable, TimeoutError):
+                async with asyncio.timeout(STOP_PATIENCE_SECONDS):
+                    await self.fetcher.adopt_lost()
+
+    async def stop(self, grace: float) -> None:
+        """Fetch no more; give running jobs ``grace`` seconds, then return them to their queues."""
+        ends_at = time.monotonic() + grace
+        self.stopping = True
+        self.suspension.end()
+        await self.halt()
+        await self.fetcher.all_ended(ends_at - time.monotonic())
+        await self.fetcher.abort_all()
+        await self._return_lost()
+
+    @property
+    def waiting(self) -> dict[str, Any]:
+        """The blocking read's length and end, for ``stats``."""
+        return self._listener.level

@@ -1,75 +1,435 @@
-"""What is known of one queue: pure, no I/O, no clock."""
+"""What is known of each queue, and what follows from it. Pure: facts in, decisions out.
+
+    EMPTY    -- a marker, a probe, a due time -->     READY    a job may be there: fetch it
+    READY    -- a fetch finds nothing -->             EMPTY    its marker is listened to
+    any      -- a fetch or a probe tells -->          PAUSED, LIMITED, FULL, BROKEN
+    PAUSED   -- its marker, a probe -->               READY
+    LIMITED  -- its time is over -->                  READY
+    FULL     -- its time, the end of a job of ours --> READY
+    BROKEN   -- its time is over -->                  READY    the scripts fail on what it holds
+
+``QueueTable`` alone changes a ``QueueState``. Of the ready queues, a *newly ready* one is fetched
+from before the others, which have their turns in rotation; a queue that was skipped for newly ready
+ones too often goes with them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
-_FOREVER = float("inf")
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
-# After so many takes in a row that found a job, it pays to count those that wait.
-_SURE_AFTER = 3
+    from convolab_worker.bullmq.backend import QueueContents
+    from convolab_worker.bullmq.protocol.records import FetchResult, Marker, Restrictions
+    from convolab_worker.worker.dispatch.slots import Slots
+
+# A slot stays on its queue for this many jobs or this long, then other ready queues have a turn.
+TURN_JOBS = 32
+TURN_SECONDS = 1.0
+# A ready queue is skipped this often for newly ready ones, then it counts as newly ready itself.
+MOST_SKIPS = 2
+# After so many fetches in a row that found a job, it pays to count the jobs that wait.
+_COUNT_AFTER_HITS = 3
+# A queue at its own concurrency is tried again after this, then after twice as long each time:
+# no marker tells of a place that another worker has freed.
+_FIRST_FULL_SECONDS = 1.0
+# A queue on whose keys BullMQ's scripts fail is tried again after this, then after twice as long.
+_FIRST_BROKEN_SECONDS, _LONGEST_BROKEN_SECONDS = 0.5, 120.0
+
+
+class Availability(Enum):
+    """Whether jobs can be fetched from a queue."""
+
+    EMPTY = "empty"
+    READY = "ready"
+    PAUSED = "paused"
+    LIMITED = "limited"
+    FULL = "full"
+    BROKEN = "broken"
+
+
+_READY, _EMPTY = Availability.READY, Availability.EMPTY
+_STOPPED = frozenset(
+    {Availability.PAUSED, Availability.LIMITED, Availability.FULL, Availability.BROKEN}
+)
+
+
+class FollowUp(Enum):
+    """What to ask Redis after an event of a queue."""
+
+    NONE = "none"
+    PROBE = "probe"  # a marker was heard that may be left over, or tell of a job
+    REPUBLISH = "republish"  # a job is there that this worker can't take now
+    ASK_DUE = "ask due"  # when the next delayed job is due
+    ASK_WHY_STOPPED = "ask why stopped"  # jobs are there, and a fetch found none
+    CHECK_STALLED = "check stalled"  # an active job may have lost its worker
 
 
 @dataclass(slots=True)
-class Standing:
+class Turn:
+    """How long a slot has stayed on its queue."""
+
+    started_at: float
+    jobs: int = 0
+
+    def is_over(self, now: float) -> bool:
+        """Whether other queues that are ready come first now."""
+        return self.jobs >= TURN_JOBS or not 0 <= now - self.started_at < TURN_SECONDS
+
+
+@dataclass(slots=True)
+class QueueState:
     """What is known of one queue. Times are epoch seconds."""
 
-    ready: bool = False
-    sure: bool = False  # ready until a take finds nothing; otherwise for one take, on a hint
-    seen: bool = False  # its jobs were seen, and no take has found one since
-    hinted: bool = False  # became ready again since the last take from it began
-    owed: bool = False  # became ready, and nothing was taken from it since
-    passed: int = 0  # takes from owed queues while it was ready and not owed
-    full: bool = False  # held since its own concurrency (in BullMQ) is used up
-    asks_due: bool = False  # a due time has passed, and the next one is not known
-    due_at: float | None = None
-    held_until: float | None = None  # a rate limit, a pause, the queue's own concurrency
-    served: int = 0  # the number of the last take from it: the rotation
-    found: int = 0  # takes in a row that found a job
-    waiting: int | None = None  # jobs that were counted there and not taken since
+    availability: Availability = Availability.EMPTY
+    until: float | None = None  # of LIMITED, FULL and BROKEN
+    certain: bool = False  # READY until a fetch finds nothing; otherwise for one fetch, on a hint
+    evidence: bool = False  # its jobs were seen, and no fetch has found one since
+    hinted_during_fetch: bool = False  # became ready again since the last fetch began
+    newly_ready: bool = False  # became ready, and nothing was fetched from it since
+    skipped: int = 0  # fetches from newly ready queues while it was ready and waited
+    due_at: float | None = None  # when its next delayed job is due
+    due_unknown: bool = False  # a due time has passed, and the next one is not known yet
+    fetch_seq: int = 0  # the number of the last fetch from it: the rotation
+    hits: int = 0  # fetches in a row that found a job
+    waiting: int | None = None  # jobs that were counted there and not fetched since
+    full_seconds: float = _FIRST_FULL_SECONDS  # how long FULL lasts the next time
+    broken_seconds: float = 0.0  # how long BROKEN lasted the last time; 0 after a fetch
+    has_own_marker: bool = False  # a fetch of ours has set the marker again
 
-    def took(self) -> bool:
-        """A take found a job; a hint is used up by it. True if there was another hint meanwhile."""
-        self.seen = False
-        self.found += 1
-        if self.waiting is not None:
-            self.counted(self.waiting - 1)
-        if self.sure:
-            return False
-        self.ready = self.owed = False
-        hinted, self.hinted = self.hinted, False
-        return hinted
 
-    def nothing(self) -> bool:
-        """A take found nothing; True if jobs had been seen there."""
-        seen = self.seen
-        self.ready = self.sure = self.seen = self.owed = False
-        self.found, self.waiting = 0, None
-        return seen
+class QueueTable:
+    """The states of a worker's queues; ``slots`` tells which of them have room for a job.
 
-    def counted(self, waiting: int) -> None:
-        """So many jobs wait; if none, any more that are found came later, and are counted anew."""
-        self.waiting = waiting
-        if waiting <= 0:
-            self.found, self.waiting = 0, None
+    A queue whose handlers have limits (every queue, with ``one_by_one``) gives its jobs one after
+    the other: how many of them could start at once is not known. ``longest_full`` bounds, in
+    seconds, how long a queue at its own concurrency is left alone.
+    """
 
-    @property
-    def wants_count(self) -> bool:
-        """Whether to count the jobs that wait, so as to take several at once."""
-        return self.sure and self.waiting is None and self.found >= _SURE_AFTER
+    def __init__(
+        self,
+        queues: Sequence[str],
+        slots: Slots[Any],
+        *,
+        one_by_one: bool = False,
+        longest_full: float = 1800.0,
+    ) -> None:
+        self.states: Mapping[str, QueueState] = {queue: QueueState() for queue in queues}
+        self.slots = slots
+        self._one_by_one = {q for q in queues if one_by_one or slots.has_limits(q)}
+        self._longest_full = longest_full
+        self.fetches = 0
+        self.needs_probe = False
 
-    def takes(self, room: int) -> int:
-        """How many takes to send at once, at least 1, where there is ``room`` for so many jobs.
+    # facts of a fetch
 
-        As many as are known to wait, and no more than have found one before: where something stops
-        the queue, no more find nothing than have found a job.
+    def fetch_started(self, queue: str) -> None:
+        state = self.states[queue]
+        self.fetches += 1
+        if state.newly_ready:
+            for other in self.states.values():
+                other.skipped += other.availability is _READY and not other.newly_ready
+        state.newly_ready = state.hinted_during_fetch = False
+        state.skipped, state.fetch_seq = 0, self.fetches
+
+    def fetch_found(self, queue: str) -> FollowUp:
+        """A fetch found a job: that uses a hint up."""
+        state = self.states[queue]
+        state.evidence = False
+        state.has_own_marker = True
+        state.full_seconds, state.broken_seconds = _FIRST_FULL_SECONDS, 0.0
+        state.hits += 1
+        if state.waiting is not None:
+            self.counted(queue, state.waiting - 1)
+        hinted = False
+        if not state.certain:
+            if state.availability is _READY:
+                state.availability = Availability.EMPTY
+            state.newly_ready = False
+            hinted, state.hinted_during_fetch = state.hinted_during_fetch, False
+        if hinted:  # by the marker of this fetch, or by another job
+            return FollowUp.PROBE
+        return FollowUp.ASK_DUE if state.due_unknown else FollowUp.NONE
+
+    def fetch_empty(self, queue: str, result: FetchResult, now: float) -> FollowUp:
+        """A fetch found no job.
+
+        What was heard of the queue while the fetch was under way may be newer than its answer:
+        then the queue is ready again, and nothing is concluded yet.
         """
-        return 1 if self.waiting is None else max(1, min(self.found, self.waiting, room))
+        state = self.states[queue]
+        evidence = state.evidence
+        state.certain = state.evidence = state.newly_ready = False
+        state.hits, state.waiting, state.broken_seconds = 0, None, 0.0
+        if state.availability is _READY:
+            state.availability = Availability.EMPTY
+        if state.hinted_during_fetch:
+            self.mark_ready(queue, certain=evidence)
+            evidence = False
+        if result.limited_for > 0:
+            self._stop(state, Availability.LIMITED, now + result.limited_for)
+        elif result.due_at is not None:
+            if result.due_at <= now:  # a score that no fetch will ever reach stands before others
+                return FollowUp.ASK_DUE
+            self.due(queue, result.due_at)
+        elif evidence:
+            return FollowUp.ASK_WHY_STOPPED
+        else:
+            return FollowUp.CHECK_STALLED
+        return FollowUp.NONE
 
-    def is_held(self, now: float) -> bool:
-        """Whether nothing is to be taken from it yet."""
-        return self.held_until is not None and self.held_until > now
+    def fetch_failed(self, queue: str, now: float) -> bool:
+        """A script failed on what the queue holds; whether it is the first time in a row."""
+        state = self.states[queue]
+        is_first = not state.broken_seconds
+        state.broken_seconds = min(
+            max(2 * state.broken_seconds, _FIRST_BROKEN_SECONDS), _LONGEST_BROKEN_SECONDS
+        )
+        self._stop(state, Availability.BROKEN, now + state.broken_seconds)
+        return is_first
 
-    def is_limited(self, now: float) -> bool:
-        """Whether it is held until a known time: unlike a pause, no marker announces its end."""
-        return self.is_held(now) and self.held_until != _FOREVER
+    def counted(self, queue: str, waiting: int) -> None:
+        """So many jobs wait; if none, further ones came later, and are counted anew."""
+        state = self.states[queue]
+        state.waiting = waiting
+        if waiting <= 0:
+            state.hits, state.waiting = 0, None
+
+    def job_ended(self, queue: str) -> None:
+        """A job of ours has ended, which frees a place of a queue at its own concurrency."""
+        state = self.states[queue]
+        if state.availability is Availability.FULL:
+            self._open(queue)
+
+    # facts of markers and probes
+
+    def mark_ready(self, queue: str, *, certain: bool = False) -> None:
+        """A job may be there: on a hint or, if ``certain``, since jobs were seen."""
+        state = self.states[queue]
+        state.hinted_during_fetch = True
+        if state.availability is Availability.EMPTY:
+            state.availability, state.newly_ready = Availability.READY, True
+            if not certain:  # what was found before came alone, or long ago
+                state.hits = 0
+        if certain:
+            state.certain = state.evidence = True
+
+    def marker_heard(self, marker: Marker, now: float) -> FollowUp:
+        """The marker of a queue was popped: a job is there, or due."""
+        queue, due_at = marker.queue, marker.due_at
+        state = self.states[queue]
+        if due_at is not None and due_at > now:
+            self.due(queue, due_at)
+            return FollowUp.NONE
+        if state.availability is Availability.PAUSED:
+            state.availability = Availability.EMPTY
+        if due_at is not None:
+            state.due_unknown = True
+        elif state.has_own_marker:
+            state.has_own_marker = False
+            return FollowUp.PROBE
+        self.mark_ready(queue)
+        state.evidence |= due_at is not None
+        return FollowUp.REPUBLISH if self.is_busy(queue) else FollowUp.NONE
+
+    def probed(self, queue: str, contents: QueueContents) -> FollowUp:
+        state = self.states[queue]
+        if contents.ready and state.availability not in _STOPPED:
+            self.mark_ready(queue, certain=True)
+        is_news = contents.delayed and state.due_at is None
+        return FollowUp.ASK_DUE if is_news else FollowUp.NONE
+
+    def due(self, queue: str, due_at: float | None) -> None:
+        """The queue's next delayed job is due then, if there is one; the earlier time counts."""
+        state = self.states[queue]
+        state.due_unknown = False
+        if due_at is not None and (state.due_at is None or due_at < state.due_at):
+            state.due_at = due_at
+
+    def restricted(self, queue: str, found: Restrictions, *, ours: int, now: float) -> None:
+        """Why a fetch found nothing where jobs are; ``ours`` counts active jobs of this worker.
+
+        Where this worker's own jobs use the queue's concurrency up, the end of one of them is what
+        to wait for.
+        """
+        state = self.states[queue]
+        if found.paused:
+            self._stop(state, Availability.PAUSED, None)
+        elif found.concurrency is not None:
+            is_ours = ours >= found.concurrency
+            seconds = self._longest_full if is_ours else min(state.full_seconds, self._longest_full)
+            state.full_seconds = 2 * seconds
+            self._stop(state, Availability.FULL, now + seconds)
+
+    def hides_due(self, queue: str) -> bool:
+        """Whether the queue is not stopped, and when its next job is due is not known."""
+        state = self.states[queue]
+        return state.due_unknown and state.availability not in _STOPPED
+
+    def resumed(self, queue: str) -> None:
+        if self.states[queue].availability is Availability.PAUSED:
+            self._open(queue)
+
+    def forget(self, *, pauses: bool) -> None:
+        """Everything is asked for anew: due times and, with ``pauses``, which queues are paused."""
+        for state in self.states.values():
+            state.due_at = None
+            if pauses and state.availability is Availability.PAUSED:
+                state.availability = Availability.EMPTY
+
+    def unsure(self) -> None:
+        """Something could not be asked: every queue is to be probed."""
+        self.needs_probe = True
+
+    def probing_all(self) -> None:
+        self.needs_probe = False
+
+    def _stop(self, state: QueueState, why: Availability, until: float | None) -> None:
+        state.availability, state.until = why, until
+
+    def _open(self, queue: str) -> None:
+        state = self.states[queue]
+        state.availability, state.until = Availability.EMPTY, None
+        self.mark_ready(queue, certain=True)
+
+    # time
+
+    def pass_time(self, now: float) -> list[str]:
+        """Make queues ready whose due time has come or whose stop is over; gives their names."""
+        opened = []
+        for queue, state in self.states.items():
+            is_due = state.due_at is not None and state.due_at <= now
+            is_over = state.until is not None and state.until <= now
+            if is_due:
+                state.due_at, state.due_unknown = None, True
+            if is_over:
+                self._open(queue)
+            elif is_due:
+                self.mark_ready(queue)
+                state.evidence = True  # somebody has the job, or the queue is stopped
+            if is_due or is_over:
+                opened.append(queue)
+        return opened
+
+    def next_time(self) -> float | None:
+        """The next moment at which ``pass_time`` makes a queue ready."""
+        times = [state.due_at for state in self.states.values()]
+        times += [state.until for state in self.states.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so much (back, if negative): stops last no longer for it."""
+        for state in self.states.values():
+            if state.until is not None:
+                state.until += seconds
+
+    # decisions
+
+    def next_queue(self) -> str | None:
+        """The queue to fetch from now, if a slot is free and a queue is ready."""
+        if self.slots.free <= 0:
+            return None
+        candidates = [queue for queue in self.states if self._is_fetchable(queue)]
+        return min(candidates, key=self._rank) if candidates else None
+
+    def _rank(self, queue: str) -> tuple[bool, int]:
+        return (not self._comes_first(queue), self.states[queue].fetch_seq)
+
+    def _comes_first(self, queue: str) -> bool:
+        state = self.states[queue]
+        return state.newly_ready or state.skipped >= MOST_SKIPS
+
+    def _is_fetchable(self, queue: str) -> bool:
+        return self.states[queue].availability is _READY and self.slots.is_open(queue)
+
+    def fetch_count(self, queue: str) -> int:
+        """How many fetches from ``queue`` to send at once, at least 1.
+
+        As many as jobs are known to wait, and no more than have found one before: where something
+        stops the queue, no more fetches find nothing than have found a job. Other ready queues have
+        their share of the free slots.
+        """
+        state = self.states[queue]
+        if state.waiting is None or queue in self._one_by_one:
+            return 1
+        ready = sum(self._is_fetchable(other) for other in self.states)
+        return max(1, min(state.hits, state.waiting, self.slots.free // max(ready, 1)))
+
+    def wants_count(self, queue: str) -> bool:
+        """Whether to count the jobs that wait in ``queue``, so as to fetch several at once."""
+        state = self.states[queue]
+        may_burst = state.certain and state.waiting is None and state.hits >= _COUNT_AFTER_HITS
+        return may_burst and self.slots.free > 1 and queue not in self._one_by_one
+
+    def stays(self, queue: str, turn: Turn, now: float) -> bool:
+        """Whether a slot that ends a job of ``queue`` fetches its next one from there too."""
+        if not self._is_fetchable(queue):
+            return False
+        if len(self.states) == 1:
+            return True
+        others = [other for other in self.states if other != queue and self._is_fetchable(other)]
+        if not others:
+            return True
+        return not turn.is_over(now) and not any(self._comes_first(other) for other in others)
+
+    def listenable(self) -> list[str]:
+        """The queues whose markers to listen to: none while no slot is free.
+
+        A paused queue is one of them, since its marker ends the pause. No marker announces the end
+        of LIMITED and FULL.
+        """
+        if self.slots.free <= 0:
+            return []
+        quiet = (Availability.EMPTY, Availability.PAUSED)
+        return [
+            queue
+            for queue, state in self.states.items()
+            if state.availability in quiet and self.slots.is_open(queue)
+        ]
+
+    def unwatched(self, queue: str) -> list[str]:
+        """Other queues that nobody listens to while every slot stays busy with ``queue``."""
+        if self.slots.free > 1:
+            return []
+        return [
+            other
+            for other, state in self.states.items()
+            if other != queue and state.availability is Availability.EMPTY
+        ]
+
+    def is_busy(self, queue: str) -> bool:
+        """Whether this worker can't take a job of the queue now, and another one should."""
+        return self.slots.free <= 0 or not self.slots.is_open(queue)
+
+    def waits_for_rate(self) -> bool:
+        """Whether known jobs wait for nothing but the next start that a handler's rate allows."""
+        slots = self.slots
+        if not slots.has_rates or slots.free <= 0:
+            return False
+        return slots.parked > 0 or any(
+            state.availability is _READY and not slots.is_open(queue)
+            for queue, state in self.states.items()
+        )
+
+    def announcements(self) -> Iterable[tuple[str, float | None]]:
+        """What to announce to other workers when this one stops: a queue, and when it is due."""
+        for queue, state in self.states.items():
+            if state.due_at is not None:
+                yield queue, state.due_at
+            if state.availability is _READY:
+                yield queue, None
+
+    def news_kinds(self, queue: str) -> list[str]:
+        """The kinds of jobs whose presence in the queue would be news."""
+        state = self.states[queue]
+        kinds = [] if state.availability in _STOPPED else ["wait", "prioritized"]
+        return kinds if state.due_at is not None else [*kinds, "delayed"]
+
+    def paused(self) -> list[str]:
+        return [q for q, state in self.states.items() if state.availability is Availability.PAUSED]
+
+    def due_times(self) -> dict[str, float]:
+        return {q: state.due_at for q, state in self.states.items() if state.due_at is not None}

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from convolab_worker.bullmq import flows, reconcile
-from convolab_worker.bullmq.backend import (
-    FAILED_CHILDREN,
-    NOT_ASKED,
-    PENDING_CHILDREN,
-    FetchResult,
-    Refusal,
-    now_ms,
-)
+from convolab_worker.bullmq.backend import Refusal, now_ms
 from convolab_worker.bullmq.job_lock import take_back
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
@@ -24,7 +18,15 @@ from convolab_worker.bullmq.outcome import (
     Outcome,
     Postponed,
 )
-from convolab_worker.bullmq.protocol.stacktraces import extended
+from convolab_worker.bullmq.protocol.records import (
+    FAILED_CHILDREN,
+    NOT_ASKED,
+    PENDING_CHILDREN,
+    FetchResult,
+    extended_stacktrace,
+)
+from convolab_worker.bullmq.reconcile import Fate
+from convolab_worker.bullmq.schedulers import advance
 from convolab_worker.connection.error_replies import meaning
 from convolab_worker.errors import (
     ConvolabWorkerError,
@@ -41,14 +43,32 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
+    from convolab_worker.worker.locks import HeldLock
 
 _log = structlog.get_logger("convolab_worker")
 # An error that is not a known state of the server, this often in a row, is about the job itself.
 _PATIENT_REFUSALS = 5
 
 
+class Completion(NamedTuple):
+    """What was written of a job, and what came of the fetch with it.
+
+    ``outcome`` is another than was asked for where BullMQ refused that one or the lock was lost.
+    ``rerun`` says that the job is still ours and runs again at once: its children were done.
+    ``is_refused`` says that Redis refused the write, and nothing was written.
+    """
+
+    outcome: Outcome
+    next: FetchResult = NOT_ASKED
+    rerun: bool = False
+    is_refused: bool = False
+
+
 class JobCompleter:
-    """Settles outcomes on ``queues``; ``reconnection`` is waited for when an answer is lost."""
+    """Completes jobs on ``backend``, however long Redis is away.
+
+    ``may_reclaim`` says whether this process never stood still while it held a lock.
+    """
 
     def __init__(
         self,
@@ -56,58 +76,178 @@ class JobCompleter:
         reconnection: Reconnection,
         *,
         lock_duration: float,
-        may_reclaim: Callable[[ActiveJob], bool],
+        may_reclaim: Callable[[HeldLock], bool],
     ) -> None:
-        """Keep the collaborators; ``may_reclaim`` says whether this process never stood still."""
-        self._lock_duration = lock_duration
-        self._may_reclaim = may_reclaim
         self._backend = backend
         self._reconnection = reconnection
+        self._lock_duration = lock_duration
+        self._may_reclaim = may_reclaim
 
-    async def settle(
-        self, job: ActiveJob, outcome: Outcome, *, fetch_next: bool
-    ) -> tuple[Outcome, FetchResult]:
-        """Write ``outcome`` and, if asked, take the queue's next job under the same token.
+    async def advance_scheduler(self, job: ActiveJob) -> None:
+        """Add the iteration that follows a repeated job."""
+        await advance(self._backend, self._reconnection, job)
 
-        Gives the outcome that was written, which is another where BullMQ refused the first or the
-        lock was lost, and the take. A take of the same job means: run it again.
+    async def still_holds(self, job: ActiveJob) -> bool:
+        """Whether the job's lock is still ours; yes if that can't be asked now."""
+        try:
+            return await reconcile.holds(self._backend, job)
+        except RedisUnavailable:  # its own completion will find out
+            return True
+
+    async def complete(
+        self, held: HeldLock, outcome: Outcome, *, fetch_next: bool = False, once: bool = False
+    ) -> Completion:
+        """Write ``outcome`` and, if asked, fetch the queue's next job under the same token.
+
+        A write that Redis refuses is tried again until it is taken or given up, which may be long;
+        with ``once`` the caller is told of the first refusal instead.
         """
+        try:
+            return await self._until_written(held, outcome, fetch_next=fetch_next, once=once)
+        except Exception as error:  # noqa: BLE001 - a bug costs this job's time, not a slot
+            _log.exception("job.not_completed", job_id=held.job.id, queue=held.job.queue)
+            bug = Failed(f"its outcome could not be written: {error!r}")
+        with contextlib.suppress(Exception):
+            return await self._until_written(held, bug, fetch_next=fetch_next, once=once)
+        return Completion(Lost("its outcome could not be written"))
+
+    async def _until_written(
+        self, held: HeldLock, outcome: Outcome, *, fetch_next: bool, once: bool
+    ) -> Completion:
         refusals = 0
         while True:
-            at_ms = now_ms()
+            call = self._call(held.job, outcome, fetch_next=fetch_next)
             try:
-                take = await self._write(job, outcome, at_ms, fetch_next=fetch_next)
+                completion = await self._write(held.job, outcome, call)
             except RedisUnavailable as error:
-                found = await self._find_out(job, error, at_ms, fetch_next=fetch_next)
-                if found is not None:
-                    return outcome, found
+                if await self._was_written(held.job, error, call):
+                    return await self._written(held.job, outcome, fetch_next=fetch_next)
+                if once and isinstance(error, RedisRefused):
+                    return Completion(outcome, is_refused=True)
                 refusals += isinstance(error, RedisRefused)
                 if refusals > _PATIENT_REFUSALS and meaning(str(error)) is None:
                     outcome = _given_up(outcome, error)
             except (ConvolabWorkerError, Refusal) as error:
-                outcome = await self._instead(job, outcome, error, was_refused=refusals > 0)
+                outcome = await self._instead(held, outcome, error, was_refused=refusals > 0)
                 if isinstance(outcome, Lost):
-                    return outcome, NOT_ASKED
+                    return Completion(outcome)
             else:
                 self._reconnection.served()
-                return outcome, take
+                return completion
+
+    # writing
+
+    async def _write(self, job: ActiveJob, outcome: Outcome, call: Call) -> Completion:
+        if isinstance(outcome, (Completed, Failed, Postponed)):
+            result = await self._backend.transition(job, call)
+            return Completion(outcome, NOT_ASKED if call.script == "retryJob" else result)
+        if isinstance(outcome, Lost):
+            raise LockLost(outcome.reason)
+        if isinstance(outcome, AwaitsChildren):
+            return await self._await_children(job, outcome)
+        await self._backend.return_to_queue(job)
+        return Completion(outcome)
+
+    async def _await_children(self, job: ActiveJob, outcome: AwaitsChildren) -> Completion:
+        await flows.enqueue(self._backend, job, outcome.children, outcome.carried)
+        if await self._backend.await_children(job):
+            return Completion(outcome)
+        if not await reconcile.holds(self._backend, job):
+            # A write before this one was executed, and the children have ended since.
+            msg = "the job was moved on by a write whose answer was lost"
+            raise LockLost(msg, ran_out=True)
+        return Completion(outcome, rerun=True)
+
+    def _call(self, job: ActiveJob, outcome: Outcome, *, fetch_next: bool) -> Call:
+        at_ms, transitions = now_ms(), self._backend.transitions[job.queue]
+        if isinstance(outcome, Completed):
+            return transitions.finish(job, "completed", outcome.value, at_ms, fetch_next=fetch_next)
+        if isinstance(outcome, Failed):
+            return self._failure_call(job, outcome, at_ms, fetch_next=fetch_next)
+        if isinstance(outcome, Postponed):
+            delay_ms = round(outcome.delay * 1000)
+            return transitions.delay(job, delay_ms, at_ms, skip_attempt=True, fetch_next=fetch_next)
+        if isinstance(outcome, AwaitsChildren):
+            return transitions.await_children(job, now_ms=at_ms)
+        return transitions.return_to_queue(job)
+
+    def _failure_call(
+        self, job: ActiveJob, failed: Failed, at_ms: int, *, fetch_next: bool
+    ) -> Call:
+        transitions = self._backend.transitions[job.queue]
+        stacktrace = extended_stacktrace(job, failed.stack)
+        fields = {"failedReason": failed.reason, "stacktrace": stacktrace}
+        if failed.retry_in is not None and failed.retry_in <= 0:
+            return transitions.retry(job, now_ms=at_ms, fields=fields)
+        if failed.retry_in is None:
+            return transitions.finish(
+                job, "failed", failed.reason, at_ms, fetch_next=fetch_next, fields=fields
+            )
+        delay_ms = round(failed.retry_in * 1000)
+        return transitions.delay(
+            job, delay_ms, at_ms, skip_attempt=False, fetch_next=fetch_next, fields=fields
+        )
+
+    # finding out
+
+    async def _written(self, job: ActiveJob, outcome: Outcome, *, fetch_next: bool) -> Completion:
+        """The outcome was written, and its answer was lost: find the job that came with it."""
+        if not fetch_next:
+            return Completion(outcome)
+        found = await self._reconnection.answered(
+            lambda: reconcile.find_by_token(self._backend, job.queue, job.token)
+        )
+        return Completion(outcome, FetchResult(job=found))
+
+    async def _was_written(self, job: ActiveJob, error: RedisUnavailable, call: Call) -> bool:
+        """Whether the outcome was written although Redis gave no good answer; waits for Redis."""
+        if isinstance(error, RedisRefused):
+            return await self._was_written_all_the_same(job, error)
+        if not isinstance(error, ReplyLost):  # not even sent: the connection was gone already
+            await self._reconnection.wait()
+            return False
+        fate = await self._reconnection.answered(
+            lambda: reconcile.fate_of(self._backend, job, call)
+        )
+        if fate is Fate.TAKEN:
+            _log.warning("job.outcome_uncertain", job_id=job.id, queue=job.queue)
+        return fate is not Fate.NOT_WRITTEN
+
+    async def _was_written_all_the_same(self, job: ActiveJob, error: RedisRefused) -> bool:
+        """Undo at once what a refused script has done by half; whether it had done all of it.
+
+        A job that a worker's death left like that would be in no list, and lost.
+        """
+        try:
+            if not await reconcile.restore(self._backend, job, self._lock_duration, str(error)):
+                return True
+            if reconcile.is_of_another_type(error) and await reconcile.set_aside(
+                self._backend, job.queue, job.id, job
+            ):
+                return False
+        except RedisUnavailable as unmended:  # what is left is done before the next attempt
+            _log.debug("job.not_restored", job_id=job.id, error=str(unmended))
+        await self._reconnection.refused(error)
+        return False
+
+    # another outcome
 
     async def _instead(
-        self, job: ActiveJob, outcome: Outcome, error: Exception, *, was_refused: bool
+        self, held: HeldLock, outcome: Outcome, error: Exception, *, was_refused: bool
     ) -> Outcome:
         """What to write after ``error``: the same, a failure, or nothing since the job is lost."""
         if isinstance(error, Refusal):
-            return await self._refused(job, error)
+            return await self._refused(held.job, error)
         if not isinstance(error, LockLost):  # a child that can't be added
             return Failed(str(error))
-        if error.held and (asked := await self._cancelled(job, outcome)) is not None:
+        if error.held and (asked := await self._cancelled(held.job, outcome)) is not None:
             return asked
-        if await self._regained(job, outcome, error, was_refused=was_refused):
+        if await self._regained(held, outcome, error, was_refused=was_refused):
             return outcome
         return Lost(str(error))
 
     async def _cancelled(self, job: ActiveJob, outcome: Outcome) -> Outcome | None:
-        """What to write where the lock holds a request to cancel: a result all the same."""
+        """What to write where the lock holds a request to cancel: an end, if it has one, stands."""
         if isinstance(outcome, Lost):
             return None
         connection, keys = self._backend.connection, self._backend.keys[job.queue]
@@ -116,91 +256,30 @@ class JobCompleter:
         )
         if taken is None:
             return None
-        return outcome if taken.asked is None or isinstance(outcome, Completed) else taken.asked
-
-    async def _write(
-        self, job: ActiveJob, outcome: Outcome, at_ms: int, *, fetch_next: bool
-    ) -> FetchResult:
-        if isinstance(outcome, (Completed, Failed, Postponed)):
-            call = self._call(job, outcome, at_ms, fetch_next=fetch_next)
-            take = await self._backend.transition(job, call)
-            return NOT_ASKED if call.script == "retryJob" else take
-        if isinstance(outcome, Lost):
-            raise LockLost(outcome.reason)
-        if isinstance(outcome, AwaitsChildren):
-            await flows.enqueue(self._backend, job, outcome.children, outcome.carried)
-            moved = await self._backend.await_children(job)
-            if not moved and not await reconcile.is_locked(self._backend, job):
-                # A write before this one was executed, and the children have ended since.
-                msg = "the job was moved on by a write whose answer was lost"
-                raise LockLost(msg, ran_out=True)
-            return NOT_ASKED if moved else FetchResult(job=job)
-        await self._backend.return_to_queue(job)
-        return NOT_ASKED
-
-    def _call(
-        self,
-        job: ActiveJob,
-        outcome: Completed | Failed | Postponed,
-        at_ms: int,
-        *,
-        fetch_next: bool,
-    ) -> Call:
-        transitions = self._backend.transitions[job.queue]
-        if isinstance(outcome, Completed):
-            return transitions.finish(
-                job, target="completed", value=outcome.value, now_ms=at_ms, fetch_next=fetch_next
-            )
-        if isinstance(outcome, Postponed):
-            return transitions.delay(
-                job,
-                delay_ms=round(outcome.delay * 1000),
-                now_ms=at_ms,
-                skip_attempt=True,
-                fetch_next=fetch_next,
-            )
-        fields = {"failedReason": outcome.reason, "stacktrace": extended(job, outcome.stack)}
-        if outcome.retry_in is None:
-            return transitions.finish(
-                job,
-                target="failed",
-                value=outcome.reason,
-                now_ms=at_ms,
-                fetch_next=fetch_next,
-                fields=fields,
-            )
-        if outcome.retry_in > 0:
-            return transitions.delay(
-                job,
-                delay_ms=round(outcome.retry_in * 1000),
-                now_ms=at_ms,
-                skip_attempt=False,
-                fetch_next=fetch_next,
-                fields=fields,
-            )
-        return transitions.retry(job, now_ms=at_ms, fields=fields)
+        has_failed = isinstance(outcome, Failed) and outcome.retry_in is None
+        if taken.asked is None or has_failed or isinstance(outcome, Completed):
+            return outcome
+        return taken.asked
 
     async def _regained(
-        self, job: ActiveJob, outcome: Outcome, lost: LockLost, *, was_refused: bool
+        self, held: HeldLock, outcome: Outcome, lost: LockLost, *, was_refused: bool
     ) -> bool:
-        """Whether a lock that ran out while Redis was away has been taken again, to write.
+        """Whether a lock that ran out while Redis was away is ours again.
 
-        A script that was refused half-way has removed the lock itself, and the job from active.
+        Where a script was refused half-way, the job may be in no list: it is put back to ``active``
+        first.
         """
-        if isinstance(outcome, Lost) or not lost.ran_out or not self._may_reclaim(job):
+        if isinstance(outcome, Lost) or not lost.ran_out or not self._may_reclaim(held):
             return False
-        keys = self._backend.keys[job.queue]
-        while True:
-            try:
-                if was_refused:
-                    await reconcile.restore(self._backend, job, self._lock_duration, "")
-                return await reconcile.reclaim(
-                    self._backend.connection, keys, job, self._lock_duration
-                )
-            except RedisRefused as error:
-                await self._reconnection.refused(error)
-            except RedisUnavailable:
-                await self._reconnection.wait()
+        job, keys = held.job, self._backend.keys[held.job.queue]
+
+        async def reclaimed() -> bool:
+            if was_refused:
+                await reconcile.restore(self._backend, job, self._lock_duration, "")
+            connection, seconds = self._backend.connection, self._lock_duration
+            return await reconcile.reclaim(connection, keys, job, seconds)
+
+        return await self._reconnection.answered(reclaimed)
 
     async def _refused(self, job: ActiveJob, refusal: Refusal) -> Failed:
         """BullMQ would not complete the job, or make it wait; it is still ours, and fails."""
@@ -215,54 +294,6 @@ class JobCompleter:
             return Failed(await reconcile.failed_child_reason(self._backend, job))
         except RedisUnavailable:  # the job's own failure is written again until it is
             return Failed("a child has failed")
-
-    async def _find_out(
-        self, job: ActiveJob, error: RedisUnavailable, at_ms: int, *, fetch_next: bool
-    ) -> FetchResult | None:
-        """Connect again; the take, if the outcome was written, or None to write it again."""
-        if isinstance(error, RedisRefused):
-            return await self._mend(job, error, fetch_next=fetch_next)
-        if not isinstance(error, ReplyLost):  # not even sent: the connection was gone already
-            await self._reconnection.wait()
-            return None
-        while True:
-            await self._reconnection.wait()
-            try:
-                written = await reconcile.was_written(self._backend, job, at_ms)
-                if written is None:
-                    return None
-                if not written:
-                    _log.warning("job.outcome_uncertain", job_id=job.id, queue=job.queue)
-                if not fetch_next:
-                    return NOT_ASKED
-                found = await reconcile.find_by_token(self._backend, job.queue, job.token)
-                return FetchResult(job=found)
-            except RedisRefused as refused:
-                await self._reconnection.refused(refused)
-            except RedisUnavailable as lost:
-                _log.debug("redis.lost", error=str(lost))
-
-    async def _mend(
-        self, job: ActiveJob, error: RedisRefused, *, fetch_next: bool
-    ) -> FetchResult | None:
-        """Undo at once what a refused script has done by half, and pause; the take, if all of it.
-
-        A job that a worker's death left like that would be in no list, and lost.
-        """
-        try:
-            if not await reconcile.restore(self._backend, job, self._lock_duration, str(error)):
-                if not fetch_next:
-                    return NOT_ASKED
-                found = await reconcile.find_by_token(self._backend, job.queue, job.token)
-                return FetchResult(job=found)
-            if reconcile.is_of_another_type(error) and await reconcile.set_aside(
-                self._backend, job.queue, job.id, job
-            ):
-                return None
-        except RedisUnavailable as unmended:  # what is left is done before the next attempt
-            _log.debug("job.not_restored", job_id=job.id, error=str(unmended))
-        await self._reconnection.refused(error)
-        return None
 
 
 def _given_up(outcome: Outcome, error: Exception) -> Outcome:

@@ -1,4 +1,4 @@
-"""Runs taken jobs to their outcomes, and tells what came of each."""
+"""Runs fetched jobs to their outcomes. Its register is the only one of the jobs in hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 import random
 import re
 import time
-from collections import Counter
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -21,32 +21,25 @@ from convolab_worker.bullmq.outcome import (
     Returned,
 )
 from convolab_worker.errors import HandlerNotFound, RedisUnavailable
-from convolab_worker.handlers.job import Line
-from convolab_worker.telemetry.recent_runs import Entry
+from convolab_worker.telemetry.metrics import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
-from convolab_worker.worker.execution.handler_call import (
-    PATIENCE_SECONDS,
-    Run,
-    Why,
-    conclude,
-    failure,
-    prepare,
-)
-from convolab_worker.worker.stack_reports import innermost
+from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
+from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
+from convolab_worker.worker.locks import HeldLock
+from convolab_worker.worker.watchdog import innermost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.handlers.job import JobReporter
     from convolab_worker.handlers.registry import Handler, HandlerRegistry
-    from convolab_worker.telemetry.logging import Telemetry
+    from convolab_worker.telemetry.metrics import Metrics
     from convolab_worker.telemetry.tracing import Tracing
-    from convolab_worker.worker.stack_reports import StackReports
+    from convolab_worker.worker.watchdog import StackReports
 
-# What a handler gets between being cancelled at a shutdown and losing its slot.
-STOP_PATIENCE_SECONDS = 0.5
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
-_LONGEST_SHOWN = 300  # in the recent_runs
+_LONGEST_SHOWN = 300  # on the status page
 _LABELS = {
     Completed: "completed",
     Postponed: "postponed",
@@ -55,146 +48,176 @@ _LABELS = {
     Lost: "lost",
 }
 _FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
-# Stands for the handler of a job whose name nobody handles.
 NO_HANDLER = "(no handler)"
+"""Stands for the handler, and the kind, of a job whose name nobody handles."""
 
 
-class OpenLine(Line, Protocol):
-    """A job's line, and its end."""
+@dataclass(slots=True, eq=False)
+class JobInHand(HeldLock):
+    """A job whose lock this worker holds: parked, running, or being completed."""
 
-    async def finish(self) -> None:
-        """Write what is unwritten, before the job's outcome is, and nothing after it."""
-
-    def drop(self) -> None:
-        """Write nothing more: the job is another worker's."""
+    handler: Handler | None = None
+    call: HandlerCall | None = None
+    aborted: Abort | None = None  # told before its handler began
+    reporter: JobReporter | None = None
+    has_slot: bool = False  # its fetcher's to write
 
     @property
-    def newest(self) -> str | None:
-        """The job's newest progress, as JSON."""
+    def handler_key(self) -> str:
+        return NO_HANDLER if self.handler is None else self.handler.key
 
 
-class Lines(Protocol):
-    """Where jobs' lines are got from."""
+class JobExecutor:
+    """Runs jobs with ``handlers``, and keeps the register of those in hand.
 
-    def line(self, active_job: ActiveJob) -> OpenLine:
-        """The line of one job."""
-
-
-class Runner:
-    """The running jobs of one worker."""
+    ``report_to`` makes a job's reporter; ``child_reason`` completes the text of a deferred failure.
+    """
 
     def __init__(
         self,
         handlers: HandlerRegistry,
-        reports: Lines,
-        telemetry: Telemetry,
+        report_to: Callable[[ActiveJob], JobReporter],
+        metrics: Metrics,
         stack_reports: StackReports,
         child_reason: Callable[[str], Awaitable[str]],
         tracing: Tracing = NO_TRACING,
     ) -> None:
-        """Keep the collaborators; ``child_reason`` completes a deferred failure's text."""
-        self._tracing = tracing
-        self.handlers = handlers
-        self._reports = reports
-        self._telemetry = telemetry
-        self._whereabouts = stack_reports
+        self._handlers = handlers
+        self._report_to = report_to
+        self.metrics = metrics
+        self.stack_reports = stack_reports
         self._child_reason = child_reason
+        self._tracing = tracing
+        self.jobs: set[JobInHand] = set()
         self._log = structlog.get_logger("convolab_worker").bind()
         # Two lines a job that nobody reads are not even put together.
         is_enabled = getattr(self._log, "is_enabled_for", None)
         self._tells = is_enabled is None or bool(is_enabled(logging.INFO))
-        self._runs: dict[ActiveJob, tuple[Run, OpenLine]] = {}
-        self.outcomes: Counter[str] = Counter()
 
-    def handler_of(self, active_job: ActiveJob) -> Handler | None:
-        """The handler that the job is for."""
-        return self.handlers.find(active_job.queue, active_job.name)
+    def use(self, handlers: HandlerRegistry) -> None:
+        """Run jobs with these handlers from now on: those whose lifespans are open."""
+        self._handlers = handlers
 
-    def run(self, active_job: ActiveJob) -> Coroutine[Any, Any, Outcome]:
+    # the register
+
+    def receive(self, job: ActiveJob, renewed_at: float) -> JobInHand:
+        """Register a job whose lock was set or renewed at ``renewed_at`` (monotonic)."""
+        held = JobInHand(job, renewed_at, handler=self._handlers.find(job.queue, job.name))
+        self.jobs.add(held)
+        return held
+
+    def untrack(self, held: JobInHand) -> None:
+        """The job is no longer ours; doing it again does nothing."""
+        self.jobs.discard(held)
+
+    def ids_of(self, queue: str) -> set[str]:
+        return {held.job.id for held in self.jobs if held.job.queue == queue}
+
+    def find(self, queue: str, job_id: str) -> JobInHand | None:
+        for held in self.jobs:
+            if held.job.id == job_id and held.job.queue == queue:
+                return held
+        return None
+
+    def running(self) -> list[JobInHand]:
+        return [held for held in list(self.jobs) if held.call is not None]
+
+    # running
+
+    def run(self, held: JobInHand) -> Coroutine[Any, Any, Outcome]:
         """Run the job, in its span if there are any; its outcome, whatever happens."""
-        return (
-            self._outcome(active_job) if self._tracing is NO_TRACING else self._traced(active_job)
-        )
+        return self._outcome(held) if self._tracing is NO_TRACING else self._traced(held)
 
-    async def _traced(self, active_job: ActiveJob) -> Outcome:
-        with self._tracing.running(active_job) as tell:
-            outcome = await self._outcome(active_job)
+    async def _traced(self, held: JobInHand) -> Outcome:
+        with self._tracing.running(held.job) as tell:
+            outcome = await self._outcome(held)
             if isinstance(outcome, AwaitsChildren):
                 outcome = AwaitsChildren(outcome.children, self._tracing.carried())
             tell(outcome)
         return outcome
 
-    async def _outcome(self, active_job: ActiveJob) -> Outcome:
+    async def _outcome(self, held: JobInHand) -> Outcome:
+        active_job, handler = held.job, held.handler
         if active_job.deferred_failure is not None:
             return Failed(await self._deferred_reason(active_job))
         if active_job.problem is not None:
             return Failed(active_job.problem)
-        handler = self.handler_of(active_job)
         if handler is None:
-            missing = _no_handler(active_job, self.handlers.names_on(active_job.queue))
+            missing = _no_handler(active_job, self._handlers.names_on(active_job.queue))
             return Failed(str(missing), error=missing)
-        line = self._reports.line(active_job)
+        reporter = self._report_to(active_job)
         try:
-            job = prepare(active_job, handler, line)
+            job = prepare(active_job, handler, reporter)
         except Exception as error:  # noqa: BLE001 - a payload's own class may raise anything
             return self.failure(error, active_job)
         if self._tells:
-            self._log.info("job.started", **_names(active_job, handler))
-        run = Run(job, handler)
-        self._runs[active_job] = run, line
-        run.on_stuck = self._report_stuck
+            self._log.info("job.started", **_names(held))
+        if held.aborted is not None:
+            return held.aborted.outcome or Returned()
+        call = HandlerCall(job, handler)
+        call.on_stuck = self._report_stuck
+        held.call, held.reporter = call, reporter
         try:
-            await run.end()
+            await call.run()
         finally:
-            del self._runs[active_job]
-        if run.why is Why.LOST:
-            line.drop()
+            held.call = None
+        if call.aborted is not None and call.aborted.kind is AbortKind.LOCK_LOST:
+            reporter.close()
         else:
-            await line.finish()
-        return conclude(run, active_job, handler, random.random, self.handlers.strategies)
+            await reporter.finish()
+        return conclude(call, active_job, handler, random.random, self._handlers.strategies)
 
-    def failure(self, error: BaseException, active_job: ActiveJob) -> Failed:
+    def failure(self, error: BaseException, job: ActiveJob) -> Failed:
         """The outcome of an attempt that failed with ``error`` outside its handler."""
-        return failure(error, active_job, random.random, self.handlers.strategies)
+        return failure(error, job, random.random, self._handlers.strategies)
 
-    async def _deferred_reason(self, active_job: ActiveJob) -> str:
-        deferred = active_job.deferred_failure or ""
+    async def _deferred_reason(self, job: ActiveJob) -> str:
+        deferred = job.deferred_failure or ""
         try:
             return await self._child_reason(deferred)
         except RedisUnavailable:
             return deferred
 
-    def _report_stuck(self, run: Run) -> None:
-        """Tell where a handler stands whose time is over, or that nobody waits for any more."""
-        kind = "abandoned" if run.abandoned else "timed_out"
-        stack = run.stack
-        report = {"where": innermost(stack), "stack": "".join(stack.format()), **run.names}
-        self._whereabouts.keep(kind, **report)
+    def _report_stuck(self, call: HandlerCall) -> None:
+        """Report where a handler stands whose time is over, or which is abandoned."""
+        kind = "abandoned" if call.abandoned else "timed_out"
+        stack = call.stack
+        report = {"where": innermost(stack), "stack": "".join(stack.format()), **call.names}
+        self.stack_reports.keep(kind, **report)
         self._log.warning(f"job.{kind}", **report)
 
-    def report(self, active_job: ActiveJob, outcome: Outcome) -> None:
-        """Count and log what came of a job."""
-        handler = self.handler_of(active_job)
-        came = label(outcome)
-        self.outcomes[came] += 1
+    def abort(self, held: JobInHand, abort: Abort) -> None:
+        """Tell the job's handler to end, or never to begin."""
+        if held.call is not None:
+            held.call.abort(abort)
+        elif held.aborted is None:
+            held.aborted = abort
+
+    def abort_all(self, abort: Abort) -> None:
+        """Tell every handler to end, or never to begin."""
+        for held in list(self.jobs):
+            self.abort(held, abort)
+
+    # reporting
+
+    def report(self, held: JobInHand, outcome: Outcome) -> None:
+        """Count and log what the job has come to."""
+        job, came = held.job, label(outcome)
         now = time.time()
-        ran = max(now - active_job.processed_on / 1000, 0.0)
-        waited = max(
-            (active_job.processed_on - active_job.timestamp - active_job.delay) / 1000, 0.0
-        )
-        kind = NO_HANDLER if handler is None else handler.kind
-        self._telemetry.job_finished(kind, came, ran, waited)
-        self._tracing.ended(active_job, outcome, ran)
+        ran = max(now - job.processed_on / 1000, 0.0)
+        waited = max((job.processed_on - job.timestamp - job.delay) / 1000, 0.0)
+        kind = NO_HANDLER if held.handler is None else held.handler.kind
+        self._tracing.ended(job, outcome, ran)
         reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
-        self._telemetry.recent_runs.ended(
-            Entry(
-                now, active_job.id, active_job.name, active_job.queue, kind, active_job.attempt,
-                came, ran, waited, reason and reason[:_LONGEST_SHOWN],
+        self.metrics.job_ended(
+            RecentRun(
+                now, job.id, job.name, job.queue, kind, job.attempt, came, ran, waited,
+                reason and reason[:_LONGEST_SHOWN],
             )
         )  # fmt: skip
         if type(outcome) is Completed and not self._tells:
             return
-        names = _names(active_job, handler)
+        names = _names(held)
         if isinstance(outcome, Failed):
             self._log.warning(
                 f"job.{came}",
@@ -208,30 +231,6 @@ class Runner:
         else:
             self._log.info(f"job.{came}", duration_ms=round(ran * 1000), **names)
 
-    def interrupt(self) -> None:
-        """Tell every running handler to end now: the worker stops."""
-        for run, _ in list(self._runs.values()):
-            run.interrupt(Why.STOP, STOP_PATIENCE_SECONDS)
-
-    def lose(self, active_job: ActiveJob) -> bool:
-        """The active_job's lock is gone: cancel its handler, if one is running."""
-        running = self._runs.get(active_job)
-        if running is not None:
-            running[0].interrupt(Why.LOST, STOP_PATIENCE_SECONDS)
-        return running is not None
-
-    def cancel(self, active_job: ActiveJob, asked: Failed | Returned) -> bool:
-        """Somebody wants the job to end as ``asked``: cancel its handler, if one is running."""
-        running = self._runs.get(active_job)
-        if running is not None:
-            running[0].asked = asked
-            running[0].interrupt(Why.CANCELLED, PATIENCE_SECONDS)
-        return running is not None
-
-    def running(self) -> list[tuple[ActiveJob, str | None]]:
-        """The jobs whose handlers run now, each with its newest progress as JSON."""
-        return [(active_job, line.newest) for active_job, (_, line) in self._runs.items()]
-
 
 def _place(stack: str | None) -> str | None:
     """The innermost line of a traceback, as FILE:LINE in FUNCTION."""
@@ -239,25 +238,25 @@ def _place(stack: str | None) -> str | None:
     return "{}:{} in {}".format(*frames[-1]) if frames else None
 
 
-def _no_handler(active_job: ActiveJob, known: list[str]) -> HandlerNotFound:
+def _no_handler(job: ActiveJob, known: list[str]) -> HandlerNotFound:
     names = ", ".join(known) if known else "none"
     return HandlerNotFound(
-        f"no handler for {active_job.name!r} on queue {active_job.queue!r}; handled there: {names}"
+        f"no handler for {job.name!r} on queue {job.queue!r}; handled there: {names}"
     )
 
 
-def _names(active_job: ActiveJob, handler: Handler | None) -> dict[str, object]:
+def _names(held: JobInHand) -> dict[str, object]:
+    job = held.job
     return {
-        "job_id": active_job.id,
-        "name": active_job.name,
-        "queue": active_job.queue,
-        "kind": None if handler is None else handler.kind,
-        "attempt": active_job.attempt,
+        "job_id": job.id,
+        "name": job.name,
+        "queue": job.queue,
+        "kind": None if held.handler is None else held.handler.kind,
+        "attempt": job.attempt,
     }
 
 
 def label(outcome: Outcome) -> str:
-    """The outcome's name in logs and counts."""
     if isinstance(outcome, Failed):
         return "failed" if outcome.retry_in is None else "retried"
     return _LABELS[type(outcome)]

@@ -1,11 +1,9 @@
-"""One job from taken to an outcome: decode, validate, run, time out.
+"""One call of a handler: decode, validate, run, time out; and what its job comes to.
 
-A ``Run`` is one call of a handler:
-
-    running     -- returns, raises -->          ended
-    running     -- time-out, stop, lock lost --> interrupted  (``cancelled`` is set, task cancelled)
-    interrupted -- returns, raises -->          ended
-    interrupted -- patience over -->            abandoned     (it may go on; nobody waits for it)
+running -- returns, raises -->                         ended
+running -- time-out, shutdown, cancel, lock lost -->   aborted    (``cancelled`` is set)
+aborted -- returns, raises -->                         ended
+aborted -- patience over -->                           abandoned  (nobody waits for it)
 """
 
 from __future__ import annotations
@@ -14,94 +12,88 @@ import asyncio
 import contextlib
 import contextvars
 import enum
-import inspect
 import sys
 import threading
-import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.bullmq.outcome import (
-    AwaitsChildren,
-    Completed,
     Failed,
     Lost,
     Outcome,
-    Postponed,
     Returned,
 )
-from convolab_worker.errors import (
-    ConfigurationError,
-    InvalidPayload,
-    InvalidResult,
-    JobTimeout,
-    RetryLater,
-    UnrecoverableError,
-)
-from convolab_worker.handlers import passage
-from convolab_worker.handlers.job import AwaitChildren, Job
-from convolab_worker.handlers.passage import MiddlewareChain
-from convolab_worker.handlers.retry import retry_delay
-from convolab_worker.handlers.strategies import NO_STRATEGIES, FailedAttempt
-from convolab_worker.payloads.decode import decode_data
-from convolab_worker.payloads.encode import encode_json
-from convolab_worker.worker.stack_reports import below, stack_of_coroutine, stack_of_thread
+from convolab_worker.handlers.middleware import MiddlewareChain
+from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from traceback import StackSummary
     from types import FrameType
 
-    from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.job import Line
+    from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.registry import Handler
-    from convolab_worker.handlers.strategies import Strategies
 
-# Files whose frames say nothing to who wrote the handler.
-_OURS = frozenset({__file__, passage.__file__})
-# How long a handler may go on after it was told to end, before its slot is taken from it.
+# How long a handler may go on after it was told to end, before it loses its slot; and at the end of
+# a shutdown's grace, or when its lock is lost.
 PATIENCE_SECONDS = 5.0
-# Results that need no look at whether they are awaitable, which takes longer than to write them.
-_PLAIN = frozenset({type(None), bool, int, float, str, dict, list})
+STOP_PATIENCE_SECONDS = 0.5
 
 
-class Why(enum.Enum):
-    """What interrupted a run."""
+class AbortKind(enum.Enum):
+    """Why a handler has to end."""
 
     TIMEOUT = "timeout"
-    STOP = "stop"
-    LOST = "lost"
+    SHUTDOWN = "shutdown"
     CANCELLED = "cancelled"
+    LOCK_LOST = "lock lost"
 
 
-class Run:
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Tells a handler to end. Its job comes to ``outcome``, unless the handler still returns.
+
+    A handler that goes on for ``patience`` seconds loses its slot. A lost lock counts whatever the
+    handler returns; what a time-out comes to depends on the job's attempts.
+    """
+
+    kind: AbortKind
+    outcome: Outcome | None
+    patience: float
+
+
+LOCK_LOST = Abort(
+    AbortKind.LOCK_LOST, Lost("the lock was lost while the handler ran"), STOP_PATIENCE_SECONDS
+)
+SHUTDOWN = Abort(AbortKind.SHUTDOWN, Returned(), STOP_PATIENCE_SECONDS)
+
+
+def cancellation(outcome: Failed | Returned) -> Abort:
+    return Abort(AbortKind.CANCELLED, outcome, PATIENCE_SECONDS)
+
+
+class HandlerCall:
     """One call of a handler for a job, in the loop or in a thread of its own."""
 
-    __slots__ = (
-        "_began", "_ended", "_error", "_handler", "_job", "_loop", "_passage", "_task", "_thread",
-        "_timer", "_value", "abandoned", "asked", "on_stuck", "why",
-    )  # fmt: skip
-
     def __init__(self, job: Job[Any], handler: Handler) -> None:
-        """Prepare; nothing runs before ``outcome`` is awaited."""
         self._job = job
         self._handler = handler
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
-        self._passage: MiddlewareChain | None = None
+        self._chain: MiddlewareChain | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._began = False
         self._value: Any = None
-        self._error: BaseException | None = None
-        self.why: Why | None = None
+        self.error: BaseException | None = None
+        self.aborted: Abort | None = None
         self.abandoned = False
-        self.asked: Failed | Returned = Returned()  # what is to come of a cancelled job
-        # Hears, while the handler still stands there, that its time is over or nobody waits for it.
-        self.on_stuck: Callable[[Run], None] | None = None
+        # Called while the handler still stands where it is: its time is over, or it is abandoned.
+        self.on_stuck: Callable[[HandlerCall], None] | None = None
 
-    async def end(self) -> None:
-        """Start the handler and wait until it has ended, or been abandoned."""
+    async def run(self) -> None:
+        """Start the handler and wait until it has ended or has been abandoned."""
         if self._handler.threaded and not self._handler.middleware:
             self._start_thread(self._job, self._finish)
         else:
@@ -113,6 +105,11 @@ class Run:
             self._timer = self._loop.call_later(self._handler.timeout, self._time_out)
         try:
             await self._ended
+        except asyncio.CancelledError:  # nobody waits for it any more
+            self._job.cancelled.set()
+            if self._task is not None:
+                self._task.cancel()
+            raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -123,12 +120,12 @@ class Run:
         try:
             if handler.middleware:
                 innermost = self._in_thread if handler.threaded else handler.function
-                self._passage = MiddlewareChain(handler.middleware, innermost)
-                self._value = await self._passage.go(self._job)
+                self._chain = MiddlewareChain(handler.middleware, innermost)
+                self._value = await self._chain.run(self._job)
             else:
                 self._value = await handler.function(self._job)
         except BaseException as error:  # noqa: BLE001 - nothing a handler raises may end the worker
-            self._error = error
+            self.error = error
         self._end()
 
     def _start_thread(
@@ -151,7 +148,7 @@ class Run:
         self._thread.start()
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
-        self._value, self._error = value, error
+        self._value, self.error = value, error
         self._end()
 
     async def _in_thread(self, job: Job[Any]) -> Any:
@@ -172,7 +169,7 @@ class Run:
                 await asyncio.shield(ended)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if self.why is None or self.abandoned or task is None:
+                if self.aborted is None or self.abandoned or task is None:
                     raise
                 task.uncancel()
         value, error = ended.result()
@@ -186,24 +183,24 @@ class Run:
 
     def _time_out(self) -> None:
         self._tell_stuck()
-        self.interrupt(Why.TIMEOUT, PATIENCE_SECONDS)
+        self.abort(Abort(AbortKind.TIMEOUT, None, PATIENCE_SECONDS))
 
-    def interrupt(self, why: Why, patience: float) -> None:
-        """Tell the handler to end within ``patience`` seconds; the first reason counts."""
+    def abort(self, abort: Abort) -> None:
+        """Tell the handler to end; of several aborts the first says what the job comes to."""
         if self._ended.done():
             return
-        if self.why is None:
-            self.why = why
+        if self.aborted is None:
+            self.aborted = abort
             self._job.cancelled.set()
             if self._task is not None:
                 self._task.cancel()
                 if not self._began:  # asyncio drops a task that is cancelled before its first step
-                    self._error = asyncio.CancelledError()
+                    self.error = asyncio.CancelledError()
                     self._end()
                     return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(patience, self._abandon)
+        self._timer = self._loop.call_later(abort.patience, self._abandon)
 
     def _abandon(self) -> None:
         if not self._ended.done():
@@ -232,18 +229,18 @@ class Run:
 
     def blame(self, error: BaseException) -> str | None:
         """The middleware that raised ``error``, where one did."""
-        return None if self._passage is None else self._passage.blame(error)
+        return None if self._chain is None else self._chain.blame(error)
 
     def result(self) -> Any:
         """What the handler returned; raises what it raised."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._value
 
     @property
     def returned(self) -> bool:
         """Whether the handler came to its end by itself."""
-        return not self.abandoned and self._error is None
+        return not self.abandoned and self.error is None
 
 
 def _begin(
@@ -257,131 +254,7 @@ def _begin(
 
 def job_of_frame(frame: FrameType) -> dict[str, Any] | None:
     """The job whose handler runs below ``frame``, if that is a frame of ours."""
-    if frame.f_code is not Run._call.__code__:  # noqa: SLF001
+    if frame.f_code is not HandlerCall._call.__code__:  # noqa: SLF001
         return None
-    run: Run = frame.f_locals["self"]
-    return run.names
-
-
-def prepare(active_job: ActiveJob, handler: Handler, line: Line) -> Job[Any]:
-    """Decode and validate a job's data. Raises InvalidPayload."""
-    data = handler.validate(decode_data(active_job.data))
-    return Job(active_job, kind=handler.kind, data=data, line=line, resources=handler.resources)
-
-
-def conclude(
-    run: Run,
-    active_job: ActiveJob,
-    handler: Handler,
-    random: Callable[[], float],
-    strategies: Strategies = NO_STRATEGIES,
-) -> Outcome:
-    """The outcome of a run that has ended."""
-    if run.why is Why.LOST:
-        return Lost("the lock was lost while the handler ran")
-    if run.why is Why.TIMEOUT:
-        return failure(_timed_out(run, active_job, handler), active_job, random, strategies)
-    if run.why is Why.STOP and not run.returned:
-        return Returned()
-    if run.why is Why.CANCELLED and not run.returned:
-        return run.asked
-    return _from_result(run, active_job, random, strategies)
-
-
-def _from_result(
-    run: Run, active_job: ActiveJob, random: Callable[[], float], strategies: Strategies
-) -> Outcome:
-    try:
-        value = run.result()
-        if type(value) not in _PLAIN and inspect.isawaitable(value):
-            _discard(value)
-            msg = "the handler returned an awaitable: make it async, or await what it returns"
-            raise InvalidResult(msg)  # noqa: TRY301 - one place makes outcomes of errors
-        return Completed(encode_json(value))
-    except AwaitChildren as asked:
-        return AwaitsChildren(asked.children)
-    except RetryLater as later:
-        return Postponed(later.delay)
-    except BaseException as error:  # noqa: BLE001 - a value from here on
-        return failure(error, active_job, random, strategies, middleware=run.blame(error))
-
-
-def failure(
-    error: BaseException,
-    active_job: ActiveJob,
-    random: Callable[[], float],
-    strategies: Strategies = NO_STRATEGIES,
-    *,
-    middleware: str | None = None,
-) -> Failed:
-    """The outcome of an attempt that failed with ``error``, raised by ``middleware`` or within."""
-    reason, stack = _reason(error), _stack(error)
-    if middleware is not None:
-        reason = f"middleware {middleware}: {reason}"
-    if isinstance(error, (UnrecoverableError, InvalidPayload, InvalidResult)):
-        return Failed(reason, stack, error=error)
-    try:
-        delay = retry_delay(
-            active_job.opts,
-            active_job.attempts_made,
-            random=random(),
-            custom=lambda name: strategies.delay(name, _failed_attempt(active_job, error)),
-        )
-    except ConfigurationError as unknown:
-        return Failed(f"{reason} (not tried again: {unknown})", stack, error=error)
-    return Failed(reason, stack, delay, error=error)
-
-
-def _failed_attempt(active_job: ActiveJob, error: BaseException) -> FailedAttempt:
-    return FailedAttempt(
-        id=active_job.id,
-        name=active_job.name,
-        queue=active_job.queue,
-        attempt=active_job.attempt,
-        max_attempts=active_job.max_attempts,
-        error=error,
-        raw_data=active_job.data,
-    )
-
-
-def _timed_out(run: Run, active_job: ActiveJob, handler: Handler) -> JobTimeout:
-    still = "; it is still running and was abandoned" if run.abandoned else ""
-    msg = f"{active_job.name} ran longer than its time-out of {handler.timeout:g} s{still}"
-    timeout = JobTimeout(msg)
-    if run._error is not None:  # noqa: SLF001 - where the handler stood when it was cancelled
-        timeout.__traceback__ = run._error.__traceback__  # noqa: SLF001
-    return timeout
-
-
-def _reason(error: BaseException) -> str:
-    """What Node would put into ``failedReason``: the message, where there is one."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an exception whose own text raises
-        text = ""
-    if isinstance(error, Exception) and text and not isinstance(error, KeyError):
-        return _encodable(text)
-    return _encodable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
-
-
-def _stack(error: BaseException) -> str:
-    """The traceback from the handler on, without the frames of this library."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename in _OURS:
-        frames = frames.tb_next
-    try:
-        lines = traceback.format_exception(type(error), error, frames)
-    except Exception:  # noqa: BLE001 - an exception whose str or repr raises
-        lines = [f"{type(error).__name__} (its traceback can't be shown)"]
-    return _encodable("".join(lines))
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates can't be sent as UTF-8: show them as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _discard(value: Any) -> None:
-    close = getattr(value, "close", None)
-    if callable(close):
-        close()
+    call: HandlerCall = frame.f_locals["self"]
+    return call.names

@@ -17,8 +17,7 @@ from convolab_worker.cli.commands.cost.prices import Hosting, Prices
 from convolab_worker.cli.flags import reader, reader_of
 from convolab_worker.cli.output import result
 from convolab_worker.errors import ConfigurationError, InvalidPayload
-from convolab_worker.payloads.decode import decode_data
-from convolab_worker.payloads.validation import validator
+from convolab_worker.payloads.decode import decode_data, decoder
 from convolab_worker.settings import OPTIONS, Settings
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
@@ -133,8 +132,9 @@ def load_prices(path: Path | None = None) -> Prices:
     """
     file = path or files(__package__).joinpath("prices.json")
     try:
-        document = decode_data(file.read_bytes())
-        prices: Prices = validator(Prices)(document)
+        raw = file.read_bytes()
+        document = decode_data(raw)
+        prices: Prices = decoder(Prices)(raw)
     except (OSError, InvalidPayload) as error:
         msg = f"{file}: expected a JSON file of prices: {error}"
         raise ConfigurationError(msg) from error

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.cli.output import Bar
 from convolab_worker.cli.process import connected
-from convolab_worker.client import failed_jobs
+from convolab_worker.client import jobs as failed_jobs
 from convolab_worker.client.client import JobClient
-from convolab_worker.client.failed_jobs import BATCH, DONE, Failure, Wanted, remove_call
+from convolab_worker.client.jobs import BATCH, DONE, Failure, Wanted, remove_call
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import JobNotFound
 

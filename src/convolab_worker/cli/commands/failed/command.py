@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from convolab_worker.cli.flags import Parser
-    from convolab_worker.client.failed_jobs import Wanted
+    from convolab_worker.client.jobs import Wanted
 
 _LIMIT = Whole(low=1, high=1_000_000)
 _LONGEST_REASON = 80  # in the table; --json and show print all of it
@@ -133,7 +133,7 @@ def _act(given: argparse.Namespace) -> int:
 
 def _wanted(given: argparse.Namespace) -> Wanted:
     """Return the filter that the flags mean. Raises ConfigurationError for a wrong pattern."""
-    from convolab_worker.client.failed_jobs import Wanted, reason_pattern
+    from convolab_worker.client.jobs import Wanted, reason_pattern
 
     try:
         reason = None if given.reason is None else reason_pattern(given.reason)

@@ -1,0 +1,122 @@
+"""The script calls of producers and operators: pure, from a job to a script's KEYS and ARGV."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from convolab_worker.bullmq.protocol import script_costs
+from convolab_worker.bullmq.protocol.calls import Call
+from convolab_worker.bullmq.protocol.job_options import short_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from convolab_worker.bullmq.protocol.keys import QueueKeys
+
+_PARENT_FLAGS = ("fpof", "cpof", "idof", "rdof")
+_STANDARD_KEYS = (
+    "wait", "paused", "meta", "id", "completed", "delayed", "active", "events", "marker",
+)  # fmt: skip
+_DELAYED_KEYS = ("marker", "meta", "id", "delayed", "completed", "events")
+_PRIORITIZED_KEYS = (
+    "marker", "meta", "id", "prioritized", "delayed", "completed", "active", "events", "pc",
+)  # fmt: skip
+_REPROCESS_KEYS = ("events", "failed", "wait", "meta", "active", "marker", "prioritized", "pc")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job to be added: ``data`` is JSON text, ``opts`` BullMQ's job options by their long names.
+
+    ``parent`` is the id of the parent job, ``parent_queue`` the parent queue's key without a
+    trailing colon (``bull:course-generation``).
+    """
+
+    id: str
+    name: str
+    data: str
+    opts: Mapping[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+    parent_queue: str | None = None
+
+    def carrying(self, carried: Mapping[str, Any]) -> NewJob:
+        """Returns the job with further options: those that carry a trace's context on."""
+        return dataclasses.replace(self, opts={**self.opts, **carried}) if carried else self
+
+
+def add_job(keys: QueueKeys, job: NewJob, now_ms: int) -> Call:
+    """Add ``job`` to its queue, unless a job of its id is there; the answer is the job's id."""
+    opts = {"attempts": 0, **job.opts}
+    short = short_options(opts)
+    parent_key = None if job.parent is None else f"{job.parent_queue}:{job.parent}"
+    parent = None
+    if job.parent is not None:
+        flags = {flag: True for flag in _PARENT_FLAGS if short.get(flag)}
+        parent = {"id": job.parent, "queueKey": job.parent_queue, **flags}
+        short["parent"] = {"id": job.parent, "queue": job.parent_queue}
+    deduplication = opts.get("deduplication")
+    dedup_key = f"{keys.base}de:{deduplication['id']}" if deduplication else None
+    dependencies = f"{parent_key}:dependencies" if parent_key else None
+    packed = msgpack.packb(
+        [keys.base, job.id, job.name, now_ms, parent_key, dependencies, parent, None, dedup_key]
+    )
+    name, key_names = _target(opts)
+    inner = script_costs.add(name, is_child=job.parent is not None)
+    return Call(name, keys.listed(key_names), (packed, job.data, msgpack.packb(short)), inner)
+
+
+def _target(opts: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    if opts.get("delay"):
+        return "addDelayedJob", _DELAYED_KEYS
+    if opts.get("priority"):
+        return "addPrioritizedJob", _PRIORITIZED_KEYS
+    return "addStandardJob", _STANDARD_KEYS
+
+
+def retry_failed(keys: QueueKeys, job_id: str, *, lifo: bool, reset_attempts: bool) -> Call:
+    """Put a failed job back into its queue, as Node's ``job.retry()`` does."""
+    names = [keys.job(job_id), *keys.named(*_REPROCESS_KEYS)]
+    reset = "1" if reset_attempts else "0"
+    args = (job_id, "RPUSH" if lifo else "LPUSH", "failedReason", "failed", reset, reset)
+    return Call("reprocessJob", names, args)
+
+
+def remove_failed(keys: QueueKeys, job_id: str) -> Call:
+    """Remove a job with its children, as Node's ``job.remove()`` does, if it is still failed."""
+    names = [keys.job(job_id), *keys.named("repeat", "failed")]
+    return Call("removeFailedJob", names, (job_id, 1, keys.base))
+
+
+def other_id(source: QueueKeys, job_id: str) -> str:
+    """Returns the id that a job gets in another queue where its own is taken there."""
+    return f"{source.queue}-{job_id}"
+
+
+def move_job(
+    source: QueueKeys, destination: QueueKeys, state: str, job_id: str, *, execute: bool
+) -> Call:
+    """Move a job of ``state`` to another queue; with ``execute=False`` only tell what would be.
+
+    The answer is what was done, the job's name, and its id in ``destination``.
+    """
+    other = other_id(source, job_id)
+    target = "wait" if state == "paused" else state
+    names = [
+        source[state],
+        destination[target],
+        source.job(job_id),
+        destination.job(job_id),
+        destination.job(other),
+    ]
+    args = (state, job_id, other, source.base, destination.base, "1" if execute else "0")
+    return Call("moveJob", names, args)
+
+
+def cancel_job(keys: QueueKeys, job_id: str, reason: str, news_ms: int) -> Call:
+    """Ask the worker that has a job to fail it for ``reason`` or, if that is "", to return it."""
+    names = (keys.lock(job_id), keys["active"])
+    return Call("cancelJob", names, (job_id, keys.base, reason, news_ms))

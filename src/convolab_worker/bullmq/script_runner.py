@@ -1,0 +1,121 @@
+"""Runs the protocol's script calls on a connection, and counts the commands inside them.
+
+A script is named by its digest; its text is sent only to a server that does not have it. Until a
+server is known to have a script, one call of it is under way on a connection and the others wait:
+
+    unknown -- the first call is sent -->     asked
+    asked   -- NOSCRIPT: the text is sent --> asked
+    asked   -- any other answer -->           known
+    asked   -- the reply is lost -->          unknown
+    known   -- NOSCRIPT, a lost reply -->     unknown
+
+So thousands of calls at once, on a server that has just started, send a script's text once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from convolab_worker.bullmq.protocol.calls import Call
+    from convolab_worker.bullmq.protocol.scripts import Script
+    from convolab_worker.connection.connection import Connection, KnownScripts
+    from convolab_worker.connection.usage import Purpose
+
+
+async def run_script(connection: Connection, purpose: Purpose, call: Call) -> Any:
+    """Runs a call's script; counts ``call.inner`` for ``purpose`` once the server has answered.
+
+    A call of a known script is sent before this waits for anything. Raises what
+    ``Connection.call`` raises.
+    """
+    scripts = connection.scripts
+    found = script(call.script)
+    command = ("EVALSHA", found.sha, len(call.keys), *call.keys, *call.args)
+    while True:
+        is_known = found.sha in scripts.known
+        if not is_known and (asked := scripts.asked.get(found.sha)) is not None:
+            await asked.wait()
+            if not connection.is_open:
+                msg = "the connection was lost"
+                raise ReplyLost(msg)
+            continue
+        try:
+            if is_known:
+                answer = await connection.call(purpose, *command)
+            else:
+                answer = await _ask(scripts, found, connection, purpose, command)
+        except RedisUnavailable as error:
+            if not isinstance(error, RedisRefused):
+                scripts.known.clear()
+            if not _is_unknown(error):
+                raise
+            scripts.known.discard(found.sha)
+        else:
+            if call.inner:
+                connection.counter.count_inner(purpose, call.inner)
+            return answer
+
+
+async def _ask(
+    scripts: KnownScripts, found: Script, connection: Connection, purpose: Purpose, command: Any
+) -> Any:
+    """Runs a script that may be unknown to the server, while other calls of it wait."""
+    asked = scripts.asked[found.sha] = asyncio.Event()
+    try:
+        try:
+            answer = await connection.call(purpose, *command)
+        except RedisRefused as error:
+            if not _is_unknown(error):
+                # Or all who wait would be refused one by one.
+                scripts.known.add(found.sha)
+                raise
+            answer = await connection.call(purpose, "EVAL", found.text, *command[2:])
+        scripts.known.add(found.sha)
+        return answer
+    finally:
+        del scripts.asked[found.sha]
+        asked.set()
+
+
+async def run_pipeline(
+    connection: Connection, purpose: Purpose, calls: Sequence[Call]
+) -> list[Any]:
+    """Runs calls in one pipeline; returns their answers in order.
+
+    Raises the first error once all calls are answered.
+    """
+    scripts = connection.scripts
+    shas = [script(call.script).sha for call in calls]
+    answers: list[Any] = [None] * len(calls)
+    left = list(range(len(calls)))
+    if scripts.known.issuperset(shas):  # without a task for each call, which takes longer
+        sent = [
+            connection.call(purpose, "EVALSHA", sha, len(call.keys), *call.keys, *call.args)
+            for sha, call in zip(shas, calls, strict=True)
+        ]
+        answers = await asyncio.gather(*sent, return_exceptions=True)
+        done = [not isinstance(answer, RedisUnavailable) for answer in answers]
+        inner = sum(call.inner for call in itertools.compress(calls, done))
+        connection.counter.count_inner(purpose, inner)
+        left = [place for place, answer in enumerate(answers) if _is_unknown(answer)]
+        scripts.known.difference_update(shas[place] for place in left)
+    running = [run_script(connection, purpose, calls[place]) for place in left]
+    found = await asyncio.gather(*running, return_exceptions=True)
+    for place, answer in zip(left, found, strict=True):
+        answers[place] = answer
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers
+
+
+def _is_unknown(answer: object) -> bool:
+    return isinstance(answer, RedisRefused) and str(answer).startswith("NOSCRIPT")

@@ -1,0 +1,48 @@
+"""What is to be known of an application's functions, whatever they are wrapped in."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def layers(function: Callable[..., Any]) -> Iterator[Any]:
+    """The function, and what it wraps: of a partial, a decorated function, a callable object."""
+    layer: Any = function
+    while layer is not None:
+        yield layer
+        if isinstance(layer, functools.partial):
+            layer = layer.func
+        elif inspect.isroutine(layer) or inspect.isclass(layer):
+            layer = getattr(layer, "__wrapped__", None)
+        else:
+            layer = getattr(layer, "__wrapped__", None) or getattr(type(layer), "__call__", None)  # noqa: B004
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether it is an ``async def``, itself or below what wraps it."""
+    return any(inspect.iscoroutinefunction(layer) for layer in layers(function))
+
+
+def place(function: Callable[..., Any]) -> str:
+    """Where the function was written: module, name and line."""
+    *_, innermost = layers(function)
+    code = getattr(innermost, "__code__", None)
+    line = f":{code.co_firstlineno}" if code is not None else ""
+    name = getattr(innermost, "__qualname__", repr(innermost))
+    return f"{getattr(innermost, '__module__', '?')}.{name}{line}"
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether the function can be called with that many positional arguments."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in that does not tell its signature
+        return True
+    return True

@@ -1,0 +1,167 @@
+"""Finds out what a handler's first annotation says of its payload."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
+    """Give the T of the ``Job[T]`` annotation of a handler's first parameter, or Any.
+
+    ``job_type`` is the class Job. An annotation that can't be resolved, one that is not a
+    Job, and a function without a positional parameter raise ConfigurationError.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:
+        return Any
+    if not parameters or parameters[0].kind in (
+        inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_KEYWORD,
+    ):
+        msg = f"{name}: expected a first parameter that takes the job, got none"
+        raise ConfigurationError(msg)
+    if parameters[0].annotation is inspect.Parameter.empty:
+        return Any
+    annotation = _resolved(parameters[0].annotation, function, job_type)
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is job_type:
+        return Any if isinstance(arguments[0], typing.TypeVar) else arguments[0]
+    if (
+        annotation in (job_type, Any, object)
+        or isinstance(annotation, typing.TypeVar)
+        or getattr(annotation, "_is_protocol", False)
+    ):
+        return Any
+    msg = (
+        f"{name}: {parameters[0].name} is annotated as {annotation_name(annotation)}; "
+        f"expected {job_type.__name__}[...]: the data is its .data"
+    )
+    raise ConfigurationError(msg)
+
+
+def _resolved(annotation: Any, function: Any, job_type: type) -> Any:
+    """Resolve one annotation as the function's author meant it, the return type left alone."""
+    function = _underlying(function)
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    names = {
+        # Linters move an import that only annotations use below `if TYPE_CHECKING`.
+        job_type.__name__: job_type,
+        **function.__globals__,
+        **enclosing_names(function.__qualname__, function.__module__),
+        **{name: cell.cell_contents for name, cell in cells if _filled(cell)},
+        **{param.__name__: param for param in getattr(function, "__type_params__", ())},
+    }
+    holder = types.SimpleNamespace(__annotations__={"job": annotation})
+    try:
+        return typing.get_type_hints(holder, globalns=names)["job"]
+    except Exception as error:
+        msg = (
+            f"{function.__qualname__}: can't resolve the annotation {annotation!r}: {error}; "
+            f"expected names that {function.__module__} has at run time, "
+            "not only under TYPE_CHECKING"
+        )
+        raise ConfigurationError(msg) from error
+
+
+def _underlying(function: Any) -> Any:
+    """Find the plain function in a method, a partial, a wrapper or a callable object."""
+    while not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        else:
+            call = getattr(function, "__func__", None) or type(function).__call__
+            if not isinstance(call, types.FunctionType):
+                msg = f"{function!r}: expected a function, or an object with a __call__ of its own"
+                raise ConfigurationError(msg)
+            function = call
+    return function
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def annotation_name(annotation: object) -> str:
+    """Write an annotation as its author would have."""
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__qualname__.rpartition(".<locals>.")[2]
+    return str(annotation)
+
+
+def enclosing_names(qualname: str, module: str | None) -> dict[str, Any]:
+    """Give the local names of the running functions inside which ``qualname`` was defined.
+
+    Text annotations are looked up in their module only; this finds the classes that a
+    test or a factory function has defined beside its handler.
+    """
+    parts = qualname.split(".<locals>.")
+    outer = {".<locals>.".join(parts[:end]) for end in range(1, len(parts))}
+    names: dict[str, Any] = {}
+    frame = inspect.currentframe() if outer else None
+    while frame is not None:
+        if frame.f_code.co_qualname in outer and frame.f_globals.get("__name__") == module:
+            names = {**frame.f_locals, **names}
+        frame = frame.f_back
+    return names
+
+
+def resolve_local_classes(annotation: Any, seen: set[Any] | None = None) -> None:
+    """Resolve the annotations of classes that running functions have defined, in the classes.
+
+    msgspec and pydantic look text annotations up in a class's module only. Raises
+    ConfigurationError for a name that is not there at run time.
+    """
+    seen = set() if seen is None else seen
+    for part in typing.get_args(annotation):
+        resolve_local_classes(part, seen)
+    if not isinstance(annotation, type) or "<locals>" not in annotation.__qualname__:
+        return
+    if annotation in seen:
+        return
+    seen.add(annotation)
+    names = {
+        **enclosing_names(annotation.__qualname__, annotation.__module__),
+        annotation.__name__: annotation,
+    }
+    try:
+        hints = _resolved_class(annotation, names)
+    except Exception as error:
+        msg = (
+            f"data: can't resolve the annotations of "
+            f"{annotation.__module__}.{annotation.__qualname__}: {error}; "
+            "expected names that its module has at run time"
+        )
+        raise ConfigurationError(msg) from error
+    for hint in hints.values():
+        resolve_local_classes(hint, seen)
+
+
+def _resolved_class(cls: Any, names: dict[str, Any]) -> dict[str, Any]:
+    if hasattr(cls, "__pydantic_complete__"):
+        if not cls.__pydantic_complete__:
+            cls.model_rebuild(_types_namespace=names)
+        return {}
+    if not dataclasses.is_dataclass(cls) and not hasattr(cls, "__required_keys__"):
+        return {}
+    hints = typing.get_type_hints(cls, localns=names, include_extras=True)
+    cls.__annotations__ = {name: hints[name] for name in cls.__annotations__}
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        field.type = hints[field.name]
+    return hints

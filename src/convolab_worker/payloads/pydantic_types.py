@@ -1,0 +1,236 @@
+"""Reads and writes pydantic's models, and reads the types that msgspec refuses.
+
+pydantic is imported only when such a type is registered: who has no model need not pay for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from convolab_worker.errors import ConfigurationError, InvalidPayload
+from convolab_worker.payloads.annotation import annotation_name
+from convolab_worker.payloads.problems import ABSENT, find, printable, short_path, show, step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MOST_PROBLEMS = 5
+"""How many problems one message tells; a further one is only hinted at."""
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+_check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def decoder(
+    annotation: Any, why_not_msgspec: str, decode_any: Callable[[bytes], Any]
+) -> Callable[[bytes], Any]:
+    """Compile an annotation into a function that reads a job's data by pydantic.
+
+    ``decode_any`` reads JSON unchecked, or raises InvalidPayload. Raises ConfigurationError if
+    pydantic can't check the annotation either, or is not installed.
+    """
+    adapter = _adapter(annotation, why_not_msgspec)
+    validate, invalid = adapter.validate_json, sys.modules["pydantic"].ValidationError
+    strict = None if _is_lax(adapter.core_schema) else True
+
+    def decode(raw: bytes) -> Any:
+        try:
+            # pydantic takes NaN and Infinity for JSON.
+            _check_syntax(raw)
+        except (msgspec.MsgspecError, RecursionError):
+            decode_any(raw)
+        try:
+            return validate(raw, strict=strict)
+        except invalid as error:
+            raise InvalidPayload(_told(error, decode_any(raw))) from error
+        except Exception as error:
+            raise refused(error) from error
+
+    return decode
+
+
+def refused(error: Exception) -> InvalidPayload:
+    """Return what says that a constructor or validator of the user's has raised ``error``."""
+    return InvalidPayload(printable(f"data: {str(error)[:300]} ({type(error).__name__})"))
+
+
+def _adapter(annotation: Any, why_not_msgspec: str) -> Any:
+    name = annotation_name(annotation)
+    try:
+        from pydantic import TypeAdapter
+    except ImportError:
+        msg = (
+            f"data: can't validate {name}: msgspec: {why_not_msgspec}; change the type, "
+            "or install pydantic, which may be able to"
+        )
+        raise ConfigurationError(msg) from None
+    try:
+        adapter = TypeAdapter(annotation)
+        adapter.rebuild(raise_errors=True)
+    except Exception as error:
+        msg = (
+            f"data: can't validate {name}: change the type to one that msgspec or pydantic takes; "
+            f"msgspec: {why_not_msgspec}; pydantic: {str(error).partition(chr(10))[0]}"
+        )
+        raise ConfigurationError(msg) from error
+    return adapter
+
+
+def _is_lax(schema: Any) -> bool:
+    """Say whether a model in a schema, or a field of one, asks for ``strict=False``."""
+    if isinstance(schema, list | tuple):
+        return any(map(_is_lax, schema))
+    if not isinstance(schema, dict):
+        return False
+    cls = schema.get("cls")
+    if isinstance(cls, type) and is_model(cls):
+        rules = [rule for field in _fields(cls).values() for rule in field.metadata]
+        if _config(cls).get("strict") is False or any(
+            getattr(rule, "strict", None) is False for rule in rules
+        ):
+            return True
+    return any(_is_lax(part) for key, part in schema.items() if key not in ("default", "metadata"))
+
+
+def _told(error: Any, value: Any) -> str:
+    details = error.errors(include_url=False, include_context=False)
+    # A member of a union whose Literal differs was not the one that was meant.
+    mistagged = {
+        detail["loc"][:-1]
+        for detail in details
+        if detail["type"] == "literal_error" and find(value, detail["loc"][:-1]) is ABSENT
+    }
+    meant = [
+        detail
+        for detail in details
+        if not any(detail["loc"][: len(member)] == member for member in mistagged)
+    ]
+    problems = list(dict.fromkeys(_problem(detail, value) for detail in meant or details))
+    if len(problems) > _MOST_PROBLEMS:
+        problems[_MOST_PROBLEMS:] = ["and more"]
+    return printable("; ".join(problems))
+
+
+def _problem(detail: dict[str, Any], value: Any) -> str:
+    """Put one of pydantic's problems in our words."""
+    kind, places = detail["type"], detail["loc"]
+    path = "data"
+    for place in places:
+        value_there = find(value, [place])
+        if value_there is not ABSENT:
+            path, value = path + step(place), value_there
+        elif kind == "missing" and place is places[-1]:
+            path += step(place)
+        # Anything else names a member of a union, which is no place in the data.
+    path = short_path(path)
+    if kind == "missing":
+        return f"{path}: required field is missing"
+    if kind == "extra_forbidden":
+        return f"{path}: unknown field"
+    if kind == "json_invalid":
+        return f"{path}: {detail['msg']}"
+    text = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if text.startswith("Input should be "):
+        text = f"expected {text.removeprefix('Input should be ')}"
+    return f"{path}: {text[:300]}, got {show(detail['input'])}"
+
+
+@lru_cache(maxsize=1024)
+def is_model(cls: type) -> bool:
+    """Say whether a class is a pydantic model or a pydantic dataclass."""
+    return hasattr(cls, "__pydantic_decorators__")
+
+
+def dump(value: Any, *, to_be_read: bool) -> Any:
+    """Return a model as JSON's types, under the names that others use.
+
+    ``to_be_read`` says that a handler is to read it with the same model: then fields have the
+    names by which the model reads them, where those differ from the names by which it writes.
+    """
+    options = {"mode": "json", "by_alias": True, "round_trip": to_be_read}
+    if hasattr(value, "model_dump"):
+        dumped = value.model_dump(**options)
+    else:
+        dumped = type(value).__pydantic_serializer__.to_python(value, **options)
+    return _mended(value, dumped, to_be_read=to_be_read)
+
+
+def _mended(value: Any, dumped: Any, *, to_be_read: bool) -> Any:
+    """Go through a value and its dump side by side, and mend what the dump has changed."""
+    kind: type = type(value)
+    if is_model(kind):
+        return _mended_model(value, dumped, to_be_read=to_be_read)
+    if dumped is None and isinstance(value, float) and not isfinite(value):
+        return value  # The caller refuses it; pydantic writes null for it.
+    same_size = isinstance(dumped, dict | list) and len(dumped) == len(value)
+    if same_size and isinstance(dumped, dict) and isinstance(value, dict):
+        pairs = zip(dumped.items(), value.values(), strict=True)
+        return {key: _mended(item, part, to_be_read=to_be_read) for (key, part), item in pairs}
+    if same_size and isinstance(dumped, list) and isinstance(value, list | tuple):
+        return [
+            _mended(item, part, to_be_read=to_be_read)
+            for item, part in zip(value, dumped, strict=True)
+        ]
+    return dumped
+
+
+def _mended_model(value: Any, dumped: Any, *, to_be_read: bool) -> Any:
+    if not isinstance(dumped, dict):
+        root = getattr(value, "root", ABSENT)
+        return dumped if root is ABSENT else _mended(root, dumped, to_be_read=to_be_read)
+    kind: type = type(value)
+    mended = {}
+    for field, written, read in _field_names(kind):
+        if written not in dumped:
+            continue
+        name = read if to_be_read else written
+        if name is None:
+            msg = f"{kind.__name__}.{field} is read by an AliasPath, and by no single key"
+            raise TypeError(msg)
+        item, part = getattr(value, field), dumped.pop(written)
+        if type(item) not in _SCALARS or (part is None and item is not None):
+            part = _mended(item, part, to_be_read=to_be_read)
+        mended[name] = part
+    # What is left are computed fields, and those that the model has no names for.
+    return {**dumped, **mended} if dumped else mended
+
+
+@lru_cache(maxsize=1024)
+def _field_names(cls: Any) -> list[tuple[str, str, str | None]]:
+    """List a model's fields with the names by which it writes and reads each."""
+    by_name = _config(cls).get("validate_by_alias") is False
+    return [
+        (
+            name,
+            field.serialization_alias or name,
+            name if by_name else _read_name(cls, name, field.validation_alias),
+        )
+        for name, field in _fields(cls).items()
+    ]
+
+
+def _read_name(cls: Any, name: str, alias: Any) -> str | None:
+    """Return the key under which a model looks for a field, the first if there are several."""
+    choices = [] if alias is None else getattr(alias, "choices", [alias])
+    for choice in choices:
+        keys = getattr(choice, "path", [choice])
+        if len(keys) == 1:
+            return str(keys[0])
+    config = _config(cls)
+    by_name = config.get("validate_by_name") or config.get("populate_by_name")
+    return name if by_name or not choices else None
+
+
+def _config(cls: Any) -> Any:
+    return getattr(cls, "model_config", None) or getattr(cls, "__pydantic_config__", {})
+
+
+def _fields(cls: Any) -> Any:
+    # Until pydantic 2.10 models had model_fields alone.
+    return getattr(cls, "__pydantic_fields__", None) or cls.model_fields

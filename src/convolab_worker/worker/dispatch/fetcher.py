@@ -1,0 +1,350 @@
+"""Fetches jobs into free slots, and follows each job with the next one of its queue.
+
+A slot's chain of jobs is a task. It ends when its queue has no next job, when other queues have
+their turn, or when fetching stops; a job whose handler is at its limit is parked, and begins a
+chain later. Whatever ends a chain frees its slot and takes its job out of the register.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from convolab_worker.bullmq.outcome import Lost, Outcome, Returned
+from convolab_worker.bullmq.reconcile import fetch, find_by_token
+from convolab_worker.errors import RedisUnavailable, ReplyLost
+from convolab_worker.worker.dispatch.queue_state import FollowUp, Turn
+from convolab_worker.worker.execution.handler_call import SHUTDOWN, STOP_PATIENCE_SECONDS, AbortKind
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from convolab_worker.bullmq.backend import Backend
+    from convolab_worker.bullmq.protocol.records import ActiveJob, FetchResult
+    from convolab_worker.worker.dispatch.listener import Signal
+    from convolab_worker.worker.dispatch.prober import QueueProber
+    from convolab_worker.worker.dispatch.queue_state import QueueTable
+    from convolab_worker.worker.dispatch.slots import Reservation
+    from convolab_worker.worker.execution.completer import Completion, JobCompleter
+    from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
+    from convolab_worker.worker.execution.handler_call import Abort
+    from convolab_worker.worker.locks import LockKeeper
+
+_log = structlog.get_logger("convolab_worker")
+# A job whose lock was lost may be nobody's: stalled jobs are looked for so soon.
+_LOST_SECONDS = 1.0
+_NO_JOB = (None, FollowUp.NONE)
+
+
+class Fetcher:
+    """Owns the chains of jobs in a worker's slots, and the fetches that fill them."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        table: QueueTable,
+        executor: JobExecutor,
+        completer: JobCompleter,
+        keeper: LockKeeper[JobInHand],
+        prober: QueueProber,
+        signal: Signal,
+    ) -> None:
+        self._backend = backend
+        self._table = table
+        self._slots = table.slots
+        self._executor = executor
+        self._completer = completer
+        self._keeper = keeper
+        self._prober = prober
+        self._signal = signal
+        self._is_stopped = False
+        self._chains: dict[asyncio.Task[None], JobInHand] = {}
+        self._lost: list[tuple[str, str]] = []  # queue and token of fetches whose reply was lost
+        self.found = 0  # jobs fetched so far
+        self.ended = 0  # chains that have ended so far
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self._chains)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether a fetch may have taken a job that nobody knows of."""
+        return bool(self._lost)
+
+    def start(self) -> None:
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Fetch nothing more; a job that a fetch under way brings goes back to its queue."""
+        self._is_stopped = True
+
+    # fetching
+
+    async def fill(self, queue: str) -> None:
+        """Fetch from the queue: several jobs in one pipeline, where they are known to wait."""
+        fetches = [self._fetch(queue) for _ in range(self._table.fetch_count(queue))]
+        if self._table.wants_count(queue):
+            fetches.append(self._count(queue))
+        if len(fetches) == 1:
+            await fetches[0]
+            return
+        for error in await asyncio.gather(*fetches, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def _count(self, queue: str) -> None:
+        self._table.counted(queue, await self._backend.count_waiting(queue))
+
+    async def _fetch(self, queue: str) -> None:
+        token, asked_at = self._backend.new_token(), time.monotonic()
+        with self._slots.reserve() as slot:
+            self._table.fetch_started(queue)
+            try:
+                result = await fetch(self._backend, queue, token)
+                held, wanted = await self._accept(queue, result, slot, asked_at)
+            except (ReplyLost, asyncio.CancelledError):
+                self._lost.append((queue, token))
+                raise
+        if held is not None:
+            self._begin(held)
+        if wanted is not FollowUp.NONE:
+            await self._follow_up(queue, wanted)
+
+    async def _accept(
+        self, queue: str, result: FetchResult, slot: Reservation, asked_at: float
+    ) -> tuple[JobInHand | None, FollowUp]:
+        """Take over what a fetch brought: the job if it has the slot, and what to ask next."""
+        job = result.job
+        if job is None:
+            slot.end()
+            return None, self._table.fetch_empty(queue, result, time.time())
+        # The answer may have lain unread while a handler blocked the loop: a lock is only kept once
+        # its job is known.
+        if time.monotonic() - asked_at >= self._keeper.half_life and not (
+            await self._completer.still_holds(job)
+        ):
+            _log.warning("job.fetched_too_late", job_id=job.id, queue=queue)
+            return None, FollowUp.CHECK_STALLED
+        wanted = FollowUp.NONE if self._is_stopped else self._table.fetch_found(queue)
+        return await self._admit(job, slot, time.monotonic()), wanted
+
+    async def _admit(
+        self, job: ActiveJob, slot: Reservation, renewed_at: float
+    ) -> JobInHand | None:
+        """Take a job in hand: it has the slot, is parked, or goes back if fetching has stopped."""
+        held = self._executor.receive(job, renewed_at)
+        self._keeper.job_added(held)
+        if self._is_stopped:
+            slot.end()
+            try:
+                await self._complete(held, Returned())
+            finally:
+                self._executor.untrack(held)
+            return None
+        self.found += 1
+        self._prober.stalled.fetched(job.queue, time.time())
+        held.has_slot = self._slots.admit(slot, held.handler_key, held, time.monotonic())
+        if held.has_slot:
+            return held
+        self._backend.exempt_from_stall_count(job, 1)
+        _log.debug("job.parked", job_id=job.id, queue=job.queue, name=job.name)
+        return None
+
+    async def adopt_lost(self) -> None:
+        """Find the jobs that fetches have taken whose reply was lost, and run them."""
+        while self._lost:
+            queue, token = lost = self._lost[-1]
+            job = await find_by_token(self._backend, queue, token)
+            self._lost.remove(lost)
+            if job is None:
+                continue
+            _log.info("job.adopted", job_id=job.id, queue=queue)
+            with self._slots.reserve() as slot:
+                held = await self._admit(job, slot, time.monotonic())
+            if held is not None:
+                self._begin(held)
+
+    def unpark(self) -> None:
+        """Begin the parked jobs whose handlers have room, while slots are free."""
+        while (held := self._slots.unpark(time.monotonic())) is not None:
+            held.has_slot = True
+            self._backend.exempt_from_stall_count(held.job, -1)
+            self._begin(held)
+
+    async def _follow_up(self, queue: str, wanted: FollowUp) -> None:
+        await self._prober.follow_up(queue, wanted)
+        self._signal.set()  # what was learnt, or could not be, is the dispatcher's to use
+
+    # one slot
+
+    def _begin(self, held: JobInHand) -> None:
+        self._spawn(self._run_chain(held), held)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], held: JobInHand) -> None:
+        chain = asyncio.create_task(work, name=f"slot {held.job.id}")
+        self._chains[chain] = held
+        chain.add_done_callback(self._chain_ended)
+
+    def _chain_ended(self, chain: asyncio.Task[None]) -> None:
+        self._let_go(self._chains.pop(chain))  # it may have been cancelled before its first step
+        self.ended += 1
+        self._signal.set()
+        if not chain.cancelled() and (error := chain.exception()) is not None:
+            _log.error("slot.died", exc_info=error)
+
+    async def _run_chain(self, held: JobInHand) -> None:
+        """Run a job, complete it and, while the slot stays on its queue, the next one."""
+        turn, queue, wanted = Turn(time.time()), held.job.queue, FollowUp.NONE
+        following: JobInHand | None = held
+        while following is not None:
+            current = following
+            try:
+                if wanted is not FollowUp.NONE:
+                    await self._follow_up(queue, wanted)
+                following, wanted = await self._serve(current, turn)
+            except asyncio.CancelledError:  # it, or the job after it, may be active under its token
+                self._lost.append((queue, current.job.token))
+                raise
+            finally:
+                self._let_go(current)
+        if wanted is not FollowUp.NONE:
+            await self._follow_up(queue, wanted)
+
+    def _let_go(self, held: JobInHand) -> None:
+        """Free the job's slot, and take it out of the register; again it does nothing."""
+        self._free_slot(held)
+        self._executor.untrack(held)
+
+    def _free_slot(self, held: JobInHand) -> None:
+        if held.has_slot:
+            held.has_slot = False
+            self._slots.release(held.handler_key)
+            self._table.job_ended(held.job.queue)
+
+    async def _serve(self, held: JobInHand, turn: Turn) -> tuple[JobInHand | None, FollowUp]:
+        """Run and complete one job; the next one, if this slot has it, and what to ask."""
+        queue = held.job.queue
+        outcome = await self._outcome(held)
+        turn.jobs += 1
+        self._free_slot(held)
+        if not await self._stays(queue, turn):
+            completion = await self._complete(held, outcome, once=True)
+            return await self._completed(held, outcome, completion)
+        with self._slots.reserve() as slot:
+            self._table.fetch_started(queue)
+            asked_at = time.monotonic()
+            completion = await self._complete(held, outcome, fetch_next=True, once=True)
+            if completion.next.asked:
+                return await self._accept(queue, completion.next, slot, asked_at)
+        return await self._completed(held, outcome, completion)
+
+    async def _completed(
+        self, held: JobInHand, outcome: Outcome, completion: Completion
+    ) -> tuple[JobInHand | None, FollowUp]:
+        """Go on after a job that brought no next one; a refused write goes on without a slot."""
+        if completion.is_refused:
+            self._signal.set()
+            completion = await self._complete(held, outcome)
+        return await self._rerun(held) if completion.rerun else _NO_JOB
+
+    async def _rerun(self, held: JobInHand) -> tuple[JobInHand | None, FollowUp]:
+        """Run the job again at once: all of its children had ended already."""
+        with self._slots.reserve() as slot:
+            return await self._admit(held.job, slot, held.renewed_at), FollowUp.NONE
+
+    async def _outcome(self, held: JobInHand) -> Outcome:
+        if self._is_stopped:
+            return Returned()
+        try:
+            if held.job.scheduler_id is not None:
+                await self._completer.advance_scheduler(held.job)
+            return await self._executor.run(held)
+        except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
+            return self._executor.failure(error, held.job)
+
+    async def _complete(
+        self, held: JobInHand, outcome: Outcome, *, fetch_next: bool = False, once: bool = False
+    ) -> Completion:
+        completion = await self._completer.complete(held, outcome, fetch_next=fetch_next, once=once)
+        if completion.is_refused:
+            return completion
+        self._executor.untrack(held)
+        with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
+            self._executor.report(held, completion.outcome)
+        if isinstance(completion.outcome, Lost):
+            self._prober.stalled.schedule(held.job.queue, after=_LOST_SECONDS)
+        return completion
+
+    async def _stays(self, queue: str, turn: Turn) -> bool:
+        """Whether a slot that has just been freed fetches its next job from the same queue."""
+        table, slots = self._table, self._slots
+        if self._is_stopped or slots.has_startable or not table.stays(queue, turn, time.time()):
+            return False
+        if len(table.states) > 1:
+            try:
+                await self._prober.probe_others(queue, time.time())
+            except RedisUnavailable as error:
+                _log.debug("redis.lost", error=str(error))
+            if not table.stays(queue, turn, time.time()):
+                return False
+        return slots.free > 0
+
+    # ending
+
+    def abort(self, held: JobInHand, abort: Abort) -> None:
+        """End a job: it has lost its lock, or somebody has cancelled it."""
+        if abort.kind is AbortKind.CANCELLED:
+            _log.info("job.cancelled", job_id=held.job.id, queue=held.job.queue)
+        else:
+            self._prober.stalled.schedule(held.job.queue, after=_LOST_SECONDS)
+            self._signal.set()
+        if self._slots.drop_parked(held):
+            self._spawn(self._end_parked(held, abort), held)
+        else:
+            self._executor.abort(held, abort)
+
+    async def _end_parked(self, held: JobInHand, abort: Abort) -> None:
+        outcome: Outcome = abort.outcome or Returned()
+        if abort.kind is AbortKind.LOCK_LOST:
+            outcome = Lost("the lock was lost while the job was parked")
+        else:
+            self._backend.exempt_from_stall_count(held.job, -1)
+        await self._complete(held, outcome)
+
+    async def all_ended(self, timeout: float) -> bool:
+        """Wait for the jobs that run, at most ``timeout`` seconds; whether none is left."""
+        if self._chains:
+            await asyncio.wait(self._chains, timeout=max(timeout, 0.0))
+        return not self._chains
+
+    async def abort_all(self) -> None:
+        """End the jobs that still run; what their handlers don't finish goes back to its queue."""
+        self._executor.abort_all(SHUTDOWN)
+        if not await self.all_ended(STOP_PATIENCE_SECONDS + 0.3):
+            for chain in self._chains:
+                chain.cancel()
+            await self.all_ended(STOP_PATIENCE_SECONDS)
+
+    async def return_parked(self) -> None:
+        """Return parked jobs in one pipeline."""
+        # The head of a queue is where the last one returned stands: the last parked goes first.
+        parked = self._slots.clear_parked()[::-1]
+        try:
+            async with asyncio.timeout(STOP_PATIENCE_SECONDS):
+                await asyncio.gather(*[self._return(held) for held in parked])
+        except TimeoutError:
+            left = [held for held in parked if held in self._executor.jobs]
+            _log.warning("jobs.not_returned", job_ids=[held.job.id for held in left])
+            self._lost += [(held.job.queue, held.job.token) for held in left]
+        for held in parked:
+            self._executor.untrack(held)
+
+    async def _return(self, held: JobInHand) -> None:
+        self._backend.exempt_from_stall_count(held.job, -1)
+        await self._completer.complete(held, Returned())
+        self._executor.untrack(held)

@@ -1,0 +1,237 @@
+"""Asks Redis what queues have, without fetching: after a doubtful marker, a wait, an outage."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from convolab_worker.connection.error_replies import is_about_data
+from convolab_worker.errors import RedisRefused, RedisUnavailable
+from convolab_worker.worker.dispatch.idle_backoff import revalidation
+from convolab_worker.worker.dispatch.queue_state import FollowUp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from convolab_worker.bullmq.backend import Backend, QueueContents
+    from convolab_worker.worker.dispatch.idle_backoff import Bounds
+    from convolab_worker.worker.dispatch.listener import Heard
+    from convolab_worker.worker.dispatch.queue_state import QueueTable
+    from convolab_worker.worker.dispatch.stalled import StalledChecker
+
+_log = structlog.get_logger("convolab_worker")
+# While every slot is busy, other queues are probed this often, at the end of a job.
+_OTHERS_SECONDS = 0.5
+_WORK_KINDS = ("wait", "prioritized", "delayed")
+
+
+class QueueProber:
+    """Turns what ``table`` wants to know into commands, and their answers into facts for it.
+
+    ``ids_in_hand`` gives the ids of this worker's own jobs of a queue.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        table: QueueTable,
+        stalled: StalledChecker,
+        ids_in_hand: Callable[[str], set[str]],
+        bounds: Bounds,
+    ) -> None:
+        self._backend = backend
+        self._table = table
+        self.stalled = stalled
+        self._ids_in_hand = ids_in_hand
+        self._bounds = bounds
+        self._to_probe: set[str] = set()
+        self._sweep_due = False
+        self._swept_at = time.monotonic()
+        self._pause_checks: dict[str, tuple[float, float]] = {}
+        self._due_checks: dict[str, float] = {}
+        self._others_probed_at = 0.0
+        self.all_empty = False  # as the last probe of all queues found them
+
+    async def follow_up(self, queue: str, wanted: FollowUp) -> None:
+        """Ask what an event of the queue makes worth asking; an outage means to probe all later."""
+        if wanted is FollowUp.NONE:
+            return
+        if wanted is FollowUp.PROBE:
+            self._to_probe.add(queue)
+        elif wanted is FollowUp.REPUBLISH:
+            self._backend.republish_marker(queue)
+        elif wanted is FollowUp.CHECK_STALLED:
+            self.stalled.schedule(queue)
+        else:
+            try:
+                await self._ask(queue, wanted)
+            except RedisUnavailable:
+                self._table.unsure()
+
+    async def _ask(self, queue: str, wanted: FollowUp) -> None:
+        """Ask, and tell the table; a queue whose keys are of another type has no answer."""
+        try:
+            await self._asked(queue, wanted)
+        except RedisRefused as error:
+            if not is_about_data(str(error)):
+                raise
+            _log.debug("queue.broken", queue=queue, error=str(error))
+
+    async def _asked(self, queue: str, wanted: FollowUp) -> None:
+        if wanted is FollowUp.ASK_WHY_STOPPED:
+            found = await self._backend.restrictions_of(queue)
+            ours = len(self._ids_in_hand(queue))
+            self._table.restricted(queue, found, ours=ours, now=time.time())
+            if not self._table.hides_due(queue):
+                return
+        self._table.due(queue, await self._backend.next_due(queue))
+
+    def wait_ended(self, heard: Heard) -> None:
+        """A blocking read ended: queues are swept after a whole wait, or after the longest time.
+
+        Where jobs come often no wait is ever whole.
+        """
+        is_long = time.monotonic() - self._swept_at >= self._bounds.longest
+        self._sweep_due |= heard.is_over or is_long
+
+    def next_time(self) -> float | None:
+        """When ``run_due_checks`` has something to do; epoch seconds, 0 for at once."""
+        return 0.0 if self._sweep_due or self._to_probe else self.stalled.next_time()
+
+    async def run_due_checks(self, now: float) -> None:
+        """Probe doubtful queues, sweep after a wait, recover stalled jobs: whatever is due."""
+        for queue in list(self._to_probe):
+            await self._probe_one(queue)
+            self._to_probe.discard(queue)
+        if self._sweep_due:
+            await self._sweep(now)
+            await self._ask_for_earlier(now)
+            self._sweep_due = False
+        for queue in self.stalled.due(now):
+            await self._check_stalled(queue, now)
+
+    async def _check_stalled(self, queue: str, now: float) -> None:
+        try:
+            if await self.stalled.check(queue, now):
+                self._table.mark_ready(queue, certain=True)
+        except RedisRefused as error:
+            if not is_about_data(str(error)):
+                raise
+            _log.debug("queue.broken", queue=queue, error=str(error))
+            self.stalled.schedule(queue)
+
+    async def _probe_one(self, queue: str) -> None:
+        contents = (await self._backend.probe([queue]))[queue]
+        wanted = self._table.probed(queue, contents)
+        if contents.ready:
+            if self._table.is_busy(queue):
+                self._backend.republish_marker(queue)
+        elif contents.active and not self._ids_in_hand(queue):
+            self.stalled.schedule(queue)
+        await self.follow_up(queue, wanted)
+
+    async def _sweep(self, now: float) -> None:
+        self._swept_at = time.monotonic()
+        await self._ask_whether_paused()
+        names = self._backend.names
+        if len(names) > 1 and not await self._backend.any_present(self._news_pairs()):
+            return
+        await self._learn(await self._backend.probe(names), now, anew=False)
+
+    def _news_pairs(self) -> list[tuple[str, str]]:
+        """The (queue, kind) pairs whose presence would be news."""
+        pairs = []
+        for name in self._backend.names:
+            pairs += [(name, kind) for kind in self._table.news_kinds(name)]
+            if self.stalled.is_news(name):
+                pairs.append((name, "active"))
+        return pairs
+
+    async def _ask_whether_paused(self) -> None:
+        """Ask whether a queue is still paused: the marker of its resumption may have been lost.
+
+        Asked after a wait, then after twice as long each time: a day's pause costs few commands.
+        """
+        paused = self._table.paused()
+        for name in [*self._pause_checks]:
+            if name not in paused:
+                del self._pause_checks[name]
+        for name in paused:
+            began, due = self._pause_checks.setdefault(
+                name, (self._swept_at, self._swept_at + self._bounds.longest / 2)
+            )
+            if self._swept_at >= due:
+                self._pause_checks[name] = began, 2 * self._swept_at - began
+                if not (await self._backend.restrictions_of(name)).paused:
+                    self._table.resumed(name)
+
+    async def _ask_for_earlier(self, now: float) -> None:
+        """Ask again for due times that are long known: an earlier job's marker may be lost."""
+        known = self._table.due_times()
+        for name in [*self._due_checks]:
+            if name not in known:
+                del self._due_checks[name]
+        for name, due_at in known.items():
+            checked = self._due_checks.setdefault(name, now)
+            if now - checked >= revalidation(due_at - checked, bounds=self._bounds):
+                self._due_checks[name] = now
+                await self._ask(name, FollowUp.ASK_DUE)
+
+    async def probe_all(
+        self, now: float, *, outage: float = 0.0, forget_pauses: bool = True
+    ) -> None:
+        """Probe every queue anew: at a start, a wake, after an ``outage`` of so many seconds."""
+        self.stalled.outage_over(outage, now)
+        self._table.forget(pauses=forget_pauses)
+        names = self._backend.names
+        if len(names) > 1:
+            pairs = [(name, kind) for name in names for kind in ("active", *_WORK_KINDS)]
+            self.all_empty = not await self._backend.any_present(pairs)
+            if self.all_empty:
+                self.stalled.none_active(names)
+                return
+        found = await self._backend.probe(names)
+        self.all_empty = not any(any((c.ready, c.delayed, c.active)) for c in found.values())
+        self.stalled.none_active([name for name, contents in found.items() if not contents.active])
+        await self._learn(found, now, anew=True)
+
+    async def _learn(self, found: Mapping[str, QueueContents], now: float, *, anew: bool) -> None:
+        for name, contents in found.items():
+            wanted = self._table.probed(name, contents)
+            if contents.active:
+                self.stalled.seen_active(name, now, anew=anew)
+            if wanted is FollowUp.ASK_DUE:
+                await self._ask(name, wanted)
+
+    async def probe_others(self, queue: str, now: float) -> None:
+        """While every slot is busy with ``queue``: see whether others have become ready."""
+        others = self._table.unwatched(queue)
+        if not others or time.monotonic() - self._others_probed_at < _OTHERS_SECONDS:
+            return
+        self._others_probed_at = time.monotonic()
+        known = self._table.due_times()
+        pairs = [
+            (other, kind)
+            for other in others
+            for kind in _WORK_KINDS
+            if kind != "delayed" or other not in known
+        ]
+        if await self._backend.any_present(pairs):
+            await self._learn(await self._backend.probe(others), now, anew=False)
+
+    def announce(self) -> None:
+        """Announce to other workers what was announced to this one alone: it stops fetching."""
+        for queue, due_at in self._table.announcements():
+            self._backend.republish_marker(queue, due_at)
+        for queue in self._to_probe:
+            self._backend.republish_marker(queue)
+        self._to_probe.clear()
+        self._sweep_due = False
+
+    def shift(self, seconds: float) -> None:
+        """The clock was set forward by so much (back, if negative): plans move with it."""
+        self.stalled.shift(seconds)
+        for queue in self._due_checks:
+            self._due_checks[queue] += seconds

@@ -1,0 +1,160 @@
+"""What a job comes to, from what its handler returned or raised."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
+from convolab_worker.errors import (
+    ConfigurationError,
+    InvalidPayload,
+    InvalidResult,
+    JobTimeout,
+    RetryLater,
+    UnrecoverableError,
+)
+from convolab_worker.handlers import middleware
+from convolab_worker.handlers.job import AwaitChildren, Job
+from convolab_worker.handlers.retry import NO_STRATEGIES, FailedAttempt, retry_delay
+from convolab_worker.payloads.encode import encode_json
+from convolab_worker.worker.execution import handler_call
+from convolab_worker.worker.execution.handler_call import AbortKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.handlers.job import JobReporter
+    from convolab_worker.handlers.registry import Handler
+    from convolab_worker.handlers.retry import Strategies
+    from convolab_worker.worker.execution.handler_call import HandlerCall
+
+# Files whose frames say nothing to whoever wrote the handler.
+_OURS = frozenset({__file__, handler_call.__file__, middleware.__file__})
+# Results that need no check whether they are awaitable, which takes longer than to write them.
+_PLAIN = frozenset({type(None), bool, int, float, str, dict, list})
+
+
+def prepare(active_job: ActiveJob, handler: Handler, reporter: JobReporter) -> Job[Any]:
+    """Decode and validate a job's data. Raises InvalidPayload."""
+    data = handler.decode(active_job.data)
+    return Job(
+        active_job, kind=handler.kind, data=data, reporter=reporter, resources=handler.resources
+    )
+
+
+def conclude(
+    call: HandlerCall,
+    active_job: ActiveJob,
+    handler: Handler,
+    random: Callable[[], float],
+    strategies: Strategies = NO_STRATEGIES,
+) -> Outcome:
+    abort = call.aborted
+    if abort is not None:
+        if abort.outcome is None:
+            return failure(_timed_out(call, active_job, handler), active_job, random, strategies)
+        if abort.kind is AbortKind.LOCK_LOST or not call.returned:
+            return abort.outcome
+    return _from_result(call, active_job, random, strategies)
+
+
+def _from_result(
+    call: HandlerCall, active_job: ActiveJob, random: Callable[[], float], strategies: Strategies
+) -> Outcome:
+    try:
+        value = call.result()
+        if type(value) not in _PLAIN and inspect.isawaitable(value):
+            _discard(value)
+            msg = "the handler returned an awaitable: make it async, or await what it returns"
+            raise InvalidResult(msg)  # noqa: TRY301 - one place makes outcomes of errors
+        return Completed(encode_json(value))
+    except AwaitChildren as asked:
+        return AwaitsChildren(asked.children)
+    except RetryLater as later:
+        return Postponed(later.delay)
+    except BaseException as error:  # noqa: BLE001 - a value from here on
+        return failure(error, active_job, random, strategies, middleware=call.blame(error))
+
+
+def failure(
+    error: BaseException,
+    active_job: ActiveJob,
+    random: Callable[[], float],
+    strategies: Strategies = NO_STRATEGIES,
+    *,
+    middleware: str | None = None,
+) -> Failed:
+    """The outcome of an attempt that failed with ``error``, raised by ``middleware`` or within."""
+    reason, stack = _reason(error), _stack(error)
+    if middleware is not None:
+        reason = f"middleware {middleware}: {reason}"
+    if isinstance(error, (UnrecoverableError, InvalidPayload, InvalidResult)):
+        return Failed(reason, stack, error=error)
+    try:
+        delay = retry_delay(
+            active_job.opts,
+            active_job.attempts_made,
+            random=random(),
+            custom=lambda name: strategies.delay(name, _failed_attempt(active_job, error)),
+        )
+    except ConfigurationError as unknown:
+        return Failed(f"{reason} (not tried again: {unknown})", stack, error=error)
+    return Failed(reason, stack, delay, error=error)
+
+
+def _failed_attempt(active_job: ActiveJob, error: BaseException) -> FailedAttempt:
+    return FailedAttempt(
+        id=active_job.id,
+        name=active_job.name,
+        queue=active_job.queue,
+        attempt=active_job.attempt,
+        max_attempts=active_job.max_attempts,
+        error=error,
+        raw_data=active_job.data,
+    )
+
+
+def _timed_out(call: HandlerCall, active_job: ActiveJob, handler: Handler) -> JobTimeout:
+    still = "; it is still running and was abandoned" if call.abandoned else ""
+    msg = f"{active_job.name} ran longer than its time-out of {handler.timeout:g} s{still}"
+    timeout = JobTimeout(msg)
+    if call.error is not None:  # where the handler stood when it was cancelled
+        timeout.__traceback__ = call.error.__traceback__
+    return timeout
+
+
+def _reason(error: BaseException) -> str:
+    """What Node would put into ``failedReason``: the message, where there is one."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception whose own text raises
+        text = ""
+    if isinstance(error, Exception) and text and not isinstance(error, KeyError):
+        return _encodable(text)
+    return _encodable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _stack(error: BaseException) -> str:
+    """The traceback from the handler on, without the frames of this library."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename in _OURS:
+        frames = frames.tb_next
+    try:
+        lines = traceback.format_exception(type(error), error, frames)
+    except Exception:  # noqa: BLE001 - an exception whose str or repr raises
+        lines = [f"{type(error).__name__} (its traceback can't be shown)"]
+    return _encodable("".join(lines))
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates can't be sent as UTF-8: show them as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _discard(value: Any) -> None:
+    close = getattr(value, "close", None)
+    if callable(close):
+        close()

@@ -1,0 +1,238 @@
+"""Coming to rest after a plan, and what has to be so then."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from tests.model.bench import ENDED
+from tests.model.world import LATE_SECONDS, LOCK_SECONDS, STOP_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.model.jobs import Known
+    from tests.model.world import Life, World
+
+# What a job may take to end once nothing keeps it: locks run out, are looked for, and it runs.
+_PATIENCE_SECONDS = 7.0
+_HOLD_SECONDS = 3.0
+_MOST_HOLDS = 8
+# What is done at once, on a busy machine.
+_SOON_SECONDS = 1.0
+_POLL_SECONDS = 0.01
+# A worker's own connections: its commands', and the one that waits.
+_CONNECTIONS = 2
+
+
+async def settle(world: World, threads: set[threading.Thread]) -> None:
+    """Let every call end, take all trouble away, let everything end, and check that it has."""
+    await world.answers()
+    world.proxy.heal()
+    world.jobs.open(for_good=True)
+    world.queue.pause(on=False)
+    world.queue.limit(None)
+    life = await world.fresh_life()
+    ended = await (_all_ended_when_held if world.plan.held else _all_ended)(world, life)
+    world.close_client()
+    await world.answers()
+    if ended:
+        await _check_rest(world, life)
+    life.is_ending = True
+    world.call("stop()", life.worker.stop(), STOP_SECONDS)
+    await life.ended(STOP_SECONDS)
+    await world.answers()
+    await _check_nothing_left(world, threads)
+    _check_keys(world)
+    if ended:
+        _check_jobs(world)
+
+
+# drained
+
+
+def check_held_answer(world: World, life: Life, answer: Any) -> None:
+    """Note an answer ``drained`` while something was left or held."""
+    if answer.status != "drained" or world.life is not life or not world.plan.held:
+        return
+    stats = life.worker.stats()
+    kept = {name: stats[name] for name in ("running", "parked") if stats[name]}
+    if kept:
+        world.wrong("drained-while-held", f"drained while the worker has {kept}: {answer}")
+        return
+    is_alone = len(world.lives) == 1 and not world.drains
+    for queue in world.queues:
+        places, locks = queue.places(), queue.locks()
+        active = places.get("active", [])
+        held = [job_id for job_id in active if job_id in locks]
+        if held and is_alone:
+            world.wrong("drained-while-locked", f"drained while {held} are locked: {answer}")
+        elif active and answer.next_due_at is None:
+            world.wrong("drained-for-good", f"drained while {active} are active: {answer}")
+        waiting = [*places.get("wait", []), *places.get("prioritized", [])]
+        old = [job_id for job_id in waiting if _is_old(world, job_id)]
+        if old and not world.was_stopped and not world.plan.hides_jobs:
+            world.wrong("drained-too-soon", f"drained while {old} are waiting: {answer}")
+
+
+def _is_old(world: World, job_id: str) -> bool:
+    known = world.jobs.known.get(job_id)
+    if known is None or world.jobs.of(job_id) or known.data["children"]:
+        return False  # it may have come back just now
+    return known.is_sure and time.monotonic() - known.added_at > LATE_SECONDS / 3 + world.max_lag
+
+
+# every job ends
+
+
+async def _all_ended(world: World, life: Life) -> bool:
+    ends_at = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < ends_at + world.max_lag:
+        if not _unended(world):
+            return True
+        world.look()
+        if life.running.done():
+            return False
+        if world.plan.hides_jobs:
+            life.worker.wake()
+        await asyncio.sleep(5 * _POLL_SECONDS)
+    world.wrong("not-ended", f"{_unended(world)} after {_PATIENCE_SECONDS} s; {_slots(life)}")
+    return False
+
+
+async def _all_ended_when_held(world: World, life: Life) -> bool:
+    """Hold until nothing is left, coming back when the answers say so."""
+    for _ in range(_MOST_HOLDS):
+        answers: list[Any] = []
+        world.call("hold()", life.worker.hold(_HOLD_SECONDS), _HOLD_SECONDS + 1, answers.append)
+        await world.answers()
+        world.look()
+        if not answers:
+            if life.running.done() or life.is_ending:
+                return False
+            continue
+        answer = answers[0]
+        check_held_answer(world, life, answer)
+        if not _unended(world):
+            return True
+        if answer.status == "drained" and answer.next_due_at is None:
+            text = f"{_unended(world)}, and a hold answered {answer}; {_slots(life)}"
+            world.wrong("drained-for-good", text)
+            return False
+        due = (answer.next_due_at or 0.0) - time.time()
+        await asyncio.sleep(min(max(due, 0.0), 2 * LOCK_SECONDS))
+    world.wrong("not-ended", f"{_unended(world)} after {_MOST_HOLDS} holds; {_slots(life)}")
+    return False
+
+
+def _unended(world: World) -> dict[str, dict[str, list[str]]]:
+    found = {queue.name: queue.unended() for queue in world.queues}
+    return {name: places for name, places in found.items() if places}
+
+
+def _slots(life: Life) -> dict[str, Any]:
+    stats = life.worker.stats()
+    names = ("state", "phase", "connected", "running", "free", "parked", "outcomes")
+    return {name: stats.get(name) for name in names}
+
+
+# at rest
+
+
+async def _soon(is_so: Callable[[], bool], seconds: float = _SOON_SECONDS) -> bool:
+    ends_at = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > ends_at:
+            return False
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
+
+
+async def _check_rest(world: World, life: Life) -> None:
+    def has_all_slots() -> bool:
+        stats = life.worker.stats()
+        used = (stats["running"], stats["parked"])
+        return used == (0, 0) and stats["free"] == world.plan.concurrency
+
+    if not await _soon(has_all_slots):
+        world.wrong("slots", f"at rest of {world.plan.concurrency} slots: {_slots(life)}")
+    if not await _soon(lambda: not any(queue.locks() for queue in world.queues)):
+        world.wrong("locks", f"locked at rest: {[queue.locks() for queue in world.queues]}")
+    if not await _soon(lambda: len(world.proxy.left_open()) <= _CONNECTIONS):
+        world.wrong("connections", f"at rest: {world.proxy.left_open()}")
+    patience = world.plan.sleep_after
+    if patience is None:
+        return
+    if not await _soon(lambda: life.worker.stats()["phase"] == "asleep", patience + _SOON_SECONDS):
+        world.wrong("awake", f"not asleep: {_slots(life)}")
+    elif not await _soon(lambda: not world.proxy.left_open()):
+        world.wrong("connections", f"in its sleep: {world.proxy.left_open()}")
+
+
+async def _check_nothing_left(world: World, threads: set[threading.Thread]) -> None:
+    def tasks() -> list[str]:
+        own = {*world.own_tasks, asyncio.current_task()}
+        return sorted(task.get_name() for task in asyncio.all_tasks() - own)
+
+    def new_threads() -> list[str]:
+        found = {*threading.enumerate()} - threads
+        return sorted(thread.name for thread in found if not thread.name.startswith("asyncio_"))
+
+    if not await _soon(lambda: not tasks()):
+        world.wrong("tasks-left", f"after the end: {tasks()}")
+    if not await _soon(lambda: not new_threads()):
+        world.wrong("threads-left", f"after the end: {new_threads()}")
+    if not await _soon(lambda: not world.proxy.left_open()):
+        world.wrong("connections-left", f"after the end: {world.proxy.left_open()}")
+        return
+    world.proxy.cut()
+    if not await _soon(lambda: not world.bench.strangers()):
+        world.wrong("connections-left", f"after the end: {world.bench.strangers()}")
+
+
+def _check_keys(world: World) -> None:
+    for queue in world.queues:
+        if garbage := queue.garbage():
+            world.wrong("garbage", f"keys of no job: {garbage}")
+
+
+# what became of the jobs
+
+
+def _check_jobs(world: World) -> None:
+    is_gentle = world.plan.is_gentle and world.max_lag < LOCK_SECONDS / 5
+    found = [queue.places() for queue in world.queues]
+    for known in world.jobs.known.values():
+        states = [state for places in found for state, ids in places.items() if known.id in ids]
+        if not states and (known.may_vanish or not known.is_sure):
+            continue
+        if len(states) != 1 or not {*states} <= (ENDED if known.may_vanish else known.ends):
+            world.wrong("wrong-end", f"{known.id} is {states}, and may be {known.ends}")
+        elif is_gentle and not known.is_disturbed:
+            _check_gently(world, known)
+    if is_gentle and not any(known.is_disturbed for known in world.jobs.known.values()):
+        for life in world.lives:
+            if lost := life.worker.stats().get("outcomes", {}).get("lost"):
+                world.wrong("said-lost", f"{lost} jobs are said to be lost")
+
+
+def _check_gently(world: World, known: Known) -> None:
+    """No lock can have run out: the job ran as often as it was told to, and was never missed."""
+    runs = world.jobs.of(known.id)
+    returned = [run for run in runs if run.how == "returned"]
+    if len(returned) > 1:
+        world.wrong("ran-twice", f"{known.id} returned {len(returned)} times")
+    if any(b.began < (a.ended or 0.0) for a, b in itertools.pairwise(runs)):
+        world.wrong("ran-twice", f"{known.id} ran twice at once")
+    for queue in world.queues:
+        name, stalled, used = queue.fields(known.id, "name", "stc", "atm")
+        if name is None:
+            continue
+        if stalled not in (None, "0"):
+            world.wrong("stalled", f"{known.id} was counted as stalled: {stalled}")
+        is_plain = known.data["kind"] not in ("timed", "parent")
+        if is_plain and used != str(known.uses):
+            world.wrong("attempts", f"{known.id} used {used} attempts instead of {known.uses}")

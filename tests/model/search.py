@@ -1,0 +1,151 @@
+"""Draws plans by their seeds, runs them, and makes those that fail as short as they can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import HealthCheck, Phase, given, seed as seeded, settings
+
+from tests.model.drawing import PLANS
+from tests.model.plan import Plan
+from tests.model.run import run_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from tests.model.bench import ModelBench
+    from tests.model.world import Finding
+
+# A plan depends on the moment: one that fails as often as this, of as many runs, is kept.
+_NEEDED, _RUNS = 2, 3
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A plan that failed: its seed, what was found, and how short it could be made."""
+
+    seed: int
+    kind: str
+    findings: list[Finding]
+    plan: Plan
+
+    def __str__(self) -> str:
+        """Return what is to be read, and the plan to be pasted into test_found.py."""
+        told = "\n".join(f"# {finding.kind}: {finding.text}" for finding in self.findings)
+        return f"# seed {self.seed}\n{told}\n{self.plan}"
+
+
+@dataclass
+class Report:
+    """What came of many plans."""
+
+    plans: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    kinds: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return the failures, and the numbers."""
+        numbers = f"{self.plans} plans, {self.steps} steps, {self.seconds:.0f} s"
+        kinds = ", ".join(f"{kind} {count}" for kind, count in self.kinds.most_common())
+        return "\n\n".join([*map(str, self.failures), f"{numbers}; failed: {kinds or 'none'}"])
+
+
+def draw(number: int) -> Plan:
+    """The plan of that seed, as hypothesis draws it."""
+    drawn = [Plan()]
+
+    @seeded(number)
+    @settings(
+        max_examples=2,  # the first is always the simplest plan of all
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(PLANS)
+    def keep(plan: Plan) -> None:
+        drawn.append(plan)
+
+    keep()
+    return drawn[-1]
+
+
+def search(
+    bench: ModelBench,
+    seeds: Iterable[int],
+    *,
+    shrink_seconds: float,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Run the plans of the seeds; each that fails is shrunk for so many seconds at most."""
+    report, began = Report(), time.monotonic()
+    for number in seeds:
+        plan = draw(number)
+        findings = run_plan(plan, bench)
+        report.plans += 1
+        report.steps += len(plan.steps)
+        report.seconds = time.monotonic() - began
+        if findings:
+            failure = _shrunk(bench, number, plan, findings, shrink_seconds)
+            report.kinds[failure.kind] += 1
+            report.failures.append(failure)
+            tell(f"{failure}\n")
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _shrunk(
+    bench: ModelBench, number: int, plan: Plan, findings: list[Finding], seconds: float
+) -> Failure:
+    kind = findings[0].kind
+    ends_at = time.monotonic() + seconds
+    last = findings
+
+    def fails(shorter: Plan) -> bool:
+        nonlocal last
+        failed = 0
+        for run in range(_RUNS):
+            if failed + _RUNS - run < _NEEDED or time.monotonic() > ends_at:
+                return False
+            found = run_plan(shorter, bench)
+            if any(finding.kind == kind for finding in found):
+                failed, told = failed + 1, found
+                if failed == _NEEDED:
+                    last = told
+                    return True
+        return False
+
+    changed = True
+    while changed and time.monotonic() < ends_at:
+        changed = False
+        for shorter in _shorter(plan):
+            if fails(shorter):
+                plan, changed = shorter, True
+                break
+    return Failure(number, kind, last, plan)
+
+
+def _shorter(plan: Plan) -> Iterator[Plan]:
+    """Every plan that is a little simpler, the much simpler ones first."""
+    steps, size = plan.steps, max(len(plan.steps) // 2, 1)
+    while size:
+        for at in range(0, len(steps), size):
+            yield dataclasses.replace(plan, steps=steps[:at] + steps[at + size :])
+        size //= 2
+    yield from _simpler(plan, but=("steps", "held"))
+    for at, step in enumerate(steps):
+        for simple in _simpler(step):
+            yield dataclasses.replace(plan, steps=(*steps[:at], simple, *steps[at + 1 :]))
+
+
+def _simpler(thing: Any, but: tuple[str, ...] = ()) -> Iterator[Any]:
+    """The same with one field as it is by default."""
+    for each in dataclasses.fields(thing):
+        if each.name not in but and getattr(thing, each.name) != each.default:
+            yield dataclasses.replace(thing, **{each.name: each.default})

@@ -1,0 +1,262 @@
+"""What a plan happens to: workers, one after the other, a client, and the proxy they go through.
+
+Every call has a time-out of its own, and ends within it; what is found wrong is noted, not raised,
+so that a plan goes on to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from convolab_worker import JobClient, Settings, Worker
+from convolab_worker.errors import ConvolabWorkerError
+from tests.model.jobs import Jobs, Known
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from tests.model.bench import ModelBench, QueueBench
+    from tests.model.plan import Plan
+    from tests.support.scripted import ScriptedProxy
+
+LOCK_SECONDS = 1.5
+GRACE_SECONDS = 0.3
+# How much longer than it was told to a call may take; a busy machine has its part in it.
+LATE_SECONDS = 1.5
+# What a stop takes beside its grace: returns, the end of handlers that won't, the connections.
+STOP_SECONDS = 4.0
+# An address that does not answer is given up after so long, by every connection.
+CONNECT_SECONDS = 5.0
+_BEAT_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that may not be: of what kind, and what it was this time."""
+
+    kind: str
+    text: str
+
+
+@dataclass(eq=False)
+class Call:
+    """A call that is under way, and when it has to be over."""
+
+    name: str
+    task: asyncio.Task[Any]
+    ends_by: float
+
+
+class Life:
+    """One worker, from its start to its end."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self._world = world
+        self.number = number
+        self.worker = Worker(world.jobs.handlers(number), world.settings)
+        self.is_ending = False
+        self.running = asyncio.create_task(self.worker.run(), name=f"model-run-{number}")
+
+    async def ended(self, within: float) -> None:
+        """Wait for the end of ``run``, which has been asked for."""
+        self.is_ending = True
+        within += self._world.max_lag
+        done, _ = await asyncio.wait({self.running}, timeout=within)
+        if not done:
+            self._world.wrong("run-hangs", f"run() has not ended {within:.1f} s after it had to")
+            self.running.cancel()
+            return
+        await asyncio.sleep(0)
+        left = [
+            run.job_id
+            for run in self._world.jobs.running()
+            if run.life == self.number and not run.in_thread
+        ]
+        if left:
+            self._world.wrong("handler-left", f"run() has ended, and the handlers of {left} run")
+
+
+class World:
+    """One plan's own queues, and all that uses them."""
+
+    def __init__(self, plan: Plan, bench: ModelBench, proxy: ScriptedProxy) -> None:
+        self.plan = plan
+        self.bench = bench
+        self.proxy = proxy
+        self.findings: list[Finding] = []
+        name = f"model-{uuid.uuid4().hex[:8]}"
+        self.queues = [bench.queue(f"{name}-{number}") for number in range(plan.queues)]
+        self.settings = _settings(plan, proxy.url, [queue.name for queue in self.queues])
+        self.jobs = Jobs()
+        self.lives: list[Life] = []
+        self.calls: list[Call] = []
+        self.was_stopped = False
+        self.max_lag = 0.0
+        self.make_client()
+        self.drains = 0
+        self._beat_at = time.monotonic()
+        self._beating = asyncio.create_task(self._beat(), name="model-beat")
+        self.own_tasks = {*asyncio.all_tasks()}
+
+    @property
+    def queue(self) -> QueueBench:
+        """The first queue."""
+        return self.queues[0]
+
+    @property
+    def life(self) -> Life | None:
+        """The worker that is running, or ending."""
+        return self.lives[-1] if self.lives else None
+
+    def wrong(self, kind: str, text: str) -> None:
+        """Note what may not be."""
+        self.findings.append(Finding(kind, text))
+
+    async def _beat(self) -> None:
+        """Learn for how long the loop, or the machine, stood still."""
+        while True:
+            self._beat_at = time.monotonic()
+            await asyncio.sleep(_BEAT_SECONDS)
+            late = time.monotonic() - self._beat_at - _BEAT_SECONDS
+            self.max_lag = max(self.max_lag, late)
+
+    # calls
+
+    def call(
+        self,
+        name: str,
+        asked: Coroutine[Any, Any, Any],
+        within: float,
+        then: Callable[[Any], None] | None = None,
+    ) -> Call:
+        """Begin a call that has to end within so many seconds, one way or the other."""
+        task = asyncio.create_task(self._called(name, asked, within, then), name=f"model-{name}")
+        task.add_done_callback(lambda _: asked.close())  # which it was cancelled before it began
+        call = Call(name, task, time.monotonic() + within)
+        self.calls.append(call)
+        return call
+
+    async def _called(
+        self,
+        name: str,
+        asked: Coroutine[Any, Any, Any],
+        within: float,
+        then: Callable[[Any], None] | None,
+    ) -> None:
+        began = time.monotonic()
+        try:
+            answer = await asked
+            if then is not None:
+                then(answer)
+        except (ConvolabWorkerError, TimeoutError):
+            pass  # an answer like any other
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+            self.wrong("call-raises", f"{name} raised {error!r}")
+        took = time.monotonic() - began
+        if took > within + self.max_lag:
+            self.wrong("call-late", f"{name} took {took:.2f} s, and may take {within:.2f} s")
+
+    async def answers(self) -> None:
+        """Wait for every call; each that hangs is noted, and cancelled."""
+        while self.calls:
+            call = self.calls.pop(0)
+            left = call.ends_by + self.max_lag + 0.5 - time.monotonic()
+            done, _ = await asyncio.wait({call.task}, timeout=max(left, 0.0))
+            if not done:
+                self.wrong("call-hangs", f"{call.name} has not ended")
+                call.task.cancel()
+
+    # the worker
+
+    def start(self) -> Life:
+        """Begin a worker's life."""
+        life = Life(self, len(self.lives) + 1)
+        self.lives.append(life)
+        return life
+
+    async def fresh_life(self) -> Life:
+        """The worker that is running; another one if that is ending."""
+        life = self.life
+        if life is None:
+            return self.start()
+        if life.is_ending or life.running.done():
+            await life.ended(STOP_SECONDS + GRACE_SECONDS)
+            return self.start()
+        return life
+
+    def look(self) -> None:
+        """Note a worker that has ended by itself; start the next one."""
+        life = self.life
+        if life is not None and life.running.done() and not life.is_ending:
+            life.is_ending = True
+            error = None if life.running.cancelled() else life.running.exception()
+            self.wrong("run-ends", f"run() has ended by itself: {error!r}")
+
+    def told(self, event: dict[str, Any]) -> None:
+        """Hear of a line that the library logs: one with an exception tells of a fault in it."""
+        if event.get("exc_info"):
+            self.wrong("crash", f"{event.get('event')}: {event['exc_info']!r}")
+
+    def forgive_lag(self) -> None:
+        """A plan has blocked the loop itself: the next beat is late for it."""
+        self._beat_at = time.monotonic()
+
+    def make_client(self) -> None:
+        """Have a client that has not connected."""
+        self.client = JobClient(self.settings)
+
+    def close_client(self) -> None:
+        """Begin to close the client."""
+        self.call("client.close()", self.client.close(), STOP_SECONDS)
+
+    def sure(self, known: Known) -> None:
+        """A client was told that the job was added."""
+        known.is_sure = True
+        known.added_at = time.monotonic()
+
+    async def demolish(self) -> None:
+        """End all that is left, however it is."""
+        self.proxy.heal()
+        self.jobs.open(for_good=True)
+        for _ in range(3):
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            if not left:
+                break
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=0.5)
+
+
+def _settings(plan: Plan, url: str, queues: list[str]) -> Settings:
+    return Settings(
+        redis_url=url,
+        queues=tuple(queues),
+        concurrency=plan.concurrency,
+        park_limit=2,
+        idle_min=min(plan.idle, 0.05) if plan.idle < 1 else plan.idle,
+        idle_max=plan.idle,
+        lock_duration=LOCK_SECONDS,
+        max_stalled_count=1000,
+        shutdown_grace=GRACE_SECONDS,
+        progress_interval=0.05,
+        command_timeout=plan.command_timeout,
+        wake_mode="held" if plan.held else "background",
+        wake_linger=0.2,
+        sleep_after=plan.sleep_after,
+    )
+
+
+def capture_logs(world: World) -> None:
+    """Have the library's log lines heard, and not written."""
+
+    def hear(_: Any, __: str, event: Any) -> Any:
+        world.told(event)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[hear], cache_logger_on_first_use=False)

@@ -1,0 +1,324 @@
+"""Outcomes: what a job comes to, whatever its handler returns or raises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from convolab_worker.bullmq.flows import Child
+from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Postponed
+from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableError
+from convolab_worker.handlers.job import Job
+from convolab_worker.worker.execution import handler_call
+from convolab_worker.worker.execution.outcomes import failure
+from tests.unit.worker.execution.trials import Trial, active_job
+
+ONE_MORE = {"attempts": 2, "backoff": 3000}
+
+
+class Unspeakable(Exception):
+    """An exception whose own text raises."""
+
+    def __str__(self) -> str:
+        msg = "no words"
+        raise ValueError(msg)
+
+    __repr__ = __str__
+
+
+async def failed(function: Callable[..., Any], opts: dict[str, Any] | None = None) -> Failed:
+    """The failure that a handler ends in."""
+    outcome = await Trial(function, opts).outcome()
+    assert isinstance(outcome, Failed)
+    return outcome
+
+
+# results
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (None, "null"),
+        (5, "5"),
+        ("é", '"é"'),
+        ({"url": "a", "parts": [1, 2.5, None]}, '{"url":"a","parts":[1,2.5,null]}'),
+        ((1, 2), "[1,2]"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("threaded", [False, True], ids=["loop", "thread"])
+async def test_a_result_is_written_as_json(result: object, text: str, threaded: bool) -> None:  # noqa: FBT001
+    """What a handler returns, in the loop or in a thread, is what Node reads."""
+
+    def plain(_job: Job[Any]) -> object:
+        return result
+
+    async def coroutine(_job: Job[Any]) -> object:
+        return result
+
+    outcome = await Trial(plain if threaded else coroutine).outcome()
+
+    assert outcome == Completed(text)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("result", [{1, 2}, b"x", float("nan"), 2**60, "\ud800", object()], ids=str)
+async def test_a_result_that_is_not_json_fails_the_job_for_good(result: object) -> None:
+    """The work was done, and doing it again would give the same."""
+
+    async def handler(_job: Job[Any]) -> object:
+        return result
+
+    outcome = await failed(handler, ONE_MORE)
+
+    assert outcome.retry_in is None
+    assert outcome.reason.startswith("result: ")
+    outcome.reason.encode()
+
+
+@pytest.mark.asyncio
+async def test_a_coroutine_that_is_returned_is_no_result() -> None:
+    """A plain function that forgot to await is told so, and its coroutine is closed."""
+
+    async def work() -> int:
+        return 1
+
+    def handler(_job: Job[Any]) -> object:
+        return work()
+
+    outcome = await failed(handler, ONE_MORE)
+
+    assert "make it async, or await what it returns" in outcome.reason
+    assert outcome.retry_in is None
+
+
+@pytest.mark.asyncio
+async def test_a_handler_gets_its_job() -> None:
+    """With its data validated, as the annotation says."""
+
+    async def handler(job: Job[dict[str, int]]) -> Any:
+        return [job.id, job.name, job.queue, job.kind, job.data, job.attempt, job.max_attempts]
+
+    outcome = await Trial(handler, {"attempts": 3}).outcome()
+
+    assert outcome == Completed('["7","work","q","audio",{"n":1},1,3]')
+
+
+def test_data_that_is_not_what_was_asked_for_is_refused_before_the_handler() -> None:
+    """The error names the place."""
+
+    async def handler(_job: Job[dict[str, str]]) -> None:
+        pytest.fail("the handler ran")
+
+    with pytest.raises(InvalidPayload, match="n"):
+        Trial(handler)
+
+
+# failures
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("threaded", [False, True], ids=["loop", "thread"])
+async def test_a_failure_is_tried_again_while_attempts_are_left(threaded: bool) -> None:  # noqa: FBT001
+    """The reason is the message, the wait is the job's backoff."""
+
+    def plain(_job: Job[Any]) -> None:
+        msg = "no voice"
+        raise RuntimeError(msg)
+
+    async def coroutine(job: Job[Any]) -> None:
+        plain(job)
+
+    handler = plain if threaded else coroutine
+
+    first, last = await failed(handler, ONE_MORE), await failed(handler)
+
+    assert (first.reason, first.retry_in) == ("no voice", 3.0)
+    assert (last.reason, last.retry_in) == ("no voice", None)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", [UnrecoverableError, InvalidPayload])
+async def test_some_failures_are_for_good(kind: type[Exception]) -> None:
+    """Whatever attempts are left."""
+
+    async def handler(_job: Job[Any]) -> None:
+        msg = "never"
+        raise kind(msg)
+
+    outcome = await failed(handler, ONE_MORE)
+
+    assert (outcome.reason, outcome.retry_in) == ("never", None)
+
+
+@pytest.mark.asyncio
+async def test_a_backoff_that_can_not_be_understood_fails_the_job_with_both_reasons() -> None:
+    """The handler's own comes first."""
+
+    async def handler(_job: Job[Any]) -> None:
+        msg = "no voice"
+        raise RuntimeError(msg)
+
+    outcome = await failed(handler, {"attempts": 3, "backoff": {"type": "lunar"}})
+
+    assert outcome.reason.startswith("no voice (not tried again: backoff: unknown strategy 'lunar'")
+    assert outcome.retry_in is None
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("threaded", [False, True], ids=["loop", "thread"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (SystemExit(), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (BaseException("odd"), "BaseException: odd"),
+        (BaseExceptionGroup("several", [KeyboardInterrupt()]), "several"),
+    ],
+    ids=repr,
+)
+async def test_nothing_that_a_handler_raises_ends_the_worker(
+    error: BaseException,
+    reason: str,
+    threaded: bool,  # noqa: FBT001
+) -> None:
+    """sys.exit, an interrupt, a cancellation of its own: each is a failed attempt."""
+
+    def plain(_job: Job[Any]) -> None:
+        raise error
+
+    async def coroutine(job: Job[Any]) -> None:
+        plain(job)
+
+    outcome = await failed(plain if threaded else coroutine, ONE_MORE)
+
+    assert reason in outcome.reason
+    assert outcome.retry_in == 3.0
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("text"), "text"),
+        (ValueError(), "ValueError"),
+        (KeyError("voice"), "KeyError: 'voice'"),
+        (ValueError("two\nlines"), "two\nlines"),
+        (ValueError(5), "5"),
+        (ValueError("a", "b"), "('a', 'b')"),
+        (OSError(2, "No such file", "a.mp3"), "[Errno 2] No such file: 'a.mp3'"),
+        (ValueError("\ud800"), "\\ud800"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"), "'utf-8' codec can't decode"),
+        (ExceptionGroup("several", [ValueError("a")]), "several (1 sub-exception)"),
+        (Unspeakable(), "Unspeakable"),
+    ],
+    ids=["text", "empty", "key", "lines", "number", "tuple", "os", "surrogate", "codec", "group",
+         "unspeakable"],
+)  # fmt: skip
+def test_every_exception_has_a_reason_that_can_be_sent(error: Exception, reason: str) -> None:
+    """Its message, as Node's would be; its type where the message says nothing alone."""
+    outcome = failure(error, active_job(), lambda: 0.5)
+
+    assert outcome.reason.startswith(reason)
+    outcome.reason.encode()
+    assert outcome.stack is not None
+    outcome.stack.encode()
+
+
+# stack traces
+
+
+def broken(_job: Job[Any]) -> None:
+    """Fail, one call deep."""
+    msg = "no voice"
+    raise RuntimeError(msg)
+
+
+async def broken_in_the_loop(job: Job[Any]) -> None:
+    """Fail, two calls deep."""
+    broken(job)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("function", [broken, broken_in_the_loop], ids=["thread", "loop"])
+async def test_a_stack_trace_starts_at_the_handler(function: Callable[..., Any]) -> None:
+    """A dashboard shows the handler's code, not the worker's."""
+    stack = (await failed(function)).stack
+
+    assert stack is not None
+    lines = stack.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[1].endswith(f"in {function.__name__}")
+    assert lines[-1] == "RuntimeError: no voice"
+    assert handler_call.__file__ not in stack
+
+
+@pytest.mark.asyncio
+async def test_a_stack_trace_shows_what_an_error_was_raised_from() -> None:
+    """The cause stands before it."""
+
+    async def handler(job: Job[Any]) -> None:
+        try:
+            broken(job)
+        except RuntimeError as cause:
+            msg = "no audio"
+            raise ValueError(msg) from cause
+
+    stack = (await failed(handler)).stack
+
+    assert stack is not None
+    assert stack.index("RuntimeError: no voice") < stack.index("ValueError: no audio")
+
+
+@pytest.mark.asyncio
+async def test_a_time_out_shows_where_the_handler_stood() -> None:
+    """The line that it waited in, under our own exception."""
+
+    async def waiting_for_the_voice() -> None:
+        await asyncio.Event().wait()
+
+    async def handler(_job: Job[Any]) -> None:
+        await waiting_for_the_voice()
+
+    outcome = await Trial(handler, timeout=0.01).outcome()
+
+    assert isinstance(outcome, Failed)
+    assert outcome.stack is not None
+    assert "in waiting_for_the_voice" in outcome.stack
+    assert "JobTimeout: work ran longer" in outcome.stack
+    assert handler_call.__file__ not in outcome.stack
+
+
+# what is not an end
+
+
+@pytest.mark.asyncio
+async def test_a_handler_may_ask_for_another_run() -> None:
+    """RetryLater is no failure, and needs no attempts."""
+
+    async def handler(_job: Job[Any]) -> None:
+        raise RetryLater(2.5)
+
+    assert await Trial(handler).outcome() == Postponed(2.5)
+
+
+@pytest.mark.asyncio
+async def test_a_handler_may_wait_for_children() -> None:
+    """Even one that catches every Exception on its way out."""
+    child = Child("speak", {"line": 1})
+
+    async def handler(job: Job[Any]) -> str:
+        try:
+            await job.enqueue_children([child])
+        except Exception:  # noqa: BLE001 - as careless handlers do
+            return "caught"
+        return "went on"
+
+    assert await Trial(handler).outcome() == AwaitsChildren((child,))
