@@ -178,7 +178,7 @@ class Whole(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class Choice(_AsWritten):
-    """One of a few names, in any case."""
+    """One of a few names, in upper or lower case."""
 
     names: tuple[str, ...]
 
@@ -194,7 +194,7 @@ class Choice(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class Text(_AsWritten):
-    """Text that matches a pattern, the pattern said in words."""
+    """Text that matches a pattern; ``expected`` says the pattern in words."""
 
     pattern: str
     expected: str
@@ -254,7 +254,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Url(_AsWritten):
-    """An address of one of a few schemes; its password is never shown."""
+    """An address with one of a few schemes; messages never show its password."""
 
     schemes: tuple[str, ...]
 

@@ -85,6 +85,7 @@ async def test_a_handler_that_does_not_end_does_not_keep_the_process(
     await bench.started(*ids)
 
     worker.signal(signal.SIGTERM)
+    await worker.says("process.forced_exit")
 
     assert await worker.ended(within=ENDED_WITHIN) == 0
     assert bench.states() == {"wait": ids}
@@ -99,7 +100,6 @@ async def test_a_thread_that_never_ends_does_not_keep_the_process(bench: Bench) 
     await bench.started(*ids)
 
     worker.signal(signal.SIGTERM)
-    await worker.says("process.forced_exit")
 
     assert await worker.ended(within=ENDED_WITHIN) == 0
     assert bench.states() == {"wait": ids}

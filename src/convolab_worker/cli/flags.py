@@ -19,7 +19,6 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 PROGRAM = "convolab-worker"
 CONNECTING = ("redis_url", "queues", "prefix", "log_level", "log_format")
 """The settings that every command that connects to Redis has as flags."""
-ANY_DURATION = Duration(low=0.0, high=3650 * 24 * 3600.0)
 
 _NAMES = {"queues": ("--queue",), "concurrency": ("-c", "--concurrency")}
 
@@ -86,6 +85,11 @@ def add_flag(command: Parser, flag: str, kind: Kind, text: str, default: Any = N
     command.add_argument(
         flag, default=default, metavar=_metavar(flag, kind), type=reader_of(kind), help=text
     )
+
+
+def add_duration(command: Parser, flag: str, text: str) -> None:
+    """Add a flag that is not a setting and has a duration of up to ten years."""
+    add_flag(command, flag, Duration(low=0.0, high=3650 * 24 * 3600.0), text)
 
 
 def reader_of(kind: Kind) -> Callable[[str], Any]:

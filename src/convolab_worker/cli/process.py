@@ -53,20 +53,17 @@ def run_worker(
     handlers: HandlerRegistry, settings: Settings, work: Callable[[Worker], Awaitable[int]]
 ) -> int:
     """Run ``work`` with a worker that signals stop; return the exit code that ``work`` returns."""
-    return run_in_loop(_run_worker(handlers, settings, work))
-
-
-async def _run_worker(
-    handlers: HandlerRegistry, settings: Settings, work: Callable[[Worker], Awaitable[int]]
-) -> int:
     from convolab_worker.worker.worker import Worker
 
-    worker = Worker(handlers, settings)
-    signals = StopOnSignals(worker)
-    signals.install()
-    code = await work(worker)
-    await signals.wait()
-    return await end_process(code)
+    async def main() -> int:
+        worker = Worker(handlers, settings)
+        signals = StopOnSignals(worker)
+        signals.install()
+        code = await work(worker)
+        await signals.wait()
+        return await end_process(code)
+
+    return run_in_loop(main())
 
 
 def run_in_loop(main: Coroutine[Any, Any, T]) -> T:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from convolab_worker.cli.commands.doctor import checks
+from convolab_worker.cli.commands.doctor import app_checks, checks
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, UNKNOWN, WARNING, Finding
 
 VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
@@ -73,16 +73,24 @@ VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
     (lambda: checks.billing("localhost", None), OK, "no provider"),
     (lambda: checks.billing("eu1-x.upstash.io", None), WARNING, "Upstash"),
     (lambda: checks.billing("eu1-x.upstash.io", 10_000), OK, "Upstash"),
-    (lambda: checks.queue_version("q", None), OK, "not used yet"),
-    (lambda: checks.queue_version("q", "bullmq:6.7.0"), OK, "BullMQ 6.7.0"),
-    (lambda: checks.queue_version("q", "bullmq:5.81.5"), WARNING, "BullMQ 5.81.5"),
-    (lambda: checks.queue_version("q", "bullmq-pro:8.1"), WARNING, "bullmq-pro:8.1"),
-    (lambda: checks.unhandled("q", ["a", "b"], ["a", "b", "c"]), OK, "one for each waiting job"),
-    (lambda: checks.unhandled("q", ["a", "x", "x"], ["a"]), FAILURE, "no handler for: x"),
-    (lambda: checks.wake(None, 200), OK, "200"),
-    (lambda: checks.wake(None, 401), FAILURE, "refused (401)"),
-    (lambda: checks.wake(None, 404), FAILURE, "404"),
-    (lambda: checks.wake("not reached: no route", None), FAILURE, "not reached"),
+    (lambda: app_checks.queue_version("q", None), OK, "not used yet"),
+    (lambda: app_checks.queue_version("q", "bullmq:6.7.0"), OK, "BullMQ 6.7.0"),
+    (lambda: app_checks.queue_version("q", "bullmq:5.81.5"), WARNING, "BullMQ 5.81.5"),
+    (lambda: app_checks.queue_version("q", "bullmq-pro:8.1"), WARNING, "bullmq-pro:8.1"),
+    (
+        lambda: app_checks.unhandled("q", ["a", "b"], ["a", "b", "c"]),
+        OK,
+        "one for each waiting job",
+    ),
+    (
+        lambda: app_checks.unhandled("q", ["a", "x", "x"], ["a"]),
+        FAILURE,
+        "no handler for: x",
+    ),
+    (lambda: app_checks.wake(None, 200), OK, "200"),
+    (lambda: app_checks.wake(None, 401), FAILURE, "refused (401)"),
+    (lambda: app_checks.wake(None, 404), FAILURE, "404"),
+    (lambda: app_checks.wake("not reached: no route", None), FAILURE, "not reached"),
 ]
 
 
@@ -102,8 +110,8 @@ def test_each_verdict_says_what_was_found(
 
 def test_jobs_in_the_old_paused_list_are_a_failure_and_none_are_no_line() -> None:
     """Only where there are such jobs is there something to say."""
-    assert checks.paused_list("q", 0) is None
-    finding = checks.paused_list("q", 3)
+    assert app_checks.paused_list("q", 0) is None
+    finding = app_checks.paused_list("q", 3)
     assert finding is not None
     assert (finding.verdict, finding.found[:6]) == (FAILURE, "3 jobs")
 

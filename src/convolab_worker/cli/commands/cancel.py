@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.flags import (
-    ANY_DURATION,
-    CONNECTING,
-    add_flag,
-    add_settings,
-    settings_of,
-)
+from convolab_worker.cli import flags
 from convolab_worker.cli.output import remark, result
 from convolab_worker.errors import ConfigurationError
 
@@ -30,14 +24,14 @@ def add_flags(command: Parser) -> None:
     command.add_argument(
         "--return", dest="send_back", action="store_true", help="put it back into its queue instead"
     )
-    add_flag(command, "--timeout", ANY_DURATION, "wait no longer than this for its end")
+    flags.add_duration(command, "--timeout", "wait no longer than this for its end")
     command.add_argument("--no-wait", action="store_true", help="don't wait for its end")
-    add_settings(command, *CONNECTING)
+    flags.add_settings(command, *flags.CONNECTING)
 
 
 def main(given: argparse.Namespace) -> int:
     """End a job and print how it ended; return 1 if it ended otherwise, or not in time."""
-    settings = settings_of(given)
+    settings = flags.settings_of(given)
     if given.send_back and given.reason is not None:
         msg = "--return gives no reason: expected either --fail REASON or --return"
         raise ConfigurationError(msg)

@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from convolab_worker._setting_types import Whole
-from convolab_worker.cli.flags import (
-    ANY_DURATION,
-    CONNECTING,
-    add_flag,
-    add_settings,
-    settings_of,
-)
+from convolab_worker.cli import flags
 from convolab_worker.cli.output import as_json, remark, result
 from convolab_worker.errors import ConfigurationError
 
@@ -42,17 +36,17 @@ def add_flags(command: Parser) -> None:
     command.add_argument(
         "--wait", action="store_true", help="show the job's progress, then print its result"
     )
-    add_flag(command, "--timeout", ANY_DURATION, "with --wait: wait no longer than this")
-    add_flag(command, "--delay", ANY_DURATION, "start the job no sooner than after this long")
-    add_flag(command, "--priority", _PRIORITY, "1 goes before 2; 0, the default, before both")
-    add_flag(command, "--attempts", _ATTEMPTS, "how often the job may run (default: 1)")
+    flags.add_duration(command, "--timeout", "with --wait: wait no longer than this")
+    flags.add_duration(command, "--delay", "start the job no sooner than after this long")
+    flags.add_flag(command, "--priority", _PRIORITY, "1 goes before 2; 0, the default, before both")
+    flags.add_flag(command, "--attempts", _ATTEMPTS, "how often the job may run (default: 1)")
     command.add_argument("--job-id", metavar="ID", help="an id of your own; added once only")
-    add_settings(command, *CONNECTING)
+    flags.add_settings(command, *flags.CONNECTING)
 
 
 def main(given: argparse.Namespace) -> int:
     """Add a job and print its id; with ``--wait``, show its progress and print its result."""
-    settings = settings_of(given)
+    settings = flags.settings_of(given)
     if given.queues is not None and len(settings.queues) > 1:
         msg = f"--queue {','.join(settings.queues)}: expected the one queue that the job goes to"
         raise ConfigurationError(msg)

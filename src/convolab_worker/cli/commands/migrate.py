@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli.flags import (
-    CONNECTING,
-    add_setting,
-    add_settings,
-    settings_of,
-)
+from convolab_worker.cli import flags
 from convolab_worker.cli.output import Bar, as_json, remark, result, table
 from convolab_worker.errors import ConfigurationError
 
@@ -24,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_flags(command: Parser) -> None:
     """Add the command's flags."""
-    add_setting(command, "queues", "--from", "--queue")
+    flags.add_setting(command, "queues", "--from", "--queue")
     command.add_argument(
         "--to", dest="destination", metavar="NAME", required=True, help="the queue they go to"
     )
@@ -38,7 +33,7 @@ def add_flags(command: Parser) -> None:
     )
     command.add_argument("--yes", action="store_true", help="move them")
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    add_settings(command, "app", *(name for name in CONNECTING if name != "queues"))
+    flags.add_settings(command, "app", *(name for name in flags.CONNECTING if name != "queues"))
 
 
 def main(given: argparse.Namespace) -> int:
@@ -46,7 +41,7 @@ def main(given: argparse.Namespace) -> int:
     if given.queues is None:
         msg = "nothing to move: expected --from QUEUE, once or more often"
         raise ConfigurationError(msg)
-    settings = settings_of(given)
+    settings = flags.settings_of(given)
     from convolab_worker.cli.process import run_client
     from convolab_worker.cli.wake_service import wake_service
     from convolab_worker.client.jobs import Account

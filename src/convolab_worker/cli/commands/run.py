@@ -72,9 +72,9 @@ async def _run(worker: Worker) -> int:
 
 
 def _serve(*, insecure: bool) -> Callable[[Worker], Awaitable[int]]:
-    async def serve(worker: Worker) -> int:
-        from convolab_worker.server.server import WakeServer
+    from convolab_worker.server.server import WakeServer
 
+    async def serve(worker: Worker) -> int:
         async with WakeServer(worker, insecure=insecure):
             return await _run(worker)
 

@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from convolab_worker._setting_types import Duration
 from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE
-from convolab_worker.cli.flags import (
-    CONNECTING,
-    add_settings,
-    reader_of,
-    settings_of,
-)
+from convolab_worker.cli import flags
 from convolab_worker.cli.output import as_json, described, remark, result, table
 from convolab_worker.errors import ConfigurationError
 
@@ -36,16 +31,16 @@ def add_flags(command: Parser) -> None:
         metavar="DURATION",
         nargs="?",
         const=2.0,
-        type=reader_of(_INTERVAL),
+        type=flags.reader_of(_INTERVAL),
         help="print the table again and again, this long apart, until Ctrl-C (default: 2s)",
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    add_settings(command, *CONNECTING)
+    flags.add_settings(command, *flags.CONNECTING)
 
 
 def main(given: argparse.Namespace) -> int:
     """Print one job, or the counts of each queue; with ``--watch``, print them until Ctrl-C."""
-    settings = settings_of(given)
+    settings = flags.settings_of(given)
     if given.watch is not None and given.job_id is not None:
         msg = "--watch shows the queues: expected no job id with it"
         raise ConfigurationError(msg)

@@ -1,4 +1,4 @@
-"""Judges facts about a Redis server, its queues and the settings. Pure.
+"""Judges facts about a Redis server and the settings. Pure.
 
 A fact is None where the server does not say it, as many providers' servers don't. The verdict
 is then ``unknown``, which is not a failure.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 OK, WARNING, FAILURE, UNKNOWN = "ok", "warning", "failure", "unknown"
 _OLDEST = (6, 2)
@@ -21,7 +21,6 @@ _FULL, _NEARLY_FULL = 0.95, 0.8
 # Providers that bill, or can bill, by the command, by the end of the host's name.
 _BY_THE_COMMAND = {".upstash.io": "Upstash"}
 _FORKS = {"valkey": "Valkey", "dragonfly": "Dragonfly", "keydb": "KeyDB"}
-_REFUSED, _FIRST_ERROR = (401, 403), 400
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -261,84 +260,4 @@ def billing(host: str, budget: int | None) -> Finding:
         found=f"{provider}, which can bill by the command",
         why="a mistake in a handler or a setting costs money",
         advice="set CONVOLAB_COMMAND_BUDGET: the worker warns before it is exceeded",
-    )
-
-
-def queue_version(queue: str, version: str | None) -> Finding:
-    """Judge which BullMQ last wrote the queue's metadata, such as ``bullmq:6.7.0``."""
-    check = f"queue {queue}"
-    if version is None:
-        return Finding(check=check, verdict=OK, found="not used yet, or by Python alone")
-    library, _, number = version.partition(":")
-    if library != "bullmq":
-        return Finding(
-            check=check,
-            verdict=WARNING,
-            found=version,
-            why="this library knows BullMQ's own scripts, not those of its Pro edition",
-            advice="don't use groups, batches or observables on this queue",
-        )
-    if number.partition(".")[0] == "5":
-        return Finding(
-            check=check,
-            verdict=WARNING,
-            found=f"BullMQ {number}",
-            why="its resume() drops jobs that newer versions have added while the queue was paused",
-            advice="pause and resume it with BullMQ 6, or not while others add jobs",
-        )
-    return Finding(check=check, verdict=OK, found=f"BullMQ {number}")
-
-
-def paused_list(queue: str, jobs: int) -> Finding | None:
-    """Judge the jobs in the list that BullMQ before 6 kept for a paused queue; None without any."""
-    if not jobs:
-        return None
-    return Finding(
-        check=f"queue {queue}, paused",
-        verdict=FAILURE,
-        found=f"{jobs} jobs in the list of BullMQ 5's paused queues",
-        why="neither BullMQ 6 nor this worker fetches jobs from that list",
-        advice="resume the queue with BullMQ 5, or move the jobs: convolab-worker migrate",
-    )
-
-
-def unhandled(queue: str, waiting: Iterable[str], known: Iterable[str]) -> Finding:
-    """Judge whether the application has a handler for the names of the waiting jobs."""
-    missing = sorted({*waiting} - {*known})
-    return Finding(
-        check=f"queue {queue}, handlers",
-        verdict=FAILURE if missing else OK,
-        found=f"no handler for: {', '.join(missing)}" if missing else "one for each waiting job",
-        why="a worker without a handler for a job fails it for good",
-        advice="register a handler, or run another worker for that queue",
-    )
-
-
-def strangers(status: int | None) -> Finding:
-    """Judge what the wake server answers to a caller without a token; ``status`` is its answer."""
-    is_open = status is not None and status < _FIRST_ERROR
-    return Finding(
-        check="wake, strangers",
-        verdict=WARNING if is_open else OK,
-        found="anybody who reaches it may wake it" if is_open else "refused",
-        why="wakes cost commands and instance time, and the status page shows what runs",
-        advice="set CONVOLAB_WAKE_TOKEN on both sides, unless only a network of yours reaches it",
-    )
-
-
-def wake(error: str | None, status: int | None) -> Finding:
-    """Judge whether wakes reach the worker service; ``status`` is its answer to the token."""
-    if error is not None:
-        verdict, found = FAILURE, error
-    elif status in _REFUSED:
-        verdict, found = FAILURE, f"the token is refused ({status})"
-    else:
-        verdict = OK if status is not None and status < _FIRST_ERROR else FAILURE
-        found = f"reached, answers {status}"
-    return Finding(
-        check="wake",
-        verdict=verdict,
-        found=found,
-        why="without a wake a sleeping worker hears of jobs from its scheduler alone",
-        advice="compare CONVOLAB_WAKE_URL, and the token or the audience, on both sides",
     )

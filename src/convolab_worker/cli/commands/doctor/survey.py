@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import text
-from convolab_worker.cli.commands.doctor import checks
+from convolab_worker.cli.commands.doctor import app_checks, checks
 from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
 from convolab_worker.client.wake_request import wake_address
 from convolab_worker.connection.address import Address
@@ -86,9 +86,9 @@ class Survey:
                 yield finding
         if settings.wake_url is not None:
             error, status = await _reach(settings, with_token=True)
-            yield checks.wake(error, status)
+            yield app_checks.wake(error, status)
             if error is None:
-                yield checks.strangers((await _reach(settings, with_token=False))[1])
+                yield app_checks.strangers((await _reach(settings, with_token=False))[1])
 
     async def _ask(self, *command: Any) -> Any:
         """Return the reply; None if the server refuses the command."""
@@ -163,13 +163,13 @@ class Survey:
 
     async def _queue(self, keys: QueueKeys) -> AsyncIterator[Finding]:
         version = await self._ask("HGET", keys["meta"], "version")
-        yield checks.queue_version(keys.queue, text(version) if version else None)
-        paused = checks.paused_list(keys.queue, await self._ask("LLEN", keys["paused"]) or 0)
+        yield app_checks.queue_version(keys.queue, text(version) if version else None)
+        paused = app_checks.paused_list(keys.queue, await self._ask("LLEN", keys["paused"]) or 0)
         if paused is not None:
             yield paused
         if self._handlers is not None:
             names = await self._waiting_names(keys)
-            yield checks.unhandled(keys.queue, names, self._handlers.names_on(keys.queue))
+            yield app_checks.unhandled(keys.queue, names, self._handlers.names_on(keys.queue))
 
     async def _waiting_names(self, keys: QueueKeys) -> set[str]:
         """Return the names of the jobs that workers fetch next."""

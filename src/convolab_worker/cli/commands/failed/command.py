@@ -7,15 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from convolab_worker._setting_types import Whole
-from convolab_worker.cli.flags import (
-    ANY_DURATION,
-    CONNECTING,
-    add_command,
-    add_flag,
-    add_settings,
-    add_subcommands,
-    settings_of,
-)
+from convolab_worker.cli import flags
 from convolab_worker.cli.output import as_json, described, remark, result, table
 from convolab_worker.errors import ConfigurationError
 
@@ -31,24 +23,24 @@ _LONGEST_REASON = 80  # in the table; --json and show print all of it
 
 def add_flags(command: Parser) -> None:
     """Add the command's actions, each with its flags."""
-    actions = add_subcommands(command, "action")
-    listing = add_command(actions, "list", "print the newest failed jobs, a line each")
+    actions = flags.add_subcommands(command, "action")
+    listing = flags.add_command(actions, "list", "print the newest failed jobs, a line each")
     _add_filters(listing)
-    add_flag(listing, "--limit", _LIMIT, "print at most this many (default: 50)", default=50)
+    flags.add_flag(listing, "--limit", _LIMIT, "print at most this many (default: 50)", default=50)
     listing.add_argument("--json", action="store_true", help="print a line of JSON for each")
-    showing = add_command(actions, "show", "print a failed job with its stack traces")
+    showing = flags.add_command(actions, "show", "print a failed job with its stack traces")
     showing.add_argument("job_id", metavar="ID", help="the job to look at")
     showing.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    retrying = add_command(actions, "retry", "put failed jobs back into their queues")
+    retrying = flags.add_command(actions, "retry", "put failed jobs back into their queues")
     _add_selection(retrying)
     retrying.add_argument(
         "--reset-attempts", action="store_true", help="give them all their attempts again"
     )
     summary = "remove failed jobs, with their children and all that is known of them"
-    removing = add_command(actions, "remove", summary)
+    removing = flags.add_command(actions, "remove", summary)
     _add_selection(removing)
     for action in (listing, showing, retrying, removing):
-        add_settings(action, *CONNECTING)
+        flags.add_settings(action, *flags.CONNECTING)
 
 
 def main(given: argparse.Namespace) -> int:
@@ -69,15 +61,15 @@ def _add_filters(command: Parser) -> None:
         "--name", dest="names", metavar="NAME", action="append", default=[],
         help="only jobs of that name; may be given again",
     )  # fmt: skip
-    add_flag(command, "--older-than", ANY_DURATION, "only jobs that failed longer ago than this")
-    add_flag(command, "--newer-than", ANY_DURATION, "only jobs that failed within this time")
+    flags.add_duration(command, "--older-than", "only jobs that failed longer ago than this")
+    flags.add_duration(command, "--newer-than", "only jobs that failed within this time")
     command.add_argument(
         "--reason", metavar="TEXT", help="only reasons with this in them; /TEXT/ is a pattern"
     )
 
 
 def _list(given: argparse.Namespace) -> int:
-    settings, wanted = settings_of(given), _wanted(given)
+    settings, wanted = flags.settings_of(given), _wanted(given)
     from convolab_worker.cli.commands.failed import actions
     from convolab_worker.cli.process import run_client
 
@@ -97,7 +89,7 @@ def _list(given: argparse.Namespace) -> int:
 
 
 def _show(given: argparse.Namespace) -> int:
-    settings = settings_of(given)
+    settings = flags.settings_of(given)
     from convolab_worker.cli.commands.failed import actions
     from convolab_worker.cli.process import run_client
 
@@ -108,7 +100,7 @@ def _show(given: argparse.Namespace) -> int:
 
 def _act(given: argparse.Namespace) -> int:
     """Retry or remove the jobs that are meant, and print how many there were."""
-    settings, wanted = settings_of(given), _wanted(given)
+    settings, wanted = flags.settings_of(given), _wanted(given)
     if wanted.is_everything and not given.all:
         msg = "every failed job is meant: expected ids, a filter such as --name, or --all"
         raise ConfigurationError(msg)

@@ -1,0 +1,92 @@
+"""Judges facts about the queues, their jobs' handlers and the wake server. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_REFUSED, _FIRST_ERROR = (401, 403), 400
+
+
+def queue_version(queue: str, version: str | None) -> Finding:
+    """Judge which BullMQ last wrote the queue's metadata, such as ``bullmq:6.7.0``."""
+    check = f"queue {queue}"
+    if version is None:
+        return Finding(check=check, verdict=OK, found="not used yet, or by Python alone")
+    library, _, number = version.partition(":")
+    if library != "bullmq":
+        return Finding(
+            check=check,
+            verdict=WARNING,
+            found=version,
+            why="this library knows BullMQ's own scripts, not those of its Pro edition",
+            advice="don't use groups, batches or observables on this queue",
+        )
+    if number.partition(".")[0] == "5":
+        return Finding(
+            check=check,
+            verdict=WARNING,
+            found=f"BullMQ {number}",
+            why="its resume() drops jobs that newer versions have added while the queue was paused",
+            advice="pause and resume it with BullMQ 6, or not while others add jobs",
+        )
+    return Finding(check=check, verdict=OK, found=f"BullMQ {number}")
+
+
+def paused_list(queue: str, jobs: int) -> Finding | None:
+    """Judge the jobs in the list that BullMQ before 6 kept for a paused queue; None without any."""
+    if not jobs:
+        return None
+    return Finding(
+        check=f"queue {queue}, paused",
+        verdict=FAILURE,
+        found=f"{jobs} jobs in the list of BullMQ 5's paused queues",
+        why="neither BullMQ 6 nor this worker fetches jobs from that list",
+        advice="resume the queue with BullMQ 5, or move the jobs: convolab-worker migrate",
+    )
+
+
+def unhandled(queue: str, waiting: Iterable[str], known: Iterable[str]) -> Finding:
+    """Judge whether the application has a handler for the names of the waiting jobs."""
+    missing = sorted({*waiting} - {*known})
+    return Finding(
+        check=f"queue {queue}, handlers",
+        verdict=FAILURE if missing else OK,
+        found=f"no handler for: {', '.join(missing)}" if missing else "one for each waiting job",
+        why="a worker without a handler for a job fails it for good",
+        advice="register a handler, or run another worker for that queue",
+    )
+
+
+def strangers(status: int | None) -> Finding:
+    """Judge what the wake server answers to a caller without a token; ``status`` is its answer."""
+    is_open = status is not None and status < _FIRST_ERROR
+    return Finding(
+        check="wake, strangers",
+        verdict=WARNING if is_open else OK,
+        found="anybody who reaches it may wake it" if is_open else "refused",
+        why="wakes cost commands and instance time, and the status page shows what runs",
+        advice="set CONVOLAB_WAKE_TOKEN on both sides, unless only a network of yours reaches it",
+    )
+
+
+def wake(error: str | None, status: int | None) -> Finding:
+    """Judge whether wakes reach the worker service; ``status`` is its answer to the token."""
+    if error is not None:
+        verdict, found = FAILURE, error
+    elif status in _REFUSED:
+        verdict, found = FAILURE, f"the token is refused ({status})"
+    else:
+        verdict = OK if status is not None and status < _FIRST_ERROR else FAILURE
+        found = f"reached, answers {status}"
+    return Finding(
+        check="wake",
+        verdict=verdict,
+        found=found,
+        why="without a wake a sleeping worker hears of jobs from its scheduler alone",
+        advice="compare CONVOLAB_WAKE_URL, and the token or the audience, on both sides",
+    )
