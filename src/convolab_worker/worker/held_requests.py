@@ -177,6 +177,7 @@ class HeldRequests:
             self._requests.discard(request)
             if not request.answer.done():
                 request.answer.set_exception(error)
+                request.answer.exception()  # a caller that has hung up does not retrieve it
 
     async def result(self, status: str, seconds: float) -> HoldResult:
         """What was done in this drain, and what is left.
