@@ -21,19 +21,8 @@ ENDED = {"completed", "failed"}
 # An id without a job, of which BullMQ's own script makes half a one.
 STRAY_ID = "no-such-job"
 # Keys of a queue that are no job's.
-_OWN = {
-    *LISTS,
-    *SETS,
-    "id",
-    "meta",
-    "events",
-    "marker",
-    "stalled",
-    "stalled-check",
-    "limiter",
-    "pc",
-    STRAY_ID,
-}
+_OWN = {*LISTS, *SETS, "id", "meta", "events", "marker", "limiter", "pc", STRAY_ID}
+_OWN |= {"stalled", "stalled-check", "repeat", "repeat:again"}
 _OWN_STARTS = ("cancel:", "metrics:", "de:")
 _PARTS = (":lock", ":logs", ":processed", ":dependencies", ":failed", ":unsuccessful")
 _FLUSH = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end"
@@ -45,6 +34,7 @@ class ModelBench:
 
     def __init__(self, server: EmbeddedServer) -> None:
         self.port = server.port
+        self.url = server.url
         # Any: redis-py's types leave open whether a client is asynchronous.
         self.redis: Any = Redis.from_url(server.url, protocol=2, socket_timeout=None)
         self._pause = _bullmq_script("pause-7").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from tests.model import events, steps
+from tests.model import steps
 from tests.model.plan import Plan, Step
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ _COMMANDS = (
     "EXISTS",
     "RPUSH",
     "HINCRBY",
+    "cancelJob",
+    "takeBack",
     "ZRANGE",
     "LRANGE",
     "LLEN",
@@ -69,6 +71,7 @@ def _adds(takes: Sequence[float | None] = (0.0, None, 0.02, 0.2)) -> Steps:
         "reports": st.booleans(),
         "queue": _pick((0, 1)),
         "delay": _pick((0.0, 0.0, 0.0, 0.05, 0.3)),
+        "together": _pick((False, False, True)),
     }
     plain = st.builds(steps.Add, _pick(("wide", "narrow", "rated", "timed", "thread")), **common)
     trying = st.builds(
@@ -89,33 +92,34 @@ def _adds(takes: Sequence[float | None] = (0.0, None, 0.02, 0.2)) -> Steps:
         takes=_pick(takes),
         reports=st.booleans(),
     )
-    return st.one_of(plain, plain, trying, parent)
+    repeated = st.builds(steps.Schedule, takes=_pick(takes))
+    return st.one_of(plain, plain, plain, trying, trying, parent, repeated)
 
 
 def _arms(commands: Sequence[str] = _COMMANDS) -> Steps:
     at = {"command": _pick(commands), "after": st.booleans(), "nth": _pick((1, 1, 2, 3))}
-    cuts = st.builds(events.Arm, _pick(("cut", "cut_all", "silence", "error")), **at)
-    stalls = st.builds(events.Arm, _pick(("stall", "refuse")), seconds=_pick((0.1, 0.6, 1.2)), **at)
-    return st.one_of(cuts, cuts, stalls)
+    cuts = st.builds(steps.Arm, _pick(("cut", "cut", "cut_all", "error", "silence")), **at)
+    stalls = st.builds(steps.Arm, _pick(("stall", "refuse")), seconds=_pick((0.1, 0.6, 1.2)), **at)
+    return st.one_of(cuts, cuts, cuts, stalls)
 
 
 def _network() -> Steps:
     return st.one_of(
         _arms(),
-        st.just(events.Cut()),
-        st.builds(events.Stall, _pick((0.1, 0.6, 1.2, 2.5))),
-        st.builds(events.Refuse, _pick((0.1, 0.6, 1.2, 2.5))),
-        st.builds(events.Lag, _pick((0.01, 0.05))),
+        st.just(steps.Cut()),
+        st.builds(steps.Stall, _pick((0.1, 0.6, 1.2, 2.5))),
+        st.builds(steps.Refuse, _pick((0.1, 0.6, 1.2, 2.5))),
+        st.builds(steps.Lag, _pick((0.01, 0.05))),
     )
 
 
 def _hands() -> Steps:
     return st.one_of(
-        st.builds(events.Pause, st.booleans()),
-        st.builds(events.Limit, _pick(("1", "2", None, "1.5", "Infinity"))),
-        st.builds(events.RateLimit, _pick((0.1, 0.4))),
-        _pick((events.ForgetScripts(), events.LoseMarker(), events.Flush())),
-        st.builds(events.Spoil, _pick(("event", "stray id", "marker"))),
+        st.builds(steps.Pause, st.booleans()),
+        st.builds(steps.Limit, _pick(("1", "2", None, "1.5", "Infinity"))),
+        st.builds(steps.RateLimit, _pick((0.1, 0.4))),
+        _pick((steps.ForgetScripts(), steps.LoseMarker(), steps.Flush())),
+        st.builds(steps.Spoil, _pick(("event", "stray id", "marker"))),
     )
 
 
@@ -133,7 +137,8 @@ def _clients() -> Steps:
     return st.one_of(
         st.builds(steps.Cancel, st.integers(0, 5), st.booleans()),
         st.builds(steps.Result, st.integers(0, 5), _pick((1.5, 0.3))),
-        st.just(steps.CloseClient()),
+        _pick((steps.CloseClient(), steps.Look())),
+        st.builds(steps.HangUp, _pick(("result", "cancel", "enqueue", "drain", "stop"))),
     )
 
 
@@ -148,16 +153,16 @@ def _holds() -> Steps:
         hold,
         hold,
         st.builds(steps.HoldNext, _pick((0.6, 0.2))),
-        st.builds(steps.HangUp, st.booleans()),
+        st.builds(steps.HangUp, all=st.booleans()),
     )
 
 
 def _time() -> Steps:
     return st.one_of(
-        st.builds(events.Let, _pick((0.0, 0.02, 0.1, 0.4, 1.0))),
-        st.builds(events.Until, _pick(("running", "quiet", "trouble", "answered", "asleep"))),
+        st.builds(steps.Let, _pick((0.0, 0.02, 0.1, 0.4, 1.0))),
+        st.builds(steps.Until, _pick(("running", "quiet", "trouble", "answered", "asleep"))),
         st.just(steps.Open()),
-        st.just(events.Freeze()),
+        st.builds(steps.Freeze, _pick((0.1, 0.5))),
     )
 
 
@@ -177,8 +182,8 @@ def _ending(draw: st.DrawFn) -> tuple[Step, ...]:
     trouble = draw(_arms((command,)))
     add = steps.Add(takes=None, count=count, **how)
     hold = draw(_held_maybe())
-    running = events.Until("running")
-    return (add, *hold, running, *behind, trouble, steps.Open(), events.Until("trouble"))
+    running = steps.Until("running")
+    return (add, *hold, running, *behind, trouble, steps.Open(), steps.Until("trouble"))
 
 
 def _held_maybe() -> st.SearchStrategy[tuple[Step, ...]]:
@@ -187,13 +192,13 @@ def _held_maybe() -> st.SearchStrategy[tuple[Step, ...]]:
 
 
 def _scenes(*, held: bool) -> Scenes:
-    running, opening = events.Until("running"), steps.Open()
+    running, opening = steps.Until("running"), steps.Open()
     begun = _in_turn(_adds(_GATED), running)
     begun_held = _in_turn(_adds(_GATED), _holds(), running)
     stalled = _in_turn(_network(), opening, _time(), st.one_of(_life(), _holds()), _time())
     stopped = _in_turn(_adds(_GATED), running, _network(), _life())
     due = st.builds(steps.Add, delay=_pick((0.1, 0.3, 0.8)), takes=_pick((0.0, 0.2)))
-    paused = _in_turn(_hands(), due, due, st.just(events.Let(0.2)), _hands())
+    paused = _in_turn(_hands(), due, due, st.just(steps.Let(0.2)), _hands())
     many = st.builds(
         steps.Add,
         _pick(("narrow", "wide", "rated")),
@@ -221,6 +226,7 @@ def _plans(*, held: bool) -> st.SearchStrategy[Plan]:
         idle=_pick((30.0, 0.5)),
         sleep_after=_pick((None, None, None, 0.3)),
         command_timeout=_pick((0.5, 0.5, 1.5)),
+        rate_limit=_pick((None, None, None, "10/s")),
     )
 
 

@@ -117,6 +117,11 @@ class Spoil(Step):
     what: Literal["event", "stray id", "marker"] = "event"
 
     @property
+    def is_rough(self) -> bool:
+        """A stray id is a job that can't be run, and is lost."""
+        return self.what == "stray id"
+
+    @property
     def hides_jobs(self) -> bool:
         """The marker may be gone."""
         return True
@@ -204,6 +209,11 @@ class Lag(Step):
 
     seconds: float = 0.02
 
+    @property
+    def harm(self) -> float:
+        """Some round trips: to connect again, to ask, to try again."""
+        return 8 * self.seconds
+
     async def take(self, world: World) -> None:
         """Begin it."""
         world.proxy.delay(self.seconds)
@@ -251,7 +261,7 @@ class Until(Step):
         """Wait."""
         begun = len(world.proxy.done)
         ends_at = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < ends_at and not self._is_so(world, begun):
+        while time.monotonic() < ends_at and not self._is_so(world, begun):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
     def _is_so(self, world: World, troubles: int) -> bool:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tests.model.world import World
 
 # Harm that is shorter than this in all has never a lock run out that is kept as it should be.
-_HARMLESS_SECONDS = 0.25
+_HARMLESS_SECONDS = 0.4
 
 
 class Short:
@@ -58,6 +58,7 @@ class Plan(Short):
     idle: float = 30.0
     sleep_after: float | None = None
     command_timeout: float = 0.5
+    rate_limit: str | None = None
 
     @property
     def is_gentle(self) -> bool:

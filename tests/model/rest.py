@@ -118,6 +118,8 @@ async def _all_ended_when_held(world: World, life: Life) -> bool:
         check_held_answer(world, life, answer)
         if not _unended(world):
             return True
+        if any(finding.kind == "drained-while-held" for finding in world.findings):
+            return False
         if answer.status == "drained" and answer.next_due_at is None:
             text = f"{_unended(world)}, and a hold answered {answer}; {_slots(life)}"
             world.wrong("drained-for-good", text)

@@ -49,11 +49,21 @@ class Report:
     kinds: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
 
+    def __add__(self, other: Report) -> Report:
+        """Return what came of both, which ran at the same time."""
+        return Report(
+            self.plans + other.plans,
+            self.steps + other.steps,
+            max(self.seconds, other.seconds),
+            self.kinds + other.kinds,
+            self.failures + other.failures,
+        )
+
     def __str__(self) -> str:
-        """Return the failures, and the numbers."""
+        """Return the numbers."""
         numbers = f"{self.plans} plans, {self.steps} steps, {self.seconds:.0f} s"
         kinds = ", ".join(f"{kind} {count}" for kind, count in self.kinds.most_common())
-        return "\n\n".join([*map(str, self.failures), f"{numbers}; failed: {kinds or 'none'}"])
+        return f"{numbers}; failed: {kinds or 'none'}"
 
 
 def draw(number: int) -> Plan:
@@ -81,23 +91,31 @@ def search(
     seeds: Iterable[int],
     *,
     shrink_seconds: float,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Callable[[Failure], None] = lambda _: None,
 ) -> Report:
     """Run the plans of the seeds; each that fails is shrunk for so many seconds at most."""
     report, began = Report(), time.monotonic()
     for number in seeds:
         plan = draw(number)
-        findings = run_plan(plan, bench)
+        failure = try_plan(bench, plan, number, shrink_seconds=shrink_seconds)
         report.plans += 1
         report.steps += len(plan.steps)
         report.seconds = time.monotonic() - began
-        if findings:
-            failure = _shrunk(bench, number, plan, findings, shrink_seconds)
+        if failure is not None:
             report.kinds[failure.kind] += 1
             report.failures.append(failure)
-            tell(f"{failure}\n")
-    report.seconds = time.monotonic() - began
+            tell(failure)
     return report
+
+
+def try_plan(
+    bench: ModelBench, plan: Plan, number: int = 0, *, shrink_seconds: float = 0.0
+) -> Failure | None:
+    """Run a plan; if it fails, how, and how short it can be made in so many seconds."""
+    findings = run_plan(plan, bench)
+    if not findings:
+        return None
+    return _shrunk(bench, number, plan, findings, shrink_seconds)
 
 
 def _shrunk(

@@ -115,8 +115,9 @@ class World:
         return self.lives[-1] if self.lives else None
 
     def wrong(self, kind: str, text: str) -> None:
-        """Note what may not be."""
-        self.findings.append(Finding(kind, text))
+        """Note what may not be, of each kind the first."""
+        if all(finding.kind != kind for finding in self.findings):
+            self.findings.append(Finding(kind, text))
 
     async def _beat(self) -> None:
         """Learn for how long the loop, or the machine, stood still."""
@@ -249,6 +250,7 @@ def _settings(plan: Plan, url: str, queues: list[str]) -> Settings:
         wake_mode="held" if plan.held else "background",
         wake_linger=0.2,
         sleep_after=plan.sleep_after,
+        rate_limit=plan.rate_limit,
     )
 
 
