@@ -35,7 +35,6 @@ class VersionAction(argparse.Action):
     """Prints the version; only this flag reads the installed metadata, which takes time."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        """Print the version and end the process."""
         from importlib.metadata import PackageNotFoundError, version
 
         try:
@@ -54,14 +53,12 @@ def add_subcommands(parser: Parser, dest: str) -> Subcommands:
 
 
 def add_command(commands: Subcommands, name: str, summary: str) -> Parser:
-    """Add a command that has no flags yet."""
     return commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
     )
 
 
 def add_settings(command: Parser, *names: str) -> None:
-    """Add the flags of these settings."""
     for name in names:
         add_setting(command, name, *_NAMES.get(name, (f"--{name.replace('_', '-')}",)))
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def add_flags(command: Parser) -> None:
-    """Add the command's flags."""
     command.add_argument("job_id", metavar="JOB_ID", help="the job to end")
     command.add_argument(
         "--fail", dest="reason", metavar="REASON", help="let it fail for this reason (the default)"

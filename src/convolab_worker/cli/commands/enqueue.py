@@ -24,7 +24,6 @@ _ATTEMPTS = Whole(low=1, high=10_000)
 
 
 def add_flags(command: Parser) -> None:
-    """Add the command's flags."""
     command.add_argument("name", metavar="NAME", help="the job's name")
     command.add_argument(
         "data",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_flags(command: Parser) -> None:
-    """Add the command's flags."""
     flags.add_setting(command, "queues", "--from", "--queue")
     command.add_argument(
         "--to", dest="destination", metavar="NAME", required=True, help="the queue they go to"

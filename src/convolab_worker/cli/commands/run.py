@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_flags(command: Parser) -> None:
-    """Add the command's flags."""
     command.add_argument(
         "--wake", action="store_true", help="also serve /wake, /health, /ready and /metrics"
     )

@@ -24,7 +24,6 @@ _CLEAR = "\x1b[H\x1b[J"  # to the upper left corner, and delete what is below
 
 
 def add_flags(command: Parser) -> None:
-    """Add the command's flags."""
     command.add_argument("job_id", metavar="JOB_ID", nargs="?", help="the job to look at")
     command.add_argument(
         "--watch",

@@ -34,7 +34,6 @@ DEFAULT_JOBS = ("dialogue=40:20s", "audio=40:45s", "image=20:30s", "course=5:3m"
 
 
 def add_flags(command: Parser) -> None:
-    """Add the command's flags."""
     _add_workload(command.add_argument_group("the workload (default: the ConvoLab app's)"))
     _add_hosting(command.add_argument_group("the host (default: Cloud Run)"))
     output = command.add_argument_group("output")

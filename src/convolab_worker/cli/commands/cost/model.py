@@ -96,7 +96,6 @@ class Workload:
 
     @property
     def jobs_per_day(self) -> float:
-        """The number of jobs of all kinds."""
         return sum(kind.jobs_per_day for kind in self.kinds)
 
     @property
@@ -161,7 +160,6 @@ class Row:
 
 
 def table(workload: Workload, prices: Prices, hosting: Hosting) -> list[Row]:
-    """Return a row for each way of working."""
     return [
         (_sleeping if way.sleeps else _always_on)(way, workload, prices, hosting) for way in WAYS
     ]

@@ -51,7 +51,6 @@ def paused_list(queue: str, jobs: int) -> Finding | None:
 
 
 def unhandled(queue: str, waiting: Iterable[str], known: Iterable[str]) -> Finding:
-    """Judge whether the application has a handler for the names of the waiting jobs."""
     missing = sorted({*waiting} - {*known})
     return Finding(
         check=f"queue {queue}, handlers",

@@ -40,7 +40,6 @@ def _unknown(check: str, why: str = "") -> Finding:
 
 
 def server(info: Mapping[str, str] | None) -> Finding:
-    """Judge the server's kind and version."""
     if not info or "redis_version" not in info:
         return _unknown("server")
     fork = next((_FORKS[name] for name in _FORKS if _is_fork(name, info)), "Redis")
@@ -71,7 +70,6 @@ def _is_fork(name: str, info: Mapping[str, str]) -> bool:
 
 
 def role(info: Mapping[str, str] | None) -> Finding:
-    """Judge whether the server accepts writes."""
     found = (info or {}).get("role")
     if not found:
         return _unknown("role")
@@ -86,7 +84,6 @@ def role(info: Mapping[str, str] | None) -> Finding:
 
 
 def eviction(policy: str | None, most_memory: int | None) -> Finding:
-    """Judge what the server does when its memory is full."""
     why = "under any other policy than noeviction a full server deletes jobs"
     if policy is None:
         return _unknown("eviction", why)
@@ -104,7 +101,6 @@ def _verdict_on_share(share: float) -> str:
 
 
 def memory(used: int | None, most: int | None) -> Finding:
-    """Judge how full the server's memory is."""
     if used is None or most is None:
         return _unknown("memory")
     found = f"{used / 2**20:.0f} MiB used"
@@ -120,7 +116,6 @@ def memory(used: int | None, most: int | None) -> Finding:
 
 
 def connections(clients: int | None, most: int | None) -> Finding:
-    """Judge how many more connections the server accepts."""
     if clients is None or not most:
         return _unknown("connections")
     return Finding(
@@ -159,7 +154,6 @@ def idle_timeout(seconds: int | None, idle_max: float) -> Finding:
 
 
 def round_trip(seconds: Sequence[float], command_timeout: float) -> Finding:
-    """Judge how long a command and its reply take."""
     ordered = sorted(seconds)
     median, worst = ordered[len(ordered) // 2], ordered[-1]
     too_slow = worst > command_timeout / 2
@@ -198,7 +192,6 @@ def blocking(asked: float, lasted: float | None) -> Finding:
 
 
 def scripts(error: str | None) -> Finding:
-    """Judge whether Lua runs, with the libraries that BullMQ's scripts use."""
     return Finding(
         check="scripts",
         verdict=OK if error is None else FAILURE,
@@ -250,7 +243,6 @@ def lock(lock_duration: float, command_timeout: float) -> Finding:
 
 
 def billing(host: str, budget: int | None) -> Finding:
-    """Judge whether the provider bills by the command."""
     provider = next((name for end, name in _BY_THE_COMMAND.items() if host.endswith(end)), None)
     if provider is None:
         return Finding(check="billing", verdict=OK, found="no provider known to bill by command")

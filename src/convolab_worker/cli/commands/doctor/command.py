@@ -22,7 +22,6 @@ _VERDICT_WIDTH, _CHECK_WIDTH = 7, 16
 
 
 def add_flags(command: Parser) -> None:
-    """Add the command's flags."""
     command.add_argument("--strict", action="store_true", help="exit with 1 for a warning, too")
     command.add_argument("--json", action="store_true", help="print JSON instead of lines")
     add_settings(command, "app", "idle_max", "lock_duration", "command_timeout", *CONNECTING)

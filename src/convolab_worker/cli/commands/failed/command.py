@@ -22,7 +22,6 @@ _LONGEST_REASON = 80  # in the table; --json and show print all of it
 
 
 def add_flags(command: Parser) -> None:
-    """Add the command's actions, each with its flags."""
     actions = flags.add_subcommands(command, "action")
     listing = flags.add_command(actions, "list", "print the newest failed jobs, a line each")
     _add_filters(listing)
