@@ -49,7 +49,7 @@ class Diary:
     def run(self, job: Job[Any]) -> Iterator[None]:
         """Note one run of a handler."""
         number = f"{os.getpid()}-{next(self._numbers)}"
-        # A private matter of its active_job, which no handler needs.
+        # A private matter of its reporter, which no handler needs.
         start = job._reporter._job.starts  # type: ignore[attr-defined]  # noqa: SLF001
         self._note(run=number, job=job.id, pid=os.getpid(), start=start)
         try:
