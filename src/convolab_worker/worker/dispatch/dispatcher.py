@@ -164,6 +164,8 @@ class Dispatcher:
             await self._probe_all()
             self._may_probe_at = time.monotonic() + _WAKE_SECONDS
         now = self._pass_time()
+        if self._halted:  # while an answer was waited for: nothing may begin any more
+            return True
         ready = self._table.next_queue()
         if ready is not None:
             await self._fill(ready, now)

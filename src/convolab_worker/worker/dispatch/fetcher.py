@@ -160,12 +160,12 @@ class Fetcher:
         while self._lost:
             queue, token = lost = self._lost[-1]
             job = await find_by_token(self._backend, queue, token)
-            self._lost.remove(lost)
-            if job is None:
-                continue
-            _log.info("job.adopted", job_id=job.id, queue=queue)
-            with self._slots.reserve() as slot:
-                held = await self._admit(job, slot, time.monotonic())
+            held = None
+            if job is not None:
+                _log.info("job.adopted", job_id=job.id, queue=queue)
+                with self._slots.reserve() as slot:
+                    held = await self._admit(job, slot, time.monotonic())
+            self._lost.remove(lost)  # not before: its return may be cut off
             if held is not None:
                 self._begin(held)
 
@@ -191,7 +191,10 @@ class Fetcher:
         chain.add_done_callback(self._chain_ended)
 
     def _chain_ended(self, chain: asyncio.Task[None]) -> None:
-        self._let_go(self._chains.pop(chain))  # it may have been cancelled before its first step
+        held = self._chains.pop(chain)
+        if chain.cancelled() and held in self._executor.jobs:  # before its first step, or parked
+            self._lost.append((held.job.queue, held.job.token))
+        self._let_go(held)
         self.ended += 1
         self._signal.set()
         if not chain.cancelled() and (error := chain.exception()) is not None:
