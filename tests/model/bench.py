@@ -37,6 +37,7 @@ class ModelBench:
         self.url = server.url
         # Any: redis-py's types leave open whether a client is asynchronous.
         self.redis: Any = Redis.from_url(server.url, protocol=2, socket_timeout=None)
+        self.script_texts = script_texts()
         self._pause = _bullmq_script("pause-7").read_text(encoding="utf-8")
         self.load_scripts()
 
@@ -53,7 +54,7 @@ class ModelBench:
 
     def load_scripts(self) -> None:
         """Have the server know every script, so that one plan finds what another does."""
-        for text in script_texts():
+        for text in self.script_texts:
             self.redis.script_load(text)
 
     def queue(self, name: str) -> QueueBench:

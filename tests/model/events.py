@@ -36,14 +36,14 @@ class Pause(Step):
 
 @dataclass(frozen=True, repr=False)
 class Limit(Step):
-    """The queue gets a concurrency of its own, or none."""
+    """The queue gets a concurrency of its own, or none; it has it to the end."""
 
     value: str | None = "1"
 
     @property
     def hides_jobs(self) -> bool:
         """Nothing announces that a limit was lifted."""
-        return True
+        return self.value is None
 
     async def take(self, world: World) -> None:
         """Write what Node's setGlobalConcurrency would, whatever it is given."""
@@ -212,7 +212,7 @@ class Lag(Step):
     @property
     def harm(self) -> float:
         """Some round trips: to connect again, to ask, to try again."""
-        return 8 * self.seconds
+        return 10 * self.seconds
 
     async def take(self, world: World) -> None:
         """Begin it."""

@@ -34,7 +34,6 @@ async def settle(world: World, threads: set[threading.Thread]) -> None:
     world.proxy.heal()
     world.jobs.open(for_good=True)
     world.queue.pause(on=False)
-    world.queue.limit(None)
     life = await world.fresh_life()
     ended = await (_all_ended_when_held if world.plan.held else _all_ended)(world, life)
     world.close_client()

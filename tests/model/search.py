@@ -165,5 +165,6 @@ def _shorter(plan: Plan) -> Iterator[Plan]:
 def _simpler(thing: Any, but: tuple[str, ...] = ()) -> Iterator[Any]:
     """The same with one field as it is by default."""
     for each in dataclasses.fields(thing):
-        if each.name not in but and getattr(thing, each.name) != each.default:
+        has_default = each.default is not dataclasses.MISSING
+        if has_default and each.name not in but and getattr(thing, each.name) != each.default:
             yield dataclasses.replace(thing, **{each.name: each.default})

@@ -186,6 +186,7 @@ class World:
         life = self.life
         if life is None:
             return self.start()
+        self.look()
         if life.is_ending or life.running.done():
             await life.ended(STOP_SECONDS + GRACE_SECONDS)
             return self.start()

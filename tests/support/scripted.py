@@ -207,9 +207,9 @@ def command_name(command: bytes) -> str:
     words = arguments(command)
     name = words[0].decode("ascii", "replace").upper()
     if name == "EVALSHA":
-        return _SCRIPTS.get(words[1].decode("ascii", "replace"), name)
+        return SCRIPTS.get(words[1].decode("ascii", "replace"), name)
     if name == "EVAL":
-        return _SCRIPTS.get(_sha(words[1]), name)
+        return SCRIPTS.get(_sha(words[1]), name)
     return name
 
 
@@ -231,4 +231,5 @@ def _sha(text: bytes) -> str:
     return hashlib.sha1(text, usedforsecurity=False).hexdigest()
 
 
-_SCRIPTS = {_sha(path.read_bytes()): path.stem.partition("-")[0] for path in _script_files()}
+SCRIPTS = {_sha(path.read_bytes()): path.stem.partition("-")[0] for path in _script_files()}
+"""The names of bullmq's scripts, and of our own, by their digests."""
