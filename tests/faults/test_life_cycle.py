@@ -117,11 +117,14 @@ async def test_a_run_that_is_cancelled_while_it_opens_leaves_nothing(
 
 @pytest.mark.asyncio
 @MANNERS
-async def test_a_cancelled_drain_leaves_nothing(stage: Stage, manner: Manner) -> None:
+@pytest.mark.parametrize("budget", [None, 300.0])
+async def test_a_cancelled_drain_leaves_nothing(
+    stage: Stage, budget: float | None, manner: Manner
+) -> None:
     """A drain has a life of its own, which ends with it."""
     await stage.add(*TWO_JOBS)
     census, worker = Census(stage.bench), stage.worker()
-    drain = asyncio.create_task(worker.drain(), name="drain()")
+    drain = asyncio.create_task(worker.drain(budget), name="drain()")
     await running_jobs(stage, worker)
 
     await cancelled(drain, manner)

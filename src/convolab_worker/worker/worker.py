@@ -106,14 +106,16 @@ class Worker:
         self._assemble()
         ends_at = _FOREVER if budget is None else time.monotonic() + budget
         life = asyncio.create_task(self._live(drain_until=ends_at), name="convolab-life")
+        ending: asyncio.TimerHandle | None = None
+        if budget is not None:
+            reserve = min(self.settings.shutdown_grace, budget / 2)
+            loop = asyncio.get_running_loop()
+            ending = loop.call_later(budget - reserve, self._stop_by_itself, reserve)
         try:
-            if budget is not None:
-                reserve = min(self.settings.shutdown_grace, budget / 2)
-                await asyncio.wait({life}, timeout=budget - reserve)
-                if not life.done():
-                    await self.stop(reserve)
-        finally:
             result = await self._see_through(life)
+        finally:
+            if ending is not None:
+                ending.cancel()
         if result is None:  # a stop came before the end
             msg = "the worker was stopped before its drain had ended"
             raise NotRunning(msg)
@@ -205,9 +207,9 @@ class Worker:
             await self._lifespans.close(0.0)
             raise
 
-    def _stop_by_itself(self) -> None:
+    def _stop_by_itself(self, grace: float | None = None) -> None:
         if self._stopping is None:
-            self._begin_stop()
+            self._begin_stop(grace)
 
     async def _close_lifespans(self) -> None:
         if self._lifespans is not None:
