@@ -103,6 +103,10 @@ class Reconnection:
         if failures:
             _log.info("redis.connected", redis=self._where, attempts=failures + 1)
 
+    def explain(self, error: RedisRefused) -> str:
+        """Return one sentence for an operator: which Redis refuses, what, and what to do."""
+        return explain(str(error), self._where)
+
     async def refused(self, error: RedisRefused) -> None:
         """Pause after Redis refused a command, longer each time; the first time is logged.
 
@@ -111,7 +115,7 @@ class Reconnection:
         if self._pause is None:
             self._refusals += 1
             if self._refusals == 1:
-                _log.error("redis.refused", error=explain(str(error), self._where))
+                _log.error("redis.refused", error=self.explain(error))
             self._pause = asyncio.Event()
             loading = str(error).startswith(_PASSING)
             delay = refusal_delay(1 if loading else self._refusals, random=random.random())

@@ -269,6 +269,21 @@ async def test_a_job_out_of_place_is_restored(
     assert (await ours.fields())["atm"] == "0"
 
 
+@pytest.mark.parametrize("part", ["completed", "failed", "delayed", "wait"])
+async def test_a_key_of_another_type_holds_no_job(ours: BackendOfWorker, part: str) -> None:
+    """The key that made a script fail is no reason to leave the job in no list."""
+    await ours.add()
+    job = await ours.fetched()
+    await ours.redis.delete(ours.keys.lock("1"))
+    await ours.redis.lrem(ours.keys["active"], 0, "1")
+    await ours.redis.set(ours.keys[part], "another program's")
+
+    assert await reconcile.restore(ours.backend, job, 60.0, "WRONGTYPE")
+
+    assert await ours.redis.lrange(ours.keys["active"], 0, -1) == ["1"]
+    assert await ours.redis.get(ours.keys.lock("1")) == job.token
+
+
 async def test_a_job_that_waits_is_not_restored(ours: BackendOfWorker) -> None:
     """Its return was written before the script failed."""
     await ours.add()

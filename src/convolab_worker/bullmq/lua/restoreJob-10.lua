@@ -15,6 +15,13 @@
 ]]
 local rcall = redis.call
 local function getState()
+-- A key of another type, which may be why the script failed, holds no job.
+local redis = {
+  call = function(...)
+    local reply = redis.pcall(...)
+    return not (type(reply) == "table" and reply.err) and reply
+  end
+}
 --- @include "getStateV2"
 end
 if rcall("EXISTS", KEYS[9]) == 0 then return 0 end

@@ -194,7 +194,7 @@ class Dispatcher:
             if not is_about_data(str(error)):
                 raise
             if self._table.fetch_failed(queue, now):
-                _log.error("queue.broken", queue=queue, error=str(error))
+                _log.error("queue.broken", queue=queue, error=self._reconnection.explain(error))
         else:
             self._reconnection.served()
 

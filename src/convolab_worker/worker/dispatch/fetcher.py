@@ -252,7 +252,7 @@ class Fetcher:
         """Go on after a job that brought no next one; a refused write goes on without a slot."""
         if completion.is_refused:
             self._signal.set()
-            completion = await self._complete(held, outcome)
+            completion = await self._complete(held, outcome, was_refused=True)
         return await self._rerun(held) if completion.rerun else _NO_JOB
 
     async def _rerun(self, held: JobInHand) -> tuple[JobInHand | None, FollowUp]:
@@ -270,10 +270,8 @@ class Fetcher:
         except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
             return self._executor.failure(error, held.job)
 
-    async def _complete(
-        self, held: JobInHand, outcome: Outcome, *, fetch_next: bool = False, once: bool = False
-    ) -> Completion:
-        completion = await self._completer.complete(held, outcome, fetch_next=fetch_next, once=once)
+    async def _complete(self, held: JobInHand, outcome: Outcome, **how: bool) -> Completion:
+        completion = await self._completer.complete(held, outcome, **how)
         if completion.is_refused:
             return completion
         self._executor.untrack(held)

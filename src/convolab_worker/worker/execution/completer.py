@@ -95,26 +95,39 @@ class JobCompleter:
             return True
 
     async def complete(
-        self, held: HeldLock, outcome: Outcome, *, fetch_next: bool = False, once: bool = False
+        self,
+        held: HeldLock,
+        outcome: Outcome,
+        *,
+        fetch_next: bool = False,
+        once: bool = False,
+        was_refused: bool = False,
     ) -> Completion:
         """Write ``outcome`` and, if asked, fetch the queue's next job under the same token.
 
         A write that Redis refuses is tried again until it is taken or given up, which may be long;
-        with ``once`` the caller is told of the first refusal instead.
+        with ``once`` the caller is told of the first refusal instead, and asks again with
+        ``was_refused``.
         """
+
+        async def written(outcome: Outcome) -> Completion:
+            return await self._until_written(
+                held, outcome, fetch_next=fetch_next, once=once, was_refused=was_refused
+            )
+
         try:
-            return await self._until_written(held, outcome, fetch_next=fetch_next, once=once)
+            return await written(outcome)
         except Exception as error:  # noqa: BLE001 - a bug costs this job's time, not a slot
             _log.exception("job.not_completed", job_id=held.job.id, queue=held.job.queue)
             bug = Failed(f"its outcome could not be written: {error!r}")
         with contextlib.suppress(Exception):
-            return await self._until_written(held, bug, fetch_next=fetch_next, once=once)
+            return await written(bug)
         return Completion(Lost("its outcome could not be written"))
 
     async def _until_written(
-        self, held: HeldLock, outcome: Outcome, *, fetch_next: bool, once: bool
+        self, held: HeldLock, outcome: Outcome, *, fetch_next: bool, once: bool, was_refused: bool
     ) -> Completion:
-        refusals = 0
+        refusals = int(was_refused)
         while True:
             call = self._call(held.job, outcome, fetch_next=fetch_next)
             try:
