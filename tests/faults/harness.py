@@ -174,9 +174,17 @@ class Bench:
                 await running
 
     def process(
-        self, *, app: str = APP, log_level: str = "debug", **overrides: Any
+        self,
+        *,
+        app: str = APP,
+        log_level: str = "debug",
+        held_port: int | None = None,
+        **overrides: Any,
     ) -> LoggedProcess:
-        """A worker in a process of its own, killed in the end."""
+        """A worker in a process of its own, killed in the end.
+
+        With ``held_port`` its wake server listens there, and it works only while a request is held.
+        """
         self._workers += 1
         settings = self.settings(**overrides)
         environ = {
@@ -194,8 +202,12 @@ class Bench:
             "CONVOLAB_COMMAND_TIMEOUT": str(settings.command_timeout),
             "LOG_LEVEL": log_level,
         }
+        command = [*RUN, "--app", app]
+        if held_port is not None:
+            command += ["--wake", "--insecure"]
+            environ |= {"PORT": str(held_port), "CONVOLAB_WAKE_MODE": "held"}
         log = self._folder / f"worker-{self._workers}.log"
-        process = LoggedProcess([*RUN, "--app", app], environ, log)
+        process = LoggedProcess(command, environ, log)
         self._stack.callback(process.kill)
         return process
 

@@ -21,7 +21,7 @@ STOP = Deed("SIGTERM of a worker", frozenset({FIRST}), 1050, 1090)
 @pytest.mark.usefixtures("node")
 async def test_no_job_is_lost_or_run_twice_for_no_reason(bench: Bench) -> None:
     """Whatever a gremlin does in 6 s, each of 300 jobs ends as it may."""
-    options = Options(jobs=300, seed=3, seconds=6.0, pause=0.4, workers=3)
+    options = Options(jobs=300, seed=3, seconds=6.0, pause=0.4, workers=3, held=1)
 
     report = await Torture(bench, options).run()
 

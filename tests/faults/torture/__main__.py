@@ -26,6 +26,7 @@ def _options(arguments: list[str]) -> tuple[Options, bool]:
     parser.add_argument("--seed", type=int, help="of everything random (default: a random one)")
     parser.add_argument("--seconds", type=float, help="over which jobs are added and harm is done")
     parser.add_argument("--workers", type=int, default=4, help="processes (default %(default)s)")
+    parser.add_argument("--held", type=int, default=2, help="how many of these work when held")
     parser.add_argument("--pause", type=float, default=0.7, help="mean seconds between two deeds")
     parser.add_argument("--stories", action="store_true", help="tell of each job that ended twice")
     given = parser.parse_args(arguments)
@@ -38,6 +39,7 @@ def _options(arguments: list[str]) -> tuple[Options, bool]:
         seconds=given.seconds or given.jobs / _JOBS_PER_SECOND,
         pause=given.pause,
         workers=given.workers,
+        held=given.held,
         node=missing is None,
     )
     return options, given.stories

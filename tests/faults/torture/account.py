@@ -20,6 +20,7 @@ _HARM_PART = 1 / 4
 
 
 KILL, STOP = "kill -9 of a worker", "SIGTERM of a worker"
+HOLD_END = "end of a hold"
 
 
 class Fate(Enum):
@@ -202,7 +203,9 @@ def _cause(hold: Hold, deeds: list[Deed], lock_ms: int) -> str:
         msg = f"{run.how} at {run.pid}, and recorded as {hold.how}"
         raise _Wrong(msg)
     return (
-        "a SIGTERM, which gave it back" if hold.how == "waiting" and run.how == "cancelled" else ""
+        "a stop, or the end of a hold, which returned it"
+        if hold.how == "waiting" and run.how == "cancelled"
+        else ""
     )
 
 
@@ -211,7 +214,7 @@ def _why_not_run(hold: Hold, deeds: list[Deed]) -> str:
     if hold.how not in ("waiting", "stalled") or hold.ended is None:
         msg = f"taken, not run, and recorded as {hold.how}"
         raise _Wrong(msg)
-    kinds = {STOP} if hold.how == "waiting" else {deed.what for deed in deeds}
+    kinds = {STOP, HOLD_END} if hold.how == "waiting" else {deed.what for deed in deeds}
     for deed in deeds:
         is_in_time = deed.began - _CLOCK_MS <= hold.ended and deed.ended + _CLOCK_MS >= hold.began
         if deed.what in kinds and is_in_time:

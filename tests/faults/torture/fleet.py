@@ -1,6 +1,7 @@
 """The worker processes of a torture run: a number of places, each with a worker most of the time.
 
-Workers of every second place reach the server through a proxy of their own.
+Workers of every second place reach the server through a proxy of their own. Those of the last
+``held`` places work only while requests are held.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
+from examples.benchmarks.benchkit.server import free_port
 from tests.faults.harness import Bench
 from tests.support.logged import LoggedProcess
 from tests.support.proxy import TcpProxy
@@ -24,11 +26,19 @@ _APP = "tests.faults.torture.app:handlers"
 class Place:
     """Where one worker runs; ``lock`` is held by whoever does harm to it."""
 
-    def __init__(self, bench: Bench, proxy: TcpProxy | None, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        proxy: TcpProxy | None,
+        settings: dict[str, Any],
+        *,
+        port: int | None = None,
+    ) -> None:
         self._bench = bench
         self._settings = settings
         self._retired: list[LoggedProcess] = []
         self.proxy = proxy
+        self.port = port
         self.lock = asyncio.Lock()
         self.worker = self._start()
 
@@ -36,7 +46,7 @@ class Place:
         overrides = dict(self._settings)
         if self.proxy is not None:
             overrides["redis_url"] = self.proxy.url
-        return self._bench.process(app=_APP, log_level="info", **overrides)
+        return self._bench.process(app=_APP, log_level="info", held_port=self.port, **overrides)
 
     @property
     def is_alone(self) -> bool:
@@ -55,11 +65,12 @@ class Place:
 
 
 class Fleet:
-    """``size`` places; a context manager that ends what still runs."""
+    """``size`` places, ``held`` of them held; a context manager that ends what still runs."""
 
-    def __init__(self, bench: Bench, size: int, **settings: Any) -> None:
+    def __init__(self, bench: Bench, size: int, *, held: int = 0, **settings: Any) -> None:
         self._bench = bench
         self._size = size
+        self._held = held
         self._settings = settings
         self._stack = ExitStack()
         self.places: list[Place] = []
@@ -67,7 +78,8 @@ class Fleet:
     def __enter__(self) -> Self:
         for number in range(self._size):
             proxy = self._proxy() if number % 2 else None
-            self.places.append(Place(self._bench, proxy, self._settings))
+            port = free_port() if number >= self._size - self._held else None
+            self.places.append(Place(self._bench, proxy, self._settings, port=port))
         return self
 
     def _proxy(self) -> TcpProxy:

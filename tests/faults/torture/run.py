@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,11 @@ from tests.faults.torture.account import Account, Deed, Story
 from tests.faults.torture.diary import Diary, pages
 from tests.faults.torture.fleet import Fleet
 from tests.faults.torture.gremlin import Gremlin
+from tests.faults.torture.holder import Holder
 from tests.faults.torture.producers import MAX_EVENTS, Task, produce, produce_with_node, tasks
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterable
 
     from tests.faults.harness import Bench
@@ -46,6 +47,7 @@ class Options:
     seconds: float
     pause: float = 0.7
     workers: int = 4
+    held: int = 2
     lock_duration: float = 3.0
     node: bool = True
 
@@ -60,6 +62,7 @@ class Report:
     by_node: int
     parts: int
     deeds: Counter[str]
+    answers: Counter[str]
     account: Account
     faults: list[str] = field(default_factory=list)
 
@@ -102,11 +105,26 @@ class Torture:
                 lock_duration=options.lock_duration,
                 grace=_GRACE_SECONDS,
             )
-            await self._torment(fleet, gremlin)
-            self._faults += await fleet.stop(within=_GRACE_SECONDS + 10.0)
+            holders = [
+                Holder(place, random.Random(options.seed + number))
+                for number, place in enumerate(fleet.places, 2)
+                if place.port is not None
+            ]
+            holding = [asyncio.create_task(holder.hold_on()) for holder in holders]
+            try:
+                await self._torment(fleet, gremlin)
+                self._faults += await fleet.stop(within=_GRACE_SECONDS + 10.0)
+            finally:
+                for task in holding:
+                    task.cancel()
+                ends = await asyncio.gather(*holding, return_exceptions=True)
+            self._faults += [
+                f"a holder ended: {end!r}" for end in ends if isinstance(end, Exception)
+            ]
             took = time.monotonic() - begun
             self._faults += gremlin.faults
-        account = await asyncio.to_thread(self._account, gremlin.deeds)
+        deeds = gremlin.deeds + [deed for holder in holders for deed in holder.deeds]
+        account = await asyncio.to_thread(self._account, deeds)
         self._diary.close()
         return Report(
             options=options,
@@ -115,6 +133,7 @@ class Torture:
             by_node=len(self._by_node),
             parts=account.fates.total() - options.jobs,
             deeds=gremlin.counts,
+            answers=sum((holder.answers for holder in holders), Counter()),
             account=account,
             faults=self._faults,
         )
@@ -123,6 +142,7 @@ class Torture:
         return Fleet(
             self._bench,
             self._options.workers,
+            held=self._options.held,
             queues=self._queues,
             concurrency=8,
             park_limit=8,

@@ -40,6 +40,7 @@ def tables(report: Report) -> str:
     parts = [
         title,
         _table("what was done", "times", sorted(report.deeds.items())),
+        _table("what held requests were answered", "times", sorted(report.answers.items())),
         _table("what became of the jobs", "jobs", fates),
     ]
     faults = [*report.faults, *account.faults]
