@@ -226,6 +226,7 @@ def _plans(*, held: bool) -> st.SearchStrategy[Plan]:
         idle=_pick((30.0, 0.5)),
         sleep_after=_pick((None, None, None, 0.3)),
         command_timeout=_pick((0.5, 0.5, 1.5)),
+        lag=_pick((0.0, 0.0, 0.005, 0.02)),
         rate_limit=_pick((None, None, None, "10/s")),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tests.model.bench import STRAY_ID
-from tests.model.plan import Step
+from tests.model.plan import ROUND_TRIPS, Step
 from tests.model.world import CONNECT_SECONDS
 from tests.support.scripted import Trouble, What
 
@@ -211,8 +211,8 @@ class Lag(Step):
 
     @property
     def harm(self) -> float:
-        """Some round trips: to connect again, to ask, to try again."""
-        return 10 * self.seconds
+        """Some round trips."""
+        return ROUND_TRIPS * self.seconds
 
     async def take(self, world: World) -> None:
         """Begin it."""

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # Harm that is shorter than this in all has never a lock run out that is kept as it should be.
 _HARMLESS_SECONDS = 0.4
+# Where the way is long, to connect again, to ask and to try again takes so many round trips.
+ROUND_TRIPS = 10
 
 
 class Short:
@@ -59,11 +61,12 @@ class Plan(Short):
     sleep_after: float | None = None
     command_timeout: float = 0.5
     rate_limit: str | None = None
+    lag: float = 0.0
 
     @property
     def is_gentle(self) -> bool:
         """Whether no job may run twice, or be found without a lock, whatever the timing."""
-        harm = sum(step.harm for step in self.steps)
+        harm = sum(step.harm for step in self.steps) + ROUND_TRIPS * self.lag
         return harm <= _HARMLESS_SECONDS and not any(step.is_rough for step in self.steps)
 
     @property

@@ -28,7 +28,7 @@ _NEEDED, _RUNS = 2, 3
 class Failure:
     """A plan that failed: its seed, what was found, and how short it could be made."""
 
-    seed: int
+    seed: int | None
     kind: str
     findings: list[Finding]
     plan: Plan
@@ -36,7 +36,8 @@ class Failure:
     def __str__(self) -> str:
         """Return what is to be read, and the plan to be pasted into test_found.py."""
         told = "\n".join(f"# {finding.kind}: {finding.text}" for finding in self.findings)
-        return f"# seed {self.seed}\n{told}\n{self.plan}"
+        seed = "" if self.seed is None else f"# seed {self.seed}\n"
+        return f"{seed}{told}\n{self.plan}"
 
 
 @dataclass
@@ -109,7 +110,7 @@ def search(
 
 
 def try_plan(
-    bench: ModelBench, plan: Plan, number: int = 0, *, shrink_seconds: float = 0.0
+    bench: ModelBench, plan: Plan, number: int | None = None, *, shrink_seconds: float = 0.0
 ) -> Failure | None:
     """Run a plan; if it fails, how, and how short it can be made in so many seconds."""
     findings = run_plan(plan, bench)
@@ -119,7 +120,7 @@ def try_plan(
 
 
 def _shrunk(
-    bench: ModelBench, number: int, plan: Plan, findings: list[Finding], seconds: float
+    bench: ModelBench, number: int | None, plan: Plan, findings: list[Finding], seconds: float
 ) -> Failure:
     kind = findings[0].kind
     ends_at = time.monotonic() + seconds

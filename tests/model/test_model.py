@@ -1,20 +1,23 @@
-"""Plans drawn by fixed seeds; ``make model`` goes on with others for an hour."""
+"""Plans of fixed seeds; ``make model`` goes on with others for an hour."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.model.bench import ModelBench
-from tests.model.search import draw, try_plan
+from tests.model.processes import Search, search_in
 
-SEEDS = range(1, 31)
-SHRINK_SECONDS = 20.0
+SEED = 14
+PLANS, PROCESSES = 28, 3
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_happens_to_a_worker_all_is_well_at_rest(bench: ModelBench, seed: int) -> None:
+@pytest.mark.timeout(900)  # a plan that fails is shrunk first
+def test_whatever_happens_to_a_worker_all_is_well_at_rest() -> None:
     """Every job has ended, no slot and no lock is left, every call has ended in its time."""
-    failure = try_plan(bench, draw(seed), seed, shrink_seconds=SHRINK_SECONDS)
+    wanted = Search(seed=SEED, minutes=5.0, plans=PLANS, shrink_seconds=20.0)
 
-    if failure is not None:
-        pytest.fail(f"to be pasted into test_found.py:\n{failure}", pytrace=False)
+    report = search_in(PROCESSES, wanted)
+
+    if report.failures:
+        told = "\n\n".join(map(str, report.failures))
+        pytest.fail(f"{report}; to be pasted into test_found.py:\n\n{told}", pytrace=False)
+    assert report.plans == PLANS * PROCESSES

@@ -126,6 +126,15 @@ class World:
             await asyncio.sleep(_BEAT_SECONDS)
             late = time.monotonic() - self._beat_at - _BEAT_SECONDS
             self.max_lag = max(self.max_lag, late)
+            if self.plan.sleep_after is not None:
+                self._check_sleep()
+
+    def _check_sleep(self) -> None:
+        """Note a worker that has closed its connections while it has jobs to settle."""
+        life = self.life
+        stats = {} if life is None else life.worker.stats()
+        if stats.get("phase") == "asleep" and (stats["running"] or stats["parked"]):
+            self.wrong("asleep-at-work", f"asleep with {stats['running']} jobs that run")
 
     # calls
 
