@@ -19,6 +19,8 @@ from tests.model.world import Finding, World
 
 Wrong = Callable[[World], Coroutine[Any, Any, None]]
 _forever = threading.Event()
+# A task that nobody refers to may be destroyed before it is looked for.
+_kept: list[asyncio.Task[Any]] = []
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,12 +69,12 @@ async def counts_an_attempt(world: World) -> None:
 
 async def starts_a_task(_: World) -> None:
     """A task that nobody ends."""
-    asyncio.create_task(asyncio.Event().wait(), name="forgotten")  # noqa: RUF006
+    _kept.append(asyncio.create_task(asyncio.Event().wait(), name="forgotten"))
 
 
 async def connects(world: World) -> None:
     """Somebody keeps a connection that is not the worker's."""
-    asyncio.create_task(_stay_connected(world.proxy.port), name="connected")  # noqa: RUF006
+    _kept.append(asyncio.create_task(_stay_connected(world.proxy.port), name="connected"))
 
 
 async def _stay_connected(port: int) -> None:
@@ -148,6 +150,7 @@ def test_what_is_wrong_is_found(bench: ModelBench, wrong: Wrong, kind: str) -> N
     finally:
         _forever.set()
         _forever.clear()
+        _kept.clear()
 
     assert kind in {finding.kind for finding in found}
 

@@ -47,7 +47,8 @@ ALWAYS_WORKING = IdlePolicy()
 class Suspension:
     """The state of a worker's suspension; only the dispatcher changes it.
 
-    ``next_time`` says when there will be something to do (epoch seconds).
+    ``next_time`` says when there will be something to do (epoch seconds). While the worker
+    ``has_jobs``, it does not fall asleep: their ends are still to be written.
     """
 
     def __init__(
@@ -55,10 +56,13 @@ class Suspension:
         policy: IdlePolicy,
         reconnection: Reconnection,
         next_time: Callable[[], float | None],
+        *,
+        has_jobs: Callable[[], bool] = lambda: False,
     ) -> None:
         self.policy = policy
         self._reconnection = reconnection
         self._next_time = next_time
+        self._has_jobs = has_jobs
         self._resumed = asyncio.Event()
         self._active_at = time.monotonic()
         self._has_overslept = False
@@ -117,11 +121,13 @@ class Suspension:
     async def wait_until_resumed(self) -> None:
         """Send nothing until resumed; close the connections after some time."""
         try:
-            if await self._resumed_within(self.idle_deadline - time.monotonic()):
-                if self._has_overslept:  # it was frozen when it should have fallen asleep
-                    await self._reconnection.close()
-                return
-            await self._sleep()
+            while not await self._resumed_within(self.idle_deadline - time.monotonic()):
+                if not self._has_jobs():
+                    await self._sleep()
+                    return
+                self.touch()
+            if self._has_overslept:  # it was frozen when it should have fallen asleep
+                await self._reconnection.close()
         finally:
             self.asleep = False
 

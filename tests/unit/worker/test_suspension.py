@@ -270,6 +270,25 @@ async def test_a_sleeping_worker_has_no_connection(server: EmbeddedServer) -> No
     assert (suspended, asleep) == (True, False)
 
 
+async def test_a_worker_that_has_jobs_keeps_its_connection(server: EmbeddedServer) -> None:
+    """Their ends are still to be written; it falls asleep afterwards."""
+    reconnection, connection = await connected(server)
+    policy, looks = IdlePolicy(sleep_after=0.01), iter([True, True, False])
+    open_at_looks = []
+
+    def has_jobs() -> bool:
+        open_at_looks.append((suspension.phase, connection.is_open))
+        return next(looks)
+
+    suspension = Suspension(policy, reconnection, nothing_due, has_jobs=has_jobs)
+    suspension.suspend()
+
+    async with waiting(suspension):
+        await falls_asleep(suspension)
+
+    assert open_at_looks == [("suspended", True)] * 3
+
+
 async def test_a_worker_that_overslept_connects_anew(server: EmbeddedServer) -> None:
     """Its process was frozen when its connections should have been closed, and they may be dead."""
     reconnection, connection = await connected(server)

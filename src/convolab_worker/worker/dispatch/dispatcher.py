@@ -82,7 +82,9 @@ class Dispatcher:
         )
         self._prober = QueueProber(backend, table, stalled, executor.ids_of, bounds)
         self.fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
-        self.suspension = Suspension(policy, reconnection, self.next_time)
+        self.suspension = Suspension(
+            policy, reconnection, self.next_time, has_jobs=lambda: self.fetcher.is_running
+        )
         self._drains = Drains(self.suspension)
         self._patience = 3 * settings.command_timeout  # of one turn, while Redis answers
         self._generation = -1

@@ -275,6 +275,8 @@ class Fetcher:
         if completion.is_refused:
             return completion
         self._executor.untrack(held)
+        if not completion.next.asked:  # the job's place of its queue is free now, and not before
+            self._table.job_ended(held.job.queue)
         with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
             self._executor.report(held, completion.outcome)
         if isinstance(completion.outcome, Lost):

@@ -81,9 +81,12 @@ class QueueProber:
 
     async def _asked(self, queue: str, wanted: FollowUp) -> None:
         if wanted is FollowUp.ASK_WHY_STOPPED:
+            ours_before = len(self._ids_in_hand(queue))
             found = await self._backend.restrictions_of(queue)
             ours = len(self._ids_in_hand(queue))
-            self._table.restricted(queue, found, ours=ours, now=time.time())
+            self._table.restricted(
+                queue, found, ours=ours, ended=ours < ours_before, now=time.time()
+            )
             if not self._table.hides_due(queue):
                 return
         self._table.due(queue, await self._backend.next_due(queue))

@@ -249,18 +249,23 @@ class QueueTable:
         if due_at is not None and (state.due_at is None or due_at < state.due_at):
             state.due_at = due_at
 
-    def restricted(self, queue: str, found: Restrictions, *, ours: int, now: float) -> None:
+    def restricted(
+        self, queue: str, found: Restrictions, *, ours: int, now: float, ended: bool = False
+    ) -> None:
         """Why a fetch found nothing where jobs are; ``ours`` counts active jobs of this worker.
 
         Where this worker's own jobs use the queue's concurrency up, the end of one of them is what
-        to wait for.
+        to wait for. ``ended`` says that one of them ended while this was asked.
         """
         state = self.states[queue]
         if found.paused:
             self._stop(state, Availability.PAUSED, None)
+        elif found.concurrency is not None and ended:
+            self._open(queue)
+        elif found.concurrency is not None and ours >= found.concurrency:
+            self._stop(state, Availability.FULL, now + self._longest_full)
         elif found.concurrency is not None:
-            is_ours = ours >= found.concurrency
-            seconds = self._longest_full if is_ours else min(state.full_seconds, self._longest_full)
+            seconds = min(state.full_seconds, self._longest_full)
             state.full_seconds = 2 * seconds
             self._stop(state, Availability.FULL, now + seconds)
 

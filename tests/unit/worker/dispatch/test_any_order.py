@@ -208,8 +208,9 @@ class TableMachine(RuleBasedStateMachine):
         which=PICK,
         why=st.sampled_from(["nothing", "limited", "due", "paused", "full"]),
         seconds=st.floats(0.1, 10),
+        ended=st.booleans(),
     )
-    def find_nothing(self, which: int, why: str, seconds: float) -> None:
+    def find_nothing(self, which: int, why: str, seconds: float, *, ended: bool) -> None:
         fetch = self.fetches.pop(which % len(self.fetches))
         fetch.slot.end()
         result = FetchResult(
@@ -220,7 +221,7 @@ class TableMachine(RuleBasedStateMachine):
         if wanted is FollowUp.ASK_WHY_STOPPED:
             found = Restrictions(paused=why == "paused", concurrency=2 if why == "full" else None)
             ours = sum(piece.queue == fetch.queue for piece, _ in self.running)
-            self.table.restricted(fetch.queue, found, ours=ours, now=self.now)
+            self.table.restricted(fetch.queue, found, ours=ours, now=self.now, ended=ended)
 
     @precondition(lambda self: self.fetches)
     @rule(which=PICK)

@@ -171,6 +171,29 @@ def test_a_queue_that_is_full_of_our_own_jobs_waits_for_the_end_of_one() -> None
     assert table.next_time() == START + 1800.0
 
 
+def test_our_own_jobs_do_not_make_the_next_wait_of_a_full_queue_longer() -> None:
+    """The wait for places that other workers have begins as short as ever."""
+    table = make_table("a")
+    fetch_one(table, "a")
+    fill_up(table, "a", most=1, ours=1)
+    end_one(table, "a")
+    fill_up(table, "a", most=1, ours=0)
+
+    assert table.next_time() == START + 1.0
+
+
+def test_a_job_that_ended_while_it_was_asked_why_has_freed_a_place() -> None:
+    """Its end was told before anybody knew that the queue was full."""
+    table = make_table("a")
+    table.mark_ready("a", certain=True)
+    assert fetch_none(table, "a") is FollowUp.ASK_WHY_STOPPED
+
+    found = Restrictions(paused=False, concurrency=1)
+    table.restricted("a", found, ours=0, now=START, ended=True)
+
+    assert table.next_queue() == "a"
+
+
 def test_a_queue_that_nothing_stops_is_listened_to() -> None:
     """A job that was seen may have been fetched by another worker."""
     table = make_table("a", ready=["a"])
