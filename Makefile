@@ -85,6 +85,12 @@ SEED ?=
 torture: $(VENV)/dev.installed node-packages ## jobs, workers and a gremlin, and an account of every job
 	$(BIN)/python -m tests.faults.torture --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
+# make model MINUTES=60 SEED=42; a plan that fails is printed, as short as it could be made.
+MINUTES ?= 60
+.PHONY: model
+model: $(VENV)/dev.installed ## random plans for a worker, and what must hold after each
+	$(BIN)/python -m tests.model --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 # make rig DAY=600 SEED=42; a day in so many seconds, by three contenders at the same time.
 DAY ?= 360
 .PHONY: rig
