@@ -96,12 +96,13 @@ class Suspension:
         if self.suspended or self._has_ended:
             return
         self.suspended = True
+        self._has_overslept = False
         self._resumed.clear()
         if self.policy.works_when_held:  # the time to fall asleep begins
             self.touch()
 
     def resume(self) -> None:
-        self._has_overslept = time.monotonic() > self.idle_deadline
+        self._notice_oversleep()
         self.touch()
         self.suspended = False
         self._resumed.set()
@@ -109,9 +110,13 @@ class Suspension:
     def wake(self) -> None:
         """Work again, unless the worker works only when held."""
         if self.policy.works_when_held:
+            self._notice_oversleep()
             self.touch()
         else:
             self.resume()
+
+    def _notice_oversleep(self) -> None:
+        self._has_overslept |= time.monotonic() > self.idle_deadline
 
     def end(self) -> None:
         """The worker stops: whoever waits goes on at once, and so does whoever comes later."""

@@ -289,12 +289,17 @@ async def test_a_worker_that_has_jobs_keeps_its_connection(server: EmbeddedServe
     assert open_at_looks == [("suspended", True)] * 3
 
 
-async def test_a_worker_that_overslept_connects_anew(server: EmbeddedServer) -> None:
+@pytest.mark.parametrize("works_when_held", [False, True], ids=["background", "held"])
+async def test_a_worker_that_overslept_connects_anew(
+    server: EmbeddedServer, *, works_when_held: bool
+) -> None:
     """Its process was frozen when its connections should have been closed, and they may be dead."""
     reconnection, connection = await connected(server)
-    suspension = Suspension(IdlePolicy(sleep_after=0.02), reconnection, nothing_due)
+    policy = IdlePolicy(works_when_held=works_when_held, sleep_after=0.02)
+    suspension = Suspension(policy, reconnection, nothing_due)
     suspension.suspend()
     time.sleep(0.05)  # noqa: ASYNC251 - the loop stands still, as in a frozen process
+    suspension.wake()  # a request that is held wakes the worker before it resumes it
     suspension.resume()
 
     async with waiting(suspension) as task:
