@@ -89,6 +89,25 @@ async def test_a_look_at_other_queues_that_stalls_leaves_no_job_locked(stage: St
         await stage.finish(worker)
 
 
+async def test_a_result_that_a_hold_could_not_write_is_written_by_the_next(stage: Stage) -> None:
+    """The job has ended, what tells of it never reaches Redis, and it is not run again."""
+    async with stage.worker() as worker:
+        (first,) = await stage.bench.add({"waits": True})
+        holding = asyncio.create_task(worker.hold(30))
+        await stage.called(first)
+        stage.proxy.hold()
+        stage.work.gate.set()
+        await wait_until(lambda: not stage.work.running, what="the end of the handler")
+        holding.cancel()
+        await lasting(STALL_SECONDS)
+        stage.proxy.cut()
+        stage.proxy.resume()
+
+        await stage.finish(worker)
+
+    assert stage.work.calls == [first]
+
+
 async def test_a_job_whose_fetch_stalls_is_run_by_the_next_hold(stage: Stage) -> None:
     """The hold was over before the reply came; the connection was never lost."""
     async with stage.worker() as worker:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -40,6 +40,25 @@ _LOST_SECONDS = 1.0
 _NO_JOB = (None, FollowUp.NONE)
 
 
+class _Missing(NamedTuple):
+    """What was lost from sight and may be active under ``token``: what a fetch took, or ``held``.
+
+    The end of a job that is ``held`` may be written, and the call that wrote it may have fetched
+    the next one under the same token.
+    """
+
+    queue: str
+    token: str
+    held: JobInHand | None = None
+
+    def outcome_of(self, job: ActiveJob) -> Outcome | None:
+        """What the job came to, if it is the one that was held, and has not been fetched since."""
+        held = self.held
+        if held is None or (held.job.id, held.job.starts) != (job.id, job.starts):
+            return None
+        return held.outcome
+
+
 class Fetcher:
     """Owns the chains of jobs in a worker's slots, and the fetches that fill them."""
 
@@ -63,7 +82,7 @@ class Fetcher:
         self._signal = signal
         self._is_stopped = False
         self._chains: dict[asyncio.Task[None], JobInHand] = {}
-        self._lost: list[tuple[str, str]] = []  # queue and token of fetches whose reply was lost
+        self._lost: list[_Missing] = []
         self.found = 0  # jobs fetched so far
         self.ended = 0  # chains that have ended so far
 
@@ -108,7 +127,7 @@ class Fetcher:
                 result = await fetch(self._backend, queue, token)
                 held, wanted = await self._accept(queue, result, slot, asked_at)
             except (ReplyLost, asyncio.CancelledError):
-                self._lost.append((queue, token))
+                self._lost.append(_Missing(queue, token))
                 raise
         if held is not None:
             self._begin(held)
@@ -133,12 +152,18 @@ class Fetcher:
         wanted = FollowUp.NONE if self._is_stopped else self._table.fetch_found(queue)
         return await self._admit(job, slot, time.monotonic()), wanted
 
+    def _receive(self, job: ActiveJob, renewed_at: float, *, is_doubted: bool = False) -> JobInHand:
+        """Register the job; its lock is kept from now on, and renewed at once if in doubt."""
+        held = self._executor.receive(job, renewed_at)
+        held.is_doubted = is_doubted
+        self._keeper.job_added(held)
+        return held
+
     async def _admit(
-        self, job: ActiveJob, slot: Reservation, renewed_at: float
+        self, job: ActiveJob, slot: Reservation, renewed_at: float, *, is_doubted: bool = False
     ) -> JobInHand | None:
         """Take a job in hand: it has the slot, is parked, or goes back if fetching has stopped."""
-        held = self._executor.receive(job, renewed_at)
-        self._keeper.job_added(held)
+        held = self._receive(job, renewed_at, is_doubted=is_doubted)
         if self._is_stopped:
             slot.end()
             try:
@@ -156,18 +181,43 @@ class Fetcher:
         return None
 
     async def adopt_lost(self) -> None:
-        """Find the jobs that fetches have taken whose reply was lost, and run them."""
+        """Find the jobs that were lost from sight; write the end that one has had, or run it."""
         while self._lost:
-            queue, token = lost = self._lost[-1]
-            job = await find_by_token(self._backend, queue, token)
-            held = None
+            lost = self._lost[-1]
+            job = await find_by_token(self._backend, lost.queue, lost.token)
+            held, outcome = None, None
             if job is not None:
-                _log.info("job.adopted", job_id=job.id, queue=queue)
-                with self._slots.reserve() as slot:
-                    held = await self._admit(job, slot, time.monotonic())
+                _log.info("job.adopted", job_id=job.id, queue=lost.queue)
+                outcome = lost.outcome_of(job)
+                held = await self._adopt(job, outcome)
             self._lost.remove(lost)  # not before: its return may be cut off
-            if held is not None:
+            if held is None:
+                continue
+            if outcome is None:
                 self._begin(held)
+            else:
+                self._spawn(self._write_late(held, outcome), held)
+
+    async def _adopt(self, job: ActiveJob, outcome: Outcome | None) -> JobInHand | None:
+        """Take the job in hand again; None if it is parked, or no longer ours."""
+        now = time.monotonic()
+        if outcome is None:
+            with self._slots.reserve() as slot:
+                return await self._admit(job, slot, now, is_doubted=True)
+        held = self._receive(job, now, is_doubted=True)
+        if not self._is_stopped:
+            return held
+        try:
+            await self._complete(held, outcome, was_refused=True)
+        finally:
+            self._executor.untrack(held)
+        return None
+
+    async def _write_late(self, held: JobInHand, outcome: Outcome) -> None:
+        held.outcome = outcome
+        completion = await self._complete(held, outcome, was_refused=True)
+        if completion.rerun and (again := (await self._rerun(held))[0]) is not None:
+            self._begin(again)
 
     def unpark(self) -> None:
         """Begin the parked jobs whose handlers have room, while slots are free."""
@@ -193,7 +243,7 @@ class Fetcher:
     def _chain_ended(self, chain: asyncio.Task[None]) -> None:
         held = self._chains.pop(chain)
         if chain.cancelled() and held in self._executor.jobs:  # before its first step, or parked
-            self._lost.append((held.job.queue, held.job.token))
+            self._lost.append(_Missing(held.job.queue, held.job.token, held))
         self._let_go(held)
         self.ended += 1
         self._signal.set()
@@ -211,7 +261,8 @@ class Fetcher:
                     await self._follow_up(queue, wanted)
                 following, wanted = await self._serve(current, turn)
             except asyncio.CancelledError:  # it, or the job after it, may be active under its token
-                self._lost.append((queue, current.job.token))
+                current.outcome = current.outcome or Returned()
+                self._lost.append(_Missing(queue, current.job.token, current))
                 raise
             finally:
                 self._let_go(current)
@@ -232,7 +283,7 @@ class Fetcher:
     async def _serve(self, held: JobInHand, turn: Turn) -> tuple[JobInHand | None, FollowUp]:
         """Run and complete one job; the next one, if this slot has it, and what to ask."""
         queue = held.job.queue
-        outcome = await self._outcome(held)
+        outcome = held.outcome = await self._outcome(held)
         turn.jobs += 1
         self._free_slot(held)
         if not await self._stays(queue, turn):
@@ -317,6 +368,7 @@ class Fetcher:
             outcome = Lost("the lock was lost while the job was parked")
         else:
             self._backend.exempt_from_stall_count(held.job, -1)
+        held.outcome = outcome
         await self._complete(held, outcome)
 
     async def all_ended(self, timeout: float) -> bool:
@@ -343,11 +395,12 @@ class Fetcher:
         except TimeoutError:
             left = [held for held in parked if held in self._executor.jobs]
             _log.warning("jobs.not_returned", job_ids=[held.job.id for held in left])
-            self._lost += [(held.job.queue, held.job.token) for held in left]
+            self._lost += [_Missing(held.job.queue, held.job.token, held) for held in left]
         for held in parked:
             self._executor.untrack(held)
 
     async def _return(self, held: JobInHand) -> None:
         self._backend.exempt_from_stall_count(held.job, -1)
-        await self._completer.complete(held, Returned())
+        held.outcome = Returned()
+        await self._completer.complete(held, held.outcome)
         self._executor.untrack(held)

@@ -61,6 +61,7 @@ class JobInHand(HeldLock):
     aborted: Abort | None = None  # told before its handler began
     reporter: JobReporter | None = None
     has_slot: bool = False  # its fetcher's to write
+    outcome: Outcome | None = None  # what it came to, until that is written; its fetcher's too
 
     @property
     def handler_key(self) -> str:
