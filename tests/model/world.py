@@ -52,6 +52,10 @@ class Call:
     task: asyncio.Task[Any]
     ends_by: float
 
+    def begins(self, within: float) -> None:
+        """Its time begins with its first turn: the loop may stand still before that."""
+        self.ends_by = time.monotonic() + within
+
 
 class Life:
     """One worker, from its start to its end."""
@@ -149,6 +153,7 @@ class World:
         task = asyncio.create_task(self._called(name, asked, within, then), name=f"model-{name}")
         task.add_done_callback(lambda _: asked.close())  # which it was cancelled before it began
         call = Call(name, task, time.monotonic() + within)
+        asyncio.get_running_loop().call_soon(call.begins, within)
         self.calls.append(call)
         return call
 
