@@ -83,6 +83,12 @@ SEED ?=
 torture: $(VENV)/dev.installed node-packages ## jobs, workers and a gremlin, and an account of every job
 	$(BIN)/python -m tests.faults.torture --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
+# make model MINUTES=5 SEED=42; what fails is printed as a plan to paste into tests/model.
+MINUTES ?= 60
+.PHONY: model
+model: $(VENV)/dev.installed ## a worker, and whatever can happen to it, for an hour
+	$(BIN)/python -m tests.model --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 # make rig DAY=600 SEED=42; a day in so many seconds, by three contenders at the same time.
 DAY ?= 360
 .PHONY: rig
