@@ -121,7 +121,7 @@ class Result(Step):
             runs = world.jobs.of(job_id)
             ended = runs[-1].ended if runs and runs[-1].how == "returned" else None
             waited = 0.0 if ended is None else time.monotonic() - ended
-            if waited > LATE_SECONDS / 2 + world.max_lag and world.plan.is_gentle:
+            if waited > LATE_SECONDS / 2 + world.slack and world.plan.is_gentle:
                 world.wrong("result-late", f"result({job_id}) waited {waited:.2f} s in vain")
 
 

@@ -236,7 +236,7 @@ class Freeze(Step):
     async def take(self, world: World) -> None:
         """Block it."""
         time.sleep(self.seconds)  # noqa: ASYNC251 - that is what it is for
-        world.forgive_lag()
+        world.froze(self.seconds)
 
 
 @dataclass(frozen=True, repr=False)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.model.world import Life, World
 
 # What a job may take to end once nothing keeps it: locks run out, are looked for, and it runs.
-_PATIENCE_SECONDS = 7.0
+PATIENCE_SECONDS = 7.0
 _HOLD_SECONDS = 3.0
 _MOST_HOLDS = 8
 # What is done at once, on a busy machine.
@@ -81,15 +81,15 @@ def _is_old(world: World, job_id: str) -> bool:
     known = world.jobs.known.get(job_id)
     if known is None or world.jobs.of(job_id) or known.data["children"]:
         return False  # it may have come back just now
-    return known.is_sure and time.monotonic() - known.added_at > LATE_SECONDS / 3 + world.max_lag
+    return known.is_sure and time.monotonic() - known.added_at > LATE_SECONDS / 3 + world.slack
 
 
 # every job ends
 
 
 async def _all_ended(world: World, life: Life) -> bool:
-    ends_at = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < ends_at + world.max_lag:
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < ends_at + world.slack:
         if not _unended(world):
             return True
         world.look()
@@ -98,7 +98,7 @@ async def _all_ended(world: World, life: Life) -> bool:
         if world.plan.hides_jobs:
             life.worker.wake()
         await asyncio.sleep(5 * _POLL_SECONDS)
-    world.wrong("not-ended", f"{_unended(world)} after {_PATIENCE_SECONDS} s; {_slots(life)}")
+    world.wrong("not-ended", f"{_unended(world)} after {PATIENCE_SECONDS} s; {_slots(life)}")
     return False
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.model import rest
 from tests.model.bench import ModelBench
 from tests.model.plan import Plan, Step
 from tests.model.run import run_plan
@@ -141,8 +142,11 @@ async def goes_unheard(world: World) -> None:
         (goes_unheard, "not-ended"),
     ],
 )
-def test_what_is_wrong_is_found(bench: ModelBench, wrong: Wrong, kind: str) -> None:
+def test_what_is_wrong_is_found(
+    bench: ModelBench, monkeypatch: pytest.MonkeyPatch, wrong: Wrong, kind: str
+) -> None:
     """Each invariant can fail."""
+    monkeypatch.setattr(rest, "PATIENCE_SECONDS", 0.5)
     plan = Plan(steps=(Add(), Until("answered"), Let(0.1), Sabotage(wrong)))
 
     try:

@@ -159,6 +159,11 @@ FOUND = {
             Let(0.1),
         ),
     ),
+    "a limited queue's only job asks for children, far from Redis": Plan(
+        concurrency=2,
+        lag=0.05,
+        steps=(Limit(), Let(0.3), Add(kind="parent", children=2)),
+    ),
     "a held worker falls asleep before its jobs have ended": Plan(
         held=True, sleep_after=0.15, steps=(Add(takes=None), Hold(budget=1.5))
     ),

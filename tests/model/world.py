@@ -52,10 +52,6 @@ class Call:
     task: asyncio.Task[Any]
     ends_by: float
 
-    def begins(self, within: float) -> None:
-        """Its time begins with its first turn: the loop may stand still before that."""
-        self.ends_by = time.monotonic() + within
-
 
 class Life:
     """One worker, from its start to its end."""
@@ -70,7 +66,7 @@ class Life:
     async def ended(self, within: float) -> None:
         """Wait for the end of ``run``, which has been asked for."""
         self.is_ending = True
-        within += self._world.max_lag
+        within += self._world.slack
         done, _ = await asyncio.wait({self.running}, timeout=within)
         if not done:
             self._world.wrong("run-hangs", f"run() has not ended {within:.1f} s after it had to")
@@ -102,6 +98,7 @@ class World:
         self.calls: list[Call] = []
         self.was_stopped = False
         self.max_lag = 0.0
+        self.frozen = 0.0
         self.make_client()
         self.drains = 0
         self._beat_at = time.monotonic()
@@ -153,7 +150,6 @@ class World:
         task = asyncio.create_task(self._called(name, asked, within, then), name=f"model-{name}")
         task.add_done_callback(lambda _: asked.close())  # which it was cancelled before it began
         call = Call(name, task, time.monotonic() + within)
-        asyncio.get_running_loop().call_soon(call.begins, within)
         self.calls.append(call)
         return call
 
@@ -174,14 +170,14 @@ class World:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
             self.wrong("call-raises", f"{name} raised {error!r}")
         took = time.monotonic() - began
-        if took > within + self.max_lag:
+        if took > within + self.slack:
             self.wrong("call-late", f"{name} took {took:.2f} s, and may take {within:.2f} s")
 
     async def answers(self) -> None:
         """Wait for every call; each that hangs is noted, and cancelled."""
         while self.calls:
             call = self.calls.pop(0)
-            left = call.ends_by + self.max_lag + 0.5 - time.monotonic()
+            left = call.ends_by + self.slack + 0.5 - time.monotonic()
             done, _ = await asyncio.wait({call.task}, timeout=max(left, 0.0))
             if not done:
                 self.wrong("call-hangs", f"{call.name} has not ended")
@@ -219,8 +215,14 @@ class World:
         if event.get("exc_info"):
             self.wrong("crash", f"{event.get('event')}: {event['exc_info']!r}")
 
-    def forgive_lag(self) -> None:
-        """A plan has blocked the loop itself: the next beat is late for it."""
+    @property
+    def slack(self) -> float:
+        """How much later everything may be, since the loop stood still for so long."""
+        return self.max_lag + self.frozen
+
+    def froze(self, seconds: float) -> None:
+        """A step has blocked the loop: nobody else is to blame that the next beat is late."""
+        self.frozen += seconds
         self._beat_at = time.monotonic()
 
     def make_client(self) -> None:
