@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from convolab_worker.bullmq.outcome import Lost, Outcome, Returned
+from convolab_worker.bullmq.outcome import AwaitsChildren, Lost, Outcome, Returned
 from convolab_worker.bullmq.reconcile import fetch, find_by_token
 from convolab_worker.errors import RedisUnavailable, ReplyLost
 from convolab_worker.worker.dispatch.queue_state import FollowUp, Turn
@@ -304,7 +304,13 @@ class Fetcher:
         if completion.is_refused:
             self._signal.set()
             completion = await self._complete(held, outcome, was_refused=True)
-        return await self._rerun(held) if completion.rerun else _NO_JOB
+        if completion.rerun:
+            return await self._rerun(held)
+        if isinstance(completion.outcome, AwaitsChildren):
+            queues = {child.queue or held.job.queue for child in completion.outcome.children}
+            for queue in queues & self._table.states.keys():
+                self._table.children_added(queue)
+        return _NO_JOB
 
     async def _rerun(self, held: JobInHand) -> tuple[JobInHand | None, FollowUp]:
         """Run the job again at once: all of its children had ended already."""
@@ -326,7 +332,7 @@ class Fetcher:
         if completion.is_refused:
             return completion
         self._executor.untrack(held)
-        if not completion.next.asked:  # the job's place of its queue is free now, and not before
+        if completion.next.job is None:  # the job's place of its queue is free now, and not before
             self._table.job_ended(held.job.queue)
         with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
             self._executor.report(held, completion.outcome)

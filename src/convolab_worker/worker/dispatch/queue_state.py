@@ -204,6 +204,14 @@ class QueueTable:
         if state.availability is Availability.FULL:
             self._open(queue)
 
+    def children_added(self, queue: str) -> None:
+        """A job of ours has added children to the queue, and given its place there up.
+
+        BullMQ sets no marker for a job that is added while its queue is at its own concurrency.
+        """
+        if not self.states[queue].hinted_during_fetch:
+            self.mark_ready(queue)
+
     # facts of markers and probes
 
     def mark_ready(self, queue: str, *, certain: bool = False) -> None:
