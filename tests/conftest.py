@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import structlog
 from redis.asyncio import Redis
 
 from convolab_worker.embedded import EmbeddedServer
@@ -36,6 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [*os.environ]:
         if name.startswith("CONVOLAB_") or name in {"REDIS_URL", "PORT", "K_SERVICE"}:
             del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own() -> Iterator[None]:
+    """Let no test's logging last: a program's configuration has loggers keep what they have."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -57,13 +56,6 @@ def active_job(**changes: Any) -> ActiveJob:
 def a_job(notes: Notes | None = None, **changes: Any) -> Job[Any]:
     """The same job, as its handler sees it."""
     return Job(active_job(**changes), kind="audio", data={"secret": 1}, reporter=notes or Notes())
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """Leave structlog as it was."""
-    yield
-    structlog.reset_defaults()
 
 
 # what it is
