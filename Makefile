@@ -79,11 +79,13 @@ faults: $(VENV)/dev.installed node-packages ## the fault tests, those that take 
 	$(PYTEST) tests/faults -m "long or not long" $(PYTEST_ARGS)
 
 # make torture JOBS=100000 SEED=42; without a seed, a random one, which is printed.
+# HELD of the four workers work only while requests are held.
 JOBS ?= 5000
+HELD ?= 2
 SEED ?=
 .PHONY: torture
 torture: $(VENV)/dev.installed node-packages ## jobs, workers and a gremlin, and an account of every job
-	$(BIN)/python -m tests.faults.torture --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.faults.torture --jobs $(JOBS) --held $(HELD) $(if $(SEED),--seed $(SEED))
 
 # make model MINUTES=60 SEED=42; a plan that fails is printed, as short as it could be made.
 MINUTES ?= 60

@@ -1,4 +1,4 @@
-"""All that is known of BullMQ: its transitions, its keys and what its scripts answer.
+"""Owns what the library knows of BullMQ: its transitions, its keys and what its scripts answer.
 
 It never decides when a job runs.
 """

@@ -1,7 +1,7 @@
 """The one loop that decides what a worker does next: fetch, listen, probe, or be suspended.
 
 Each turn takes the facts that came in, asks the queue table for a decision, and turns that one
-decision into commands. Jobs run beside it, in the fetcher's chains.
+decision into commands. Jobs run in other tasks, in the fetcher's chains.
 """
 
 from __future__ import annotations
