@@ -1,4 +1,4 @@
-"""Coming to rest after a plan, and what has to be so then."""
+"""The end of a plan: everything comes to rest, and the invariants are checked."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from tests.model.jobs import Known
     from tests.model.world import Life, World
 
-# What a job may take to end once nothing keeps it: locks run out, are looked for, and it runs.
+# All jobs have to end within so many seconds once the network is well: a lock may run out first.
 PATIENCE_SECONDS = 7.0
 _HOLD_SECONDS = 3.0
 _MOST_HOLDS = 8
-# What is done at once, on a busy machine.
+# "At once", on a busy machine.
 _SOON_SECONDS = 1.0
 _POLL_SECONDS = 0.01
-# A worker's own connections: its commands', and the one that waits.
+# A worker at rest has two connections: one for commands, one for the blocking read.
 _CONNECTIONS = 2
 
 
 async def settle(world: World, threads: set[threading.Thread]) -> None:
-    """Let every call end, take all trouble away, let everything end, and check that it has."""
+    """Await every call, mend the network, await every job, end the worker, and check."""
     await world.answers()
     world.proxy.heal()
     world.jobs.open(for_good=True)
@@ -50,11 +50,11 @@ async def settle(world: World, threads: set[threading.Thread]) -> None:
         _check_jobs(world)
 
 
-# drained
+# answers to held requests
 
 
 def check_held_answer(world: World, life: Life, answer: Any) -> None:
-    """Note an answer ``drained`` while something was left or held."""
+    """Note an answer ``drained`` that came while jobs were left or held."""
     if answer.status != "drained" or world.life is not life or not world.plan.held:
         return
     stats = life.worker.stats()
@@ -80,7 +80,7 @@ def check_held_answer(world: World, life: Life, answer: Any) -> None:
 def _is_old(world: World, job_id: str) -> bool:
     known = world.jobs.known.get(job_id)
     if known is None or world.jobs.of(job_id) or known.data["children"]:
-        return False  # it may have come back just now
+        return False  # it may have returned to the queue just now
     return known.is_sure and time.monotonic() - known.added_at > LATE_SECONDS / 3 + world.slack
 
 
@@ -103,7 +103,7 @@ async def _all_ended(world: World, life: Life) -> bool:
 
 
 async def _all_ended_when_held(world: World, life: Life) -> bool:
-    """Hold until nothing is left, coming back when the answers say so."""
+    """Hold again and again until no job is left; wait as long as ``next_due_at`` says."""
     for _ in range(_MOST_HOLDS):
         answers: list[Any] = []
         world.call("hold()", life.worker.hold(_HOLD_SECONDS), _HOLD_SECONDS + 1, answers.append)
@@ -221,7 +221,7 @@ def _check_jobs(world: World) -> None:
 
 
 def _check_gently(world: World, known: Known) -> None:
-    """No lock can have run out: the job ran as often as it was told to, and was never missed."""
+    """Check a job whose lock can't have run out: each of its runs counts, and no other."""
     runs = world.jobs.of(known.id)
     returned = [run for run in runs if run.how == "returned"]
     if len(returned) > 1:
