@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
 import time
@@ -69,12 +70,19 @@ def check_held_answer(world: World, life: Life, answer: Any) -> None:
         held = [job_id for job_id in active if job_id in locks]
         if held and is_alone:
             world.wrong("drained-while-locked", f"drained while {held} are locked: {answer}")
-        elif active and answer.next_due_at is None:
-            world.wrong("drained-for-good", f"drained while {active} are active: {answer}")
+        elif answer.next_due_at is None and (left := _left_for_long(world, active)):
+            world.wrong("drained-for-good", f"drained while {left} are active: {answer}")
         waiting = [*places.get("wait", []), *places.get("prioritized", [])]
         old = [job_id for job_id in waiting if _is_old(world, job_id)]
         if old and not world.was_stopped and not world.plan.hides_jobs:
             world.wrong("drained-too-soon", f"drained while {old} are waiting: {answer}")
+
+
+def _left_for_long(world: World, active: list[str]) -> list[str]:
+    """Those of the active jobs that another worker can't have taken just now."""
+    since = time.monotonic() - LATE_SECONDS / 3 - world.slack
+    begun = {job_id: [run.began for run in world.jobs.of(job_id)] for job_id in active}
+    return [job_id for job_id, times in begun.items() if times and times[-1] < since]
 
 
 def _is_old(world: World, job_id: str) -> bool:
@@ -182,6 +190,7 @@ async def _check_nothing_left(world: World, threads: set[threading.Thread]) -> N
         found = {*threading.enumerate()} - threads
         return sorted(thread.name for thread in found if not thread.name.startswith("asyncio_"))
 
+    gc.collect()  # which tells of exceptions that nobody has retrieved
     if not await _soon(lambda: not tasks()):
         world.wrong("tasks-left", f"after the end: {tasks()}")
     if not await _soon(lambda: not new_threads()):
