@@ -1,4 +1,4 @@
-"""``python -m tests.model``: plans without end, and those that failed, as short as they can be."""
+"""``python -m tests.model``: runs random plans against a worker, and prints those that fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server that plans run on, as it is looked at past every proxy, and changed by hand."""
+"""The server that plans run on: direct access to the keys of a plan's queues."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 LISTS = ("wait", "paused", "active")
 SETS = ("prioritized", "delayed", "completed", "failed", "waiting-children")
 ENDED = {"completed", "failed"}
-# An id without a job, of which BullMQ's own script makes half a one.
+# An id without a job; BullMQ's own script makes an incomplete hash for it.
 STRAY_ID = "no-such-job"
-# Keys of a queue that are no job's.
+# Keys of a queue that belong to no job.
 _OWN = {*LISTS, *SETS, "id", "meta", "events", "marker", "limiter", "pc", STRAY_ID}
 _OWN |= {"stalled", "stalled-check", "repeat", "repeat:again"}
 _OWN_STARTS = ("cancel:", "metrics:", "de:")
@@ -30,7 +30,7 @@ _LONG_RATE = 1 << 30
 
 
 class ModelBench:
-    """One server, and what is done to queues there that no worker and no client is asked for."""
+    """One server, seen past every proxy."""
 
     def __init__(self, server: EmbeddedServer) -> None:
         self.port = server.port
@@ -53,7 +53,7 @@ class ModelBench:
         self.redis.close()
 
     def load_scripts(self) -> None:
-        """Have the server know every script, so that one plan finds what another does."""
+        """Load every script, so that no plan depends on the plans before it."""
         for text in self.script_texts:
             self.redis.script_load(text)
 
@@ -69,7 +69,7 @@ class ModelBench:
 
 
 class QueueBench:
-    """One queue, as it is on the server."""
+    """One queue on the server."""
 
     def __init__(self, redis: Any, pause: str, name: str) -> None:
         self.redis = redis
@@ -81,7 +81,7 @@ class QueueBench:
         return f"bull:{self.name}:{part}"
 
     def places(self) -> dict[str, list[str]]:
-        """The ids of the jobs by state, all of one moment; states without a job are left out."""
+        """The ids of the jobs by state, read in one transaction; empty states are left out."""
         pipeline = self.redis.pipeline(transaction=True)
         for state in LISTS:
             pipeline.lrange(self.key(state), 0, -1)
@@ -106,7 +106,7 @@ class QueueBench:
         return sorted(name.removeprefix(self.key("")).removesuffix(":lock") for name in names)
 
     def garbage(self) -> list[str]:
-        """The keys of jobs that are none: parts without a job, and hashes that are no whole job."""
+        """Keys that should not be there: parts of a missing job, and incomplete job hashes."""
         names = {_text(key).removeprefix(self.key("")) for key in self.redis.keys(self.key("*"))}
         return sorted(
             told
@@ -128,7 +128,7 @@ class QueueBench:
         told = self.redis.hmget(self.key(job_id), *names)
         return [None if value is None else _text(value) for value in told]
 
-    # by hand
+    # what other programs do
 
     def pause(self, *, on: bool) -> None:
         """Pause or resume the queue, as BullMQ does."""
@@ -145,7 +145,7 @@ class QueueBench:
             self.redis.hset(self.key("meta"), "concurrency", concurrency)
 
     def rate_limit(self, seconds: float) -> None:
-        """Let no job start for a while, as BullMQ's rateLimit does."""
+        """Let no job start for so many seconds, as BullMQ's rateLimit does."""
         self.redis.set(self.key("limiter"), _LONG_RATE, px=round(seconds * 1000))
 
     def flush(self) -> None:

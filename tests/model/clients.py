@@ -1,4 +1,4 @@
-"""What clients do: they add jobs, wait for them, cancel them, and hang up."""
+"""Steps of clients: they add jobs, wait for them, cancel them, and hang up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Add(Step):
-    """A client adds jobs; ``takes`` seconds, or until the gate is opened."""
+    """A client adds ``count`` jobs; ``together`` with one call of ``enqueue_many``.
+
+    Each run of a handler takes ``takes`` seconds; None: until a step opens the gate. The first
+    ``later`` runs raise RetryLater, and the first ``failures`` attempts fail.
+    """
 
     kind: Kind = "wide"
     takes: float | None = 0.0
@@ -39,7 +43,6 @@ class Add(Step):
     together: bool = False
 
     async def take(self, world: World) -> None:
-        """Begin to add them."""
         known = [world.jobs.new(self.data, self.attempts) for _ in range(self.count)]
         within = CONNECT_SECONDS + world.settings.command_timeout + LATE_SECONDS
         for some in [known] if self.together else [[each] for each in known]:
@@ -72,22 +75,20 @@ class Add(Step):
 
 @dataclass(frozen=True, repr=False)
 class Open(Step):
-    """The handlers that wait at the gate go on."""
+    """The handlers that wait at the gate go on; later ones wait again."""
 
     async def take(self, world: World) -> None:
-        """Open the gate, and close it."""
         world.jobs.open()
 
 
 @dataclass(frozen=True, repr=False)
 class Cancel(Step):
-    """A client cancels a job, so that it fails or (without ``fails``) goes back to its queue."""
+    """A client cancels a job, which fails or, without ``fails``, returns to its queue."""
 
     which: int = 0
     fails: bool = True
 
     async def take(self, world: World) -> None:
-        """Begin to ask for it."""
         if not world.jobs.known:
             return
         known = [*world.jobs.known.values()][self.which % len(world.jobs.known)]
@@ -108,7 +109,6 @@ class Result(Step):
     timeout: float = 0.5
 
     async def take(self, world: World) -> None:
-        """Begin to wait."""
         if world.jobs.known:
             job_id = [*world.jobs.known][self.which % len(world.jobs.known)]
             asked = self._result(world, job_id)
@@ -127,20 +127,18 @@ class Result(Step):
 
 @dataclass(frozen=True, repr=False)
 class CloseClient(Step):
-    """The client is closed, whatever it does at the moment, and another one made."""
+    """The client is closed, even in the middle of calls, and replaced by another one."""
 
     async def take(self, world: World) -> None:
-        """Begin to close it."""
         world.close_client()
         world.make_client()
 
 
 @dataclass(frozen=True, repr=False)
 class Look(Step):
-    """Somebody looks: at the counts, at a job, at the worker's queues."""
+    """A client asks for counts and a job's status, and the worker for the depths of its queues."""
 
     async def take(self, world: World) -> None:
-        """Begin to look."""
         within = CONNECT_SECONDS + world.settings.command_timeout + LATE_SECONDS
         world.call("counts()", world.client.counts(), within)
         for job_id in [*world.jobs.known][-1:]:
@@ -152,14 +150,13 @@ class Look(Step):
 
 @dataclass(frozen=True, repr=False)
 class Schedule(Step):
-    """A job is repeated, a few times, by Node's hand as it were."""
+    """A job scheduler is added, as Node's BullMQ does it; it repeats a job a few times."""
 
     every: float = 0.2
     limit: int = 2
     takes: float | None = 0.0
 
     async def take(self, world: World) -> None:
-        """Write the scheduler."""
         queue = Queue(world.queue.name, {"connection": world.bench.url})
         data = Add(takes=self.takes).data
         repeat = {"every": round(self.every * 1000), "limit": self.limit}
@@ -171,14 +168,14 @@ class Schedule(Step):
 
 @dataclass(frozen=True, repr=False)
 class HangUp(Step):
-    """Whoever waits for longest in such a call (or all of them) is cancelled."""
+    """The oldest call of a kind (or all of them) is cancelled."""
 
     whom: Literal["hold", "result", "cancel", "enqueue", "drain", "stop"] = "hold"
     all: bool = False
 
     async def take(self, world: World) -> None:
-        """Cancel them."""
         waiting = [call for call in world.calls if call.name.startswith(self.whom)]
         for call in waiting if self.all else waiting[:1]:
             call.task.cancel()
+            call.ends_by = min(call.ends_by, time.monotonic() + LATE_SECONDS)
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A server of the model's own: plans forget its scripts, and look at all its connections."""
+"""A server of its own for the model: plans flush its scripts and look at all its connections."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Plans as hypothesis draws them: scenes, which are steps that mean something together, and others.
+"""Hypothesis strategies for plans: lists of scenes, which are steps that belong together.
 
-The scenes are what a worker's trouble is made of: a job that ends in the moment of a fault, a queue
-that is paused when something falls due, a request that is held while the network stalls.
+Single random steps rarely meet. A scene makes them meet: a job ends when the network fails, a job
+becomes due while its queue is paused, a request is held while the network stalls.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _in_turn(*parts: Step | Steps) -> Scenes:
 
 @st.composite
 def _ending(draw: st.DrawFn) -> tuple[Step, ...]:
-    """A job's run ends, and what writes its end meets trouble; there may be a next job."""
+    """A job's run ends, and the command that writes its end fails; a next job may wait."""
     how, command = draw(_pick(_ENDS))
     count = draw(_pick((2, 1)))
     behind = (steps.Add(),) if draw(st.booleans()) else ()

@@ -1,4 +1,4 @@
-"""What happens around a worker: to its queue by other hands, to the network, and in time."""
+"""Steps around a worker: other programs change its queue, the network fails, time passes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.scripted import Trouble, What
 if TYPE_CHECKING:
     from tests.model.world import World
 
-# A step that waits for something goes on without it after this.
+# A step that waits for something gives up after this.
 _PATIENCE_SECONDS = 0.4
 
 
-# other hands
+# other programs
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,51 +29,47 @@ class Pause(Step):
     on: bool = True
 
     async def take(self, world: World) -> None:
-        """Do as Node's pause and resume do."""
         world.was_stopped = True
         world.queue.pause(on=self.on)
 
 
 @dataclass(frozen=True, repr=False)
 class Limit(Step):
-    """The queue gets a concurrency of its own, or none; it has it to the end."""
+    """The queue gets a global concurrency, or loses it (None)."""
 
     value: str | None = "1"
 
     @property
     def hides_jobs(self) -> bool:
-        """Nothing announces that a limit was lifted."""
+        """No marker announces that a limit was removed."""
         return self.value is None
 
     async def take(self, world: World) -> None:
-        """Write what Node's setGlobalConcurrency would, whatever it is given."""
         world.was_stopped = True
         world.queue.limit(self.value)
 
 
 @dataclass(frozen=True, repr=False)
 class RateLimit(Step):
-    """No job starts for a while."""
+    """BullMQ's rate limit is set: no job starts for a while."""
 
     seconds: float = 0.2
 
     async def take(self, world: World) -> None:
-        """Do as BullMQ's rateLimit does."""
         world.was_stopped = True
         world.queue.rate_limit(self.seconds)
 
 
 @dataclass(frozen=True, repr=False)
 class LoseMarker(Step):
-    """A marker was popped by a process that died."""
+    """The markers are gone, as if a process had popped them and died."""
 
     @property
     def hides_jobs(self) -> bool:
-        """Nobody else will say that there is a job."""
+        """No marker announces the jobs that are there."""
         return True
 
     async def take(self, world: World) -> None:
-        """Delete it."""
         for queue in world.queues:
             queue.redis.delete(queue.key("marker"))
 
@@ -83,26 +79,24 @@ class ForgetScripts(Step):
     """The server forgets its scripts."""
 
     async def take(self, world: World) -> None:
-        """Flush its cache."""
         world.bench.redis.script_flush()
 
 
 @dataclass(frozen=True, repr=False)
 class Flush(Step):
-    """All keys of the queues are deleted."""
+    """All keys of the queues are deleted, as by FLUSHALL or obliterate."""
 
     @property
     def is_rough(self) -> bool:
-        """Its jobs vanish."""
+        """The jobs are gone."""
         return True
 
     @property
     def hides_jobs(self) -> bool:
-        """The markers too."""
+        """The markers are gone, too."""
         return True
 
     async def take(self, world: World) -> None:
-        """Delete them."""
         world.was_stopped = True
         for known in world.jobs.known.values():
             known.may_vanish = True
@@ -118,16 +112,15 @@ class Spoil(Step):
 
     @property
     def is_rough(self) -> bool:
-        """A stray id is a job that can't be run, and is lost."""
+        """A stray id is taken as a job, and can't be run."""
         return self.what == "stray id"
 
     @property
     def hides_jobs(self) -> bool:
-        """The marker may be gone."""
+        """The marker may have been replaced."""
         return True
 
     async def take(self, world: World) -> None:
-        """Write it."""
         queue = world.queue
         if self.what == "event":
             queue.redis.xadd(queue.key("events"), {"event": b"\xff\xfe", "jobId": b"j1"})
@@ -143,7 +136,7 @@ class Spoil(Step):
 
 @dataclass(frozen=True, repr=False)
 class Arm(Step):
-    """Trouble waits for the n-th command of a name."""
+    """The network will fail at the ``nth`` command of a name; see tests/support/scripted.py."""
 
     what: What = "cut"
     command: str = ""
@@ -153,11 +146,10 @@ class Arm(Step):
 
     @property
     def harm(self) -> float:
-        """What falls silent is given up when a command's time is over, or a handshake's."""
+        """A silent connection is given up after a command's time-out, or a handshake's."""
         return CONNECT_SECONDS if self.what == "silence" else self.seconds
 
     async def take(self, world: World) -> None:
-        """Arm it."""
         after = self.after and self.what != "error"
         world.proxy.arm(Trouble(self.what, self.command, after, self.nth, self.seconds))
 
@@ -167,55 +159,51 @@ class Cut(Step):
     """Every connection is reset."""
 
     async def take(self, world: World) -> None:
-        """Reset them."""
         world.proxy.cut()
 
 
 @dataclass(frozen=True, repr=False)
 class Stall(Step):
-    """Nothing passes for a while, and then all of it."""
+    """No byte passes for a while; then all of them do."""
 
     seconds: float = 0.3
 
     @property
     def harm(self) -> float:
-        """As long as it lasts."""
+        """It lasts as long."""
         return self.seconds
 
     async def take(self, world: World) -> None:
-        """Begin it."""
         world.proxy.stall(self.seconds)
 
 
 @dataclass(frozen=True, repr=False)
 class Refuse(Step):
-    """Every connection is reset, and for a while every new one."""
+    """Every connection is reset, and for a while every new one, too."""
 
     seconds: float = 0.3
 
     @property
     def harm(self) -> float:
-        """As long as it lasts."""
+        """It lasts as long."""
         return self.seconds
 
     async def take(self, world: World) -> None:
-        """Begin it."""
         world.proxy.refuse(self.seconds)
 
 
 @dataclass(frozen=True, repr=False)
 class Lag(Step):
-    """Every chunk takes longer from now on."""
+    """Every chunk takes so much longer, each way, from now on."""
 
     seconds: float = 0.02
 
     @property
     def harm(self) -> float:
-        """Some round trips."""
+        """A worker needs several round trips to recover from anything."""
         return ROUND_TRIPS * self.seconds
 
     async def take(self, world: World) -> None:
-        """Begin it."""
         world.proxy.delay(self.seconds)
 
 
@@ -230,12 +218,11 @@ class Freeze(Step):
 
     @property
     def harm(self) -> float:
-        """A loop that stands still does not say what it has."""
+        """The event loop does nothing for so long."""
         return self.seconds
 
     async def take(self, world: World) -> None:
-        """Block it."""
-        time.sleep(self.seconds)  # noqa: ASYNC251 - that is what it is for
+        time.sleep(self.seconds)  # noqa: ASYNC251 - it has to block
         world.froze(self.seconds)
 
 
@@ -246,19 +233,17 @@ class Let(Step):
     seconds: float = 0.05
 
     async def take(self, world: World) -> None:
-        """Wait."""
         del world
         await asyncio.sleep(self.seconds)
 
 
 @dataclass(frozen=True, repr=False)
 class Until(Step):
-    """Time passes until something is so, or for a while."""
+    """Time passes until something has happened, but not for long."""
 
     what: Literal["running", "quiet", "trouble", "answered", "asleep"] = "running"
 
     async def take(self, world: World) -> None:
-        """Wait."""
         begun = len(world.proxy.done)
         ends_at = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < ends_at and not self._is_so(world, begun):  # noqa: ASYNC110

@@ -1,4 +1,4 @@
-"""The jobs that the model knows of, the handlers that run them, and how each may end."""
+"""The jobs of a plan, their handlers, and how each job may end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from convolab_worker.errors import RetryLater
 
 Kind = Literal["wide", "narrow", "rated", "timed", "thread", "parent"]
 TIMEOUT_SECONDS = 0.1
-# A handler that is as stubborn goes on for so long after it was told to end.
+# A stubborn handler goes on for so long after it was cancelled, and returns.
 STUBBORN_SECONDS = 0.2
-# One that reports does so again and again while it waits.
+# A handler that reports does so at this interval while it waits at the gate.
 REPORT_SECONDS = 0.03
 
 
@@ -34,7 +34,7 @@ class Run:
 
 @dataclass
 class Known:
-    """A job that a client has added, or has tried to."""
+    """A job that a client has added, or has tried to add."""
 
     id: str
     data: dict[str, Any]
@@ -43,7 +43,7 @@ class Known:
     may_vanish: bool = False
     may_end_anyhow: bool = False
     is_disturbed: bool = False
-    """Asked to end, so that it may run again, or end in another way."""
+    """A client has asked to cancel it."""
     added_at: float = 0.0
 
     @property
@@ -56,7 +56,7 @@ class Known:
 
     @property
     def uses(self) -> int:
-        """The attempts that it uses up, unless it is disturbed."""
+        """How many attempts it uses up, unless it is disturbed."""
         failures: int = self.data["failures"]
         return min(failures + 1, self.attempts)
 
@@ -79,7 +79,7 @@ class Jobs:
         return known
 
     def open(self, *, for_good: bool = False) -> None:
-        """Let the handlers go on that wait at the gate; ``for_good``: later ones too."""
+        """Let the handlers go on that wait at the gate; with ``for_good``, later ones too."""
         gate, thread_gate = self._gate, self._thread_gate
         self.is_open |= for_good
         self._gate, self._thread_gate = asyncio.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""A plan: one worker's settings, and the steps of what happens to it, in order. Pure data."""
+"""A plan: the settings of its workers, and the steps that happen to them, in order. Pure data."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.model.world import World
 
-# Harm that is shorter than this in all has never a lock run out that is kept as it should be.
+# Outages that are shorter than this in all can't have cost a worker a lock.
 _HARMLESS_SECONDS = 0.4
-# Where the way is long, to connect again, to ask and to try again takes so many round trips.
+# A worker that lost a connection recovers within so many round trips.
 ROUND_TRIPS = 10
 
 
 class Short:
-    """Says of a dataclass only what differs from its defaults: what can be pasted into a test."""
+    """A dataclass whose repr leaves out the fields that have their defaults."""
 
     def __repr__(self) -> str:
-        """Return the call that makes it."""
+        """Return the call that makes it, to be pasted into a test."""
         fields: Any = dataclasses.fields(self)  # type: ignore[arg-type]
         given = [(field.name, getattr(self, field.name), field) for field in fields]
         told = [f"{name}={value!r}" for name, value, field in given if value != field.default]
@@ -31,27 +31,27 @@ class Step(Short):
 
     @property
     def harm(self) -> float:
-        """For how many seconds it may keep a worker from its locks."""
+        """For how many seconds it may keep a worker from renewing its locks."""
         return 0.0
 
     @property
     def is_rough(self) -> bool:
-        """Whether jobs may run twice by it, or vanish, and nobody is to blame."""
+        """Whether jobs may run twice, or vanish, because of it."""
         return False
 
     @property
     def hides_jobs(self) -> bool:
-        """Whether a worker can't hear by itself of all jobs after it: it is waked in the end."""
+        """Whether no marker announces some jobs after it, so that the worker has to be woken."""
         return False
 
     async def take(self, world: World) -> None:
-        """Let it happen."""
+        """Take the step."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, repr=False)
 class Plan(Short):
-    """One worker after the other with these settings, and what happens to them."""
+    """The settings of workers that run one after the other, and the steps."""
 
     steps: tuple[Step, ...] = ()
     held: bool = False
@@ -65,13 +65,13 @@ class Plan(Short):
 
     @property
     def is_gentle(self) -> bool:
-        """Whether no job may run twice, or be found without a lock, whatever the timing."""
+        """Whether no lock can run out, so that no job may run twice or be found stalled."""
         harm = sum(step.harm for step in self.steps) + ROUND_TRIPS * self.lag
         return harm <= _HARMLESS_SECONDS and not any(step.is_rough for step in self.steps)
 
     @property
     def hides_jobs(self) -> bool:
-        """Whether a worker that is always at work has to be waked to find all jobs."""
+        """Whether a worker has to be woken in the end to find all jobs."""
         return self.sleep_after is not None or any(step.hides_jobs for step in self.steps)
 
     def __str__(self) -> str:

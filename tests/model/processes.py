@@ -1,4 +1,4 @@
-"""Searches in several processes at once: a plan waits more than it works."""
+"""Searches in several processes at once, since a plan mostly waits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.server import ServerProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The seeds of one process are this far from those of the next.
+# The first seeds of two processes are so far apart.
 _APART = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What each process does: so many plans, or for so long; ``seed`` is the first plan's."""
+    """What each process does: ``plans`` plans, or what ``minutes`` allow, from ``seed`` on."""
 
     seed: int
     minutes: float
@@ -31,7 +31,7 @@ class Search:
     shrink_seconds: float = 60.0
 
     def seeds(self, process: int) -> Iterator[int]:
-        """The seeds of one process, until its time is over."""
+        """Yield the seeds of one process, until its time is over."""
         ends_at = time.monotonic() + 60 * self.minutes
         first = number = self.seed + process * _APART
         while time.monotonic() < ends_at and (self.plans is None or number < first + self.plans):

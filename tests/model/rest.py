@@ -1,8 +1,9 @@
-"""Coming to rest after a plan, and what has to be so then."""
+"""The end of a plan: everything comes to rest, and the invariants are checked."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
 import time
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
     from tests.model.jobs import Known
     from tests.model.world import Life, World
 
-# What a job may take to end once nothing keeps it: locks run out, are looked for, and it runs.
+# All jobs have to end within so many seconds once the network is well: a lock may run out first.
 PATIENCE_SECONDS = 7.0
 _HOLD_SECONDS = 3.0
 _MOST_HOLDS = 8
-# What is done at once, on a busy machine.
+# "At once", on a busy machine.
 _SOON_SECONDS = 1.0
 _POLL_SECONDS = 0.01
-# A worker's own connections: its commands', and the one that waits.
+# A worker at rest has two connections: one for commands, one for the blocking read.
 _CONNECTIONS = 2
 
 
 async def settle(world: World, threads: set[threading.Thread]) -> None:
-    """Let every call end, take all trouble away, let everything end, and check that it has."""
+    """Await every call, mend the network, await every job, end the worker, and check."""
     await world.answers()
     world.proxy.heal()
     world.jobs.open(for_good=True)
@@ -50,11 +51,11 @@ async def settle(world: World, threads: set[threading.Thread]) -> None:
         _check_jobs(world)
 
 
-# drained
+# answers to held requests
 
 
 def check_held_answer(world: World, life: Life, answer: Any) -> None:
-    """Note an answer ``drained`` while something was left or held."""
+    """Note an answer ``drained`` that came while jobs were left or held."""
     if answer.status != "drained" or world.life is not life or not world.plan.held:
         return
     stats = life.worker.stats()
@@ -69,18 +70,25 @@ def check_held_answer(world: World, life: Life, answer: Any) -> None:
         held = [job_id for job_id in active if job_id in locks]
         if held and is_alone:
             world.wrong("drained-while-locked", f"drained while {held} are locked: {answer}")
-        elif active and answer.next_due_at is None:
-            world.wrong("drained-for-good", f"drained while {active} are active: {answer}")
+        elif answer.next_due_at is None and (left := _left_for_long(world, active)):
+            world.wrong("drained-for-good", f"drained while {left} are active: {answer}")
         waiting = [*places.get("wait", []), *places.get("prioritized", [])]
         old = [job_id for job_id in waiting if _is_old(world, job_id)]
         if old and not world.was_stopped and not world.plan.hides_jobs:
             world.wrong("drained-too-soon", f"drained while {old} are waiting: {answer}")
 
 
+def _left_for_long(world: World, active: list[str]) -> list[str]:
+    """Those of the active jobs that another worker can't have taken just now."""
+    since = time.monotonic() - LATE_SECONDS / 3 - world.slack
+    begun = {job_id: [run.began for run in world.jobs.of(job_id)] for job_id in active}
+    return [job_id for job_id, times in begun.items() if times and times[-1] < since]
+
+
 def _is_old(world: World, job_id: str) -> bool:
     known = world.jobs.known.get(job_id)
     if known is None or world.jobs.of(job_id) or known.data["children"]:
-        return False  # it may have come back just now
+        return False  # it may have returned to the queue just now
     return known.is_sure and time.monotonic() - known.added_at > LATE_SECONDS / 3 + world.slack
 
 
@@ -103,7 +111,7 @@ async def _all_ended(world: World, life: Life) -> bool:
 
 
 async def _all_ended_when_held(world: World, life: Life) -> bool:
-    """Hold until nothing is left, coming back when the answers say so."""
+    """Hold again and again until no job is left; wait as long as ``next_due_at`` says."""
     for _ in range(_MOST_HOLDS):
         answers: list[Any] = []
         world.call("hold()", life.worker.hold(_HOLD_SECONDS), _HOLD_SECONDS + 1, answers.append)
@@ -182,6 +190,7 @@ async def _check_nothing_left(world: World, threads: set[threading.Thread]) -> N
         found = {*threading.enumerate()} - threads
         return sorted(thread.name for thread in found if not thread.name.startswith("asyncio_"))
 
+    gc.collect()  # which tells of exceptions that nobody has retrieved
     if not await _soon(lambda: not tasks()):
         world.wrong("tasks-left", f"after the end: {tasks()}")
     if not await _soon(lambda: not new_threads()):
@@ -221,7 +230,7 @@ def _check_jobs(world: World) -> None:
 
 
 def _check_gently(world: World, known: Known) -> None:
-    """No lock can have run out: the job ran as often as it was told to, and was never missed."""
+    """Check a job whose lock can't have run out: each of its runs counts, and no other."""
     runs = world.jobs.of(known.id)
     returned = [run for run in runs if run.how == "returned"]
     if len(returned) > 1:

@@ -26,7 +26,7 @@ _STEP_SECONDS = 12.0
 
 
 def run_plan(plan: Plan, bench: ModelBench) -> list[Finding]:
-    """Let a plan happen to a worker; what was wrong."""
+    """Run a plan; return what was found wrong."""
     loop = asyncio.new_event_loop()
     findings: list[Finding] = []
     with ScriptedProxy(bench.port) as proxy, _quiet_logs():
@@ -44,7 +44,7 @@ def run_plan(plan: Plan, bench: ModelBench) -> list[Finding]:
 
 
 def _forget_leaks() -> None:
-    """Collect what a plan that failed has left open: it was told of, and is no other test's."""
+    """Collect what the worker has left open: it is reported, and must not fail other tests."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

@@ -1,4 +1,4 @@
-"""Draws plans by their seeds, runs them, and makes those that fail as short as they can be."""
+"""Draws plans from seeds, runs them, and shrinks those that fail."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from tests.model.bench import ModelBench
     from tests.model.world import Finding
 
-# A plan depends on the moment: one that fails as often as this, of as many runs, is kept.
+# Timing differs from run to run: a shorter plan is kept if it fails in 2 of 3 runs.
 _NEEDED, _RUNS = 2, 3
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A plan that failed: its seed, what was found, and how short it could be made."""
+    """A plan that failed, shrunk; ``kind`` is the finding that it was shrunk for."""
 
     seed: int | None
     kind: str
@@ -34,7 +34,7 @@ class Failure:
     plan: Plan
 
     def __str__(self) -> str:
-        """Return what is to be read, and the plan to be pasted into test_found.py."""
+        """Return the findings as comments, and the plan, to be pasted into test_found.py."""
         told = "\n".join(f"# {finding.kind}: {finding.text}" for finding in self.findings)
         seed = "" if self.seed is None else f"# seed {self.seed}\n"
         return f"{seed}{told}\n{self.plan}"
@@ -42,7 +42,7 @@ class Failure:
 
 @dataclass
 class Report:
-    """What came of many plans."""
+    """The numbers of a search, and its failures."""
 
     plans: int = 0
     steps: int = 0
@@ -51,7 +51,7 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
 
     def __add__(self, other: Report) -> Report:
-        """Return what came of both, which ran at the same time."""
+        """Return the sum of two searches that ran at the same time."""
         return Report(
             self.plans + other.plans,
             self.steps + other.steps,
@@ -68,7 +68,7 @@ class Report:
 
 
 def draw(number: int) -> Plan:
-    """The plan of that seed, as hypothesis draws it."""
+    """Return the plan that hypothesis draws from this seed."""
     drawn = [Plan()]
 
     @seeded(number)
@@ -112,7 +112,7 @@ def search(
 def try_plan(
     bench: ModelBench, plan: Plan, number: int | None = None, *, shrink_seconds: float = 0.0
 ) -> Failure | None:
-    """Run a plan; if it fails, how, and how short it can be made in so many seconds."""
+    """Run a plan; if it fails, shrink it for at most so many seconds."""
     findings = run_plan(plan, bench)
     if not findings:
         return None
@@ -151,7 +151,7 @@ def _shrunk(
 
 
 def _shorter(plan: Plan) -> Iterator[Plan]:
-    """Every plan that is a little simpler, the much simpler ones first."""
+    """Yield simpler plans: without some steps, then with a field at its default."""
     steps, size = plan.steps, max(len(plan.steps) // 2, 1)
     while size:
         for at in range(0, len(steps), size):
@@ -164,7 +164,7 @@ def _shorter(plan: Plan) -> Iterator[Plan]:
 
 
 def _simpler(thing: Any, but: tuple[str, ...] = ()) -> Iterator[Any]:
-    """The same with one field as it is by default."""
+    """Yield copies, each with one more field at its default."""
     for each in dataclasses.fields(thing):
         has_default = each.default is not dataclasses.MISSING
         if has_default and each.name not in but and getattr(thing, each.name) != each.default:

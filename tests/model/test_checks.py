@@ -1,4 +1,4 @@
-"""The model finds what it looks for: a worker that is well, and one thing that is not."""
+"""Tests of the model: each invariant can fail, and plans that fail are shrunk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _kept: list[asyncio.Task[Any]] = []
 
 @dataclass(frozen=True, repr=False)
 class Sabotage(Step):
-    """Something goes wrong that is no fault of the worker."""
+    """A test breaks an invariant on purpose."""
 
     wrong: Wrong
 
@@ -160,13 +160,13 @@ def test_what_is_wrong_is_found(
 
 
 def test_a_worker_that_is_well_is_found_well(bench: ModelBench) -> None:
-    """Without sabotage the same plans find nothing."""
+    """Without sabotage, nothing is found."""
     assert run_plan(Plan(steps=(Add(), Until("answered"), Let(0.1))), bench) == []
     assert run_plan(Plan(steps=(Add(), Hold(), Let(0.1)), held=True), bench) == []
 
 
 def test_a_plan_that_fails_becomes_as_short_as_it_can_be(bench: ModelBench) -> None:
-    """What it fails by is left, with nothing that does not matter."""
+    """Only the step remains that makes it fail."""
     fault = Sabotage(leaves_logs)
     plan = Plan(steps=(Wake(), Add(takes=0.02, count=3), fault, Let(), Wake()), concurrency=3)
 

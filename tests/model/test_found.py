@@ -1,4 +1,4 @@
-"""Plans that failed once, as the model found them, or as they were made from what somebody read."""
+"""Plans that failed once: the model found them, or somebody who read the code wrote them."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ FOUND = {
 
 @pytest.mark.parametrize("name", FOUND)
 def test_what_failed_once_is_well_now(bench: ModelBench, name: str) -> None:
-    """Each is a plan that the model found, or could have found."""
+    """Each plan shows a fault that was mended."""
     failure = try_plan(bench, FOUND[name])
 
     if failure is not None:

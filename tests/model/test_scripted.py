@@ -1,4 +1,4 @@
-"""The proxy that does harm at the n-th command of a name."""
+"""The proxy that fails at the n-th command of a name."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_command_is_its_arguments() -> None:
 def test_the_second_command_is_cut_before_or_after_it_ran(
     bench: ModelBench, proxy: ScriptedProxy, client: Any, *, after: bool, ran: int
 ) -> None:
-    """Its caller can't tell; the server can."""
+    """The caller sees the same; the server does not."""
     bench.redis.delete("count")
     proxy.arm(Trouble("cut", "INCRBY", after=after, nth=2))
 
@@ -74,7 +74,7 @@ def test_the_second_command_is_cut_before_or_after_it_ran(
 
 
 def test_a_script_goes_by_its_name(bench: ModelBench, proxy: ScriptedProxy, client: Any) -> None:
-    """EVALSHA says nothing to who reads a plan."""
+    """A plan names scripts, not their digests."""
     sha = next(sha for sha, name in SCRIPTS.items() if name == "getCounts")
     bench.load_scripts()
     proxy.arm(Trouble("error", "getCounts"))
@@ -97,7 +97,7 @@ def test_errors_keep_their_place_in_a_pipeline(proxy: ScriptedProxy, client: Any
 
 
 def test_a_stall_ends_by_itself(proxy: ScriptedProxy, client: Any) -> None:
-    """What is late is not lost."""
+    """The reply is late, and complete."""
     client.ping()
     proxy.arm(Trouble("stall", "ECHO", seconds=0.1))
     began = time.monotonic()
@@ -108,7 +108,7 @@ def test_a_stall_ends_by_itself(proxy: ScriptedProxy, client: Any) -> None:
 
 @pytest.mark.parametrize("what", ["silence", "refuse"])
 def test_harm_ends_when_the_proxy_heals(proxy: ScriptedProxy, client: Any, what: Any) -> None:
-    """A connection that fell silent is reset, and another one is as good as new."""
+    """A silent connection is reset, and a new one works."""
     proxy.arm(Trouble(what, "PING", seconds=60.0))
     with pytest.raises((exceptions.TimeoutError, exceptions.ConnectionError)):
         client.ping()

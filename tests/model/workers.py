@@ -1,4 +1,4 @@
-"""What is done to a worker: it is started, held, waked, stopped, cancelled, and drains."""
+"""Steps of a worker's host: it starts, wakes, holds, stops and cancels the worker."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Wake(Step):
-    """The worker is waked."""
+    """The worker is woken."""
 
     async def take(self, world: World) -> None:
-        """Wake it."""
         if world.life is not None:
             world.life.worker.wake()
 
 
 @dataclass(frozen=True, repr=False)
 class Hold(Step):
-    """Requests are held: ``calls`` of them, each so many turns of the loop after the one before."""
+    """``calls`` requests are held, each ``turns`` turns of the loop after the one before."""
 
     budget: float = 0.6
     calls: int = 1
     turns: int = 1
 
     async def take(self, world: World) -> None:
-        """Begin to hold them."""
         for number in range(self.calls):
             if number:
                 for _ in range(self.turns):
@@ -46,12 +44,11 @@ class Hold(Step):
 
 @dataclass(frozen=True, repr=False)
 class HoldNext(Step):
-    """A request comes in the very turn of the loop in which nobody is held any more."""
+    """A request comes in the turn of the event loop in which the last held one is answered."""
 
     budget: float = 0.6
 
     async def take(self, world: World) -> None:
-        """Begin to watch for that turn."""
         within = 2 * (self.budget + LATE_SECONDS)
         world.call(f"hold({self.budget})", self._hold(world), within)
 
@@ -75,13 +72,12 @@ async def _hold(world: World, budget: float) -> None:
 
 @dataclass(frozen=True, repr=False)
 class Stop(Step):
-    """The worker is stopped; whoever ``waits`` goes on when it has ended."""
+    """The worker is stopped; with ``waits``, the next step comes when ``run`` has returned."""
 
     grace: float = 0.0
     waits: bool = True
 
     async def take(self, world: World) -> None:
-        """Ask for it."""
         life = world.life
         if life is None or life.running.done():
             return
@@ -96,18 +92,17 @@ class Stop(Step):
 
 @dataclass(frozen=True, repr=False)
 class CancelRun(Step):
-    """``run`` is cancelled, ``times`` often, as anyio's task groups do."""
+    """``run`` is cancelled, ``times`` times: anyio's task groups cancel more than once."""
 
     times: int = 1
     apart: float = 0.0
 
     @property
     def is_rough(self) -> bool:
-        """Whoever is in such a hurry may not return what it has."""
+        """A worker that is cancelled twice need not return its jobs."""
         return self.times > 1
 
     async def take(self, world: World) -> None:
-        """Cancel it, and wait for its end."""
         life = world.life
         if life is None:
             return
@@ -120,21 +115,19 @@ class CancelRun(Step):
 
 @dataclass(frozen=True, repr=False)
 class Start(Step):
-    """Another worker is started, unless one runs."""
+    """Another worker is started, unless one is running."""
 
     async def take(self, world: World) -> None:
-        """Wait for the end of one that is stopping, and start the next."""
         await world.fresh_life()
 
 
 @dataclass(frozen=True, repr=False)
 class Drain(Step):
-    """A worker of another process, as it were, drains the queues."""
+    """A second worker drains the queues."""
 
     budget: float = 0.5
 
     async def take(self, world: World) -> None:
-        """Begin to drain."""
         world.drains += 1
         settings = world.settings.replace(wake_mode="background", sleep_after=None)
         worker = Worker(world.jobs.handlers(-world.drains), settings)

@@ -1,7 +1,6 @@
-"""What a plan happens to: workers, one after the other, a client, and the proxy they go through.
+"""The objects that a plan's steps act on: workers, one after the other, a client, and a proxy.
 
-Every call has a time-out of its own, and ends within it; what is found wrong is noted, not raised,
-so that a plan goes on to its end.
+Each call has a deadline. Faults are noted, not raised, so that every plan runs to its end.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 1.5
 GRACE_SECONDS = 0.3
-# How much longer than it was told to a call may take; a busy machine has its part in it.
+# A call may take so much longer than its time-out or budget; the machine may be busy.
 LATE_SECONDS = 1.5
-# What a stop takes beside its grace: returns, the end of handlers that won't, the connections.
+# A stop may take so much longer than its grace, to return jobs and close connections.
 STOP_SECONDS = 4.0
-# An address that does not answer is given up after so long, by every connection.
+# A connection attempt that gets no answer is given up after so long.
 CONNECT_SECONDS = 5.0
 _BEAT_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that may not be: of what kind, and what it was this time."""
+    """A broken invariant, and the details."""
 
     kind: str
     text: str
@@ -46,7 +45,7 @@ class Finding:
 
 @dataclass(eq=False)
 class Call:
-    """A call that is under way, and when it has to be over."""
+    """A call that was begun, and its deadline."""
 
     name: str
     task: asyncio.Task[Any]
@@ -64,7 +63,7 @@ class Life:
         self.running = asyncio.create_task(self.worker.run(), name=f"model-run-{number}")
 
     async def ended(self, within: float) -> None:
-        """Wait for the end of ``run``, which has been asked for."""
+        """Wait until ``run`` has returned, after it was told to end."""
         self.is_ending = True
         within += self._world.slack
         done, _ = await asyncio.wait({self.running}, timeout=within)
@@ -83,7 +82,7 @@ class Life:
 
 
 class World:
-    """One plan's own queues, and all that uses them."""
+    """The queues of one plan, and everything that uses them."""
 
     def __init__(self, plan: Plan, bench: ModelBench, proxy: ScriptedProxy) -> None:
         self.plan = plan
@@ -112,16 +111,16 @@ class World:
 
     @property
     def life(self) -> Life | None:
-        """The worker that is running, or ending."""
+        """The newest worker, which may have ended."""
         return self.lives[-1] if self.lives else None
 
     def wrong(self, kind: str, text: str) -> None:
-        """Note what may not be, of each kind the first."""
+        """Note a broken invariant; only the first of each kind."""
         if all(finding.kind != kind for finding in self.findings):
             self.findings.append(Finding(kind, text))
 
     async def _beat(self) -> None:
-        """Learn for how long the loop, or the machine, stood still."""
+        """Measure how late the event loop runs."""
         while True:
             self._beat_at = time.monotonic()
             await asyncio.sleep(_BEAT_SECONDS)
@@ -131,7 +130,7 @@ class World:
                 self._check_sleep()
 
     def _check_sleep(self) -> None:
-        """Note a worker that has closed its connections while it has jobs to settle."""
+        """Note a worker that has closed its connections and still has jobs."""
         life = self.life
         stats = {} if life is None else life.worker.stats()
         if stats.get("phase") == "asleep" and (stats["running"] or stats["parked"]):
@@ -146,9 +145,9 @@ class World:
         within: float,
         then: Callable[[Any], None] | None = None,
     ) -> Call:
-        """Begin a call that has to end within so many seconds, one way or the other."""
+        """Begin a call that has to return or raise within so many seconds."""
         task = asyncio.create_task(self._called(name, asked, within, then), name=f"model-{name}")
-        task.add_done_callback(lambda _: asked.close())  # which it was cancelled before it began
+        task.add_done_callback(lambda _: asked.close())  # never awaited, if cancelled at once
         call = Call(name, task, time.monotonic() + within)
         self.calls.append(call)
         return call
@@ -166,15 +165,15 @@ class World:
             if then is not None:
                 then(answer)
         except (ConvolabWorkerError, TimeoutError):
-            pass  # an answer like any other
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+            pass  # these are answers, too
+        except Exception as error:  # noqa: BLE001 - any other error is a finding
             self.wrong("call-raises", f"{name} raised {error!r}")
         took = time.monotonic() - began
         if took > within + self.slack:
             self.wrong("call-late", f"{name} took {took:.2f} s, and may take {within:.2f} s")
 
     async def answers(self) -> None:
-        """Wait for every call; each that hangs is noted, and cancelled."""
+        """Wait for every call; note and cancel those that miss their deadline."""
         while self.calls:
             call = self.calls.pop(0)
             left = call.ends_by + self.slack + 0.5 - time.monotonic()
@@ -186,13 +185,13 @@ class World:
     # the worker
 
     def start(self) -> Life:
-        """Begin a worker's life."""
+        """Start a worker."""
         life = Life(self, len(self.lives) + 1)
         self.lives.append(life)
         return life
 
     async def fresh_life(self) -> Life:
-        """The worker that is running; another one if that is ending."""
+        """The running worker; a new one, if the newest is ending or has ended."""
         life = self.life
         if life is None:
             return self.start()
@@ -203,7 +202,7 @@ class World:
         return life
 
     def look(self) -> None:
-        """Note a worker that has ended by itself; start the next one."""
+        """Note a worker that has ended without being told to."""
         life = self.life
         if life is not None and life.running.done() and not life.is_ending:
             life.is_ending = True
@@ -211,22 +210,22 @@ class World:
             self.wrong("run-ends", f"run() has ended by itself: {error!r}")
 
     def told(self, event: dict[str, Any]) -> None:
-        """Hear of a line that the library logs: one with an exception tells of a fault in it."""
+        """Take a log line of the library; one with an exception tells of a fault in the library."""
         if event.get("exc_info"):
             self.wrong("crash", f"{event.get('event')}: {event['exc_info']!r}")
 
     @property
     def slack(self) -> float:
-        """How much later everything may be, since the loop stood still for so long."""
+        """How much later everything may end, since the event loop stood still for so long."""
         return self.max_lag + self.frozen
 
     def froze(self, seconds: float) -> None:
-        """A step has blocked the loop: nobody else is to blame that the next beat is late."""
+        """Note that a step has blocked the event loop on purpose."""
         self.frozen += seconds
         self._beat_at = time.monotonic()
 
     def make_client(self) -> None:
-        """Have a client that has not connected."""
+        """Make a client, which is not connected yet."""
         self.client = JobClient(self.settings)
 
     def close_client(self) -> None:
@@ -234,12 +233,12 @@ class World:
         self.call("client.close()", self.client.close(), STOP_SECONDS)
 
     def sure(self, known: Known) -> None:
-        """A client was told that the job was added."""
+        """Note that ``enqueue`` has returned the job's id."""
         known.is_sure = True
         known.added_at = time.monotonic()
 
     async def demolish(self) -> None:
-        """End all that is left, however it is."""
+        """Cancel every task that is left."""
         self.proxy.heal()
         self.jobs.open(for_good=True)
         for _ in range(3):
@@ -272,7 +271,7 @@ def _settings(plan: Plan, url: str, queues: list[str]) -> Settings:
 
 
 def capture_logs(world: World) -> None:
-    """Have the library's log lines heard, and not written."""
+    """Give the library's log lines to ``world``, and write none of them."""
 
     def hear(_: Any, __: str, event: Any) -> Any:
         world.told(event)

@@ -1,4 +1,4 @@
-"""Redis' protocol on the wire, version 2: where one command or reply ends and the next begins."""
+"""The Redis protocol, version 2: finds where one command or reply ends and the next begins."""
 
 from __future__ import annotations
 

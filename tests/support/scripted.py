@@ -1,14 +1,14 @@
-"""A proxy that reads what passes through it, and does harm at the n-th command of a name.
+"""A proxy that reads the commands that pass through it, and fails at the n-th one of a name.
 
-what      harm, before the command reaches the server or after it ran, before its reply
-cut       the connection is reset
-cut_all   every connection is reset
-silence   the connection stays open, and nothing passes on it any more
-stall     nothing passes on any connection for some seconds; then all of it does
-refuse    every connection is reset, and for some seconds every new one too
-error     the server seems to refuse the command, which never reaches it (before only)
+    what      before the command reaches the server or, with ``after``, in place of its reply
+    cut       the connection is reset
+    cut_all   every connection is reset
+    silence   the connection stays open, and no byte passes on it any more
+    stall     no byte passes on any connection for some seconds; then all of them do
+    refuse    every connection is reset and, for some seconds, every new one
+    error     the client gets an error reply, and the command never reaches the server
 
-A command in a script's name is that script: ``moveToFinished``, not ``EVALSHA``.
+The name of EVAL and EVALSHA is the script's: ``moveToFinished``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REFUSAL = b"-BUSY the test says so\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Harm at the ``nth`` command from now on whose name, or script's name, is ``command``."""
+    """A failure at the ``nth`` command from now on that is called ``command``."""
 
     what: What
     command: str = ""
@@ -39,7 +39,7 @@ class Trouble:
 
 
 class ScriptedProxy(TcpProxy):
-    """A proxy in which troubles can be armed; ``seen`` counts the commands by name."""
+    """A proxy that fails as it is armed to; ``seen`` counts the commands by name."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
@@ -53,7 +53,7 @@ class ScriptedProxy(TcpProxy):
         return _CommandLink(self, number, mode)
 
     def arm(self, trouble: Trouble) -> None:
-        """Have the trouble when its command comes."""
+        """Fail when the command comes."""
         self.call(lambda: self._armed.append((trouble, trouble.nth)))
 
     def stall(self, seconds: float) -> None:
