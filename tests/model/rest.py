@@ -74,7 +74,9 @@ def check_held_answer(world: World, life: Life, answer: Any) -> None:
             world.wrong("drained-for-good", f"drained while {left} are active: {answer}")
         waiting = [*places.get("wait", []), *places.get("prioritized", [])]
         old = [job_id for job_id in waiting if _is_old(world, job_id)]
-        if old and not world.was_stopped and not world.plan.hides_jobs:
+        # What a limit of the worker's own holds up is due at a time that the answer tells.
+        is_limited = world.plan.rate_limit is not None and answer.next_due_at is not None
+        if old and not (world.was_stopped or world.plan.hides_jobs or is_limited):
             world.wrong("drained-too-soon", f"drained while {old} are waiting: {answer}")
 
 
