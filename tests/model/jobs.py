@@ -160,6 +160,7 @@ class Jobs:
             while not opened.done():
                 await asyncio.wait({opened}, timeout=REPORT_SECONDS)
                 if job.data["reports"]:
+                    job.log.info("waiting")
                     await job.progress(time.monotonic())
         finally:
             opened.cancel()

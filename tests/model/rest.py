@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import threading
 import time
@@ -192,7 +191,6 @@ async def _check_nothing_left(world: World, threads: set[threading.Thread]) -> N
         found = {*threading.enumerate()} - threads
         return sorted(thread.name for thread in found if not thread.name.startswith("asyncio_"))
 
-    gc.collect()  # which tells of exceptions that nobody has retrieved
     if not await _soon(lambda: not tasks()):
         world.wrong("tasks-left", f"after the end: {tasks()}")
     if not await _soon(lambda: not new_threads()):

@@ -39,12 +39,12 @@ def run_plan(plan: Plan, bench: ModelBench) -> list[Finding]:
             if any(isinstance(step, ForgetScripts) for step in plan.steps):
                 bench.load_scripts()
     if findings:
-        _forget_leaks()
+        _collect_garbage()
     return findings
 
 
-def _forget_leaks() -> None:
-    """Collect what the worker has left open: it is reported, and must not fail other tests."""
+def _collect_garbage() -> None:
+    """Collect what the worker has left; what it left open is a finding, and no other test's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
@@ -78,6 +78,7 @@ async def _run(
                 world.wrong("step-hangs", f"{step} has not ended")
             world.look()
         await settle(world, threads)
+        _collect_garbage()  # asyncio reports exceptions that nobody has retrieved
     finally:
         await world.demolish()
     return world.findings
