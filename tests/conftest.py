@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import structlog
+from hypothesis import HealthCheck, settings as hypothesis_settings
 from redis.asyncio import Redis
 
 from convolab_worker.embedded import EmbeddedServer
@@ -32,8 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
+    """Keep the settings of whoever runs the tests out of them, and the speed of the machine."""
     del config
+    slow = [HealthCheck.too_slow]
+    hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=slow)
+    hypothesis_settings.load_profile("untimed")
     for name in [*os.environ]:
         if name.startswith("CONVOLAB_") or name in {"REDIS_URL", "PORT", "K_SERVICE"}:
             del os.environ[name]
