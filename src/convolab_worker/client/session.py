@@ -80,8 +80,8 @@ _CLOSED = "the client was closed"
 class Session:
     """A connection for commands and one for events; a call keeps to the session it began with.
 
-    So a call that is under way when the client is closed ends with an error and opens nothing
-    again, while a later call begins another session.
+    When the client is closed, its calls end with an error and do not connect again. A later call
+    begins another session.
     """
 
     def __init__(self, route: Route, *, timeout: float, counter: CommandCounter) -> None:

@@ -35,7 +35,7 @@ def add_flags(command: Parser) -> None:
     retrying.add_argument(
         "--reset-attempts", action="store_true", help="give them all their attempts again"
     )
-    summary = "remove failed jobs, with their children and all that is known of them"
+    summary = "remove failed jobs, with their children, logs and every other key of theirs"
     removing = flags.add_command(actions, "remove", summary)
     _add_selection(removing)
     for action in (listing, showing, retrying, removing):
