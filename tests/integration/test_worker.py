@@ -688,7 +688,7 @@ async def test_result_of_a_removed_job_is_not_waited_for(
         {"backoff": "fixed"},
         {"job_id": "17"},
         {"job_id": "\ud800"},
-        {"deduplication_id": 5},
+        {"deduplication": 5},
     ],
     ids=repr,
 )
