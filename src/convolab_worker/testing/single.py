@@ -115,13 +115,12 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     else:
         lifespans = Lifespans([], settings)
         staged = handlers.staged(dict.fromkeys(handlers.scopes, resources))
+    executor = JobExecutor(staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason)
     try:
-        executor = JobExecutor(
-            staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason
-        )
         held = executor.receive(job, time.monotonic())
         outcome = _settled(await executor.run(held), job, recorder)
     finally:
+        executor.close()
         await lifespans.close(_CLOSING_SECONDS)
     return _told(outcome, job, recorder, raises=raises)
 
