@@ -110,7 +110,7 @@ async def test_a_part_that_is_nobodys_and_never_ends_fails_its_parent(
     async with JobClient(settings) as client:
         lesson = await client.enqueue("course")
         added_at = await redis.hget(keys.job(lesson), "timestamp")
-        parent = ActiveJob(queue_name, lesson, "", "course", b"", {}, timestamp=int(added_at))
+        parent = ActiveJob(queue_name, lesson, "", "course", b"", {}, timestamp=int(str(added_at)))
         taken = keys.job(ChildIds.of(keys, parent).id_of("audio"))
         await redis.hset(taken, mapping={"name": "part", "parentKey": "bull:gone:1"})
 
@@ -122,7 +122,7 @@ async def test_a_part_that_is_nobodys_and_never_ends_fails_its_parent(
 
 
 async def test_a_part_that_ends_between_the_look_and_the_asking_calls_the_handler_once_more(
-    running: Running, queue_name: str
+    running: Running,
 ) -> None:
     """Its parent was told that it is still to run, and could not know better."""
     handlers, seen = HandlerRegistry(), list[set[str]]()
