@@ -28,7 +28,7 @@ FAILURE_OPTIONS = {
     "continue": "continueParentOnFailure",
     "remove": "removeDependencyOnFailure",
 }
-ATTEMPT_MARK = "~"  # separates a child's key from its parent's attempt, in the child's job id
+LIFE_MARK = "~"  # separates a child's key from its parent's life, in the child's job id
 _LARGEST_IN_LUA = 2**53
 _MOST_SECONDS = 1e10  # some 300 years
 
@@ -94,7 +94,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_key(value: object) -> bool:
-    return isinstance(value, str) and value != "" and not {":", ATTEMPT_MARK} & {*value}
+    return isinstance(value, str) and value != "" and not {":", LIFE_MARK} & {*value}
 
 
 def _is_seconds(value: object) -> bool:
@@ -108,7 +108,7 @@ def _is_whole(value: object, least: int, most: int) -> bool:
 
 _RULES: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "name": (_is_text, "a job name"),
-    "key": (_is_key, f"text without ':' and {ATTEMPT_MARK!r}"),
+    "key": (_is_key, f"text without ':' and {LIFE_MARK!r}"),
     "queue": (lambda value: value is None or _is_text(value), "a queue's name"),
     "attempts": (lambda value: value is None or _is_whole(value, 1, 2**53), "1 or more"),
     "backoff": (

@@ -23,6 +23,8 @@ class ActiveJob:
     Times are milliseconds since the epoch, as BullMQ writes them. ``problem`` says what of the
     hash could not be understood; such a job can only be failed. ``starts`` counts how often a
     worker has fetched it, this time included; ``stalls`` how often a worker was found to have died.
+    ``children_ended`` is how many of its children had ended when its handler was told last; None if
+    it was not told yet.
     """
 
     queue: str
@@ -42,6 +44,7 @@ class ActiveJob:
     stacktrace: bytes = b"[]"
     stalls: int = 0
     problem: str | None = None
+    children_ended: int | None = None
 
     @property
     def attempt(self) -> int:
