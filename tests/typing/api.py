@@ -155,7 +155,8 @@ async def use(job: Job[Any], call_next: CallNext) -> None:
         assert_type(await client.enqueue("x", {"a": 1}, delay=3), str)
         assert_type(await client.status("1"), JobStatus)
         options: JobOptions = {"lifo": True, "deduplication": Deduplication("x", ttl=5)}
-        await client.enqueue("x", backoff=Fixed(5), keep_failed="none", **options)
+        await client.enqueue("x", **options)
+        await client.enqueue("x", backoff=Fixed(5), keep_failed="none")
         await client.enqueue("x", dealy=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 

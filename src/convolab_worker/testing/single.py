@@ -9,11 +9,11 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.flows import Child, not_ended
+from convolab_worker.bullmq.flows import Child, not_ended, nothing_to_wait_for
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
 from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
+from convolab_worker.errors import ConfigurationError, JobFailed
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.payloads.encode import encode_data, encode_json
 from convolab_worker.settings import Settings
@@ -114,13 +114,12 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     else:
         lifespans = Lifespans([], settings)
         staged = handlers.staged(dict.fromkeys(handlers.scopes, resources))
+    executor = JobExecutor(staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason)
     try:
-        executor = JobExecutor(
-            staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason
-        )
         held = executor.receive(job, time.monotonic())
         outcome = _settled(await executor.run(held), job, recorder)
     finally:
+        executor.close()
         await lifespans.close(_CLOSING_SECONDS)
     return _told(outcome, job, recorder, raises=raises)
 
@@ -157,11 +156,11 @@ def _raise(failed: Failed, job: ActiveJob) -> None:
 def _settled(outcome: Outcome, job: ActiveJob, recorder: _Recorder) -> Outcome:
     """Turn a wait for children that have all ended into a failure, as a worker does."""
     ended = recorder.ended
-    if isinstance(outcome, AwaitsChildren) and ended:
-        try:
-            return AwaitsChildren(tuple(not_ended(outcome.children, ended)))
-        except ConvolabWorkerError as error:
-            return failure(error, job, lambda: 0.0)
+    if isinstance(outcome, AwaitsChildren):
+        left = not_ended(outcome.children, ended)
+        if not left:
+            return failure(nothing_to_wait_for(outcome.children, ended), job, lambda: 0.0)
+        return AwaitsChildren(tuple(left))
     return outcome
 
 

@@ -16,7 +16,7 @@ FAILURE_OPTIONS = {
     "continue": "continueParentOnFailure",
     "remove": "removeDependencyOnFailure",
 }
-ATTEMPT_MARK = "~"  # separates a child's key from its parent's attempt, in the child's job id
+LIFE_MARK = "~"  # separates a child's key from its parent's life, in the child's job id
 # The strategies that every worker has; a job gives a delay with their names.
 BUILT_IN = ("fixed", "exponential")
 _MOST_SECONDS = 1e10  # some 300 years
@@ -156,7 +156,7 @@ def _is_whole(value: object, least: int, most: int = _LARGEST) -> bool:
 
 
 def _is_key(value: object) -> bool:
-    return isinstance(value, str) and value != "" and not {":", ATTEMPT_MARK} & {*value}
+    return isinstance(value, str) and value != "" and not {":", LIFE_MARK} & {*value}
 
 
 def _is_keep(value: object) -> bool:
@@ -227,7 +227,7 @@ class _Keyword:
 
 _MAY_BE: Mapping[str, _Keyword] = {
     "name": _Keyword(is_text, "a job name"),
-    "key": _Keyword(_is_key, f"text without ':' and {ATTEMPT_MARK!r}"),
+    "key": _Keyword(_is_key, f"text without ':' and {LIFE_MARK!r}"),
     "queue": _Keyword(lambda value: value is None or is_text(value), "a queue's name"),
     "on_failure": _Keyword(
         lambda value: isinstance(value, str) and value in FAILURE_OPTIONS,

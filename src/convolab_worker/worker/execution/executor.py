@@ -26,6 +26,7 @@ from convolab_worker.telemetry.metrics import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
 from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
+from convolab_worker.worker.execution.threads import HandlerThreads
 from convolab_worker.worker.locks import HeldLock
 from convolab_worker.worker.watchdog import innermost
 
@@ -95,6 +96,7 @@ class JobExecutor:
         self.stack_reports = stack_reports
         self._child_reason = child_reason
         self._tracing = tracing
+        self._threads = HandlerThreads()
         self.jobs: set[JobInHand] = set()
         self._log = structlog.get_logger("convolab_worker").bind()
         # Two lines a job that nobody reads are not even put together.
@@ -105,6 +107,10 @@ class JobExecutor:
         """Run jobs with these handlers from now on: those whose lifespans are open."""
         self._handlers = handlers
         self._completed_by.clear()
+
+    def close(self) -> None:
+        """End what ran handlers outside the loop; what still runs ends by itself."""
+        self._threads.close()
 
     # the register
 
@@ -171,7 +177,7 @@ class JobExecutor:
             self._log.info("job.started", **_names(held))
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
-        call = HandlerCall(job, handler)
+        call = HandlerCall(job, handler, self._threads)
         call.on_stuck = self._report_stuck
         held.call, held.reporter = call, reporter
         try:
