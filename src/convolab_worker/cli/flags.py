@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker._setting_types import Choice, Duration, Kind, Names, Url, Whole
+from convolab_worker._setting_types import Choice, Duration, KeptJobs, Kind, Names, Url, Whole
 from convolab_worker.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
@@ -121,5 +121,5 @@ def settings_of(given: argparse.Namespace) -> Settings:
 def _metavar(name: str, kind: Kind) -> str:
     if isinstance(kind, Choice):
         return "|".join(kind.names)
-    kinds = {Duration: "DURATION", Whole: "N", Url: "URL", Names: "NAME"}
+    kinds = {Duration: "DURATION", Whole: "N", Url: "URL", Names: "NAME", KeptJobs: "KEEP"}
     return "MODULE:REGISTRY" if name == "app" else kinds.get(type(kind), "TEXT")

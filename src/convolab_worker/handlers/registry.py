@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from convolab_worker._setting_types import StartRate, parse_rate
-from convolab_worker.bullmq.protocol.keywords import JobPolicy, job_options
+from convolab_worker.bullmq.protocol.keywords import BUILT_IN, JobPolicy, job_options
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
 from convolab_worker.handlers.functions import is_async, place
 from convolab_worker.handlers.job import Job
@@ -199,6 +199,18 @@ class HandlerRegistry:
         stage._handlers = {key: handler.staged(opened) for key, handler in self._handlers.items()}
         stage.strategies = self.strategies
         return stage
+
+    def check_backoffs(self) -> None:
+        """Raise ConfigurationError where a handler's backoff names a strategy that nobody gave."""
+        known = {*BUILT_IN, *self.strategies}
+        for handler in self:
+            name = handler.defaults.get("backoff", {}).get("type")
+            if isinstance(name, str) and name not in known:
+                msg = (
+                    f"{handler.place}: no strategy is called {name!r}, its backoff: "
+                    f"register one with @handlers.backoff({name!r})"
+                )
+                raise ConfigurationError(msg)
 
     def find(self, queue: str, name: str) -> Handler | None:
         """The handler of jobs called ``name`` on ``queue``; one of that queue alone comes first."""
