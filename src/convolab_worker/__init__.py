@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.flows import Child
+    from convolab_worker.bullmq.job_id import JobId
+    from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
@@ -29,7 +31,9 @@ __all__ = [
     "Job",
     "JobClient",
     "JobEvent",
+    "JobId",
     "JobStatus",
+    "JobType",
     "Settings",
     "Worker",
 ]
@@ -43,7 +47,9 @@ _MODULES = {
     "Job": "handlers.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
+    "JobId": "bullmq.job_id",
     "JobStatus": "client.job_status",
+    "JobType": "bullmq.job_type",
     "Settings": "settings",
     "Worker": "worker.worker",
 }

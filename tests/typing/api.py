@@ -17,6 +17,7 @@ from convolab_worker import (
     HandlerRegistry,
     Job,
     JobClient,
+    JobId,
     JobStatus,
     Settings,
     Worker,
@@ -90,7 +91,7 @@ def render(job: Job[dict[str, int]]) -> int:
 @handlers.course("course")
 async def course(job: Job[Any]) -> None:
     await job.enqueue_children([Child("generate-audio", data={"text": ""}, on_failure="ignore")])
-    Child("x", on_failure="explode")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Child("x", on_failure="explode")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 # A decorator gives the function that it was given: its arguments and its result are known.
@@ -109,8 +110,8 @@ async def two_arguments(job: Job[Any], more: int) -> None: ...
 async def no_job(job: int) -> None: ...
 
 
-handlers.audio("x", timout=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-handlers.audio("x", timeout="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+handlers.audio("x", timout=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+handlers.audio("x", timeout="3")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 # middleware
@@ -142,9 +143,9 @@ async def use(job: Job[Any], call_next: CallNext) -> None:
     assert_type(worker.stats(), dict[str, Any])
     async with JobClient() as client, worker as running:
         assert_type(running, Worker)
-        assert_type(await client.enqueue("x", {"a": 1}, delay=3), str)
+        assert_type(await client.enqueue("x", {"a": 1}, delay=3), JobId)
         assert_type(await client.status("1"), JobStatus)
-        await client.enqueue("x", dealy=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        await client.enqueue("x", dealy=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 
 async def test_it(worker: RunningWorker) -> None:

@@ -7,7 +7,7 @@ without ever raising.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from convolab_worker.errors import ConfigurationError
 
@@ -31,6 +31,31 @@ FAILURE_OPTIONS = {
 ATTEMPT_MARK = "~"  # separates a child's key from its parent's attempt, in the child's job id
 _LARGEST_IN_LUA = 2**53
 _MOST_SECONDS = 1e10  # some 300 years
+
+
+class JobPolicy(TypedDict, total=False):
+    """What a producer's keywords, a JobType and a handler may say of a job's attempts.
+
+    ``attempts`` is the most there are; ``backoff`` the seconds between them, or BullMQ's own
+    object, in milliseconds. None is as good as not given.
+    """
+
+    attempts: int | None
+    backoff: float | Mapping[str, Any] | None
+
+
+class EnqueueOptions(JobPolicy, total=False):
+    """The keywords of ``enqueue`` besides what is added and its data.
+
+    ``queue`` is the client's first by default. ``delay`` is seconds. ``job_id`` makes adding
+    idempotent: a job of that id that is there already is not added again.
+    """
+
+    queue: str | None
+    job_id: str | None
+    delay: float | None
+    priority: int | None
+    deduplication_id: str | None
 
 
 class Options(dict[str, Any]):
