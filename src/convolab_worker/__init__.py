@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.flows import Child
     from convolab_worker.bullmq.job_id import JobId
     from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.protocol.keywords import (
+        Deduplication,
+        Exponential,
+        Fixed,
+        JobOptions,
+    )
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
@@ -25,13 +31,17 @@ if TYPE_CHECKING:
 __all__ = [
     "CallNext",
     "Child",
+    "Deduplication",
     "DrainResult",
+    "Exponential",
     "FailedAttempt",
+    "Fixed",
     "HandlerRegistry",
     "Job",
     "JobClient",
     "JobEvent",
     "JobId",
+    "JobOptions",
     "JobStatus",
     "JobType",
     "Settings",
@@ -41,13 +51,17 @@ __all__ = [
 _MODULES = {
     "CallNext": "handlers.middleware",
     "Child": "bullmq.flows",
+    "Deduplication": "bullmq.protocol.keywords",
     "DrainResult": "worker.worker",
+    "Exponential": "bullmq.protocol.keywords",
     "FailedAttempt": "handlers.retry",
+    "Fixed": "bullmq.protocol.keywords",
     "HandlerRegistry": "handlers.registry",
     "Job": "handlers.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
     "JobId": "bullmq.job_id",
+    "JobOptions": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
     "Settings": "settings",

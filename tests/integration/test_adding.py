@@ -60,8 +60,8 @@ async def test_each_job_has_its_own_options(client: JobClient, make_settings: An
             {"name": "delayed", "delay": 60},
             {"name": "first", "priority": 1},
             {"name": "elsewhere", "queue": other},
-            {"name": "once", "deduplication_id": "same"},
-            {"name": "again", "deduplication_id": "same"},
+            {"name": "once", "deduplication": "same"},
+            {"name": "again", "deduplication": "same"},
         ]
     )
 

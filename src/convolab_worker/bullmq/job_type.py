@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, Unpack, overload
 
 from convolab_worker.bullmq.job_id import JobId
-from convolab_worker.bullmq.protocol.job_options import JobPolicy, check_option, job_options
+from convolab_worker.bullmq.protocol.keywords import JobPolicy, check_keyword, job_options
 from convolab_worker.errors import ConfigurationError, InvalidPayload
 from convolab_worker.payloads.decode import decoder, result_decoder
 from convolab_worker.payloads.encode import encode_data
@@ -90,9 +90,9 @@ class JobType(Generic[P, R]):
         queue: str | None = None,
         **options: Unpack[JobPolicy],
     ) -> None:
-        check_option("JobType", "name", name)
-        check_option("JobType", "queue", queue)
-        job_options(name, **options)
+        check_keyword("JobType", "name", name)
+        check_keyword("JobType", "queue", queue)
+        job_options(f"JobType {name!r}", options)
         self.name = name
         self.queue = queue
         self.payload: Any = payload
@@ -173,14 +173,16 @@ def order(target: object, data: Any, options: Mapping[str, Any]) -> Order:
     declaration. Raises ConfigurationError for a target that is none of these, InvalidPayload for
     data that the handler would refuse, and InvalidResult for data that is not JSON.
     """
-    own = {what: value for what, value in options.items() if value is not None}
+    own = dict(options)
     queue = own.pop("queue", None)
     if isinstance(target, str):
         return Order(target, queue, encode_data({} if data is None else data), own, None)
     job_type = job_type_of(target)
+    for what, value in job_type.options.items():
+        if own.get(what) is None:
+            own[what] = value
     queue = job_type.queue if queue is None else queue
-    data = job_type.encode(data)
-    return Order(job_type.name, queue, data, {**job_type.options, **own}, job_type)
+    return Order(job_type.name, queue, job_type.encode(data), own, job_type)
 
 
 def job_type_of(target: object) -> JobType[Any, Any]:

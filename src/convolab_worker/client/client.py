@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 
     from convolab_worker.bullmq.job_type import JobType
-    from convolab_worker.bullmq.protocol.job_options import EnqueueOptions
+    from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
     from convolab_worker.handlers.job import Job
@@ -97,12 +97,15 @@ class JobClient:
 
         ``name`` may be a JobType, or a registered handler: then the job's name, queue and options
         are its own where they are not given here, ``data`` is checked before anything is sent, and
-        ``result`` of the id gives what the handler returns. ``queue`` is the settings' first by
-        default. ``delay`` and ``backoff`` (fixed) are seconds; ``backoff`` may also be BullMQ's own
-        object, in milliseconds. ``job_id`` makes adding idempotent: a job of that id that is there
-        already is not added again; without it the job gets one that no queue has. Raises
-        ConfigurationError for options that can't be, InvalidPayload for data that the handler would
-        refuse, and InvalidResult if ``data`` is not JSON.
+        ``result`` of the id gives what the handler returns.
+
+        ``queue`` is the settings' first by default. ``job_id`` makes adding idempotent: a job of
+        that id that is there already is not added again; without it the job gets one that no queue
+        has. The other ``options`` are those of JobOptions: ``delay``, ``priority``, ``attempts``,
+        ``backoff``, ``keep_completed``, ``keep_failed``, ``lifo``, ``deduplication``,
+        ``keep_logs``, ``stack_trace_limit`` and ``size_limit``. Raises ConfigurationError for
+        options that can't be, InvalidPayload for data that the handler would refuse, and
+        InvalidResult if ``data`` is not JSON.
         """
         new = enqueue.addition(name, data, options, self._keys_of)
         delay, session = options.get("delay"), self._current_session()

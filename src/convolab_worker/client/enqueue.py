@@ -11,7 +11,13 @@ from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.job_type import order
 from convolab_worker.bullmq.protocol.client_calls import NewJob
-from convolab_worker.bullmq.protocol.job_options import EnqueueOptions, checked_id, job_options
+from convolab_worker.bullmq.protocol.keywords import (
+    OPTION_KEYWORDS,
+    check_keyword,
+    check_size,
+    checked_id,
+    job_options,
+)
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
@@ -30,8 +36,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KEYWORDS = ("name", "data", *EnqueueOptions.__annotations__)
-"""What a job of ``enqueue_many`` may have."""
+_KEYWORDS = ("name", "data", "queue", "job_id", *OPTION_KEYWORDS)
+"""What a job of ``enqueue_many`` may have: the keywords of ``enqueue``."""
 
 # As many as a UUID has, which would take longer to make.
 _ID_BYTES = 16
@@ -68,13 +74,13 @@ def addition(
     would refuse, and InvalidResult for data that is not JSON.
     """
     wanted = order(target, data, options)
+    check_keyword("enqueue", "name", wanted.name)
     keys, own = keys_of(wanted.queue), dict(wanted.options)
     job_id = checked_id(own.pop("job_id", None))
+    opts = job_options("enqueue", own)
+    check_size(wanted.name, wanted.data, opts)
     job = NewJob(
-        id=job_id or secrets.token_hex(_ID_BYTES),
-        name=wanted.name,
-        data=wanted.data,
-        opts=job_options(wanted.name, **own),
+        id=job_id or secrets.token_hex(_ID_BYTES), name=wanted.name, data=wanted.data, opts=opts
     )
     return Addition(keys, job, wanted.job_type)
 

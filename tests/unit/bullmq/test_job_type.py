@@ -53,7 +53,7 @@ GENERATE = JobType("generate-audio", AudioRequest, AudioResult, queue="audio", a
         (("",), {}, "name=''.* a job name"),
         (("x", AudioRequest), {"queue": 7}, "queue=7.* a queue's name"),
         (("x", AudioRequest), {"attempts": 0}, "attempts=0.* 1 or more"),
-        (("x", AudioRequest), {"backoff": "soon"}, "backoff='soon'"),
+        (("x", AudioRequest), {"backoff": "fixed"}, "backoff='fixed'"),
         (("x", pytest.Item), {}, "can't validate Item"),
     ],
 )
