@@ -230,8 +230,9 @@ class Settings:
     )
     log_format: str = _option(
         "auto",
-        Choice(("auto", "json", "text")),
-        "auto is readable text on a terminal and JSON lines elsewhere",
+        Choice(("auto", "json", "google", "text")),
+        "auto is readable text on a terminal, google (JSON with severity, message and trace) on "
+        "Cloud Run, and JSON lines elsewhere",
         "LOG_FORMAT",
     )
 
