@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.registry import HandlerRegistry
@@ -25,6 +26,7 @@ __all__ = [
     "Child",
     "DrainResult",
     "FailedAttempt",
+    "Failure",
     "HandlerRegistry",
     "Job",
     "JobClient",
@@ -39,6 +41,7 @@ _MODULES = {
     "Child": "bullmq.flows",
     "DrainResult": "worker.worker",
     "FailedAttempt": "handlers.retry",
+    "Failure": "handlers.failures",
     "HandlerRegistry": "handlers.registry",
     "Job": "handlers.job",
     "JobClient": "client.client",

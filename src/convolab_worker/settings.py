@@ -235,6 +235,11 @@ class Settings:
         "Cloud Run, and JSON lines elsewhere",
         "LOG_FORMAT",
     )
+    log_traceback: int = _option(
+        8000,
+        Whole(0, 1_000_000),
+        "how many characters of a failed job's traceback its log line has; 0 leaves it out",
+    )
 
     def __post_init__(self) -> None:
         values = {name: getattr(self, name) for name in OPTIONS}

@@ -80,6 +80,7 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         stack_reports,
         functools.partial(child_reason, backend),
         tracing(settings, worker_name(settings)),
+        log_traceback=settings.log_traceback,
     )
     keeper = LockKeeper(
         route,

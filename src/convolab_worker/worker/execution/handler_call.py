@@ -17,6 +17,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from structlog.contextvars import bind_contextvars
+
 from convolab_worker.bullmq.outcome import (
     Failed,
     Lost,
@@ -116,6 +118,7 @@ class HandlerCall:
 
     async def _call(self) -> None:
         self._began = True
+        self._bind_context()
         handler = self._handler
         try:
             if handler.middleware:
@@ -133,6 +136,7 @@ class HandlerCall:
     ) -> None:
         """Call the handler in a thread; ``finish`` hears of its value or error, in the loop."""
         context = contextvars.copy_context()
+        context.run(self._bind_context)
 
         def call() -> None:
             value, error = None, None
@@ -146,6 +150,11 @@ class HandlerCall:
         # A daemon of its own, not a pool's: one that never ends must not keep the process.
         self._thread = threading.Thread(target=call, name=f"job {self._job.id}", daemon=True)
         self._thread.start()
+
+    def _bind_context(self) -> None:
+        """Name the job in every line that is logged while it runs, by whatever library."""
+        job = self._job
+        bind_contextvars(job_id=job.id, job_name=job.name, queue=job.queue, attempt=job.attempt)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self._value, self.error = value, error
@@ -225,7 +234,12 @@ class HandlerCall:
     def names(self) -> dict[str, Any]:
         """What names the handler and its job in a report."""
         handler, job = self._handler, self._job
-        return {"handler": handler.place, "job_id": job.id, "name": job.name, "queue": job.queue}
+        return {
+            "handler": handler.place,
+            "job_id": job.id,
+            "job_name": job.name,
+            "queue": job.queue,
+        }
 
     def blame(self, error: BaseException) -> str | None:
         """The middleware that raised ``error``, where one did."""
