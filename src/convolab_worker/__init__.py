@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.registry import HandlerRegistry
@@ -35,6 +36,7 @@ __all__ = [
     "DrainResult",
     "Exponential",
     "FailedAttempt",
+    "Failure",
     "Fixed",
     "HandlerRegistry",
     "Job",
@@ -55,6 +57,7 @@ _MODULES = {
     "DrainResult": "worker.worker",
     "Exponential": "bullmq.protocol.keywords",
     "FailedAttempt": "handlers.retry",
+    "Failure": "handlers.failures",
     "Fixed": "bullmq.protocol.keywords",
     "HandlerRegistry": "handlers.registry",
     "Job": "handlers.job",

@@ -10,6 +10,7 @@ from convolab_worker._setting_types import StartRate, parse_rate
 from convolab_worker.bullmq.job_type import JobType, Unresolved, remember
 from convolab_worker.bullmq.protocol.keywords import JobPolicy, job_options
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
+from convolab_worker.handlers.failures import FailureHooks, H
 from convolab_worker.handlers.functions import is_async, place
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
@@ -149,6 +150,7 @@ class HandlerRegistry:
         self._scope = Scope()
         self._scopes: dict[Scope, None] = {self._scope: None}
         self.strategies = Strategies()
+        self.failure_hooks = FailureHooks()
 
     @property
     def audio(self) -> Registrar:
@@ -220,15 +222,27 @@ class HandlerRegistry:
         """
         return self.strategies.register(name)
 
+    def on_failure(self, hook: H) -> H:
+        """Call the decorated function with the Failure of each attempt that fails.
+
+        It hears of every job of the worker: what a handler or a middleware raised, data that does
+        not fit, a name that nobody handles, a child that failed its parent. It may be plain or
+        async; it runs in the event loop, before the failure is written, and for 5 s at most. What
+        it raises is logged, and changes nothing. A job that fails because its worker died has run
+        no code that could tell: it is in the log and in the metrics only.
+        """
+        return self.failure_hooks.register(hook)
+
     def include(self, other: HandlerRegistry) -> None:
         """Take over every handler of ``other``, or none: raises DuplicateHandler on a clash.
 
         Its lifespan and its middleware come with it, for its own handlers, and its backoff
-        strategies for all.
+        strategies and its ``on_failure`` functions for all.
         """
         for (queue, name), handler in other._handlers.items():
             self._check_free(queue, name, handler.function)
         self.strategies.include(other.strategies)
+        self.failure_hooks.include(other.failure_hooks)
         self._scopes.update(other._scopes)
         for key, handler in other._handlers.items():
             scopes = tuple(dict.fromkeys((self._scope, *handler.scopes)))
@@ -249,6 +263,7 @@ class HandlerRegistry:
         stage = HandlerRegistry()
         stage._handlers = {key: handler.staged(opened) for key, handler in self._handlers.items()}
         stage.strategies = self.strategies
+        stage.failure_hooks = self.failure_hooks
         return stage
 
     def find(self, queue: str, name: str) -> Handler | None:
