@@ -351,7 +351,7 @@ def test_a_thread_that_can_not_be_is_refused(
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        ((), {}, r'as in @handlers.audio\("generate-audio"\)'),
+        ((), {}, r'as in @handlers.'x'\("generate-audio"\)'),
         (("",), {}, "one or more job names"),
         ((7,), {}, "one or more job names.*7"),
         ((on_loop,), {}, "one or more job names"),
@@ -420,9 +420,9 @@ def test_a_handler_keeps_the_policy_of_its_jobs_as_bullmqs_options() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attempts": 0}, r"test_registry.on_loop:\d+: audio\(attempts=0\): expected 1 or more"),
-        ({"backoff": "fixed"}, r"audio\(backoff='fixed'\): expected Exponential"),
-        ({"keep_completed": "soon"}, r"audio\(keep_completed='soon'\)"),
+        ({"attempts": 0}, r"test_registry.on_loop:\d+: 'x'\(attempts=0\): expected 1 or more"),
+        ({"backoff": "fixed"}, r"'x'\(backoff='fixed'\): expected Exponential"),
+        ({"keep_completed": "soon"}, r"'x'\(keep_completed='soon'\)"),
     ],
 )
 def test_a_policy_that_can_not_be_is_refused_with_the_handlers_place(

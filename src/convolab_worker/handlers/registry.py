@@ -351,9 +351,7 @@ def _handler(
         key=f"{where}/{kind}/{queue or '*'}/{','.join(names)}",
         place=where,
         rate=_checked_rate(options.get("rate"), where),
-        defaults=job_options(
-            f"{where}: {kind}", {key: options.get(key) for key in JobPolicy.__annotations__}
-        ),
+        defaults=job_options(f"{where}: {names[0]!r}", _policy(options)),
         scopes=(scope,),
     )
 
@@ -375,7 +373,8 @@ def _job_type(
     except ConfigurationError:
         result = Unresolved(resolve)  # until somebody asks for it
     if declared is None:
-        policy: Any = {what: options.get(what) for what in JobPolicy.__annotations__}
+        policy: Any = _policy(options)
+        job_options(f"{place(function)}: {name!r}", policy)  # an error there names the handler
         made: JobType[Any, Any] = JobType(
             name, payload, result, queue=options.get("queue"), **policy
         )
@@ -391,6 +390,10 @@ def _job_type(
             )
             raise ConfigurationError(msg)
     return declared
+
+
+def _policy(options: HandlerOptions) -> dict[str, Any]:
+    return {what: options.get(what) for what in JobPolicy.__annotations__}
 
 
 def _with_declared(declared: JobType[Any, Any], options: HandlerOptions) -> HandlerOptions:
