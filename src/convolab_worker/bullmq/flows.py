@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
-from convolab_worker.bullmq.protocol.job_options import (
+from convolab_worker.bullmq.protocol.keywords import (
     FAILURE_OPTIONS,
     LIFE_MARK,
-    check_option,
+    Backoff,
+    Keep,
+    check_keyword,
+    check_size,
     job_options,
 )
 from convolab_worker.bullmq.script_runner import run_script
@@ -30,7 +33,10 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.records import ActiveJob
 
 OnFailure = Literal["fail", "ignore", "continue", "remove"]
-_CHECKED = ("name", "key", "queue", "attempts", "backoff", "delay", "priority", "on_failure")
+_OPTIONS = (
+    "attempts", "backoff", "delay", "priority", "keep_completed", "keep_failed", "lifo",
+    "keep_logs", "stack_trace_limit", "size_limit",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,8 @@ class Child:
     that one job asks for twice is one job. ``queue`` is the parent's own by default. ``on_failure``
     says what happens if the child fails for good: ``fail`` the parent, ``ignore`` the failure (the
     parent goes on when the others are done), ``continue`` the parent at once, or ``remove`` the
-    child from what the parent waits for. ``delay`` and ``backoff`` are seconds. Raises
-    ConfigurationError for values that can't be.
+    child from what the parent waits for. The others are those of JobOptions; BullMQ allows no
+    deduplication of children. Raises ConfigurationError for values that can't be.
     """
 
     name: str
@@ -50,14 +56,26 @@ class Child:
     queue: str | None = None
     key: str | None = None
     attempts: int | None = None
-    backoff: float | Mapping[str, Any] | None = None
+    backoff: Backoff | None = None
     delay: float | None = None
     priority: int | None = None
     on_failure: OnFailure = "fail"
+    keep_completed: Keep | None = None
+    keep_failed: Keep | None = None
+    lifo: bool | None = None
+    keep_logs: int | None = None
+    stack_trace_limit: int | None = None
+    size_limit: int | None = None
 
     def __post_init__(self) -> None:
-        for what in _CHECKED:
-            check_option("Child", what, self.result_key if what == "key" else getattr(self, what))
+        for what in ("name", "queue", "on_failure"):
+            check_keyword("Child", what, getattr(self, what))
+        check_keyword("Child", "key", self.result_key)
+        self.job_options()
+
+    def job_options(self) -> dict[str, Any]:
+        """BullMQ's job options of the child, without those that concern its parent."""
+        return job_options("Child", {what: getattr(self, what) for what in _OPTIONS})
 
     @property
     def result_key(self) -> str:
@@ -282,17 +300,13 @@ def _pairs(flat: list[str]) -> dict[str, str]:
 def _new_job(
     backend: Backend, parent: ActiveJob, job_id: str, child: Child, carried: Mapping[str, Any]
 ) -> NewJob:
-    options = job_options(
-        child.name,
-        delay=child.delay,
-        priority=child.priority,
-        attempts=child.attempts,
-        backoff=child.backoff,
-    )
+    data = encode_data(child.data, what=f"data of the child {child.result_key!r}")
+    options = child.job_options()
+    check_size(f"the child {child.result_key!r}", data, options)
     return NewJob(
         id=job_id,
         name=child.name,
-        data=encode_data(child.data, what=f"data of the child {child.result_key!r}"),
+        data=data,
         opts={child.failure_option: True, **carried, **options},
         parent=parent.id,
         parent_queue=backend.keys[parent.queue].base.removesuffix(":"),
