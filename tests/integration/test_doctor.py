@@ -116,7 +116,8 @@ async def test_schedules_that_stand_still_and_queues_that_give_no_job_are_found(
         ("over", now - 60_000, {"pattern": "* * * * *", "limit": "2", "ic": "2"}),
     ):
         await redis.zadd("bull:jobs:repeat", {name: round(due)})
-        await redis.hset(f"bull:jobs:repeat:{name}", mapping={"name": "n", **fields})
+        for field, value in fields.items():
+            await redis.hset(f"bull:jobs:repeat:{name}", field, value)
     await redis.hset("bull:jobs:meta", mapping={"paused": "1"})
 
     code, found = await patient.examine()
