@@ -351,7 +351,7 @@ def test_a_thread_that_can_not_be_is_refused(
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        ((), {}, r'as in @handlers.'x'\("generate-audio"\)'),
+        ((), {}, r'as in @handlers.audio\("generate-audio"\)'),
         (("",), {}, "one or more job names"),
         ((7,), {}, "one or more job names.*7"),
         ((on_loop,), {}, "one or more job names"),
