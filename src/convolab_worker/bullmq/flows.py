@@ -22,9 +22,10 @@ from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from convolab_worker.bullmq.backend import Backend
+    from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
 
 OnFailure = Literal["fail", "ignore", "continue", "remove"]
@@ -87,17 +88,20 @@ def check_keys(children: Iterable[object]) -> tuple[Child, ...]:
 
 
 def not_ended(children: Iterable[Child], ended: Iterable[str]) -> list[Child]:
-    """Returns those of ``children`` whose keys are not among those that have ``ended``.
+    """Returns those of ``children`` whose keys are not among those that have ``ended``."""
+    known = {*ended}
+    return [child for child in children if child.result_key not in known]
 
-    Raises ConvolabWorkerError if all of them have ended: the handler would ask for them for ever.
+
+def all_had_ended(children: Iterable[Child]) -> ConvolabWorkerError:
+    """Returns why a handler fails that asks for children which had ended before it began.
+
+    It would ask for them for ever.
     """
-    asked = list(children)
-    left = [child for child in asked if child.result_key not in {*ended}]
-    if not left:
-        keys = ", ".join(child.result_key for child in asked)
-        msg = f"enqueue_children: all of them have ended ({keys}): see children_results() first"
-        raise ConvolabWorkerError(msg)
-    return left
+    keys = ", ".join(child.result_key for child in children)
+    return ConvolabWorkerError(
+        f"enqueue_children: all of them have ended ({keys}): see children_results() first"
+    )
 
 
 def child_id(parent_id: str, key: str, attempt: int) -> str:
@@ -134,22 +138,33 @@ def _key_and_attempt(parent_id: str, job_key: str) -> tuple[str, int]:
     return key, int(attempt) if attempt.isdecimal() else 1
 
 
-async def enqueue(
-    backend: Backend, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
-) -> None:
-    """Adds those of ``children`` that have not ended yet; a child that is there is left alone.
+async def left_to_add(
+    backend: Backend, parent: ActiveJob, children: Sequence[Child]
+) -> list[Child]:
+    """Returns those of ``children`` that have not ended; one that waits or runs is among them.
 
-    ``carried`` are options that they get in addition to their own. Raises ConvolabWorkerError if
-    all of them have ended.
+    Nothing is asked on behalf of a parent that can't have added any.
     """
-    asked = list(children)
-    if parent.starts > 1:
-        processed, failed = await _ended(backend, parent)
-        asked = not_ended(asked, by_key(parent.id, {**failed, **processed}))
-        asked = [child for child in asked if not await _has_failed(backend, parent, child)]
-    for child in asked:
-        job = _new_job(backend, parent, child, carried)
-        await producer.add(backend.connection, backend.keys_of(child.queue or parent.queue), job)
+    if parent.starts == 1 and not parent.has_asked:
+        return list(children)
+    processed, failed = await _ended(backend, parent)
+    left = not_ended(children, by_key(parent.id, {**failed, **processed}))
+    gone = await asyncio.gather(*[_has_failed(backend, parent, child) for child in left])
+    return [child for child, has_failed in zip(left, gone, strict=True) if not has_failed]
+
+
+def pipelines(
+    backend: Backend, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
+) -> Iterator[list[tuple[QueueKeys, NewJob]]]:
+    """Yields the children as new jobs, in lists that ``producer.add_all`` adds at once.
+
+    ``carried`` are options that they get in addition to their own. Each list is made when it is
+    asked for. A child that is there is left alone by the script that adds it.
+    """
+    return producer.pipelines(
+        (backend.keys_of(child.queue or parent.queue), _new_job(backend, parent, child, carried))
+        for child in children
+    )
 
 
 async def _has_failed(backend: Backend, parent: ActiveJob, child: Child) -> bool:

@@ -11,12 +11,15 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConvolabWorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
 
 _PARENT_MISSING, _PARENT_REPLACED = -5, -7
+# A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
+MOST_JOBS = 500
+_MOST_DATA = 2**22
 
 
 async def add(connection: Connection, keys: QueueKeys, job: NewJob) -> str:
@@ -26,6 +29,22 @@ async def add(connection: Connection, keys: QueueKeys, job: NewJob) -> str:
     """
     call = add_job(keys, job, now_ms())
     return _added(keys, job, await run_script(connection, Purpose.ENQUEUE, call))
+
+
+def pipelines(
+    jobs: Iterable[tuple[QueueKeys, NewJob]],
+) -> Iterator[list[tuple[QueueKeys, NewJob]]]:
+    """Yields the jobs in lists, each of which ``add_all`` adds in one pipeline of bounded size."""
+    batch: list[tuple[QueueKeys, NewJob]] = []
+    size = 0
+    for keys, job in jobs:
+        size += len(job.data)
+        if batch and (len(batch) == MOST_JOBS or size > _MOST_DATA):
+            yield batch
+            batch, size = [], len(job.data)
+        batch.append((keys, job))
+    if batch:
+        yield batch
 
 
 async def add_all(connection: Connection, jobs: Sequence[tuple[QueueKeys, NewJob]]) -> list[str]:

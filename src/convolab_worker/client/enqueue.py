@@ -36,9 +36,6 @@ KEYWORDS = (
 
 # As many as a UUID has, which would take longer to make.
 _ID_BYTES = 16
-# A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
-_MOST_JOBS = 500
-_MOST_DATA = 2**22
 
 
 def new_job(name: str, data: Any = None, *, job_id: str | None = None, **options: Any) -> NewJob:
@@ -61,7 +58,7 @@ async def new_jobs(
     """Return the jobs of those mappings, each checked; an error names the job's place from 0."""
     jobs = []
     for place, keywords in enumerate(given):
-        if place % _MOST_JOBS == _MOST_JOBS - 1:
+        if place % producer.MOST_JOBS == producer.MOST_JOBS - 1:
             await asyncio.sleep(0)  # thousands take a while, in which other tasks must run
         try:
             jobs.append(_one_of_many(dict(keywords), keys_of))
@@ -104,22 +101,11 @@ async def add_many(
     is called with each pipeline before any of its jobs can be there.
     """
     ids: list[str] = []
-    while len(ids) < len(jobs):
-        batch = pipeline(jobs, len(ids))
+    for batch in producer.pipelines(jobs):
         on_send(batch)
         send = functools.partial(producer.add_all, jobs=batch)
         ids += await _sent(session, len(batch), sum(len(job.data) for _, job in batch), send)
     return ids
-
-
-def pipeline(jobs: list[tuple[QueueKeys, NewJob]], start: int) -> list[tuple[QueueKeys, NewJob]]:
-    """Return the jobs from ``start`` on that go into one pipeline: at least one."""
-    size = 0
-    for end in range(start, min(start + _MOST_JOBS, len(jobs))):
-        size += len(jobs[end][1].data)
-        if size > _MOST_DATA and end > start:
-            return jobs[start:end]
-    return jobs[start : start + _MOST_JOBS]
 
 
 async def _sent(

@@ -9,11 +9,11 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.flows import Child, not_ended
+from convolab_worker.bullmq.flows import Child, all_had_ended, not_ended
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
 from convolab_worker.bullmq.protocol.job_options import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
+from convolab_worker.errors import ConfigurationError, JobFailed
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.payloads.encode import encode_data, encode_json
 from convolab_worker.settings import Settings
@@ -159,10 +159,10 @@ def _settled(outcome: Outcome, job: ActiveJob, recorder: _Recorder) -> Outcome:
     """Turn a wait for children that have all ended into a failure, as a worker does."""
     ended = recorder.ended
     if isinstance(outcome, AwaitsChildren) and ended:
-        try:
-            return AwaitsChildren(tuple(not_ended(outcome.children, ended)))
-        except ConvolabWorkerError as error:
-            return failure(error, job, lambda: 0.0)
+        left = tuple(not_ended(outcome.children, ended))
+        if not left:
+            return failure(all_had_ended(outcome.children), job, lambda: 0.0)
+        return AwaitsChildren(left)
     return outcome
 
 

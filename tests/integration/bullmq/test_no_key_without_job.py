@@ -122,7 +122,7 @@ async def await_children(ours: BackendOfWorker, job: ActiveJob) -> None:
 async def enqueue_children(ours: BackendOfWorker, job: ActiveJob) -> None:
     """Add a child."""
     with pytest.raises(ConvolabWorkerError, match="parent 1 .* is not there"):
-        await flows.enqueue(ours.backend, job, [Child("part")], {})
+        await ours.add_children(job, [Child("part")])
 
 
 async def drop_children(ours: BackendOfWorker, job: ActiveJob) -> None:
@@ -190,7 +190,7 @@ async def test_a_parent_that_is_gone_is_not_told_of_its_childs_failure(
     await ours.run(call)
     await ours.redis.delete(ours.keys.job("1"))
 
-    await flows.enqueue(ours.backend, job, [Child("part")], {})
+    await ours.add_children(job, [Child("part")])
 
     assert await ours.redis.exists(f"{ours.keys.job('1')}:failed") == 0
 

@@ -263,6 +263,6 @@ async def test_results_of_children_that_are_no_json_do_not_stop_the_next_asking(
     parent = ours.keys.job("1")
     await ours.redis.hset(f"{parent}:processed", f"{ours.keys.base}1.a", "no json")
 
-    await flows.enqueue(ours.backend, job, [flows.Child("a"), flows.Child("b")], {})
+    left = await flows.left_to_add(ours.backend, job, [flows.Child("a"), flows.Child("b")])
 
-    assert await ours.redis.smembers(f"{parent}:dependencies") == {ours.keys.job("1.b")}
+    assert [child.result_key for child in left] == ["b"]

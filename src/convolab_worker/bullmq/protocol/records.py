@@ -23,6 +23,8 @@ class ActiveJob:
     Times are milliseconds since the epoch, as BullMQ writes them. ``problem`` says what of the
     hash could not be understood; such a job can only be failed. ``starts`` counts how often a
     worker has fetched it, this time included; ``stalls`` how often a worker was found to have died.
+    ``has_asked`` says that this worker has added children for it; ``ended_before`` are the keys of
+    those that had ended when its handler was called again.
     """
 
     queue: str
@@ -42,6 +44,8 @@ class ActiveJob:
     stacktrace: bytes = b"[]"
     stalls: int = 0
     problem: str | None = None
+    has_asked: bool = False
+    ended_before: frozenset[str] = frozenset()
 
     @property
     def attempt(self) -> int:
