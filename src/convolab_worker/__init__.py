@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.flows import Child
+    from convolab_worker.bullmq.protocol.keywords import (
+        Deduplication,
+        Exponential,
+        Fixed,
+        JobOptions,
+    )
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
@@ -23,12 +29,16 @@ if TYPE_CHECKING:
 __all__ = [
     "CallNext",
     "Child",
+    "Deduplication",
     "DrainResult",
+    "Exponential",
     "FailedAttempt",
+    "Fixed",
     "HandlerRegistry",
     "Job",
     "JobClient",
     "JobEvent",
+    "JobOptions",
     "JobStatus",
     "Settings",
     "Worker",
@@ -37,12 +47,16 @@ __all__ = [
 _MODULES = {
     "CallNext": "handlers.middleware",
     "Child": "bullmq.flows",
+    "Deduplication": "bullmq.protocol.keywords",
     "DrainResult": "worker.worker",
+    "Exponential": "bullmq.protocol.keywords",
     "FailedAttempt": "handlers.retry",
+    "Fixed": "bullmq.protocol.keywords",
     "HandlerRegistry": "handlers.registry",
     "Job": "handlers.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
+    "JobOptions": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
     "Settings": "settings",
     "Worker": "worker.worker",

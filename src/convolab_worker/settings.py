@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from convolab_worker._setting_types import (
     Choice,
     Duration,
+    KeptJobs,
     Kind,
     Names,
     Rate,
@@ -130,6 +131,14 @@ class Settings:
         8.0,
         Duration(0.0, 3600.0),
         "how long jobs may still run after SIGTERM before they go back to their queues",
+    )
+    keep_completed: str | None = _option(
+        None,
+        KeptJobs(),
+        "how many completed jobs are kept, of jobs that say nothing: 1000, 1h, 1000/1d or none",
+    )
+    keep_failed: str | None = _option(
+        None, KeptJobs(), "the same for failed jobs; BullMQ keeps them all, if unset"
     )
     progress_interval: float = _option(
         1.0,

@@ -13,10 +13,14 @@ from typing import Any, TypedDict, assert_type
 from convolab_worker import (
     CallNext,
     Child,
+    Deduplication,
     DrainResult,
+    Exponential,
+    Fixed,
     HandlerRegistry,
     Job,
     JobClient,
+    JobOptions,
     JobStatus,
     Settings,
     Worker,
@@ -118,6 +122,12 @@ async def two_arguments(job: Job[Any], more: int) -> None: ...
 async def no_job(job: int) -> None: ...
 
 
+@handlers.audio("retried", attempts=5, backoff=Exponential(2, longest=60), keep_completed="1000/1d")
+async def retried(job: Job[Any]) -> None: ...
+
+
+handlers.audio("x", backoff=5, keep_failed=10)
+handlers.audio("x", backoff=[5])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 handlers.audio("x", timout=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 handlers.audio("x", timeout="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -153,6 +163,9 @@ async def use(job: Job[Any], call_next: CallNext) -> None:
         assert_type(running, Worker)
         assert_type(await client.enqueue("x", {"a": 1}, delay=3), str)
         assert_type(await client.status("1"), JobStatus)
+        options: JobOptions = {"lifo": True, "deduplication": Deduplication("x", ttl=5)}
+        await client.enqueue("x", **options)
+        await client.enqueue("x", backoff=Fixed(5), keep_failed="none")
         await client.enqueue("x", dealy=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 

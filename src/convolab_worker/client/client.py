@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
 
     from convolab_worker.bullmq.protocol.client_calls import NewJob
+    from convolab_worker.bullmq.protocol.keywords import JobOptions
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
 
@@ -62,30 +63,18 @@ class JobClient:
         *,
         queue: str | None = None,
         job_id: str | None = None,
-        delay: float | None = None,
-        priority: int | None = None,
-        attempts: int | None = None,
-        backoff: float | Mapping[str, Any] | None = None,
-        deduplication_id: str | None = None,
+        **options: Unpack[JobOptions],
     ) -> str:
         """Add a job and return its id at once; the worker service is woken in the background.
 
-        ``queue`` is the settings' first by default. ``delay`` and ``backoff`` (fixed) are seconds;
-        ``backoff`` may also be BullMQ's own object, in milliseconds. ``job_id`` makes adding
-        idempotent: a job of that id that is there already is not added again; without it the job
-        gets one that no queue has. Raises ConfigurationError for options that can't be, and
-        InvalidResult if ``data`` is not JSON.
+        ``queue`` is the settings' first by default. ``job_id`` makes adding idempotent: a job of
+        that id that is there already is not added again; without it the job gets one that no queue
+        has. The other ``options`` are those of JobOptions: ``delay``, ``priority``, ``attempts``,
+        ``backoff``, ``keep_completed``, ``keep_failed``, ``lifo``, ``deduplication``,
+        ``keep_logs``, ``stack_trace_limit`` and ``size_limit``. Raises ConfigurationError for
+        options that can't be, and InvalidResult if ``data`` is not JSON.
         """
-        job = enqueue.new_job(
-            name,
-            data,
-            job_id=job_id,
-            delay=delay,
-            priority=priority,
-            attempts=attempts,
-            backoff=backoff,
-            deduplication_id=deduplication_id,
-        )
+        job, delay = enqueue.new_job(name, data, options, job_id=job_id), options.get("delay")
         keys, session = self._keys_of(queue), self._current_session()
         with self._tracing.adding(keys.queue, name) as carried:
             try:

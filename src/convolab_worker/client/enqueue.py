@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.protocol.client_calls import NewJob
-from convolab_worker.bullmq.protocol.job_options import checked_id, job_options
+from convolab_worker.bullmq.protocol.keywords import (
+    OPTION_KEYWORDS,
+    check_keyword,
+    check_size,
+    checked_id,
+    job_options,
+)
 from convolab_worker.errors import (
     ConfigurationError,
     InvalidResult,
@@ -28,27 +34,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KEYWORDS = (
-    "name", "data", "queue", "job_id", "delay", "priority", "attempts", "backoff",
-    "deduplication_id",
-)  # fmt: skip
+KEYWORDS = ("name", "data", "queue", "job_id", *OPTION_KEYWORDS)
 """What a job of ``enqueue_many`` may have: the keywords of ``enqueue``."""
 
 # As many as a UUID has, which would take longer to make.
 _ID_BYTES = 16
 
 
-def new_job(name: str, data: Any = None, *, job_id: str | None = None, **options: Any) -> NewJob:
-    """Return the job of those keywords, with an id of its own where none is given.
+def new_job(
+    name: str, data: Any, options: Mapping[str, Any], *, job_id: str | None = None
+) -> NewJob:
+    """Return the job of JobOptions' keywords, with an id of its own where none is given.
 
     Raises ConfigurationError for options that can't be, InvalidResult for data that is not JSON.
     """
-    opts = job_options(name, **options)
+    check_keyword("enqueue", "name", name)
+    opts = job_options("enqueue", options)
+    text = encode_data({} if data is None else data)
+    check_size(name, text, opts)
     return NewJob(
-        id=checked_id(job_id) or secrets.token_hex(_ID_BYTES),
-        name=name,
-        data=encode_data({} if data is None else data),
-        opts=opts,
+        id=checked_id(job_id) or secrets.token_hex(_ID_BYTES), name=name, data=text, opts=opts
     )
 
 
@@ -77,7 +82,9 @@ def _one_of_many(
         problem = f"unknown {unknown[0]!r}" if unknown else "no 'name'"
         msg = f"{problem}: expected a mapping with some of {', '.join(KEYWORDS)}"
         raise ConfigurationError(msg)
-    return keys_of(keywords.pop("queue", None)), new_job(**keywords)
+    keys = keys_of(keywords.pop("queue", None))
+    name, data, job_id = (keywords.pop(what, None) for what in ("name", "data", "job_id"))
+    return keys, new_job(name, data, keywords, job_id=job_id)
 
 
 def add(session: Session, keys: QueueKeys, job: NewJob) -> Coroutine[Any, Any, str]:

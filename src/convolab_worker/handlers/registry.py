@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from convolab_worker._setting_types import StartRate, parse_rate
+from convolab_worker.bullmq.protocol.keywords import JobPolicy, job_options
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
 from convolab_worker.handlers.functions import is_async, place
 from convolab_worker.handlers.job import Job
@@ -33,13 +34,15 @@ class Scope:
     middleware: list[Middleware] = field(default_factory=list)
 
 
-class HandlerOptions(TypedDict, total=False):
-    """How a handler is to be run.
+class HandlerOptions(JobPolicy, total=False):
+    """How a handler is to be run, and what counts for jobs whose own options say nothing.
 
     ``queue`` restricts it to one queue. ``timeout`` (seconds) ends a job that runs longer;
     ``concurrency`` is the most jobs of this handler at once in this worker. ``rate`` limits its
     starts in this worker, as in ``"30/m"``, ``"5/s"`` or ``"1/10s"``, spread evenly. A plain
     function runs in a thread of its own, and ``thread=True`` only says so.
+
+    ``attempts``, ``backoff``, ``keep_completed`` and ``keep_failed`` are those of JobPolicy.
     """
 
     queue: str | None
@@ -55,6 +58,7 @@ class Handler:
 
     ``timeout`` is in seconds, None for no limit; ``concurrency`` is the most jobs of this handler
     at once, None for the worker's own limit; ``queue`` is None for a handler of any queue.
+    ``defaults`` are BullMQ's job options for jobs whose own say nothing.
     ``scopes`` are those of the registries that it is in, the outermost first; ``middleware`` and
     ``resources`` are what they come to in one worker (see ``HandlerRegistry.staged``).
     """
@@ -70,6 +74,7 @@ class Handler:
     key: str
     place: str
     rate: StartRate | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     scopes: tuple[Scope, ...] = ()
     middleware: tuple[Middleware, ...] = ()
     resources: Any = None
@@ -259,6 +264,9 @@ def _handler(
         key=f"{where}/{kind}/{queue or '*'}/{','.join(names)}",
         place=where,
         rate=_checked_rate(options.get("rate"), where),
+        defaults=job_options(
+            f"{where}: {kind}", {key: options.get(key) for key in JobPolicy.__annotations__}
+        ),
         scopes=(scope,),
     )
 

@@ -168,8 +168,7 @@ class JobCompleter:
         if isinstance(outcome, Lost):
             raise LockLost(outcome.reason)
         if isinstance(outcome, AwaitsChildren):
-            await self._add_children(held, outcome)
-            return await self._await_children(job, outcome)
+            return await self._await_children(held, outcome)
         await self._backend.return_to_queue(job)
         return Completion(outcome)
 
@@ -187,24 +186,20 @@ class JobCompleter:
             job.has_asked, is_first = True, False
             await producer.add_all(self._backend.connection, batch)
 
-    async def _await_children(self, job: ActiveJob, outcome: AwaitsChildren) -> Completion:
-        """Move the job to waiting-children; where no child is pending, its handler runs again.
-
-        Children may end between the start of their parent's handler and its asking for them. A
-        handler that was called again since they had all ended, and asks for them all the same,
-        would do so for ever.
-        """
-        if await self._backend.await_children(job):
-            return Completion(outcome)
-        if not await reconcile.holds(self._backend, job):
-            # A write before this one was executed, and the children have ended since.
-            msg = "the job was moved on by a write whose answer was lost"
-            raise LockLost(msg, ran_out=True)
-        asked = frozenset(child.result_key for child in outcome.children)
-        if asked <= job.ended_before:
-            raise flows.all_had_ended(outcome.children)
-        job.ended_before |= asked
-        return Completion(outcome, rerun=True)
+    async def _await_children(self, held: JobInHand, outcome: AwaitsChildren) -> Completion:
+        job = held.job
+        for _ in range(2):
+            await self._add_children(held, outcome)
+            if await self._backend.await_children(job):
+                return Completion(outcome)
+            if not await reconcile.holds(self._backend, job):
+                # A write before this one was executed, and the children have ended since.
+                msg = "the job was moved on by a write whose answer was lost"
+                raise LockLost(msg, ran_out=True)
+            if await flows.have_ended(self._backend, job, outcome.children):
+                return Completion(outcome, rerun=True)
+        # Twice there was nothing to wait for, and nothing had ended: it would go round for ever.
+        raise flows.nothing_to_wait_for(outcome.children, ())
 
     def _call(self, job: ActiveJob, outcome: Outcome, *, fetch_next: bool) -> Call:
         at_ms, transitions = now_ms(), self._backend.transitions[job.queue]

@@ -20,16 +20,18 @@ from convolab_worker.bullmq.outcome import (
     Postponed,
     Returned,
 )
+from convolab_worker.bullmq.protocol.job_options import Defaults
 from convolab_worker.errors import HandlerNotFound, RedisUnavailable
 from convolab_worker.telemetry.metrics import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
 from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
+from convolab_worker.worker.execution.threads import HandlerThreads
 from convolab_worker.worker.locks import HeldLock
 from convolab_worker.worker.watchdog import innermost
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.job import JobReporter
@@ -48,6 +50,7 @@ _LABELS = {
     Lost: "lost",
 }
 _FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
+NO_OPTIONS: Mapping[str, Any] = {}
 NO_HANDLER = "(no handler)"
 """Stands for the handler, and the kind, of a job whose name nobody handles."""
 
@@ -72,6 +75,7 @@ class JobExecutor:
     """Runs jobs with ``handlers``, and keeps the register of those in hand.
 
     ``report_to`` makes a job's reporter; ``child_reason`` completes the text of a deferred failure.
+    ``defaults`` are options for jobs of which neither they nor their handler say anything.
     """
 
     def __init__(
@@ -82,13 +86,17 @@ class JobExecutor:
         stack_reports: StackReports,
         child_reason: Callable[[str], Awaitable[str]],
         tracing: Tracing = NO_TRACING,
+        defaults: Mapping[str, Any] = NO_OPTIONS,
     ) -> None:
         self._handlers = handlers
+        self._defaults = defaults
+        self._completed_by: dict[str, Defaults] = {}  # by the handler's key
         self._report_to = report_to
         self.metrics = metrics
         self.stack_reports = stack_reports
         self._child_reason = child_reason
         self._tracing = tracing
+        self._threads = HandlerThreads()
         self.jobs: set[JobInHand] = set()
         self._log = structlog.get_logger("convolab_worker").bind()
         # Two lines a job that nobody reads are not even put together.
@@ -98,14 +106,28 @@ class JobExecutor:
     def use(self, handlers: HandlerRegistry) -> None:
         """Run jobs with these handlers from now on: those whose lifespans are open."""
         self._handlers = handlers
+        self._completed_by.clear()
+
+    def close(self) -> None:
+        """End what ran handlers outside the loop; what still runs ends by itself."""
+        self._threads.close()
 
     # the register
 
     def receive(self, job: ActiveJob, renewed_at: float) -> JobInHand:
         """Register a job whose lock was set or renewed at ``renewed_at`` (monotonic)."""
         held = JobInHand(job, renewed_at, handler=self._handlers.find(job.queue, job.name))
+        job.policy = self._defaults_of(held).complete(job.opts)
         self.jobs.add(held)
         return held
+
+    def _defaults_of(self, held: JobInHand) -> Defaults:
+        """What is said for the job by its handler and, where that says nothing, by the worker."""
+        found = self._completed_by.get(held.handler_key)
+        if found is None:
+            own = NO_OPTIONS if held.handler is None else held.handler.defaults
+            found = self._completed_by[held.handler_key] = Defaults({**self._defaults, **own})
+        return found
 
     def untrack(self, held: JobInHand) -> None:
         """The job is no longer ours; doing it again does nothing."""
@@ -155,7 +177,7 @@ class JobExecutor:
             self._log.info("job.started", **_names(held))
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
-        call = HandlerCall(job, handler)
+        call = HandlerCall(job, handler, self._threads)
         call.on_stuck = self._report_stuck
         held.call, held.reporter = call, reporter
         try:
