@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from convolab_worker.bullmq import flows, producer
 from convolab_worker.bullmq.backend import Backend, now_ms
-from convolab_worker.bullmq.flows import Child
+from convolab_worker.bullmq.flows import Child, ChildIds
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -56,6 +56,10 @@ class BackendOfWorker:
     async def run(self, call: Call) -> Any:
         """Run a call, as the one whose reply is then lost."""
         return await run_script(self.backend.connection, Purpose.COMPLETE, call)
+
+    def child_id(self, parent: ActiveJob, key: str) -> str:
+        """The id of the child that a job asks for by that key."""
+        return ChildIds.of(self.keys, parent).id_of(key)
 
     async def add_children(self, parent: ActiveJob, children: Sequence[Child]) -> None:
         """Add those children of a job that have not ended."""

@@ -183,7 +183,7 @@ async def test_a_parent_that_is_gone_is_not_told_of_its_childs_failure(
     await ours.add()
     job = await ours.fetched()
     job.starts = 2
-    child = NewJob(id="1.part", name="part", data="{}")
+    child = NewJob(id=ours.child_id(job, "part"), name="part", data="{}")
     await producer.add(ours.backend.connection, ours.keys, child)
     failed = await ours.fetched()
     call = ours.calls.finish(failed, target="failed", value="no", now_ms=1, fetch_next=False)
@@ -201,8 +201,9 @@ async def test_a_parent_that_is_there_is_told_of_its_childs_failure(
     """Whatever bytes the reason has."""
     await ours.add()
     job = await ours.fetched()
+    child = ours.keys.job(ours.child_id(job, "part"))
 
-    await ours.run(calls.add_failed_child(ours.keys, job, "bull:q:1.part", b"no \xff"))
+    await ours.run(calls.add_failed_child(ours.keys, job, child, b"no \xff"))
 
     assert await flows.failures(ours.backend, job) == {"part": "no �"}
 

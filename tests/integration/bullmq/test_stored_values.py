@@ -260,8 +260,8 @@ async def test_results_of_children_that_are_no_json_do_not_stop_the_next_asking(
     await ours.add()
     job = await ours.fetched()
     job.starts = 2
-    parent = ours.keys.job("1")
-    await ours.redis.hset(f"{parent}:processed", f"{ours.keys.base}1.a", "no json")
+    ended = ours.keys.job(ours.child_id(job, "a"))
+    await ours.redis.hset(f"{ours.keys.job('1')}:processed", ended, "no json")
 
     left = await flows.left_to_add(ours.backend, job, [flows.Child("a"), flows.Child("b")])
 
