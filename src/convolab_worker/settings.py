@@ -239,9 +239,15 @@ class Settings:
     )
     log_format: str = _option(
         "auto",
-        Choice(("auto", "json", "text")),
-        "auto is readable text on a terminal and JSON lines elsewhere",
+        Choice(("auto", "json", "google", "text")),
+        "auto is readable text on a terminal, google (JSON with severity, message and trace) on "
+        "Cloud Run, and JSON lines elsewhere",
         "LOG_FORMAT",
+    )
+    log_traceback: int = _option(
+        8000,
+        Whole(0, 1_000_000),
+        "how many characters of a failed job's traceback its log line has; 0 leaves it out",
     )
 
     def __post_init__(self) -> None:

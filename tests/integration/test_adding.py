@@ -153,5 +153,6 @@ async def test_large_jobs_go_in_small_pipelines(client: JobClient) -> None:
     ids = await client.enqueue_many(jobs)
 
     assert ids == ["job-0", "job-1", "job-2"]
-    new = [(QueueKeys("bull", "q"), enqueue.new_job(**job, options={})) for job in jobs]
-    assert [len(batch) for batch in producer.pipelines(new)] == [1, 1, 1]
+    new = await enqueue.additions(jobs, lambda _: QueueKeys("bull", "q"))
+    batches = producer.pipelines(new, lambda new: len(new.job.data))
+    assert [len(batch) for batch in batches] == [1, 1, 1]

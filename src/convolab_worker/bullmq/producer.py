@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.client_calls import NewJob, add_job
@@ -11,10 +11,12 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConvolabWorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
+
+T = TypeVar("T")
 
 _PARENT_MISSING, _PARENT_REPLACED = -5, -7
 # A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
@@ -31,18 +33,19 @@ async def add(connection: Connection, keys: QueueKeys, job: NewJob) -> str:
     return _added(keys, job, await run_script(connection, Purpose.ENQUEUE, call))
 
 
-def pipelines(
-    jobs: Iterable[tuple[QueueKeys, NewJob]],
-) -> Iterator[list[tuple[QueueKeys, NewJob]]]:
-    """Yields the jobs in lists, each of which ``add_all`` adds in one pipeline of bounded size."""
-    batch: list[tuple[QueueKeys, NewJob]] = []
+def pipelines(jobs: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yields the jobs in lists, each of which goes into one pipeline.
+
+    ``size_of`` tells how many characters of data a job has.
+    """
+    batch: list[T] = []
     size = 0
-    for keys, job in jobs:
-        size += len(job.data)
+    for job in jobs:
+        size += size_of(job)
         if batch and (len(batch) == MOST_JOBS or size > _MOST_DATA):
             yield batch
-            batch, size = [], len(job.data)
-        batch.append((keys, job))
+            batch, size = [], size_of(job)
+        batch.append(job)
     if batch:
         yield batch
 

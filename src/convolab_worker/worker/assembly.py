@@ -85,6 +85,7 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
             "Settings",
             {"keep_completed": settings.keep_completed, "keep_failed": settings.keep_failed},
         ),
+        log_traceback=settings.log_traceback,
     )
     keeper = LockKeeper(
         route,

@@ -16,6 +16,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from structlog.contextvars import bind_contextvars
+
 from convolab_worker.bullmq.outcome import (
     Failed,
     Lost,
@@ -122,6 +124,7 @@ class HandlerCall:
 
     async def _call(self) -> None:
         self._began = True
+        self._bind_context()
         handler = self._handler
         try:
             if handler.middleware:
@@ -139,6 +142,7 @@ class HandlerCall:
     ) -> None:
         """Call the handler in a thread; ``finish`` hears of its value or error, in the loop."""
         context = contextvars.copy_context()
+        context.run(self._bind_context)
 
         def call() -> Any:
             return context.run(self._handler.function, job)
@@ -152,6 +156,11 @@ class HandlerCall:
                 self._loop.call_soon_threadsafe(ended, value, error)
 
         self._thread = self._threads.call(f"job {self._job.id}", call, tell)
+
+    def _bind_context(self) -> None:
+        """Name the job in every line that is logged while it runs, by whatever library."""
+        job = self._job
+        bind_contextvars(job_id=job.id, job_name=job.name, queue=job.queue, attempt=job.attempt)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self._value, self.error = value, error
@@ -236,7 +245,12 @@ class HandlerCall:
     def names(self) -> dict[str, Any]:
         """What names the handler and its job in a report."""
         handler, job = self._handler, self._job
-        return {"handler": handler.place, "job_id": job.id, "name": job.name, "queue": job.queue}
+        return {
+            "handler": handler.place,
+            "job_id": job.id,
+            "job_name": job.name,
+            "queue": job.queue,
+        }
 
     def blame(self, error: BaseException) -> str | None:
         """The middleware that raised ``error``, where one did."""
