@@ -203,7 +203,7 @@ async def added_in(
     @handlers.course("course")
     async def course(job: Job[Any]) -> None:
         nonlocal asked_at
-        parts = [Child("part", {"line": n}, queue="parts", key=f"line-{n}") for n in range(children)]
+        parts = [Child("part", n, queue="parts", key=f"line-{n}") for n in range(children)]
         asked_at = time.monotonic()
         await job.enqueue_children(parts)
 
