@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.client.queues import QueueStatus
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.registry import HandlerRegistry
@@ -30,6 +31,7 @@ __all__ = [
     "JobClient",
     "JobEvent",
     "JobStatus",
+    "QueueStatus",
     "Settings",
     "Worker",
 ]
@@ -44,6 +46,7 @@ _MODULES = {
     "JobClient": "client.client",
     "JobEvent": "client.events",
     "JobStatus": "client.job_status",
+    "QueueStatus": "client.queues",
     "Settings": "settings",
     "Worker": "worker.worker",
 }
