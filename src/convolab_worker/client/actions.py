@@ -15,11 +15,13 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import JobNotFound, WrongState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
+
+    QueuesOf = Callable[[str], Sequence[QueueKeys]]  # where a job of that id may be
 
 Jobs = str | JobStatus | Iterable[str | JobStatus] | AsyncIterable[str | JobStatus]
 """One job, or several: each by its id, or as ``JobClient.jobs`` gives it."""
@@ -93,14 +95,14 @@ class Action:
             raise WrongState(msg)
 
 
-async def act(session: Session, queues: Sequence[QueueKeys], jobs: Jobs, action: Action) -> int:
+async def act(session: Session, queues_of: QueuesOf, jobs: Jobs, action: Action) -> int:
     """Do that to one job, or to several in pipelines; return to how many it was done.
 
     Raises JobNotFound or WrongState for one job. Of several, those that are gone, or are not in a
     fitting state (any more), are passed over.
     """
     if isinstance(jobs, str):
-        _, jobs = await find_job(session, queues, jobs)
+        _, jobs = await find_job(session, queues_of(jobs), jobs)
     if isinstance(jobs, JobStatus):
         await action.run_on_one(session, seen(jobs))
         return 1
@@ -108,9 +110,9 @@ async def act(session: Session, queues: Sequence[QueueKeys], jobs: Jobs, action:
     async for job in _each(jobs):
         batch.append(job)
         if len(batch) == BATCH:
-            done += await _act_on_batch(session, queues, batch, action)
+            done += await _act_on_batch(session, queues_of, batch, action)
             batch = []
-    return done + await _act_on_batch(session, queues, batch, action)
+    return done + await _act_on_batch(session, queues_of, batch, action)
 
 
 async def _each(
@@ -125,21 +127,19 @@ async def _each(
 
 
 async def _act_on_batch(
-    session: Session, queues: Sequence[QueueKeys], batch: Sequence[str | JobStatus], action: Action
+    session: Session, queues_of: QueuesOf, batch: Sequence[str | JobStatus], action: Action
 ) -> int:
-    places = await asyncio.gather(*[_place(session, queues, job) for job in batch])
+    places = await asyncio.gather(*[_place(session, queues_of, job) for job in batch])
     there = [place for place in places if place is not None]
     outcomes = await action.run(await session.open(), there)
     return outcomes.count(DONE)
 
 
-async def _place(
-    session: Session, queues: Sequence[QueueKeys], job: str | JobStatus
-) -> Seen | None:
+async def _place(session: Session, queues_of: QueuesOf, job: str | JobStatus) -> Seen | None:
     if isinstance(job, JobStatus):
         return seen(job)
     try:
-        _, status = await find_job(session, queues, job)
+        _, status = await find_job(session, queues_of(job), job)
     except JobNotFound:
         return None
     return seen(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -78,7 +79,7 @@ class Operations:
     async def logs(self, job_id: str, queue: str | None = None) -> list[str]:
         """Return the rows of the job's log, the oldest first. Raises JobNotFound."""
         session = self._current_session()
-        keys, _ = await find_job(session, self._queues(queue), job_id)
+        keys, _ = await find_job(session, self._queues(queue, job_id), job_id)
         connection = await session.open()
         rows = await connection.call(Purpose.STATUS, "LRANGE", f"{keys.job(job_id)}:logs", 0, -1)
         return [row.decode("utf-8", "replace") for row in rows]
@@ -116,7 +117,7 @@ class Operations:
         session = self._current_session()
         action = actions.Action(kind, self.settings.prefix, reset_attempts)
         try:
-            return await actions.act(session, self._queues(queue), jobs, action)
+            return await actions.act(session, partial(self._queues, queue), jobs, action)
         finally:  # also for the jobs before one that could not be retried
             if kind != "remove":
                 self._wake(session, {None})
@@ -165,7 +166,7 @@ class Operations:
     def _current_session(self) -> Session:
         raise NotImplementedError
 
-    def _queues(self, queue: str | None) -> list[QueueKeys]:
+    def _queues(self, queue: str | None, job_id: str = "") -> list[QueueKeys]:
         raise NotImplementedError
 
     def _keys_of(self, queue: str | None) -> QueueKeys:
