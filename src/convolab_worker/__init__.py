@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.flows import Child
+    from convolab_worker.bullmq.job_id import JobId
+    from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import (
         Deduplication,
         Exponential,
@@ -40,8 +42,10 @@ __all__ = [
     "Job",
     "JobClient",
     "JobEvent",
+    "JobId",
     "JobOptions",
     "JobStatus",
+    "JobType",
     "Settings",
     "Worker",
 ]
@@ -59,8 +63,10 @@ _MODULES = {
     "Job": "handlers.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
+    "JobId": "bullmq.job_id",
     "JobOptions": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
+    "JobType": "bullmq.job_type",
     "Settings": "settings",
     "Worker": "worker.worker",
 }

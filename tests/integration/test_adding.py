@@ -152,5 +152,5 @@ async def test_large_jobs_go_in_small_pipelines(client: JobClient) -> None:
     ids = await client.enqueue_many(jobs)
 
     assert ids == ["job-0", "job-1", "job-2"]
-    new = [(QueueKeys("bull", "q"), enqueue.new_job(**job, options={})) for job in jobs]
+    new = await enqueue.additions(jobs, lambda _: QueueKeys("bull", "q"))
     assert [len(enqueue.pipeline(new, start)) for start in range(3)] == [1, 1, 1]
