@@ -38,6 +38,7 @@ def add_flags(command: Parser) -> None:
     command.add_argument(
         "--deduplication", metavar="ID", help="add no job while one with this has not ended"
     )
+    command.add_argument("--json", action="store_true", help="print JSON instead of the id")
     flags.add_settings(command, *flags.CONNECTING)
 
 
@@ -74,7 +75,7 @@ async def _enqueue(settings: Settings, data: Any, given: argparse.Namespace) -> 
         if given.wait:
             remark(f"job {job_id} is on {queue}")
             return await _wait(client, job_id, queue, given.timeout)
-        result(job_id)
+        result(as_json({"id": job_id, "queue": queue}) if given.json else job_id)
         if not await client.wake_heard(WAKE_SECONDS):
             remark(f"job {job_id} is on {queue}, but the worker service was not woken")
         return 0
