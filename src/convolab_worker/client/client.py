@@ -11,7 +11,8 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import enqueue, job_status
 from convolab_worker.client.job_status import JobStatus, find_job
 from convolab_worker.client.session import Session
-from convolab_worker.connection.address import Address, Route
+from convolab_worker.connection.route import Route
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import (
     ConfigurationError,
@@ -50,7 +51,7 @@ class JobClient:
         self.settings = settings
         self.counter = CommandCounter()
         self._known_queues: dict[str, QueueKeys] = {}
-        self._route = Route(Address.parse(settings.redis_url))
+        self._route = Route(ServerSource.of(settings), is_cluster="{" in settings.prefix)
         self._session: Session | None = None
         self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)
