@@ -173,7 +173,8 @@ async def test_a_client_of_redis_py_says_where_the_sentinels_are(
     sentinels: SentinelProcesses, queue_name: str
 ) -> None:
     """Settings.from_redis takes all that a master_for has, and none of its connections."""
-    known = Sentinel(
+    kind: Any = Sentinel
+    known = kind(
         [("127.0.0.1", port) for port in sentinels.ports],
         sentinel_kwargs={"password": "made-up"},
     )

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -32,7 +32,7 @@ class Replicas:
         self._options = {**_OPTIONS, **(options or {})}
         self._stack = ExitStack()
         self.servers: list[EmbeddedServer] = []
-        self.clients: list[Redis] = []
+        self.clients: list[Any] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -88,7 +88,7 @@ class SentinelProcesses:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stack = ExitStack()
         self.ports: list[int] = []
-        self.clients: list[Redis] = []
+        self.clients: list[Any] = []
 
     @property
     def nodes(self) -> str:

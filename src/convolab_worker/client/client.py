@@ -51,7 +51,7 @@ class JobClient:
         self.settings = settings
         self.counter = CommandCounter()
         self._known_queues: dict[str, QueueKeys] = {}
-        self._route = Route(ServerSource.of(settings), is_cluster="{" in settings.prefix)
+        self._route = Route(ServerSource.of(settings), prefix=settings.prefix)
         self._session: Session | None = None
         self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)

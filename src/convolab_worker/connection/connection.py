@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
                         identify=self._identify,
                         name=self.client_name,
                         stale=self._stale,
-                        check_writes=route.is_doubted,
+                        written_key=route.probed_key if route.is_doubted else None,
                         learn_nodes=route.is_cluster and self._identify,
                     ),
                 )

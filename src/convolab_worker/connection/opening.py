@@ -26,8 +26,8 @@ _KEEPALIVE_USER_TIMEOUT_MS = 30_000
 # So long one address of a name has for its answer before the next one is tried as well.
 _NEXT_ADDRESS_SECONDS = 0.25
 _IPV4 = 4
-# Changes nothing, whatever key it names, and is refused wherever a write would be.
-_HARMLESS_WRITE = ("PERSIST", "convolab_worker:can-you-write")
+# Changes nothing where its key is not there, and is refused wherever a write would be.
+_HARMLESS_WRITE = "PERSIST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +120,14 @@ class Handshake:
     """What a new connection says first. Each part is one billed command.
 
     ``identify`` asks how the server names the connection, ``name`` gives it a name, ``stale`` is an
-    earlier connection, which is killed on the server. ``check_writes`` asks whether the server can
-    serve, and ``learn_nodes`` where a cluster's nodes are.
+    earlier connection, which is killed on the server. ``written_key``, which nobody has, is for
+    asking whether the server can serve, and ``learn_nodes`` for asking where a cluster's nodes are.
     """
 
     identify: bool
     name: str | None = None
     stale: ClientIdentity | None = None
-    check_writes: bool = False
+    written_key: str | None = None
     learn_nodes: bool = False
 
 
@@ -155,8 +155,8 @@ async def shake_hands(
     if wanted.stale is not None:
         which = ("ID", wanted.stale.id, "ADDR", wanted.stale.address)
         kill = call(Purpose.CONNECT, "CLIENT", "KILL", *which)
-    if wanted.check_writes:
-        write = call(Purpose.CONNECT, *_HARMLESS_WRITE)
+    if wanted.written_key is not None:
+        write = call(Purpose.CONNECT, _HARMLESS_WRITE, wanted.written_key)
     if wanted.learn_nodes:
         nodes = call(Purpose.CONNECT, "CLUSTER", "SLOTS")
     optional = [answer for answer in (info, kill, write, nodes) if answer is not None]

@@ -33,15 +33,16 @@ class Traveller(Protocol):
 class Route:
     """Where the server is now: in a cluster the node that has the keys, elsewhere the source's.
 
-    ``address`` is where the last connection went. ``epoch`` counts how often the server was found
-    unable to serve; until a connection has seen one that can, each has to check. Connections of
-    several threads may share a route.
+    ``address`` is where the last connection went. A key ``prefix`` with a hash tag is for a
+    cluster. ``epoch`` counts how often the server was found unable to serve; until a connection has
+    seen one that can, each has to check. Connections of several threads may share a route.
     """
 
-    def __init__(self, source: ServerSource | Address, *, is_cluster: bool = False) -> None:
+    def __init__(self, source: ServerSource | Address, *, prefix: str = "convolab_worker") -> None:
         self.source = source if isinstance(source, ServerSource) else ServerSource(source)
         self.address = self.source.address
-        self.is_cluster = is_cluster
+        self.is_cluster = "{" in prefix
+        self.probed_key = f"{prefix}:can-you-write"
         self._node: tuple[str, int] | None = None
         self._nodes: deque[tuple[str, int]] = deque()
         self._travellers: WeakSet[Traveller] = WeakSet()

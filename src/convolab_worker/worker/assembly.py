@@ -153,7 +153,7 @@ def worker_name(settings: Settings) -> str:
 
 
 def _route(settings: Settings) -> Route:
-    return Route(ServerSource.of(settings), is_cluster="{" in settings.prefix)
+    return Route(ServerSource.of(settings), prefix=settings.prefix)
 
 
 def _backend(settings: Settings, connections: list[Connection], counter: CommandCounter) -> Backend:
