@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from convolab_worker._setting_types import (
     Choice,
     Duration,
+    KeptJobs,
     Kind,
     Names,
     Rate,
@@ -138,6 +139,14 @@ class Settings:
         Duration(0.0, 3600.0),
         "how long jobs may still run after SIGTERM before they go back to their queues",
     )
+    keep_completed: str | None = _option(
+        None,
+        KeptJobs(),
+        "how many completed jobs are kept, of jobs that say nothing: 1000, 1h, 1000/1d or none",
+    )
+    keep_failed: str | None = _option(
+        None, KeptJobs(), "the same for failed jobs; BullMQ keeps them all, if unset"
+    )
     progress_interval: float = _option(
         1.0,
         Duration(0.0, 3600.0),
@@ -237,9 +246,15 @@ class Settings:
     )
     log_format: str = _option(
         "auto",
-        Choice(("auto", "json", "text")),
-        "auto is readable text on a terminal and JSON lines elsewhere",
+        Choice(("auto", "json", "google", "text")),
+        "auto is readable text on a terminal, google (JSON with severity, message and trace) on "
+        "Cloud Run, and JSON lines elsewhere",
         "LOG_FORMAT",
+    )
+    log_traceback: int = _option(
+        8000,
+        Whole(0, 1_000_000),
+        "how many characters of a failed job's traceback its log line has; 0 leaves it out",
     )
 
     redis_given: GivenServer | None = field(default=None)

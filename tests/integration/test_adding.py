@@ -60,8 +60,8 @@ async def test_each_job_has_its_own_options(client: JobClient, make_settings: An
             {"name": "delayed", "delay": 60},
             {"name": "first", "priority": 1},
             {"name": "elsewhere", "queue": other},
-            {"name": "once", "deduplication_id": "same"},
-            {"name": "again", "deduplication_id": "same"},
+            {"name": "once", "deduplication": "same"},
+            {"name": "again", "deduplication": "same"},
         ]
     )
 
@@ -152,5 +152,5 @@ async def test_large_jobs_go_in_small_pipelines(client: JobClient) -> None:
     ids = await client.enqueue_many(jobs)
 
     assert ids == ["job-0", "job-1", "job-2"]
-    new = [(QueueKeys("bull", "q"), enqueue.new_job(**job)) for job in jobs]
+    new = await enqueue.additions(jobs, lambda _: QueueKeys("bull", "q"))
     assert [len(enqueue.pipeline(new, start)) for start in range(3)] == [1, 1, 1]

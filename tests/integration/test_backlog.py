@@ -48,7 +48,9 @@ def add(session: Session, count: int, data: Any = None) -> list[asyncio.Task[str
     """Add so many jobs, all at once."""
     keys = QueueKeys("bull", "flood")
     return [
-        asyncio.create_task(enqueue.add(session, keys, enqueue.new_job("work", data)))
+        asyncio.create_task(
+            enqueue.add(session, enqueue.addition("work", data, {}, lambda _: keys))
+        )
         for _ in range(count)
     ]
 

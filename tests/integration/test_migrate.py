@@ -208,12 +208,12 @@ async def test_what_can_not_be_moved_stays_and_says_why(house: House) -> None:
 async def test_deduplication_goes_along(house: House) -> None:
     """A job that keeps others out does so in the new queue, and no longer in the old one."""
     add, window = house.client.enqueue, "episode-1"
-    first = await add("plain", queue=house.one, deduplication_id=window)
+    first = await add("plain", queue=house.one, deduplication=window)
 
     await house.migrate("--yes")
 
-    assert await add("plain", queue=house.new, deduplication_id=window) == first
-    assert await add("plain", queue=house.one, deduplication_id=window) != first
+    assert await add("plain", queue=house.new, deduplication=window) == first
+    assert await add("plain", queue=house.one, deduplication=window) != first
 
 
 async def test_a_waiting_worker_takes_them_at_once(

@@ -29,7 +29,7 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"attempts": 2, "backoff": {"type": "exponential", "delay": 20, "jitter": 0.5}},
         {"attempts": 2, "backoff": {"type": "exponential", "delay": 20, "jitter": 0.5}},
     ),
-    ({"deduplication_id": "same"}, {"deduplication": {"id": "same"}}),
+    ({"deduplication": "same"}, {"deduplication": {"id": "same"}}),
 ]
 
 

@@ -13,10 +13,15 @@ from typing import Any, TypedDict, assert_type
 from convolab_worker import (
     CallNext,
     Child,
+    Deduplication,
     DrainResult,
+    Exponential,
+    Fixed,
     HandlerRegistry,
     Job,
     JobClient,
+    JobId,
+    JobOptions,
     JobStatus,
     Settings,
     Worker,
@@ -90,7 +95,7 @@ def render(job: Job[dict[str, int]]) -> int:
 @handlers.course("course")
 async def course(job: Job[Any]) -> None:
     await job.enqueue_children([Child("generate-audio", data={"text": ""}, on_failure="ignore")])
-    Child("x", on_failure="explode")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Child("x", on_failure="explode")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 # A decorator gives the function that it was given: its arguments and its result are known.
@@ -109,8 +114,14 @@ async def two_arguments(job: Job[Any], more: int) -> None: ...
 async def no_job(job: int) -> None: ...
 
 
-handlers.audio("x", timout=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-handlers.audio("x", timeout="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+@handlers.audio("retried", attempts=5, backoff=Exponential(2, longest=60), keep_completed="1000/1d")
+async def retried(job: Job[Any]) -> None: ...
+
+
+handlers.audio("x", backoff=5, keep_failed=10)
+handlers.audio("x", backoff=[5])  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+handlers.audio("x", timout=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+handlers.audio("x", timeout="3")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 # middleware
@@ -142,9 +153,12 @@ async def use(job: Job[Any], call_next: CallNext) -> None:
     assert_type(worker.stats(), dict[str, Any])
     async with JobClient() as client, worker as running:
         assert_type(running, Worker)
-        assert_type(await client.enqueue("x", {"a": 1}, delay=3), str)
+        assert_type(await client.enqueue("x", {"a": 1}, delay=3), JobId)
         assert_type(await client.status("1"), JobStatus)
-        await client.enqueue("x", dealy=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        options: JobOptions = {"lifo": True, "deduplication": Deduplication("x", ttl=5)}
+        await client.enqueue("x", **options)
+        await client.enqueue("x", backoff=Fixed(5), keep_failed="none")
+        await client.enqueue("x", dealy=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 
 async def test_it(worker: RunningWorker) -> None:

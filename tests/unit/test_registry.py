@@ -212,7 +212,7 @@ def test_one_function_may_be_registered_again() -> None:
     handlers = HandlerRegistry()
 
     for options in ({}, {}, {"queue": "q"}):
-        handlers.audio("work", **options)(on_loop)  # type: ignore[arg-type]
+        handlers.audio("work", **options)(on_loop)  # type: ignore[call-overload]
 
     assert len(handlers) == 2
 

@@ -179,12 +179,12 @@ def _job_logger(job: Job[Any]) -> structlog.typing.FilteringBoundLogger:
         cache_logger_on_first_use=True,
     )
     bound: structlog.typing.FilteringBoundLogger = logger.bind(
-        job_id=job.id, name=job.name, queue=job.queue, kind=job.kind, attempt=job.attempt
+        job_id=job.id, job_name=job.name, queue=job.queue, kind=job.kind, attempt=job.attempt
     )
     return bound
 
 
-_BOUND = frozenset({"job_id", "name", "queue", "kind", "attempt", "event", "exc_info"})
+_BOUND = frozenset({"job_id", "job_name", "queue", "kind", "attempt", "event", "exc_info"})
 
 
 def _row(level: str, event: structlog.typing.EventDict) -> str:

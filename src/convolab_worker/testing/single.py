@@ -9,11 +9,11 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.flows import Child, not_ended
+from convolab_worker.bullmq.flows import Child, not_ended, nothing_to_wait_for
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
-from convolab_worker.bullmq.protocol.job_options import job_options
+from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
+from convolab_worker.errors import ConfigurationError, JobFailed
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.payloads.encode import encode_data, encode_json
 from convolab_worker.settings import Settings
@@ -25,6 +25,7 @@ from convolab_worker.worker.watchdog import StackReports
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from convolab_worker.bullmq.protocol.keywords import Backoff
     from convolab_worker.handlers.registry import HandlerRegistry
 
 _CLOSING_SECONDS = 5.0
@@ -76,7 +77,7 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     job_id: str | None = None,
     attempt: int = 1,
     attempts: int | None = None,
-    backoff: float | Mapping[str, Any] | None = None,
+    backoff: Backoff | None = None,
     resources: Any = _FROM_LIFESPAN,
     children_results: Mapping[str, Any] | None = None,
     children_failures: Mapping[str, str] | None = None,
@@ -96,9 +97,7 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     """
     settings = settings or Settings()
     recorder = _Recorder(children_results or {}, children_failures or {})
-    options = job_options(
-        name, delay=None, priority=None, attempts=attempts, backoff=backoff, deduplication_id=None
-    )
+    options = job_options("run_handler", {"attempts": attempts, "backoff": backoff})
     job = ActiveJob(
         queue=queue or _queue_of(handlers, name, settings),
         id=job_id or uuid.uuid4().hex,
@@ -115,13 +114,12 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     else:
         lifespans = Lifespans([], settings)
         staged = handlers.staged(dict.fromkeys(handlers.scopes, resources))
+    executor = JobExecutor(staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason)
     try:
-        executor = JobExecutor(
-            staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason
-        )
         held = executor.receive(job, time.monotonic())
         outcome = _settled(await executor.run(held), job, recorder)
     finally:
+        executor.close()
         await lifespans.close(_CLOSING_SECONDS)
     return _told(outcome, job, recorder, raises=raises)
 
@@ -158,11 +156,11 @@ def _raise(failed: Failed, job: ActiveJob) -> None:
 def _settled(outcome: Outcome, job: ActiveJob, recorder: _Recorder) -> Outcome:
     """Turn a wait for children that have all ended into a failure, as a worker does."""
     ended = recorder.ended
-    if isinstance(outcome, AwaitsChildren) and ended:
-        try:
-            return AwaitsChildren(tuple(not_ended(outcome.children, ended)))
-        except ConvolabWorkerError as error:
-            return failure(error, job, lambda: 0.0)
+    if isinstance(outcome, AwaitsChildren):
+        left = not_ended(outcome.children, ended)
+        if not left:
+            return failure(nothing_to_wait_for(outcome.children, ended), job, lambda: 0.0)
+        return AwaitsChildren(tuple(left))
     return outcome
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker._setting_types import parse_rate
 from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
+from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.reconcile import child_reason
 from convolab_worker.connection.client_names import NamedConnections, client_name
 from convolab_worker.connection.connection import Connection
@@ -85,6 +86,11 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         stack_reports,
         functools.partial(child_reason, backend),
         tracing(settings, worker_name(settings)),
+        job_options(
+            "Settings",
+            {"keep_completed": settings.keep_completed, "keep_failed": settings.keep_failed},
+        ),
+        log_traceback=settings.log_traceback,
     )
     keeper = LockKeeper(
         route,

@@ -167,6 +167,7 @@ class Worker:
         finally:
             await asyncio.shield(self._stopping or self._stop_task(0.0))
             assembly.keeper.stop()
+            assembly.executor.close()
             await assembly.names.close()
             await self._close_lifespans()
             await assembly.reconnection.close()

@@ -177,7 +177,7 @@ class Fetcher:
         if held.has_slot:
             return held
         self._backend.exempt_from_stall_count(job, 1)
-        _log.debug("job.parked", job_id=job.id, queue=job.queue, name=job.name)
+        _log.debug("job.parked", job_id=job.id, queue=job.queue, job_name=job.name)
         return None
 
     async def adopt_lost(self) -> None:

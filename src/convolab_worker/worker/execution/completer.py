@@ -162,14 +162,18 @@ class JobCompleter:
         return Completion(outcome)
 
     async def _await_children(self, job: ActiveJob, outcome: AwaitsChildren) -> Completion:
-        await flows.enqueue(self._backend, job, outcome.children, outcome.carried)
-        if await self._backend.await_children(job):
-            return Completion(outcome)
-        if not await reconcile.holds(self._backend, job):
-            # A write before this one was executed, and the children have ended since.
-            msg = "the job was moved on by a write whose answer was lost"
-            raise LockLost(msg, ran_out=True)
-        return Completion(outcome, rerun=True)
+        for again in (False, True):
+            await flows.enqueue(self._backend, job, outcome.children, outcome.carried, again=again)
+            if await self._backend.await_children(job):
+                return Completion(outcome)
+            if not await reconcile.holds(self._backend, job):
+                # A write before this one was executed, and the children have ended since.
+                msg = "the job was moved on by a write whose answer was lost"
+                raise LockLost(msg, ran_out=True)
+            if await flows.have_ended(self._backend, job, outcome.children):
+                return Completion(outcome, rerun=True)
+        # Twice there was nothing to wait for, and nothing had ended: it would go round for ever.
+        raise flows.nothing_to_wait_for(outcome.children, ())
 
     def _call(self, job: ActiveJob, outcome: Outcome, *, fetch_next: bool) -> Call:
         at_ms, transitions = now_ms(), self._backend.transitions[job.queue]

@@ -8,8 +8,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import text
+from convolab_worker.bullmq.protocol.records import read_restrictions, text
+from convolab_worker.bullmq.schedulers import listed
 from convolab_worker.cli.commands.doctor import app_checks, checks
 from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
 from convolab_worker.client.wake_request import wake_address
@@ -21,6 +23,7 @@ from convolab_worker.errors import RedisRefused, RedisUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from convolab_worker.bullmq.schedulers import ListedSchedule
     from convolab_worker.cli.commands.doctor.checks import Finding
     from convolab_worker.connection.connection import Connection
     from convolab_worker.handlers.registry import HandlerRegistry
@@ -167,9 +170,22 @@ class Survey:
         paused = app_checks.paused_list(keys.queue, await self._ask("LLEN", keys["paused"]) or 0)
         if paused is not None:
             yield paused
+        fields = await self._ask("HMGET", keys["meta"], "paused", "concurrency")
+        stopped = app_checks.paused(keys.queue, read_restrictions(fields or [None, None]))
+        if stopped is not None:
+            yield stopped
+        schedules = app_checks.schedules(keys.queue, await self._schedules(keys))
+        if schedules is not None:
+            yield schedules
         if self._handlers is not None:
             names = await self._waiting_names(keys)
             yield app_checks.unhandled(keys.queue, names, self._handlers.names_on(keys.queue))
+
+    async def _schedules(self, keys: QueueKeys) -> list[ListedSchedule]:
+        try:
+            return await listed(self._connection, keys, now_ms())
+        except RedisRefused:  # a user that may not look
+            return []
 
     async def _waiting_names(self, keys: QueueKeys) -> set[str]:
         """Return the names of the jobs that workers fetch next."""
