@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -116,6 +117,11 @@ def settings_of(given: argparse.Namespace) -> Settings:
     if flags["queues"] is not None:
         flags["queues"] = tuple(name for names in flags["queues"] for name in names)
     return Settings.from_env(**{name: value for name, value in flags.items() if value is not None})
+
+
+def names_queues(given: argparse.Namespace) -> bool:
+    """Whether somebody has said which queues are meant: by flag or by variable."""
+    return given.queues is not None or bool(os.environ.get(OPTIONS["queues"].variable))
 
 
 def _metavar(name: str, kind: Kind) -> str:

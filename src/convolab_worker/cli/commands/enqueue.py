@@ -40,6 +40,7 @@ def add_flags(command: Parser) -> None:
     flags.add_flag(command, "--priority", _PRIORITY, "1 goes before 2; 0, the default, before both")
     flags.add_flag(command, "--attempts", _ATTEMPTS, "how often the job may run (default: 1)")
     command.add_argument("--job-id", metavar="ID", help="an id of your own; added once only")
+    command.add_argument("--json", action="store_true", help="print JSON instead of the id")
     flags.add_settings(command, *flags.CONNECTING)
 
 
@@ -76,7 +77,7 @@ async def _enqueue(settings: Settings, data: Any, given: argparse.Namespace) -> 
         if given.wait:
             remark(f"job {job_id} is on {queue}")
             return await _wait(client, job_id, queue, given.timeout)
-        result(job_id)
+        result(as_json({"id": job_id, "queue": queue}) if given.json else job_id)
         if not await client.wake_heard(WAKE_SECONDS):
             remark(f"job {job_id} is on {queue}, but the worker service was not woken")
         return 0

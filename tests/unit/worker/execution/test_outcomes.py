@@ -323,6 +323,5 @@ async def test_a_handler_may_wait_for_children() -> None:
             await job.enqueue_children([child])
         except Exception:  # noqa: BLE001 - as careless handlers do
             return "caught"
-        return "went on"
 
     assert await Trial(handler).outcome() == AwaitsChildren((child,))
