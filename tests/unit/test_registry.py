@@ -354,7 +354,7 @@ def test_a_thread_that_can_not_be_is_refused(
         ((), {}, r'as in @handlers.audio\("generate-audio"\)'),
         (("",), {}, "one or more job names"),
         ((7,), {}, "one or more job names.*7"),
-        ((on_loop,), {}, "one or more job names"),
+        pytest.param((on_loop,), {}, "one or more job names", id="a function"),
         (("a", "a"), {}, "given twice"),
         (("a",), {"queue": ""}, "queue=''.*a queue's name"),
         (("a",), {"queue": 7}, "queue=7"),
