@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.client.queues import QueueStatus
     from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
@@ -46,6 +47,7 @@ __all__ = [
     "JobOptions",
     "JobStatus",
     "JobType",
+    "QueueStatus",
     "Settings",
     "Worker",
 ]
@@ -67,6 +69,7 @@ _MODULES = {
     "JobOptions": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
+    "QueueStatus": "client.queues",
     "Settings": "settings",
     "Worker": "worker.worker",
 }

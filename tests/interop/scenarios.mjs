@@ -30,6 +30,18 @@ function batch(jobs, { finished = jobs.length, queues = ["work"], worker, name =
   };
 }
 
+// So many jobs on a queue that lets one start in a window (milliseconds).
+function globallyLimited(jobs, window) {
+  return {
+    queues: ["work"],
+    stage: async (c) => {
+      await c.queue("work").setGlobalRateLimit(1, window);
+      for (let value = 1; value <= jobs; value += 1) await c.queue("work").add("work", give(value));
+    },
+    drive: (c) => c.finished("work", jobs),
+  };
+}
+
 // A parent with the given children (each [data, options]); the parent answers with its children's results.
 function family(children, { parentFinished = 1, childrenFinished = children.length, parent, worker, data } = {}) {
   return {
@@ -494,17 +506,16 @@ const control = {
     },
     drive: (c) => c.finished("work", 4),
   },
-  "global rate limit": {
-    queues: ["work"],
-    stage: async (c) => {
-      await c.queue("work").setGlobalRateLimit(1, RATE_WINDOW);
-      for (const value of [1, 2]) await c.queue("work").add("work", give(value));
-    },
-    drive: (c) => c.finished("work", 2),
-  },
+  "global rate limit": globallyLimited(2, RATE_WINDOW),
+  "global rate limit, on time": { ...globallyLimited(3, 60), timing: true },
   "rate limit of the worker": {
     ...batch([1, 2, 3].map((value) => [give(value)])),
     worker: { limiter: { max: 1, duration: RATE_WINDOW } },
+  },
+  "rate limit of the worker, on time": {
+    ...batch([1, 2, 3].map((value) => [give(value)])),
+    worker: { limiter: { max: 1, duration: 60 } },
+    timing: true,
   },
   "rate limit of the worker that lets two start": {
     ...batch([1, 2, 3, 4].map((value) => [give(value)])),

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client import enqueue, job_status
+from convolab_worker.client import enqueue, following
 from convolab_worker.client.job_status import JobStatus, find_job
+from convolab_worker.client.operations import Operations
 from convolab_worker.client.session import Session
-from convolab_worker.connection.address import Address, Route
+from convolab_worker.connection.route import Route
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import (
     ConfigurationError,
@@ -40,7 +42,7 @@ R = TypeVar("R")
 _MOST_KNOWN_QUEUES = 1000
 
 
-class JobClient:
+class JobClient(Operations):
     """Adds jobs to the settings' queues and reads what became of them.
 
     A client connects when it is first used; close it, or use it with ``async with``. Every method
@@ -57,7 +59,7 @@ class JobClient:
         self.settings = settings
         self.counter = CommandCounter()
         self._known_queues: dict[str, QueueKeys] = {}
-        self._route = Route(Address.parse(settings.redis_url))
+        self._route = Route(ServerSource.of(settings), prefix=settings.prefix)
         self._session: Session | None = None
         self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)
@@ -232,7 +234,7 @@ class JobClient:
 
         Raises JobNotFound.
         """
-        return job_status.watch(self._current_session, self._queues(queue, job_id), job_id)
+        return following.watch(self._current_session, self._queues(queue, job_id), job_id)
 
     async def cancel(
         self,
@@ -243,21 +245,25 @@ class JobClient:
         timeout: float | None = None,
         wait: bool = True,
     ) -> str:
-        """Cancel a job that runs, in whichever process; wait for its end, and return how it ended.
+        """End a job wherever it is; wait for its end, and return how it ended.
 
-        The job's ``cancelled`` is set and its handler is cancelled. The job then fails for good
-        with ``reason``; if that is None, it returns to the head of its queue, with the same number
-        of attempts left. A worker with a free slot learns of it at once; one without a free slot
-        learns of it when it renews the lock, half of the lock's duration later at most.
+        A job that runs, in whichever process: its ``cancelled`` is set and its handler is
+        cancelled. The job then fails for good with ``reason``; if that is None, it returns to the
+        head of its queue, with the same number of attempts left. A worker with a free slot learns
+        of it at once; one without a free slot learns of it when it renews the lock, half of the
+        lock's duration later at most. A job that no worker has yet, or that waits for its next
+        attempt or for its children, is removed, with its children.
 
-        Returns ``failed`` or ``returned``, ``completed`` if the handler returned all the same, and
-        ``asked`` at once if ``wait`` is False. Raises JobNotRunning if no worker of this library
-        runs the job, JobNotFound, and TimeoutError after ``timeout`` seconds (the request stays).
+        Returns ``removed``, ``failed`` or ``returned``, ``completed`` if the handler returned all
+        the same, and ``asked`` at once if ``wait`` is False. Raises JobNotRunning if the job has
+        ended or no worker of this library runs it, WrongState if it can't be removed (one of its
+        children runs, or a job scheduler has it next), JobNotFound, and TimeoutError after
+        ``timeout`` seconds (the request stays).
         """
         if reason is not None and not reason.strip():
             msg = f"reason={reason!r}: expected some text, or None to return the job"
             raise ConfigurationError(msg)
-        return await job_status.cancel(
+        return await following.cancel(
             self._current_session(),
             self._queues(queue, job_id),
             job_id,
