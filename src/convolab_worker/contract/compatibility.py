@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from convolab_worker.contract.branches import Located
 from convolab_worker.contract.document import jobs_in
-from convolab_worker.contract.subset import Comparison, Misfit, Sides
+from convolab_worker.contract.subset import Comparison, Sides
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
+
+    from convolab_worker.contract.subset import Misfit
 
     Jobs = Mapping[tuple[str, str], Mapping[str, Any]]
 
@@ -71,17 +73,18 @@ def _payload_changes(
     new: tuple[Mapping[str, Any], Mapping[str, Any]],
 ) -> Iterator[tuple[str, bool, str]]:
     sent, taken = _part(*old, "payload"), _part(*new, "payload")
-    breaking = Comparison(_PAYLOAD).misfits(sent, taken)
-    yield from _told("payload", breaking)
-    ignored = Comparison(_PAYLOAD, tells_new=True).misfits(sent, taken)
-    wider = Comparison(_PAYLOAD, tells_new=True).misfits(taken, sent)
-    yield from _notes("payload", breaking, ignored, "the worker ignores it", "")
-    yield from _notes(
+    yield from _told(
         "payload",
-        breaking,
-        wider,
-        "new, and may be left out",
-        "the worker takes more than the API sends",
+        breaking=Comparison(_PAYLOAD).misfits(sent, taken),
+        unknown=(
+            Comparison(_PAYLOAD, tells_new=True).misfits(sent, taken),
+            "the worker ignores it",
+        ),
+        wider=(
+            Comparison(_PAYLOAD, tells_new=True).misfits(taken, sent),
+            "new, and may be left out",
+            "the worker takes more than the API sends",
+        ),
     )
 
 
@@ -90,36 +93,42 @@ def _result_changes(
     new: tuple[Mapping[str, Any], Mapping[str, Any]],
 ) -> Iterator[tuple[str, bool, str]]:
     sent, taken = _part(*new, "result"), _part(*old, "result")
-    breaking = Comparison(_RESULT).misfits(sent, taken)
-    yield from _told("result", breaking)
-    ignored = Comparison(_RESULT, tells_new=True).misfits(sent, taken)
-    wider = Comparison(_RESULT, tells_new=True).misfits(taken, sent)
-    yield from _notes("result", breaking, ignored, "new: the API does not read it yet", "")
-    yield from _notes(
+    yield from _told(
         "result",
-        breaking,
-        wider,
-        "the worker never returns it, and the API can do without",
-        "the API takes more than the worker returns",
+        breaking=Comparison(_RESULT).misfits(sent, taken),
+        unknown=(
+            Comparison(_RESULT, tells_new=True).misfits(sent, taken),
+            "new: the API does not read it yet",
+        ),
+        wider=(
+            Comparison(_RESULT, tells_new=True).misfits(taken, sent),
+            "the worker never returns it, and the API can do without",
+            "the API takes more than the worker returns",
+        ),
     )
 
 
-def _told(what: str, misfits: Iterable[Misfit]) -> Iterator[tuple[str, bool, str]]:
-    for misfit in misfits:
-        yield what + misfit.path, True, misfit.text
-
-
-def _notes(
-    what: str, breaking: Iterable[Misfit], misfits: Iterable[Misfit], new: str, other: str
+def _told(
+    what: str,
+    *,
+    breaking: list[Misfit],
+    unknown: tuple[list[Misfit], str],
+    wider: tuple[list[Misfit], str, str],
 ) -> Iterator[tuple[str, bool, str]]:
-    """Yield what differs without breaking: at places where nothing breaks."""
-    broken = {misfit.path for misfit in breaking}
-    told = set()
-    for misfit in misfits:
-        text = new if misfit.is_new else other
-        if text and misfit.path not in broken and misfit.path not in told:
-            told.add(misfit.path)
-            yield what + misfit.path, False, text
+    """Yield what breaks, and then what else differs, each place once.
+
+    ``unknown`` has the fields that the receiver does not know, and what to say of them; ``wider``
+    what the receiver takes and is not sent, and what to say of fields and of the rest.
+    """
+    for misfit in breaking:
+        yield what + misfit.path, True, misfit.text
+    known = {misfit.path for misfit in breaking}
+    notes = [(misfit.path, unknown[1]) for misfit in unknown[0] if misfit.is_new]
+    notes += [(misfit.path, wider[1] if misfit.is_new else wider[2]) for misfit in wider[0]]
+    for path, text in notes:
+        if path not in known:
+            known.add(path)
+            yield what + path, False, text
 
 
 def _gone(

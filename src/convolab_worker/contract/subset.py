@@ -100,7 +100,8 @@ class Comparison:
         alike = [other for other in takes if _may_be_alike(schema, other[0])]
         if not alike:
             return [self._refused(_words(schema), takes)]
-        attempts = [self._fit(branch, other) for other in alike]
+        meant = [other for other in alike if not _differ_by_tag(schema, other[0])]
+        attempts = [self._fit(branch, other) for other in meant or alike]
         # Where one is nearly right, what is said of it helps most.
         return min(attempts, key=lambda found: sum(not misfit.is_new for misfit in found))
 
@@ -184,6 +185,8 @@ class Comparison:
             if place >= most or item is False:
                 break
             if expected is False:
+                if "maxItems" in other:  # which is looked at among the limits
+                    return found
                 text = f"{self.sides.receiver} takes no more than {place} items, "
                 text += f"{self.sides.sender} may {self.sides.send} more"
                 return [*found, Misfit("", text)]
@@ -234,6 +237,18 @@ def _values(schema: Schema) -> list[Any] | None:
 def _may_be_alike(schema: Schema, other: Schema) -> bool:
     kind, expected = schema.get("type"), other.get("type")
     return expected is None or kind == expected or (kind, expected) in _ALIKE
+
+
+def _differ_by_tag(schema: Schema, other: Schema) -> bool:
+    """Say whether two objects have a field that says which of a union's members they are."""
+    fields, others = schema.get("properties", {}), other.get("properties", {})
+    tags = [(_tag(fields[name]), _tag(others[name])) for name in fields if name in others]
+    return any(tag and other_tag and tag != other_tag for tag, other_tag in tags)
+
+
+def _tag(part: Any) -> list[Any] | None:
+    values = _values(part) if isinstance(part, dict) else None
+    return values if values is not None and len(values) == 1 else None
 
 
 _ALIKE = {("integer", "number"), ("number", "integer")}

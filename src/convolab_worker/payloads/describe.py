@@ -74,9 +74,15 @@ def _written_fields(
         always = [
             field.encode_name
             for field in node.fields
-            if field.required or not (omits_defaults or field.default is msgspec.UNSET)
+            if field.required or not (omits_defaults or _is_unset(field))
         ]
         yield described, [*tag, *always]
+
+
+def _is_unset(field: msgspec.inspect.Field) -> bool:
+    """Say whether a field's default is UNSET, which is never written: msgspec tells no default."""
+    nothing = msgspec.NODEFAULT
+    return field.default is nothing and field.default_factory is nothing
 
 
 def _described(cls: type, annotation: Any, schema: dict[str, Any]) -> dict[str, Any]:

@@ -41,9 +41,9 @@ def _facts(handler: Handler) -> dict[str, Any]:
 
     job_type = handler.job_type
     try:
-        returns = annotation_name(job_type.result)
+        returns: str | None = annotation_name(job_type.result)
     except ConfigurationError:
-        returns = "?"  # names that are there for type checkers only
+        returns = None  # it has names that are there for type checkers only
     return {
         "queue": handler.queue,
         "names": list(handler.names),
@@ -72,7 +72,7 @@ def _row(facts: dict[str, Any]) -> list[str]:
         ", ".join(facts["names"]),
         facts["kind"],
         facts["payload"],
-        facts["result"],
+        facts["result"] or "?",
         ", ".join(filter(None, limits)) or "-",
         _retries(facts["defaults"]),
         facts["handler"],
