@@ -165,7 +165,7 @@ def test_handlers_are_listed(app: Any, capsys: pytest.CaptureFixture[str]) -> No
     assert draw.startswith("any    draw        image  None     ?          30/m")
     assert "speak, say  audio  Request  list[int]  90 s, 2 at once, thread  5 attempts, f" in speak
     assert "schema_app" in speak
-    assert speak.endswith(".speak:15")
+    assert speak.endswith(".speak:16")
 
 
 def test_handlers_as_json(app: Any, capsys: pytest.CaptureFixture[str]) -> None:
