@@ -19,8 +19,8 @@ from google.auth import crypt, jwt
 
 from convolab_worker import HandlerRegistry, Job, Settings
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.server import auth
-from convolab_worker.server.auth import Certificates, IdentityTokenVerifier, authorization
+from convolab_worker.server.gate import auth
+from convolab_worker.server.gate.auth import Certificates, IdentityTokenVerifier, authorization
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.asyncio
