@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import urllib.error
@@ -335,6 +336,26 @@ async def test_a_port_that_is_taken_is_an_error_before_anything_starts(
         second = WakeServer(Worker(handlers, make_settings(port=server.port)))
         with pytest.raises(ConfigurationError, match=f"PORT={server.port}: expected a port that"):
             await second.__aenter__()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3])
+async def test_a_start_that_is_cancelled_leaves_no_thread(
+    turns: int, handlers: HandlerRegistry, make_settings: Callable[..., Settings]
+) -> None:
+    """And no port: whoever cancelled it need not call __aexit__."""
+    server = WakeServer(Worker(handlers, make_settings(port=0)))
+    starting = asyncio.create_task(server.__aenter__())
+    for _ in range(turns + 1):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await starting
+        await server.__aexit__()
+
+    threads = [thread for thread in threading.enumerate() if thread.name == "convolab-server"]
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 5)
+    assert not [thread for thread in threads if thread.is_alive()]
 
 
 # limits

@@ -71,10 +71,6 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     connections = [
         Connection(route, timeout=settings.command_timeout, counter=counter) for _ in range(2)
     ]
-    for one, other in (connections, connections[::-1]):
-        one.on_lost = functools.partial(
-            _connection_lost, other, signal, lambda: dispatcher.is_at_rest
-        )
     backend = _backend(settings, connections, counter)
     reconnection = Reconnection(*connections, where=str(route.address))
     metrics, stack_reports = Metrics(time.time()), StackReports()
@@ -125,6 +121,8 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         settings=settings,
         policy=idle_policy(settings),
     )
+    for one, other in (connections, connections[::-1]):
+        one.on_lost = functools.partial(_connection_lost, other, signal, dispatcher)
     return Assembly(
         dispatcher=dispatcher,
         executor=executor,
@@ -209,13 +207,13 @@ def _names(
 
 
 def _connection_lost(
-    other: Connection, signal: Signal, is_at_rest: Callable[[], bool], error: Exception
+    other: Connection, signal: Signal, dispatcher: Dispatcher, error: Exception
 ) -> None:
     """A connection went silent: the other one, to the same server, is no better.
 
     A worker at rest connects again when it has work; until then nothing else tells of the loss.
     """
-    if is_at_rest() and other.is_open:  # once for the two
+    if dispatcher.is_at_rest and other.is_open:  # once for the two
         _log.warning("redis.lost", error=str(error))
     if isinstance(error, ReplyLost) and error.silent:
         other.abort(str(error))

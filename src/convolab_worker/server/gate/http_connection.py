@@ -40,8 +40,8 @@ _silent.disabled = True
 class HttpConnection(web.RequestHandler):
     """A client's connection, which tells its ``listener`` what it does.
 
-    ``ends_with_input`` is set by routes whose answer may take long: their client has given up when
-    it closes its side. All others are answered first.
+    The client of a route whose answer may take long has given up when it closes its side of the
+    connection (``end_with_input``). All others are answered first.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class HttpConnection(web.RequestHandler):
         self.peer = peer
         self.probes_only = probes_only
         self.expected: list[str] = []  # the request's Expect headers
-        self.ends_with_input = False
+        self._ends_with_input = False
 
     @staticmethod
     def of(request: web.BaseRequest) -> HttpConnection | None:
@@ -76,17 +76,14 @@ class HttpConnection(web.RequestHandler):
         protocol = request.protocol
         return protocol if isinstance(protocol, HttpConnection) else None
 
-    def accepts(self, request: web.Request) -> web.Request:
-        """Note that the request is handled from now on; return it as the gate is to have it."""
+    def takes_up(self, request: web.BaseRequest, expected: list[str]) -> None:
+        """Note that a request, with these Expect headers, is handled from now on."""
         self._request = request
-        self.ends_with_input = False
+        self.expected = expected
+        self._ends_with_input = False
         self.now_does(Activity.SERVING)
-        self.expected = request.headers.getall("Expect", [])
-        if not self.expected:
-            return request
-        headers = request.headers.copy()  # without them: aiohttp would answer before the gate
-        del headers["Expect"]
-        return request.clone(headers=headers)
+        if self._input_closed:
+            self._give_up_body(request)
 
     def now_does(self, activity: Activity) -> None:
         """Tell the listener what the connection does now."""
@@ -113,6 +110,12 @@ class HttpConnection(web.RequestHandler):
         if transport is not None:
             transport.abort()
 
+    def end_with_input(self) -> None:
+        """Close the connection, and so end this request, once the client has closed its side."""
+        self._ends_with_input = True
+        if self._input_closed:
+            self.force_close()
+
     def is_unread(self, now: float) -> bool:
         """Return whether the client has not read its answer for long; to be asked regularly."""
         transport = self.transport
@@ -138,9 +141,11 @@ class HttpConnection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override] # as asyncio has it
         """Return whether the connection stays open, for the answer to what was sent."""
-        if self.ends_with_input or not self._received:
+        if self._ends_with_input or not self._received:
             return False
         self._input_closed = True
+        if self._request is not None:
+            self._give_up_body(self._request)
         self._close_unless_busy_soon()
         return True
 
@@ -188,6 +193,12 @@ class HttpConnection(web.RequestHandler):
         else:
             self.drop()
 
+    @staticmethod
+    def _give_up_body(request: web.BaseRequest) -> None:
+        """Nothing more will come: the rest of the body neither."""
+        if not request.content.is_eof() and request.content.exception() is None:
+            request.content.set_exception(web.RequestPayloadError("the client closed its side"))
+
     def _close_unless_busy_soon(self) -> None:
         self._loop.call_later(_NEXT_ANSWER_SECONDS, self._close_unless_busy)
 
@@ -200,7 +211,7 @@ def end_with_input(request: web.BaseRequest) -> None:
     """Let the answer to this request end when its client closes its side of the connection."""
     connection = HttpConnection.of(request)
     if connection is not None:
-        connection.ends_with_input = True
+        connection.end_with_input()
 
 
 def _where(error: BaseException | None) -> list[str]:

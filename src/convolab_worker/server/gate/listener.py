@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from convolab_worker.server.gate.connections import SPARE_PLACES, Activity, ConnectionTable
 from convolab_worker.server.gate.http_connection import HttpConnection
@@ -86,7 +87,7 @@ class Listener:
         await self._runner.setup()
         server = self._runner.server
         assert server is not None  # noqa: S101 - set up above
-        server.request_handler = _through_connection(server.request_handler)
+        server.request_factory = _taking_up(server.request_factory)
         sock.setblocking(False)  # noqa: FBT003 - the socket's way
         self._tasks = [
             asyncio.create_task(self._accept(sock, server), name="convolab-accept"),
@@ -176,13 +177,20 @@ class Listener:
             self._traffic.summarise()
 
 
-def _through_connection(handler: Any) -> Any:
-    """Let a request's connection have it before aiohttp's application, the ``handler``."""
+def _taking_up(make_request: Any) -> Any:
+    """Wrap aiohttp's factory of requests: it tells the connection, and takes Expect headers out.
 
-    async def handle(request: web.Request) -> web.StreamResponse:
-        connection = HttpConnection.of(request)
-        assert connection is not None  # noqa: S101 - this server has no others
-        response: web.StreamResponse = await handler(connection.accepts(request))
-        return response
+    aiohttp would answer those before the gate.
+    """
 
-    return handle
+    def make(message: Any, payload: Any, protocol: HttpConnection, *more: Any) -> web.BaseRequest:
+        expected = []
+        if "Expect" in message.headers:
+            headers = message.headers.copy()
+            expected = headers.popall("Expect")
+            message = message._replace(headers=CIMultiDictProxy(headers))
+        request: web.BaseRequest = make_request(message, payload, protocol, *more)
+        protocol.takes_up(request, expected)
+        return request
+
+    return make
