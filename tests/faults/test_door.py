@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convolab_worker import JobClient, Settings
-from tests.faults.door import fuzz
+from tests.faults.door import fuzz, soak
 from tests.faults.door.target import Crowd, Target
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
@@ -317,3 +317,12 @@ async def test_a_held_worker_at_rest_tells_that_redis_is_lost(
 
 async def _is_ready(server: Target) -> bool:
     return (await server.get("/readyz")).status == 200
+
+
+async def test_a_held_worker_counts_every_job_while_its_server_is_attacked(
+    server_url: str, tmp_path: Path
+) -> None:
+    """Four seconds of ``make soak-door``: the counts are exact, and nothing is left open."""
+    account = await soak.soak(server_url, tmp_path / "log", seconds=4, seed=20)
+
+    assert soak.verdict(account) == [], soak.table(account)

@@ -55,7 +55,7 @@ def make_app(
         locked_page=routes.status_page.page,
     )
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[gate.handle])
-    app.on_response_prepare.append(gate.add_headers)
+    app.on_response_prepare.append(gate.answering)
     routes.add_to(app)
     return app, gate
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from convolab_worker.worker.worker import Worker
 
 _log = structlog.get_logger("convolab_worker")
+# Connections that wait to be accepted, without a descriptor: a client whose packet finds no place
+# there tries again after a second, which is too late for a probe.
+_BACKLOG = 1024
 # How long the server's thread may take to end.
 _CLOSE_SECONDS = 1.0
 
@@ -138,7 +141,7 @@ class WakeServer:
 
 def _listening_socket(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), backlog=128)
+        return socket.create_server((host, port), backlog=_BACKLOG)
     except OSError as error:
         msg = f"PORT={port}: expected a port that is free on {host}: {error.strerror}"
         raise ConfigurationError(msg) from None

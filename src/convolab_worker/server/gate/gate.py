@@ -71,9 +71,21 @@ class Gate:
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer the request; every error becomes an answer in JSON."""
-        response = await self._answer(request, handler)
-        self._traffic.answers[request.match_info.route.name or "other", response.status] += 1
-        return response
+        try:
+            refusal = await self._refusal(request)
+            return await handler(request) if refusal is None else refusal
+        except web.HTTPRequestEntityTooLarge:
+            return closing(
+                failure(413, f"the body is too large: expected {MAX_BODY_BYTES} bytes at most")
+            )
+        except web.HTTPException as error:
+            kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+            return failure(error.status, _error_text(request, error), kept)
+        except ConnectionError:  # the client is gone
+            raise
+        except Exception:  # noqa: BLE001 - a bug of ours is logged, and answered
+            _log.exception("request.failed", path=request.path)
+            return _internal_error()
 
     def malformed(self, peer: str, reason: str, status: int = 400) -> web.Response:
         """Return the answer to what is no valid HTTP; it closes the connection.
@@ -91,23 +103,6 @@ class Gate:
         """Return the answer to a request that failed outside of the gate, by a bug of ours."""
         self._traffic.answers["other", 500] += 1
         return closing(_internal_error())
-
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            refusal = await self._refusal(request)
-            return await handler(request) if refusal is None else refusal
-        except web.HTTPRequestEntityTooLarge:
-            return closing(
-                failure(413, f"the body is too large: expected {MAX_BODY_BYTES} bytes at most")
-            )
-        except web.HTTPException as error:
-            kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
-            return failure(error.status, _error_text(request, error), kept)
-        except ConnectionError:  # the client is gone
-            raise
-        except Exception:  # noqa: BLE001 - a bug of ours is logged, and answered
-            _log.exception("request.failed", path=request.path)
-            return _internal_error()
 
     async def _refusal(self, request: web.Request) -> web.Response | None:
         """Return the answer to a request that may not pass, or None."""
@@ -174,7 +169,9 @@ class Gate:
             behind_front_end=self._behind_front_end,
         )
 
-    async def add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
+    async def answering(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Count an answer whose head goes out now, streams too, and add what every head has."""
+        self._traffic.answers[request.match_info.route.name or "other", response.status] += 1
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers["Server"] = HEADERS["Server"]  # aiohttp has set its own by now

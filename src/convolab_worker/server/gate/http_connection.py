@@ -64,6 +64,7 @@ class HttpConnection(web.RequestHandler):
         self._request: web.BaseRequest | None = None
         self._received = 0
         self._input_closed = False
+        self._is_dropped = False
         self._unread_since: float | None = None
         self.peer = peer
         self.probes_only = probes_only
@@ -105,6 +106,7 @@ class HttpConnection(web.RequestHandler):
 
     def drop(self) -> None:
         """Close the connection at once, whatever was to be sent."""
+        self._is_dropped = True
         transport = self.transport
         self.force_close()
         if transport is not None:
@@ -126,6 +128,11 @@ class HttpConnection(web.RequestHandler):
         return now - self._unread_since >= _UNREAD_SECONDS
 
     # what the transport and aiohttp call
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self._is_dropped:  # before it was there
+            self.drop()
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # The most connections, and the descriptors that this server asks for: half are for the handlers.
 _MAX_CONNECTIONS = 1000
 _DESCRIPTORS = 4096
-# Descriptors of the process itself, and of the worker's connections.
-_OWN_DESCRIPTORS = 16
+# Accepted in one turn of the loop; those that are dropped for them are closed in the next one.
+_AT_ONCE = 16
 _FEWEST_CONNECTIONS = 8
 # The part of the connections that one peer may have where peers are clients.
 _SHARE = 0.5
@@ -43,7 +43,7 @@ _log = structlog.get_logger("convolab_worker")
 def connection_limit() -> int:
     """Return how many connections may be open; the soft limit of descriptors is raised for them.
 
-    Half of the descriptors, and at least the server's own, are left for handlers.
+    Half of the descriptors are left for the worker and its handlers.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
@@ -56,7 +56,7 @@ def connection_limit() -> int:
             soft = wanted
     if soft == resource.RLIM_INFINITY:
         return _MAX_CONNECTIONS
-    ours = soft // 2 - SPARE_PLACES - _OWN_DESCRIPTORS
+    ours = soft // 2 - SPARE_PLACES - _AT_ONCE
     return max(min(ours, _MAX_CONNECTIONS), _FEWEST_CONNECTIONS)
 
 
@@ -80,6 +80,7 @@ class Listener:
             limit, share=_SHARE if shares else 1.0
         )
         self._tasks: list[asyncio.Task[NoReturn]] = []
+        self._connecting: set[asyncio.Task[None]] = set()
         traffic.limit = limit
 
     async def open(self, sock: socket.socket) -> None:
@@ -113,21 +114,18 @@ class Listener:
     async def _accept(self, sock: socket.socket, server: web.Server) -> NoReturn:
         loop = asyncio.get_running_loop()
         while True:
-            try:
-                accepted, address = await loop.sock_accept(sock)
-            except ConnectionError:  # the client has gone before it was accepted
-                continue
-            except OSError as error:
-                await self._make_room(error)
-                continue
-            try:
-                await self._place(accepted, str(address[0]), server)
-            except OSError:
-                accepted.close()
+            for _ in range(_AT_ONCE):
+                try:
+                    accepted, address = await loop.sock_accept(sock)
+                except ConnectionError:  # the client has gone before it was accepted
+                    continue
+                except OSError as error:
+                    await self._make_room(error)
+                    continue
+                self._place(accepted, str(address[0]), server)
             await asyncio.sleep(0)  # those that are open have their turn
 
-    async def _place(self, accepted: socket.socket, peer: str, server: web.Server) -> None:
-        loop = asyncio.get_running_loop()
+    def _place(self, accepted: socket.socket, peer: str, server: web.Server) -> None:
         placement = self._table.place(peer)
         if placement.drop is not None:
             self._drop(placement.drop, "crowded")
@@ -138,13 +136,19 @@ class Listener:
         connection = HttpConnection(
             server, self, self._gate, peer, probes_only=placement.probes_only
         )
-        self._table.add(connection, peer, loop.time(), is_spare=placement.probes_only)
+        now = asyncio.get_running_loop().time()
+        self._table.add(connection, peer, now, is_spare=placement.probes_only)
         self._traffic.connections = len(self._table)
+        connecting = asyncio.create_task(self._connect(connection, accepted))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: HttpConnection, accepted: socket.socket) -> None:
         try:
-            await loop.connect_accepted_socket(lambda: connection, accepted)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
         except OSError:
+            accepted.close()
             self.lost(connection)
-            raise
 
     async def _make_room(self, error: OSError) -> None:
         """The operating system has no descriptor left: drop somebody who waits, or pause."""
