@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.flows import Child
+    from convolab_worker.bullmq.job_id import JobId
+    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.protocol.keywords import (
+        Deduplication,
+        Exponential,
+        Fixed,
+        JobOptions,
+    )
+    from convolab_worker.bullmq.protocol.schedules import Schedule, ScheduleOptions
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.registry import HandlerRegistry
@@ -23,13 +34,23 @@ if TYPE_CHECKING:
 __all__ = [
     "CallNext",
     "Child",
+    "Deduplication",
     "DrainResult",
+    "Exponential",
     "FailedAttempt",
+    "Failure",
+    "Fixed",
     "HandlerRegistry",
     "Job",
     "JobClient",
     "JobEvent",
+    "JobId",
+    "JobOptions",
     "JobStatus",
+    "JobType",
+    "QueueStatus",
+    "Schedule",
+    "ScheduleOptions",
     "Settings",
     "Worker",
 ]
@@ -37,13 +58,23 @@ __all__ = [
 _MODULES = {
     "CallNext": "handlers.middleware",
     "Child": "bullmq.flows",
+    "Deduplication": "bullmq.protocol.keywords",
     "DrainResult": "worker.worker",
+    "Exponential": "bullmq.protocol.keywords",
     "FailedAttempt": "handlers.retry",
+    "Failure": "handlers.failures",
+    "Fixed": "bullmq.protocol.keywords",
     "HandlerRegistry": "handlers.registry",
     "Job": "handlers.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
+    "JobId": "bullmq.job_id",
+    "JobOptions": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
+    "JobType": "bullmq.job_type",
+    "QueueStatus": "client.queues",
+    "Schedule": "bullmq.protocol.schedules",
+    "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
     "Worker": "worker.worker",
 }

@@ -19,16 +19,19 @@ from convolab_worker._urls import (
     starts_with,
 )
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,5})?(ms|s|m|h)")
 RATE_EXPECTED = "jobs per time, such as 10/s, 30/m or 100/5s"
+_KEEP = re.compile(r"(?:([0-9]{1,12})/)?([^/]+)")
+KEEP_EXPECTED = "how many jobs to keep: 1000, 1h, 1000/1d, none or all"
+_MOST_KEPT_DIGITS = 12
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 _EXAMPLES = "such as 90, 90s, 5m, 1h or 250ms"
 
 
 def parse_duration(value: str | float) -> float:
-    """Return the seconds that ``90``, ``90s``, ``5m``, ``1h``, ``250ms`` or a number means.
+    """Return the seconds of ``90``, ``90s``, ``5m``, ``1h``, ``2d``, ``250ms`` or a number.
 
     Text without a unit is seconds. Raises ``ValueError`` for anything else, and for a number that
     is negative or not finite.
@@ -71,6 +74,25 @@ def parse_rate(text: object) -> StartRate:
         msg = f"expected {RATE_EXPECTED}, got {text!r}"
         raise ValueError(msg)
     return StartRate(int(match[1]), float(match[2] or 1) * _SECONDS[match[3]])
+
+
+def parse_keep(value: object) -> bool | int | dict[str, int]:
+    """Return BullMQ's removeOnComplete for ``1000``, ``1h``, ``1000/1d``, ``none`` or ``all``.
+
+    A number alone, or text of digits alone, is a count of jobs; with a unit it is an age. Raises
+    ``ValueError`` for anything else.
+    """
+    text = "".join(str(value).split()) if type(value) in (int, str) else ""
+    if text in {"none", "all"}:
+        return text == "none"
+    if text.isdecimal() and text.isascii() and len(text) <= _MOST_KEPT_DIGITS:
+        return int(text)
+    match = _KEEP.fullmatch(text)
+    age = _seconds(match[2]) if match is not None and not match[2].isdecimal() else 0.0
+    if match is None or not 1 <= age < float("inf") or age != int(age):
+        msg = f"expected {KEEP_EXPECTED}, got {value!r}"
+        raise ValueError(msg)
+    return {"age": int(age)} if match[1] is None else {"age": int(age), "count": int(match[1])}
 
 
 def suggestion(name: str, known: list[str]) -> str:
@@ -215,6 +237,20 @@ class Rate(Text):
 
     def parse(self, text: str) -> str:
         return text.replace(" ", "")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptJobs(_AsWritten):
+    """How many jobs that have ended are kept, as ``parse_keep`` reads it; a value is text."""
+
+    expected: str = KEEP_EXPECTED
+
+    def check(self, value: Any) -> str:
+        try:
+            parse_keep(value)
+        except ValueError:
+            raise ValueError(self.expected) from None
+        return "".join(str(value).split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.client.jobs import Mover
+from convolab_worker.client.moving import Mover
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter
@@ -208,12 +208,12 @@ async def test_what_can_not_be_moved_stays_and_says_why(house: House) -> None:
 async def test_deduplication_goes_along(house: House) -> None:
     """A job that keeps others out does so in the new queue, and no longer in the old one."""
     add, window = house.client.enqueue, "episode-1"
-    first = await add("plain", queue=house.one, deduplication_id=window)
+    first = await add("plain", queue=house.one, deduplication=window)
 
     await house.migrate("--yes")
 
-    assert await add("plain", queue=house.new, deduplication_id=window) == first
-    assert await add("plain", queue=house.one, deduplication_id=window) != first
+    assert await add("plain", queue=house.new, deduplication=window) == first
+    assert await add("plain", queue=house.one, deduplication=window) != first
 
 
 async def test_a_waiting_worker_takes_them_at_once(

@@ -341,6 +341,27 @@ async def test_sync_handler_runs_in_a_thread(running: Running) -> None:
     assert status.progress == 50
 
 
+async def test_threads_are_kept_from_job_to_job_and_end_with_the_worker(running: Running) -> None:
+    """What is local to a thread, such as a session, is made once for each slot that needs one."""
+    handlers, made, local = HandlerRegistry(), [], threading.local()
+
+    @handlers.image("draw")
+    def draw(_job: Job[Any]) -> None:
+        if not hasattr(local, "session"):
+            local.session = object()
+            made.append(threading.current_thread())
+
+    async with running(handlers, concurrency=2) as (_, client):
+        jobs = [await client.enqueue("draw") for _ in range(20)]
+        for job in jobs:
+            await client.result(job, SOON)
+
+    assert 1 <= len(made) <= 2
+    for thread in made:
+        await asyncio.to_thread(thread.join, SOON)
+        assert not thread.is_alive()
+
+
 async def test_progress_is_coalesced_and_the_last_is_written(
     running: Running, redis: Redis, queue_name: str
 ) -> None:
@@ -688,7 +709,7 @@ async def test_result_of_a_removed_job_is_not_waited_for(
         {"backoff": "fixed"},
         {"job_id": "17"},
         {"job_id": "\ud800"},
-        {"deduplication_id": 5},
+        {"deduplication": 5},
     ],
     ids=repr,
 )

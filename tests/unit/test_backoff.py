@@ -117,6 +117,31 @@ def test_a_number_is_a_fixed_delay(made: int) -> None:
     assert delay_ms(1500, made) == 1500
 
 
+@pytest.mark.parametrize(
+    ("longest", "delays"),
+    [
+        (5000, [2000, 4000, 5000, 5000]),
+        (0, [0, 0, 0, 0]),
+        (-3, [0, 0, 0, 0]),
+        ("5000", [2000, 4000, 8000, 16_000]),
+        (None, [2000, 4000, 8000, 16_000]),
+    ],
+    ids=repr,
+)
+def test_an_exponential_backoff_has_a_longest_wait(longest: object, delays: list[float]) -> None:
+    """What is no number is no bound, as for Node's workers, which know none."""
+    backoff = {"type": "exponential", "delay": 2000, "maxDelay": longest}
+
+    assert [delay_ms(backoff, made) for made in range(4)] == delays
+
+
+def test_jitter_begins_where_the_longest_wait_ends() -> None:
+    """Jobs that have waited longest are not tried again together either."""
+    backoff = {"type": "exponential", "delay": 2000, "maxDelay": 8000, "jitter": 0.5}
+
+    assert [delay_ms(backoff, 20, chance) for chance in (0, 0.5, 0.99)] == [4000, 6000, 7960]
+
+
 @given(
     delay=st.integers(0, 10**9),
     jitter=st.floats(0, 1),

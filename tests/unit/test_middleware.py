@@ -19,6 +19,7 @@ from convolab_worker.handlers.registry import HandlerRegistry
 from convolab_worker.testing import run_handler
 from convolab_worker.worker.execution.handler_call import AbortKind, HandlerCall
 from convolab_worker.worker.execution.outcomes import conclude, prepare
+from convolab_worker.worker.execution.threads import HandlerThreads
 from tests.unit.worker.execution.trials import Quiet, abort_of
 
 pytestmark = pytest.mark.asyncio
@@ -289,7 +290,9 @@ class Trial:
         handlers.audio("x", **options)(x)
         (self.handler,) = handlers.staged({})
         self.active_job = ActiveJob(queue="q", id="7", token="t", name="x", data=b"{}", opts={})
-        self.call = HandlerCall(prepare(self.active_job, self.handler, Quiet()), self.handler)
+        self.threads = HandlerThreads()
+        job = prepare(self.active_job, self.handler, Quiet())
+        self.call = HandlerCall(job, self.handler, self.threads)
 
     async def aborted(self, kind: AbortKind, patience: float) -> Any:
         """Run it, abort it when the thread runs, and give the outcome."""
@@ -300,6 +303,7 @@ class Trial:
             if patience > 1:
                 self.release.set()
             await ending
+        self.threads.close()
         return conclude(self.call, self.active_job, self.handler, lambda: 0.5)
 
 

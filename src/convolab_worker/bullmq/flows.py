@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.job_type import JobType, job_type_of
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
-from convolab_worker.bullmq.protocol.job_options import (
-    ATTEMPT_MARK,
+from convolab_worker.bullmq.protocol.keywords import (
     FAILURE_OPTIONS,
-    check_option,
+    LIFE_MARK,
+    Backoff,
+    JobPolicy,
+    Keep,
+    check_keyword,
+    check_size,
     job_options,
 )
 from convolab_worker.bullmq.script_runner import run_script
@@ -22,25 +28,47 @@ from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from convolab_worker.bullmq.backend import Backend
+    from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
 
 OnFailure = Literal["fail", "ignore", "continue", "remove"]
-_CHECKED = ("name", "key", "queue", "attempts", "backoff", "delay", "priority", "on_failure")
+P = TypeVar("P")
+_OPTIONS = (
+    "attempts", "backoff", "delay", "priority", "keep_completed", "keep_failed", "lifo",
+    "keep_logs", "stack_trace_limit", "size_limit",
+)  # fmt: skip
+
+
+class ChildOptions(JobPolicy, total=False):
+    """The keywords of ``Child`` besides the job's own name and data."""
+
+    queue: str | None
+    key: str | None
+    delay: float | None
+    priority: int | None
+    on_failure: OnFailure
+    lifo: bool | None
+    keep_logs: int | None
+    stack_trace_limit: int | None
+    size_limit: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
     """A part of a job, to be run as a BullMQ child.
 
+    ``name`` is that of the job, its JobType or its handler; these two give the queue and options
+    that are not given here, and ``data`` is checked as the handler will check it.
     ``key`` names its result within the parent (by default the job name), and makes its id: a child
-    that is asked for twice is one job. ``queue`` is the parent's own by default. ``on_failure``
+    that one job asks for twice is one job. ``queue`` is the parent's own by default. ``on_failure``
     says what happens if the child fails for good: ``fail`` the parent, ``ignore`` the failure (the
     parent goes on when the others are done), ``continue`` the parent at once, or ``remove`` the
-    child from what the parent waits for. ``delay`` and ``backoff`` are seconds. Raises
-    ConfigurationError for values that can't be.
+    child from what the parent waits for. The others are those of JobOptions; BullMQ allows no
+    deduplication of children. Raises ConfigurationError for values that can't be, and
+    InvalidPayload for data that the handler would refuse.
     """
 
     name: str
@@ -48,14 +76,54 @@ class Child:
     queue: str | None = None
     key: str | None = None
     attempts: int | None = None
-    backoff: float | Mapping[str, Any] | None = None
+    backoff: Backoff | None = None
     delay: float | None = None
     priority: int | None = None
     on_failure: OnFailure = "fail"
+    keep_completed: Keep | None = None
+    keep_failed: Keep | None = None
+    lifo: bool | None = None
+    keep_logs: int | None = None
+    stack_trace_limit: int | None = None
+    size_limit: int | None = None
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self, job_type: JobType[P, Any], data: P, /, **options: Unpack[ChildOptions]
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self, handler: Callable[..., Any], data: Any, /, **options: Unpack[ChildOptions]
+        ) -> None: ...
+
+        @overload
+        def __init__(self, name: str, data: Any = ..., **options: Unpack[ChildOptions]) -> None: ...
+
+        def __init__(self, name: Any, data: Any = None, **options: Any) -> None: ...
 
     def __post_init__(self) -> None:
-        for what in _CHECKED:
-            check_option("Child", what, self.result_key if what == "key" else getattr(self, what))
+        target: object = self.name
+        if not isinstance(target, str):
+            self._become(job_type_of(target))
+        for what in ("name", "queue", "on_failure"):
+            check_keyword("Child", what, getattr(self, what))
+        check_keyword("Child", "key", self.result_key)
+        self.job_options()
+
+    def job_options(self) -> dict[str, Any]:
+        """BullMQ's job options of the child, without those that concern its parent."""
+        return job_options("Child", {what: getattr(self, what) for what in _OPTIONS})
+
+    def _become(self, job_type: JobType[Any, Any]) -> None:
+        """Take the name, and the queue and options that are not given, from a declaration."""
+        job_type.encode(self.data)  # which raises for data that does not fit
+        object.__setattr__(self, "name", job_type.name)
+        for what, value in {"queue": job_type.queue, **job_type.options}.items():
+            if getattr(self, what) is None:
+                object.__setattr__(self, what, value)
 
     @property
     def result_key(self) -> str:
@@ -87,75 +155,151 @@ def check_keys(children: Iterable[object]) -> tuple[Child, ...]:
 
 
 def not_ended(children: Iterable[Child], ended: Iterable[str]) -> list[Child]:
-    """Returns those of ``children`` whose keys are not among those that have ``ended``.
+    """Returns those of ``children`` whose keys are not among those that have ``ended``."""
+    known = {*ended}
+    return [child for child in children if child.result_key not in known]
 
-    Raises ConvolabWorkerError if all of them have ended: the handler would ask for them for ever.
-    """
-    asked = list(children)
-    left = [child for child in asked if child.result_key not in {*ended}]
-    if not left:
-        keys = ", ".join(child.result_key for child in asked)
+
+def nothing_to_wait_for(children: Iterable[Child], ended: Iterable[str]) -> ConvolabWorkerError:
+    """Returns why a job that asks for ``children`` fails: called again, it would ask for ever."""
+    asked = [child.result_key for child in children]
+    keys = ", ".join(asked)
+    if {*asked} <= {*ended}:
         msg = f"enqueue_children: all of them have ended ({keys}): see children_results() first"
-        raise ConvolabWorkerError(msg)
-    return left
+    else:
+        msg = (
+            f"enqueue_children: none of them is pending, and none has ended since the handler"
+            f" was called ({keys}): were they removed?"
+        )
+    return ConvolabWorkerError(msg)
 
 
-def child_id(parent_id: str, key: str, attempt: int) -> str:
-    """Returns a child's job id: one for each attempt of its parent."""
-    suffix = f"{ATTEMPT_MARK}{attempt}" if attempt > 1 else ""
-    return f"{parent_id}.{key}{suffix}"
+@dataclass(frozen=True, slots=True)
+class ChildIds:
+    """The job ids of the children that one parent asks for.
+
+    An id is PARENT.KEY~LIFE, and PARENT.KEY~LIFE.ATTEMPT from the parent's second attempt on. LIFE
+    stands for the parent's id and queue, and for the time when it was added: Node's ids count from
+    1 in each queue, and again in a queue that was obliterated, while children stay in completed.
+    """
+
+    parent: str
+    life: str
+    attempt: int
+
+    @classmethod
+    def of(cls, keys: QueueKeys, parent: ActiveJob) -> ChildIds:
+        """Returns the ids that ``parent``, a job of the queue with those keys, gives."""
+        told = f"{parent.timestamp}:{keys.job(parent.id)}".encode("utf-8", "surrogateescape")
+        life = hashlib.blake2s(told, digest_size=4).hexdigest()
+        return cls(parent.id, life, parent.attempt)
+
+    def id_of(self, key: str) -> str:
+        suffix = f".{self.attempt}" if self.attempt > 1 else ""
+        return f"{self.parent}.{key}{LIFE_MARK}{self.life}{suffix}"
+
+    def key_and_attempt(self, job_id: str) -> tuple[str, int] | None:
+        """Returns what ``id_of`` was called with, by which attempt; None for another maker's id."""
+        own, has_mark, suffix = job_id.rpartition(LIFE_MARK)
+        life, has_attempt, attempt = suffix.partition(".")
+        is_ours = has_mark and life == self.life and own.startswith(f"{self.parent}.")
+        if not is_ours or (has_attempt and not attempt.isdecimal()):
+            return None
+        return own.removeprefix(f"{self.parent}."), int(attempt or 1)
 
 
-def by_key(parent_id: str, texts: Mapping[str, str]) -> dict[str, str]:
+def by_key(ids: ChildIds, prefix: str, texts: Mapping[str, str]) -> dict[str, str]:
     """Returns what BullMQ keeps by children's job keys by the keys that the handler knows.
 
     Where several attempts of the parent asked for a key, the newest one counts. Children that the
-    handler did not ask for (those of a flow that Node added) go by their job id.
+    handler did not ask for (those of a flow that Node added) go by their job id; where several
+    queues have a child of that id, by QUEUE:ID. ``prefix`` is that of the parent's keys.
     """
     newest: dict[str, tuple[int, str]] = {}
+    others: dict[str, list[tuple[str, str]]] = {}
     for job_key, text in texts.items():
-        key, attempt = _key_and_attempt(parent_id, job_key)
-        if attempt >= newest.get(key, (0, ""))[0]:
-            newest[key] = attempt, text
-    return {key: text for key, (_, text) in newest.items()}
+        queue, job_id = _queue_and_id(prefix, job_key)
+        ours = ids.key_and_attempt(job_id)
+        if ours is None:
+            others.setdefault(job_id, []).append((queue, text))
+        elif ours[1] >= newest.get(ours[0], (0, ""))[0]:
+            newest[ours[0]] = ours[1], text
+    told = {key: text for key, (_, text) in newest.items()}
+    for job_id, found in others.items():
+        is_known = len(found) == 1 and job_id not in told
+        told.update({job_id if is_known else f"{queue}:{job_id}": text for queue, text in found})
+    return told
 
 
-def results_by_key(parent_id: str, processed: Mapping[str, str]) -> dict[str, Any]:
-    """Returns children's results by key (see ``by_key``), from BullMQ's hash of JSON texts."""
-    return {key: json.loads(text) for key, text in by_key(parent_id, processed).items()}
+def _queue_and_id(prefix: str, job_key: str) -> tuple[str, str]:
+    # A job that a scheduler made has an id with colons: repeat:NAME:MILLISECONDS.
+    own = job_key.removeprefix(f"{prefix}:")
+    if own == job_key:  # a prefix of its own
+        _, _, own = job_key.partition(":")
+    queue, _, job_id = own.partition(":")
+    return queue, job_id
 
 
-def _key_and_attempt(parent_id: str, job_key: str) -> tuple[str, int]:
-    # A parent that a scheduler made has an id with colons: repeat:NAME:MILLISECONDS.
-    _, is_ours, own = job_key.rpartition(f":{parent_id}.")
-    if not is_ours or ":" in own:
-        return job_key.rpartition(":")[2], 1
-    key, _, attempt = own.partition(ATTEMPT_MARK)
-    return key, int(attempt) if attempt.isdecimal() else 1
+async def left_to_add(
+    backend: Backend, parent: ActiveJob, children: Sequence[Child]
+) -> list[Child]:
+    """Returns those of ``children`` that have not ended; one that waits or runs is among them.
 
-
-async def enqueue(
-    backend: Backend, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
-) -> None:
-    """Adds those of ``children`` that have not ended yet; a child that is there is left alone.
-
-    ``carried`` are options that they get in addition to their own. Raises ConvolabWorkerError if
-    all of them have ended.
+    Nothing is asked where the parent can't have added any.
     """
-    asked = list(children)
-    if parent.starts > 1:
-        processed, failed = await _ended(backend, parent)
-        asked = not_ended(asked, by_key(parent.id, {**failed, **processed}))
-        asked = [child for child in asked if not await _has_failed(backend, parent, child)]
-    for child in asked:
-        job = _new_job(backend, parent, child, carried)
-        await producer.add(backend.connection, backend.keys_of(child.queue or parent.queue), job)
+    if parent.starts == 1 and not parent.has_asked and parent.children_ended is None:
+        return list(children)
+    processed, failed = await _ended(backend, parent)
+    if parent.children_ended is None and parent.starts > 1:
+        # Its handler did not look, and could know of these.
+        parent.children_ended = len(processed) + len(failed)
+    left = not_ended(children, _by_key(backend, parent, {**failed, **processed}))
+    gone = await asyncio.gather(*[_has_failed(backend, parent, child) for child in left])
+    return [child for child, has_failed in zip(left, gone, strict=True) if not has_failed]
+
+
+def pipelines(
+    backend: Backend, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
+) -> Iterator[list[tuple[QueueKeys, NewJob]]]:
+    """Yields the children as new jobs, in lists that ``producer.add_all`` adds at once.
+
+    ``carried`` are options that they get in addition to their own. Each list is made when it is
+    asked for. The script that adds a child leaves one that is there alone.
+    """
+    ids = ChildIds.of(backend.keys[parent.queue], parent)
+    jobs = (
+        (
+            backend.keys_of(child.queue or parent.queue),
+            _new_job(backend, parent, ids.id_of(child.result_key), child, carried),
+        )
+        for child in children
+    )
+    return producer.pipelines(jobs, lambda added: len(added[1].data))
+
+
+async def have_ended(backend: Backend, parent: ActiveJob, children: Sequence[Child]) -> bool:
+    """Returns whether children have ended of which the parent's handler has not been told.
+
+    If so, it is called again, and is told of them: it gets the same answer twice only if further
+    ones have ended. Raises ConvolabWorkerError otherwise if all of ``children`` have ended: the
+    handler did not look at their results.
+    """
+    processed, failed = await _ended(backend, parent)
+    ended = _by_key(backend, parent, {**failed, **processed})
+    told, parent.children_ended = parent.children_ended, len(processed) + len(failed)
+    if told is not None:
+        has_news = parent.children_ended > told
+    else:  # its first run, which nothing had ended before
+        has_news = len(not_ended(children, ended)) < len(children)
+    if not has_news and not not_ended(children, ended):
+        raise nothing_to_wait_for(children, ended)
+    return has_news
 
 
 async def _has_failed(backend: Backend, parent: ActiveJob, child: Child) -> bool:
     """Whether a child has failed of which its parent was not told; if so, it is told now."""
     keys = backend.keys_of(child.queue or parent.queue)
-    job_id = child_id(parent.id, child.result_key, parent.attempt)
+    job_id = ChildIds.of(backend.keys[parent.queue], parent).id_of(child.result_key)
     if await backend.connection.call(Purpose.FETCH, "ZSCORE", keys["failed"], job_id) is None:
         return False
     reason = await backend.connection.call(Purpose.FETCH, "HGET", keys.job(job_id), "failedReason")
@@ -167,14 +311,28 @@ async def _has_failed(backend: Backend, parent: ActiveJob, child: Child) -> bool
 
 async def results(backend: Backend, parent: ActiveJob) -> dict[str, Any]:
     """Returns the results of the children that have ended by key; None for one that failed."""
-    processed, failed = await _ended(backend, parent)
-    return {**dict.fromkeys(by_key(parent.id, failed)), **results_by_key(parent.id, processed)}
+    processed, failed = await _told(backend, parent)
+    values = {key: json.loads(value) for key, value in processed.items()}
+    return {**dict.fromkeys(failed), **values}
 
 
 async def failures(backend: Backend, parent: ActiveJob) -> dict[str, str]:
     """Returns by key why children failed whose failure does not fail their parent."""
-    _, failed = await _ended(backend, parent)
-    return by_key(parent.id, failed)
+    _, failed = await _told(backend, parent)
+    return failed
+
+
+async def _told(backend: Backend, parent: ActiveJob) -> tuple[dict[str, str], dict[str, str]]:
+    """What the handler is told of its children: results and reasons, by key."""
+    processed, failed = await _ended(backend, parent)
+    parent.children_ended = len(processed) + len(failed)
+    return _by_key(backend, parent, processed), _by_key(backend, parent, failed)
+
+
+def _by_key(backend: Backend, parent: ActiveJob, texts: Mapping[str, str]) -> dict[str, str]:
+    keys = backend.keys[parent.queue]
+    prefix = keys.base.removesuffix(f":{keys.queue}:")
+    return by_key(ChildIds.of(keys, parent), prefix, texts)
 
 
 async def drop(backend: Backend, parent: ActiveJob) -> None:
@@ -200,19 +358,15 @@ def _pairs(flat: list[str]) -> dict[str, str]:
 
 
 def _new_job(
-    backend: Backend, parent: ActiveJob, child: Child, carried: Mapping[str, Any]
+    backend: Backend, parent: ActiveJob, job_id: str, child: Child, carried: Mapping[str, Any]
 ) -> NewJob:
-    options = job_options(
-        child.name,
-        delay=child.delay,
-        priority=child.priority,
-        attempts=child.attempts,
-        backoff=child.backoff,
-    )
+    data = encode_data(child.data, what=f"data of the child {child.result_key!r}")
+    options = child.job_options()
+    check_size(f"the child {child.result_key!r}", data, options)
     return NewJob(
-        id=child_id(parent.id, child.result_key, parent.attempt),
+        id=job_id,
         name=child.name,
-        data=encode_data(child.data, what=f"data of the child {child.result_key!r}"),
+        data=data,
         opts={child.failure_option: True, **carried, **options},
         parent=parent.id,
         parent_queue=backend.keys[parent.queue].base.removesuffix(":"),

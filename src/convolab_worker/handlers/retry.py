@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from convolab_worker.bullmq.protocol.keywords import BUILT_IN
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import is_async, place
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Callable[..., float | None]")
 
-BUILT_IN = ("fixed", "exponential")
 _MAX_DELAY_MS = 2**53 - 1  # what a JavaScript producer's dashboards can count
 _MOST_DOUBLINGS = 64  # a millisecond, doubled so often, is more than that
 
@@ -46,7 +46,7 @@ def retry_delay(
     if kind == "exponential":
         # JavaScript's Math.round, up to what is cut below anyway.
         doubled = 2.0 ** min(max(attempts_made, 0), _MOST_DOUBLINGS) * delay_ms
-        delay_ms = float(math.floor(min(doubled, _MAX_DELAY_MS) + 0.5))
+        delay_ms = float(math.floor(min(doubled, _longest(backoff)) + 0.5))
     if jitter > 0:
         delay_ms = math.floor(random * delay_ms * jitter + delay_ms * (1 - jitter))
     return min(max(delay_ms, 0.0), _MAX_DELAY_MS) / 1000
@@ -70,6 +70,12 @@ def _backoff(backoff: object) -> tuple[str, float, float]:
         msg = f"backoff: expected a delay in milliseconds and a jitter from 0 to 1, got {backoff!r}"
         raise ConfigurationError(msg)
     return kind, float(delay), float(jitter)
+
+
+def _longest(backoff: object) -> float:
+    """The most milliseconds of a wait: this library's ``maxDelay``, which Node does not know."""
+    longest: Any = backoff.get("maxDelay") if isinstance(backoff, dict) else None
+    return min(longest, _MAX_DELAY_MS) if _is_number(longest) else _MAX_DELAY_MS
 
 
 def _is_number(value: object) -> bool:

@@ -9,11 +9,11 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.flows import Child, not_ended
+from convolab_worker.bullmq.flows import Child, not_ended, nothing_to_wait_for
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
-from convolab_worker.bullmq.protocol.job_options import job_options
+from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobFailed
+from convolab_worker.errors import ConfigurationError, JobFailed
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.payloads.encode import encode_data, encode_json
 from convolab_worker.settings import Settings
@@ -25,6 +25,7 @@ from convolab_worker.worker.watchdog import StackReports
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from convolab_worker.bullmq.protocol.keywords import Backoff
     from convolab_worker.handlers.registry import HandlerRegistry
 
 _CLOSING_SECONDS = 5.0
@@ -76,7 +77,7 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     job_id: str | None = None,
     attempt: int = 1,
     attempts: int | None = None,
-    backoff: float | Mapping[str, Any] | None = None,
+    backoff: Backoff | None = None,
     resources: Any = _FROM_LIFESPAN,
     children_results: Mapping[str, Any] | None = None,
     children_failures: Mapping[str, str] | None = None,
@@ -87,7 +88,8 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
 
     The registry's lifespans are opened before and closed afterwards, unless ``resources`` is
     given: the handler then gets that. The job says that this is its ``attempt`` of ``attempts``;
-    ``attempts`` and ``backoff`` are as for ``JobClient.enqueue``. ``children_results`` and
+    ``attempts`` and ``backoff`` are as for ``JobClient.enqueue``, and the handler's own without
+    them. ``children_results`` and
     ``children_failures`` are those of the children that have ended.
 
     Raises what the attempt fails with: an exception of the handler or of a middleware,
@@ -96,18 +98,21 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     """
     settings = settings or Settings()
     recorder = _Recorder(children_results or {}, children_failures or {})
-    options = job_options(
-        name, delay=None, priority=None, attempts=attempts, backoff=backoff, deduplication_id=None
-    )
+    queue = queue or _queue_of(handlers, name, settings)
+    _check_attempt(attempt, attempts)
+    handler = handlers.find(queue, name)
+    if attempts is None and (handler is None or handler.defaults.get("attempts", 0) < attempt):
+        attempts = attempt
+    options = job_options("run_handler", {"attempts": attempts, "backoff": backoff})
     job = ActiveJob(
-        queue=queue or _queue_of(handlers, name, settings),
+        queue=queue,
         id=job_id or uuid.uuid4().hex,
         token="test",  # noqa: S106 - no lock is taken
         name=name,
         data=encode_data({} if data is None else data).encode(),
-        opts={"attempts": attempt, **options},
+        opts=options,
         processed_on=round(time.time() * 1000),
-        attempts_made=_checked_attempt(attempt, attempts) - 1,
+        attempts_made=attempt - 1,
     )
     if resources is _FROM_LIFESPAN:
         lifespans = Lifespans(handlers.lifespans, settings)
@@ -115,13 +120,12 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     else:
         lifespans = Lifespans([], settings)
         staged = handlers.staged(dict.fromkeys(handlers.scopes, resources))
+    executor = JobExecutor(staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason)
     try:
-        executor = JobExecutor(
-            staged, recorder.reporter, Metrics(), StackReports(), _no_child_reason
-        )
         held = executor.receive(job, time.monotonic())
         outcome = _settled(await executor.run(held), job, recorder)
     finally:
+        executor.close()
         await lifespans.close(_CLOSING_SECONDS)
     return _told(outcome, job, recorder, raises=raises)
 
@@ -158,11 +162,11 @@ def _raise(failed: Failed, job: ActiveJob) -> None:
 def _settled(outcome: Outcome, job: ActiveJob, recorder: _Recorder) -> Outcome:
     """Turn a wait for children that have all ended into a failure, as a worker does."""
     ended = recorder.ended
-    if isinstance(outcome, AwaitsChildren) and ended:
-        try:
-            return AwaitsChildren(tuple(not_ended(outcome.children, ended)))
-        except ConvolabWorkerError as error:
-            return failure(error, job, lambda: 0.0)
+    if isinstance(outcome, AwaitsChildren):
+        left = not_ended(outcome.children, ended)
+        if not left:
+            return failure(nothing_to_wait_for(outcome.children, ended), job, lambda: 0.0)
+        return AwaitsChildren(tuple(left))
     return outcome
 
 
@@ -177,11 +181,10 @@ def _queue_of(handlers: HandlerRegistry, name: str, settings: Settings) -> str:
     return settings.queues[0] if free or not bound else bound.pop() or ""
 
 
-def _checked_attempt(attempt: int, attempts: int | None) -> int:
+def _check_attempt(attempt: int, attempts: int | None) -> None:
     if not 1 <= attempt <= (attempts or attempt):
         msg = f"attempt={attempt!r}: expected 1 to {attempts or 'any'}"
         raise ConfigurationError(msg)
-    return attempt
 
 
 async def _no_child_reason(deferred: str) -> str:  # pragma: no cover - no child has failed here

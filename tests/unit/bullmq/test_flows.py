@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.bullmq.flows import Child, check_keys, child_id, results_by_key
+from convolab_worker.bullmq.flows import Child, ChildIds, by_key, check_keys
 from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError
 
 KEYS = st.text(st.characters(codec="utf-8", exclude_characters=":~"), min_size=1, max_size=20)
@@ -55,7 +54,7 @@ def test_each_rule_for_failures_is_one_of_bullmqs(rule: Any, option: str) -> Non
     ("given_options", "message"),
     [
         ({"name": ""}, "name=''.* a job name"),
-        ({"name": 7}, "name=7.* a job name"),
+        ({"name": 7}, "7 is no registered handler.* a job's name"),
         ({"name": "a:b"}, "key='a:b'.* without ':' and '~'"),
         ({"key": "a~2"}, "key='a~2'.* without ':' and '~'"),
         ({"key": ""}, "key=''"),
@@ -70,7 +69,7 @@ def test_each_rule_for_failures_is_one_of_bullmqs(rule: Any, option: str) -> Non
         ({"delay": float("nan")}, "delay=nan"),
         ({"delay": float("inf")}, "delay=inf"),
         ({"delay": "5s"}, "delay='5s'"),
-        ({"backoff": -1}, "backoff=-1.* seconds, or BullMQ's own object"),
+        ({"backoff": -1}, "backoff=-1.* BullMQ's own object"),
         ({"backoff": float("nan")}, "backoff=nan"),
         ({"backoff": "fixed"}, "backoff='fixed'"),
         ({"priority": -1}, "priority=-1.* 0 to 2097151"),
@@ -138,63 +137,106 @@ def test_children_without_a_key_of_their_own_are_refused(children: list[Any], me
 # their ids and results
 
 
+def ids_of(
+    parent: str, attempt: int = 1, *, queue: str = "courses", added_at: int = 1_764_000_000_000
+) -> ChildIds:
+    """The ids of the children of a job that was added then."""
+    job = ActiveJob(
+        queue, parent, "token", "course", b"{}", {}, timestamp=added_at, attempts_made=attempt - 1
+    )
+    return ChildIds.of(QueueKeys("bull", queue), job)
+
+
 def test_asking_twice_in_one_attempt_asks_for_the_same_job() -> None:
     """A handler that is run again from its start does not enqueue its children again."""
-    assert child_id("7", "audio", 1) == child_id("7", "audio", 1) == "7.audio"
+    assert ids_of("7").id_of("audio") == ids_of("7").id_of("audio")
+    assert ids_of("7").id_of("audio").startswith("7.audio~")
 
 
 def test_each_attempt_of_a_parent_has_children_of_its_own() -> None:
     """A parent that is retried asks for new ones: those that failed are not asked for again."""
-    ids = {child_id("7", "audio", attempt) for attempt in range(1, 5)}
+    ids = {ids_of("7", attempt).id_of("audio") for attempt in range(1, 5)}
 
     assert len(ids) == 4
 
 
-@given(parent=PARENTS, key=KEYS, attempt=st.integers(1, 1000), result=st.integers() | st.text())
+@pytest.mark.parametrize(
+    ("other", "key"),
+    [
+        pytest.param(ids_of("7", queue="lessons"), "x", id="a-job-of-that-id-on-another-queue"),
+        pytest.param(ids_of("7", added_at=1_764_000_000_001), "x", id="an-id-used-again"),
+        pytest.param(ids_of("7", 2, queue="lessons"), "x", id="another-queue-and-attempt"),
+        pytest.param(ids_of("7.a"), "x", id="an-id-that-begins-alike"),
+        pytest.param(ids_of("7", queue="courses:7"), "x", id="a-queue-with-a-colon"),
+    ],
+)
+def test_no_two_parents_share_a_child(other: ChildIds, key: str) -> None:
+    """Ids count from 1 in each queue; neither asks for the other's part, nor reads its result."""
+    own = ids_of("7")
+    theirs = other.id_of(key)
+
+    assert theirs not in {own.id_of(key), own.id_of(f"a.{key}")}
+    assert own.key_and_attempt(theirs) is None
+    assert other.key_and_attempt(theirs) == (key, other.attempt)
+
+
+@given(parent=PARENTS, key=KEYS, attempt=st.integers(1, 1000), result=st.text())
 def test_a_result_comes_back_under_the_key_that_was_asked_for(
-    parent: str, key: str, attempt: int, result: object
+    parent: str, key: str, attempt: int, result: str
 ) -> None:
     """Whatever the parent's id and attempt: those of scheduled jobs have colons and dots."""
-    processed = {job_key(child_id(parent, key, attempt)): json.dumps(result)}
+    ids = ids_of(parent, attempt)
 
-    assert results_by_key(parent, processed) == {key: result}
+    assert by_key(ids, "bull", {job_key(ids.id_of(key)): result}) == {key: result}
 
 
 @given(keys=st.sets(KEYS, min_size=1, max_size=5), parent=PARENTS)
 def test_results_of_several_children_stay_apart(keys: set[str], parent: str) -> None:
     """Each has its own, whatever queues they ran on."""
-    processed = {
-        job_key(child_id(parent, key, 1), f"queue-{number}"): json.dumps(key)
-        for number, key in enumerate(keys)
-    }
+    ids = ids_of(parent)
+    processed = {job_key(ids.id_of(key), f"queue-{number}"): key for number, key in enumerate(keys)}
 
-    assert results_by_key(parent, processed) == {key: key for key in keys}
+    assert by_key(ids, "bull", processed) == {key: key for key in keys}
 
 
 @pytest.mark.parametrize("order", [(1, 2, 10), (10, 2, 1), (2, 10, 1)])
 def test_the_newest_attempts_result_counts(order: tuple[int, ...]) -> None:
     """Redis gives the results in any order; a key asked for again has the last answer."""
-    processed = {job_key(child_id("7", "audio", attempt)): json.dumps(attempt) for attempt in order}
+    processed = {job_key(ids_of("7", attempt).id_of("audio")): str(attempt) for attempt in order}
 
-    assert results_by_key("7", processed) == {"audio": 10}
+    assert by_key(ids_of("7"), "bull", processed) == {"audio": "10"}
 
 
 @pytest.mark.parametrize(
-    ("parent", "child", "key"),
+    ("job_keys", "names"),
     [
-        pytest.param("7", "f3a1-99", "f3a1-99", id="a-flow-of-nodes"),
-        pytest.param("7", "77.audio", "77.audio", id="another-parents"),
-        pytest.param("7", "8.7.audio", "8.7.audio", id="a-parents-id-inside"),
-        pytest.param("7", "7.audio~x", "audio", id="a-mark-without-a-number"),
+        pytest.param(["bull:q:f3a1-99"], ["f3a1-99"], id="a-flow-of-nodes"),
+        pytest.param(["bull:q:77.audio~1a2b3c4d"], ["77.audio~1a2b3c4d"], id="another-parents"),
+        pytest.param(["bull:q:7.audio"], ["7.audio"], id="like-an-id-of-ours"),
+        pytest.param(["bull:q:7.audio", "bull:q:7.audio~2"], ["7.audio", "7.audio~2"], id="marks"),
+        pytest.param(["bull:q:1", "bull:r:1"], ["q:1", "r:1"], id="one-id-in-two-queues"),
+        pytest.param(["bull:q:repeat:daily:17"], ["repeat:daily:17"], id="an-id-with-colons"),
+        pytest.param(["other:q:1"], ["1"], id="a-prefix-of-its-own"),
     ],
 )
-def test_children_of_other_makers_go_by_their_id(parent: str, child: str, key: str) -> None:
-    """A flow that Node has added has ids of its own."""
-    assert results_by_key(parent, {job_key(child): "1"}) == {key: 1}
+def test_children_of_other_makers_go_by_their_id(job_keys: list[str], names: list[str]) -> None:
+    """A flow that Node has added has ids of its own; no two results share a name."""
+    assert by_key(ids_of("7"), "bull", {key: key for key in job_keys}) == dict(
+        zip(names, job_keys, strict=True)
+    )
+
+
+def test_a_child_of_a_flow_does_not_hide_a_part_of_its_name() -> None:
+    """A handler of a flow's parent asks for a part whose key is the id of a child."""
+    ids = ids_of("7")
+    processed = {"bull:q:audio": "the flow's", job_key(ids.id_of("audio")): "the handler's"}
+
+    assert by_key(ids, "bull", processed) == {
+        "audio": "the handler's",
+        "q:audio": "the flow's",
+    }
 
 
 def test_there_are_no_results_on_the_first_run() -> None:
     """A parent that has asked for nothing has none."""
-    nothing: Mapping[str, str] = {}
-
-    assert results_by_key("7", nothing) == {}
+    assert by_key(ids_of("7"), "bull", {}) == {}

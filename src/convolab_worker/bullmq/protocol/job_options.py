@@ -1,15 +1,15 @@
-"""BullMQ's job options: their names, a producer's keywords as options, and their meaning at an end.
+"""BullMQ's job options: their names, what a handler adds to them, and their meaning at an end.
 
-A producer's keywords are checked before anything is sent; what other producers have stored is read
-without ever raising.
+What producers have stored is read without ever raising. How their keywords become options is in
+``keywords``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convolab_worker.errors import ConfigurationError
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # BullMQ's short names of job options, as stored (bullmq.job.optsDecodeMap).
 LONG_NAMES: Mapping[str, str] = {
@@ -21,29 +21,49 @@ LONG_NAMES: Mapping[str, str] = {
     "de": "deduplication",
 }
 _SHORT_NAMES = {long: short for short, long in LONG_NAMES.items()}
-# What a child's failure does to its parent, and BullMQ's option for it.
-FAILURE_OPTIONS = {
-    "fail": "failParentOnFailure",
-    "ignore": "ignoreDependencyOnFailure",
-    "continue": "continueParentOnFailure",
-    "remove": "removeDependencyOnFailure",
-}
-ATTEMPT_MARK = "~"  # separates a child's key from its parent's attempt, in the child's job id
 _LARGEST_IN_LUA = 2**53
-_MOST_SECONDS = 1e10  # some 300 years
 
 
 class Options(dict[str, Any]):
     """A job's options by their long names; jobs with the same options share one object.
 
-    ``at_end`` keeps what ``end_options`` has made of them.
+    ``at_end`` keeps what ``end_options`` has made of them, ``completed_by`` what ``Defaults`` have.
     """
 
-    __slots__ = ("at_end",)
+    __slots__ = ("at_end", "completed_by")
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
         self.at_end: dict[str, Mapping[str, Any]] = {}
+        self.completed_by: dict[Defaults, Options] = {}
+
+
+class Defaults:
+    """The ``options`` that jobs get of which their own say nothing.
+
+    BullMQ's producers write 0 attempts where nobody said how many.
+    """
+
+    __slots__ = ("options",)
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+
+    def complete(self, opts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns ``opts`` with those that are missing; the same object where none is."""
+        known: dict[Defaults, Options] = opts.completed_by if isinstance(opts, Options) else {}
+        found = known.get(self)
+        if found is None:
+            missing = {key: self.options[key] for key in self.options if _is_missing(opts, key)}
+            if not missing:
+                return opts
+            found = known[self] = Options({**opts, **missing})
+        return found
+
+
+def _is_missing(opts: Mapping[str, Any], key: str) -> bool:
+    said = opts.get(key)
+    return said is None or (key == "attempts" and said == 0)
 
 
 def short_options(opts: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,95 +107,3 @@ def _number(value: object, *, otherwise: int | None) -> float | None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return otherwise
     return value if abs(value) <= _LARGEST_IN_LUA else otherwise
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_key(value: object) -> bool:
-    return isinstance(value, str) and value != "" and not {":", ATTEMPT_MARK} & {*value}
-
-
-def _is_seconds(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and 0 <= value < _MOST_SECONDS  # type: ignore[operator]
-
-
-def _is_whole(value: object, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-_RULES: Mapping[str, tuple[Callable[[object], bool], str]] = {
-    "name": (_is_text, "a job name"),
-    "key": (_is_key, f"text without ':' and {ATTEMPT_MARK!r}"),
-    "queue": (lambda value: value is None or _is_text(value), "a queue's name"),
-    "attempts": (lambda value: value is None or _is_whole(value, 1, 2**53), "1 or more"),
-    "backoff": (
-        lambda value: value is None or isinstance(value, Mapping) or _is_seconds(value),
-        "seconds, or BullMQ's own object",
-    ),
-    "delay": (lambda value: value is None or _is_seconds(value), "seconds, 0 or more"),
-    "priority": (
-        lambda value: value is None or _is_whole(value, 0, 2**21 - 1),
-        "0 to 2097151, BullMQ's range",
-    ),
-    "on_failure": (
-        lambda value: isinstance(value, str) and value in FAILURE_OPTIONS,
-        f"one of {', '.join(FAILURE_OPTIONS)}",
-    ),
-    "deduplication_id": (_is_text, "text"),
-}
-
-
-def check_option(where: str, what: str, value: object) -> None:
-    """Raises ConfigurationError unless ``value`` can be the option ``what`` of a job."""
-    is_good, expected = _RULES[what]
-    if not is_good(value):
-        msg = f"{where}({what}={value!r}): expected {expected}"
-        raise ConfigurationError(msg)
-
-
-def job_options(name: str, **given: Any) -> dict[str, Any]:
-    """Returns BullMQ's options for a job called ``name``, of the keywords of ``enqueue``.
-
-    ``delay`` and ``backoff`` are seconds; None is as good as not given. Raises ConfigurationError,
-    which names the keyword, its value and what was expected.
-    """
-    check_option("enqueue", "name", name)
-    options: dict[str, Any] = {}
-    for what, value in given.items():
-        if value is None:
-            continue
-        check_option("enqueue", what, value)
-        if what == "delay":
-            options[what] = round(value * 1000)
-        elif what == "backoff":
-            fixed = not isinstance(value, Mapping)
-            options[what] = (
-                {"type": "fixed", "delay": round(value * 1000)} if fixed else dict(value)
-            )
-        elif what == "deduplication_id":
-            options["deduplication"] = {"id": value}
-        else:
-            options[what] = value
-    return options
-
-
-def checked_id(job_id: object) -> str | None:
-    """Returns a producer's own job id, by BullMQ's rules for them (its Job.validateOptions)."""
-    if job_id is None:
-        return None
-    fits = isinstance(job_id, str) and job_id != "" and not job_id.isdecimal() and ":" not in job_id
-    if not fits or not isinstance(job_id, str) or not _is_unicode(job_id):
-        msg = f"job_id={job_id!r}: expected text that is not a whole number and has no ':'"
-        raise ConfigurationError(msg)
-    return job_id
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, Options
@@ -23,6 +23,11 @@ class ActiveJob:
     Times are milliseconds since the epoch, as BullMQ writes them. ``problem`` says what of the
     hash could not be understood; such a job can only be failed. ``starts`` counts how often a
     worker has fetched it, this time included; ``stalls`` how often a worker was found to have died.
+    ``has_asked`` says that this worker has added children of it, in this run or the one before;
+    ``children_ended`` is how many of its children had ended when its handler was told last; None if
+    it was not told yet.
+    ``policy`` is ``opts`` with what its handler and its worker say where the job says nothing: the
+    executor writes it.
     """
 
     queue: str
@@ -42,6 +47,12 @@ class ActiveJob:
     stacktrace: bytes = b"[]"
     stalls: int = 0
     problem: str | None = None
+    has_asked: bool = False
+    children_ended: int | None = None
+    policy: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.policy = self.opts
 
     @property
     def attempt(self) -> int:
@@ -50,7 +61,7 @@ class ActiveJob:
 
     @property
     def max_attempts(self) -> int:
-        attempts = self.opts.get("attempts", 1)
+        attempts = self.policy.get("attempts", 1)
         return max(attempts, 1) if isinstance(attempts, int) else 1
 
 

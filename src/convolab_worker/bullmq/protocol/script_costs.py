@@ -49,6 +49,8 @@ RENEWAL = 3  # for each job, by the script that renews the locks of all
 # BullMQ chooses the id of a job that is added without one; ours have an id, which costs one more.
 ADD_NUMBERED = 8
 ADD = ADD_NUMBERED + 1
+REMOVE_SCHEDULE = 6
+_ADD_SCHEDULE = 14  # a new one; up to 10 more in the place of another
 _ADD_CHILD = 2
 
 
@@ -56,6 +58,11 @@ def add(script: str, *, is_child: bool = False) -> int:
     """Commands inside a script that adds a job which is not there yet."""
     has_order_of_its_own = script != "addStandardJob"  # delayed, or prioritized
     return ADD + has_order_of_its_own + (_ADD_CHILD if is_child else 0)
+
+
+def add_schedule(*, has_pattern: bool) -> int:
+    """Commands inside the script that writes a schedule, and a first job that waits or is due."""
+    return _ADD_SCHEDULE + has_pattern
 
 
 def log(*, has_progress: bool, is_trimmed: bool) -> int:
@@ -120,7 +127,7 @@ def _finish(call: Call, job: ActiveJob | None) -> int:
     has_failed = call.args[4] == "failed"
     if job.parent_key is not None:
         total += _CHILD_FAILED if has_failed else _CHILD_COMPLETED
-    remove = job.opts.get("removeOnFail" if has_failed else "removeOnComplete")
+    remove = job.policy.get("removeOnFail" if has_failed else "removeOnComplete")
     if remove is None or remove is False:
         return total
     return total + (_REMOVED_AT_ONCE if remove is True or remove == 0 else _TRIM_FINISHED)

@@ -13,9 +13,10 @@ import contextlib
 import contextvars
 import enum
 import sys
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from structlog.contextvars import bind_contextvars
 
 from convolab_worker.bullmq.outcome import (
     Failed,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.registry import Handler
+    from convolab_worker.worker.execution.threads import HandlerThread, HandlerThreads
 
 # How long a handler may go on after it was told to end, before it loses its slot; and at the end of
 # a shutdown's grace, or when its lock is lost.
@@ -73,15 +75,16 @@ def cancellation(outcome: Failed | Returned) -> Abort:
 
 
 class HandlerCall:
-    """One call of a handler for a job, in the loop or in a thread of its own."""
+    """One call of a handler for a job, in the loop or in one of ``threads``."""
 
-    def __init__(self, job: Job[Any], handler: Handler) -> None:
+    def __init__(self, job: Job[Any], handler: Handler, threads: HandlerThreads) -> None:
         self._job = job
         self._handler = handler
+        self._threads = threads
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: HandlerThread | None = None  # while it makes this call
         self._chain: MiddlewareChain | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._began = False
@@ -95,7 +98,11 @@ class HandlerCall:
     async def run(self) -> None:
         """Start the handler and wait until it has ended or has been abandoned."""
         if self._handler.threaded and not self._handler.middleware:
-            self._start_thread(self._job, self._finish)
+            try:
+                self._start_thread(self._job, self._finish)
+            except RuntimeError as error:  # the system gives no more threads
+                self.error = error
+                self._end()
         else:
             name = f"job {self._job.name} {self._job.id}"
             self._task = _begin(self._call(), self._loop, name)
@@ -109,6 +116,7 @@ class HandlerCall:
             self._job.cancelled.set()
             if self._task is not None:
                 self._task.cancel()
+            self._leave_thread()
             raise
         finally:
             if self._timer is not None:
@@ -116,6 +124,7 @@ class HandlerCall:
 
     async def _call(self) -> None:
         self._began = True
+        self._bind_context()
         handler = self._handler
         try:
             if handler.middleware:
@@ -133,19 +142,25 @@ class HandlerCall:
     ) -> None:
         """Call the handler in a thread; ``finish`` hears of its value or error, in the loop."""
         context = contextvars.copy_context()
+        context.run(self._bind_context)
 
-        def call() -> None:
-            value, error = None, None
-            try:
-                value = context.run(self._handler.function, job)
-            except BaseException as raised:  # noqa: BLE001 - as above
-                error = raised
+        def call() -> Any:
+            return context.run(self._handler.function, job)
+
+        def ended(value: Any, error: BaseException | None) -> None:
+            self._thread = None
+            finish(value, error)
+
+        def tell(value: Any, error: BaseException | None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has been closed without us
-                self._loop.call_soon_threadsafe(finish, value, error)
+                self._loop.call_soon_threadsafe(ended, value, error)
 
-        # A daemon of its own, not a pool's: one that never ends must not keep the process.
-        self._thread = threading.Thread(target=call, name=f"job {self._job.id}", daemon=True)
-        self._thread.start()
+        self._thread = self._threads.call(f"job {self._job.id}", call, tell)
+
+    def _bind_context(self) -> None:
+        """Name the job in every line that is logged while it runs, by whatever library."""
+        job = self._job
+        bind_contextvars(job_id=job.id, job_name=job.name, queue=job.queue, attempt=job.attempt)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self._value, self.error = value, error
@@ -206,7 +221,12 @@ class HandlerCall:
         if not self._ended.done():
             self.abandoned = True
             self._tell_stuck()
+            self._leave_thread()
             self._ended.set_result(None)
+
+    def _leave_thread(self) -> None:
+        if self._thread is not None:
+            self._threads.abandon(self._thread)
 
     def _tell_stuck(self) -> None:
         if self.on_stuck is not None and not self._ended.done():
@@ -215,7 +235,7 @@ class HandlerCall:
     @property
     def stack(self) -> StackSummary:
         """Where the handler stands now: its thread, or what its coroutine waits for."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._thread is not None:
             stack = stack_of_thread(self._thread.ident)
         else:
             stack = stack_of_coroutine(None if self._task is None else self._task.get_coro())
@@ -225,7 +245,12 @@ class HandlerCall:
     def names(self) -> dict[str, Any]:
         """What names the handler and its job in a report."""
         handler, job = self._handler, self._job
-        return {"handler": handler.place, "job_id": job.id, "name": job.name, "queue": job.queue}
+        return {
+            "handler": handler.place,
+            "job_id": job.id,
+            "job_name": job.name,
+            "queue": job.queue,
+        }
 
     def blame(self, error: BaseException) -> str | None:
         """The middleware that raised ``error``, where one did."""

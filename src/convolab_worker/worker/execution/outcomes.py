@@ -19,7 +19,7 @@ from convolab_worker.handlers import middleware
 from convolab_worker.handlers.job import AwaitChildren, Job
 from convolab_worker.handlers.retry import NO_STRATEGIES, FailedAttempt, retry_delay
 from convolab_worker.payloads.encode import encode_json
-from convolab_worker.worker.execution import handler_call
+from convolab_worker.worker.execution import handler_call, threads
 from convolab_worker.worker.execution.handler_call import AbortKind
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.execution.handler_call import HandlerCall
 
 # Files whose frames say nothing to whoever wrote the handler.
-_OURS = frozenset({__file__, handler_call.__file__, middleware.__file__})
+_OURS = frozenset({__file__, handler_call.__file__, middleware.__file__, threads.__file__})
 # Results that need no check whether they are awaitable, which takes longer than to write them.
 _PLAIN = frozenset({type(None), bool, int, float, str, dict, list})
 
@@ -95,7 +95,7 @@ def failure(
         return Failed(reason, stack, error=error)
     try:
         delay = retry_delay(
-            active_job.opts,
+            active_job.policy,
             active_job.attempts_made,
             random=random(),
             custom=lambda name: strategies.delay(name, _failed_attempt(active_job, error)),

@@ -19,6 +19,7 @@ from convolab_worker.worker.execution.handler_call import (
     cancellation,
 )
 from convolab_worker.worker.execution.outcomes import conclude, prepare
+from convolab_worker.worker.execution.threads import HandlerThreads
 
 SOON = 5.0
 ABORTS = {
@@ -79,12 +80,14 @@ class Trial:
         (self.handler,) = handlers
         self.active_job = active_job(**(opts or {}))
         self.job = prepare(self.active_job, self.handler, Quiet())
-        self.call = HandlerCall(self.job, self.handler)
+        self.threads = HandlerThreads()
+        self.call = HandlerCall(self.job, self.handler, self.threads)
 
     async def outcome(self) -> Outcome:
         """Run it to its outcome; the test fails where that takes suspiciously long."""
         async with asyncio.timeout(SOON):
             await self.call.run()
+        self.threads.close()
         return conclude(self.call, self.active_job, self.handler, lambda: 0.5)
 
     async def aborted(self, started: asyncio.Event, kind: AbortKind, patience: float) -> Outcome:
