@@ -28,7 +28,7 @@ from convolab_worker.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -118,7 +118,8 @@ async def add(session: Session, new: Addition) -> JobId[Any]:
     Waits while too much is unanswered. Raises RedisUnavailable.
     """
     send = functools.partial(producer.add, keys=new.keys, job=new.job)
-    return new.job_id(await _sent(session, [new.job], send))
+    largest = _largest(session, [new.job])
+    return new.job_id(await sent(session, 1, len(new.job.data), send, largest))
 
 
 async def add_many(
@@ -136,12 +137,14 @@ async def add_many(
     for batch in producer.pipelines(jobs, lambda new: len(new.job.data)):
         on_send(batch)
         send = functools.partial(producer.add_all, jobs=[(new.keys, new.job) for new in batch])
-        added = await _sent(session, [new.job for new in batch], send)
+        largest = _largest(session, [new.job for new in batch])
+        size = sum(len(new.job.data) for new in batch)
+        added = await sent(session, len(batch), size, send, largest)
         ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
 
 
-def _check_size(session: Session, jobs: Iterable[NewJob]) -> tuple[str, int]:
+def _largest(session: Session, jobs: Iterable[NewJob]) -> tuple[str, int]:
     """Return the name and the bytes of the largest job. Raises ConfigurationError if it is too big.
 
     Before anything is sent: a server that takes no command of that size closes the connection.
@@ -156,11 +159,17 @@ def _check_size(session: Session, jobs: Iterable[NewJob]) -> tuple[str, int]:
     return name, size
 
 
-async def _sent(
-    session: Session, jobs: Sequence[NewJob], send: Callable[[Connection], Awaitable[T]]
+async def sent(
+    session: Session,
+    commands: int,
+    size: int,
+    send: Callable[[Connection], Awaitable[T]],
+    largest: tuple[str, int] = ("", 0),
 ) -> T:
-    largest = _check_size(session, jobs)
-    commands, size = len(jobs), sum(len(job.data) for job in jobs)
+    """Send commands that may be executed twice, and once more if a reply is lost.
+
+    ``largest`` names the largest job among them, and its bytes.
+    """
     await session.backlog.enter(commands, size)
     try:
         connection = session.connection

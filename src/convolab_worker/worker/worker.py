@@ -71,6 +71,7 @@ class Worker:
                 "the registry has no handler: register one, as in @handlers.audio('generate-audio')"
             )
             raise ConfigurationError(msg)
+        handlers.check_backoffs()
         self.settings = settings
         self._handlers = handlers
         self._assembly: Assembly | None = None
