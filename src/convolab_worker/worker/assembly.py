@@ -36,6 +36,7 @@ from convolab_worker.worker.dispatch.slots import Slots
 from convolab_worker.worker.execution.completer import JobCompleter
 from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
 from convolab_worker.worker.execution.handler_call import LOCK_LOST, cancellation, job_of_frame
+from convolab_worker.worker.execution.losses import Isolation
 from convolab_worker.worker.execution.progress import ReportWriter
 from convolab_worker.worker.locks import LockKeeper
 from convolab_worker.worker.suspension import IdlePolicy
@@ -80,7 +81,13 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         credentials_change=route.source.changes_credentials,
     )
     metrics, stack_reports = Metrics(time.time()), StackReports()
-    writer = ReportWriter(backend, reconnection, counter, interval=settings.progress_interval)
+    writer = ReportWriter(
+        backend,
+        reconnection,
+        counter,
+        interval=settings.progress_interval,
+        max_size=settings.max_command_size,
+    )
     executor = JobExecutor(
         handlers,
         writer.reporter,
@@ -111,6 +118,8 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         reconnection,
         lock_duration=settings.lock_duration,
         may_reclaim=keeper.may_reclaim,
+        isolation=Isolation(Connection(route, timeout=settings.command_timeout, counter=counter)),
+        max_size=settings.max_command_size,
     )
     usage = CommandUsage(
         counter,
