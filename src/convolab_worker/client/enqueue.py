@@ -116,7 +116,7 @@ async def add(session: Session, new: Addition) -> JobId[Any]:
     Waits while too much is unanswered. Raises RedisUnavailable.
     """
     send = functools.partial(producer.add, keys=new.keys, job=new.job)
-    return new.job_id(await _sent(session, 1, len(new.job.data), send))
+    return new.job_id(await sent(session, 1, len(new.job.data), send))
 
 
 async def add_many(
@@ -134,14 +134,15 @@ async def add_many(
     for batch in producer.pipelines(jobs, lambda new: len(new.job.data)):
         on_send(batch)
         send = functools.partial(producer.add_all, jobs=[(new.keys, new.job) for new in batch])
-        added = await _sent(session, len(batch), sum(len(new.job.data) for new in batch), send)
+        added = await sent(session, len(batch), sum(len(new.job.data) for new in batch), send)
         ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
 
 
-async def _sent(
+async def sent(
     session: Session, commands: int, size: int, send: Callable[[Connection], Awaitable[T]]
 ) -> T:
+    """Send commands that may be executed twice, and once more if a reply is lost."""
     await session.backlog.enter(commands, size)
     try:
         connection = session.connection
