@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
+    from convolab_worker.handlers.processes import Renewal
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
     from convolab_worker.settings import Settings
@@ -40,6 +41,7 @@ __all__ = [
     "JobEvent",
     "JobOptions",
     "JobStatus",
+    "Renewal",
     "Settings",
     "Worker",
 ]
@@ -58,6 +60,7 @@ _MODULES = {
     "JobEvent": "client.events",
     "JobOptions": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
+    "Renewal": "handlers.processes",
     "Settings": "settings",
     "Worker": "worker.worker",
 }

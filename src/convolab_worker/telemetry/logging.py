@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 
+_called_with: list[tuple[str, str]] = []
+
+
+def configured() -> tuple[str, str] | None:
+    """The level and the format that ``configure_logging`` was called with, if it was."""
+    return _called_with[0] if _called_with else None
+
+
 def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> None:
     """Send the lines of structlog, of ``logging`` and of ``warnings`` to one stream, in one format.
 
@@ -24,6 +32,7 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> Non
     ``text`` for readable text, ``auto`` for text on a terminal and JSON elsewhere. The stream
     is standard error by default. Programs call this; the library itself never does.
     """
+    _called_with[:] = [(level, fmt)]
     stream = sys.stderr if stream is None else stream
     terminal = stream.isatty()
     text = fmt == "text" or (fmt == "auto" and terminal)
