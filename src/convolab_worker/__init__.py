@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.flows import Child
+    from convolab_worker.bullmq.job_id import JobId
+    from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import (
         Deduplication,
         Exponential,
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.processes import Renewal
@@ -34,13 +38,17 @@ __all__ = [
     "DrainResult",
     "Exponential",
     "FailedAttempt",
+    "Failure",
     "Fixed",
     "HandlerRegistry",
     "Job",
     "JobClient",
     "JobEvent",
+    "JobId",
     "JobOptions",
     "JobStatus",
+    "JobType",
+    "QueueStatus",
     "Renewal",
     "Settings",
     "Worker",
@@ -53,13 +61,17 @@ _MODULES = {
     "DrainResult": "worker.worker",
     "Exponential": "bullmq.protocol.keywords",
     "FailedAttempt": "handlers.retry",
+    "Failure": "handlers.failures",
     "Fixed": "bullmq.protocol.keywords",
     "HandlerRegistry": "handlers.registry",
     "Job": "handlers.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
+    "JobId": "bullmq.job_id",
     "JobOptions": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
+    "JobType": "bullmq.job_type",
+    "QueueStatus": "client.queues",
     "Renewal": "handlers.processes",
     "Settings": "settings",
     "Worker": "worker.worker",

@@ -109,7 +109,14 @@ class JobFailed(ConvolabWorkerError):
 
 
 class JobNotRunning(ConvolabWorkerError):
-    """No worker of this library runs the job that was to be cancelled; the message says more."""
+    """The job to be cancelled has ended, or no worker of this library runs it."""
+
+
+class WrongState(ConvolabWorkerError):
+    """A job is in a state in which that can't be done to it; the message names it and the state.
+
+    Such as a retry of a job that has not ended, or the removal of one that a worker has.
+    """
 
 
 class NotRunning(ConvolabWorkerError):

@@ -417,7 +417,7 @@ async def test_a_job_past_its_time_out_is_told_of_with_the_line_where_it_stands(
             await client.result(job_id, SOON)
         report = worker.stats()["stuck"]["timed_out"]
 
-    assert (report["job_id"], report["name"]) == (job_id, "stuck")
+    assert (report["job_id"], report["job_name"]) == (job_id, "stuck")
     assert "in synthesise" in report["stack"]
     assert "asyncio.sleep(LONG)" in report["stack"]
     assert report["at"] == pytest.approx(time.time(), abs=LONG)

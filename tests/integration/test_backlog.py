@@ -14,8 +14,9 @@ from convolab_worker import JobClient, Settings
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import enqueue
 from convolab_worker.client.session import Session
-from convolab_worker.connection.address import Address, Route
+from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.route import Route
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import RedisUnavailable, ReplyLost
 from tests.support.commandstats import counted_commands
@@ -47,7 +48,9 @@ def add(session: Session, count: int, data: Any = None) -> list[asyncio.Task[str
     """Add so many jobs, all at once."""
     keys = QueueKeys("bull", "flood")
     return [
-        asyncio.create_task(enqueue.add(session, keys, enqueue.new_job("work", data, {})))
+        asyncio.create_task(
+            enqueue.add(session, enqueue.addition("work", data, {}, lambda _: keys))
+        )
         for _ in range(count)
     ]
 

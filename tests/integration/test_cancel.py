@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.embedded import EmbeddedServer
-from convolab_worker.errors import ConfigurationError, JobNotFound, JobNotRunning
+from convolab_worker.errors import ConfigurationError, JobNotFound, JobNotRunning, WrongState
 from tests.support.commands import Commands
 from tests.support.commandstats import counted_commands
 from tests.support.proxy import TcpProxy
@@ -303,7 +303,7 @@ async def test_what_does_not_run_can_not_be_cancelled_and_says_what_it_is(
         waiting = await client.enqueue("work")
 
         with pytest.raises(JobNotRunning, match="is waiting: only a job that is running"):
-            await client.cancel(waiting)
+            await client.cancel(waiting, reason=None)
         with pytest.raises(JobNotFound):
             await client.cancel("nowhere")
         await redis.rpoplpush(f"bull:{queue}:wait", f"bull:{queue}:active")
@@ -315,6 +315,52 @@ async def test_what_does_not_run_can_not_be_cancelled_and_says_what_it_is(
         with pytest.raises(ConfigurationError, match="expected some text"):
             await client.cancel(waiting, reason=" ")
         assert await redis.get(f"bull:{queue}:{waiting}:lock") is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [({}, "waiting"), ({"delay": 60}, "delayed"), ({"priority": 2}, "prioritized")],
+)
+async def test_a_job_that_has_not_started_is_removed(
+    client: JobClient, redis: Redis, options: dict[str, Any], state: str
+) -> None:
+    """Nothing of it is left, and others stay."""
+    queue = client.settings.queues[0]
+    job_id = await client.enqueue("work", **options)
+    other = await client.enqueue("work", **options)
+    assert (await client.status(job_id)).state == state
+
+    assert await client.cancel(job_id) == "removed"
+
+    assert [key async for key in redis.scan_iter(f"bull:{queue}:{job_id}*")] == []
+    assert [job.id async for job in client.jobs()] == [other]
+    with pytest.raises(JobNotFound):
+        await client.cancel(job_id)
+
+
+async def test_a_parent_that_waits_is_removed_with_its_children_unless_one_runs(
+    client: JobClient, redis: Redis, make_settings: Callable[..., Settings]
+) -> None:
+    handlers = HandlerRegistry()
+
+    @handlers.course("parent")
+    async def parent(job: Job[Data]) -> None:
+        await job.enqueue_children([Child("part", key=key, delay=60) for key in "ab"])
+
+    job_id = await client.enqueue("parent")
+    keys = f"bull:{client.settings.queues[0]}"
+    async with Worker(handlers, make_settings(concurrency=1)) as worker:
+        await wait_until(lambda: redis.zcard(f"{keys}:waiting-children"), what="the children")
+        await worker.stop()
+    part = str((await redis.smembers(f"{keys}:{job_id}:dependencies")).pop())
+    await redis.set(f"{part}:lock", "somebody")
+
+    with pytest.raises(WrongState, match="one of its children runs"):
+        await client.cancel(job_id)
+    await redis.delete(f"{part}:lock")
+
+    assert await client.cancel(job_id) == "removed"
+    assert [key async for key in redis.scan_iter(f"{keys}:{job_id}*")] == []
 
 
 async def test_a_worker_that_dies_before_it_hears_loses_nothing(
@@ -380,7 +426,7 @@ async def test_from_the_command_line(stage: Stage, running: Running, tmp_path: P
         assert (await client.status(job_id)).failed_reason == WHY
         assert asked[:2] == (0, "asked\n")
         assert again[0] == 1
-        assert "is failed: only a job that is running" in again[2]
+        assert "is failed: it has ended already" in again[2]
         assert wrong[0] == 2
         assert "either --fail REASON or --return" in wrong[2]
 

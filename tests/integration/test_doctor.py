@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,39 @@ async def test_missing_permissions_are_named_as_the_rules_that_grant_them(
     assert found["permissions"] == ("failure", "worker lacks +lpos +client|kill")
     assert found["server"][0] == found["memory"][0] == "unknown"
     assert "~jobs:*" in elsewhere["permissions"][1]
+
+
+async def test_schedules_that_stand_still_and_queues_that_give_no_job_are_found(
+    patient: Patient,
+) -> None:
+    """A pattern that can't be read, an iteration that nobody added, an end that has come."""
+    now, redis = time.time() * 1000, patient.redis
+    for name, due, fields in (
+        ("good", now + 60_000, {"pattern": "0 9 * * *", "tz": "Europe/Berlin"}),
+        ("bad", now + 60_000, {"pattern": "@midnight"}),
+        ("lost", now - 60_000, {"every": "1000", "ic": "3"}),
+        ("over", now - 60_000, {"pattern": "* * * * *", "limit": "2", "ic": "2"}),
+    ):
+        await redis.zadd("bull:jobs:repeat", {name: round(due)})
+        for field, value in fields.items():
+            await redis.hset(f"bull:jobs:repeat:{name}", field, value)
+    await redis.hset("bull:jobs:meta", mapping={"paused": "1"})
+
+    code, found = await patient.examine()
+    verdict, told = found["queue jobs, schedules"]
+    paused = found["queue jobs, paused"]
+    await redis.delete("bull:jobs:meta")
+    await redis.hset("bull:jobs:meta", mapping={"concurrency": "0"})
+    await redis.zrem("bull:jobs:repeat", "bad", "lost", "over")
+    well, others = await patient.examine()
+
+    assert (code, verdict, paused) == (1, "failure", ("warning", "paused"))
+    assert "bad: the pattern '@midnight' can't be followed" in told
+    assert "lost: nothing of it was added since" in told
+    assert "still listed: over" in told
+    assert "good" not in told
+    assert (well, others["queue jobs, schedules"]) == (0, ("ok", "1 go on"))
+    assert others["queue jobs, paused"][1] == "its global concurrency is 0"
 
 
 @pytest.mark.parametrize("wrong", ["password", "port"])

@@ -20,6 +20,7 @@ from convolab_worker import (
     HandlerRegistry,
     Job,
     JobClient,
+    JobId,
     JobOptions,
     JobStatus,
     Settings,
@@ -93,8 +94,17 @@ def render(job: Job[dict[str, int]]) -> int:
 
 @handlers.course("course")
 async def course(job: Job[Any]) -> None:
+    Child("x", on_failure="explode")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     await job.enqueue_children([Child("generate-audio", data={"text": ""}, on_failure="ignore")])
-    Child("x", on_failure="explode")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# What follows enqueue_children is never reached: the branch that asks needs no return of its own.
+@handlers.course("stages")
+async def stages(job: Job[Any]) -> AudioResult:
+    done: AudioResult | None = (await job.children_results()).get("generate-audio")
+    if done is None:
+        await job.enqueue_children([Child("generate-audio")])
+    return assert_type(done, AudioResult)
 
 
 # A decorator gives the function that it was given: its arguments and its result are known.
@@ -118,9 +128,9 @@ async def retried(job: Job[Any]) -> None: ...
 
 
 handlers.audio("x", backoff=5, keep_failed=10)
-handlers.audio("x", backoff=[5])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-handlers.audio("x", timout=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-handlers.audio("x", timeout="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+handlers.audio("x", backoff=[5])  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+handlers.audio("x", timout=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+handlers.audio("x", timeout="3")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 # middleware
@@ -152,12 +162,12 @@ async def use(job: Job[Any], call_next: CallNext) -> None:
     assert_type(worker.stats(), dict[str, Any])
     async with JobClient() as client, worker as running:
         assert_type(running, Worker)
-        assert_type(await client.enqueue("x", {"a": 1}, delay=3), str)
+        assert_type(await client.enqueue("x", {"a": 1}, delay=3), JobId)
         assert_type(await client.status("1"), JobStatus)
         options: JobOptions = {"lifo": True, "deduplication": Deduplication("x", ttl=5)}
         await client.enqueue("x", **options)
         await client.enqueue("x", backoff=Fixed(5), keep_failed="none")
-        await client.enqueue("x", dealy=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        await client.enqueue("x", dealy=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 
 async def test_it(worker: RunningWorker) -> None:

@@ -141,7 +141,7 @@ def test_a_logged_line_is_kept_with_the_job_too() -> None:
     assert captured == [
         {
             "event": "synthesising", "log_level": "info", "chars": 5, "voice": "ä",
-            "job_id": "7", "name": "work", "queue": "q", "kind": "audio", "attempt": 1,
+            "job_id": "7", "job_name": "work", "queue": "q", "kind": "audio", "attempt": 1,
         }
     ]  # fmt: skip
 

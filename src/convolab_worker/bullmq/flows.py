@@ -6,15 +6,17 @@ import asyncio
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.job_type import JobType, job_type_of
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keywords import (
     FAILURE_OPTIONS,
     LIFE_MARK,
     Backoff,
+    JobPolicy,
     Keep,
     check_keyword,
     check_size,
@@ -26,29 +28,47 @@ from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
 
 OnFailure = Literal["fail", "ignore", "continue", "remove"]
+P = TypeVar("P")
 _OPTIONS = (
     "attempts", "backoff", "delay", "priority", "keep_completed", "keep_failed", "lifo",
     "keep_logs", "stack_trace_limit", "size_limit",
 )  # fmt: skip
 
 
+class ChildOptions(JobPolicy, total=False):
+    """The keywords of ``Child`` besides the job's own name and data."""
+
+    queue: str | None
+    key: str | None
+    delay: float | None
+    priority: int | None
+    on_failure: OnFailure
+    lifo: bool | None
+    keep_logs: int | None
+    stack_trace_limit: int | None
+    size_limit: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Child:
     """A part of a job, to be run as a BullMQ child.
 
+    ``name`` is that of the job, its JobType or its handler; these two give the queue and options
+    that are not given here, and ``data`` is checked as the handler will check it.
     ``key`` names its result within the parent (by default the job name), and makes its id: a child
     that one job asks for twice is one job. ``queue`` is the parent's own by default. ``on_failure``
     says what happens if the child fails for good: ``fail`` the parent, ``ignore`` the failure (the
     parent goes on when the others are done), ``continue`` the parent at once, or ``remove`` the
     child from what the parent waits for. The others are those of JobOptions; BullMQ allows no
-    deduplication of children. Raises ConfigurationError for values that can't be.
+    deduplication of children. Raises ConfigurationError for values that can't be, and
+    InvalidPayload for data that the handler would refuse.
     """
 
     name: str
@@ -67,7 +87,27 @@ class Child:
     stack_trace_limit: int | None = None
     size_limit: int | None = None
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self, job_type: JobType[P, Any], data: P, /, **options: Unpack[ChildOptions]
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self, handler: Callable[..., Any], data: Any, /, **options: Unpack[ChildOptions]
+        ) -> None: ...
+
+        @overload
+        def __init__(self, name: str, data: Any = ..., **options: Unpack[ChildOptions]) -> None: ...
+
+        def __init__(self, name: Any, data: Any = None, **options: Any) -> None: ...
+
     def __post_init__(self) -> None:
+        target: object = self.name
+        if not isinstance(target, str):
+            self._become(job_type_of(target))
         for what in ("name", "queue", "on_failure"):
             check_keyword("Child", what, getattr(self, what))
         check_keyword("Child", "key", self.result_key)
@@ -76,6 +116,14 @@ class Child:
     def job_options(self) -> dict[str, Any]:
         """BullMQ's job options of the child, without those that concern its parent."""
         return job_options("Child", {what: getattr(self, what) for what in _OPTIONS})
+
+    def _become(self, job_type: JobType[Any, Any]) -> None:
+        """Take the name, and the queue and options that are not given, from a declaration."""
+        job_type.encode(self.data)  # which raises for data that does not fit
+        object.__setattr__(self, "name", job_type.name)
+        for what, value in {"queue": job_type.queue, **job_type.options}.items():
+            if getattr(self, what) is None:
+                object.__setattr__(self, what, value)
 
     @property
     def result_key(self) -> str:
@@ -108,7 +156,8 @@ def check_keys(children: Iterable[object]) -> tuple[Child, ...]:
 
 def not_ended(children: Iterable[Child], ended: Iterable[str]) -> list[Child]:
     """Returns those of ``children`` whose keys are not among those that have ``ended``."""
-    return [child for child in children if child.result_key not in {*ended}]
+    known = {*ended}
+    return [child for child in children if child.result_key not in known]
 
 
 def nothing_to_wait_for(children: Iterable[Child], ended: Iterable[str]) -> ConvolabWorkerError:
@@ -191,30 +240,41 @@ def _queue_and_id(prefix: str, job_key: str) -> tuple[str, str]:
     return queue, job_id
 
 
-async def enqueue(
-    backend: Backend,
-    parent: ActiveJob,
-    children: Sequence[Child],
-    carried: Mapping[str, Any],
-    *,
-    again: bool = False,
-) -> None:
-    """Adds those of ``children`` that have not ended yet; a child that is there is left alone.
+async def left_to_add(
+    backend: Backend, parent: ActiveJob, children: Sequence[Child]
+) -> list[Child]:
+    """Returns those of ``children`` that have not ended; one that waits or runs is among them.
 
-    ``carried`` are options that they get in addition to their own. ``again`` says that they were
-    added before, in the same run of their parent.
+    Nothing is asked where the parent can't have added any.
+    """
+    if parent.starts == 1 and not parent.has_asked and parent.children_ended is None:
+        return list(children)
+    processed, failed = await _ended(backend, parent)
+    if parent.children_ended is None and parent.starts > 1:
+        # Its handler did not look, and could know of these.
+        parent.children_ended = len(processed) + len(failed)
+    left = not_ended(children, _by_key(backend, parent, {**failed, **processed}))
+    gone = await asyncio.gather(*[_has_failed(backend, parent, child) for child in left])
+    return [child for child, has_failed in zip(left, gone, strict=True) if not has_failed]
+
+
+def pipelines(
+    backend: Backend, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
+) -> Iterator[list[tuple[QueueKeys, NewJob]]]:
+    """Yields the children as new jobs, in lists that ``producer.add_all`` adds at once.
+
+    ``carried`` are options that they get in addition to their own. Each list is made when it is
+    asked for. The script that adds a child leaves one that is there alone.
     """
     ids = ChildIds.of(backend.keys[parent.queue], parent)
-    asked = list(children)
-    if again or parent.starts > 1 or parent.children_ended is not None:
-        processed, failed = await _ended(backend, parent)
-        if parent.children_ended is None:  # it did not look, and could know of these
-            parent.children_ended = len(processed) + len(failed)
-        asked = not_ended(asked, _by_key(backend, parent, {**failed, **processed}))
-        asked = [child for child in asked if not await _has_failed(backend, parent, child)]
-    for child in asked:
-        job = _new_job(backend, parent, ids.id_of(child.result_key), child, carried)
-        await producer.add(backend.connection, backend.keys_of(child.queue or parent.queue), job)
+    jobs = (
+        (
+            backend.keys_of(child.queue or parent.queue),
+            _new_job(backend, parent, ids.id_of(child.result_key), child, carried),
+        )
+        for child in children
+    )
+    return producer.pipelines(jobs, lambda added: len(added[1].data))
 
 
 async def have_ended(backend: Backend, parent: ActiveJob, children: Sequence[Child]) -> bool:

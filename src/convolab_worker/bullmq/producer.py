@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.client_calls import NewJob, add_job
@@ -11,12 +11,17 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConvolabWorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
 
+T = TypeVar("T")
+
 _PARENT_MISSING, _PARENT_REPLACED = -5, -7
+# A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
+MOST_JOBS = 500
+_MOST_DATA = 2**22
 
 
 async def add(connection: Connection, keys: QueueKeys, job: NewJob) -> str:
@@ -26,6 +31,23 @@ async def add(connection: Connection, keys: QueueKeys, job: NewJob) -> str:
     """
     call = add_job(keys, job, now_ms())
     return _added(keys, job, await run_script(connection, Purpose.ENQUEUE, call))
+
+
+def pipelines(jobs: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yields the jobs in lists, each of which goes into one pipeline.
+
+    ``size_of`` tells how many characters of data a job has.
+    """
+    batch: list[T] = []
+    size = 0
+    for job in jobs:
+        size += size_of(job)
+        if batch and (len(batch) == MOST_JOBS or size > _MOST_DATA):
+            yield batch
+            batch, size = [], size_of(job)
+        batch.append(job)
+    if batch:
+        yield batch
 
 
 async def add_all(connection: Connection, jobs: Sequence[tuple[QueueKeys, NewJob]]) -> list[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.calls import Call, advance_scheduler
+from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused
@@ -20,50 +20,88 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.connection.connection import Connection
     from convolab_worker.connection.reconnect import Reconnection
 
 _log = structlog.get_logger("convolab_worker")
 # What a pattern, a time zone or a date raises that can't be read: any JSON may stand there.
-_UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+_MOST_LISTED = 999
+
+
+class ScheduleOver(Exception):
+    """A schedule has no further iteration, as it was asked for; the message says what ended it."""
 
 
 async def advance(backend: Backend, reconnection: Reconnection, job: ActiveJob) -> None:
     """Adds the iteration that follows ``job``; the script adds it once, however often it is asked.
 
-    Options that can't be read are logged and end the repetition, as with Node's workers.
+    A schedule never ends in silence: an end that it was given is logged, and one whose options
+    can't be read, which ends in Node too, is logged as an error and told by ``doctor``.
     """
+    names = {"scheduler": job.scheduler_id, "queue": job.queue, "job_id": job.id}
     try:
         call = next_iteration(backend.keys[job.queue], job, now_ms())
-    except _UNREADABLE as error:
-        _log.error("scheduler.not_advanced", scheduler=job.scheduler_id, error=str(error))
+    except ScheduleOver as over:
+        _log.info("scheduler.ended", reason=str(over), **names)
         return
-    if call is None:
+    except UNREADABLE as error:
+        _log.error("scheduler.not_advanced", error=str(error), repeat=_told(job), **names)
         return
     try:
         await reconnection.answered(lambda: run_script(backend.connection, Purpose.FETCH, call))
     except RedisRefused as error:
-        _log.error("scheduler.not_advanced", scheduler=job.scheduler_id, error=str(error))
+        _log.error("scheduler.not_advanced", error=str(error), repeat=_told(job), **names)
 
 
-def next_iteration(keys: QueueKeys, job: ActiveJob, now: int) -> Call | None:
-    """Returns the call that adds the next iteration; None after the last (``limit``, ``endDate``).
+def _told(job: ActiveJob) -> dict[str, Any]:
+    repeat = job.opts.get("repeat")
+    known = ("pattern", "tz", "every", "limit", "endDate")
+    return {key: repeat[key] for key in known if key in repeat} if isinstance(repeat, dict) else {}
 
-    Raises one of many errors for options that can't be read.
+
+def next_iteration(keys: QueueKeys, job: ActiveJob, now: int) -> Call:
+    """Returns the call that adds the next iteration.
+
+    Raises ScheduleOver after the last one (``limit``, ``endDate``), and one of UNREADABLE for
+    options that can't be read.
     """
     repeat = job.opts.get("repeat")
     if not isinstance(repeat, dict):
-        return None
+        msg = "the job has no options of its schedule: expected opts.repeat"
+        raise TypeError(msg)
     count = int(repeat.get("count") or 0) + 1
-    limit, end = repeat.get("limit"), _milliseconds(repeat.get("endDate"))
-    if (limit is not None and count > limit) or (end is not None and now > end):
-        return None
+    limit, end = repeat.get("limit"), milliseconds(repeat.get("endDate"))
+    if limit is not None and count > float(limit):
+        msg = f"it has run {limit} times, its limit"
+        raise ScheduleOver(msg)
     base = max(now, int(job.opts.get("prevMillis") or 0))
-    every, pattern = repeat.get("every"), repeat.get("pattern")
-    if not every and not pattern:
-        return None
-    next_at = max(_next_of_pattern(pattern, repeat, base), base) if pattern else now
+    next_at = next_due(repeat, base, now=now, seed=job.scheduler_id or "")
+    if next_at is None:
+        msg = f"its end has come: {datetime.fromtimestamp((end or 0) / 1000).astimezone()}"
+        raise ScheduleOver(msg)
     opts = _next_options(job, repeat, next_at, now, count)
     return advance_scheduler(keys, job, opts, next_at=next_at, now_ms=now)
+
+
+def next_due(repeat: Mapping[str, Any], base: int, *, now: int, seed: str) -> int | None:
+    """Returns when a schedule is due next after ``base``; None behind its end.
+
+    Times are epoch milliseconds. For ``every`` it is ``now``: BullMQ's script works out when.
+    ``seed`` is for patterns with H, where the schedule has no ``hashSeed``. Raises one of
+    UNREADABLE.
+    """
+    every, pattern = repeat.get("every"), repeat.get("pattern")
+    if bool(every) == bool(pattern):
+        msg = "expected either a pattern or every" if pattern else "it has no pattern and no every"
+        raise ValueError(msg)
+    end = milliseconds(repeat.get("endDate"))
+    if end is not None and now > end:
+        return None
+    if every:
+        return now
+    found = _next_of_pattern(pattern, repeat, base, end, seed)
+    return None if found is None else max(found, base)
 
 
 def _next_options(
@@ -74,8 +112,8 @@ def _next_options(
         **{key: value for key, value in repeat.items() if key != "immediately"},
         "offset": offset,
         "count": count,
-        "startDate": _milliseconds(repeat.get("startDate")),
-        "endDate": _milliseconds(repeat.get("endDate")),
+        "startDate": milliseconds(repeat.get("startDate")),
+        "endDate": milliseconds(repeat.get("endDate")),
     }
     next_opts = {
         "attempts": 0,
@@ -92,22 +130,87 @@ def _next_options(
     return next_opts
 
 
-def _next_of_pattern(pattern: str, repeat: Mapping[str, Any], base: int) -> int:
-    """Returns when a cron pattern is due next, in its time zone; six fields begin with seconds."""
-    from croniter import croniter  # only repeated jobs need it
+def _next_of_pattern(
+    pattern: object, repeat: Mapping[str, Any], base: int, end: int | None, seed: str
+) -> int | None:
+    # Only repeated jobs need these.
+    from convolab_worker.bullmq.cron.occurrences import next_after
+    from convolab_worker.bullmq.cron.pattern import InvalidPattern, read_pattern
+    from convolab_worker.bullmq.cron.zones import zone_offset
 
-    start = _milliseconds(repeat.get("startDate"))
-    base = base if start is None else max(base, start)
-    zone = ZoneInfo(repeat["tz"]) if repeat.get("tz") else UTC
-    moment = datetime.fromtimestamp(base / 1000, tz=zone)
-    due: datetime = croniter(pattern, moment, second_at_beginning=True).get_next(datetime)
-    return int(due.timestamp() * 1000)
+    if not isinstance(pattern, str):
+        msg = f"the pattern {pattern!r} is no text"
+        raise InvalidPattern(msg)
+    try:
+        read = read_pattern(pattern, repeat.get("hashSeed") or seed)
+        offset = zone_offset(repeat.get("tz"))
+        start = milliseconds(repeat.get("startDate"))
+        return next_after(read, offset, base if start is None else max(base, start), end)
+    except InvalidPattern as error:
+        msg = f"the pattern {pattern!r} can't be followed: {error}"
+        raise InvalidPattern(msg) from None
 
 
-def _milliseconds(date: Any) -> int | None:
-    """Reads a date of a job's repeat options: epoch milliseconds, or ISO text."""
-    if date is None or date == "":
+class ListedSchedule(NamedTuple):
+    """A schedule as BullMQ keeps it, and what is wrong with it.
+
+    ``due_ms`` is when its next iteration is due by that. ``over`` says by what it has ended as it
+    was asked to; ``problem`` why it does not go on.
+    """
+
+    id: str
+    queue: str
+    due_ms: float
+    over: str | None = None
+    problem: str | None = None
+
+
+async def listed(connection: Connection, keys: QueueKeys, now: int) -> list[ListedSchedule]:
+    """Returns the queue's schedules: three commands each, in two pipelines, and one for all."""
+    flat = await connection.call(
+        Purpose.STATUS, "ZRANGE", keys["repeat"], 0, _MOST_LISTED, "WITHSCORES"
+    )
+    names = [text(raw) for raw in flat[::2]]
+    due = [read_number(raw) or 0.0 for raw in flat[1::2]]
+    asked = [
+        (
+            connection.call(Purpose.STATUS, "HGETALL", f"{keys['repeat']}:{name}"),
+            connection.call(Purpose.STATUS, "EXISTS", keys.job(f"repeat:{name}:{at:.0f}")),
+        )
+        for name, at in zip(names, due, strict=True)
+    ]
+    found = []
+    for name, at, (fields, has_job) in zip(names, due, asked, strict=True):
+        stored = [text(part) for part in await fields]
+        schedule = ListedSchedule(name, keys.queue, at)
+        repeat = dict(zip(stored[::2], stored[1::2], strict=False))
+        found.append(_judged(schedule, repeat, has_job=bool(await has_job), now=now))
+    return found
+
+
+def _judged(
+    schedule: ListedSchedule, repeat: Mapping[str, Any], *, has_job: bool, now: int
+) -> ListedSchedule:
+    try:
+        is_over = (
+            next_due(repeat, max(now, int(schedule.due_ms)), now=now, seed=schedule.id) is None
+        )
+    except UNREADABLE as error:
+        return schedule._replace(problem=str(error))
+    limit = read_number(str(repeat.get("limit", "")).encode())
+    is_over |= limit is not None and float(repeat.get("ic") or 0) >= limit
+    if has_job or schedule.due_ms > now:
+        return schedule
+    if is_over:
+        return schedule._replace(over="its end or its limit")
+    at = datetime.fromtimestamp(schedule.due_ms / 1000).astimezone()
+    return schedule._replace(problem=f"nothing of it was added since {at:%Y-%m-%d %H:%M}")
+
+
+def milliseconds(date: Any) -> int | None:
+    """Reads a date of a job's repeat options: epoch milliseconds, or ISO text; None if unset."""
+    if not date:
         return None
-    if isinstance(date, (int, float)):
+    if isinstance(date, (int, float)) or str(date).isdecimal():
         return int(date)
     return int(datetime.fromisoformat(str(date)).timestamp() * 1000)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker._setting_types import Choice, Duration, Kind, Names, Url, Whole
+from convolab_worker._setting_types import Choice, Duration, KeptJobs, Kind, Names, Url, Whole
 from convolab_worker.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
@@ -118,8 +119,13 @@ def settings_of(given: argparse.Namespace) -> Settings:
     return Settings.from_env(**{name: value for name, value in flags.items() if value is not None})
 
 
+def names_queues(given: argparse.Namespace) -> bool:
+    """Whether somebody has said which queues are meant: by flag or by variable."""
+    return given.queues is not None or bool(os.environ.get(OPTIONS["queues"].variable))
+
+
 def _metavar(name: str, kind: Kind) -> str:
     if isinstance(kind, Choice):
         return "|".join(kind.names)
-    kinds = {Duration: "DURATION", Whole: "N", Url: "URL", Names: "NAME"}
+    kinds = {Duration: "DURATION", Whole: "N", Url: "URL", Names: "NAME", KeptJobs: "KEEP"}
     return "MODULE:REGISTRY" if name == "app" else kinds.get(type(kind), "TEXT")

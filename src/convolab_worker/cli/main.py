@@ -31,15 +31,17 @@ _COMMANDS = {
     "run": "work until told to stop",
     "drain": "process what is there, print the result as one JSON line, and exit",
     "enqueue": "add a job and print its id",
-    "status": "print the jobs by queue and state, or one job",
-    "cancel": "end a job that is running, wherever it runs: at once if its worker has a free slot, "
-    "within half a lock's duration otherwise",
+    "status": "print the jobs by queue and state, paused queues and workers, or one job",
+    "jobs": "list, show, retry, remove or promote jobs",
     "failed": "list, show, retry or remove failed jobs",
+    "queue": "list, pause, resume or clean queues",
+    "cancel": "end a job wherever it is: remove one that has not started; one that runs ends at "
+    "once if its worker has a free slot, within half a lock's duration otherwise",
     "migrate": "move jobs from queues to another one; without --yes, only list them",
     "doctor": "check the server, the queues and the settings, and say what to do",
     "cost": "compute what a workload costs a day and a month, by several ways of working",
 }
-_FOLDERS = ("failed", "doctor", "cost")
+_FOLDERS = ("jobs", "doctor", "cost")
 """The commands whose modules are folders."""
 
 

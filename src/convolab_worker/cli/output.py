@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import unicodedata
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
@@ -103,8 +104,8 @@ def table(rows: Sequence[Sequence[object]], *, right: bool = False) -> str:
 
     With ``right``, all columns but the first are aligned to the right.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells = [[_printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
     numeric = [
         (right and place > 0)
         or (len(rows) > 1 and all(isinstance(row[place], int) for row in rows[1:]))
@@ -112,18 +113,46 @@ def table(rows: Sequence[Sequence[object]], *, right: bool = False) -> str:
     ]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
+            _padded(cell, width, right=number)
             for cell, width, number in zip(line, widths, numeric, strict=True)
         ).rstrip()
         for line in cells
     )
 
 
+def _padded(cell: str, width: int, *, right: bool) -> str:
+    padding = " " * (width - _columns(cell))
+    return padding + cell if right else cell + padding
+
+
+def _columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: two for a Chinese or Japanese sign."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns_of(sign) for sign in text)
+
+
+def _columns_of(sign: str) -> int:
+    if unicodedata.combining(sign) or unicodedata.category(sign) in {"Mn", "Me", "Cf"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(sign) in {"W", "F"} else 1
+
+
+def _printable(text: str) -> str:
+    """Return a text without what a terminal obeys; a job's data may have anything in it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign == "\n" or unicodedata.category(sign) != "Cc" else repr(sign)[1:-1]
+        for sign in text
+    )
+
+
 def described(fields: Mapping[str, Any]) -> str:
-    """Return fields below each other, without those that are None."""
+    """Return fields below each other, without those that are None or an empty list."""
     rows = [
         [name, value if isinstance(value, str) else as_json(value)]
         for name, value in fields.items()
-        if value is not None
+        if value is not None and value != []
     ]
     return table(rows)

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from convolab_worker.cli.output import remark
-from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.telemetry.log_stream import flush_log
 from convolab_worker.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class StopOnSignals:
         # while a handler blocks the loop.
         self._received += 1
         if self._received >= _KILL_AT:
+            flush_log()
             os._exit(128 + number)
         with suppress(RuntimeError):  # the loop is closed: nothing is left to stop
             self._loop.call_soon_threadsafe(self._stop, number, self._received)
@@ -142,6 +144,7 @@ async def end_process(code: int) -> int:
         log = structlog.get_logger("convolab_worker")
         log.warning("process.forced_exit", tasks=left, threads=not done)
         sys.stdout.flush()
+        flush_log()
         sys.stderr.flush()
         os._exit(code)
     return code
@@ -151,7 +154,7 @@ async def end_process(code: int) -> int:
 async def connected(settings: Settings) -> AsyncIterator[Connection]:
     """Yield an open connection to the settings' Redis. Raises RedisUnavailable."""
     connection = Connection(
-        Address.parse(settings.redis_url),
+        ServerSource.of(settings),
         timeout=settings.command_timeout,
         counter=CommandCounter(),
     )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
+from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client import enqueue, job_status
+from convolab_worker.client import enqueue, following
 from convolab_worker.client.job_status import JobStatus, find_job
+from convolab_worker.client.operations import Operations
 from convolab_worker.client.session import Session
-from convolab_worker.connection.address import Address, Route
+from convolab_worker.connection.route import Route
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import (
     ConfigurationError,
@@ -23,18 +27,22 @@ from convolab_worker.settings import Settings
 from convolab_worker.telemetry.tracing import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 
-    from convolab_worker.bullmq.protocol.client_calls import NewJob
-    from convolab_worker.bullmq.protocol.keywords import JobOptions
+    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
+    from convolab_worker.handlers.job import Job
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 # A client that adds to more queues than this forgets the oldest one's keys.
 _MOST_KNOWN_QUEUES = 1000
 
 
-class JobClient:
+class JobClient(Operations):
     """Adds jobs to the settings' queues and reads what became of them.
 
     A client connects when it is first used; close it, or use it with ``async with``. Every method
@@ -51,34 +59,61 @@ class JobClient:
         self.settings = settings
         self.counter = CommandCounter()
         self._known_queues: dict[str, QueueKeys] = {}
-        self._route = Route(Address.parse(settings.redis_url))
+        self._route = Route(ServerSource.of(settings), prefix=settings.prefix)
         self._session: Session | None = None
         self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)
 
+    @overload
+    async def enqueue(
+        self, job_type: JobType[P, R], data: P, /, **options: Unpack[EnqueueOptions]
+    ) -> JobId[R]: ...
+
+    @overload
     async def enqueue(
         self,
-        name: str,
-        data: Any = None,
-        *,
-        queue: str | None = None,
-        job_id: str | None = None,
-        **options: Unpack[JobOptions],
-    ) -> str:
+        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        data: P,
+        /,
+        **options: Unpack[EnqueueOptions],
+    ) -> JobId[R]: ...
+
+    @overload
+    async def enqueue(
+        self,
+        handler: Callable[[Job[P, Any]], R],
+        data: P,
+        /,
+        **options: Unpack[EnqueueOptions],
+    ) -> JobId[R]: ...
+
+    @overload
+    async def enqueue(
+        self, name: str, data: Any = None, **options: Unpack[EnqueueOptions]
+    ) -> JobId: ...
+
+    async def enqueue(
+        self, name: Any, data: Any = None, **options: Unpack[EnqueueOptions]
+    ) -> JobId[Any]:
         """Add a job and return its id at once; the worker service is woken in the background.
+
+        ``name`` may be a JobType, or a registered handler: then the job's name, queue and options
+        are its own where they are not given here, ``data`` is checked before anything is sent, and
+        ``result`` of the id gives what the handler returns.
 
         ``queue`` is the settings' first by default. ``job_id`` makes adding idempotent: a job of
         that id that is there already is not added again; without it the job gets one that no queue
         has. The other ``options`` are those of JobOptions: ``delay``, ``priority``, ``attempts``,
         ``backoff``, ``keep_completed``, ``keep_failed``, ``lifo``, ``deduplication``,
         ``keep_logs``, ``stack_trace_limit`` and ``size_limit``. Raises ConfigurationError for
-        options that can't be, and InvalidResult if ``data`` is not JSON.
+        options that can't be, InvalidPayload for data that the handler would refuse, and
+        InvalidResult if ``data`` is not JSON.
         """
-        job, delay = enqueue.new_job(name, data, options, job_id=job_id), options.get("delay")
-        keys, session = self._keys_of(queue), self._current_session()
-        with self._tracing.adding(keys.queue, name) as carried:
+        new = enqueue.addition(name, data, options, self._keys_of)
+        delay, session = options.get("delay"), self._current_session()
+        with self._tracing.adding(new.keys.queue, new.job.name) as carried:
             try:
-                added = await enqueue.add(session, keys, job.carrying(carried))
+                added = await enqueue.add(session, new.carrying(carried))
             except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
                 self._wake(session, {delay})
                 raise
@@ -86,24 +121,57 @@ class JobClient:
             self._wake(session, {delay})
         return added
 
+    @overload
+    async def enqueue_many(
+        self, job_type: JobType[P, R], data: Iterable[P], /, **options: Unpack[EnqueueOptions]
+    ) -> list[JobId[R]]: ...
+
+    @overload
+    async def enqueue_many(
+        self,
+        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        data: Iterable[P],
+        /,
+        **options: Unpack[EnqueueOptions],
+    ) -> list[JobId[R]]: ...
+
+    @overload
+    async def enqueue_many(
+        self,
+        handler: Callable[[Job[P, Any]], R],
+        data: Iterable[P],
+        /,
+        **options: Unpack[EnqueueOptions],
+    ) -> list[JobId[R]]: ...
+
+    @overload
     async def enqueue_many(
         self, jobs: Iterable[Mapping[str, Any]], *, queue: str | None = None
-    ) -> list[str]:
+    ) -> list[JobId]: ...
+
+    async def enqueue_many(
+        self, jobs: Any, data: Iterable[Any] | None = None, **options: Unpack[EnqueueOptions]
+    ) -> list[JobId[Any]]:
         """Add jobs, many in a round trip, and return their ids in the same order.
 
-        Each job is a mapping of ``enqueue``'s keywords, ``name`` at least; ``queue`` is for those
-        that name none. All are checked before the first is sent. Each job is added whole, but the
-        list is no transaction: when RedisUnavailable is raised, the first ones may be there. The
-        same call again then adds the rest, if each job has a ``job_id``.
+        They are given as a JobType or a handler and the data of each, with the options of all; or
+        as mappings of ``enqueue``'s keywords, ``name`` at least, which may be a JobType or a
+        handler. Then ``queue`` is for those that name none. All are checked before the first is
+        sent. Each job is added whole, but the list is no transaction: when RedisUnavailable is
+        raised, the first ones may be there. The same call again then adds the rest, if each job
+        has a ``job_id``.
         """
         session = self._current_session()
-        additions = await enqueue.new_jobs(jobs, lambda name: self._keys_of(name or queue))
+        queue = options.get("queue")
+        if data is not None:
+            jobs = [{"name": jobs, "data": part, **options} for part in data]
+        additions = await enqueue.additions(jobs, lambda name: self._keys_of(name or queue))
         carried = self._tracing.carried()
-        additions = [(keys, job.carrying(carried)) for keys, job in additions]
+        additions = [new.carrying(carried) for new in additions]
         delays: set[float | None] = set()  # of those that may be there, if not all are sent
 
-        def note(sent: list[tuple[QueueKeys, NewJob]]) -> None:
-            delays.update(job.opts.get("delay", 0) / 1000 for _, job in sent)
+        def note(sent: list[enqueue.Addition]) -> None:
+            delays.update(new.job.opts.get("delay", 0) / 1000 for new in sent)
 
         try:
             return await enqueue.add_many(session, additions, on_send=note)
@@ -129,25 +197,34 @@ class JobClient:
 
         Raises JobNotFound.
         """
-        _, status = await find_job(self._current_session(), self._queues(queue), job_id)
+        _, status = await find_job(self._current_session(), self._queues(queue, job_id), job_id)
         return status
+
+    @overload
+    async def result(self, job_id: JobId[R], timeout: float | None = None) -> R: ...
+
+    @overload
+    async def result(
+        self, job_id: str, timeout: float | None = None, queue: str | None = None
+    ) -> Any: ...
 
     async def result(
         self, job_id: str, timeout: float | None = None, queue: str | None = None
     ) -> Any:
         """Wait until the job has ended, and return its result.
 
-        Raises JobFailed with its reason, JobNotFound, or TimeoutError after ``timeout`` seconds.
+        That of a JobId whose job type is known has the type that was declared, or that the handler
+        is annotated with; ``JOB_TYPE.job_id(text)`` makes one of text. Raises JobFailed with its
+        reason, JobNotFound, TimeoutError after ``timeout`` seconds, and InvalidResult for a result
+        that does not fit its type.
         """
         async with (
             asyncio.timeout(timeout),
-            aclosing(
-                job_status.watch(self._current_session, self._queues(queue), job_id)
-            ) as events,
+            aclosing(self.watch(job_id, queue)) as events,
         ):
             async for event in events:
                 if event.event == "completed":
-                    return event.data
+                    return _typed(job_id, event.data)
                 if event.event == "failed":
                     raise JobFailed(job_id, event.data)
         raise JobNotFound(job_id)  # pragma: no cover - watch ends with a final event
@@ -157,7 +234,7 @@ class JobClient:
 
         Raises JobNotFound.
         """
-        return job_status.watch(self._current_session, self._queues(queue), job_id)
+        return following.watch(self._current_session, self._queues(queue, job_id), job_id)
 
     async def cancel(
         self,
@@ -168,23 +245,27 @@ class JobClient:
         timeout: float | None = None,
         wait: bool = True,
     ) -> str:
-        """Cancel a job that runs, in whichever process; wait for its end, and return how it ended.
+        """End a job wherever it is; wait for its end, and return how it ended.
 
-        The job's ``cancelled`` is set and its handler is cancelled. The job then fails for good
-        with ``reason``; if that is None, it returns to the head of its queue, with the same number
-        of attempts left. A worker with a free slot learns of it at once; one without a free slot
-        learns of it when it renews the lock, half of the lock's duration later at most.
+        A job that runs, in whichever process: its ``cancelled`` is set and its handler is
+        cancelled. The job then fails for good with ``reason``; if that is None, it returns to the
+        head of its queue, with the same number of attempts left. A worker with a free slot learns
+        of it at once; one without a free slot learns of it when it renews the lock, half of the
+        lock's duration later at most. A job that no worker has yet, or that waits for its next
+        attempt or for its children, is removed, with its children.
 
-        Returns ``failed`` or ``returned``, ``completed`` if the handler returned all the same, and
-        ``asked`` at once if ``wait`` is False. Raises JobNotRunning if no worker of this library
-        runs the job, JobNotFound, and TimeoutError after ``timeout`` seconds (the request stays).
+        Returns ``removed``, ``failed`` or ``returned``, ``completed`` if the handler returned all
+        the same, and ``asked`` at once if ``wait`` is False. Raises JobNotRunning if the job has
+        ended or no worker of this library runs it, WrongState if it can't be removed (one of its
+        children runs, or a job scheduler has it next), JobNotFound, and TimeoutError after
+        ``timeout`` seconds (the request stays).
         """
         if reason is not None and not reason.strip():
             msg = f"reason={reason!r}: expected some text, or None to return the job"
             raise ConfigurationError(msg)
-        return await job_status.cancel(
+        return await following.cancel(
             self._current_session(),
-            self._queues(queue),
+            self._queues(queue, job_id),
             job_id,
             reason,
             wait=wait,
@@ -230,8 +311,12 @@ class JobClient:
         self._session = Session(self._route, timeout=timeout, counter=self.counter)
         return self._session
 
-    def _queues(self, queue: str | None) -> list[QueueKeys]:
-        """Return the keys of the queues that are looked at: that one, or all of the settings'."""
+    def _queues(self, queue: str | None, job_id: str = "") -> list[QueueKeys]:
+        """Return the keys of the queues that are looked at: that one, or all of the settings'.
+
+        A JobId knows its queue.
+        """
+        queue = getattr(job_id, "queue", None) if queue is None else queue
         names = self.settings.queues if queue is None else (queue,)
         return [QueueKeys(self.settings.prefix, name) for name in names]
 
@@ -245,6 +330,12 @@ class JobClient:
                 del self._known_queues[next(iter(self._known_queues))]
             keys = self._known_queues[name] = QueueKeys(self.settings.prefix, name)
         return keys
+
+
+def _typed(job_id: str, result: Any) -> Any:
+    """Return the result as the declaration of the job has it, where one is known."""
+    job_type = job_id.job_type if isinstance(job_id, JobId) else None
+    return result if job_type is None else job_type.decode_result(json.dumps(result).encode())
 
 
 def _waker(settings: Settings) -> Waker:

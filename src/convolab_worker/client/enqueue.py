@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.job_id import JobId
+from convolab_worker.bullmq.job_type import order
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keywords import (
     OPTION_KEYWORDS,
@@ -16,117 +18,125 @@ from convolab_worker.bullmq.protocol.keywords import (
     checked_id,
     job_options,
 )
+from convolab_worker.connection.error_replies import cannot_serve
 from convolab_worker.errors import (
     ConfigurationError,
-    InvalidResult,
+    ConvolabWorkerError,
     RedisRefused,
     RedisUnavailable,
     ReplyLost,
 )
-from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
 
 T = TypeVar("T")
 
-KEYWORDS = ("name", "data", "queue", "job_id", *OPTION_KEYWORDS)
+_KEYWORDS = ("name", "data", "queue", "job_id", *OPTION_KEYWORDS)
 """What a job of ``enqueue_many`` may have: the keywords of ``enqueue``."""
 
 # As many as a UUID has, which would take longer to make.
 _ID_BYTES = 16
-# A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
-_MOST_JOBS = 500
-_MOST_DATA = 2**22
 
 
-def new_job(
-    name: str, data: Any, options: Mapping[str, Any], *, job_id: str | None = None
-) -> NewJob:
-    """Return the job of JobOptions' keywords, with an id of its own where none is given.
+class Addition(NamedTuple):
+    """A job that is to be added, where, and as whose declaration says."""
 
-    Raises ConfigurationError for options that can't be, InvalidResult for data that is not JSON.
+    keys: QueueKeys
+    job: NewJob
+    job_type: JobType[Any, Any] | None
+
+    def carrying(self, carried: Mapping[str, Any]) -> Addition:
+        """Return it with further options: those that carry a trace's context on."""
+        return self._replace(job=self.job.carrying(carried))
+
+    def job_id(self, added: str) -> JobId[Any]:
+        """Return the id that Redis has answered, with what is known of the job."""
+        return JobId(added, queue=self.keys.queue, job_type=self.job_type)
+
+
+def addition(
+    target: object,
+    data: Any,
+    options: Mapping[str, Any],
+    keys_of: Callable[[str | None], QueueKeys],
+) -> Addition:
+    """Return the job of a name, JobType or handler, with an id of its own where none is given.
+
+    Raises ConfigurationError for options that can't be, InvalidPayload for data that the handler
+    would refuse, and InvalidResult for data that is not JSON.
     """
-    check_keyword("enqueue", "name", name)
-    opts = job_options("enqueue", options)
-    text = encode_data({} if data is None else data)
-    check_size(name, text, opts)
-    return NewJob(
-        id=checked_id(job_id) or secrets.token_hex(_ID_BYTES), name=name, data=text, opts=opts
+    wanted = order(target, data, options)
+    check_keyword("enqueue", "name", wanted.name)
+    keys, own = keys_of(wanted.queue), dict(wanted.options)
+    job_id = checked_id(own.pop("job_id", None))
+    opts = job_options("enqueue", own)
+    check_size(wanted.name, wanted.data, opts)
+    job = NewJob(
+        id=job_id or secrets.token_hex(_ID_BYTES), name=wanted.name, data=wanted.data, opts=opts
     )
+    return Addition(keys, job, wanted.job_type)
 
 
-async def new_jobs(
+async def additions(
     given: Iterable[Mapping[str, Any]], keys_of: Callable[[str | None], QueueKeys]
-) -> list[tuple[QueueKeys, NewJob]]:
+) -> list[Addition]:
     """Return the jobs of those mappings, each checked; an error names the job's place from 0."""
-    jobs = []
+    made = []
     for place, keywords in enumerate(given):
-        if place % _MOST_JOBS == _MOST_JOBS - 1:
+        if place % producer.MOST_JOBS == producer.MOST_JOBS - 1:
             await asyncio.sleep(0)  # thousands take a while, in which other tasks must run
         try:
-            jobs.append(_one_of_many(dict(keywords), keys_of))
-        except (ConfigurationError, InvalidResult, TypeError, ValueError) as error:
-            kind = InvalidResult if isinstance(error, InvalidResult) else ConfigurationError
+            made.append(_one_of_many(dict(keywords), keys_of))
+        except (ConvolabWorkerError, TypeError, ValueError) as error:
+            is_ours = isinstance(error, ConvolabWorkerError)
+            kind = type(error) if is_ours else ConfigurationError
             msg = f"enqueue_many: job {place}: {error}"
             raise kind(msg) from None
-    return jobs
+    return made
 
 
-def _one_of_many(
-    keywords: dict[str, Any], keys_of: Callable[[str | None], QueueKeys]
-) -> tuple[QueueKeys, NewJob]:
-    unknown = [key for key in keywords if key not in KEYWORDS]
+def _one_of_many(keywords: dict[str, Any], keys_of: Callable[[str | None], QueueKeys]) -> Addition:
+    unknown = [key for key in keywords if key not in _KEYWORDS]
     if unknown or "name" not in keywords:
         problem = f"unknown {unknown[0]!r}" if unknown else "no 'name'"
-        msg = f"{problem}: expected a mapping with some of {', '.join(KEYWORDS)}"
+        msg = f"{problem}: expected a mapping with some of {', '.join(_KEYWORDS)}"
         raise ConfigurationError(msg)
-    keys = keys_of(keywords.pop("queue", None))
-    name, data, job_id = (keywords.pop(what, None) for what in ("name", "data", "job_id"))
-    return keys, new_job(name, data, keywords, job_id=job_id)
+    return addition(keywords.pop("name"), keywords.pop("data", None), keywords, keys_of)
 
 
-def add(session: Session, keys: QueueKeys, job: NewJob) -> Coroutine[Any, Any, str]:
+async def add(session: Session, new: Addition) -> JobId[Any]:
     """Add one job, again if the reply is lost; return its id, or that of the one kept in its place.
 
     Waits while too much is unanswered. Raises RedisUnavailable.
     """
-    send = functools.partial(producer.add, keys=keys, job=job)
-    return _sent(session, 1, len(job.data), send)
+    send = functools.partial(producer.add, keys=new.keys, job=new.job)
+    return new.job_id(await _sent(session, 1, len(new.job.data), send))
 
 
 async def add_many(
     session: Session,
-    jobs: list[tuple[QueueKeys, NewJob]],
+    jobs: list[Addition],
     *,
-    on_send: Callable[[list[tuple[QueueKeys, NewJob]]], None],
-) -> list[str]:
+    on_send: Callable[[list[Addition]], None],
+) -> list[JobId[Any]]:
     """Add the jobs, one pipeline after the other; return their ids, in order.
 
     A job is added whole or not at all; of several, those before a failure are there. ``on_send``
     is called with each pipeline before any of its jobs can be there.
     """
-    ids: list[str] = []
-    while len(ids) < len(jobs):
-        batch = pipeline(jobs, len(ids))
+    ids: list[JobId[Any]] = []
+    for batch in producer.pipelines(jobs, lambda new: len(new.job.data)):
         on_send(batch)
-        send = functools.partial(producer.add_all, jobs=batch)
-        ids += await _sent(session, len(batch), sum(len(job.data) for _, job in batch), send)
+        send = functools.partial(producer.add_all, jobs=[(new.keys, new.job) for new in batch])
+        added = await _sent(session, len(batch), sum(len(new.job.data) for new in batch), send)
+        ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
-
-
-def pipeline(jobs: list[tuple[QueueKeys, NewJob]], start: int) -> list[tuple[QueueKeys, NewJob]]:
-    """Return the jobs from ``start`` on that go into one pipeline: at least one."""
-    size = 0
-    for end in range(start, min(start + _MOST_JOBS, len(jobs))):
-        size += len(jobs[end][1].data)
-        if size > _MOST_DATA and end > start:
-            return jobs[start:end]
-    return jobs[start : start + _MOST_JOBS]
 
 
 async def _sent(
@@ -139,10 +149,15 @@ async def _sent(
             await session.open()
         try:
             return await send(connection)
-        except ReplyLost as lost:  # a job's id makes a second adding harmless
+        except (ReplyLost, RedisRefused) as lost:  # a job's id makes a second adding harmless
+            if isinstance(lost, RedisRefused) and not cannot_serve(str(lost)):
+                raise
             try:
                 await session.open()
-            except RedisUnavailable as error:  # what was sent first may have run all the same
+            except RedisUnavailable as error:
+                if isinstance(lost, RedisRefused):
+                    raise
+                # What was sent first may have run all the same.
                 raise ReplyLost(str(error)) from lost
             return await send(connection)
     except RedisRefused:

@@ -1,70 +1,92 @@
-"""Jobs as operators handle them: failed ones are found, retried and removed, others are moved."""
+"""Finds jobs by state, queue, name, age and reason, the newest or the oldest first.
+
+The list of a state is read a page at a time. Jobs may come, go and be acted upon meanwhile: one
+that stays in its state is given once, and one that has left it before its page is read is not.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import text
-from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.bullmq.protocol.records import read_number, text
+from convolab_worker.client.job_status import JobStatus, Seen, as_status, options_of, seen
 from convolab_worker.connection.usage import Purpose
+from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Sequence
+    from collections.abc import AsyncGenerator, Collection, Sequence
 
-    from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.connection.connection import Connection
+    from convolab_worker.settings import Settings
 
-BATCH = 500
-_FIELDS = ("name", "failedReason", "atm", "opts")
-DONE, GONE = "done", "it is not among the failed any more"
-LOCKED, SCHEDULED = "a worker has it, or one of its children", "a job scheduler has it next"
-
-
-class Failure(NamedTuple):
-    """A failed job; ``failed_at`` is epoch seconds."""
-
-    queue: str
-    id: str
-    name: str
-    failed_at: float
-    attempts: int
-    reason: str
-    lifo: bool
+_PAGE = 100
+_LISTS = {"active": ("active",), "waiting": ("wait", "paused")}
+"""The states whose jobs stand in lists. BullMQ before 6 kept those of a paused queue apart."""
+_SETS = ("prioritized", "delayed", "waiting-children", "failed", "completed")
+_SCORED_BY_END = ("failed", "completed")
+STATES = (*_LISTS, *_SETS)
+_LOOKED_AT = ("name", "failedReason", "opts", "timestamp")
+Place = tuple[str, bytes | None]  # a job's id and its score, None in a list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A filter of failed jobs: one fits if it fits all parts that are set. Ages are in seconds."""
+    """A filter of jobs: one fits if it fits all parts that are set.
 
-    ids: Collection[str] = ()
+    Ages are in seconds: since a job ended or, before that, since it was added.
+    """
+
     names: Collection[str] = ()
     older_than: float | None = None
     newer_than: float | None = None
     reason: re.Pattern[str] | None = None
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str | Sequence[str] | None = None,
+        older_than: float | None = None,
+        newer_than: float | None = None,
+        reason: str | None = None,
+    ) -> Wanted:
+        """Return the filter of these arguments. Raises ConfigurationError for a wrong pattern."""
+        try:
+            pattern = None if reason is None else reason_pattern(reason)
+        except ValueError as error:
+            msg = f"reason={reason!r}: expected {error}"
+            raise ConfigurationError(msg) from None
+        names = [name] if isinstance(name, str) else name
+        return cls(
+            names=tuple(names or ()), older_than=older_than, newer_than=newer_than, reason=pattern
+        )
+
     @property
     def is_everything(self) -> bool:
         return self == Wanted()
 
+    @property
+    def is_about_record(self) -> bool:
+        """Whether a job's record has to be read to tell if it fits."""
+        return bool(self.names) or self.reason is not None
+
     def between(self, now: float) -> tuple[str, str]:
-        """Return the bounds of fitting times of failure, as scores: milliseconds, or infinity."""
+        """Return the bounds of fitting times of an end, as scores: milliseconds, or infinity."""
         earliest = "-inf" if self.newer_than is None else f"{(now - self.newer_than) * 1000:.0f}"
         latest = "+inf" if self.older_than is None else f"{(now - self.older_than) * 1000:.0f}"
         return earliest, latest
 
-    def fits(self, failure: Failure) -> bool:
-        """Whether a job fits the other parts than age."""
+    def fits(self, job: Seen, now: float) -> bool:
         return (
-            (not self.ids or failure.id in self.ids)
-            and (not self.names or failure.name in self.names)
-            and (self.reason is None or self.reason.search(failure.reason) is not None)
+            (not self.names or job.name in self.names)
+            and (self.reason is None or self.reason.search(job.reason) is not None)
+            and (self.older_than is None or job.at <= now - self.older_than)
+            and (self.newer_than is None or job.at >= now - self.newer_than)
         )
 
 
@@ -82,213 +104,190 @@ def reason_pattern(given: str) -> re.Pattern[str]:
     return re.compile(re.escape(given), re.IGNORECASE)
 
 
-async def failures(
-    connection: Connection, keys: QueueKeys, wanted: Wanted, now: float, *, newest_first: bool
-) -> AsyncIterator[Failure]:
-    """Yield the queue's failed jobs that fit, read in batches."""
-    earliest, latest = wanted.between(now)
-    command, bounds = "ZRANGEBYSCORE", (earliest, latest)
-    if newest_first:
-        command, bounds = "ZREVRANGEBYSCORE", (latest, earliest)
-    offset = 0
-    while True:
-        limits = ("WITHSCORES", "LIMIT", offset, BATCH)
-        flat = await connection.call(Purpose.STATUS, command, keys["failed"], *bounds, *limits)
-        for failure in await _read(connection, keys, flat[::2], flat[1::2]):
-            if wanted.fits(failure):
-                yield failure
-        offset += BATCH
-        if len(flat) < 2 * BATCH:
-            return
+def checked_states(states: str | Sequence[str] | None) -> Sequence[str]:
+    """Return states by their names here; all for None. Raises ConfigurationError."""
+    if states is None:
+        return STATES
+    names = [states] if isinstance(states, str) else list(states)
+    for name in names:
+        if name not in (*STATES, "wait"):
+            msg = f"state={name!r}: expected one of {', '.join(STATES)}"
+            raise ConfigurationError(msg)
+    return ["waiting" if name == "wait" else name for name in names]
 
 
-async def _read(
-    connection: Connection, keys: QueueKeys, ids: Sequence[bytes], scores: Sequence[bytes]
-) -> list[Failure]:
-    asked = [
-        connection.call(Purpose.STATUS, "HMGET", keys.job(text(job_id)), *_FIELDS) for job_id in ids
-    ]
-    found = []
-    for job_id, score, answer in zip(ids, scores, asked, strict=True):
-        name, reason, attempts, opts = await answer
-        found.append(
-            Failure(
-                queue=keys.queue,
-                id=text(job_id),
-                name=text(name or b""),
-                failed_at=float(score) / 1000,
-                attempts=int(attempts or 0),
-                reason=(reason or b"").decode("utf-8", "replace"),
-                lifo=_is_lifo(opts),
-            )
-        )
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """Reads the jobs of a state that fit from queues. ``now`` is epoch seconds."""
 
+    connection: Connection
+    queues: Sequence[QueueKeys]
+    wanted: Wanted
+    now: float
+    oldest_first: bool = False
 
-def _is_lifo(opts: bytes | None) -> bool:
-    try:
-        decoded = json.loads(opts or b"{}")
-    except ValueError:
-        return False
-    return isinstance(decoded, dict) and bool(decoded.get("lifo"))
-
-
-def retry_call(keys: QueueKeys, failure: Failure, *, reset_attempts: bool) -> Call:
-    """Put a failed job back into its queue, as Node's ``job.retry()`` does."""
-    return client_calls.retry_failed(
-        keys, failure.id, lifo=failure.lifo, reset_attempts=reset_attempts
-    )
-
-
-def remove_call(keys: QueueKeys, failure: Failure) -> Call:
-    """Remove a job with its children, as Node's ``job.remove()`` does, if it is still failed."""
-    return client_calls.remove_failed(keys, failure.id)
-
-
-_ANSWERS = {1: DONE, 0: LOCKED, -1: GONE, -3: GONE, -8: SCHEDULED}
-
-
-async def carry_out(connection: Connection, calls: Sequence[Call]) -> list[str]:
-    """Run the calls, in one pipeline; for each ``done``, or why it was not."""
-    if not calls:
-        return []
-    return await asyncio.gather(*[_run(connection, call) for call in calls])
-
-
-async def _run(connection: Connection, call: Call) -> str:
-    answer = await run_script(connection, Purpose.STATUS, call)
-    return _ANSWERS.get(answer, f"BullMQ's code {answer}")
-
-
-STATES = ("wait", "prioritized", "delayed", "failed")
-_LISTS = ("wait", "paused")
-_MOVED_AT_ONCE = 200
-MOVED = "moved"
-# What the script answers for a job that stays, and what that means.
-REASONS = {
-    "no data": "its hash is gone or has no name",
-    "locked": "a worker has it",
-    "parent": "it has a parent",
-    "children": "it has children",
-    "scheduler": "it comes from a job scheduler",
-    "taken": "its id, and the one it would get, are taken there",
-}
-# The states whose jobs are not moved, and why.
-_LEFT = {"active": "a worker has it", "waiting-children": "it has children"}
-
-
-class Step(NamedTuple):
-    """What became of one job: ``outcome`` is ``moved``, or why it stays."""
-
-    queue: str
-    state: str
-    name: str
-    outcome: str
-    id: str
-    new_id: str
-
-
-@dataclass(slots=True)
-class Account:
-    """Counts what was done, or would be: jobs by queue, state, name and outcome, and new ids."""
-
-    jobs: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
-    renamed: int = 0
-
-    def add(self, step: Step) -> None:
-        self.jobs[step.queue, step.state, step.name, step.outcome] += 1
-        self.renamed += step.outcome == MOVED and step.id != step.new_id
-
-    @property
-    def moved(self) -> int:
-        return sum(count for (*_, outcome), count in self.jobs.items() if outcome == MOVED)
-
-
-class Mover:
-    """Moves the jobs of ``sources`` to ``destination``; with ``execute=False`` it only looks."""
-
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
         connection: Connection,
+        wanted: Wanted,
+        now: float,
         *,
-        prefix: str,
-        sources: Sequence[str],
-        destination: str,
-        states: Sequence[str] = STATES,
-        execute: bool,
-    ) -> None:
-        self._connection = connection
-        self._sources = [QueueKeys(prefix, name) for name in sources]
-        self._destination = QueueKeys(prefix, destination)
-        self._states = states
-        self._execute = execute
-        self._promised: set[str] = set()  # ids that a look has given away
+        oldest_first: bool = False,
+    ) -> Search:
+        """Return a search in the settings' queues."""
+        return cls(
+            connection=connection,
+            queues=[QueueKeys(settings.prefix, name) for name in settings.queues],
+            wanted=wanted,
+            now=now,
+            oldest_first=oldest_first,
+        )
 
-    async def total(self) -> int:
-        counts = [
-            self._ask("LLEN" if state in _LISTS else "ZCARD", keys[state])
-            for keys in self._sources
-            for state in self._all_states()
+    async def jobs(self, state: str) -> AsyncGenerator[JobStatus, None]:
+        """Yield the jobs of all queues, in one order."""
+        streams = [self._jobs_of(keys, state) for keys in self.queues]
+        sign = 1 if self.oldest_first else -1
+        heads: list[tuple[float, int, JobStatus]] = []
+
+        async def advance(place: int) -> None:
+            found = await anext(streams[place], None)
+            if found is not None:
+                heads.append((sign * found[0], place, found[1]))
+
+        try:
+            for place in range(len(streams)):
+                await advance(place)
+            while heads:
+                head = min(heads, key=lambda found: found[:2])
+                heads.remove(head)
+                yield head[2]
+                await advance(head[1])
+        finally:
+            for stream in streams:
+                await stream.aclose()
+
+    async def _jobs_of(
+        self, keys: QueueKeys, state: str
+    ) -> AsyncGenerator[tuple[float, JobStatus], None]:
+        """Yield a queue's jobs, each with the time that jobs of this state are ordered by."""
+        async with aclosing(self._pages(keys, state)) as pages:
+            async for page in pages:
+                places = page
+                if self.wanted.is_about_record:
+                    looked = await self._looked_at(keys, state, page)
+                    fit = {job.id for job in looked if self.wanted.fits(job, self.now)}
+                    places = [place for place in page if place[0] in fit]
+                for job, score in await self._read(keys, state, places):
+                    at = _time_of(state, score, seen(job).at)
+                    if self.wanted.fits(seen(job)._replace(at=at), self.now):
+                        yield job.due_at or at, job
+
+    async def places(self, keys: QueueKeys, state: str) -> AsyncGenerator[Seen, None]:
+        """Yield a queue's jobs without their data, which takes less to read."""
+        async with aclosing(self._pages(keys, state)) as pages:
+            async for page in pages:
+                for job in await self._looked_at(keys, state, page):
+                    if self.wanted.fits(job, self.now):
+                        yield job
+
+    async def _read(
+        self, keys: QueueKeys, state: str, places: Sequence[Place]
+    ) -> list[tuple[JobStatus, bytes | None]]:
+        call = self.connection.call
+        asked = [call(Purpose.STATUS, "HGETALL", keys.job(job_id)) for job_id, _ in places]
+        found = []
+        for (job_id, score), flat in zip(places, await asyncio.gather(*asked), strict=True):
+            due = score if state == "delayed" else None
+            job = as_status(keys.queue, job_id, state, flat, due)
+            if job is not None:
+                found.append((job, score))
+        return found
+
+    async def _looked_at(self, keys: QueueKeys, state: str, places: Sequence[Place]) -> list[Seen]:
+        call = self.connection.call
+        asked = [
+            call(Purpose.STATUS, "HMGET", keys.job(job_id), *_LOOKED_AT) for job_id, _ in places
         ]
-        return sum([await count for count in counts])
+        found = []
+        for (job_id, score), fields in zip(places, await asyncio.gather(*asked), strict=True):
+            name, reason, opts = [
+                (raw or b"").decode("utf-8", "replace") for raw in fields[: len(_LOOKED_AT) - 1]
+            ]
+            at = _time_of(state, score, (read_number(fields[-1]) or 0.0) / 1000)
+            lifo = bool(options_of(opts).get("lifo"))
+            found.append(Seen(keys.queue, job_id, state, name, reason, at, lifo))
+        return found
 
-    def _ask(self, *command: str | int) -> asyncio.Future[Any]:
-        return self._connection.call(Purpose.STATUS, *command)
+    async def _pages(self, keys: QueueKeys, state: str) -> AsyncGenerator[list[Place], None]:
+        if state not in _LISTS:
+            async for page in self._pages_of_set(keys[state], by_end=state in _SCORED_BY_END):
+                yield page
+            return
+        for name in _LISTS[state]:
+            async for page in self._pages_of_list(keys[name]):
+                yield page
 
-    def _all_states(self) -> list[str]:
-        """BullMQ before 6 kept the jobs of a paused queue in a list of its own."""
-        return [
-            each
-            for state in self._states
-            for each in (("wait", "paused") if state == "wait" else (state,))
-        ]
+    async def _pages_of_list(self, key: str) -> AsyncGenerator[list[Place], None]:
+        """Yield the pages of a list, whose newest job is its first."""
+        ids = self._all_of_list(key) if self.oldest_first else self._newest_of_list(key)
+        given = set[str]()
+        async for found in ids:
+            page: list[Place] = [(job_id, None) for job_id in found if job_id not in given]
+            given.update(found)
+            if page:
+                yield page
 
-    async def steps(self) -> AsyncIterator[Step]:
-        """Go through the jobs, the oldest of each state first, and yield what becomes of each.
+    async def _newest_of_list(self, key: str) -> AsyncGenerator[list[str], None]:
+        """Yield ids from the newest on, a page at a time.
 
-        Workers and producers may go on meanwhile: a job that a worker takes stays, and one that is
-        added is moved too. This may be stopped at any time, and run again.
+        Places are counted from the oldest: neither what is added, nor the removal of what was
+        given, moves those that are still to be given.
         """
-        for keys in self._sources:
-            for state in self._all_states():
-                async for step in self._of(keys, state):
-                    yield step
-            for state, reason in _LEFT.items():
-                async for step in self._left(keys, state, reason):
-                    yield step
+        call = self.connection.call
+        left = await call(Purpose.STATUS, "LLEN", key)
+        while left > 0:
+            rest = max(left - _PAGE, 0)
+            found = await call(Purpose.STATUS, "LRANGE", key, -left, -rest - 1)
+            yield [text(raw) for raw in found]
+            left = rest
 
-    async def _of(self, keys: QueueKeys, state: str) -> AsyncIterator[Step]:
-        stayed = 0
-        while ids := await self._oldest(keys, state, stayed):
-            moves = [self._move_one(keys, state, job_id) for job_id in ids]
-            steps = await asyncio.gather(*moves)
-            for step in steps:
-                if step is not None:
-                    stayed += not (self._execute and step.outcome == MOVED)
-                    yield step
+    async def _all_of_list(self, key: str) -> AsyncGenerator[list[str], None]:
+        """Yield ids from the oldest on. All are read at once: from there on they move."""
+        found = await self.connection.call(Purpose.STATUS, "LRANGE", key, 0, -1)
+        ids = [text(raw) for raw in reversed(found)]
+        for start in range(0, len(ids), _PAGE):
+            yield ids[start : start + _PAGE]
 
-    async def _oldest(self, keys: QueueKeys, state: str, past: int) -> list[str]:
-        if state in _LISTS:  # the oldest stand at the end
-            found = await self._ask("LRANGE", keys[state], -past - _MOVED_AT_ONCE, -past - 1)
-            return [text(raw) for raw in reversed(found)]
-        found = await self._ask("ZRANGE", keys[state], past, past + _MOVED_AT_ONCE - 1)
-        return [text(raw) for raw in found]
+    async def _pages_of_set(self, key: str, *, by_end: bool) -> AsyncGenerator[list[Place], None]:
+        """Yield the pages of a sorted set, each from the last one's last score on."""
+        lowest, highest = self.wanted.between(self.now) if by_end else ("-inf", "+inf")
+        if self.oldest_first and highest == "+inf":
+            # What comes while this reads, such as a job that was retried and fails again, is not
+            # to be met for ever.
+            last = await self.connection.call(Purpose.STATUS, "ZREVRANGE", key, 0, 0, "WITHSCORES")
+            highest = last[1] if last else highest
+        command = "ZRANGEBYSCORE" if self.oldest_first else "ZREVRANGEBYSCORE"
+        begin, end = (lowest, highest) if self.oldest_first else (highest, lowest)
+        given = set[bytes]()  # with the score that the next page begins with
+        while True:
+            limit = _PAGE + len(given)
+            flat = await self.connection.call(
+                Purpose.STATUS, command, key, begin, end, "WITHSCORES", "LIMIT", 0, limit
+            )
+            found = list(zip(flat[::2], flat[1::2], strict=True))
+            page: list[Place] = [(text(raw), score) for raw, score in found if raw not in given]
+            if page:
+                yield page
+            if len(found) < limit:
+                return
+            last_score = found[-1][1]
+            kept = given if last_score == begin else set()
+            given = kept | {raw for raw, score in found if score == last_score}
+            begin = last_score
 
-    async def _move_one(self, keys: QueueKeys, state: str, job_id: str) -> Step | None:
-        """Move a job; None if it is not there any more."""
-        call = client_calls.move_job(keys, self._destination, state, job_id, execute=self._execute)
-        answer = await run_script(self._connection, Purpose.MOVE, call)
-        outcome, name, new_id = (text(part) for part in answer)
-        if outcome == "gone":
-            return None
-        if not self._execute and outcome == MOVED:
-            new_id = client_calls.other_id(keys, job_id) if new_id in self._promised else new_id
-            self._promised.add(new_id)
-        return Step(keys.queue, state, name, REASONS.get(outcome, outcome), job_id, new_id)
 
-    async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[Step]:
-        command = "LRANGE" if state == "active" else "ZRANGE"
-        ids = [text(raw) for raw in await self._ask(command, keys[state], 0, -1)]
-        names = [self._ask("HGET", keys.job(job_id), "name") for job_id in ids]
-        for job_id, name in zip(ids, names, strict=True):
-            yield Step(keys.queue, state, text(await name or b""), reason, job_id, job_id)
+def _time_of(state: str, score: bytes | None, added: float) -> float:
+    """Return when a job ended, which its score says, or when it was added (epoch seconds)."""
+    return (read_number(score) or 0.0) / 1000 if state in _SCORED_BY_END else added

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 import structlog
 
@@ -128,7 +128,7 @@ class Job(Generic[T, R]):
         self._reporter.progress(value)
         return _DONE
 
-    async def enqueue_children(self, children: Iterable[Child]) -> None:
+    async def enqueue_children(self, children: Iterable[Child]) -> NoReturn:
         """Enqueue parts of this job, give the slot back, and be run again when they are done.
 
         Never returns: the handler is called again from its start, where ``children_results`` has
@@ -179,12 +179,14 @@ def _job_logger(job: Job[Any]) -> structlog.typing.FilteringBoundLogger:
         cache_logger_on_first_use=True,
     )
     bound: structlog.typing.FilteringBoundLogger = logger.bind(
-        job_id=job.id, name=job.name, queue=job.queue, kind=job.kind, attempt=job.attempt
+        job_id=job.id, job_name=job.name, queue=job.queue, kind=job.kind, attempt=job.attempt
     )
     return bound
 
 
-_BOUND = frozenset({"job_id", "name", "queue", "kind", "attempt", "event", "exc_info", "exception"})
+_BOUND = frozenset(
+    {"job_id", "job_name", "queue", "kind", "attempt", "event", "exc_info", "exception"}
+)
 
 
 def _row(level: str, event: structlog.typing.EventDict) -> str:

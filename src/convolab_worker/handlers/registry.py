@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 
 from convolab_worker._setting_types import StartRate, parse_rate
-from convolab_worker.bullmq.protocol.keywords import JobPolicy, job_options
+from convolab_worker.bullmq.job_type import JobType, Unresolved, remember
+from convolab_worker.bullmq.protocol.keywords import BUILT_IN, JobPolicy, job_options
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
+from convolab_worker.handlers.failures import FailureHooks, H
 from convolab_worker.handlers.functions import is_async, place
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
 from convolab_worker.handlers.middleware import Middleware, MiddlewareFunction
 from convolab_worker.handlers.processes import Renewal, checked_process, import_name
 from convolab_worker.handlers.retry import S, Strategies
-from convolab_worker.payloads.annotation import payload_annotation
-from convolab_worker.payloads.decode import decoder
+from convolab_worker.payloads.annotation import (
+    annotation_name,
+    fits,
+    payload_annotation,
+    result_annotation,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
 F = TypeVar("F", bound="Callable[[Job[Any, Any]], Any]")
 L = TypeVar("L", bound=LifespanFunction)
 M = TypeVar("M", bound=MiddlewareFunction)
+P = TypeVar("P")
+R = TypeVar("R")
+T = TypeVar("T")
+X = TypeVar("X")
 KINDS = ("audio", "dialogue", "image", "course")
 
 
@@ -62,6 +72,7 @@ class Handler:
     ``timeout`` is in seconds, None for no limit; ``concurrency`` is the most jobs of this handler
     at once, None for the worker's own limit; ``queue`` is None for a handler of any queue.
     ``process`` says when the processes that it runs in are renewed, None for one that runs here.
+    ``job_type`` is the declaration of its jobs: its own, or one made of its annotations.
     ``defaults`` are BullMQ's job options for jobs whose own say nothing.
     ``scopes`` are those of the registries that it is in, the outermost first; ``middleware`` and
     ``resources`` are what they come to in one worker (see ``HandlerRegistry.staged``).
@@ -71,6 +82,7 @@ class Handler:
     names: tuple[str, ...]
     queue: str | None
     function: Callable[..., Any]
+    job_type: JobType[Any, Any]
     decode: Callable[[bytes], Any]
     timeout: float | None
     concurrency: int | None
@@ -95,6 +107,46 @@ class Handler:
         )
 
 
+class Registering(Protocol[P, R]):
+    """A decorator of handlers that take a ``Job[P]`` and give an ``R``."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[Job[P, X]], Coroutine[Any, Any, R]], /
+    ) -> Callable[[Job[P, X]], Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def __call__(self, function: Callable[[Job[P, X]], R], /) -> Callable[[Job[P, X]], R]: ...
+
+
+class Registrar:
+    """Registers handlers of one kind: ``@handlers.audio("generate-audio", timeout=300)``.
+
+    It is called with the names of the jobs, or with a JobType, which gives the name, the queue and
+    the types that the function's annotations must fit, and any former names behind it. The
+    ``options`` are those of HandlerOptions. Raises ConfigurationError for what can't work, and
+    DuplicateHandler where a name is taken.
+    """
+
+    __slots__ = ("_kind", "_register")
+
+    def __init__(self, kind: str, register: Callable[..., Callable[[Any], Any]]) -> None:
+        self._kind = kind
+        self._register = register
+
+    @overload
+    def __call__(
+        self, job_type: JobType[P, R], /, *names: str, **options: Unpack[HandlerOptions]
+    ) -> Registering[P, R]: ...
+
+    @overload
+    def __call__(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]: ...
+
+    def __call__(self, *names: Any, **options: Unpack[HandlerOptions]) -> Any:
+        """Return the decorator."""
+        return self._register(self._kind, names, options)
+
+
 class HandlerRegistry:
     """Handlers by queue and job name; registries of several modules merge by ``include``."""
 
@@ -103,26 +155,27 @@ class HandlerRegistry:
         self._scope = Scope()
         self._scopes: dict[Scope, None] = {self._scope: None}
         self.strategies = Strategies()
+        self.failure_hooks = FailureHooks()
 
-    def audio(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
-        """Register the decorated function for audio jobs of those names.
+    @property
+    def audio(self) -> Registrar:
+        """Register the decorated function for audio jobs: see Registrar."""
+        return Registrar("audio", self._register)
 
-        The ``options`` are those of HandlerOptions. Raises ConfigurationError for what can't work,
-        and DuplicateHandler where a name is taken.
-        """
-        return self._register("audio", names, options)
+    @property
+    def dialogue(self) -> Registrar:
+        """Register the decorated function for dialogue jobs: see Registrar."""
+        return Registrar("dialogue", self._register)
 
-    def dialogue(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
-        """Register the decorated function for dialogue jobs; options as for ``audio``."""
-        return self._register("dialogue", names, options)
+    @property
+    def image(self) -> Registrar:
+        """Register the decorated function for image jobs: see Registrar."""
+        return Registrar("image", self._register)
 
-    def image(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
-        """Register the decorated function for image jobs; options as for ``audio``."""
-        return self._register("image", names, options)
-
-    def course(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]:
-        """Register the decorated function for course jobs; options as for ``audio``."""
-        return self._register("course", names, options)
+    @property
+    def course(self) -> Registrar:
+        """Register the decorated function for course jobs: see Registrar."""
+        return Registrar("course", self._register)
 
     def lifespan(self, function: L) -> L:
         """Open, before the first job, what handlers need, and close it after the last.
@@ -174,15 +227,27 @@ class HandlerRegistry:
         """
         return self.strategies.register(name)
 
+    def on_failure(self, hook: H) -> H:
+        """Call the decorated function with the Failure of each attempt that fails.
+
+        It hears of every job of the worker: what a handler or a middleware raised, data that does
+        not fit, a name that nobody handles, a child that failed its parent. It may be plain or
+        async; it runs in the event loop, before the failure is written, and for 5 s at most. What
+        it raises is logged, and changes nothing. A job that fails because its worker died has run
+        no code that could tell: it is in the log and in the metrics only.
+        """
+        return self.failure_hooks.register(hook)
+
     def include(self, other: HandlerRegistry) -> None:
         """Take over every handler of ``other``, or none: raises DuplicateHandler on a clash.
 
         Its lifespan and its middleware come with it, for its own handlers, and its backoff
-        strategies for all.
+        strategies and its ``on_failure`` functions for all.
         """
         for (queue, name), handler in other._handlers.items():
             self._check_free(queue, name, handler.function)
         self.strategies.include(other.strategies)
+        self.failure_hooks.include(other.failure_hooks)
         self._scopes.update(other._scopes)
         for key, handler in other._handlers.items():
             scopes = tuple(dict.fromkeys((self._scope, *handler.scopes)))
@@ -203,6 +268,7 @@ class HandlerRegistry:
         stage = HandlerRegistry()
         stage._handlers = {key: handler.staged(opened) for key, handler in self._handlers.items()}
         stage.strategies = self.strategies
+        stage.failure_hooks = self.failure_hooks
         return stage
 
     def check_processes(self) -> None:
@@ -213,6 +279,18 @@ class HandlerRegistry:
         for handler in self:
             if handler.process is not None:
                 import_name(handler.function)
+
+    def check_backoffs(self) -> None:
+        """Raise ConfigurationError where a handler's backoff names a strategy that nobody gave."""
+        known = {*BUILT_IN, *self.strategies}
+        for handler in self:
+            name = handler.defaults.get("backoff", {}).get("type")
+            if isinstance(name, str) and name not in known:
+                msg = (
+                    f"{handler.place}: no strategy is called {name!r}, its backoff: "
+                    f"register one with @handlers.backoff({name!r})"
+                )
+                raise ConfigurationError(msg)
 
     def find(self, queue: str, name: str) -> Handler | None:
         """The handler of jobs called ``name`` on ``queue``; one of that queue alone comes first."""
@@ -236,16 +314,23 @@ class HandlerRegistry:
         return len({handler.key for handler in self._handlers.values()})
 
     def _register(
-        self, kind: str, names: Sequence[str], options: HandlerOptions
+        self, kind: str, names: Sequence[str | JobType[Any, Any]], options: HandlerOptions
     ) -> Callable[[F], F]:
-        _check_names(kind, names, options)
+        declared = names[0] if names and isinstance(names[0], JobType) else None
+        checked = _check_names(
+            kind, [declared.name, *names[1:]] if declared is not None else names, options
+        )
+        if declared is not None:
+            options = _with_declared(declared, options)
 
         def register(function: F) -> F:
-            handler = _handler(kind, tuple(names), function, options, self._scope)
-            for name in names:
+            job_type = _job_type(checked[0], function, options, declared)
+            handler = _handler(kind, checked, function, options, self._scope, job_type)
+            for name in checked:
                 self._check_free(handler.queue, name, function)
-            for name in names:
+            for name in checked:
                 self._handlers[handler.queue, name] = handler
+            remember(function, job_type)
             return function
 
         return register
@@ -264,6 +349,7 @@ def _handler(
     function: Callable[..., Any],
     options: HandlerOptions,
     scope: Scope,
+    job_type: JobType[Any, Any],
 ) -> Handler:
     where, queue = place(function), options.get("queue")
     return Handler(
@@ -271,7 +357,8 @@ def _handler(
         names=names,
         queue=queue,
         function=function,
-        decode=decoder(payload_annotation(function, Job)),
+        job_type=job_type,
+        decode=job_type.decode,
         timeout=_checked_timeout(options.get("timeout"), where),
         concurrency=_checked_concurrency(options.get("concurrency"), where),
         threaded=_is_threaded(function, options.get("thread"), where),
@@ -279,19 +366,70 @@ def _handler(
         place=where,
         process=checked_process(function, options.get("process"), thread=options.get("thread")),
         rate=_checked_rate(options.get("rate"), where),
-        defaults=job_options(
-            f"{where}: {kind}", {key: options.get(key) for key in JobPolicy.__annotations__}
-        ),
+        defaults=job_options(f"{where}: {names[0]!r}", _policy(options)),
         scopes=(scope,),
     )
 
 
-def _check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> None:
-    if not names or not all(isinstance(name, str) and name for name in names):
+def _job_type(
+    name: str,
+    function: Callable[..., Any],
+    options: HandlerOptions,
+    declared: JobType[Any, Any] | None,
+) -> JobType[Any, Any]:
+    """The declaration that the function was registered with, or one made of its annotations."""
+    payload = payload_annotation(function, Job)
+
+    def resolve() -> Any:
+        return result_annotation(function, Job)
+
+    try:
+        result = resolve()
+    except ConfigurationError:
+        result = Unresolved(resolve)  # until somebody asks for it
+    if declared is None:
+        policy: Any = _policy(options)
+        job_options(f"{place(function)}: {name!r}", policy)  # an error there names the handler
+        made: JobType[Any, Any] = JobType(
+            name, payload, result, queue=options.get("queue"), **policy
+        )
+        return made
+    for what, ok, given, expected in (
+        ("takes", fits(declared.payload, payload), payload, declared.payload),
+        ("gives", fits(result, declared.result), result, declared.result),
+    ):
+        if not ok:
+            msg = (
+                f"{place(function)}: {what} {annotation_name(given)}; "
+                f"expected {annotation_name(expected)}, as {declared!r} says"
+            )
+            raise ConfigurationError(msg)
+    return declared
+
+
+def _policy(options: HandlerOptions) -> dict[str, Any]:
+    return {what: options.get(what) for what in JobPolicy.__annotations__}
+
+
+def _with_declared(declared: JobType[Any, Any], options: HandlerOptions) -> HandlerOptions:
+    """The options, with those of the declaration. Raises ConfigurationError if they differ."""
+    own = {"queue": declared.queue, **declared.options}
+    for what, value in own.items():
+        given = options.get(what)
+        if given is not None and given != value:
+            msg = f"{declared.name!r}: {what}={given!r}: {declared!r} says {value!r}: say it once"
+            raise ConfigurationError(msg)
+    known = {what: value for what, value in own.items() if what in HandlerOptions.__annotations__}
+    return {**options, **known}  # type: ignore[typeddict-item]
+
+
+def _check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> tuple[str, ...]:
+    checked = tuple(name for name in names if isinstance(name, str) and name)
+    if not names or len(checked) < len(names):
         example = f'@handlers.{kind}("generate-{kind}")'
         msg = f"expected one or more job names, as in {example}; got {list(names)!r}"
         raise ConfigurationError(msg)
-    if len(set(names)) != len(names):
+    if len(set(checked)) != len(checked):
         msg = f"a job name is given twice in {list(names)!r}"
         raise ConfigurationError(msg)
     unknown = [option for option in options if option not in HandlerOptions.__annotations__]
@@ -303,6 +441,7 @@ def _check_names(kind: str, names: Sequence[object], options: HandlerOptions) ->
     if queue is not None and not (isinstance(queue, str) and queue):
         msg = f"{names[0]!r}: queue={queue!r}: expected a queue's name, or None for every queue"
         raise ConfigurationError(msg)
+    return checked
 
 
 def _checked_timeout(timeout: float | None, where: str) -> float | None:

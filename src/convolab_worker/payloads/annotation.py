@@ -1,4 +1,4 @@
-"""Finds out what a handler's first annotation says of its payload."""
+"""Finds out what a handler's annotations say of its payload and its result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import inspect
 import types
 import typing
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.errors import ConfigurationError
@@ -35,6 +36,7 @@ def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
     if parameters[0].annotation is inspect.Parameter.empty:
         return Any
     annotation = _resolved(parameters[0].annotation, function, job_type)
+    annotation = _without_extras(annotation)
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is job_type:
         return Any if isinstance(arguments[0], typing.TypeVar) else arguments[0]
@@ -51,8 +53,26 @@ def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
     raise ConfigurationError(msg)
 
 
+def result_annotation(function: Callable[..., Any], job_type: type) -> object:
+    """Give the return annotation of a handler, without the Awaitable around it, or Any.
+
+    ``job_type`` is the class Job. An annotation that can't be resolved raises ConfigurationError.
+    """
+    try:
+        annotation = inspect.signature(function).return_annotation
+    except ValueError:
+        return Any
+    if annotation is inspect.Signature.empty:
+        return Any
+    annotation = _resolved(annotation, function, job_type)
+    origin = typing.get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, Awaitable):
+        return typing.get_args(annotation)[-1]
+    return Any if isinstance(annotation, typing.TypeVar) else annotation
+
+
 def _resolved(annotation: Any, function: Any, job_type: type) -> Any:
-    """Resolve one annotation as the function's author meant it, the return type left alone."""
+    """Resolve one annotation as the function's author meant it, the others left alone."""
     function = _underlying(function)
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     names = {
@@ -65,7 +85,7 @@ def _resolved(annotation: Any, function: Any, job_type: type) -> Any:
     }
     holder = types.SimpleNamespace(__annotations__={"job": annotation})
     try:
-        return typing.get_type_hints(holder, globalns=names)["job"]
+        return typing.get_type_hints(holder, globalns=names, include_extras=True)["job"]
     except Exception as error:
         msg = (
             f"{function.__qualname__}: can't resolve the annotation {annotation!r}: {error}; "
@@ -165,6 +185,46 @@ def _resolved_class(cls: Any, names: dict[str, Any]) -> dict[str, Any]:
     for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
         field.type = hints[field.name]
     return hints
+
+
+def fits(given: Any, expected: Any) -> bool:
+    """Say whether a value of the type ``given`` may stand where ``expected`` is.
+
+    What can't be judged here fits: type checkers know more of it.
+    """
+    given, expected = _without_extras(given), _without_extras(expected)
+    if any(kind in (Any, object) for kind in (given, expected)) or given == expected:
+        return True
+    if _is_union(given):
+        return all(fits(member, expected) for member in typing.get_args(given))
+    if _is_union(expected):
+        return any(fits(given, member) for member in typing.get_args(expected))
+    if typing.get_origin(given) is typing.Literal:
+        return all(fits(type(value), expected) for value in typing.get_args(given))
+    return _class_fits(given, expected)
+
+
+def _class_fits(given: Any, expected: Any) -> bool:
+    given_class = typing.get_origin(given) or given
+    expected_class = typing.get_origin(expected) or expected
+    if not isinstance(given_class, type) or not isinstance(expected_class, type):
+        return True
+    if typing.is_typeddict(given_class) or typing.is_typeddict(expected_class):
+        return False  # they are not equal, and issubclass does not take them
+    if given_class is not expected_class:
+        return issubclass(given_class, expected_class)
+    parts = zip(typing.get_args(given), typing.get_args(expected), strict=False)
+    return all(fits(part, other) for part, other in parts)
+
+
+def _without_extras(annotation: Any) -> Any:
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = annotation.__origin__
+    return type(None) if annotation is None else annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def has_own_init(cls: Any) -> bool:

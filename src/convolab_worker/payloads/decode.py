@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-from convolab_worker.errors import InvalidPayload
+from convolab_worker.errors import InvalidPayload, InvalidResult
 from convolab_worker.payloads import pydantic_types
 from convolab_worker.payloads.annotation import is_more_than_its_fields, resolve_local_classes
 from convolab_worker.payloads.problems import ABSENT, find, printable, quote, short_path, show, step
@@ -57,6 +57,23 @@ def decoder(annotation: object) -> Callable[[bytes], Any]:
             return read(raw)
         except Exception:  # noqa: BLE001 - a __post_init__ may raise anything
             return _second_look(raw, annotation)
+
+    return decode
+
+
+def result_decoder(annotation: object) -> Callable[[bytes], Any]:
+    """Compile an annotation into a function that reads the JSON of a job's result.
+
+    The function raises InvalidResult for what does not fit; otherwise as ``decoder``.
+    """
+    read = decoder(annotation)
+
+    def decode(raw: bytes) -> Any:
+        try:
+            return read(raw)
+        except InvalidPayload as error:
+            msg = f"result{str(error).removeprefix('data')}"
+            raise InvalidResult(msg) from error
 
     return decode
 

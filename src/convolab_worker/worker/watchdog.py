@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from convolab_worker.telemetry.frames import application_place, places_of
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
@@ -78,12 +80,10 @@ def below(stack: traceback.StackSummary, filename: str) -> traceback.StackSummar
     return stack
 
 
-def innermost(stack: traceback.StackSummary) -> str | None:
-    """The line where it stands, as FILE:LINE in FUNCTION."""
-    if not stack:
-        return None
-    frame = stack[-1]
-    return f"{frame.filename}:{frame.lineno} in {frame.name}"
+def where(stack: traceback.StackSummary) -> str | None:
+    """The application's line where it stands, as FILE:LINE in FUNCTION."""
+    found = application_place(places_of(stack))
+    return None if found is None else str(found)
 
 
 class Watchdog:
@@ -129,7 +129,7 @@ class Watchdog:
         frame = sys._current_frames().get(self._thread_id)  # noqa: SLF001 - its documented use
         stack = stack_of_frame(frame)
         job = {} if frame is None else self._find_job(frame)
-        report = {"blocked_seconds": round(blocked_for, 3), "where": innermost(stack), **job}
+        report = {"blocked_seconds": round(blocked_for, 3), "where": where(stack), **job}
         text = "".join(stack.format())
         self._whereabouts.keep("blocked", stack=text, **report)
         _log.error("loop.blocked", stack=text, **report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from convolab_worker.bullmq import producer
+from convolab_worker.bullmq import flows, producer
 from convolab_worker.bullmq.backend import Backend, now_ms
+from convolab_worker.bullmq.flows import Child, ChildIds
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -19,6 +20,7 @@ from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.key_changes import KeyChanges
 from convolab_worker.connection.usage import CommandCounter, Purpose
 
 LOCK_SECONDS = 60.0
@@ -56,6 +58,16 @@ class BackendOfWorker:
         """Run a call, as the one whose reply is then lost."""
         return await run_script(self.backend.connection, Purpose.COMPLETE, call)
 
+    def child_id(self, parent: ActiveJob, key: str) -> str:
+        """The id of the child that a job asks for by that key."""
+        return ChildIds.of(self.keys, parent).id_of(key)
+
+    async def add_children(self, parent: ActiveJob, children: Sequence[Child]) -> None:
+        """Add those children of a job that have not ended."""
+        left = await flows.left_to_add(self.backend, parent, children)
+        for batch in flows.pipelines(self.backend, parent, left, {}):
+            await producer.add_all(self.backend.connection, batch)
+
     async def recover_without_lock(self, job: ActiveJob) -> None:
         """Let the job's lock run out, and another worker's stalled check find it."""
         await self.redis.delete(self.keys.lock(job.id))
@@ -87,9 +99,9 @@ async def make_backend(
             counter = CommandCounter()
             connections = [
                 Connection(Address.parse(server_url), timeout=10.0, counter=counter)
-                for _ in range(2)
+                for _ in range(3)
             ]
-            for connection in connections:
+            for connection in connections[:2]:
                 await connection.open()
                 stack.push_async_callback(connection.close)
             backend = Backend(
@@ -97,7 +109,7 @@ async def make_backend(
                 prefix="bull",
                 connection=connections[0],
                 waiting=connections[1],
-                counter=counter,
+                changes=KeyChanges(connections[2]),
                 worker_id=worker_id,
                 worker_name=None,
                 lock_duration=LOCK_SECONDS,

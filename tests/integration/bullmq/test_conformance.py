@@ -35,8 +35,12 @@ from convolab_worker.bullmq.protocol.calls import (
 from convolab_worker.bullmq.protocol.client_calls import (
     NewJob,
     add_job,
-    remove_failed,
-    retry_failed,
+    clean_jobs,
+    pause_queue,
+    remove_job,
+    remove_job_in,
+    resume_queue,
+    retry_job,
 )
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
@@ -53,8 +57,11 @@ PINNED = {
     "addParentJob": 6,
     "addPrioritizedJob": 9,
     "addStandardJob": 9,
+    "cleanJobsInSet": 3,
     "extendLocks": 1,
     "removeUnprocessedChildren": 2,
+    "pause": 7,
+    "promote": 9,
     "removeJob": 2,
     "getCounts": 1,
     "getStateV2": 8,
@@ -72,7 +79,7 @@ PINNED = {
 }
 # Scripts that bullmq's Python ships and never runs itself: only their behaviour can be compared.
 NOT_RUN_BY_BULLMQ = {
-    "addLog", "isFinished", "moveJobFromActiveToWait", "removeUnprocessedChildren",
+    "addLog", "isFinished", "moveJobFromActiveToWait", "promote", "removeUnprocessedChildren",
 }  # fmt: skip
 
 
@@ -303,23 +310,39 @@ def readable_finish(call: Call) -> tuple[str, list[str], list[Any]]:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("reset", [True, False])
 @pytest.mark.parametrize("lifo", [True, False])
-async def test_a_retry_and_a_removal_are_built_as_bullmq_builds_them(
-    theirs: Any, recorder: Recorder, *, reset: bool, lifo: bool
+@pytest.mark.parametrize("state", ["failed", "completed"])
+async def test_a_retry_by_hand_is_built_as_bullmq_builds_it(
+    theirs: Any, recorder: Recorder, *, state: str, reset: bool, lifo: bool
 ) -> None:
-    """``reprocessJob`` and ``removeJob`` get the same keys and arguments for a failed job."""
-    keys = QueueKeys("prefix", "queue")
     job = as_bullmq_job(taken(lifo=lifo))
     await theirs.reprocessJob(
-        job, "failed", {"resetAttemptsMade": reset, "resetAttemptsStarted": reset}
+        job, state, {"resetAttemptsMade": reset, "resetAttemptsStarted": reset}
     )
-    ours = retry_failed(keys, "17", lifo=lifo, reset_attempts=reset)
+    ours = retry_job(QueueKeys("prefix", "queue"), "17", state, lifo=lifo, reset_attempts=reset)
     assert readable(ours) == readable(recorder.made)
 
+
+@pytest.mark.asyncio
+async def test_what_operators_do_is_built_as_bullmq_builds_it(
+    theirs: Any, recorder: Recorder
+) -> None:
+    keys = QueueKeys("prefix", "queue")
+
     await theirs.remove("17", remove_children=True)
-    script, names, args = readable(remove_failed(keys, "17"))
-    assert script == "removeFailedJob"  # ours: removeJob behind a question, is it failed still?
+    assert readable(remove_job(keys, "17")) == readable(recorder.made)
+    script, names, args = readable(remove_job_in(keys, "17", "failed"))
+    assert script == "removeJobIn"  # ours: removeJob behind a question, is it failed still?
     assert names.pop() == keys["failed"]
     assert ("removeJob", names, args) == readable(recorder.made)
+    for pause, ours in ((True, pause_queue(keys)), (False, resume_queue(keys, again=False))):
+        await theirs.pause(pause=pause)
+        script, names, (state, emit) = readable(ours)
+        assert (script, names, [state]) == readable(recorder.made)
+        assert emit == "1"  # which Python leaves to the script's default
+    await theirs.cleanJobsInSet("failed", 0, 50)
+    assert recorder.made is not None
+    before = recorder.made.args[1]  # Python reads the clock there
+    assert readable(clean_jobs(keys, "failed", before, 50)) == readable(recorder.made)
 
 
 @pytest.mark.parametrize("fields", [FIELDS, None], ids=["fields", "no fields"])

@@ -245,6 +245,35 @@ async def test_a_repetition_that_redis_never_takes_ends(
     ]
 
 
+@pytest.mark.parametrize(
+    ("repeat", "event", "told"),
+    [
+        ({"pattern": "@midnight"}, "scheduler.not_advanced", "no month and of no day"),
+        ({"pattern": "0 9 * * *", "tz": "Mars"}, "scheduler.not_advanced", "no time zone"),
+        ({"pattern": "0 0 31 4,6 *"}, "scheduler.not_advanced", "never due"),
+        ({"pattern": 5}, "scheduler.not_advanced", "is no text"),
+        ({"pattern": "* * * * *", "every": 1000}, "scheduler.not_advanced", "either"),
+        ({}, "scheduler.not_advanced", "no pattern and no every"),
+        ("daily", "scheduler.not_advanced", "no options of its schedule"),
+        ({"every": 1000, "limit": 1, "count": 1}, "scheduler.ended", "its limit"),
+        ({"pattern": "* * * * *", "endDate": 1_700_000_000_000}, "scheduler.ended", "its end"),
+    ],
+    ids=str,
+)
+async def test_no_schedule_ends_in_silence(
+    ours: BackendOfWorker, repeat: Any, event: str, told: str
+) -> None:
+    """One that can't go on is an error; one that ends as it was asked to is told."""
+    reconnection = Reconnection(ours.backend.connection, where="here")
+
+    with capture_logs() as logs:
+        await advance(ours.backend, reconnection, repeated(ours, repeat))
+
+    assert [line["event"] for line in logs] == [event]
+    assert told in str(logs[0])
+    assert (logs[0]["scheduler"], logs[0]["queue"]) == ("daily", ours.queue)
+
+
 def repeated(ours: BackendOfWorker, repeat: Any) -> ActiveJob:
     """A job of a scheduler with those options."""
     return ActiveJob(
@@ -260,9 +289,9 @@ async def test_results_of_children_that_are_no_json_do_not_stop_the_next_asking(
     await ours.add()
     job = await ours.fetched()
     job.starts = 2
-    parent = ours.keys.job("1")
-    await ours.redis.hset(f"{parent}:processed", f"{ours.keys.base}1.a", "no json")
+    ended = ours.keys.job(ours.child_id(job, "a"))
+    await ours.redis.hset(f"{ours.keys.job('1')}:processed", ended, "no json")
 
-    await flows.enqueue(ours.backend, job, [flows.Child("a"), flows.Child("b")], {})
+    left = await flows.left_to_add(ours.backend, job, [flows.Child("a"), flows.Child("b")])
 
-    assert await ours.redis.smembers(f"{parent}:dependencies") == {ours.keys.job("1.b")}
+    assert [child.result_key for child in left] == ["b"]

@@ -68,8 +68,15 @@ CALLS = {
     "restore": calls.restore(KEYS, active_job(), 60_000, None),
     "set aside": calls.set_aside(KEYS, "17", "bull:audio:17:not-a-job:1", {"ats": 1}),
     "advance a scheduler": calls.advance_scheduler(KEYS, active_job(), {}, next_at=1, now_ms=1),
-    "retry a failed job": client_calls.retry_failed(KEYS, "17", lifo=False, reset_attempts=True),
-    "remove a failed job": client_calls.remove_failed(KEYS, "17"),
+    "retry a failed job": client_calls.retry_job(
+        KEYS, "17", "failed", lifo=False, reset_attempts=True
+    ),
+    "remove a job": client_calls.remove_job(KEYS, "17"),
+    "remove a failed job": client_calls.remove_job_in(KEYS, "17", "failed"),
+    "promote": client_calls.promote_job(KEYS, "17"),
+    "pause": client_calls.pause_queue(KEYS),
+    "resume": client_calls.resume_queue(KEYS, again=False),
+    "clean": client_calls.clean_jobs(KEYS, "failed", 1, 1),
     "cancel": client_calls.cancel_job(KEYS, "17", "why", 1),
     "extend locks": OURS.extend_locks([("17", "w:1"), ("18", "w:2")], 60_000),
 }

@@ -59,3 +59,15 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
     assert process.returncode == 0
     assert errors == b""
+
+
+def test_columns_are_aligned_by_what_a_terminal_shows() -> None:
+    """A Japanese sign takes two columns, a combining accent none; no text moves the cursor."""
+    text = output.table([["name", "id"], ["音声", 1], ["e\u0301e", 2], ["ab\x1b[2J\r", 3]])
+
+    assert text.splitlines() == [
+        "name         id",
+        "音声          1",
+        "e\u0301e            2",
+        "ab\\x1b[2J\\r   3",
+    ]

@@ -149,7 +149,7 @@ def test_whatever_is_logged_the_line_is_json() -> None:
         "<class 'int'>",
         "{'self': {...}}",
         "<Unspeakable: repr raised RuntimeError>",
-        "{(1, 2): 3}",
+        {"(1, 2)": 3},
     ]
 
 
@@ -165,6 +165,61 @@ def test_auto_is_text_on_a_terminal_and_json_elsewhere() -> None:
     assert "to.terminal" in terminal.getvalue()
     assert not terminal.getvalue().startswith("{")
     assert json_lines(pipe)[0]["event"] == "to.pipe"
+
+
+def test_auto_is_google_s_json_on_cloud_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Cloud Run service or job gets what Cloud Logging reads without being told."""
+    stream = io.StringIO()
+    monkeypatch.setenv("CLOUD_RUN_JOB", "drain")
+
+    configure_logging("info", "auto", stream)
+    structlog.get_logger().info("job.started", job_id="7")
+
+    (line,) = json_lines(stream)
+    assert (line["severity"], line["message"], line["job_id"]) == ("INFO", "job.started", "7")
+
+
+def test_google_lines_have_severity_message_time_place_and_stack() -> None:
+    """An error line is one that Error Reporting takes up, and names the line that wrote it."""
+    stream = io.StringIO()
+    configure_logging("info", "google", stream)
+
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        structlog.get_logger().exception("job.failed", severity=3)
+    logging.getLogger("httpx").error("refused", extra={"status": 429})
+
+    own, foreign = json_lines(stream)
+    place = own["logging.googleapis.com/sourceLocation"]
+    assert list(own)[:3] == ["severity", "message", "time"]
+    assert own["severity"] == "ERROR"
+    assert own["stack_trace"].endswith("ZeroDivisionError: division by zero")
+    assert (place["file"], place["function"]) == (
+        __file__,
+        "test_google_lines_have_severity_message_time_place_and_stack",
+    )
+    assert (foreign["severity"], foreign["message"], foreign["status"]) == ("ERROR", "refused", 429)
+    assert foreign["logging.googleapis.com/sourceLocation"]["file"] == __file__
+
+
+def test_google_lines_name_the_trace_that_they_belong_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within an OpenTelemetry span, a line has the trace's name as Cloud Logging links it."""
+    trace = pytest.importorskip("opentelemetry.trace")
+    context = trace.SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=trace.TraceFlags(1))
+    stream = io.StringIO()
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "lessons")
+    configure_logging("info", "google", stream)
+
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        structlog.get_logger().info("within")
+    structlog.get_logger().info("outside")
+
+    within, outside = json_lines(stream)
+    assert within["logging.googleapis.com/trace"] == f"projects/lessons/traces/{0xABC:032x}"
+    assert within["logging.googleapis.com/spanId"] == f"{0xDEF:016x}"
+    assert within["logging.googleapis.com/trace_sampled"] is True
+    assert "logging.googleapis.com/trace" not in outside
 
 
 def test_colors_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ import pytest
 from convolab_worker.worker.watchdog import (
     StackReports,
     below,
-    innermost,
     stack_of_coroutine,
     stack_of_frame,
     stack_of_thread,
+    where,
 )
 
 
@@ -74,14 +74,14 @@ def test_what_has_ended_stands_nowhere() -> None:
     stacks = [stack_of_thread(None), stack_of_thread(1), stack_of_coroutine(None)]
 
     assert [*stacks, stack_of_frame(None)] == [[], [], [], []]
-    assert innermost(stack_of_frame(None)) is None
+    assert where(stack_of_frame(None)) is None
 
 
 def test_what_stands_below_a_file_is_told_apart() -> None:
     """Without a frame of that file, the whole stack is."""
     stack = stack_of_frame(sys._getframe())  # noqa: SLF001
 
-    assert innermost(stack) == f"{__file__}:{stack[-1].lineno} in {stack[-1].name}"
+    assert where(stack) == f"{__file__}:{stack[-1].lineno} in {stack[-1].name}"
     assert below(stack, "/no/such/file.py") == stack
     assert len(below(stack, stack[0].filename)) == len(stack) - 1
 

@@ -25,7 +25,12 @@ _DELAYED_KEYS = ("marker", "meta", "id", "delayed", "completed", "events")
 _PRIORITIZED_KEYS = (
     "marker", "meta", "id", "prioritized", "delayed", "completed", "active", "events", "pc",
 )  # fmt: skip
-_REPROCESS_KEYS = ("events", "failed", "wait", "meta", "active", "marker", "prioritized", "pc")
+_REPROCESS_KEYS = ("wait", "meta", "active", "marker", "prioritized", "pc")
+_END_FIELDS = {"failed": "failedReason", "completed": "returnvalue"}
+_PROMOTE_KEYS = (
+    "delayed", "wait", "paused", "meta", "prioritized", "active", "pc", "events", "marker",
+)  # fmt: skip
+_PAUSE_KEYS = ("meta", "prioritized", "events", "delayed", "marker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +82,62 @@ def _target(opts: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     return "addStandardJob", _STANDARD_KEYS
 
 
-def retry_failed(keys: QueueKeys, job_id: str, *, lifo: bool, reset_attempts: bool) -> Call:
-    """Put a failed job back into its queue, as Node's ``job.retry()`` does."""
-    names = [keys.job(job_id), *keys.named(*_REPROCESS_KEYS)]
+def retry_job(
+    keys: QueueKeys, job_id: str, state: str, *, lifo: bool, reset_attempts: bool
+) -> Call:
+    """Put a job that is ``failed`` or ``completed`` back into its queue, as Node's ``job.retry()``.
+
+    The answer is 1, or -1 if it is gone, or -3 if it is not in that state any more.
+    """
+    names = [keys.job(job_id), *keys.named("events", state, *_REPROCESS_KEYS)]
     reset = "1" if reset_attempts else "0"
-    args = (job_id, "RPUSH" if lifo else "LPUSH", "failedReason", "failed", reset, reset)
+    args = (job_id, "RPUSH" if lifo else "LPUSH", _END_FIELDS[state], state, reset, reset)
     return Call("reprocessJob", names, args)
 
 
-def remove_failed(keys: QueueKeys, job_id: str) -> Call:
-    """Remove a job with its children, as Node's ``job.remove()`` does, if it is still failed."""
-    names = [keys.job(job_id), *keys.named("repeat", "failed")]
-    return Call("removeFailedJob", names, (job_id, 1, keys.base))
+def remove_job(keys: QueueKeys, job_id: str) -> Call:
+    """Remove a job with its children from any state, as Node's ``job.remove()`` does.
+
+    The answer is 1, or 0 if a worker has it or one of its children, or -8 if a scheduler's next
+    run is it.
+    """
+    names = [keys.job(job_id), keys["repeat"]]
+    return Call("removeJob", names, (job_id, 1, keys.base))
+
+
+def remove_job_in(keys: QueueKeys, job_id: str, place: str) -> Call:
+    """Do the same if the job still stands in ``place`` (``failed``, ``wait`` …); otherwise -3."""
+    names = [keys.job(job_id), *keys.named("repeat", place)]
+    return Call("removeJobIn", names, (job_id, 1, keys.base))
+
+
+def promote_job(keys: QueueKeys, job_id: str) -> Call:
+    """Let a delayed job wait from now on, as Node's ``job.promote()``; -3 if it is not delayed."""
+    return Call("promote", keys.named(*_PROMOTE_KEYS), (keys.base, job_id))
+
+
+def pause_queue(keys: QueueKeys) -> Call:
+    """Let no worker start a job of the queue from now on, as Node's ``queue.pause()``."""
+    return Call("pause", keys.named("wait", "paused", *_PAUSE_KEYS), ("paused", "1"))
+
+
+def resume_queue(keys: QueueKeys, *, again: bool) -> Call:
+    """End the pause, as Node's ``queue.resume()``.
+
+    The answer is how many jobs are left in the list that BullMQ before 6 kept for paused queues:
+    then it is to be called ``again``.
+    """
+    args = ("resumed", "0" if again else "1")
+    return Call("pause", keys.named("paused", "wait", *_PAUSE_KEYS), args)
+
+
+def clean_jobs(keys: QueueKeys, place: str, before_ms: int, limit: int) -> Call:
+    """Remove up to ``limit`` jobs of a list or set that are older, as Node's ``queue.clean()``.
+
+    The answer has their ids.
+    """
+    names = keys.named(place, "events", "repeat")
+    return Call("cleanJobsInSet", names, (keys.base, before_ms, limit, place))
 
 
 def other_id(source: QueueKeys, job_id: str) -> str:

@@ -142,6 +142,18 @@ class JobOptions(JobPolicy, total=False):
     size_limit: int | None
 
 
+class EnqueueOptions(JobOptions, total=False):
+    """The keywords of ``enqueue`` besides what is added and its data.
+
+    ``queue`` is the client's first by default, or that of a JobType. ``job_id`` makes adding
+    idempotent: a job of that id that is there already is not added again; without it the job gets
+    one that no queue has.
+    """
+
+    queue: str | None
+    job_id: str | None
+
+
 def is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
 

@@ -1,11 +1,11 @@
-"""``cancel``: ends a job that runs, in whichever process."""
+"""``cancel``: ends a job wherever it is."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli import flags
-from convolab_worker.cli.output import remark, result
+from convolab_worker.cli.output import as_json, remark, result
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def add_flags(command: Parser) -> None:
     )
     flags.add_duration(command, "--timeout", "wait no longer than this for its end")
     command.add_argument("--no-wait", action="store_true", help="don't wait for its end")
+    command.add_argument("--json", action="store_true", help="print JSON")
     flags.add_settings(command, *flags.CONNECTING)
 
 
@@ -50,5 +51,6 @@ async def _cancel(settings: Settings, given: argparse.Namespace) -> int:
         except TimeoutError:
             remark(f"job {job_id} has not ended after {given.timeout:g} s; it was asked to end")
             return 1
-    result(ended)
-    return int(wait and ended != ("returned" if given.send_back else "failed"))
+    result(as_json({"id": job_id, "ended": ended}) if given.json else ended)
+    as_asked = ("returned",) if given.send_back else ("failed", "removed")
+    return int(wait and ended not in as_asked)

@@ -1,22 +1,24 @@
-"""``status``: prints how many jobs each queue has in each state, or one job."""
+"""``status``: prints the queues, with their jobs by state and their workers, or one job."""
 
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from convolab_worker._setting_types import Duration
-from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE
 from convolab_worker.cli import flags
 from convolab_worker.cli.output import as_json, described, remark, result, table
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from convolab_worker.cli.flags import Parser
+    from convolab_worker.client.queues import QueueStatus
     from convolab_worker.settings import Settings
 
 _INTERVAL = Duration(low=0.1, high=24 * 3600.0)
@@ -38,7 +40,7 @@ def add_flags(command: Parser) -> None:
 
 
 def main(given: argparse.Namespace) -> int:
-    """Print one job, or the counts of each queue; with ``--watch``, print them until Ctrl-C."""
+    """Print one job, or each queue; with ``--watch``, print the queues until Ctrl-C."""
     settings = flags.settings_of(given)
     if given.watch is not None and given.job_id is not None:
         msg = "--watch shows the queues: expected no job id with it"
@@ -46,43 +48,93 @@ def main(given: argparse.Namespace) -> int:
     from convolab_worker.cli.process import run_client
 
     if given.watch is not None:
-        run_client(settings, _watch(settings, given.watch, as_lines=given.json))
-    run_client(settings, _print(settings, given.job_id, as_lines=given.json))
+        run_client(settings, _watch(settings, given))
+    run_client(settings, _print(settings, given))
     return 0
 
 
-async def _print(settings: Settings, job_id: str | None, *, as_lines: bool) -> None:
+async def _print(settings: Settings, given: argparse.Namespace) -> None:
     from convolab_worker.client.client import JobClient
 
     async with JobClient(settings) as client:
-        if job_id is None:
-            counts = await client.counts()
-            result(as_json(counts) if as_lines else _table(counts))
+        if given.job_id is not None:
+            job = asdict(await client.status(given.job_id))
+            result(as_json(job) if given.json else described(job))
+            return
+        queues = await client.queues(find=not flags.names_queues(given))
+        if given.json:
+            result(as_json(as_rows(queues)))
         else:
-            job = asdict(await client.status(job_id))
-            result(as_json(job) if as_lines else described(job))
+            print_queues(queues)
 
 
-async def _watch(settings: Settings, interval: float, *, as_lines: bool) -> NoReturn:
-    """Print the counts for ever: in place on a terminal, one below the other elsewhere."""
+async def _watch(settings: Settings, given: argparse.Namespace) -> NoReturn:
+    """Print the queues for ever: in place on a terminal, one below the other elsewhere."""
     import asyncio
 
     from convolab_worker.client.client import JobClient
+    from convolab_worker.client.queues import MOST_STATUS_COMMANDS
 
-    in_place = sys.stdout.isatty() and not as_lines
-    commands = COMMANDS_PER_QUEUE * len(settings.queues)
-    remark(f"every {interval:g} s, for {commands} Redis commands each time; Ctrl-C ends it")
+    in_place = sys.stdout.isatty() and not given.json
     async with JobClient(settings) as client:
+        names = [queue.name for queue in await client.queues(find=not flags.names_queues(given))]
+        commands = MOST_STATUS_COMMANDS * len(names) + 1
+        interval = given.watch
+        remark(
+            f"every {interval:g} s, for up to {commands} Redis commands each time; Ctrl-C ends it"
+        )
         while True:
-            counts = await client.counts()
-            text = as_json(counts) if as_lines else _table(counts)
-            if not as_lines:
-                text = f"{datetime.now(UTC):%H:%M:%SZ}\n{text}"
-            result(f"{_CLEAR}{text}" if in_place else text)
+            queues = await client.queues(names) if names else []
+            if given.json:
+                result(as_json(as_rows(queues)))
+            else:
+                text = f"{datetime.now(UTC):%H:%M:%SZ}\n{_table(queues)}"
+                result(f"{_CLEAR}{text}" if in_place else text)
             await asyncio.sleep(interval)
 
 
-def _table(counts: dict[str, dict[str, int]]) -> str:
-    states = list(dict.fromkeys(state for queue in counts.values() for state in queue))
-    rows = [[queue, *(found.get(state, 0) for state in states)] for queue, found in counts.items()]
-    return table([["queue", *states], *rows])
+def print_queues(queues: Sequence[QueueStatus]) -> None:
+    result(_table(queues) if queues else "no queue was found: nothing was ever added")
+
+
+def as_rows(queues: Sequence[QueueStatus]) -> dict[str, dict[str, Any]]:
+    """Return the queues as JSON has them: the counts, and what else is known, by name."""
+    rows = {}
+    for queue in queues:
+        rest = {key: value for key, value in asdict(queue).items() if key not in {"name", "counts"}}
+        rows[queue.name] = {**queue.counts, **rest}
+    return rows
+
+
+def _table(queues: Sequence[QueueStatus]) -> str:
+    states = list(dict.fromkeys(state for queue in queues for state in queue.counts))
+    rows = [
+        [
+            queue.name,
+            *(queue.counts.get(state, 0) for state in states),
+            _age(queue.oldest_waiting),
+            "?" if queue.workers is None else len(queue.workers),
+            _note(queue),
+        ]
+        for queue in queues
+    ]
+    return table([["queue", *states, "oldest", "workers", ""], *rows])
+
+
+def _note(queue: QueueStatus) -> str:
+    waits = queue.counts.get("waiting", 0) + queue.counts.get("prioritized", 0)
+    notes = ["paused"] if queue.paused else []
+    if waits and queue.workers is not None and not queue.workers:
+        notes.append("no worker is connected")
+    return ", ".join(notes)
+
+
+def _age(since: float | None) -> str:
+    """Return how long ago that was, in its largest unit."""
+    if since is None:
+        return "-"
+    seconds = max(time.time() - since, 0.0)
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:.0f}s"

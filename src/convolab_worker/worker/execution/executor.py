@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,19 +21,22 @@ from convolab_worker.bullmq.outcome import (
     Returned,
 )
 from convolab_worker.bullmq.protocol.job_options import Defaults
-from convolab_worker.errors import HandlerNotFound, RedisUnavailable
+from convolab_worker.errors import HandlerNotFound, JobFailed, RedisUnavailable
+from convolab_worker.handlers.failures import Failure
+from convolab_worker.telemetry.frames import application_place, places_in
 from convolab_worker.telemetry.metrics import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
 from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
 from convolab_worker.worker.execution.threads import HandlerThreads
 from convolab_worker.worker.locks import HeldLock
-from convolab_worker.worker.watchdog import innermost
+from convolab_worker.worker.watchdog import where
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.handlers.failures import FailureHooks
     from convolab_worker.handlers.job import JobReporter
     from convolab_worker.handlers.registry import Handler, HandlerRegistry
     from convolab_worker.telemetry.metrics import Metrics
@@ -52,7 +54,6 @@ _LABELS = {
     Returned: "returned",
     Lost: "lost",
 }
-_FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 NO_OPTIONS: Mapping[str, Any] = {}
 NO_HANDLER = "(no handler)"
 """Stands for the handler, and the kind, of a job whose name nobody handles."""
@@ -78,6 +79,7 @@ class JobExecutor:
     """Runs jobs with ``handlers``, and keeps the register of those in hand.
 
     ``report_to`` makes a job's reporter; ``child_reason`` completes the text of a deferred failure.
+    The log line of a job that failed for good has ``log_traceback`` characters of its traceback.
     ``defaults`` are options for jobs of which neither they nor their handler say anything.
     """
 
@@ -90,6 +92,8 @@ class JobExecutor:
         child_reason: Callable[[str], Awaitable[str]],
         tracing: Tracing = NO_TRACING,
         defaults: Mapping[str, Any] = NO_OPTIONS,
+        *,
+        log_traceback: int = 0,
     ) -> None:
         self._handlers = handlers
         self._defaults = defaults
@@ -99,6 +103,7 @@ class JobExecutor:
         self.stack_reports = stack_reports
         self._child_reason = child_reason
         self._tracing = tracing
+        self._longest_traceback = log_traceback
         self._threads = HandlerThreads()
         self._processes: HandlerProcesses | None = None
         self.jobs: set[JobInHand] = set()
@@ -167,6 +172,27 @@ class JobExecutor:
         """Run the job, in its span if there are any; its outcome, whatever happens."""
         return self._outcome(held) if self._tracing is NO_TRACING else self._traced(held)
 
+    def _outcome(self, held: JobInHand) -> Coroutine[Any, Any, Outcome]:
+        hooks = self._handlers.failure_hooks
+        return self._attempt(held) if not hooks else self._reported(held, hooks)
+
+    async def _reported(self, held: JobInHand, hooks: FailureHooks) -> Outcome:
+        outcome, job = await self._attempt(held), held.job
+        if isinstance(outcome, Failed):
+            failure = Failure(
+                id=job.id,
+                name=job.name,
+                queue=job.queue,
+                attempt=job.attempt,
+                max_attempts=job.max_attempts,
+                error=outcome.error or JobFailed(job.id, outcome.reason),
+                raw_data=job.data,
+                reason=outcome.reason,
+                retry_in=outcome.retry_in,
+            )
+            await hooks.tell(failure)
+        return outcome
+
     async def _traced(self, held: JobInHand) -> Outcome:
         with self._tracing.running(held.job) as tell:
             outcome = await self._outcome(held)
@@ -175,7 +201,7 @@ class JobExecutor:
             tell(outcome)
         return outcome
 
-    async def _outcome(self, held: JobInHand) -> Outcome:
+    async def _attempt(self, held: JobInHand) -> Outcome:
         active_job, handler = held.job, held.handler
         if active_job.deferred_failure is not None:
             return Failed(await self._deferred_reason(active_job))
@@ -221,7 +247,7 @@ class JobExecutor:
         """Report where a handler stands whose time is over, or which is abandoned."""
         kind = "abandoned" if call.abandoned else "killed" if call.killed else "timed_out"
         stack = call.stack
-        report = {"where": innermost(stack), "stack": "".join(stack.format()), **call.names}
+        report = {"where": where(stack), "stack": "".join(stack.format()), **call.names}
         self.stack_reports.keep(kind, **report)
         self._log.warning(f"job.{kind}", **report)
 
@@ -258,23 +284,25 @@ class JobExecutor:
             return
         names = _names(held)
         if isinstance(outcome, Failed):
-            self._log.warning(
-                f"job.{came}",
-                reason=outcome.reason[:_LONGEST_REASON],
-                where=_place(outcome.stack),
-                retry_in=outcome.retry_in,
-                **names,
-            )
+            self._tell_failure(outcome, names)
         elif isinstance(outcome, Lost):
             self._log.error("job.lost", reason=outcome.reason, **names)
         else:
             self._log.info(f"job.{came}", duration_ms=round(ran * 1000), **names)
 
-
-def _place(stack: str | None) -> str | None:
-    """The innermost line of a traceback, as FILE:LINE in FUNCTION."""
-    frames = _FRAME.findall(stack or "")
-    return "{}:{} in {}".format(*frames[-1]) if frames else None
+    def _tell_failure(self, failed: Failed, names: dict[str, object]) -> None:
+        """A failure for good is an error that somebody has to look at; one attempt is a warning."""
+        if failed.error is not None:
+            names["error"] = type(failed.error).__qualname__
+        names["reason"] = failed.reason[:_LONGEST_REASON]
+        if (place := application_place(places_in(failed.stack))) is not None:
+            names["where"] = str(place)
+        if failed.retry_in is not None:
+            self._log.warning("job.retried", retry_in=failed.retry_in, **names)
+            return
+        if failed.stack and self._longest_traceback:
+            names["exception"] = failed.stack.rstrip()[-self._longest_traceback :]
+        self._log.error("job.failed", **names)
 
 
 def _no_handler(job: ActiveJob, known: list[str]) -> HandlerNotFound:
@@ -288,7 +316,7 @@ def _names(held: JobInHand) -> dict[str, object]:
     job = held.job
     return {
         "job_id": job.id,
-        "name": job.name,
+        "job_name": job.name,  # `name` is the logger's, in the records of ``logging``
         "queue": job.queue,
         "kind": None if held.handler is None else held.handler.kind,
         "attempt": job.attempt,

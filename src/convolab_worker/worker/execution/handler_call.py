@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from traceback import StackSummary
 from typing import TYPE_CHECKING, Any
 
+from structlog.contextvars import bind_contextvars
+
 from convolab_worker.bullmq.outcome import (
     Failed,
     Lost,
@@ -146,6 +148,7 @@ class HandlerCall:
 
     async def _call(self) -> None:
         self._began = True
+        self._bind_context()
         handler = self._handler
         try:
             if handler.middleware:
@@ -166,6 +169,7 @@ class HandlerCall:
         if self._in_process is not None:
             function = self._in_process.run
             self._in_process.on_started = lambda: self._tell_loop(self._start_clock)
+        context.run(self._bind_context)
 
         def call() -> Any:
             return context.run(function, job)
@@ -182,6 +186,11 @@ class HandlerCall:
     def _tell_loop(self, hear: Callable[..., None], *news: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed without us
             self._loop.call_soon_threadsafe(hear, *news)
+
+    def _bind_context(self) -> None:
+        """Name the job in every line that is logged while it runs, by whatever library."""
+        job = self._job
+        bind_contextvars(job_id=job.id, job_name=job.name, queue=job.queue, attempt=job.attempt)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self._value, self.error = value, error
@@ -275,7 +284,12 @@ class HandlerCall:
     def names(self) -> dict[str, Any]:
         """What names the handler and its job in a report."""
         handler, job = self._handler, self._job
-        names = {"handler": handler.place, "job_id": job.id, "name": job.name, "queue": job.queue}
+        names = {
+            "handler": handler.place,
+            "job_id": job.id,
+            "job_name": job.name,
+            "queue": job.queue,
+        }
         return names if self._in_process is None else {**names, "pid": self._in_process.pid}
 
     def blame(self, error: BaseException) -> str | None:

@@ -36,7 +36,7 @@ def test_what_is_no_rate_is_refused_with_the_handlers_place(rate: object) -> Non
         """A handler."""
 
     with pytest.raises(ConfigurationError, match=r"slow:\d+: rate: expected jobs per time.* got"):
-        handlers.audio("slow", rate=rate)(slow)  # type: ignore[arg-type]
+        handlers.audio("slow", rate=rate)(slow)  # type: ignore[call-overload]
 
 
 @given(

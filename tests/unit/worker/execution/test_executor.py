@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from structlog.contextvars import get_contextvars
 from structlog.testing import capture_logs
 
 from convolab_worker.bullmq.outcome import (
@@ -20,6 +21,7 @@ from convolab_worker.bullmq.outcome import (
 )
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import RedisUnavailable
+from convolab_worker.handlers.failures import Failure
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
 from convolab_worker.telemetry.metrics import Metrics
@@ -62,8 +64,9 @@ class Stage:
         self.reporter = Reporter()
         self.metrics = Metrics()
         self.executor = JobExecutor(
-            self.handlers, lambda _: self.reporter, self.metrics, StackReports(), self._child_reason
-        )
+            self.handlers, lambda _: self.reporter, self.metrics, StackReports(),
+            self._child_reason, log_traceback=50,
+        )  # fmt: skip
 
     async def _work(self, _job: Job[Any]) -> str:
         self.calls += 1
@@ -287,7 +290,7 @@ async def test_nothing_more_is_reported_of_a_job_that_another_worker_may_have(
     ("outcome", "came", "level"),
     [
         (Completed("1"), "completed", "info"),
-        (Failed("no voice"), "failed", "warning"),
+        (Failed("no voice"), "failed", "error"),
         (Failed("no voice", None, 3.0), "retried", "warning"),
         (Postponed(2.0), "postponed", "info"),
         (AwaitsChildren(()), "waiting_children", "info"),
@@ -323,3 +326,76 @@ async def test_a_failure_is_logged_with_its_place_and_a_bounded_reason(stage: St
     assert captured[0]["where"] == "/app/b.py:2 in inner"
     assert len(captured[0]["reason"]) == 1_000
     assert len(stage.metrics.recent_runs.recent()[0]["reason"]) == 300
+
+
+async def test_a_failure_for_good_has_the_end_of_its_traceback(stage: Stage) -> None:
+    """And the exception's type; a retried attempt, which may pass by itself, has no traceback."""
+    stack = "Traceback:\n" + "x" * 100 + "\nValueError: no voice\n"
+    failed = Failed("no voice", stack, error=ValueError("no voice"))
+    retried = Failed("no voice", stack, 1.0, error=ValueError("no voice"))
+
+    with capture_logs() as captured:
+        stage.executor.report(stage.receive(), failed)
+        stage.executor.report(stage.receive(), retried)
+
+    final, again = captured
+    assert (final["error"], again["error"]) == ("ValueError", "ValueError")
+    assert len(final["exception"]) == 50
+    assert final["exception"].endswith("x\nValueError: no voice")
+    assert "exception" not in again
+
+
+async def test_every_failed_attempt_is_told_and_no_hook_can_break_a_job(stage: Stage) -> None:
+    """Plain and async functions, one that raises among them; each hears of the exception."""
+    heard: list[tuple[str, str, bool]] = []
+
+    @stage.handlers.on_failure
+    def broken(failure: Failure) -> None:
+        raise RuntimeError(failure.reason)
+
+    @stage.handlers.on_failure
+    async def hear(failure: Failure) -> None:
+        await asyncio.sleep(0)
+        heard.append((failure.name, type(failure.error).__name__, failure.final))
+
+    @stage.handlers.audio("fails")
+    async def fails(_: Job[Any]) -> None:
+        msg = "no voice"
+        raise ValueError(msg)
+
+    with capture_logs() as captured:
+        retried = await stage.run(stage.receive(name="fails", opts={"attempts": 2}))
+        nobody = await stage.run(stage.receive(name="unknown"))
+        await stage.run(stage.receive(deferred_failure="child"))
+        stage.gate.set()
+        await stage.run(stage.receive())
+
+    assert (type(retried), type(nobody)) == (Failed, Failed)
+    assert heard == [
+        ("fails", "ValueError", False),
+        ("unknown", "HandlerNotFound", True),
+        ("work", "JobFailed", True),
+    ]
+    assert [line["event"] for line in captured if line["log_level"] == "error"] == [
+        "on_failure.raised"
+    ] * 3
+
+
+async def test_what_runs_in_a_handler_logs_with_the_jobs_names(stage: Stage) -> None:
+    """In the loop and in a thread; what runs beside them does not."""
+    seen: dict[str, dict[str, Any]] = {}
+
+    @stage.handlers.audio("async")
+    async def asynchronous(_: Job[Any]) -> None:
+        seen["async"] = get_contextvars()
+
+    @stage.handlers.audio("plain")
+    def plain(_: Job[Any]) -> None:
+        seen["plain"] = get_contextvars()
+
+    for name in ("async", "plain"):
+        await stage.run(stage.receive(name=name, attempts_made=1))
+
+    for name in ("async", "plain"):
+        assert seen[name] == {"job_id": "7", "job_name": name, "queue": "q", "attempt": 2}
+    assert get_contextvars() == {}

@@ -356,5 +356,5 @@ async def test_a_frame_of_a_handlers_call_names_handler_and_job() -> None:
     await trial.outcome()
 
     place = trial.handler.place
-    assert found == [{"handler": place, "job_id": "7", "name": "work", "queue": "q"}]
+    assert found == [{"handler": place, "job_id": "7", "job_name": "work", "queue": "q"}]
     assert handler_call.job_of_frame(sys._getframe()) is None  # noqa: SLF001

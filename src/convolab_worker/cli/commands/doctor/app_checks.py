@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from convolab_worker.bullmq.protocol.records import Restrictions
+    from convolab_worker.bullmq.schedulers import ListedSchedule
 
 _REFUSED, _FIRST_ERROR = (401, 403), 400
 
@@ -47,6 +50,47 @@ def paused_list(queue: str, jobs: int) -> Finding | None:
         found=f"{jobs} jobs in the list of BullMQ 5's paused queues",
         why="neither BullMQ 6 nor this worker fetches jobs from that list",
         advice="resume the queue with BullMQ 5, or move the jobs: convolab-worker migrate",
+    )
+
+
+def paused(queue: str, restrictions: Restrictions) -> Finding | None:
+    """Judge what keeps a queue from giving jobs; None where nothing does."""
+    if restrictions.paused:
+        return Finding(
+            check=f"queue {queue}, paused",
+            verdict=WARNING,
+            found="paused",
+            why="no worker fetches a job from it until it is resumed",
+            advice="resume it: queue.resume() in Node",
+        )
+    if restrictions.concurrency == 0:
+        return Finding(
+            check=f"queue {queue}, paused",
+            verdict=WARNING,
+            found="its global concurrency is 0",
+            why="no worker fetches a job from it",
+            advice="queue.setGlobalConcurrency() in Node, or removeGlobalConcurrency()",
+        )
+    return None
+
+
+def schedules(queue: str, listed: Sequence[ListedSchedule]) -> Finding | None:
+    """Judge whether every schedule of a queue goes on; None without any."""
+    if not listed:
+        return None
+    broken = [f"{each.id}: {each.problem}" for each in listed if each.problem is not None]
+    over = [each.id for each in listed if each.over is not None]
+    verdict = FAILURE if broken else WARNING if over else OK
+    found = f"{len(listed)} go on"
+    if broken or over:
+        ended = f"ended by its own end or limit, and still listed: {', '.join(over)}"
+        found = "; ".join([*broken, *([ended] if over else [])])
+    return Finding(
+        check=f"queue {queue}, schedules",
+        verdict=verdict,
+        found=found,
+        why="a schedule that stands still adds no job, and nothing else says so",
+        advice="set it anew (upsertJobScheduler), or remove it (removeJobScheduler)",
     )
 
 

@@ -8,19 +8,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import text
+from convolab_worker.bullmq.protocol.records import read_restrictions, text
+from convolab_worker.bullmq.schedulers import listed
 from convolab_worker.cli.commands.doctor import app_checks, checks
 from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
 from convolab_worker.client.wake_request import wake_address
-from convolab_worker.connection.address import Address
 from convolab_worker.connection.error_replies import explain
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from convolab_worker.bullmq.schedulers import ListedSchedule
     from convolab_worker.cli.commands.doctor.checks import Finding
     from convolab_worker.connection.connection import Connection
     from convolab_worker.handlers.registry import HandlerRegistry
@@ -80,7 +83,7 @@ class Survey:
         timeout = await self._config("timeout")
         yield checks.idle_timeout(None if timeout is None else int(timeout), settings.idle_max)
         yield checks.lock(settings.lock_duration, settings.command_timeout)
-        yield checks.billing(Address.parse(settings.redis_url).host, settings.command_budget)
+        yield checks.billing(ServerSource.of(settings).address.host, settings.command_budget)
         for queue in settings.queues:
             async for finding in self._queue(QueueKeys(settings.prefix, queue)):
                 yield finding
@@ -167,9 +170,22 @@ class Survey:
         paused = app_checks.paused_list(keys.queue, await self._ask("LLEN", keys["paused"]) or 0)
         if paused is not None:
             yield paused
+        fields = await self._ask("HMGET", keys["meta"], "paused", "concurrency")
+        stopped = app_checks.paused(keys.queue, read_restrictions(fields or [None, None]))
+        if stopped is not None:
+            yield stopped
+        schedules = app_checks.schedules(keys.queue, await self._schedules(keys))
+        if schedules is not None:
+            yield schedules
         if self._handlers is not None:
             names = await self._waiting_names(keys)
             yield app_checks.unhandled(keys.queue, names, self._handlers.names_on(keys.queue))
+
+    async def _schedules(self, keys: QueueKeys) -> list[ListedSchedule]:
+        try:
+            return await listed(self._connection, keys, now_ms())
+        except RedisRefused:  # a user that may not look
+            return []
 
     async def _waiting_names(self, keys: QueueKeys) -> set[str]:
         """Return the names of the jobs that workers fetch next."""
@@ -225,7 +241,7 @@ async def _credentials(settings: Settings) -> dict[str, str]:
 
 def unreachable(error: Exception, settings: Settings) -> Finding:
     """Return the finding that ends a survey: the server can't be reached, or refuses."""
-    where = str(Address.parse(settings.redis_url))
+    where = str(ServerSource.of(settings))
     found = explain(str(error), where) if isinstance(error, RedisRefused) else str(error)
     return checks.Finding(
         check="connection",

@@ -1,0 +1,1 @@
+"""Cron patterns with the meaning that Node's workers give them, which is cron-parser's."""

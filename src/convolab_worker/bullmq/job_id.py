@@ -1,0 +1,48 @@
+"""JobId: a job's id that knows which result the job has, and where the job is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+if TYPE_CHECKING:
+    # Type checkers know it without its being installed; here R has no default before Python 3.13.
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    from convolab_worker.bullmq.job_type import JobType
+
+    R_co = TypeVarWithDefault("R_co", covariant=True, default=Any)
+else:
+    R_co = TypeVar("R_co", covariant=True)
+
+
+class JobId(str, Generic[R_co]):
+    """The id of a job that gives an ``R``: ``await client.result(job_id)`` is one.
+
+    It is a ``str``, and becomes a plain one wherever text is copied, stored or sent. ``queue`` is
+    where the job was added, None if that is not known. ``job_type`` is the job's declaration, None
+    for a job that was added by its name. ``existed`` says that a job of that id was there already,
+    so that nothing was added.
+    """
+
+    __slots__ = ("existed", "job_type", "queue")
+
+    existed: bool
+    job_type: JobType[Any, R_co] | None
+    queue: str | None
+
+    def __new__(
+        cls,
+        text: str,
+        *,
+        queue: str | None = None,
+        job_type: JobType[Any, R_co] | None = None,
+        existed: bool = False,
+    ) -> Self:
+        """Make an id of its text; ``JobType.job_id`` does it for a job of that type."""
+        made = super().__new__(cls, text)
+        made.queue, made.job_type, made.existed = queue, job_type, existed
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle it as plain text: a job type may not be picklable."""
+        return str, (str.__str__(self),)

@@ -1,1 +1,0 @@
-"""The command ``failed``: lists, shows, retries and removes jobs that have failed for good."""

@@ -1,0 +1,1 @@
+"""The commands ``jobs`` and ``failed``: list, show, retry, remove and promote jobs."""

@@ -1,0 +1,138 @@
+"""What ``jobs`` does in Redis: finds jobs, shows them, and retries, removes or promotes them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.cli.output import Bar
+from convolab_worker.cli.process import connected
+from convolab_worker.client.actions import BATCH, DONE, UNPLACED, Action
+from convolab_worker.client.client import JobClient
+from convolab_worker.client.job_status import Seen, seen
+from convolab_worker.client.jobs import Search, Wanted
+from convolab_worker.errors import JobNotFound
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Collection, Coroutine, Sequence
+
+    from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.connection.connection import Connection
+    from convolab_worker.settings import Settings
+
+__all__ = ["DONE", "Action", "carry_out", "find", "newest"]
+
+
+async def newest(
+    settings: Settings, wanted: Wanted, states: Sequence[str], limit: int
+) -> list[JobStatus]:
+    """Return the newest jobs of all queues that fit, state by state, at most ``limit``."""
+    found: list[JobStatus] = []
+    async with connected(settings) as connection:
+        search = Search.of(settings, connection, wanted, time.time())
+        for state in states:
+            async with aclosing(search.jobs(state)) as jobs:
+                async for job in jobs:
+                    if len(found) >= limit:
+                        return found
+                    found.append(job)
+    return found
+
+
+async def find(settings: Settings, job_id: str, states: Collection[str] | None) -> dict[str, Any]:
+    """Return a job with its stack traces and its log, if it is in one of those states.
+
+    Raises JobNotFound.
+    """
+    async with JobClient(settings) as client:
+        status = await client.status(job_id)
+        if states is not None and status.state not in states:
+            wanted = " or ".join(states)
+            msg = f"job {job_id!r} on {status.queue} is {status.state}, not {wanted}"
+            raise JobNotFound(msg)
+        return {**asdict(status), "logs": await client.logs(job_id, status.queue)}
+
+
+async def carry_out(
+    settings: Settings,
+    wanted: Wanted,
+    states: Sequence[str],
+    ids: Sequence[str],
+    action: Action,
+    outcomes: Counter[str],
+    *,
+    dry_run: bool,
+) -> None:
+    """Do that to the jobs that fit, and count what became of them in ``outcomes``.
+
+    The oldest goes first, so that the jobs keep their order. Jobs that come meanwhile are left
+    alone.
+    """
+    async with connected(settings) as connection:
+        search = Search.of(settings, connection, wanted, time.time(), oldest_first=True)
+        if ids:
+            meant = await _named(settings, search, states, ids, outcomes)
+            await _all(connection, meant, action, outcomes, dry_run=dry_run)
+            return
+        for keys in search.queues:
+            for state in states:
+                meant = [job async for job in search.places(keys, state)]
+                with Bar(f"{keys.queue}, {state}", len(meant)) as bar:
+                    await _all(connection, meant, action, outcomes, dry_run=dry_run, bar=bar)
+
+
+async def _named(
+    settings: Settings,
+    search: Search,
+    states: Sequence[str],
+    ids: Sequence[str],
+    outcomes: Counter[str],
+) -> list[Seen]:
+    """Return the jobs of these ids that fit, and count those that are not there."""
+    meant = []
+    async with JobClient(settings) as client:
+        for job_id in dict.fromkeys(ids):
+            try:
+                job = seen(await client.status(job_id))
+            except JobNotFound:
+                outcomes[f"no job has the id {job_id}"] += 1
+                continue
+            if job.state not in (*states, UNPLACED):
+                outcomes[f"{job_id} is {job.state}"] += 1
+            elif search.wanted.fits(job, search.now):
+                meant.append(job)
+            else:
+                outcomes[f"{job_id} does not fit the filter"] += 1
+    return meant
+
+
+async def _all(
+    connection: Connection,
+    meant: Sequence[Seen],
+    action: Action,
+    outcomes: Counter[str],
+    *,
+    dry_run: bool,
+    bar: Bar | None = None,
+) -> None:
+    for start in range(0, len(meant), BATCH):
+        batch = meant[start : start + BATCH]
+        if dry_run:
+            outcomes[DONE] += len(batch)
+        else:
+            await _count(action.run(connection, batch), outcomes)
+        if bar is not None:
+            bar.step(len(batch))
+
+
+async def _count(batch: Coroutine[Any, Any, list[str]], outcomes: Counter[str]) -> None:
+    """Count what became of a batch. After Ctrl-C the batch that was sent is still awaited."""
+    sent = asyncio.create_task(batch)
+    try:
+        await asyncio.shield(sent)
+    finally:
+        outcomes.update(await sent)

@@ -1,0 +1,220 @@
+"""The flags of ``jobs`` and ``failed``, and what they print."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from convolab_worker._setting_types import Whole
+from convolab_worker.cli import flags
+from convolab_worker.cli.output import as_json, described, remark, result, table
+from convolab_worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from convolab_worker.cli.flags import Parser
+    from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.client.jobs import Wanted
+
+_LIMIT = Whole(low=1, high=1_000_000)
+_LONGEST_REASON = 80  # in the table; --json and show print all of it
+_DONE_TO_THEM = {"retry": "retried", "remove": "removed", "promote": "promoted"}
+
+
+def add_flags(command: Parser) -> None:
+    add_actions(command, failed=False)
+
+
+def add_actions(command: Parser, *, failed: bool) -> None:
+    """Add the actions of ``jobs``, or those of ``failed``, whose jobs have one state."""
+    which = "failed jobs" if failed else "jobs"
+    actions = flags.add_subcommands(command, "action")
+    listing = flags.add_command(actions, "list", f"print the newest {which}, a line each")
+    _add_filters(listing, failed=failed)
+    flags.add_flag(listing, "--limit", _LIMIT, "print at most this many (default: 50)", default=50)
+    showing = flags.add_command(
+        actions, "show", "print all of a job, with its stack traces and its log"
+    )
+    showing.add_argument("job_id", metavar="ID", help="the job to look at")
+    summary = f"put {which if failed else 'failed or completed jobs'} back into their queues"
+    retrying = flags.add_command(actions, "retry", summary)
+    retrying.add_argument(
+        "--reset-attempts", action="store_true", help="give them all their attempts again"
+    )
+    summary = f"remove {which}, with their children, logs and every other key of theirs"
+    removing = flags.add_command(actions, "remove", summary)
+    acting = [retrying, removing]
+    if not failed:
+        acting.append(
+            flags.add_command(actions, "promote", "let delayed jobs wait for a worker from now on")
+        )
+    for action in acting:
+        _add_selection(action, failed=failed)
+    for action in (listing, showing, *acting):
+        action.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        flags.add_settings(action, *flags.CONNECTING)
+        action.set_defaults(only_failed=failed)
+
+
+def main(given: argparse.Namespace) -> int:
+    """Do what the action says; return 1 if it was not done to a job that was named."""
+    act = {"list": _list, "show": _show}.get(given.action, _act)
+    return act(given)
+
+
+def _add_selection(command: Parser, *, failed: bool) -> None:
+    command.add_argument("ids", metavar="ID", nargs="*", help="the jobs that are meant")
+    _add_filters(command, failed=failed)
+    command.add_argument("--all", action="store_true", help="mean every job")
+    command.add_argument("--dry-run", action="store_true", help="only say how many are meant")
+
+
+def _add_filters(command: Parser, *, failed: bool) -> None:
+    if not failed:
+        command.add_argument(
+            "--state", dest="states", metavar="STATE", action="append", default=[],
+            help="only jobs in that state, such as failed or delayed; may be given again",
+        )  # fmt: skip
+    command.add_argument(
+        "--name", dest="names", metavar="NAME", action="append", default=[],
+        help="only jobs of that name; may be given again",
+    )  # fmt: skip
+    flags.add_duration(command, "--older-than", "only jobs that ended, or came, longer ago")
+    flags.add_duration(command, "--newer-than", "only jobs that ended, or came, within this time")
+    command.add_argument(
+        "--reason",
+        metavar="TEXT",
+        help="only failures with this in the reason; /TEXT/ is a pattern",
+    )
+
+
+def _list(given: argparse.Namespace) -> int:
+    settings, wanted, states = flags.settings_of(given), _wanted(given), _states(given)
+    from convolab_worker.cli.commands.jobs import actions
+    from convolab_worker.cli.process import run_client
+
+    found = run_client(settings, actions.newest(settings, wanted, states, given.limit))
+    if given.json:
+        for job in found:
+            result(as_json(asdict(job)))
+        return 0
+    if not found:
+        result(f"no {'failed ' * given.only_failed}job fits")
+        return 0
+    if given.only_failed:
+        head = ["queue", "id", "name", "failed", "attempts", "reason"]
+        rows = [[*_named(job), _when(job), job.attempts_made, _reason(job)] for job in found]
+    else:
+        head = ["queue", "id", "name", "state", "since", "attempts", "reason"]
+        rows = [
+            [*_named(job), job.state, _when(job), job.attempts_made, _reason(job)] for job in found
+        ]
+    result(table([head, *rows]))
+    return 0
+
+
+def _show(given: argparse.Namespace) -> int:
+    settings = flags.settings_of(given)
+    from convolab_worker.cli.commands.jobs import actions
+    from convolab_worker.cli.process import run_client
+
+    states = ("failed",) if given.only_failed else None
+    job = run_client(settings, actions.find(settings, given.job_id, states))
+    result(as_json(job) if given.json else described(job))
+    return 0
+
+
+def _act(given: argparse.Namespace) -> int:
+    """Do it to the jobs that are meant, and print how many there were."""
+    settings, wanted, states = flags.settings_of(given), _wanted(given), _states(given)
+    if wanted.is_everything and not (given.all or given.ids or getattr(given, "states", ())):
+        which = "every failed job" if given.only_failed else "every job"
+        msg = f"{which} is meant: expected ids, a filter such as --name, or --all"
+        raise ConfigurationError(msg)
+    from convolab_worker.cli.commands.jobs import actions
+    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.wake_service import wake_service
+
+    outcomes: Counter[str] = Counter()
+    done = _DONE_TO_THEM[given.action]
+    reset = getattr(given, "reset_attempts", False)
+    action = actions.Action(given.action, settings.prefix, reset)
+    doing = actions.carry_out(
+        settings, wanted, states, given.ids, action, outcomes, dry_run=given.dry_run
+    )
+    try:
+        run_client(settings, doing)
+    except KeyboardInterrupt:
+        count = outcomes[actions.DONE]
+        remark(f"stopped: {count} jobs were {done}, each of them completely; run it again")
+        raise
+    finally:  # also for the jobs before one that could not be retried
+        if given.action != "remove" and outcomes[actions.DONE] and not given.dry_run:
+            run_client(settings, wake_service(settings, f"the jobs were {done}"))
+    count = outcomes.pop(actions.DONE, 0)
+    if given.json:
+        result(as_json({done: count, "not": dict(outcomes), "dry_run": given.dry_run}))
+    else:
+        would = "would be " if given.dry_run else ""
+        result(f"{count} job{'' if count == 1 else 's'} {would}{done}")
+    for reason, jobs in outcomes.items():
+        remark(f"{jobs} not: {reason}")
+    return int(bool(given.ids) and bool(outcomes))
+
+
+def _states(given: argparse.Namespace) -> Sequence[str]:
+    """Return the states that are meant: those of the flags, or all that the action is for."""
+    from convolab_worker.client import actions, jobs
+
+    possible = [
+        state
+        for state in actions.STATES.get(given.action, jobs.STATES)
+        if state != actions.UNPLACED
+    ]
+    if given.only_failed:
+        return ("failed",)
+    named = [state for states in given.states for state in states.split(",")]
+    states = jobs.checked_states(named or None)
+    if named:
+        for state in states:
+            if state not in possible:
+                msg = f"--state {state}: {given.action} is for jobs that are {', '.join(possible)}"
+                raise ConfigurationError(msg)
+        return states
+    if given.action == "retry" and not given.ids:
+        return ("failed",)  # what is completed is run again only by its id, or by --state
+    return possible
+
+
+def _wanted(given: argparse.Namespace) -> Wanted:
+    """Return the filter that the flags mean. Raises ConfigurationError for a wrong pattern."""
+    from convolab_worker.client.jobs import Wanted
+
+    return Wanted.of(
+        name=given.names,
+        older_than=given.older_than,
+        newer_than=given.newer_than,
+        reason=given.reason,
+    )
+
+
+def _named(job: JobStatus) -> list[str]:
+    return [job.queue, job.id, job.name]
+
+
+def _when(job: JobStatus) -> str:
+    """Return when a job ended, is due, has started or was added."""
+    started = job.processed_on if job.state == "active" else None
+    for at in (job.finished_on, job.due_at, started, job.timestamp):
+        if at is not None:
+            return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return "-"
+
+
+def _reason(job: JobStatus) -> str:
+    first = (job.failed_reason or "").strip().partition("\n")[0]
+    return first if len(first) <= _LONGEST_REASON else f"{first[: _LONGEST_REASON - 1]}…"

@@ -1,0 +1,92 @@
+"""``queue``: lists, pauses, resumes and cleans queues."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convolab_worker._setting_types import Whole
+from convolab_worker.cli import flags
+from convolab_worker.cli.output import as_json, result
+
+if TYPE_CHECKING:
+    import argparse
+
+    from convolab_worker.cli.flags import Parser
+    from convolab_worker.settings import Settings
+
+_LIMIT = Whole(low=1, high=10_000_000)
+_DONE = {"pause": "paused", "resume": "resumed"}
+
+
+def add_flags(command: Parser) -> None:
+    actions = flags.add_subcommands(command, "action")
+    listing = flags.add_command(
+        actions, "list", "print all queues with their workers, or those of --queue"
+    )
+    pausing = flags.add_command(actions, "pause", "let no worker start jobs of these queues")
+    resuming = flags.add_command(actions, "resume", "let workers start jobs of these queues again")
+    cleaning = flags.add_command(actions, "clean", "remove old jobs of one state from these queues")
+    cleaning.add_argument(
+        "--state", metavar="STATE", required=True,
+        help="completed, failed, delayed, prioritized or waiting",
+    )  # fmt: skip
+    flags.add_duration(cleaning, "--older-than", "only jobs that ended, or came, longer ago")
+    flags.add_flag(cleaning, "--limit", _LIMIT, "remove at most this many from each queue")
+    for action in (listing, pausing, resuming, cleaning):
+        action.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        flags.add_settings(action, *flags.CONNECTING)
+
+
+def main(given: argparse.Namespace) -> int:
+    """Do what the action says."""
+    from convolab_worker.cli.process import run_client
+
+    settings = flags.settings_of(given)
+    act = {"list": _list, "clean": _clean}.get(given.action, _pause_or_resume)
+    run_client(settings, act(settings, given))
+    return 0
+
+
+async def _list(settings: Settings, given: argparse.Namespace) -> None:
+    from convolab_worker.cli.commands.status import as_rows, print_queues
+    from convolab_worker.client.client import JobClient
+
+    async with JobClient(settings) as client:
+        queues = await client.queues(find=not flags.names_queues(given))
+    if given.json:
+        for row in as_rows(queues).items():
+            result(as_json({"name": row[0], **row[1]}))
+    else:
+        print_queues(queues)
+
+
+async def _pause_or_resume(settings: Settings, given: argparse.Namespace) -> None:
+    from convolab_worker.cli.wake_service import WAKE_SECONDS
+    from convolab_worker.client.client import JobClient
+
+    done = _DONE[given.action]
+    async with JobClient(settings) as client:
+        for queue in settings.queues:
+            if given.action == "pause":
+                await client.pause(queue)
+            else:
+                await client.resume(queue)
+            result(as_json({"queue": queue, "done": done}) if given.json else f"{queue} is {done}")
+        await client.wake_heard(WAKE_SECONDS)
+
+
+async def _clean(settings: Settings, given: argparse.Namespace) -> None:
+    from convolab_worker.client.client import JobClient
+
+    async with JobClient(settings) as client:
+        for queue in settings.queues:
+            removed = await client.clean(
+                queue, given.state, given.older_than or 0.0, limit=given.limit
+            )
+            count = len(removed)
+            jobs = f"{count} {given.state} job{'' if count == 1 else 's'}"
+            result(
+                as_json({"queue": queue, "state": given.state, "removed": count})
+                if given.json
+                else f"{queue}: {jobs} removed"
+            )

@@ -1,0 +1,152 @@
+"""Moves jobs from queues to another one, each whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from convolab_worker.bullmq.protocol import client_calls
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import text
+from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.connection.usage import Purpose
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from convolab_worker.connection.connection import Connection
+
+STATES = ("wait", "prioritized", "delayed", "failed")
+_LISTS = ("wait", "paused")
+_MOVED_AT_ONCE = 200
+MOVED = "moved"
+# What the script answers for a job that stays, and what that means.
+REASONS = {
+    "no data": "its hash is gone or has no name",
+    "locked": "a worker has it",
+    "parent": "it has a parent",
+    "children": "it has children",
+    "scheduler": "it comes from a job scheduler",
+    "taken": "its id, and the one it would get, are taken there",
+}
+# The states whose jobs are not moved, and why.
+_LEFT = {"active": "a worker has it", "waiting-children": "it has children"}
+
+
+class Step(NamedTuple):
+    """What became of one job: ``outcome`` is ``moved``, or why it stays."""
+
+    queue: str
+    state: str
+    name: str
+    outcome: str
+    id: str
+    new_id: str
+
+
+@dataclass(slots=True)
+class Account:
+    """Counts what was done, or would be: jobs by queue, state, name and outcome, and new ids."""
+
+    jobs: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    renamed: int = 0
+
+    def add(self, step: Step) -> None:
+        self.jobs[step.queue, step.state, step.name, step.outcome] += 1
+        self.renamed += step.outcome == MOVED and step.id != step.new_id
+
+    @property
+    def moved(self) -> int:
+        return sum(count for (*_, outcome), count in self.jobs.items() if outcome == MOVED)
+
+
+class Mover:
+    """Moves the jobs of ``sources`` to ``destination``; with ``execute=False`` it only looks."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        prefix: str,
+        sources: Sequence[str],
+        destination: str,
+        states: Sequence[str] = STATES,
+        execute: bool,
+    ) -> None:
+        self._connection = connection
+        self._sources = [QueueKeys(prefix, name) for name in sources]
+        self._destination = QueueKeys(prefix, destination)
+        self._states = states
+        self._execute = execute
+        self._promised: set[str] = set()  # ids that a look has given away
+
+    async def total(self) -> int:
+        counts = [
+            self._ask("LLEN" if state in _LISTS else "ZCARD", keys[state])
+            for keys in self._sources
+            for state in self._all_states()
+        ]
+        return sum([await count for count in counts])
+
+    def _ask(self, *command: str | int) -> asyncio.Future[Any]:
+        return self._connection.call(Purpose.STATUS, *command)
+
+    def _all_states(self) -> list[str]:
+        """BullMQ before 6 kept the jobs of a paused queue in a list of its own."""
+        return [
+            each
+            for state in self._states
+            for each in (("wait", "paused") if state == "wait" else (state,))
+        ]
+
+    async def steps(self) -> AsyncIterator[Step]:
+        """Go through the jobs, the oldest of each state first, and yield what becomes of each.
+
+        Workers and producers may go on meanwhile: a job that a worker takes stays, and one that is
+        added is moved too. This may be stopped at any time, and run again.
+        """
+        for keys in self._sources:
+            for state in self._all_states():
+                async for step in self._of(keys, state):
+                    yield step
+            for state, reason in _LEFT.items():
+                async for step in self._left(keys, state, reason):
+                    yield step
+
+    async def _of(self, keys: QueueKeys, state: str) -> AsyncIterator[Step]:
+        stayed = 0
+        while ids := await self._oldest(keys, state, stayed):
+            moves = [self._move_one(keys, state, job_id) for job_id in ids]
+            steps = await asyncio.gather(*moves)
+            for step in steps:
+                if step is not None:
+                    stayed += not (self._execute and step.outcome == MOVED)
+                    yield step
+
+    async def _oldest(self, keys: QueueKeys, state: str, past: int) -> list[str]:
+        if state in _LISTS:  # the oldest stand at the end
+            found = await self._ask("LRANGE", keys[state], -past - _MOVED_AT_ONCE, -past - 1)
+            return [text(raw) for raw in reversed(found)]
+        found = await self._ask("ZRANGE", keys[state], past, past + _MOVED_AT_ONCE - 1)
+        return [text(raw) for raw in found]
+
+    async def _move_one(self, keys: QueueKeys, state: str, job_id: str) -> Step | None:
+        """Move a job; None if it is not there any more."""
+        call = client_calls.move_job(keys, self._destination, state, job_id, execute=self._execute)
+        answer = await run_script(self._connection, Purpose.MOVE, call)
+        outcome, name, new_id = (text(part) for part in answer)
+        if outcome == "gone":
+            return None
+        if not self._execute and outcome == MOVED:
+            new_id = client_calls.other_id(keys, job_id) if new_id in self._promised else new_id
+            self._promised.add(new_id)
+        return Step(keys.queue, state, name, REASONS.get(outcome, outcome), job_id, new_id)
+
+    async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[Step]:
+        command = "LRANGE" if state == "active" else "ZRANGE"
+        ids = [text(raw) for raw in await self._ask(command, keys[state], 0, -1)]
+        names = [self._ask("HGET", keys.job(job_id), "name") for job_id in ids]
+        for job_id, name in zip(ids, names, strict=True):
+            yield Step(keys.queue, state, text(await name or b""), reason, job_id, job_id)

@@ -1,0 +1,176 @@
+"""What a client does for operators: finds jobs, acts on them, pauses and cleans queues."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.client import actions, queues as of_queues
+from convolab_worker.client.job_status import find_job
+from convolab_worker.client.jobs import Search, Wanted, checked_states
+from convolab_worker.connection.usage import Purpose
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from convolab_worker.client.actions import Jobs
+    from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.client.session import Session
+    from convolab_worker.settings import Settings
+
+
+class Operations:
+    """The methods of ``JobClient`` for operators. ``queue=None`` means the settings' queues."""
+
+    settings: Settings
+
+    async def jobs(
+        self,
+        state: str | Sequence[str] | None = None,
+        *,
+        queue: str | None = None,
+        name: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        older_than: float | None = None,
+        newer_than: float | None = None,
+        reason: str | None = None,
+        oldest_first: bool = False,
+    ) -> AsyncGenerator[JobStatus, None]:
+        """Iterate over jobs with all that their records say, the newest first.
+
+        Args:
+            state: ``active``, ``waiting``, ``prioritized``, ``delayed``, ``waiting-children``,
+                ``failed`` or ``completed``; several, one after the other; all without it. Ended
+                jobs are ordered by their end, delayed ones by when they are due, others by
+                their place in the queue.
+            queue: that queue instead of the settings' queues, which are read in one order.
+            name: only jobs of that name, or of one of these.
+            limit: so many at most.
+            older_than: only jobs that ended, or were added, longer ago (seconds).
+            newer_than: only jobs that ended, or were added, within this time (seconds).
+            reason: only jobs that failed with this text in the reason, in any case; ``/…/`` is a
+                regular expression.
+            oldest_first: the other way round.
+
+        The jobs may be acted on meanwhile. Raises ConfigurationError for a state that there is
+        not, and RedisUnavailable.
+        """
+        wanted = Wanted.of(name=name, older_than=older_than, newer_than=newer_than, reason=reason)
+        states, count = checked_states(state), 0
+        search = Search(
+            connection=await self._current_session().open(),
+            queues=self._queues(queue),
+            wanted=wanted,
+            now=time.time(),
+            oldest_first=oldest_first,
+        )
+        for each in states:
+            async with aclosing(search.jobs(each)) as found:
+                async for job in found:
+                    if limit is not None and count >= limit:
+                        return
+                    count += 1
+                    yield job
+
+    async def logs(self, job_id: str, queue: str | None = None) -> list[str]:
+        """Return the rows of the job's log, the oldest first. Raises JobNotFound."""
+        session = self._current_session()
+        keys, _ = await find_job(session, self._queues(queue, job_id), job_id)
+        connection = await session.open()
+        rows = await connection.call(Purpose.STATUS, "LRANGE", f"{keys.job(job_id)}:logs", 0, -1)
+        return [row.decode("utf-8", "replace") for row in rows]
+
+    async def remove(self, jobs: Jobs, *, queue: str | None = None) -> int:
+        """Remove a job with its children and all that is kept of it, as Node's ``job.remove()``.
+
+        ``jobs`` is an id, or several: a list of ids, or what ``jobs()`` gives. Returns how many
+        were removed. For one id it raises JobNotFound, and WrongState if a worker has the job
+        (``cancel`` ends it) or a job scheduler has it next; of several, such jobs stay.
+        """
+        return await self._act(jobs, queue, "remove")
+
+    async def promote(self, jobs: Jobs, *, queue: str | None = None) -> int:
+        """Let a delayed job wait for a worker from now on, as Node's ``job.promote()``.
+
+        ``jobs`` and what is returned are as for ``remove``. For one id it raises JobNotFound, and
+        WrongState if the job is not delayed.
+        """
+        return await self._act(jobs, queue, "promote")
+
+    async def retry(
+        self, jobs: Jobs, *, queue: str | None = None, reset_attempts: bool = False
+    ) -> int:
+        """Put a job that has failed, or is completed, back into its queue: ``job.retry()`` in Node.
+
+        With ``reset_attempts`` it has all of its attempts again. ``jobs`` and what is returned are
+        as for ``remove``. For one id it raises JobNotFound, and WrongState if it has not ended.
+        """
+        return await self._act(jobs, queue, "retry", reset_attempts=reset_attempts)
+
+    async def _act(
+        self, jobs: Jobs, queue: str | None, kind: actions.Kind, *, reset_attempts: bool = False
+    ) -> int:
+        session = self._current_session()
+        action = actions.Action(kind, self.settings.prefix, reset_attempts)
+        try:
+            return await actions.act(session, partial(self._queues, queue), jobs, action)
+        finally:  # also for the jobs before one that could not be retried
+            if kind != "remove":
+                self._wake(session, {None})
+
+    async def pause(self, queue: str | None = None) -> None:
+        """Let no worker start a job of the queue until ``resume``; jobs that run go on."""
+        connection = await self._current_session().open()
+        await of_queues.pause(connection, self._queues(queue))
+
+    async def resume(self, queue: str | None = None) -> None:
+        """Let workers start jobs of the queue again."""
+        session = self._current_session()
+        await of_queues.resume(await session.open(), self._queues(queue))
+        self._wake(session, {None})
+
+    async def clean(
+        self, queue: str, state: str, older_than: float = 0.0, *, limit: int | None = None
+    ) -> list[str]:
+        """Remove jobs of a state that are older, as Node's ``queue.clean()``; return their ids.
+
+        ``state`` is ``completed``, ``failed``, ``delayed``, ``prioritized`` or ``waiting``.
+        ``older_than`` is seconds: since a job ended or, before that, since it last started or was
+        added. ``limit`` is how many jobs at most. Raises ConfigurationError.
+        """
+        checked = of_queues.checked_state(state)
+        connection = await self._current_session().open()
+        before = time.time() - older_than
+        return await of_queues.clean(connection, self._keys_of(queue), checked, before, limit)
+
+    async def queues(
+        self, names: Sequence[str] | None = None, *, find: bool = False
+    ) -> list[QueueStatus]:
+        """Return these queues, or the settings' queues, as they are now: jobs, workers, a pause.
+
+        With ``find``, all queues under the prefix are found by their keys: Redis looks through all
+        keys of the database for that.
+        """
+        connection, prefix = await self._current_session().open(), self.settings.prefix
+        if find:
+            names = await of_queues.find_queues(connection, prefix)
+        keys = [QueueKeys(prefix, name) for name in names or (() if find else self.settings.queues)]
+        return await of_queues.overview(connection, prefix, keys)
+
+    # what the client is made of
+
+    def _current_session(self) -> Session:
+        raise NotImplementedError
+
+    def _queues(self, queue: str | None, job_id: str = "") -> list[QueueKeys]:
+        raise NotImplementedError
+
+    def _keys_of(self, queue: str | None) -> QueueKeys:
+        raise NotImplementedError
+
+    def _wake(self, session: Session, delays: set[float | None]) -> None:
+        raise NotImplementedError
