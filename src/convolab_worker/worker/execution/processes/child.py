@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 
+from convolab_worker.bullmq.job_type import job_types_of
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.processes import import_function
@@ -99,7 +101,7 @@ class Process:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self._handlers: dict[ImportName, tuple[Callable[..., Any], Callable[[bytes], Any]]] = {}
+        self._functions: dict[ImportName, Callable[..., Any]] = {}
         self._job: Job[Any] | None = None
         self._is_sending = False
         self._is_due = False
@@ -119,35 +121,39 @@ class Process:
         self, name: ImportName, kind: str, active_job: ActiveJob, reports: Reports
     ) -> tuple[Any, ...]:
         try:
-            function, decode = self._handler(name)
+            function = self._function(name)
             self.send("started")
             job = Job(
                 active_job,
                 kind=kind,
-                data=decode(active_job.data),
+                data=_decoder(function, active_job.name)(active_job.data),
                 reporter=reports,
                 resources=_Elsewhere(),
             )
             job._log = reports.logger()  # noqa: SLF001 - its lines are the worker's to write
+            structlog.contextvars.clear_contextvars()
+            structlog.contextvars.bind_contextvars(
+                job_id=job.id, job_name=job.name, queue=job.queue, attempt=job.attempt
+            )
             self._job = job
             text = encoded_result(function(job))
             self._job = None
         except BaseException as error:  # noqa: BLE001 - the worker raises it there
             self._job = None
+            _trim(error)
             return "raised", _pickled(error), reason_of(error), stack_of(error, __file__)
         return "returned", text
 
-    def _handler(self, name: ImportName) -> tuple[Callable[..., Any], Callable[[bytes], Any]]:
-        if name not in self._handlers:
+    def _function(self, name: ImportName) -> Callable[..., Any]:
+        if name not in self._functions:
             try:
-                function = import_function(name)
+                self._functions[name] = import_function(name)
             except ConfigurationError:
                 raise
             except Exception as error:
                 msg = f"its process can't import {name.module}.{name.name}: {reason_of(error)}"
                 raise ConfigurationError(msg) from error
-            self._handlers[name] = function, decoder(payload_annotation(function, Job))
-        return self._handlers[name]
+        return self._functions[name]
 
     # ending
 
@@ -180,6 +186,16 @@ class Process:
             self.channel.send(*message)
         except OSError:  # the worker is gone
             _die()
+
+
+@functools.lru_cache(maxsize=1024)
+def _decoder(function: Callable[..., Any], job_name: str) -> Callable[[bytes], Any]:
+    """What reads the data of a handler's jobs, as in the worker."""
+    known = job_types_of(function)
+    named = [job_type for job_type in known if job_type.name == job_name]
+    if known:
+        return (named or known)[0].decode
+    return decoder(payload_annotation(function, Job))
 
 
 class Reports:
@@ -287,6 +303,16 @@ def _plain(value: Any) -> Any:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError):
         return repr(value)
+
+
+def _trim(error: BaseException) -> None:
+    """Leave out where this module raised, in the handler, what ends it."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        if frame.tb_next.tb_frame.f_code is Process.interrupt.__code__:
+            frame.tb_next = None
+            return
+        frame = frame.tb_next
 
 
 def _pickled(error: BaseException) -> bytes | None:
