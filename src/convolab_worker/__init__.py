@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Fixed,
         JobOptions,
     )
+    from convolab_worker.bullmq.protocol.schedules import Schedule, ScheduleOptions
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
@@ -50,6 +51,8 @@ __all__ = [
     "JobType",
     "QueueStatus",
     "Renewal",
+    "Schedule",
+    "ScheduleOptions",
     "Settings",
     "Worker",
 ]
@@ -73,6 +76,8 @@ _MODULES = {
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",
     "Renewal": "handlers.processes",
+    "Schedule": "bullmq.protocol.schedules",
+    "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
     "Worker": "worker.worker",
 }

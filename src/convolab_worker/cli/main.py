@@ -35,9 +35,13 @@ _COMMANDS = {
     "jobs": "list, show, retry, remove or promote jobs",
     "failed": "list, show, retry or remove failed jobs",
     "queue": "list, pause, resume or clean queues",
+    "schedule": "list, write or remove schedules, whose jobs are added again and again",
     "cancel": "end a job wherever it is: remove one that has not started; one that runs ends at "
     "once if its worker has a free slot, within half a lock's duration otherwise",
     "migrate": "move jobs from queues to another one; without --yes, only list them",
+    "handlers": "list the registered handlers: queues, names, limits and types",
+    "schema": "write the payloads and results of all jobs as JSON Schema or TypeScript, or compare "
+    "them with those of an API",
     "doctor": "check the server, the queues and the settings, and say what to do",
     "cost": "compute what a workload costs a day and a month, by several ways of working",
 }

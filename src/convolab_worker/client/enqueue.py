@@ -42,6 +42,8 @@ _KEYWORDS = ("name", "data", "queue", "job_id", *OPTION_KEYWORDS)
 
 # As many as a UUID has, which would take longer to make.
 _ID_BYTES = 16
+# Data of so many bytes that were lost with the connection is sent again on another one.
+_LARGE = 64 * 1024
 
 
 class Addition(NamedTuple):
@@ -116,7 +118,8 @@ async def add(session: Session, new: Addition) -> JobId[Any]:
     Waits while too much is unanswered. Raises RedisUnavailable.
     """
     send = functools.partial(producer.add, keys=new.keys, job=new.job)
-    return new.job_id(await _sent(session, 1, len(new.job.data), send))
+    largest = _largest(session, [new.job])
+    return new.job_id(await sent(session, 1, len(new.job.data), send, largest))
 
 
 async def add_many(
@@ -134,14 +137,39 @@ async def add_many(
     for batch in producer.pipelines(jobs, lambda new: len(new.job.data)):
         on_send(batch)
         send = functools.partial(producer.add_all, jobs=[(new.keys, new.job) for new in batch])
-        added = await _sent(session, len(batch), sum(len(new.job.data) for new in batch), send)
+        largest = _largest(session, [new.job for new in batch])
+        size = sum(len(new.job.data) for new in batch)
+        added = await sent(session, len(batch), size, send, largest)
         ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
 
 
-async def _sent(
-    session: Session, commands: int, size: int, send: Callable[[Connection], Awaitable[T]]
+def _largest(session: Session, jobs: Iterable[NewJob]) -> tuple[str, int]:
+    """Return the name and the bytes of the largest job. Raises ConfigurationError if it is too big.
+
+    Before anything is sent: a server that takes no command of that size closes the connection.
+    """
+    name, size = max(((job.name, len(job.data)) for job in jobs), key=lambda found: found[1])
+    if size > session.max_size:
+        msg = (
+            f"the data of {name} has {size} bytes: expected no more than {session.max_size} "
+            "(CONVOLAB_MAX_COMMAND_SIZE)"
+        )
+        raise ConfigurationError(msg)
+    return name, size
+
+
+async def sent(
+    session: Session,
+    commands: int,
+    size: int,
+    send: Callable[[Connection], Awaitable[T]],
+    largest: tuple[str, int] = ("", 0),
 ) -> T:
+    """Send commands that may be executed twice, and once more if a reply is lost.
+
+    ``largest`` names the largest job among them, and its bytes.
+    """
     await session.backlog.enter(commands, size)
     try:
         connection = session.connection
@@ -150,20 +178,45 @@ async def _sent(
         try:
             return await send(connection)
         except (ReplyLost, RedisRefused) as lost:  # a job's id makes a second adding harmless
-            if isinstance(lost, RedisRefused) and not cannot_serve(str(lost)):
-                raise
-            try:
-                await session.open()
-            except RedisUnavailable as error:
-                if isinstance(lost, RedisRefused):
-                    raise
-                # What was sent first may have run all the same.
-                raise ReplyLost(str(error)) from lost
-            return await send(connection)
+            return await _sent_again(session, send, lost, largest)
     except RedisRefused:
         raise
     except RedisUnavailable as error:
-        session.backlog.refuse(str(error))  # those that wait would fail too, only later
+        if not session.connection.is_open:
+            session.backlog.refuse(str(error))  # those that wait would fail too, only later
         raise
     finally:
         session.backlog.leave(commands, size)
+
+
+async def _sent_again(
+    session: Session,
+    send: Callable[[Connection], Awaitable[T]],
+    lost: ReplyLost | RedisRefused,
+    largest: tuple[str, int],
+) -> T:
+    """Send what was lost with the connection, or refused by a server that can't serve any more.
+
+    Something large goes on a connection of its own: it may be what the server closes them for.
+    """
+    if isinstance(lost, RedisRefused) and not cannot_serve(str(lost)):
+        raise lost
+    try:
+        await session.open()
+    except RedisUnavailable as error:
+        if isinstance(lost, RedisRefused):
+            raise
+        # What was sent first may have run all the same.
+        raise ReplyLost(str(error)) from lost
+    name, size = largest
+    if size < _LARGE:
+        return await send(session.connection)
+    try:
+        async with session.alone() as connection:
+            return await send(connection)
+    except ReplyLost as again:
+        msg = (
+            f"{again}, twice, after the data of {name} was sent, {size} bytes: does the server, or "
+            "a proxy, limit how large a command may be (client-query-buffer-limit)?"
+        )
+        raise ReplyLost(msg) from again
