@@ -101,12 +101,13 @@ class JobClient(Operations):
         ``result`` of the id gives what the handler returns.
 
         ``queue`` is the settings' first by default. ``job_id`` makes adding idempotent: a job of
-        that id that is there already is not added again; without it the job gets one that no queue
-        has. The other ``options`` are those of JobOptions: ``delay``, ``priority``, ``attempts``,
-        ``backoff``, ``keep_completed``, ``keep_failed``, ``lifo``, ``deduplication``,
-        ``keep_logs``, ``stack_trace_limit`` and ``size_limit``. Raises ConfigurationError for
-        options that can't be, InvalidPayload for data that the handler would refuse, and
-        InvalidResult if ``data`` is not JSON.
+        that id that is there already is not added again, and ``existed`` and ``state`` of the id
+        that is returned say so; without it the job gets one that no queue has. The other
+        ``options`` are those of JobOptions: ``delay``, ``priority``, ``attempts``, ``backoff``,
+        ``keep_completed``, ``keep_failed``, ``lifo``, ``deduplication``, ``keep_logs``,
+        ``stack_trace_limit`` and ``size_limit``. Raises ConfigurationError for options that can't
+        be, InvalidPayload for data that the handler would refuse, and InvalidResult if ``data`` is
+        not JSON.
         """
         new = enqueue.addition(name, data, options, self._keys_of)
         delay, session = options.get("delay"), self._current_session()
@@ -288,8 +289,8 @@ class JobClient(Operations):
             await self._waker.close()
 
     async def __aenter__(self) -> Self:
-        """Connect. Raises RedisUnavailable."""
-        await self._current_session().open()
+        """Redis need not be there yet: the first call connects."""
+        self._current_session()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -302,8 +303,8 @@ class JobClient(Operations):
             return session
         if session is not None and not session.loop.is_closed():
             msg = (
-                f"the connection to Redis at {self._route.address} is another event loop's: "
-                "make a client here"
+                f"the connection to Redis at {self._route.address} is another event loop's: a "
+                "JobClient belongs to one loop; a SyncJobClient serves any thread and loop"
             )
             raise ConfigurationError(msg)
         timeout = self.settings.command_timeout

@@ -8,8 +8,10 @@ import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.job_type import order
+from convolab_worker.bullmq.protocol.calls import state_of
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keywords import (
     OPTION_KEYWORDS,
@@ -18,6 +20,8 @@ from convolab_worker.bullmq.protocol.keywords import (
     checked_id,
     job_options,
 )
+from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.session import Session
-    from convolab_worker.connection.connection import Connection
 
 T = TypeVar("T")
 
@@ -57,9 +60,9 @@ class Addition(NamedTuple):
         """Return it with further options: those that carry a trace's context on."""
         return self._replace(job=self.job.carrying(carried))
 
-    def job_id(self, added: str) -> JobId[Any]:
+    def job_id(self, added: producer.Added) -> JobId[Any]:
         """Return the id that Redis has answered, with what is known of the job."""
-        return JobId(added, queue=self.keys.queue, job_type=self.job_type)
+        return JobId(added.id, queue=self.keys.queue, job_type=self.job_type, existed=added.existed)
 
 
 def addition(
@@ -80,7 +83,11 @@ def addition(
     opts = job_options("enqueue", own)
     check_size(wanted.name, wanted.data, opts)
     job = NewJob(
-        id=job_id or secrets.token_hex(_ID_BYTES), name=wanted.name, data=wanted.data, opts=opts
+        id=job_id or secrets.token_hex(_ID_BYTES),
+        name=wanted.name,
+        data=wanted.data,
+        opts=opts,
+        named=job_id is not None,
     )
     return Addition(keys, job, wanted.job_type)
 
@@ -115,10 +122,16 @@ def _one_of_many(keywords: dict[str, Any], keys_of: Callable[[str | None], Queue
 async def add(session: Session, new: Addition) -> JobId[Any]:
     """Add one job, again if the reply is lost; return its id, or that of the one kept in its place.
 
-    Waits while too much is unanswered. Raises RedisUnavailable.
+    If a job of an id that was chosen is there, its state is read, which the id then has. Waits
+    while too much is unanswered. Raises RedisUnavailable.
     """
-    send = functools.partial(producer.add, keys=new.keys, job=new.job)
-    return new.job_id(await _sent(session, 1, len(new.job.data), send))
+    send = functools.partial(producer.add, keys=new.keys, job=new.job, at_ms=now_ms())
+    job_id = new.job_id(await _sent(session, 1, len(new.job.data), send))
+    if job_id.existed:
+        call = state_of(new.keys, job_id)
+        state = await run_script(await session.open(), Purpose.STATUS, call)
+        job_id.state = state.decode()
+    return job_id
 
 
 async def add_many(
@@ -136,7 +149,8 @@ async def add_many(
     while len(ids) < len(jobs):
         batch = pipeline(jobs, len(ids))
         on_send(batch)
-        send = functools.partial(producer.add_all, jobs=[(new.keys, new.job) for new in batch])
+        pairs = [(new.keys, new.job) for new in batch]
+        send = functools.partial(producer.add_all, jobs=pairs, at_ms=now_ms())
         added = await _sent(session, len(batch), sum(len(new.job.data) for new in batch), send)
         ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
@@ -152,9 +166,8 @@ def pipeline(jobs: list[Addition], start: int) -> list[Addition]:
     return jobs[start : start + _MOST_JOBS]
 
 
-async def _sent(
-    session: Session, commands: int, size: int, send: Callable[[Connection], Awaitable[T]]
-) -> T:
+async def _sent(session: Session, commands: int, size: int, send: Callable[..., Awaitable[T]]) -> T:
+    """Return what ``send`` of a connection returns, called once more if a reply was lost."""
     await session.backlog.enter(commands, size)
     try:
         connection = session.connection
@@ -167,7 +180,7 @@ async def _sent(
                 await session.open()
             except RedisUnavailable as error:  # what was sent first may have run all the same
                 raise ReplyLost(str(error)) from lost
-            return await send(connection)
+            return await send(connection, again=True)
     except RedisRefused:
         raise
     except RedisUnavailable as error:
