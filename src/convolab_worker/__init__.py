@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.client.sync_client import SyncJobClient
     from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
@@ -49,6 +50,7 @@ __all__ = [
     "JobType",
     "QueueStatus",
     "Settings",
+    "SyncJobClient",
     "Worker",
 ]
 
@@ -71,6 +73,7 @@ _MODULES = {
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",
     "Settings": "settings",
+    "SyncJobClient": "client.sync_client",
     "Worker": "worker.worker",
 }
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
+    from convolab_worker.client.enqueue import Addition
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
     from convolab_worker.handlers.job import Job
@@ -109,14 +110,23 @@ class JobClient(Operations):
         be, InvalidPayload for data that the handler would refuse, and InvalidResult if ``data`` is
         not JSON.
         """
-        new = enqueue.addition(name, data, options, self._keys_of)
-        delay, session = options.get("delay"), self._current_session()
+        new = self._addition(name, data, options)
+        session = self._current_session()
         with self._tracing.adding(new.keys.queue, new.job.name) as carried:
-            try:
-                added = await enqueue.add(session, new.carrying(carried))
-            except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
-                self._wake(session, {delay})
-                raise
+            return await self._add(session, new.carrying(carried))
+
+    def _addition(self, name: Any, data: Any, options: Mapping[str, Any]) -> Addition:
+        """Return the job of these arguments of ``enqueue``. Raises ConfigurationError."""
+        return enqueue.addition(name, data, options, self._keys_of)
+
+    async def _add(self, session: Session, new: Addition, **tried: Any) -> JobId[Any]:
+        """Add a job and wake the service."""
+        delay = new.job.opts.get("delay", 0) / 1000 or None
+        try:
+            added = await enqueue.add(session, new, **tried)
+        except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
+            self._wake(session, {delay})
+            raise
         if self._waker is not None:
             self._wake(session, {delay})
         return added
@@ -170,7 +180,7 @@ class JobClient(Operations):
         additions = [new.carrying(carried) for new in additions]
         delays: set[float | None] = set()  # of those that may be there, if not all are sent
 
-        def note(sent: list[enqueue.Addition]) -> None:
+        def note(sent: list[Addition]) -> None:
             delays.update(new.job.opts.get("delay", 0) / 1000 for new in sent)
 
         try:

@@ -119,19 +119,26 @@ def _one_of_many(keywords: dict[str, Any], keys_of: Callable[[str | None], Queue
     return addition(keywords.pop("name"), keywords.pop("data", None), keywords, keys_of)
 
 
-async def add(session: Session, new: Addition) -> JobId[Any]:
+async def add(
+    session: Session, new: Addition, *, at_ms: int | None = None, again: bool = False
+) -> JobId[Any]:
     """Add one job, again if the reply is lost; return its id, or that of the one kept in its place.
 
-    If a job of an id that was chosen is there, its state is read, which the id then has. Waits
-    while too much is unanswered. Raises RedisUnavailable.
+    ``again`` says that it may have been added before, as of the time ``at_ms``. Waits while too
+    much is unanswered. Raises RedisUnavailable.
     """
-    send = functools.partial(producer.add, keys=new.keys, job=new.job, at_ms=now_ms())
-    job_id = new.job_id(await _sent(session, 1, len(new.job.data), send))
+    at = now_ms() if at_ms is None else at_ms
+    send = functools.partial(producer.add, keys=new.keys, job=new.job, at_ms=at)
+    job_id = new.job_id(await _sent(session, 1, len(new.job.data), send, again=again))
     if job_id.existed:
-        call = state_of(new.keys, job_id)
-        state = await run_script(await session.open(), Purpose.STATUS, call)
-        job_id.state = state.decode()
+        await read_state(session, new, job_id)
     return job_id
+
+
+async def read_state(session: Session, new: Addition, job_id: JobId[Any]) -> None:
+    """Let the id of a job that was there have its state."""
+    call = state_of(new.keys, job_id)
+    job_id.state = (await run_script(await session.open(), Purpose.STATUS, call)).decode()
 
 
 async def add_many(
@@ -166,7 +173,14 @@ def pipeline(jobs: list[Addition], start: int) -> list[Addition]:
     return jobs[start : start + _MOST_JOBS]
 
 
-async def _sent(session: Session, commands: int, size: int, send: Callable[..., Awaitable[T]]) -> T:
+async def _sent(
+    session: Session,
+    commands: int,
+    size: int,
+    send: Callable[..., Awaitable[T]],
+    *,
+    again: bool = False,
+) -> T:
     """Return what ``send`` of a connection returns, called once more if a reply was lost."""
     await session.backlog.enter(commands, size)
     try:
@@ -174,7 +188,7 @@ async def _sent(session: Session, commands: int, size: int, send: Callable[..., 
         if session.is_over or not connection.is_open:
             await session.open()
         try:
-            return await send(connection)
+            return await send(connection, again=again)
         except ReplyLost as lost:  # a job's id makes a second adding harmless
             try:
                 await session.open()
