@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import JobClient, Settings
+from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import enqueue
 from convolab_worker.connection.usage import Purpose
@@ -183,4 +184,5 @@ async def test_large_jobs_go_in_small_pipelines(client: JobClient) -> None:
 
     assert ids == ["job-0", "job-1", "job-2"]
     new = await enqueue.additions(jobs, lambda _: QueueKeys("bull", "q"))
-    assert [len(enqueue.pipeline(new, start)) for start in range(3)] == [1, 1, 1]
+    batches = producer.pipelines(new, lambda new: len(new.job.data))
+    assert [len(batch) for batch in batches] == [1, 1, 1]

@@ -1,8 +1,9 @@
-"""Parents whose ids collide or recur, children that were removed: each gets its own, and ends."""
+"""Jobs of several parts: whose a part is, when its parent is called, how parts are added."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from convolab_worker.embedded import EmbeddedServer
+    from tests.support.proxy import TcpProxy
+
     Running = Callable[..., AbstractAsyncContextManager[tuple[Worker, JobClient]]]
 
 pytestmark = pytest.mark.asyncio
 SOON = 10.0
+ROUND_TRIP_SECONDS = 0.02
 
 
 def courses(parts: str, *, on_failure: Any = "fail") -> tuple[HandlerRegistry, list[Any]]:
@@ -178,3 +183,99 @@ async def test_a_part_that_was_removed_while_its_parent_waited_is_asked_for_agai
 
     assert len(failed) == 1
     assert len(calls) <= 3
+
+
+def far_away(
+    make_settings: Callable[..., Settings], proxy: TcpProxy, round_trip: float
+) -> Settings:
+    """Settings of a worker that is so far from Redis, in seconds."""
+    proxy.delay(round_trip / 2)
+    return make_settings(redis_url=f"redis://127.0.0.1:{proxy.port}")
+
+
+async def added_in(
+    settings: Settings, client: JobClient, redis: Redis, children: int
+) -> tuple[float, int]:
+    """How long a worker takes to add so many children, and how many are there."""
+    handlers = HandlerRegistry()
+    asked_at = 0.0
+
+    @handlers.course("course")
+    async def course(job: Job[Any]) -> None:
+        nonlocal asked_at
+        parts = [Child("part", n, queue="parts", key=f"line-{n}") for n in range(children)]
+        asked_at = time.monotonic()
+        await job.enqueue_children(parts)
+
+    keys = f"bull:{settings.queues[0]}"
+    async with Worker(handlers, settings):
+        job = await client.enqueue("course")
+        await wait_until(lambda: redis.zcard(f"{keys}:waiting-children"), timeout=60)
+        return time.monotonic() - asked_at, await redis.scard(f"{keys}:{job}:dependencies")
+
+
+async def test_children_are_added_in_pipelines(
+    make_settings: Callable[..., Settings],
+    client: JobClient,
+    redis: Redis,
+    server: EmbeddedServer,
+    start_proxy: Callable[[EmbeddedServer], TcpProxy],
+) -> None:
+    """One by one, 100 of them would take 2 s at a round trip of 20 ms."""
+    settings = far_away(make_settings, start_proxy(server), ROUND_TRIP_SECONDS)
+
+    seconds, count = await added_in(settings, client, redis, 100)
+
+    assert count == 100
+    assert seconds < 1
+
+
+@pytest.mark.long
+async def test_three_thousand_children_take_less_than_a_second(
+    make_settings: Callable[..., Settings],
+    client: JobClient,
+    redis: Redis,
+    server: EmbeddedServer,
+    start_proxy: Callable[[EmbeddedServer], TcpProxy],
+) -> None:
+    """Their parent waits for them a second after it has asked."""
+    settings = far_away(make_settings, start_proxy(server), ROUND_TRIP_SECONDS)
+
+    seconds, count = await added_in(settings, client, redis, 3000)
+
+    assert count == 3000
+    assert seconds < 1
+
+
+async def test_a_stop_while_children_are_added_returns_their_parent(
+    make_settings: Callable[..., Settings],
+    client: JobClient,
+    redis: Redis,
+    queue_name: str,
+    server: EmbeddedServer,
+    start_proxy: Callable[[EmbeddedServer], TcpProxy],
+) -> None:
+    """The next worker adds the rest, and none twice."""
+    handlers = HandlerRegistry()
+
+    @handlers.course("course")
+    async def course(job: Job[Any]) -> None:
+        await job.enqueue_children(
+            [Child("part", queue=parts, key=f"line-{n}") for n in range(1200)]
+        )
+
+    keys, parts = f"bull:{queue_name}", f"{queue_name}-parts"
+    settings = far_away(make_settings, start_proxy(server), 0.3)
+    async with Worker(handlers, settings) as worker:
+        job = await client.enqueue("course")
+        await wait_until(lambda: redis.llen(f"bull:{parts}:wait"))
+        await worker.stop(grace=0)
+    added = await redis.llen(f"bull:{parts}:wait")
+    state = (await client.status(job)).state
+    async with Worker(handlers, make_settings()):
+        await wait_until(lambda: redis.zcard(f"{keys}:waiting-children"))
+
+    assert added in {500, 1000}
+    assert state == "waiting"
+    assert await redis.llen(f"bull:{parts}:wait") == 1200
+    assert await redis.scard(f"{keys}:{job}:dependencies") == 1200

@@ -21,6 +21,7 @@ from convolab_worker.errors import (
     ConfigurationError,
     JobFailed,
     JobNotFound,
+    RedisRefused,
     RedisUnavailable,
     WrongState,
 )
@@ -141,6 +142,35 @@ def test_a_lost_reply_adds_no_job_twice(
     waiting: Any = blocking_redis.lrange(f"bull:{queue_name}:wait", 0, -1)
     assert waiting.count("once") == 1
     assert not job_id.existed
+
+
+@pytest.mark.parametrize("calls_before", [0, ENOUGH], ids=["ordinary", "plain-socket"])
+def test_what_the_server_refuses_is_an_error(
+    sync_client: SyncJobClient, blocking_redis: Redis, queue_name: str, calls_before: int
+) -> None:
+    """A job whose adding broke off half-way is not taken for one that was added."""
+    for _ in range(calls_before):
+        sync_client.enqueue("work")
+    blocking_redis.delete(f"bull:{queue_name}:wait")
+    blocking_redis.set(f"bull:{queue_name}:wait", "no list")
+
+    with pytest.raises(RedisRefused, match="WRONGTYPE"):
+        sync_client.enqueue("work")
+
+
+def test_scripts_that_the_server_has_forgotten_are_sent_again(
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    server = start_server()
+    with SyncJobClient(redis_url=server.url, queues=("work",)) as client:
+        for _ in range(ENOUGH):
+            client.enqueue("work")
+        with Redis.from_url(server.url) as redis:
+            redis.script_flush()
+
+        client.enqueue("work")
+
+        assert client.counts()["work"]["waiting"] == ENOUGH + 1
 
 
 def test_a_server_that_restarts_is_found_again(start_server: Callable[..., ServerProcess]) -> None:

@@ -10,6 +10,7 @@ from tests.model.search import try_plan
 from tests.model.steps import (
     Add,
     Arm,
+    Cancel,
     CancelRun,
     CloseClient,
     Drain,
@@ -182,6 +183,20 @@ FOUND = {
     ),
     "whoever holds hangs up while what is left is counted": Plan(
         held=True, steps=(Hold(calls=2), Freeze(), HangUp(all=True))
+    ),
+    "a parent is returned when its children are there, and they end as it runs again": Plan(
+        held=True,
+        concurrency=2,
+        queues=2,
+        lag=0.02,
+        steps=(
+            Pause(on=False),
+            HoldNext(),
+            Add(kind="parent", children=1),
+            Open(),
+            Cancel(which=1, fails=False),
+            HangUp(whom="drain"),
+        ),
     ),
 }
 

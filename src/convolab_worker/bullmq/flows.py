@@ -28,7 +28,7 @@ from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -156,7 +156,8 @@ def check_keys(children: Iterable[object]) -> tuple[Child, ...]:
 
 def not_ended(children: Iterable[Child], ended: Iterable[str]) -> list[Child]:
     """Returns those of ``children`` whose keys are not among those that have ``ended``."""
-    return [child for child in children if child.result_key not in {*ended}]
+    known = {*ended}
+    return [child for child in children if child.result_key not in known]
 
 
 def nothing_to_wait_for(children: Iterable[Child], ended: Iterable[str]) -> ConvolabWorkerError:
@@ -239,30 +240,41 @@ def _queue_and_id(prefix: str, job_key: str) -> tuple[str, str]:
     return queue, job_id
 
 
-async def enqueue(
-    backend: Backend,
-    parent: ActiveJob,
-    children: Sequence[Child],
-    carried: Mapping[str, Any],
-    *,
-    again: bool = False,
-) -> None:
-    """Adds those of ``children`` that have not ended yet; a child that is there is left alone.
+async def left_to_add(
+    backend: Backend, parent: ActiveJob, children: Sequence[Child]
+) -> list[Child]:
+    """Returns those of ``children`` that have not ended; one that waits or runs is among them.
 
-    ``carried`` are options that they get in addition to their own. ``again`` says that they were
-    added before, in the same run of their parent.
+    Nothing is asked where the parent can't have added any.
+    """
+    if parent.starts == 1 and not parent.has_asked and parent.children_ended is None:
+        return list(children)
+    processed, failed = await _ended(backend, parent)
+    if parent.children_ended is None and parent.starts > 1:
+        # Its handler did not look, and could know of these.
+        parent.children_ended = len(processed) + len(failed)
+    left = not_ended(children, _by_key(backend, parent, {**failed, **processed}))
+    gone = await asyncio.gather(*[_has_failed(backend, parent, child) for child in left])
+    return [child for child, has_failed in zip(left, gone, strict=True) if not has_failed]
+
+
+def pipelines(
+    backend: Backend, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
+) -> Iterator[list[tuple[QueueKeys, NewJob]]]:
+    """Yields the children as new jobs, in lists that ``producer.add_all`` adds at once.
+
+    ``carried`` are options that they get in addition to their own. Each list is made when it is
+    asked for. The script that adds a child leaves one that is there alone.
     """
     ids = ChildIds.of(backend.keys[parent.queue], parent)
-    asked = list(children)
-    if again or parent.starts > 1 or parent.children_ended is not None:
-        processed, failed = await _ended(backend, parent)
-        if parent.children_ended is None:  # it did not look, and could know of these
-            parent.children_ended = len(processed) + len(failed)
-        asked = not_ended(asked, _by_key(backend, parent, {**failed, **processed}))
-        asked = [child for child in asked if not await _has_failed(backend, parent, child)]
-    for child in asked:
-        job = _new_job(backend, parent, ids.id_of(child.result_key), child, carried)
-        await producer.add(backend.connection, backend.keys_of(child.queue or parent.queue), job)
+    jobs = (
+        (
+            backend.keys_of(child.queue or parent.queue),
+            _new_job(backend, parent, ids.id_of(child.result_key), child, carried),
+        )
+        for child in children
+    )
+    return producer.pipelines(jobs, lambda added: len(added[1].data))
 
 
 async def have_ended(backend: Backend, parent: ActiveJob, children: Sequence[Child]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.client_calls import NewJob, add_job
@@ -11,12 +11,17 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConvolabWorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
 
+T = TypeVar("T")
+
 _PARENT_MISSING, _PARENT_REPLACED = -5, -7
+# A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
+MOST_JOBS = 500
+_MOST_DATA = 2**22
 
 
 class Added(NamedTuple):
@@ -28,6 +33,23 @@ class Added(NamedTuple):
 
     id: str
     existed: bool
+
+
+def pipelines(jobs: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yields the jobs in lists, each of which goes into one pipeline.
+
+    ``size_of`` tells how many characters of data a job has.
+    """
+    batch: list[T] = []
+    size = 0
+    for job in jobs:
+        size += size_of(job)
+        if batch and (len(batch) == MOST_JOBS or size > _MOST_DATA):
+            yield batch
+            batch, size = [], size_of(job)
+        batch.append(job)
+    if batch:
+        yield batch
 
 
 async def add(
@@ -51,14 +73,15 @@ async def add_all(
     connection: Connection,
     jobs: Sequence[tuple[QueueKeys, NewJob]],
     *,
-    at_ms: int,
+    at_ms: int | None = None,
     again: bool = False,
 ) -> list[Added]:
     """Adds ``jobs`` in one pipeline, as ``add`` does each.
 
     Raises the first error, once every answer is there: what could be added is.
     """
-    calls = [add_job(keys, job, at_ms, again=again) for keys, job in jobs]
+    at = now_ms() if at_ms is None else at_ms
+    calls = [add_job(keys, job, at, again=again) for keys, job in jobs]
     answers = await run_pipeline(connection, Purpose.ENQUEUE, calls)
     return [
         read_added(keys, job, answer) for (keys, job), answer in zip(jobs, answers, strict=True)

@@ -14,7 +14,8 @@ from convolab_worker.client import enqueue, following
 from convolab_worker.client.job_status import JobStatus, find_job
 from convolab_worker.client.operations import Operations
 from convolab_worker.client.session import Session
-from convolab_worker.connection.address import Address, Route
+from convolab_worker.connection.route import Route
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import (
     ConfigurationError,
@@ -59,7 +60,7 @@ class JobClient(Operations):
         self.settings = settings
         self.counter = CommandCounter()
         self._known_queues: dict[str, QueueKeys] = {}
-        self._route = Route(Address.parse(settings.redis_url))
+        self._route = Route(ServerSource.of(settings), prefix=settings.prefix)
         self._session: Session | None = None
         self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)

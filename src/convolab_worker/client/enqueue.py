@@ -21,6 +21,7 @@ from convolab_worker.bullmq.protocol.keywords import (
     job_options,
 )
 from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.connection.error_replies import cannot_serve
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import (
     ConfigurationError,
@@ -44,9 +45,6 @@ _KEYWORDS = ("name", "data", "queue", "job_id", *OPTION_KEYWORDS)
 
 # As many as a UUID has, which would take longer to make.
 _ID_BYTES = 16
-# A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
-_MOST_JOBS = 500
-_MOST_DATA = 2**22
 
 
 class Addition(NamedTuple):
@@ -98,7 +96,7 @@ async def additions(
     """Return the jobs of those mappings, each checked; an error names the job's place from 0."""
     made = []
     for place, keywords in enumerate(given):
-        if place % _MOST_JOBS == _MOST_JOBS - 1:
+        if place % producer.MOST_JOBS == producer.MOST_JOBS - 1:
             await asyncio.sleep(0)  # thousands take a while, in which other tasks must run
         try:
             made.append(_one_of_many(dict(keywords), keys_of))
@@ -153,24 +151,13 @@ async def add_many(
     is called with each pipeline before any of its jobs can be there.
     """
     ids: list[JobId[Any]] = []
-    while len(ids) < len(jobs):
-        batch = pipeline(jobs, len(ids))
+    for batch in producer.pipelines(jobs, lambda new: len(new.job.data)):
         on_send(batch)
         pairs = [(new.keys, new.job) for new in batch]
         send = functools.partial(producer.add_all, jobs=pairs, at_ms=now_ms())
         added = await _sent(session, len(batch), sum(len(new.job.data) for new in batch), send)
         ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
-
-
-def pipeline(jobs: list[Addition], start: int) -> list[Addition]:
-    """Return the jobs from ``start`` on that go into one pipeline: at least one."""
-    size = 0
-    for end in range(start, min(start + _MOST_JOBS, len(jobs))):
-        size += len(jobs[end].job.data)
-        if size > _MOST_DATA and end > start:
-            return jobs[start:end]
-    return jobs[start : start + _MOST_JOBS]
 
 
 async def _sent(
@@ -189,10 +176,15 @@ async def _sent(
             await session.open()
         try:
             return await send(connection, again=again)
-        except ReplyLost as lost:  # a job's id makes a second adding harmless
+        except (ReplyLost, RedisRefused) as lost:  # a job's id makes a second adding harmless
+            if isinstance(lost, RedisRefused) and not cannot_serve(str(lost)):
+                raise
             try:
                 await session.open()
-            except RedisUnavailable as error:  # what was sent first may have run all the same
+            except RedisUnavailable as error:
+                if isinstance(lost, RedisRefused):
+                    raise
+                # What was sent first may have run all the same.
                 raise ReplyLost(str(error)) from lost
             return await send(connection, again=True)
     except RedisRefused:

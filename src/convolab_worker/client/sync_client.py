@@ -28,7 +28,7 @@ from convolab_worker.client.job_status import JobStatus
 from convolab_worker.client.loop_thread import LoopThread
 from convolab_worker.connection.blocking import BlockingConnection, BlockingPool, open_blocking
 from convolab_worker.connection.usage import Purpose
-from convolab_worker.errors import RedisUnavailable
+from convolab_worker.errors import ReplyLost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
@@ -104,7 +104,7 @@ class _Running:
             at, again = now_ms(), False
             try:
                 added = self._add_quickly(new, at)
-            except RedisUnavailable:  # it may be there; the ordinary way adds it or says why not
+            except ReplyLost:  # it may be there; the ordinary way adds it or says why not
                 added, again = None, True
             if added is None:
                 return self.run(client.add_prepared(new, at_ms=at, again=again))

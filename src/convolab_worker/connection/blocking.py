@@ -1,8 +1,7 @@
 """Plain sockets to Redis for threads: one command, one answer, nothing repeated.
 
-They make one quick call quicker, and no more: a connection is opened by ``Connection``, which knows
-addresses, credentials and clusters, and whatever is not a plain answer is an error after which the
-caller goes the ordinary way.
+They make one quick call quicker, and no more: ``Connection``, which knows addresses, credentials
+and clusters, opens them, and where anything goes wrong the caller takes the ordinary way.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hiredis
 
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.error_replies import cannot_serve
 from convolab_worker.connection.unanswered import pack
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from convolab_worker.connection.address import Route
+    from convolab_worker.connection.route import Route
     from convolab_worker.connection.usage import CommandCounter, Purpose
 
 _READ_BYTES = 65_536
@@ -96,24 +96,36 @@ class BlockingPool:
         self._lock = threading.Lock()
 
     def call(self, purpose: Purpose, *args: Any, inner: int = 0) -> Any:
-        """Send one command and return its answer, None if there is no connection for it.
+        """Send one command and return its answer, None if nothing was done.
 
-        ``inner`` is how many commands a script runs inside. Raises RedisUnavailable if it may or
-        may not have run.
+        That is so if there is no connection for it, or if the server does not know a script or
+        can't serve now. ``inner`` is how many commands a script runs inside. Raises RedisRefused
+        for any other error reply, and ReplyLost if the command may or may not have run.
         """
         connection = self._borrowed()
         if connection is None:
             return None
         try:
             answer = connection.call(*args)
+        except RedisRefused as refused:
+            if str(refused).startswith("MOVED ") or cannot_serve(str(refused)):
+                self._failed(connection)
+                return None
+            self._take_back(connection, purpose, 0)
+            if str(refused).startswith("NOSCRIPT"):
+                return None
+            raise
         except BaseException:  # a KeyboardInterrupt too: its answer would be the next call's
             self._failed(connection)
             raise
+        self._take_back(connection, purpose, inner)
+        return answer
+
+    def _take_back(self, connection: BlockingConnection, purpose: Purpose, inner: int) -> None:
         with self._lock:
             self._idle.append(connection)
             self._counter.count(purpose)
             self._counter.count_inner(purpose, inner)
-        return answer
 
     def _borrowed(self) -> BlockingConnection | None:
         with self._lock:

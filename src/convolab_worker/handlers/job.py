@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 import structlog
 
@@ -128,7 +128,7 @@ class Job(Generic[T, R]):
         self._reporter.progress(value)
         return _DONE
 
-    async def enqueue_children(self, children: Iterable[Child]) -> None:
+    async def enqueue_children(self, children: Iterable[Child]) -> NoReturn:
         """Enqueue parts of this job, give the slot back, and be run again when they are done.
 
         Never returns: the handler is called again from its start, where ``children_results`` has

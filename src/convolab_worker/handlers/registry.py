@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 
 from convolab_worker._setting_types import StartRate, parse_rate
 from convolab_worker.bullmq.job_type import JobType, Unresolved, remember
-from convolab_worker.bullmq.protocol.keywords import JobPolicy, job_options
+from convolab_worker.bullmq.protocol.keywords import BUILT_IN, JobPolicy, job_options
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
 from convolab_worker.handlers.failures import FailureHooks, H
 from convolab_worker.handlers.functions import is_async, place
@@ -266,6 +266,18 @@ class HandlerRegistry:
         stage.failure_hooks = self.failure_hooks
         return stage
 
+    def check_backoffs(self) -> None:
+        """Raise ConfigurationError where a handler's backoff names a strategy that nobody gave."""
+        known = {*BUILT_IN, *self.strategies}
+        for handler in self:
+            name = handler.defaults.get("backoff", {}).get("type")
+            if isinstance(name, str) and name not in known:
+                msg = (
+                    f"{handler.place}: no strategy is called {name!r}, its backoff: "
+                    f"register one with @handlers.backoff({name!r})"
+                )
+                raise ConfigurationError(msg)
+
     def find(self, queue: str, name: str) -> Handler | None:
         """The handler of jobs called ``name`` on ``queue``; one of that queue alone comes first."""
         return self._handlers.get((queue, name)) or self._handlers.get((None, name))
@@ -339,9 +351,7 @@ def _handler(
         key=f"{where}/{kind}/{queue or '*'}/{','.join(names)}",
         place=where,
         rate=_checked_rate(options.get("rate"), where),
-        defaults=job_options(
-            f"{where}: {kind}", {key: options.get(key) for key in JobPolicy.__annotations__}
-        ),
+        defaults=job_options(f"{where}: {names[0]!r}", _policy(options)),
         scopes=(scope,),
     )
 
@@ -363,7 +373,8 @@ def _job_type(
     except ConfigurationError:
         result = Unresolved(resolve)  # until somebody asks for it
     if declared is None:
-        policy: Any = {what: options.get(what) for what in JobPolicy.__annotations__}
+        policy: Any = _policy(options)
+        job_options(f"{place(function)}: {name!r}", policy)  # an error there names the handler
         made: JobType[Any, Any] = JobType(
             name, payload, result, queue=options.get("queue"), **policy
         )
@@ -379,6 +390,10 @@ def _job_type(
             )
             raise ConfigurationError(msg)
     return declared
+
+
+def _policy(options: HandlerOptions) -> dict[str, Any]:
+    return {what: options.get(what) for what in JobPolicy.__annotations__}
 
 
 def _with_declared(declared: JobType[Any, Any], options: HandlerOptions) -> HandlerOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from convolab_worker.bullmq import producer
+from convolab_worker.bullmq import flows, producer
 from convolab_worker.bullmq.backend import Backend, now_ms
+from convolab_worker.bullmq.flows import Child, ChildIds
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -55,6 +56,16 @@ class BackendOfWorker:
     async def run(self, call: Call) -> Any:
         """Run a call, as the one whose reply is then lost."""
         return await run_script(self.backend.connection, Purpose.COMPLETE, call)
+
+    def child_id(self, parent: ActiveJob, key: str) -> str:
+        """The id of the child that a job asks for by that key."""
+        return ChildIds.of(self.keys, parent).id_of(key)
+
+    async def add_children(self, parent: ActiveJob, children: Sequence[Child]) -> None:
+        """Add those children of a job that have not ended."""
+        left = await flows.left_to_add(self.backend, parent, children)
+        for batch in flows.pipelines(self.backend, parent, left, {}):
+            await producer.add_all(self.backend.connection, batch)
 
     async def recover_without_lock(self, job: ActiveJob) -> None:
         """Let the job's lock run out, and another worker's stalled check find it."""

@@ -122,7 +122,7 @@ async def await_children(ours: BackendOfWorker, job: ActiveJob) -> None:
 async def enqueue_children(ours: BackendOfWorker, job: ActiveJob) -> None:
     """Add a child."""
     with pytest.raises(ConvolabWorkerError, match="parent 1 .* is not there"):
-        await flows.enqueue(ours.backend, job, [Child("part")], {})
+        await ours.add_children(job, [Child("part")])
 
 
 async def drop_children(ours: BackendOfWorker, job: ActiveJob) -> None:
@@ -183,14 +183,14 @@ async def test_a_parent_that_is_gone_is_not_told_of_its_childs_failure(
     await ours.add()
     job = await ours.fetched()
     job.starts = 2
-    child = NewJob(id="1.part", name="part", data="{}")
+    child = NewJob(id=ours.child_id(job, "part"), name="part", data="{}")
     await producer.add(ours.backend.connection, ours.keys, child)
     failed = await ours.fetched()
     call = ours.calls.finish(failed, target="failed", value="no", now_ms=1, fetch_next=False)
     await ours.run(call)
     await ours.redis.delete(ours.keys.job("1"))
 
-    await flows.enqueue(ours.backend, job, [Child("part")], {})
+    await ours.add_children(job, [Child("part")])
 
     assert await ours.redis.exists(f"{ours.keys.job('1')}:failed") == 0
 
@@ -201,8 +201,9 @@ async def test_a_parent_that_is_there_is_told_of_its_childs_failure(
     """Whatever bytes the reason has."""
     await ours.add()
     job = await ours.fetched()
+    child = ours.keys.job(ours.child_id(job, "part"))
 
-    await ours.run(calls.add_failed_child(ours.keys, job, "bull:q:1.part", b"no \xff"))
+    await ours.run(calls.add_failed_child(ours.keys, job, child, b"no \xff"))
 
     assert await flows.failures(ours.backend, job) == {"part": "no �"}
 

@@ -289,10 +289,9 @@ async def test_results_of_children_that_are_no_json_do_not_stop_the_next_asking(
     await ours.add()
     job = await ours.fetched()
     job.starts = 2
-    parent = ours.keys.job("1")
-    ids = flows.ChildIds.of(ours.keys, job)
-    await ours.redis.hset(f"{parent}:processed", ours.keys.job(ids.id_of("a")), "no json")
+    ended = ours.keys.job(ours.child_id(job, "a"))
+    await ours.redis.hset(f"{ours.keys.job('1')}:processed", ended, "no json")
 
-    await flows.enqueue(ours.backend, job, [flows.Child("a"), flows.Child("b")], {})
+    left = await flows.left_to_add(ours.backend, job, [flows.Child("a"), flows.Child("b")])
 
-    assert await ours.redis.smembers(f"{parent}:dependencies") == {ours.keys.job(ids.id_of("b"))}
+    assert [child.result_key for child in left] == ["b"]

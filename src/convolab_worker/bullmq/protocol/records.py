@@ -23,6 +23,7 @@ class ActiveJob:
     Times are milliseconds since the epoch, as BullMQ writes them. ``problem`` says what of the
     hash could not be understood; such a job can only be failed. ``starts`` counts how often a
     worker has fetched it, this time included; ``stalls`` how often a worker was found to have died.
+    ``has_asked`` says that this worker has added children of it, in this run or the one before;
     ``children_ended`` is how many of its children had ended when its handler was told last; None if
     it was not told yet.
     ``policy`` is ``opts`` with what its handler and its worker say where the job says nothing: the
@@ -46,6 +47,7 @@ class ActiveJob:
     stacktrace: bytes = b"[]"
     stalls: int = 0
     problem: str | None = None
+    has_asked: bool = False
     children_ended: int | None = None
     policy: Mapping[str, Any] = field(init=False)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from convolab_worker.bullmq import flows, reconcile
+from convolab_worker.bullmq import flows, producer, reconcile
 from convolab_worker.bullmq.backend import Refusal, now_ms
 from convolab_worker.bullmq.job_lock import take_back
 from convolab_worker.bullmq.outcome import (
@@ -17,6 +17,7 @@ from convolab_worker.bullmq.outcome import (
     Lost,
     Outcome,
     Postponed,
+    Returned,
 )
 from convolab_worker.bullmq.protocol.records import (
     FAILED_CHILDREN,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
+    from convolab_worker.worker.execution.executor import JobInHand
     from convolab_worker.worker.locks import HeldLock
 
 _log = structlog.get_logger("convolab_worker")
@@ -62,6 +64,14 @@ class Completion(NamedTuple):
     next: FetchResult = NOT_ASKED
     rerun: bool = False
     is_refused: bool = False
+
+
+class _Aborted(ConvolabWorkerError):
+    """The job comes to ``outcome`` instead: it was told to end before its end was written."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("the job was told to end")
+        self.outcome = outcome
 
 
 class JobCompleter:
@@ -96,7 +106,7 @@ class JobCompleter:
 
     async def complete(
         self,
-        held: HeldLock,
+        held: JobInHand,
         outcome: Outcome,
         *,
         fetch_next: bool = False,
@@ -125,13 +135,13 @@ class JobCompleter:
         return Completion(Lost("its outcome could not be written"))
 
     async def _until_written(
-        self, held: HeldLock, outcome: Outcome, *, fetch_next: bool, once: bool, was_refused: bool
+        self, held: JobInHand, outcome: Outcome, *, fetch_next: bool, once: bool, was_refused: bool
     ) -> Completion:
         refusals = int(was_refused)
         while True:
             call = self._call(held.job, outcome, fetch_next=fetch_next)
             try:
-                completion = await self._write(held.job, outcome, call)
+                completion = await self._write(held, outcome, call)
             except RedisUnavailable as error:
                 if await self._was_written(held.job, error, call):
                     return await self._written(held.job, outcome, fetch_next=fetch_next)
@@ -150,20 +160,36 @@ class JobCompleter:
 
     # writing
 
-    async def _write(self, job: ActiveJob, outcome: Outcome, call: Call) -> Completion:
+    async def _write(self, held: JobInHand, outcome: Outcome, call: Call) -> Completion:
+        job = held.job
         if isinstance(outcome, (Completed, Failed, Postponed)):
             result = await self._backend.transition(job, call)
             return Completion(outcome, NOT_ASKED if call.script == "retryJob" else result)
         if isinstance(outcome, Lost):
             raise LockLost(outcome.reason)
         if isinstance(outcome, AwaitsChildren):
-            return await self._await_children(job, outcome)
+            return await self._await_children(held, outcome)
         await self._backend.return_to_queue(job)
         return Completion(outcome)
 
-    async def _await_children(self, job: ActiveJob, outcome: AwaitsChildren) -> Completion:
-        for again in (False, True):
-            await flows.enqueue(self._backend, job, outcome.children, outcome.carried, again=again)
+    async def _add_children(self, held: JobInHand, outcome: AwaitsChildren) -> None:
+        """Add the children. Raises _Aborted if the job is told to end, and there are more to add.
+
+        The next run, which asks for the same children, adds those.
+        """
+        job = held.job
+        left = await flows.left_to_add(self._backend, job, outcome.children)
+        is_first = True
+        for batch in flows.pipelines(self._backend, job, left, outcome.carried):
+            if held.aborted is not None and not is_first:
+                raise _Aborted(held.aborted.outcome or Returned())
+            job.has_asked, is_first = True, False
+            await producer.add_all(self._backend.connection, batch)
+
+    async def _await_children(self, held: JobInHand, outcome: AwaitsChildren) -> Completion:
+        job = held.job
+        for _ in range(2):
+            await self._add_children(held, outcome)
             if await self._backend.await_children(job):
                 return Completion(outcome)
             if not await reconcile.holds(self._backend, job):
@@ -250,9 +276,11 @@ class JobCompleter:
     # another outcome
 
     async def _instead(
-        self, held: HeldLock, outcome: Outcome, error: Exception, *, was_refused: bool
+        self, held: JobInHand, outcome: Outcome, error: Exception, *, was_refused: bool
     ) -> Outcome:
         """What to write after ``error``: the same, a failure, or nothing since the job is lost."""
+        if isinstance(error, _Aborted):
+            return error.outcome
         if isinstance(error, Refusal):
             return await self._refused(held.job, error)
         if not isinstance(error, LockLost):  # a child that can't be added
@@ -279,7 +307,7 @@ class JobCompleter:
         return taken.asked
 
     async def _regained(
-        self, held: HeldLock, outcome: Outcome, lost: LockLost, *, was_refused: bool
+        self, held: JobInHand, outcome: Outcome, lost: LockLost, *, was_refused: bool
     ) -> bool:
         """Whether a lock that ran out while Redis was away is ours again.
 

@@ -52,7 +52,9 @@ class Writes:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("value", [{1}, b"x", float("inf"), object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", [{1}, b"x", float("inf"), pytest.param(object(), id="object")], ids=repr
+)
 async def test_progress_that_is_not_json_is_refused_where_it_is_reported(value: object) -> None:
     """The handler's own line is the one that fails, and nothing is written."""
     writes = Writes()

@@ -106,12 +106,12 @@ async def test_a_call_that_ends_as_it_is_abandoned_leaves_a_thread_that_nobody_g
         loop.call_soon_threadsafe(told.set_result, given)
         ended.set()
 
-    thread = threads.call("job", threading.get_ident, tell)
+    thread = threads.call("job", threading.current_thread, tell)
     ended.wait(SOON)  # without a turn of the loop
     threads.abandon(thread)
 
-    ident, _ = await told
-    assert await called(threads, threading.get_ident) != ident
+    first, _ = await told
+    assert await called(threads, threading.current_thread) is not first
 
 
 async def test_a_thread_sees_the_context_of_its_own_job_alone() -> None:
