@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Fixed,
         JobOptions,
     )
+    from convolab_worker.bullmq.protocol.schedules import Schedule, ScheduleOptions
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
@@ -49,6 +50,8 @@ __all__ = [
     "JobStatus",
     "JobType",
     "QueueStatus",
+    "Schedule",
+    "ScheduleOptions",
     "Settings",
     "SyncJobClient",
     "Worker",
@@ -72,6 +75,8 @@ _MODULES = {
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",
+    "Schedule": "bullmq.protocol.schedules",
+    "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
     "SyncJobClient": "client.sync_client",
     "Worker": "worker.worker",

@@ -111,6 +111,9 @@ async def test_a_service_adds_follows_and_controls_jobs(
     assert sync_client.queues()[0].paused
     first = next(sync_client.jobs("completed", name="speak"))
     assert sync_client.remove(first) == 1
+    sync_client.schedule("nightly", "speak", every=3600)
+    assert [schedule.id for schedule in sync_client.schedules()] == ["nightly"]
+    assert sync_client.unschedule("nightly")
 
 
 @pytest.mark.parametrize("calls_before", [0, ENOUGH], ids=["ordinary", "plain-socket"])

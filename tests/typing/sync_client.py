@@ -36,6 +36,10 @@ with SyncJobClient(queues=("audio",)) as client:
     assert_type(client.clean("audio", "failed", 60.0, limit=5), list[str])
     assert_type(client.queues(find=True), list[QueueStatus])
     assert_type(client.retry(client.jobs("failed"), reset_attempts=True), int)
+    assert_type(
+        client.schedule("nightly", GENERATE_AUDIO, AudioRequest("x"), every=60), JobId[AudioResult]
+    )
+    assert_type(client.unschedule("nightly"), bool)
     client.pause("audio")
     for event in client.watch(added):
         assert_type(event, JobEvent)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.connection.usage import CommandCounter
+    from convolab_worker.connection.key_changes import KeyChanges
 
 _MARKER_DUE = b"1"
 # BZPOPMIN's own time-out, coarse on an idle server, plus the way there and back.
@@ -43,6 +43,8 @@ _BLOCK_MARGIN_SECONDS = 5.0
 # Weights that let one EXISTS per queue say which kinds of keys there are; see `Backend.probe`.
 _DELAYED_WEIGHT = 3
 _ACTIVE_WEIGHT = 6
+LIMIT_KEYS = ("meta", "active", "limiter")
+"""What changes when a queue's limits do, or a place of its concurrency is taken or freed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Backend:
         prefix: str,
         connection: Connection,
         waiting: Connection,
-        counter: CommandCounter,
+        changes: KeyChanges,
         worker_id: str,
         worker_name: str | None,
         lock_duration: float,
@@ -86,7 +88,8 @@ class Backend:
         self.names = tuple(names)
         self.connection = connection
         self._waiting = waiting
-        self.counter = counter
+        self.changes = changes
+        self.counter = connection.counter
         self._worker_id = worker_id
         self._prefix = prefix
         self._tokens = itertools.count(1)
@@ -236,6 +239,10 @@ class Backend:
         return read_restrictions(
             await self.connection.call(Purpose.PROBE, "HMGET", meta, "paused", "concurrency")
         )
+
+    async def watch_limits(self, queue: str) -> bool:
+        """Has ``changes`` tell when the queue's limits change; returns whether it does."""
+        return await self.changes.watch(self.keys[queue].named(*LIMIT_KEYS))
 
     async def probe(self, queues: Iterable[str]) -> dict[str, QueueContents]:
         """Returns what each queue has: one command a queue, in one pipeline.

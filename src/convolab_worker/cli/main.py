@@ -35,6 +35,7 @@ _COMMANDS = {
     "jobs": "list, show, retry, remove or promote jobs",
     "failed": "list, show, retry or remove failed jobs",
     "queue": "list, pause, resume or clean queues",
+    "schedule": "list, write or remove schedules, whose jobs are added again and again",
     "cancel": "end a job wherever it is: remove one that has not started; one that runs ends at "
     "once if its worker has a free slot, within half a lock's duration otherwise",
     "migrate": "move jobs from queues to another one; without --yes, only list them",

@@ -12,7 +12,7 @@ from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import enqueue, following
 from convolab_worker.client.job_status import JobStatus, find_job
-from convolab_worker.client.operations import Operations
+from convolab_worker.client.schedules import Schedules
 from convolab_worker.client.session import Session
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
@@ -43,7 +43,7 @@ R = TypeVar("R")
 _MOST_KNOWN_QUEUES = 1000
 
 
-class JobClient(Operations):
+class JobClient(Schedules):
     """Adds jobs to the settings' queues and reads what became of them.
 
     A client connects when it is first used; close it, or use it with ``async with``. Every method

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.session import Session
+    from convolab_worker.connection.connection import Connection
 
 T = TypeVar("T")
 
@@ -126,8 +127,9 @@ async def add(
     much is unanswered. Raises RedisUnavailable.
     """
     at = now_ms() if at_ms is None else at_ms
-    send = functools.partial(producer.add, keys=new.keys, job=new.job, at_ms=at)
-    job_id = new.job_id(await _sent(session, 1, len(new.job.data), send, again=again))
+    send = functools.partial(producer.add, keys=new.keys, job=new.job, at_ms=at, again=again)
+    size, once_more = len(new.job.data), functools.partial(send, again=True)
+    job_id = new.job_id(await sent(session, 1, size, send, once_more))
     if job_id.existed:
         await read_state(session, new, job_id)
     return job_id
@@ -155,27 +157,30 @@ async def add_many(
         on_send(batch)
         pairs = [(new.keys, new.job) for new in batch]
         send = functools.partial(producer.add_all, jobs=pairs, at_ms=now_ms())
-        added = await _sent(session, len(batch), sum(len(new.job.data) for new in batch), send)
+        once_more, size = (
+            functools.partial(send, again=True),
+            sum(len(new.job.data) for new in batch),
+        )
+        added = await sent(session, len(batch), size, send, once_more)
         ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
 
 
-async def _sent(
+async def sent(
     session: Session,
     commands: int,
     size: int,
-    send: Callable[..., Awaitable[T]],
-    *,
-    again: bool = False,
+    send: Callable[[Connection], Awaitable[T]],
+    once_more: Callable[[Connection], Awaitable[T]] | None = None,
 ) -> T:
-    """Return what ``send`` of a connection returns, called once more if a reply was lost."""
+    """Send commands that may be executed twice, and once more if a reply is lost."""
     await session.backlog.enter(commands, size)
     try:
         connection = session.connection
         if session.is_over or not connection.is_open:
             await session.open()
         try:
-            return await send(connection, again=again)
+            return await send(connection)
         except (ReplyLost, RedisRefused) as lost:  # a job's id makes a second adding harmless
             if isinstance(lost, RedisRefused) and not cannot_serve(str(lost)):
                 raise
@@ -186,7 +191,7 @@ async def _sent(
                     raise
                 # What was sent first may have run all the same.
                 raise ReplyLost(str(error)) from lost
-            return await send(connection, again=True)
+            return await (once_more or send)(connection)
     except RedisRefused:
         raise
     except RedisUnavailable as error:

@@ -110,6 +110,7 @@ class Connection(asyncio.Protocol):
         self._stale: ClientIdentity | None = None
         self._open = False
         self.on_lost: Callable[[Exception], None] | None = None
+        self.on_message: Callable[[Any], None] | None = None  # for what comes without a command
 
     @property
     def is_open(self) -> bool:
@@ -318,6 +319,9 @@ class Connection(asyncio.Protocol):
             if answer is False:
                 self._all_read()
                 return
+            if not pending and self.on_message is not None:
+                self.on_message(answer)
+                continue
             if not pending:
                 where = self._route.address
                 self._drop(ReplyLost(f"Redis at {where} answered what was not asked"))

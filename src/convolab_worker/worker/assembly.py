@@ -19,6 +19,7 @@ from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.reconcile import child_reason
 from convolab_worker.connection.client_names import NamedConnections, client_name
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.key_changes import KeyChanges
 from convolab_worker.connection.reconnect import Reconnection
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
@@ -66,12 +67,11 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     """Make every part of a worker; nothing is connected yet. To be called in the loop."""
     route, counter, lock_counter = _route(settings), CommandCounter(), CommandCounter()
     loop, signal = asyncio.get_running_loop(), Signal()
-    connections = [
-        Connection(route, timeout=settings.command_timeout, counter=counter) for _ in range(2)
-    ]
+    connections = [_connection(route, settings, counter) for _ in range(2)]
     for one, other in (connections, connections[::-1]):
         one.on_lost = functools.partial(_connection_lost, other, signal)
-    backend = _backend(settings, connections, counter)
+    changes = KeyChanges(_connection(route, settings, counter))
+    backend = _backend(settings, connections, changes)
     reconnection = Reconnection(
         *connections,
         where=str(route.source),
@@ -162,7 +162,11 @@ def _route(settings: Settings) -> Route:
     return Route(ServerSource.of(settings), prefix=settings.prefix)
 
 
-def _backend(settings: Settings, connections: list[Connection], counter: CommandCounter) -> Backend:
+def _connection(route: Route, settings: Settings, counter: CommandCounter) -> Connection:
+    return Connection(route, timeout=settings.command_timeout, counter=counter)
+
+
+def _backend(settings: Settings, connections: list[Connection], changes: KeyChanges) -> Backend:
     limiter = None
     if settings.rate_limit is not None:
         rate = parse_rate(settings.rate_limit)
@@ -173,7 +177,7 @@ def _backend(settings: Settings, connections: list[Connection], counter: Command
         prefix=settings.prefix,
         connection=connection,
         waiting=blocking,
-        counter=counter,
+        changes=changes,
         worker_id=secrets.token_hex(8),
         worker_name=worker_name(settings),
         lock_duration=settings.lock_duration,

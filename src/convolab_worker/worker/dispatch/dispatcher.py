@@ -81,6 +81,7 @@ class Dispatcher:
             lock_duration=settings.lock_duration,
         )
         self._prober = QueueProber(backend, table, stalled, executor.ids_of, bounds)
+        backend.changes.heard = self._key_changed
         self.fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
         self.suspension = Suspension(
             policy, reconnection, self.next_time, has_jobs=lambda: self.fetcher.is_running
@@ -211,6 +212,10 @@ class Dispatcher:
                 await self._prober.follow_up(marker.queue, wanted)
             elif (held := self._executor.find(marker.queue, marker.cancelled)) is not None:
                 self._keeper.check_soon(held)
+
+    def _key_changed(self, key: str | None) -> None:
+        self._prober.changed(key)
+        self._signal.set()
 
     def _pass_time(self) -> float:
         """Let what is due by now take effect; gives the time."""
@@ -364,6 +369,7 @@ class Dispatcher:
             self.fetcher.stop()
             self._signal.set()
             await self._listener.close(STOP_PATIENCE_SECONDS / 2)
+            await self._backend.changes.close()
             with contextlib.suppress(RedisRefused):
                 await self._hear()
             self._prober.announce()

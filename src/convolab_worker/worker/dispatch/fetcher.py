@@ -333,7 +333,12 @@ class Fetcher:
             return completion
         self._executor.untrack(held)
         if completion.next.job is None:  # the job's place of its queue is free now, and not before
-            self._table.job_ended(held.job.queue)
+            queue = held.job.queue
+            self._table.job_ended(queue)
+            if not (how.get("fetch_next") or self._is_stopped):
+                wanted = self._table.place_freed(queue)
+                if wanted is not FollowUp.NONE:
+                    await self._follow_up(queue, wanted)
         with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
             self._executor.report(held, completion.outcome)
         if isinstance(completion.outcome, Lost):
