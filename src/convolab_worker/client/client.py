@@ -319,7 +319,12 @@ class JobClient(Schedules):
             )
             raise ConfigurationError(msg)
         timeout = self.settings.command_timeout
-        self._session = Session(self._route, timeout=timeout, counter=self.counter)
+        self._session = Session(
+            self._route,
+            timeout=timeout,
+            counter=self.counter,
+            max_size=self.settings.max_command_size,
+        )
         return self._session
 
     def _queues(self, queue: str | None, job_id: str = "") -> list[QueueKeys]:

@@ -101,7 +101,7 @@ class Running:
 
     def _add_quickly(self, new: Addition, at: int) -> JobId[Any] | None:
         self._calls += 1
-        if self._calls <= _ORDINARY_CALLS:
+        if self._calls <= _ORDINARY_CALLS or len(new.job.data) >= enqueue.LARGE:
             return None
         call = add_job(new.keys, new.job, at)
         sha = script(call.script).sha
