@@ -12,6 +12,7 @@ import msgspec
 from convolab_worker import HandlerRegistry, Job, errors
 from examples.convolab.espeak import SpeechError
 from examples.convolab.payloads import AUDIO, AudioRequest
+from examples.convolab.policy import POLICY
 from examples.convolab.speech import NoReading, record
 from examples.convolab.store import Store
 
@@ -32,7 +33,7 @@ class Stopped(Exception):
     """The worker asked the handler to stop: it timed out, or the worker is shutting down."""
 
 
-@handlers.audio("generate-audio", queue=AUDIO, timeout=300, concurrency=2)
+@handlers.audio("generate-audio", queue=AUDIO, timeout=300, concurrency=2, **POLICY)
 def generate_audio(job: Job[AudioRequest]) -> AudioResult:
     """Speak a dialogue that was saved, and save the recording."""
     request = job.data

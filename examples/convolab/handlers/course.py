@@ -17,16 +17,16 @@ import msgspec
 from convolab_worker import Child, HandlerRegistry, Job, errors
 from examples.convolab.assembly import CourseResult, assemble
 from examples.convolab.payloads import AUDIO, COURSE, DIALOGUE, IMAGE, CourseRequest
+from examples.convolab.policy import POLICY
 from examples.convolab.store import Store
 
 handlers = HandlerRegistry()
 
-_ATTEMPTS = 3
 _SLOWER = 0.8
 """How fast the second recording is, for saying each line again, compared with the first."""
 
 
-@handlers.course("generate-course", queue=COURSE, timeout=120)
+@handlers.course("generate-course", queue=COURSE, timeout=120, **POLICY)
 async def generate_course(job: Job[CourseRequest]) -> CourseResult:
     """Make a whole course."""
     done = await job.children_results()
@@ -37,7 +37,7 @@ async def generate_course(job: Job[CourseRequest]) -> CourseResult:
     return await _assembled(job, done)
 
 
-@handlers.course("generate-audio", queue=COURSE, timeout=120)
+@handlers.course("generate-audio", queue=COURSE, timeout=120, **POLICY)
 async def generate_course_audio(job: Job[CourseRequest]) -> CourseResult:
     """Make a course's recordings again, with its dialogue and pictures as they are."""
     done = await job.children_results()
@@ -85,7 +85,7 @@ def _dialogue(course: CourseRequest) -> Child:
         "speakers": msgspec.to_builtins(course.speakers),
         "userId": course.userId,
     }
-    return Child("generate-dialogue", data=data, queue=DIALOGUE, key="dialogue", attempts=_ATTEMPTS)
+    return Child("generate-dialogue", data=data, queue=DIALOGUE, key="dialogue")
 
 
 def _recordings(course: CourseRequest) -> list[Child]:
@@ -107,7 +107,6 @@ def _recordings(course: CourseRequest) -> list[Child]:
             },
             queue=AUDIO,
             key=track,
-            attempts=_ATTEMPTS,
         )
         for track, speed, pause_mode in tracks
     ]
@@ -118,6 +117,6 @@ def _pictures(course: CourseRequest) -> list[Child]:
     data = {"episodeId": course.episodeId, "dialogueId": course.courseId}
     count = {} if course.imageCount is None else {"imageCount": course.imageCount}
     return [
-        Child("generate", data={**data, **count}, queue=IMAGE, key="cards", attempts=_ATTEMPTS),
-        Child("generate-script-images", data=data, queue=IMAGE, key="script", attempts=_ATTEMPTS),
+        Child("generate", data={**data, **count}, queue=IMAGE, key="cards"),
+        Child("generate-script-images", data=data, queue=IMAGE, key="script"),
     ]

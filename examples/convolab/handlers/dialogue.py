@@ -11,6 +11,7 @@ from examples.convolab.composer import compose
 from examples.convolab.endpoint import Endpoint
 from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue, Outline
 from examples.convolab.payloads import DIALOGUE, DialogueRequest
+from examples.convolab.policy import POLICY
 from examples.convolab.sources import SourceText, source_text
 from examples.convolab.store import Store
 
@@ -27,7 +28,7 @@ class DialogueResult(TypedDict):
     file: str
 
 
-@handlers.dialogue("generate-dialogue", queue=DIALOGUE, timeout=300, concurrency=4)
+@handlers.dialogue("generate-dialogue", queue=DIALOGUE, timeout=300, concurrency=4, **POLICY)
 async def generate_dialogue(job: Job[DialogueRequest]) -> DialogueResult:
     """Write or compose a dialogue, and save it."""
     request = job.data

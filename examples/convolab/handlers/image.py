@@ -21,6 +21,7 @@ from examples.convolab.endpoint import Endpoint, EndpointError
 from examples.convolab.fonts import missing
 from examples.convolab.model import Dialogue
 from examples.convolab.payloads import IMAGE, ImageRequest
+from examples.convolab.policy import POLICY
 from examples.convolab.sources import source_text
 from examples.convolab.store import Store
 
@@ -34,7 +35,7 @@ class ImageResult(TypedDict):
     madeBy: str
 
 
-@handlers.image("generate", queue=IMAGE, timeout=600, concurrency=2)
+@handlers.image("generate", queue=IMAGE, timeout=600, concurrency=2, **POLICY)
 async def generate_cards(job: Job[ImageRequest]) -> ImageResult:
     """Make a card for each exchange of the dialogue, ``imageCount`` at most."""
     store = Store.from_env()
@@ -50,7 +51,7 @@ async def generate_cards(job: Job[ImageRequest]) -> ImageResult:
     return await _make(job, store, "cards", prompts, drawings)
 
 
-@handlers.image("generate-script-images", queue=IMAGE, timeout=600, concurrency=2)
+@handlers.image("generate-script-images", queue=IMAGE, timeout=600, concurrency=2, **POLICY)
 async def generate_script_images(job: Job[ImageRequest]) -> ImageResult:
     """Make the cover, then a page for each sentence, ``imageCount`` pictures at most."""
     store = Store.from_env()
