@@ -4,8 +4,9 @@
 a process that     does what on SIGTERM and SIGINT
 =================  ====================================================================
 is starting        ends: no worker has begun yet, and none will
-runs a worker      ``worker.stop()``; the second time with no grace; the third time it
-                   ends as it is, and stalled-job recovery finds the jobs
+runs a worker      ``worker.stop()``; the second time with no grace, and the process ends
+                   as it is if Redis is away, or takes too long for that; the third
+                   time it ends as it is, and stalled-job recovery finds the jobs
 runs no worker     ends
 is the first one   passes every signal on to the command, which runs in a child, and
 of a container     reaps whatever the command's children have left behind

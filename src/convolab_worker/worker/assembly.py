@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from convolab_worker._setting_types import parse_rate
 from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 # A frozen process can't close its connections: so early, and they are made anew in a round trip.
 _HELD_SLEEP_AFTER_SECONDS = 10.0
 
+_log = structlog.get_logger("convolab_worker")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
@@ -69,8 +73,6 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     route, counter, lock_counter = _route(settings), CommandCounter(), CommandCounter()
     loop, signal = asyncio.get_running_loop(), Signal()
     connections = [_connection(route, settings, counter) for _ in range(2)]
-    for one, other in (connections, connections[::-1]):
-        one.on_lost = functools.partial(_connection_lost, other, signal)
     changes = KeyChanges(_connection(route, settings, counter))
     backend = _backend(settings, connections, changes)
     reconnection = Reconnection(
@@ -139,6 +141,8 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         settings=settings,
         policy=idle_policy(settings),
     )
+    for one, other in (connections, connections[::-1]):
+        one.on_lost = functools.partial(_connection_lost, other, signal, dispatcher)
     return Assembly(
         dispatcher=dispatcher,
         executor=executor,
@@ -226,8 +230,15 @@ def _names(
     )
 
 
-def _connection_lost(other: Connection, signal: Signal, error: Exception) -> None:
-    """A connection went silent: the other one, to the same server, is no better."""
+def _connection_lost(
+    other: Connection, signal: Signal, dispatcher: Dispatcher, error: Exception
+) -> None:
+    """A connection went silent: the other one, to the same server, is no better.
+
+    A worker at rest connects again when it has work; until then nothing else tells of the loss.
+    """
+    if dispatcher.is_at_rest and other.is_open:  # once for the two
+        _log.warning("redis.lost", error=str(error))
     if isinstance(error, ReplyLost) and error.silent:
         other.abort(str(error))
     signal.set()

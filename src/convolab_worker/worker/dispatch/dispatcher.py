@@ -314,6 +314,11 @@ class Dispatcher:
             self.suspension.suspend()
         return self.suspension.suspended
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the worker is suspended with its connections open."""
+        return self.suspension.suspended and not (self.suspension.asleep or self.stopping)
+
     def drained(self) -> asyncio.Future[None]:
         """A future that is done when nothing is left to fetch, as seen after this call."""
         waiter = self._drains.join()
@@ -396,6 +401,7 @@ class Dispatcher:
         """Fetch no more; give running jobs ``grace`` seconds, then return them to their queues."""
         ends_at = time.monotonic() + grace
         self.stopping = True
+        self._executor.stopping.set()
         self.suspension.end()
         await self.halt()
         await self.fetcher.all_ended(ends_at - time.monotonic())
