@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.client.sync_client import SyncJobClient
     from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
+    from convolab_worker.handlers.processes import Renewal
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
     from convolab_worker.settings import Settings
@@ -49,9 +51,11 @@ __all__ = [
     "JobStatus",
     "JobType",
     "QueueStatus",
+    "Renewal",
     "Schedule",
     "ScheduleOptions",
     "Settings",
+    "SyncJobClient",
     "Worker",
 ]
 
@@ -73,9 +77,11 @@ _MODULES = {
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",
+    "Renewal": "handlers.processes",
     "Schedule": "bullmq.protocol.schedules",
     "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
+    "SyncJobClient": "client.sync_client",
     "Worker": "worker.worker",
 }
 
