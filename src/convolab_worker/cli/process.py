@@ -12,7 +12,7 @@ import signal
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -38,6 +38,7 @@ T = TypeVar("T")
 _CANCEL_SECONDS = 0.2
 # How long running jobs may take to go back to their queues after a second signal.
 _RETURN_SECONDS = 3.0
+_RETURN_CHECK_SECONDS = 0.1
 
 
 def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
@@ -112,28 +113,31 @@ class StopOnSignals:
         log = structlog.get_logger("convolab_worker")
         log.info("worker.signal", signal=signal.Signals(number).name, at_once=received > 1)
         if received > 1:
-            if _is_away(self._worker):
-                self._end(number)
-            self._loop.call_later(_RETURN_SECONDS, self._end, number)
+            self._end_if_late(number, self._loop.time() + _RETURN_SECONDS)
         stopping = self._worker.stop() if received == 1 else self._worker.stop(grace=0)
         task = self._loop.create_task(stopping, name=f"stop on signal {received}")
         self._stops.add(task)
 
-    def _end(self, number: int) -> NoReturn:
-        """End the process as it is; the next worker finds its jobs, as after a crash."""
-        log = structlog.get_logger("convolab_worker")
-        log.warning("process.forced_exit", redis="away" if _is_away(self._worker) else "too slow")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(128 + number)
+    def _end_if_late(self, number: int, ends_at: float) -> None:
+        """End the process as it is, if Redis is not told what becomes of its jobs.
+
+        The next worker finds them, as after a crash. Asked again until the worker has stopped.
+        """
+        is_away = _is_away(self._worker)
+        if is_away or self._loop.time() >= ends_at:
+            log = structlog.get_logger("convolab_worker")
+            log.warning("process.forced_exit", redis="away" if is_away else "too slow")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + number)
+        self._loop.call_later(_RETURN_CHECK_SECONDS, self._end_if_late, number, ends_at)
 
 
 def _is_away(worker: Worker) -> bool:
-    """Return whether Redis can't be told now what becomes of this worker's jobs."""
+    """Return whether Redis can't be told now what becomes of the worker's jobs."""
     stats = worker.stats()
-    if "connected" not in stats or stats["state"] == "stopped":
-        return False
-    return not stats["connected"] and stats["phase"] != "asleep"
+    has_jobs = stats.get("running", 0) or stats.get("parked", 0)
+    return bool(has_jobs and not stats["connected"])
 
 
 async def end_process(code: int) -> int:
