@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence  # noqa: TC003 - an API may answer with a JobStatus
+from collections.abc import Mapping, Sequence  # noqa: TC003 - FastAPI resolves JobStatus' fields
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
