@@ -20,8 +20,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.cli.output import remark
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.source import ServerSource
@@ -47,6 +46,8 @@ _CANCEL_SECONDS = 0.2
 def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
     """Run a command that is no worker to its end and return its result."""
     configure_logging(settings.log_level, settings.log_format)
+    for passed_over in settings.remarks:
+        Log().warning("settings.passed_over", remark=passed_over)
     return asyncio.run(main)
 
 
@@ -119,7 +120,7 @@ class StopOnSignals:
             self._loop.call_soon_threadsafe(self._stop, number, self._received)
 
     def _stop(self, number: int, received: int) -> None:
-        log = structlog.get_logger("convolab_worker")
+        log = Log()
         log.info("worker.signal", signal=signal.Signals(number).name, at_once=received > 1)
         stopping = self._worker.stop() if received == 1 else self._worker.stop(grace=0)
         task = self._loop.create_task(stopping, name=f"stop on signal {received}")
@@ -141,7 +142,7 @@ async def end_process(code: int) -> int:
     pool = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
     done, _ = await asyncio.wait({pool}, timeout=_CANCEL_SECONDS)
     if left or not done:
-        log = structlog.get_logger("convolab_worker")
+        log = Log()
         log.warning("process.forced_exit", tasks=left, threads=not done)
         sys.stdout.flush()
         flush_log()

@@ -10,8 +10,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from aiohttp import web
+
+from convolab_worker._logs import Log
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -41,7 +42,7 @@ _MAX_CLIENTS = 10_000
 # A client that was quiet may send so many seconds' worth of requests at once.
 _BURST_SECONDS = 2.0
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 
 def answer(status: int, value: Any, headers: dict[str, str] | None = None) -> web.Response:

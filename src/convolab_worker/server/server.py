@@ -12,8 +12,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.server.auth import authorization
 from convolab_worker.server.worker_proxy import WorkerProxy
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.worker.worker import Worker
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # How long the first request line and its headers may take; and how long a connection may then be
 # idle, or take over the next ones.
 _FIRST_HEAD_SECONDS = 10.0
