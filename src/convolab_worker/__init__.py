@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.client.sync_client import SyncJobClient
     from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
@@ -52,6 +53,7 @@ __all__ = [
     "Schedule",
     "ScheduleOptions",
     "Settings",
+    "SyncJobClient",
     "Worker",
 ]
 
@@ -76,6 +78,7 @@ _MODULES = {
     "Schedule": "bullmq.protocol.schedules",
     "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
+    "SyncJobClient": "client.sync_client",
     "Worker": "worker.worker",
 }
 

@@ -160,6 +160,12 @@ class Settings:
     command_timeout: float = _option(
         10.0, Duration(0.1, 600.0), "how long a Redis command may take, except a blocking read"
     )
+    max_command_size: int = _option(
+        2**29,
+        Whole(2**16, 2**29),
+        "how many bytes a job's data, result or failure may have, where the server takes less "
+        "than Redis's 512 MiB",
+    )
     command_budget: int | None = _option(
         None, Whole(1), "Redis commands a day; the worker compares its count with it and warns"
     )

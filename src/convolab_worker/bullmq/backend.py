@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker.bullmq.job_lock import inbox
 from convolab_worker.bullmq.protocol import calls, script_costs
@@ -110,6 +111,12 @@ class Backend:
         self._is_limited = limiter is not None
         self._has_metrics = metrics_points is not None
         self._metrics_minutes: dict[str, int] = {}
+
+    def on(self, connection: Connection) -> Self:
+        """Returns this backend on another connection for its commands; all else is shared."""
+        other = copy.copy(self)
+        other.connection = connection
+        return other
 
     def keys_of(self, queue: str) -> QueueKeys:
         """Returns the keys of any queue, this worker's or not."""

@@ -39,6 +39,9 @@ _COMMANDS = {
     "cancel": "end a job wherever it is: remove one that has not started; one that runs ends at "
     "once if its worker has a free slot, within half a lock's duration otherwise",
     "migrate": "move jobs from queues to another one; without --yes, only list them",
+    "handlers": "list the registered handlers: queues, names, limits and types",
+    "schema": "write the payloads and results of all jobs as JSON Schema or TypeScript, or compare "
+    "them with those of an API",
     "doctor": "check the server, the queues and the settings, and say what to do",
     "cost": "compute what a workload costs a day and a month, by several ways of working",
 }

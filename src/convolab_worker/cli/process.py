@@ -4,7 +4,8 @@
 signal  what SIGTERM and SIGINT do to a process that runs a worker
 ======  =====================================================================
 first   ``worker.stop()``: running jobs get the grace period
-second  ``worker.stop(grace=0)``: they go back to their queues at once
+second  ``worker.stop(grace=0)``: they go back to their queues at once; the
+        process ends as it is if Redis is away, or takes too long for that
 third   the process ends as it is; stalled-job recovery finds the jobs
 ======  =====================================================================
 """
@@ -18,7 +19,7 @@ import signal
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from convolab_worker._logs import Log
 from convolab_worker.cli.output import remark
@@ -41,6 +42,8 @@ T = TypeVar("T")
 
 _KILL_AT = 3
 _CANCEL_SECONDS = 0.2
+# How long running jobs may take to go back to their queues after a second signal.
+_RETURN_SECONDS = 3.0
 
 
 def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
@@ -122,9 +125,29 @@ class StopOnSignals:
     def _stop(self, number: int, received: int) -> None:
         log = Log()
         log.info("worker.signal", signal=signal.Signals(number).name, at_once=received > 1)
+        if received > 1:
+            if _is_away(self._worker):
+                self._end(number)
+            self._loop.call_later(_RETURN_SECONDS, self._end, number)
         stopping = self._worker.stop() if received == 1 else self._worker.stop(grace=0)
         task = self._loop.create_task(stopping, name=f"stop on signal {received}")
         self._stops.add(task)
+
+    def _end(self, number: int) -> NoReturn:
+        """End the process as it is; the next worker finds its jobs, as after a crash."""
+        log = Log()
+        log.warning("process.forced_exit", redis="away" if _is_away(self._worker) else "too slow")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + number)
+
+
+def _is_away(worker: Worker) -> bool:
+    """Return whether Redis can't be told now what becomes of this worker's jobs."""
+    stats = worker.stats()
+    if "connected" not in stats or stats["state"] == "stopped":
+        return False
+    return not stats["connected"] and stats["phase"] != "asleep"
 
 
 async def end_process(code: int) -> int:

@@ -36,6 +36,7 @@ from convolab_worker.connection.unanswered import SilenceTimer, pack
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from convolab_worker.connection.address import Address
@@ -244,6 +245,18 @@ class Connection(asyncio.Protocol):
                 await asyncio.gather(task, return_exceptions=True)
         self._drop(ReplyLost(_CLOSED), stale=False)
         self._stale = None
+
+    def detach(self) -> socket.socket | None:
+        """Give an open connection away as a socket, which nothing here reads any more.
+
+        Returns None under TLS. Nothing may be unanswered.
+        """
+        transport = self._transport
+        if transport is None or transport.get_extra_info("sslcontext") is not None:
+            return None
+        given: socket.socket = transport.get_extra_info("socket").dup()
+        self._drop(ReplyLost(_CLOSED), stale=False)
+        return given
 
     def abort(self, reason: str, *, stale: bool = True) -> None:
         """Give the connection up; unanswered commands raise ReplyLost for ``reason``.

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker._logs import Log
 from convolab_worker._setting_types import parse_rate
 from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
@@ -34,6 +35,7 @@ from convolab_worker.worker.dispatch.slots import Slots
 from convolab_worker.worker.execution.completer import JobCompleter
 from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
 from convolab_worker.worker.execution.handler_call import LOCK_LOST, cancellation, job_of_frame
+from convolab_worker.worker.execution.losses import Isolation
 from convolab_worker.worker.execution.progress import ReportWriter
 from convolab_worker.worker.locks import LockKeeper
 from convolab_worker.worker.suspension import IdlePolicy
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 # A frozen process can't close its connections: so early, and they are made anew in a round trip.
 _HELD_SLEEP_AFTER_SECONDS = 10.0
+
+_log = Log()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +72,6 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     route, counter, lock_counter = _route(settings), CommandCounter(), CommandCounter()
     loop, signal = asyncio.get_running_loop(), Signal()
     connections = [_connection(route, settings, counter) for _ in range(2)]
-    for one, other in (connections, connections[::-1]):
-        one.on_lost = functools.partial(_connection_lost, other, signal)
     changes = KeyChanges(_connection(route, settings, counter))
     backend = _backend(settings, connections, changes)
     reconnection = Reconnection(
@@ -78,7 +80,13 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         credentials_change=route.source.changes_credentials,
     )
     metrics, stack_reports = Metrics(time.time()), StackReports()
-    writer = ReportWriter(backend, reconnection, counter, interval=settings.progress_interval)
+    writer = ReportWriter(
+        backend,
+        reconnection,
+        counter,
+        interval=settings.progress_interval,
+        max_size=settings.max_command_size,
+    )
     executor = JobExecutor(
         handlers,
         writer.reporter,
@@ -109,6 +117,8 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         reconnection,
         lock_duration=settings.lock_duration,
         may_reclaim=keeper.may_reclaim,
+        isolation=Isolation(Connection(route, timeout=settings.command_timeout, counter=counter)),
+        max_size=settings.max_command_size,
     )
     usage = CommandUsage(
         counter,
@@ -130,6 +140,8 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         settings=settings,
         policy=idle_policy(settings),
     )
+    for one, other in (connections, connections[::-1]):
+        one.on_lost = functools.partial(_connection_lost, other, signal, dispatcher)
     return Assembly(
         dispatcher=dispatcher,
         executor=executor,
@@ -217,8 +229,15 @@ def _names(
     )
 
 
-def _connection_lost(other: Connection, signal: Signal, error: Exception) -> None:
-    """A connection went silent: the other one, to the same server, is no better."""
+def _connection_lost(
+    other: Connection, signal: Signal, dispatcher: Dispatcher, error: Exception
+) -> None:
+    """A connection went silent: the other one, to the same server, is no better.
+
+    A worker at rest connects again when it has work; until then nothing else tells of the loss.
+    """
+    if dispatcher.is_at_rest and other.is_open:  # once for the two
+        _log.warning("redis.lost", error=str(error))
     if isinstance(error, ReplyLost) and error.silent:
         other.abort(str(error))
     signal.set()

@@ -46,7 +46,7 @@ class BackendOfWorker:
     async def add(self, job_id: str = "1", **opts: Any) -> str:
         """Add a job."""
         job = NewJob(id=job_id, name="work", data="{}", opts=opts)
-        return await producer.add(self.backend.connection, self.keys, job)
+        return (await producer.add(self.backend.connection, self.keys, job)).id
 
     async def fetched(self) -> ActiveJob:
         """The next job, which must be there."""

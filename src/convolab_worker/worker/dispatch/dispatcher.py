@@ -313,6 +313,11 @@ class Dispatcher:
             self.suspension.suspend()
         return self.suspension.suspended
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the worker is suspended with its connections open."""
+        return self.suspension.suspended and not (self.suspension.asleep or self.stopping)
+
     def drained(self) -> asyncio.Future[None]:
         """A future that is done when nothing is left to fetch, as seen after this call."""
         waiter = self._drains.join()
