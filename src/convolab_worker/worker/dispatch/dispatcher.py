@@ -283,6 +283,12 @@ class Dispatcher:
     # idle
 
     @property
+    def idle_since(self) -> float | None:
+        """When something happened last, monotonic; None while a job is in hand or just was."""
+        news = self._seen != (self.fetcher.found, self.fetcher.ended)
+        return self.suspension.active_at if self._is_idle and not news else None
+
+    @property
     def _wants_probe(self) -> bool:
         return self._wake_wanted or self._table.needs_probe
 
