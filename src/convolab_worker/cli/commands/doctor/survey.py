@@ -69,6 +69,7 @@ class Survey:
     async def findings(self) -> AsyncIterator[Finding]:
         """Yield each check's finding as soon as it is known."""
         settings, info = self._settings, await self._server_info()
+        yield checks.variables(settings.remarks)
         yield checks.server(info)
         yield checks.role(info)
         yield checks.cluster(_flag(info, "cluster_enabled"), settings.prefix)
