@@ -407,6 +407,7 @@ class Dispatcher:
         """Fetch no more; give running jobs ``grace`` seconds, then return them to their queues."""
         ends_at = time.monotonic() + grace
         self.stopping = True
+        self._executor.stopping.set()
         self.suspension.end()
         await self.halt()
         await self.fetcher.all_ended(ends_at - time.monotonic())
