@@ -44,6 +44,9 @@ _RETURN_CHECK_SECONDS = 0.1
 def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
     """Run a command that is no worker to its end and return its result."""
     configure_logging(settings.log_level, settings.log_format)
+    # asyncio ends what runs by cancelling it, so that it can say how far it came; it does so only
+    # where Ctrl-C has Python's own handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return asyncio.run(main)
 
 
