@@ -23,6 +23,7 @@ from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.reconnect import Reconnection
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ReplyLost
+from convolab_worker.handlers.steps.limits import StepLimits
 from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher
@@ -73,7 +74,14 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     backend = _backend(settings, connections, counter)
     reconnection = Reconnection(*connections, where=str(route.address))
     metrics, stack_reports = Metrics(time.time()), StackReports()
-    writer = ReportWriter(backend, reconnection, counter, interval=settings.progress_interval)
+    writer = ReportWriter(
+        backend,
+        reconnection,
+        counter,
+        interval=settings.progress_interval,
+        step_limits=StepLimits.of(settings),
+        may_reclaim=lambda held: keeper.may_reclaim(held),  # noqa: PLW0108 - it is made below
+    )
     executor = JobExecutor(
         handlers,
         writer.reporter,

@@ -14,6 +14,7 @@ from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
     Failed,
+    Limited,
     Lost,
     Outcome,
     Postponed,
@@ -169,6 +170,9 @@ class JobCompleter:
             raise LockLost(outcome.reason)
         if isinstance(outcome, AwaitsChildren):
             return await self._await_children(held, outcome)
+        if isinstance(outcome, Limited):
+            await self._backend.limit_queue(job, outcome.delay)
+            return Completion(outcome, FetchResult(limited_for=outcome.delay, asked=False))
         await self._backend.return_to_queue(job)
         return Completion(outcome)
 
