@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
+    from convolab_worker.handlers.sync_job import SyncJob
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import DrainResult, Worker
 
@@ -49,6 +50,7 @@ __all__ = [
     "JobType",
     "QueueStatus",
     "Settings",
+    "SyncJob",
     "Worker",
 ]
 
@@ -71,6 +73,7 @@ _MODULES = {
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",
     "Settings": "settings",
+    "SyncJob": "handlers.sync_job",
     "Worker": "worker.worker",
 }
 

@@ -8,16 +8,23 @@ may be a secret.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TypedDict
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
+REDIS_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 
-_DEFAULT_PORT = 6379
+_DEFAULT_PORT, _SENTINEL_PORT = 6379, 26379
 _CREDENTIALS = "in a user or password, write / as %2F, ? as %3F, # as %23, @ as %40, [ ] as %5B %5D"
 _FORM = f"SCHEME://[USER:PASSWORD@]HOST[:PORT] with a port from 1 to 65535; {_CREDENTIALS}"
 _DATABASE = f"a database number after the host, as in redis://host:6379/0; {_CREDENTIALS}"
 _SOCKET = "the absolute path of a socket after unix://, as in unix:///run/redis.sock"
+
+_SENTINEL_FORM = (
+    "redis+sentinel://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT]/PRIMARY[/DATABASE], "
+    f"PRIMARY being the name that the Sentinels know; {_CREDENTIALS}"
+)
 
 # A password stands where a port should when the host was forgotten: redis://me:secret.
 _PASSWORD_AS_PORT = re.compile(
@@ -29,10 +36,79 @@ _FALSE = ("false", "f", "no", "n", "0")
 _TLS_VALUES = {"ssl_cert_reqs": ("required", "optional", "none")}
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TLS_OPTIONS = (*_TLS_VALUES, *_TLS_FILES, "ssl_check_hostname")
+_SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password", "sentinel_ssl")
+_OPTIONS = ("db", "username", "password", *_TLS_OPTIONS)
+# What redis-py, ioredis, Celery and others take in an address, which mean nothing here. An option
+# that nobody has is a mistake.
+_OF_OTHERS = frozenset(
+    [
+        "abortConnect",
+        "cache_enabled",
+        "client_cache",
+        "client_name",
+        "connectTimeout",
+        "connection_pool",
+        "connect_timeout",
+        "decode_responses",
+        "encoding",
+        "encoding_errors",
+        "enableReadyCheck",
+        "family",
+        "health_check_interval",
+        "keepAlive",
+        "keyPrefix",
+        "lazyConnect",
+        "lib_name",
+        "lib_version",
+        "maxRetriesPerRequest",
+        "max_connections",
+        "max_idle",
+        "name",
+        "pool_size",
+        "pool_timeout",
+        "protocol",
+        "read_timeout",
+        "retry_on_error",
+        "retry_on_timeout",
+        "showFriendlyErrorStack",
+        "single_connection_client",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "socket_keepalive_options",
+        "socket_read_size",
+        "socket_timeout",
+        "timeout",
+        "visibility_timeout",
+        "virtual_host",
+        "write_timeout",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sentinels:
+    """The Sentinels that know where the primary called ``master`` is, and how to talk to them.
+
+    ``nodes`` are their hosts and ports. Their credentials are their own; ``tls`` says whether they
+    speak TLS, with the options of the address.
+    """
+
+    nodes: tuple[tuple[str, int], ...]
+    master: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+
+    def __str__(self) -> str:
+        asked = ", ".join(f"{host}:{port}" for host, port in self.nodes)
+        return f"the primary {self.master} of the Sentinels {asked}"
 
 
 class RedisUrl(TypedDict):
-    """What a Redis address means; ``path`` is that of a Unix socket."""
+    """What a Redis address means; ``path`` is that of a Unix socket.
+
+    With ``sentinels`` the host and the port are the first Sentinel's.
+    """
 
     host: str
     port: int
@@ -42,14 +118,18 @@ class RedisUrl(TypedDict):
     password: str | None
     database: int
     tls_options: tuple[tuple[str, str], ...]
+    sentinels: Sentinels | None
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Read ``redis://``, ``rediss://`` or ``unix://`` as redis-py and ioredis read them.
+    """Read ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
 
-    The query may hold ``db``, ``username``, ``password`` and redis-py's ``ssl_*`` names. Other
-    names are ignored: they are the options of other clients.
+    As redis-py and ioredis read them. The query may hold ``db``, ``username``, ``password`` and
+    redis-py's ``ssl_*`` names, and those of Sentinels. Other clients' options are ignored; a name
+    that no client has is refused.
     """
+    if url.partition("://")[0].lower() in SENTINEL_SCHEMES:
+        return _parse_sentinels(url)
     parts, port = _split(url, REDIS_SCHEMES)
     is_unix = parts.scheme == "unix"
     if is_unix:
@@ -62,7 +142,7 @@ def parse_redis_url(url: str) -> RedisUrl:
     if "#" in url:
         msg = f"no #; {_CREDENTIALS}"
         raise ValueError(msg)
-    query = dict(parse_qsl(parts.query))
+    query = _options(parts.query, _OPTIONS)
     in_path = "" if is_unix else parts.path.strip("/")
     return RedisUrl(
         host=parts.hostname or "localhost",
@@ -73,7 +153,74 @@ def parse_redis_url(url: str) -> RedisUrl:
         password=unquote(parts.password) if parts.password else query.get("password"),
         database=_database(query.get("db") or in_path or "0"),
         tls_options=_tls_options(parts.scheme, query),
+        sentinels=None,
     )
+
+
+def _parse_sentinels(url: str) -> RedisUrl:
+    """Read ``redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/PRIMARY/DATABASE``."""
+    _refuse_white_space(url)
+    scheme, _, rest = url.partition("://")
+    location, _, query_text = rest.partition("?")
+    authority, _, path = location.partition("/")
+    if "#" in rest or "@" in f"{path}{query_text}":
+        raise ValueError(_SENTINEL_FORM)
+    credentials, _, hosts = authority.rpartition("@")
+    master, _, database = path.strip("/").partition("/")
+    if not hosts or not master:
+        raise ValueError(_SENTINEL_FORM)
+    query = _options(query_text, (*_OPTIONS, *_SENTINEL_OPTIONS))
+    nodes = tuple(_sentinel_node(host) for host in hosts.split(","))
+    username, _, password = credentials.partition(":")
+    tls = scheme.lower().startswith("rediss")
+    sentinel_ssl = query.get("sentinel_ssl")
+    sentinel_tls = tls if sentinel_ssl is None else _switch("sentinel_ssl", sentinel_ssl.lower())
+    return RedisUrl(
+        host=nodes[0][0],
+        port=nodes[0][1],
+        path=None,
+        tls=tls,
+        username=unquote(username) or query.get("username"),
+        password=unquote(password) or query.get("password"),
+        database=_database(query.get("db") or database or "0"),
+        tls_options=_tls_options("rediss" if tls or sentinel_tls else "redis", query),
+        sentinels=Sentinels(
+            nodes=nodes,
+            master=unquote(master),
+            username=query.get("sentinel_username"),
+            password=query.get("sentinel_password"),
+            tls=sentinel_tls,
+        ),
+    )
+
+
+def _sentinel_node(text: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"redis://{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(_SENTINEL_FORM) from None
+    if not host or port == 0 or "@" in text:
+        raise ValueError(_SENTINEL_FORM)
+    return host, _SENTINEL_PORT if port is None else port
+
+
+def _options(text: str, known: tuple[str, ...]) -> dict[str, str]:
+    """Return the options of an address that mean something here.
+
+    Raises for one that no client knows, with the nearest of the ``known`` ones.
+    """
+    query = dict(parse_qsl(text))
+    for name in query:
+        if name not in known and name not in _OF_OTHERS and not name.startswith("ssl_"):
+            msg = f"no option that is not known; the options are {', '.join(known)}"
+            from difflib import get_close_matches  # only a mistake needs it
+
+            near = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+            if near:
+                msg = f"{near[0]}= instead of an option that is almost called so"
+            raise ValueError(msg)
+    return query
 
 
 def check_http_url(url: str, schemes: tuple[str, ...]) -> None:
@@ -105,10 +252,14 @@ def mask_url(url: str) -> str:
     return f"{scheme}{separator}{user[0] + ':' if user else ''}***@{after}"
 
 
-def _split(url: str, schemes: tuple[str, ...]) -> tuple[SplitResult, int | None]:
+def _refuse_white_space(url: str) -> None:
     if re.search(r"[\s\x00-\x1f\x7f]", url):
         msg = "an address without white space; in a user or password, write a space as %20"
         raise ValueError(msg)
+
+
+def _split(url: str, schemes: tuple[str, ...]) -> tuple[SplitResult, int | None]:
+    _refuse_white_space(url)
     scheme, separator, _ = url.partition("://")
     if not separator or scheme.lower() not in schemes:
         raise ValueError(starts_with(schemes))
@@ -152,9 +303,18 @@ def _tls_options(scheme: str, query: dict[str, str]) -> tuple[tuple[str, str], .
 
 def _tls_word(name: str, value: str) -> str:
     if name == "ssl_check_hostname" and value in (*_TRUE, *_FALSE):
-        return "true" if value in _TRUE else "false"
+        return "true" if _switch(name, value) else "false"
     if value in _TLS_VALUES.get(name, ()):
         return value
+    if value.removeprefix("cert_") in _TLS_VALUES.get(name, ()):  # as Celery writes it
+        return value.removeprefix("cert_")
     words = _TLS_VALUES.get(name, ("true", "false"))
     msg = f"{name} to be one of {', '.join(words)}"
     raise ValueError(msg)
+
+
+def _switch(name: str, value: str) -> bool:
+    if value not in (*_TRUE, *_FALSE):
+        msg = f"{name} to be one of true, false"
+        raise ValueError(msg)
+    return value in _TRUE

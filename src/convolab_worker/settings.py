@@ -31,6 +31,8 @@ from convolab_worker.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from convolab_worker._redis_clients import GivenServer
+
 __all__ = [
     "OPTIONS",
     "Option",
@@ -98,6 +100,11 @@ class Settings:
         Url(REDIS_SCHEMES),
         "address of the Redis or Valkey server",
         "REDIS_URL",
+    )
+    redis_password_file: str | None = _option(
+        None,
+        Text(r"[^\x00]+", "the path of a file"),
+        "file with the password of the server, read at every connect, for one that rotates",
     )
     queues: tuple[str, ...] = _option(
         ("convolab",),
@@ -258,6 +265,9 @@ class Settings:
         "how many characters of a failed job's traceback its log line has; 0 leaves it out",
     )
 
+    redis_given: GivenServer | None = field(default=None)
+    """The server of ``from_redis``, which then counts instead of ``redis_url``."""
+
     def __post_init__(self) -> None:
         values = {name: getattr(self, name) for name in OPTIONS}
         problems: list[str] = []
@@ -290,10 +300,32 @@ class Settings:
         _raise_all(problems)
         return cls(**values)
 
+    @classmethod
+    def from_redis(cls, client: Any, **overrides: Any) -> Settings:
+        """Return the environment's settings for the server that a client of redis-py uses.
+
+        ``client`` is a ``redis.asyncio`` (or ``redis``) client of one server, of Sentinels
+        (``Sentinel.master_for``) or of a cluster. Its address, TLS, Sentinels and credentials are
+        taken, its credential provider included, which is asked at every connect; its connections
+        are not. ``REDIS_URL`` is not read. Keyword arguments override variables. Raises
+        ConfigurationError.
+        """
+        from convolab_worker._redis_clients import server_of
+
+        environ = {name: text for name, text in os.environ.items() if name != "REDIS_URL"}
+        settings = cls.from_env(environ, **overrides)
+        object.__setattr__(settings, "redis_given", server_of(client))
+        return settings
+
     def replace(self, **overrides: Any) -> Settings:
-        """Return these settings with some of them changed. Raises ConfigurationError."""
+        """Return these settings with some of them changed. Raises ConfigurationError.
+
+        A ``redis_url`` takes the place of the server that ``from_redis`` has taken.
+        """
         _raise_all(_unknown_names(overrides))
-        return Settings(**{name: getattr(self, name) for name in OPTIONS} | overrides)
+        given = None if "redis_url" in overrides else self.redis_given
+        values = {name: getattr(self, name) for name in OPTIONS} | overrides
+        return Settings(**values, redis_given=given)
 
     def __repr__(self) -> str:
         shown = (f"{name}={option.show(getattr(self, name))}" for name, option in OPTIONS.items())
@@ -305,6 +337,7 @@ OPTIONS: Mapping[str, Option] = {
         **{**f.metadata, "variable": f.metadata["variable"] or _VARIABLES_START + f.name.upper()}
     )
     for f in fields(Settings)
+    if "kind" in f.metadata
 }
 """Every option by the name of its field, in the order of the fields."""
 

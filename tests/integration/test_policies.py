@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from convolab_worker import Exponential, Fixed, HandlerRegistry, Job, JobClient, Worker
+from convolab_worker import Child, Exponential, Fixed, HandlerRegistry, Job, JobClient, Worker
+from convolab_worker.cli.main import main
 from convolab_worker.errors import JobFailed
 from tests.support.waiting import wait_until
 
@@ -132,3 +135,67 @@ async def test_failed_jobs_have_a_retention_of_their_own(
 
     assert kept == ids[-1:]
     assert not is_there
+
+
+async def test_a_child_has_options_of_its_own(
+    running: Running, redis: Redis, queue_name: str
+) -> None:
+    """As a job of enqueue has; where its data is too large for its limit, its parent fails."""
+    handlers = HandlerRegistry()
+    elsewhere = f"{queue_name}-parts"
+    options: dict[str, Any] = {
+        "queue": elsewhere, "keep_completed": "1h", "keep_failed": "none", "lifo": True,
+        "keep_logs": 3, "stack_trace_limit": 1, "size_limit": 20, "attempts": 2,
+        "backoff": Fixed(1),
+    }  # fmt: skip
+
+    @handlers.course("course")
+    async def course(job: Job[str]) -> None:
+        await job.enqueue_children([Child("part", job.data, **options)])
+
+    any_redis: Any = redis
+    async with running(handlers) as (_, client):
+        await client.enqueue("course", "short")
+        await wait_until(lambda: any_redis.llen(f"bull:{elsewhere}:wait"))
+        (child,) = await any_redis.lrange(f"bull:{elsewhere}:wait", 0, -1)
+        opts = json.loads(await any_redis.hget(f"bull:{elsewhere}:{child}", "opts"))
+        with pytest.raises(JobFailed, match="the child 'part' has 32 bytes: .* size_limit, 20"):
+            await client.result(await client.enqueue("course", "x" * 30), SOON)
+
+    del opts["parent"]
+    assert opts == {
+        "fpof": True,
+        "removeOnComplete": {"age": 3600},
+        "removeOnFail": True,
+        "lifo": True,
+        "kl": 3,
+        "stackTraceLimit": 1,
+        "sizeLimit": 20,
+        "attempts": 2,
+        "backoff": {"type": "fixed", "delay": 1000, "jitter": 0.2},
+    }
+
+
+async def test_the_command_line_gives_the_same_options(
+    redis: Redis, server_url: str, queue_name: str
+) -> None:
+    """Each flag as the keyword of its name."""
+    flags = [
+        *("--attempts", "3", "--backoff", "exponential:2s:1m", "--keep-completed", "1000/1d"),
+        *("--keep-failed", "none", "--lifo", "--deduplication", "same"),
+    ]
+
+    where = ["--redis-url", server_url, "--queue", queue_name]
+    code = await asyncio.to_thread(main, ["enqueue", "work", "{}", *where, *flags])
+    any_redis: Any = redis
+    (job_id,) = await any_redis.lrange(f"bull:{queue_name}:wait", 0, -1)
+
+    assert code == 0
+    assert json.loads(await any_redis.hget(f"bull:{queue_name}:{job_id}", "opts")) == {
+        "attempts": 3,
+        "backoff": {"type": "exponential", "delay": 2000, "jitter": 0.5, "maxDelay": 60_000},
+        "removeOnComplete": {"age": 86_400, "count": 1000},
+        "removeOnFail": True,
+        "lifo": True,
+        "de": {"id": "same"},
+    }

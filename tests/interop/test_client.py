@@ -1,9 +1,8 @@
-"""JobClient and Node: jobs of either look the same, and Node's worker runs those of JobClient."""
+"""Node's worker runs the jobs of JobClient; ``test_adding`` compares how they are stored."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,18 +18,6 @@ from tests.interop.session import NodeSession
 pytestmark = pytest.mark.asyncio
 
 SCENARIO = "an open queue"
-OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({}, {}),
-    ({"delay": 60}, {"delay": 60_000}),
-    ({"priority": 3}, {"priority": 3}),
-    ({"attempts": 3}, {"attempts": 3}),
-    ({"attempts": 2, "backoff": 1.5}, {"attempts": 2, "backoff": 1500}),
-    (
-        {"attempts": 2, "backoff": {"type": "exponential", "delay": 20, "jitter": 0.5}},
-        {"attempts": 2, "backoff": {"type": "exponential", "delay": 20, "jitter": 0.5}},
-    ),
-    ({"deduplication": "same"}, {"deduplication": {"id": "same"}}),
-]
 
 
 @pytest_asyncio.fixture
@@ -56,45 +43,6 @@ async def nodes_worker(session: NodeSession, prefix: str) -> AsyncIterator[None]
     await session.ask("work", scenario=SCENARIO, prefix=prefix)
     yield
     await session.ask("rest", prefix=prefix)
-
-
-def comparable(job: dict[str, str]) -> dict[str, Any]:
-    """A job's hash without its time, its options as an object."""
-    opts = json.loads(job["opts"])
-    opts.pop("jobId", None)  # Node keeps a given id there too; it reads the one in the key
-    return {**job, "opts": opts, "timestamp": "<time>"}
-
-
-@pytest.mark.parametrize(("ours", "theirs"), OPTIONS, ids=str)
-async def test_a_job_of_the_client_is_stored_as_nodes_queue_stores_it(
-    session: NodeSession,
-    client: JobClient,
-    prefix: str,
-    redis: Redis,
-    ours: dict[str, Any],
-    theirs: dict[str, Any],
-) -> None:
-    """The hash of a job, and the sets it is in, are the same for the same options."""
-    any_redis: Any = redis
-    data = {"text": "日本語 é", "speed": 0.9, "parts": [1, None, True]}
-
-    async def stored(job_id: str) -> tuple[dict[str, Any], list[bool]]:
-        job = await any_redis.hgetall(f"{prefix}:work:{job_id}")
-        sets = [
-            await any_redis.zscore(f"{prefix}:work:{s}", job_id) for s in ("delayed", "prioritized")
-        ]
-        return comparable(job), [score is not None for score in sets]
-
-    await client.enqueue("work", data, job_id="mine", **ours)
-    mine = await stored("mine")
-    await any_redis.delete(f"{prefix}:work:de:same")
-    await client.enqueue_many([{"name": "work", "data": data, "job_id": "one-of-many", **ours}])
-    assert await stored("one-of-many") == mine
-    await any_redis.delete(f"{prefix}:work:de:same")
-    opts = {**theirs, "jobId": "nodes"}
-    await session.ask("add", prefix=prefix, queue="work", name="work", data=data, opts=opts)
-
-    assert mine == await stored("nodes")
 
 
 @pytest.mark.usefixtures("nodes_worker")

@@ -209,6 +209,10 @@ class TcpProxy:
         """The connections that are open, oldest first."""
         return self.call(lambda: [link for link in self._links.values() if link.open])
 
+    def lead_to(self, port: int) -> None:
+        """Pass new connections on to that port; those that are open stay where they are."""
+        self.call(lambda: setattr(self, "_target", port))
+
     def delay(self, seconds: float) -> None:
         """Have every chunk arrive that much later, in each direction."""
         self.call(lambda: setattr(self, "delay_seconds", seconds))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from convolab_worker import Exponential, Settings, Worker
 from convolab_worker.errors import ConfigurationError, DuplicateHandler, InvalidPayload
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import Handler, HandlerRegistry
@@ -353,7 +354,7 @@ def test_a_thread_that_can_not_be_is_refused(
         ((), {}, r'as in @handlers.audio\("generate-audio"\)'),
         (("",), {}, "one or more job names"),
         ((7,), {}, "one or more job names.*7"),
-        ((on_loop,), {}, "one or more job names"),
+        pytest.param((on_loop,), {}, "one or more job names", id="a function"),
         (("a", "a"), {}, "given twice"),
         (("a",), {"queue": ""}, "queue=''.*a queue's name"),
         (("a",), {"queue": 7}, "queue=7"),
@@ -397,3 +398,49 @@ def test_a_handler_without_a_parameter_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="first parameter"):
         registered(nothing)
+
+
+# the policy of its jobs
+
+
+def test_a_handler_keeps_the_policy_of_its_jobs_as_bullmqs_options() -> None:
+    """So that a producer that has the handler writes what a worker would take."""
+    handlers = HandlerRegistry()
+    handlers.audio("x", attempts=5, backoff=Exponential(2, jitter=0), keep_failed="1h")(on_loop)
+
+    (handler,) = handlers
+
+    assert handler.defaults == {
+        "attempts": 5,
+        "backoff": {"type": "exponential", "delay": 2000},
+        "removeOnFail": {"age": 3600},
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attempts": 0}, r"test_registry.on_loop:\d+: 'x'\(attempts=0\): expected 1 or more"),
+        ({"backoff": "fixed"}, r"'x'\(backoff='fixed'\): expected Exponential"),
+        ({"keep_completed": "soon"}, r"'x'\(keep_completed='soon'\)"),
+    ],
+)
+def test_a_policy_that_can_not_be_is_refused_with_the_handlers_place(
+    options: Any, message: str
+) -> None:
+    """At registration, and not by the first job that fails."""
+    with pytest.raises(ConfigurationError, match=message):
+        HandlerRegistry().audio("x", **options)(on_loop)
+
+
+def test_a_worker_is_not_made_for_a_backoff_that_nobody_gave() -> None:
+    """It may be registered after the handler, in a registry that is included."""
+    handlers, strategies = HandlerRegistry(), HandlerRegistry()
+    handlers.audio("x", backoff="polite")(on_loop)
+    with pytest.raises(ConfigurationError, match=r"test_registry.on_loop.* 'polite', its backoff"):
+        Worker(handlers, Settings())
+
+    strategies.backoff("polite")(lambda _: 5.0)
+    handlers.include(strategies)
+
+    Worker(handlers, Settings())

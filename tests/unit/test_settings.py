@@ -78,6 +78,7 @@ def test_every_variable_reaches_its_field() -> None:
     """Each variable is read into its field, in the field's type and unit."""
     environ = {
         "REDIS_URL": "rediss://user:secret@example.com:6380/2",
+        "CONVOLAB_REDIS_PASSWORD_FILE": "/run/secrets/redis",
         "CONVOLAB_QUEUES": "audio-generation, image-generation",
         "CONVOLAB_PREFIX": "{bull}",
         "CONVOLAB_CONCURRENCY": "4",
@@ -90,6 +91,8 @@ def test_every_variable_reaches_its_field() -> None:
         "CONVOLAB_KEEP_COMPLETED": "1000/1d",
         "CONVOLAB_KEEP_FAILED": "none",
         "CONVOLAB_PROGRESS_INTERVAL": "1.5s",
+        "CONVOLAB_STEP_SIZE_WARNING": "1000",
+        "CONVOLAB_STEP_SIZE_LIMIT": "2000",
         "CONVOLAB_COMMAND_TIMEOUT": "2s",
         "CONVOLAB_COMMAND_BUDGET": "16000",
         "CONVOLAB_WAKE_URL": "https://worker.example.com/wake",
@@ -115,6 +118,7 @@ def test_every_variable_reaches_its_field() -> None:
     }
     expected = Settings(
         redis_url="rediss://user:secret@example.com:6380/2",
+        redis_password_file="/run/secrets/redis",
         queues=("audio-generation", "image-generation"),
         prefix="{bull}",
         concurrency=4,
@@ -127,6 +131,8 @@ def test_every_variable_reaches_its_field() -> None:
         keep_completed="1000/1d",
         keep_failed="none",
         progress_interval=1.5,
+        step_size_warning=1000,
+        step_size_limit=2000,
         command_timeout=2.0,
         command_budget=16000,
         wake_url="https://worker.example.com/wake",
@@ -206,8 +212,8 @@ def test_an_override_goes_before_its_variable_even_a_wrong_one() -> None:
         ("CONVOLAB_WORKER_NAME", "arbeiter-ä", "printable ASCII without spaces"),
         ("LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
         ("LOG_FORMAT", "xml", "one of auto, json, google, text"),
-        ("REDIS_URL", "localhost:6379", "redis://, rediss:// or unix://"),
-        ("REDIS_URL", "https://example.com", "redis://, rediss:// or unix://"),
+        ("REDIS_URL", "localhost:6379", "redis://, rediss://, unix://, redis+sentinel://"),
+        ("REDIS_URL", "https://example.com", "redis://, rediss://, unix://, redis+sentinel://"),
         ("REDIS_URL", "unix://redis.sock", "the absolute path of a socket"),
         ("REDIS_URL", "redis://example.com:65536", "HOST[:PORT]"),
         ("REDIS_URL", "redis://example.com/cache", "a database number after the host"),

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker._setting_types import Choice, Duration, Kind, Names, Url, Whole
+from convolab_worker._setting_types import Choice, Duration, KeptJobs, Kind, Names, Url, Whole
 from convolab_worker.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
@@ -127,5 +127,5 @@ def names_queues(given: argparse.Namespace) -> bool:
 def _metavar(name: str, kind: Kind) -> str:
     if isinstance(kind, Choice):
         return "|".join(kind.names)
-    kinds = {Duration: "DURATION", Whole: "N", Url: "URL", Names: "NAME"}
+    kinds = {Duration: "DURATION", Whole: "N", Url: "URL", Names: "NAME", KeptJobs: "KEEP"}
     return "MODULE:REGISTRY" if name == "app" else kinds.get(type(kind), "TEXT")

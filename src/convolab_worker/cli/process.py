@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from convolab_worker.cli.output import remark
-from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.telemetry.log_stream import flush_log
@@ -154,7 +154,7 @@ async def end_process(code: int) -> int:
 async def connected(settings: Settings) -> AsyncIterator[Connection]:
     """Yield an open connection to the settings' Redis. Raises RedisUnavailable."""
     connection = Connection(
-        Address.parse(settings.redis_url),
+        ServerSource.of(settings),
         timeout=settings.command_timeout,
         counter=CommandCounter(),
     )

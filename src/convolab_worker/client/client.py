@@ -14,7 +14,8 @@ from convolab_worker.client import enqueue, following
 from convolab_worker.client.job_status import JobStatus, find_job
 from convolab_worker.client.operations import Operations
 from convolab_worker.client.session import Session
-from convolab_worker.connection.address import Address, Route
+from convolab_worker.connection.route import Route
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import (
     ConfigurationError,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.sync_job import SyncJob
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -58,7 +59,7 @@ class JobClient(Operations):
         self.settings = settings
         self.counter = CommandCounter()
         self._known_queues: dict[str, QueueKeys] = {}
-        self._route = Route(Address.parse(settings.redis_url))
+        self._route = Route(ServerSource.of(settings), prefix=settings.prefix)
         self._session: Session | None = None
         self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)
@@ -71,7 +72,7 @@ class JobClient(Operations):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -80,7 +81,7 @@ class JobClient(Operations):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -128,7 +129,7 @@ class JobClient(Operations):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],
@@ -137,7 +138,7 @@ class JobClient(Operations):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],

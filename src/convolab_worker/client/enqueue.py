@@ -18,6 +18,7 @@ from convolab_worker.bullmq.protocol.keywords import (
     checked_id,
     job_options,
 )
+from convolab_worker.connection.error_replies import cannot_serve
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
@@ -148,10 +149,15 @@ async def _sent(
             await session.open()
         try:
             return await send(connection)
-        except ReplyLost as lost:  # a job's id makes a second adding harmless
+        except (ReplyLost, RedisRefused) as lost:  # a job's id makes a second adding harmless
+            if isinstance(lost, RedisRefused) and not cannot_serve(str(lost)):
+                raise
             try:
                 await session.open()
-            except RedisUnavailable as error:  # what was sent first may have run all the same
+            except RedisUnavailable as error:
+                if isinstance(lost, RedisRefused):
+                    raise
+                # What was sent first may have run all the same.
                 raise ReplyLost(str(error)) from lost
             return await send(connection)
     except RedisRefused:

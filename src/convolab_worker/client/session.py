@@ -11,7 +11,7 @@ from convolab_worker.connection.connection import Connection
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
-    from convolab_worker.connection.address import Route
+    from convolab_worker.connection.route import Route
     from convolab_worker.connection.usage import CommandCounter
 
 

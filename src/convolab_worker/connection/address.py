@@ -1,9 +1,8 @@
-"""Where Redis is: a REDIS_URL taken apart, and the node of a cluster that has the keys."""
+"""Where Redis is, and what to show there: a REDIS_URL taken apart."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from convolab_worker._urls import mask_url, parse_redis_url
@@ -12,13 +11,16 @@ from convolab_worker.errors import ConfigurationError, RedisUnavailable
 if TYPE_CHECKING:
     import ssl
 
-    from convolab_worker.connection.unanswered import Unanswered
-    from convolab_worker.errors import RedisRefused
+    from convolab_worker._urls import Sentinels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """A Redis server and the credentials for it; its repr shows no password."""
+    """A Redis server and the credentials for it; its repr shows no password.
+
+    With ``sentinels`` the host and port are not known before one of them is asked. The server's
+    certificate has to be for ``tls_name``, by default for the host.
+    """
 
     host: str = "localhost"
     port: int = 6379
@@ -28,6 +30,8 @@ class Address:
     password: str | None = field(default=None, repr=False)
     database: int = 0
     tls_options: tuple[tuple[str, str], ...] = ()
+    tls_name: str | None = None
+    sentinels: Sentinels | None = None
 
     @classmethod
     def parse(cls, url: str) -> Address:
@@ -43,6 +47,8 @@ class Address:
 
     def __str__(self) -> str:
         """Where the server is, without credentials."""
+        if self.sentinels is not None:
+            return str(self.sentinels)
         return self.path or f"{self.host}:{self.port}"
 
     def ssl_context(self) -> ssl.SSLContext | None:
@@ -70,57 +76,3 @@ class Address:
         elif options.get("ssl_check_hostname") == "false":
             context.check_hostname = False
         return context
-
-
-class Route:
-    """Where the server is now: in a cluster the node that has the keys, elsewhere the ``address``.
-
-    The connections of one worker share it, so that one of them finds the node for all.
-    """
-
-    def __init__(self, address: Address) -> None:
-        self._first = address
-        self.address = address
-
-    def follow(self, where: str) -> None:
-        """Go to ``HOST:PORT``, as a node names another one; no host means the same one."""
-        host, _, port = where.rpartition(":")
-        if port.isdecimal():
-            self.address = replace(
-                self.address, host=host.strip("[]") or self.address.host, port=int(port), path=None
-            )
-
-    def fall_back(self) -> None:
-        """Go back to the first address: another node may have the keys of one that is gone."""
-        self.address = self._first
-
-
-# Nodes that send a client to and fro, so often in so many seconds, disagree: that is an error.
-_MOST_MOVES, _MOVE_SECONDS = 5, 1.0
-
-
-class Redirects:
-    """The ``commands`` that a node has sent on, to be sent again to the node that it named."""
-
-    def __init__(self, route: Route) -> None:
-        self._route = route
-        self._moved_at: deque[float] = deque(maxlen=_MOST_MOVES)
-        self.commands: list[Unanswered] = []
-
-    def take(self, error: RedisRefused, command: Unanswered, now: float) -> bool:
-        """Keep the command, and point the route at the node, if the error names another one."""
-        text = str(error)
-        if not text.startswith("MOVED "):
-            return False
-        if not self.commands:
-            moved_at = self._moved_at
-            if len(moved_at) == _MOST_MOVES and now - moved_at[0] < _MOVE_SECONDS:
-                return False
-            moved_at.append(now)
-        self._route.follow(text.rsplit(maxsplit=1)[-1])
-        self.commands.append(command)
-        return True
-
-    def release(self) -> list[Unanswered]:
-        commands, self.commands = self.commands, []
-        return commands

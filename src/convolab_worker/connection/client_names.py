@@ -22,7 +22,7 @@ from convolab_worker.errors import RedisUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from convolab_worker.connection.address import Route
+    from convolab_worker.connection.route import Route
     from convolab_worker.connection.usage import CommandCounter
 
 _log = structlog.get_logger("convolab_worker")

@@ -16,14 +16,22 @@ hiredis packs and parses.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
-from convolab_worker.connection.address import Redirects, Route
-from convolab_worker.connection.opening import ClientIdentity, dial, shake_hands, why_not_open
+from convolab_worker.connection.error_replies import cannot_serve
+from convolab_worker.connection.opening import (
+    ClientIdentity,
+    Handshake,
+    dial,
+    shake_hands,
+    why_not_open,
+)
+from convolab_worker.connection.route import Redirects, Route
 from convolab_worker.connection.unanswered import SilenceTimer, pack
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.connection.address import Address
+    from convolab_worker.connection.source import ServerSource
     from convolab_worker.connection.unanswered import Unanswered
     from convolab_worker.connection.usage import CommandCounter, Purpose
 
@@ -56,8 +65,9 @@ class Connection(asyncio.Protocol):
 
     In a cluster it goes to the node that has the keys: when a node names another one, the
     connection is closed, and the commands are sent again to that one. Connections that share a
-    ``Route`` instead of an address share what they learn. A connection belongs to the event loop
-    that opened it.
+    ``Route`` instead of an address share what they learn. One whose server says that it can't serve
+    is closed, and those that share its route with it: the address may lead to another server by
+    now. A connection belongs to the event loop that opened it.
 
     ``timeout`` (seconds) bounds the server's silence while a command without a time-out of its own
     is unanswered; ``connect_timeout`` bounds connecting with the handshake. ``client_name`` is set
@@ -67,7 +77,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        address: Address | Route,
+        address: Address | ServerSource | Route,
         *,
         timeout: float,
         counter: CommandCounter,
@@ -75,6 +85,10 @@ class Connection(asyncio.Protocol):
         connect_timeout: float = 5.0,
     ) -> None:
         self._route = address if isinstance(address, Route) else Route(address)
+        self._route.join(self)
+        self._epoch = 0
+        self._greetings = 0  # commands of the handshake that are unanswered
+        self._unfit: RedisRefused | None = None
         self._redirects = Redirects(self._route)
         self._resending: asyncio.Task[None] | None = None
         self._timeout = timeout
@@ -137,29 +151,50 @@ class Connection(asyncio.Protocol):
             task.exception()
 
     async def _connect(self) -> None:
-        address = self._route.address
+        route = self._route
+        epoch = self._epoch = route.epoch
+        address = route.address
         try:
             async with asyncio.timeout(self._connect_timeout):
+                address = await route.locate()
                 self._reader = hiredis.Reader(replyError=RedisRefused)
                 await dial(address, self)
                 self._open = True  # calls are taken from here on, behind the handshake's own
-                self._identity = await shake_hands(
-                    self.call,
+                welcome = await shake_hands(
+                    self._greet,
                     address,
-                    identify=self._identify,
-                    name=self.client_name,
-                    stale=self._stale,
+                    Handshake(
+                        identify=self._identify,
+                        name=self.client_name,
+                        stale=self._stale,
+                        written_key=route.probed_key if route.is_doubted else None,
+                        learn_nodes=route.is_cluster and self._identify,
+                    ),
                 )
+                self._identity = welcome.identity
                 self._stale = None
-        except (RedisRefused, OSError) as error:  # a TimeoutError is an OSError too
+                if route.epoch > epoch:
+                    msg = "the server was found unable to serve meanwhile"
+                    raise ReplyLost(msg)  # noqa: TRY301 - as any loss of it would be
+                route.trust(epoch)
+                if welcome.nodes:
+                    route.learn(welcome.nodes)
+        except (RedisRefused, OSError, ReplyLost) as error:  # a TimeoutError is an OSError too
             self._drop(error)
-            if not isinstance(error, RedisRefused):
-                self._route.fall_back()
-            reason = why_not_open(error, str(address), self._connect_timeout)
+            if cannot_serve(str(error)):
+                route.doubt(epoch, str(error))
+            else:
+                route.fall_back()
+            reason = why_not_open(error, address, self._connect_timeout)
             raise RedisUnavailable(reason) from error
         except BaseException as error:
             self._drop(ReplyLost(f"gave up connecting: {error!r}"))
             raise
+
+    def _greet(self, purpose: Purpose, *args: Any) -> asyncio.Future[Any]:
+        """Send a command of the handshake, which is before all others."""
+        self._greetings += 1
+        return self.call(purpose, *args)
 
     def call(
         self, purpose: Purpose, *args: Any, timeout: float | None = None
@@ -220,8 +255,21 @@ class Connection(asyncio.Protocol):
         silence = f"no answer from Redis at {self._route.address} in time"
         self._drop(ReplyLost(silence, silent=True))
 
+    def leave(self, epoch: int, reason: str) -> None:
+        """Give up a connection that was made before ``epoch``; from any thread."""
+        if self._open:
+            with contextlib.suppress(
+                RuntimeError
+            ):  # its loop is closed, and the connection with it
+                self._loop.call_soon_threadsafe(self._leave, epoch, reason)
+
+    def _leave(self, epoch: int, reason: str) -> None:
+        if self._open and self._epoch < epoch and self._opening is None:
+            self._drop(ReplyLost(f"the server can't serve any more: {reason}"))
+
     def _drop(self, error: Exception, *, stale: bool = True) -> None:
         was_open, self._open = self._open, False
+        self._unfit, self._greetings = None, 0
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
@@ -255,21 +303,35 @@ class Connection(asyncio.Protocol):
                 self._drop(ReplyLost(f"Redis at {where} spoke something else: {error}"))
                 return
             if answer is False:
-                if self._redirects.commands and not pending:
-                    self._follow()
+                self._all_read()
                 return
             if not pending:
                 where = self._route.address
                 self._drop(ReplyLost(f"Redis at {where} answered what was not asked"))
                 return
             command = pending.popleft()
-            future = command[0]
-            if future.done():
+            is_greeting, self._greetings = self._greetings > 0, max(self._greetings - 1, 0)
+            if command[0].done():
                 continue
             if not isinstance(answer, RedisRefused):
-                future.set_result(answer)
-            elif not self._redirects.take(answer, command, self._silence.heard_at):
-                _fail(future, answer)
+                command[0].set_result(answer)
+            elif is_greeting or not self._sent_on(answer, command):
+                _fail(command[0], answer)
+
+    def _sent_on(self, error: RedisRefused, command: Unanswered) -> bool:
+        """Whether another node is to have the command; notes a server that can't serve."""
+        if cannot_serve(str(error)):
+            self._unfit = error
+            return False
+        return self._redirects.take(error, command, self._silence.heard_at)
+
+    def _all_read(self) -> None:
+        """Every answer that has come was given to who asked."""
+        if (unfit := self._unfit) is not None:
+            self._route.doubt(self._epoch, str(unfit))
+            self._drop(ReplyLost(f"the server can't serve any more: {unfit}"))
+        elif self._redirects.commands and not self._pending:
+            self._follow()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+_LOOKING = (
+    "after a failover the address is asked again until it leads to the new primary; if it never "
+    "will, point REDIS_URL at the primary"
+)
+_UNKNOWN_USER = (
+    "the user or password in REDIS_URL is wrong: correct it; one that changes is read anew from "
+    "CONVOLAB_REDIS_PASSWORD_FILE"
+)
+_NO_NODE = (
+    "the cluster has slots without a node: it is asked again until it has; repair the cluster if "
+    "it does not repair itself"
+)
 # The start of an error reply, and in an operator's words what is wrong and what to do about it.
 _MEANINGS: tuple[tuple[str, str], ...] = (
-    ("WRONGPASS", "the user or password in REDIS_URL is wrong: correct it"),
+    (
+        "WRONGPASS",
+        _UNKNOWN_USER,
+    ),
     ("NOAUTH", "the server wants a password: put it into REDIS_URL (redis://:PASSWORD@host)"),
     ("NOPERM", "the user in REDIS_URL lacks a permission: grant what the message names"),
     ("ERR ACL failure", "the user in REDIS_URL lacks a permission: grant what the message names"),
     ("LOADING", "the server is loading its data: it answers when it has loaded them"),
-    ("READONLY", "this is a replica: point REDIS_URL at the primary"),
-    ("UNBLOCKED force", "the server has become a replica: point REDIS_URL at the primary"),
-    ("MASTERDOWN", "the replica has lost its primary: point REDIS_URL at the primary"),
-    ("CLUSTERDOWN", "the cluster has slots without a node: repair the cluster"),
+    ("READONLY", f"this is a replica: {_LOOKING}"),
+    ("UNBLOCKED force", f"the server has become a replica: {_LOOKING}"),
+    ("MASTERDOWN", f"the replica has lost its primary: {_LOOKING}"),
+    (
+        "CLUSTERDOWN",
+        _NO_NODE,
+    ),
     ("MOVED", "a cluster's nodes disagree, or CONVOLAB_PREFIX has no hash tag, such as {bull}"),
     ("ASK", "the cluster is moving the keys to another node: it answers once they are there"),
     ("TRYAGAIN", "the cluster is moving the keys to another node: it answers once they are there"),
@@ -34,10 +52,24 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
 def meaning(error: str) -> str | None:
     """Return what an error reply means and what to do about it, None where that is not known."""
     for prefix, text in _MEANINGS:
-        # Redis 6 wraps what a script ran into: "ERR Error running script ...: -OOM command ...".
-        if error.startswith(prefix) or f" {prefix} " in error or f" -{prefix} " in error:
+        if _says(error, prefix):
             return text
     return None
+
+
+# What a server says that can't serve now, and may never again: it was demoted, has lost its primary
+# or its slots, is loading its data, or no longer knows who we are.
+_CANNOT_SERVE = ("READONLY", "UNBLOCKED force", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH")
+
+
+def cannot_serve(error: str) -> bool:
+    """Return whether a server says that it can't serve: another one at the address may."""
+    return any(_says(error, prefix) for prefix in _CANNOT_SERVE)
+
+
+def _says(error: str, prefix: str) -> bool:
+    # Redis 6 wraps what a script ran into: "ERR Error running script ...: -OOM command ...".
+    return error.startswith(prefix) or f" {prefix} " in error or f" -{prefix} " in error
 
 
 def is_about_data(error: str) -> bool:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.connection.error_replies import explain
+from convolab_worker.connection.error_replies import cannot_serve, explain
 from convolab_worker.connection.usage import Purpose
-from convolab_worker.errors import RedisRefused
+from convolab_worker.errors import RedisRefused, ReplyLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from aiohappyeyeballs import AddrInfoType
 
     from convolab_worker.connection.address import Address
 
 # A peer that vanished without a word is noticed after 15 + 3 x 5 s, at no billed command.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _KEEPALIVE_USER_TIMEOUT_MS = 30_000
+# So long one address of a name has for its answer before the next one is tried as well.
+_NEXT_ADDRESS_SECONDS = 0.25
+_IPV4 = 4
+# Changes nothing where its key is not there, and is refused wherever a write would be.
+_HARMLESS_WRITE = "PERSIST"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +49,59 @@ class ClientIdentity:
 
 
 async def dial(address: Address, protocol: asyncio.Protocol) -> None:
-    """Connect the protocol to the address. Raises OSError, and RedisUnavailable for bad TLS."""
+    """Connect the protocol to the address. Raises OSError, and RedisUnavailable for bad TLS.
+
+    Every address that the name has is tried, a new one every quarter of a second, until one answers
+    (RFC 8305): a family that leads nowhere costs no time-out.
+    """
     loop = asyncio.get_running_loop()
     if address.path is not None:
         await loop.create_unix_connection(lambda: protocol, address.path)
         return
     context = address.ssl_context()
-    transport, _ = await loop.create_connection(
-        lambda: protocol, address.host, address.port, ssl=context
-    )
-    _keep_alive(transport.get_extra_info("socket"))
+    name = None if context is None else address.tls_name or address.host
+    sock = await _connected_socket(await _addresses(loop, address.host, address.port), loop)
+    try:
+        _keep_alive(sock)
+        await loop.create_connection(lambda: protocol, sock=sock, ssl=context, server_hostname=name)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _addresses(
+    loop: asyncio.AbstractEventLoop, host: str, port: int
+) -> Sequence[AddrInfoType]:
+    """Return every address that a name has now. Raises OSError."""
+    with contextlib.suppress(ValueError):
+        number = ipaddress.ip_address(host)
+        family = socket.AF_INET if number.version == _IPV4 else socket.AF_INET6
+        return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
+    try:
+        return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except RuntimeError as error:  # names are looked up in a thread
+        msg = f"its name can't be looked up: {error}"
+        raise OSError(msg) from error
+
+
+async def _connected_socket(
+    found: Sequence[AddrInfoType], loop: asyncio.AbstractEventLoop
+) -> socket.socket:
+    if len(found) > 1:
+        from aiohappyeyeballs import start_connection  # takes time to load
+
+        return await start_connection(
+            found, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, interleave=1
+        )
+    family, kind, protocol, _, where = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - its only argument
+        await loop.sock_connect(sock, where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _keep_alive(sock: socket.socket) -> None:
@@ -64,56 +115,125 @@ def _keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _KEEPALIVE_USER_TIMEOUT_MS)
 
 
-async def shake_hands(
-    call: Callable[..., asyncio.Future[Any]],
-    address: Address,
-    *,
-    identify: bool,
-    name: str | None,
-    stale: ClientIdentity | None,
-) -> ClientIdentity | None:
-    """Log in, select the database, and return how the server names this connection.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handshake:
+    """What a new connection says first. Each part is one billed command.
 
-    A server that can't tell, or takes no name, is no obstacle. ``stale`` is an earlier connection,
-    which is killed on the server. Raises RedisRefused and ReplyLost.
+    ``identify`` asks how the server names the connection, ``name`` gives it a name, ``stale`` is an
+    earlier connection, which is killed on the server. ``written_key``, which nobody has, is for
+    asking whether the server can serve, and ``learn_nodes`` for asking where a cluster's nodes are.
     """
-    required: list[asyncio.Future[Any]] = []
-    if address.username is not None:
-        credentials = (address.username, address.password or "")
-        required.append(call(Purpose.CONNECT, "AUTH", *credentials))
-    elif address.password is not None:
-        required.append(call(Purpose.CONNECT, "AUTH", address.password))
-    if address.database:
-        required.append(call(Purpose.CONNECT, "SELECT", address.database))
-    optional = []
-    if identify:
-        optional.append(call(Purpose.CONNECT, "CLIENT", "INFO"))
-    if name is not None:
-        optional.append(call(Purpose.CONNECT, "CLIENT", "SETNAME", name))
-    if stale is not None:
-        which = ("ID", stale.id, "ADDR", stale.address)
-        optional.append(call(Purpose.CONNECT, "CLIENT", "KILL", *which))
+
+    identify: bool
+    name: str | None = None
+    stale: ClientIdentity | None = None
+    written_key: str | None = None
+    learn_nodes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a server has answered: how it names the connection, and which nodes its cluster has."""
+
+    identity: ClientIdentity | None
+    nodes: tuple[tuple[str, int], ...] = ()
+
+
+async def shake_hands(
+    call: Callable[..., asyncio.Future[Any]], address: Address, wanted: Handshake
+) -> Welcome:
+    """Log in, select the database, and say and ask what is ``wanted``.
+
+    A server that can't tell, or takes no name, is no obstacle. Raises RedisRefused and ReplyLost.
+    """
+    required = [call(Purpose.CONNECT, *command) for command in _log_in(address)]
+    info = kill = write = nodes = None
+    if wanted.identify:
+        info = call(Purpose.CONNECT, "CLIENT", "INFO")
+    if wanted.name is not None:
+        call(Purpose.CONNECT, "CLIENT", "SETNAME", wanted.name)
+    if wanted.stale is not None:
+        which = ("ID", wanted.stale.id, "ADDR", wanted.stale.address)
+        kill = call(Purpose.CONNECT, "CLIENT", "KILL", *which)
+    if wanted.written_key is not None:
+        write = call(Purpose.CONNECT, _HARMLESS_WRITE, wanted.written_key)
+    if wanted.learn_nodes:
+        nodes = call(Purpose.CONNECT, "CLUSTER", "SLOTS")
+    optional = [answer for answer in (info, kill, write, nodes) if answer is not None]
     answers = await asyncio.gather(*required, *optional, return_exceptions=True)
     for answer in answers[: len(required)]:
         if isinstance(answer, BaseException):
             raise answer
-    first = answers[len(required)] if optional else None
-    if isinstance(first, BaseException) and not _is_unsupported(first):
-        raise first
-    return ClientIdentity.read(first) if isinstance(first, bytes) else None
+    for answer in answers[len(required) :]:
+        if isinstance(answer, BaseException) and _is_obstacle(answer):
+            raise answer
+    return Welcome(
+        None if info is None or info.exception() else ClientIdentity.read(info.result()),
+        () if nodes is None or nodes.exception() else _nodes_in(nodes.result()),
+    )
 
 
-def _is_unsupported(error: BaseException) -> bool:
-    """Whether the server, or the user's ACL, lacks a command; any other error is an obstacle."""
+def _log_in(address: Address) -> list[tuple[Any, ...]]:
+    commands: list[tuple[Any, ...]] = []
+    if address.username is not None:
+        commands.append(("AUTH", address.username, address.password or ""))
+    elif address.password is not None:
+        commands.append(("AUTH", address.password))
+    if address.database:
+        commands.append(("SELECT", address.database))
+    return commands
+
+
+def _nodes_in(slots: Any) -> tuple[tuple[str, int], ...]:
+    """Return the nodes of ``CLUSTER SLOTS``: primaries first, as those who can serve now."""
+    nodes = [[node for node in part[2:] if node[0]] for part in slots]
+    primaries = [part[0] for part in nodes if part]
+    replicas = [node for part in nodes for node in part[1:]]
+    return tuple((node[0].decode(), int(node[1])) for node in [*primaries, *replicas])
+
+
+def _is_obstacle(error: BaseException) -> bool:
+    """Whether an answer to a question says that the connection is of no use.
+
+    A server, or the user's ACL, may lack a command. A key of another node is that node's.
+    """
+    if not isinstance(error, RedisRefused) or cannot_serve(str(error)):
+        return True
     text = str(error).lower()
-    unsupported = "unknown" in text or "noperm" in text or "not supported" in text
-    return isinstance(error, RedisRefused) and unsupported
+    return not any(word in text for word in _NO_OBSTACLES)
 
 
-def why_not_open(error: OSError | RedisRefused, where: str, timeout: float) -> str:
-    """Return one sentence for an operator: why Redis at ``where`` could not be connected to."""
+# What is said of a command that does not exist, is forbidden, or makes no sense there.
+_NO_OBSTACLES = (
+    "unknown",
+    "noperm",
+    "not supported",
+    "moved ",
+    "ask ",
+    "no such client",
+    "cluster",
+)
+
+
+def why_not_open(
+    error: OSError | RedisRefused | ReplyLost, address: Address, timeout: float
+) -> str:
+    """Return one sentence for an operator: why Redis there could not be connected to."""
+    where = str(address)
     if isinstance(error, RedisRefused):
         return explain(str(error), where)
+    if isinstance(error, ReplyLost):
+        hint = "" if address.tls or address.path else f": {_TLS_WANTED}"
+        return f"Redis at {where} ended the connection before it was open ({error}){hint}"
+    hint = f"; {_NO_TLS_WANTED}" if address.tls else ""
     if isinstance(error, TimeoutError):
-        return f"Redis at {where} did not answer within {timeout:g} s"
-    return f"Redis at {where} can't be reached: {error.strerror or error}"
+        return f"Redis at {where} did not answer within {timeout:g} s{hint}"
+    if type(error).__name__ in {"SSLCertVerificationError", "CertificateError"}:
+        return f"the certificate of Redis at {where} is not trusted: {error}"
+    if not type(error).__name__.startswith("SSL") and not isinstance(error, ConnectionResetError):
+        hint = ""
+    return f"Redis at {where} can't be reached: {error.strerror or error}{hint}"
+
+
+_TLS_WANTED = "if that port speaks TLS, write rediss:// instead of redis://"
+_NO_TLS_WANTED = "if that port does not speak TLS, write redis:// instead of rediss://"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from convolab_worker.connection.error_replies import explain, is_about_data
+from convolab_worker.connection.error_replies import cannot_serve, explain, is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ _MINUTES_OF_FAILURES = 400
 _PATIENT_REFUSALS = 2
 # States of a server that pass by themselves, soon: asking again costs little.
 _PASSING = ("LOADING", "BUSY", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
+# Refusals of who we are: they pass where credentials change by themselves, and nowhere else.
+_UNKNOWN_USER = ("NOAUTH", "WRONGPASS", "ERR invalid password")
+# So often a server that can't serve is asked again soon: for some five minutes.
+_MOST_FAILOVER_TRIES = 300
+# A connection that is lost so soon after it was opened may be lost since what is sent on it is
+# refused: after so many of them in a row, the next one waits, longer each time.
+_SOON_SECONDS, _PATIENT_LOSSES = 2.0, 3
 
 
 def reconnect_delay(failures: int, *, random: float) -> float:
@@ -47,15 +54,45 @@ def refusal_delay(refusals: int, *, random: float) -> float:
     return float(min(0.5 * 2 ** min(max(refusals - 1, 0), 12), 120.0)) * (0.75 + 0.25 * random)
 
 
+def failover_delay(tries: int, *, random: float) -> float:
+    """Return the seconds until an address is asked again whose server can't serve.
+
+    Another server is to take over within a minute or two, and the first job is to run within two
+    seconds of that: a second at most for five minutes. Later it is a refusal like others.
+    """
+    if tries > _MOST_FAILOVER_TRIES:
+        return refusal_delay(tries - _MOST_FAILOVER_TRIES + 1, random=random)
+    return float(min(0.1 * 2 ** min(max(tries - 1, 0), 4), 1.0)) * (0.75 + 0.25 * random)
+
+
+def instability_delay(losses: int, *, random: float) -> float:
+    """Return the seconds to wait after so many connections in a row that were lost at once."""
+    if losses <= _PATIENT_LOSSES:
+        return 0.0
+    exponent = min(losses - _PATIENT_LOSSES - 1, 10)
+    return float(min(0.1 * 2**exponent, 10.0)) * (0.75 + 0.25 * random)
+
+
+def _is_about_server(refusal: str) -> bool:
+    """Whether another server at the address may serve."""
+    return cannot_serve(refusal) and not refusal.startswith(_UNKNOWN_USER)
+
+
 class Reconnection:
     """Keeps ``connections`` open; ``generation`` counts how often one had to be reopened.
 
-    ``where`` names the server in logs.
+    ``where`` names the server in logs. Credentials that change (``credentials_change``) make a
+    wrong password something that passes.
     """
 
-    def __init__(self, *connections: Connection, where: str) -> None:
+    def __init__(
+        self, *connections: Connection, where: str, credentials_change: bool = False
+    ) -> None:
         self._connections = connections
         self._where = where
+        self._credentials_change = credentials_change
+        self._opened_at = float("-inf")
+        self._soon_lost = 0
         self._task: asyncio.Task[None] | None = None
         self._refusals = 0
         self._pause: asyncio.Event | None = None
@@ -80,6 +117,7 @@ class Reconnection:
             task.exception()
 
     async def _open_all(self) -> None:
+        await self._pause_if_unstable()
         failures = refusals = 0
         logged = ""
         while not self.is_open:
@@ -88,20 +126,42 @@ class Reconnection:
                     await connection.open()
             except RedisUnavailable as error:
                 failures += 1
-                reason, chance, delay = str(error), random.random(), 0.0
-                if reason != logged:
+                refusal = error.__cause__ if isinstance(error.__cause__, RedisRefused) else None
+                refusals = 0 if refusal is None else refusals + 1
+                reason = str(error)
+                if refusal is not None and _is_about_server(str(refusal)):
+                    self._tell_refusal(refusal)
+                elif reason != logged:
                     logged = reason
                     _log.error("redis.unavailable", error=reason)
-                if isinstance(error.__cause__, RedisRefused):
-                    passing = any(word in reason for word in _PASSING)
-                    refusals = 1 if passing else refusals + 1
-                    delay = refusal_delay(refusals, random=chance)
-                else:
-                    refusals = 0
-                await asyncio.sleep(max(delay, reconnect_delay(failures, random=chance)))
+                await asyncio.sleep(self._delay(failures, refusals, refusal))
         self.generation += 1
+        self._opened_at = asyncio.get_running_loop().time()
         if failures:
             _log.info("redis.connected", redis=self._where, attempts=failures + 1)
+
+    def _delay(self, failures: int, refusals: int, refusal: RedisRefused | None) -> float:
+        """The seconds until the next attempt to connect."""
+        chance = random.random()
+        again = reconnect_delay(failures, random=chance)
+        if refusal is None:
+            return again
+        text = str(refusal)
+        is_credentials = text.startswith(_UNKNOWN_USER)
+        if _is_about_server(text) or (is_credentials and self._credentials_change):
+            return max(failover_delay(refusals, random=chance), again)
+        passing = any(word in text for word in _PASSING)
+        return max(refusal_delay(1 if passing else refusals, random=chance), again)
+
+    async def _pause_if_unstable(self) -> None:
+        """Wait where connections are lost as soon as they are open, longer each time."""
+        age = asyncio.get_running_loop().time() - self._opened_at
+        self._soon_lost = self._soon_lost + 1 if age < _SOON_SECONDS else 0
+        pause = instability_delay(self._soon_lost, random=random.random())
+        if pause:
+            if self._soon_lost == _PATIENT_LOSSES + 1:
+                _log.warning("redis.unstable", redis=self._where, losses=self._soon_lost)
+            await asyncio.sleep(pause)
 
     def explain(self, error: RedisRefused) -> str:
         """Return one sentence for an operator: which Redis refuses, what, and what to do."""
@@ -111,16 +171,25 @@ class Reconnection:
         """Pause after Redis refused a command, longer each time; the first time is logged.
 
         All who are refused during a pause share it. The first command that Redis takes ends it.
+        Where the server can't serve any more, its connections are closed: then this waits for
+        others, to a server that can. Where they are open already, the refusal is an old one.
         """
+        if cannot_serve(str(error)):
+            self._tell_refusal(error)
+            await self.wait()
+            return
         if self._pause is None:
-            self._refusals += 1
-            if self._refusals == 1:
-                _log.error("redis.refused", error=self.explain(error))
+            self._tell_refusal(error)
             self._pause = asyncio.Event()
             loading = str(error).startswith(_PASSING)
             delay = refusal_delay(1 if loading else self._refusals, random=random.random())
             asyncio.get_running_loop().call_later(delay, self._end_pause, self._pause)
         await self._pause.wait()
+
+    def _tell_refusal(self, error: RedisRefused) -> None:
+        self._refusals += 1
+        if self._refusals == 1:
+            _log.error("redis.refused", error=self.explain(error))
 
     def _end_pause(self, pause: asyncio.Event) -> None:
         pause.set()
@@ -162,5 +231,6 @@ class Reconnection:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._opened_at = float("-inf")  # what is closed on purpose is not lost
         for connection in self._connections:
             await connection.close()

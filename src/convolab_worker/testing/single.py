@@ -104,9 +104,10 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
 
     The registry's lifespans are opened before and closed afterwards, unless ``resources`` is
     given: the handler then gets that. The job says that this is its ``attempt`` of ``attempts``;
-    ``attempts`` and ``backoff`` are as for ``JobClient.enqueue``. ``children_results`` and
-    ``children_failures`` are those of the children that have ended, and ``steps`` the results that
-    earlier runs have recorded, by the steps' names. ``starts`` is ``attempt`` by default.
+    ``attempts`` and ``backoff`` are as for ``JobClient.enqueue``, and the handler's own without
+    them. ``children_results`` and ``children_failures`` are those of the children that have ended,
+    and ``steps`` the results that earlier runs have recorded, by the steps' names. ``starts`` is
+    ``attempt`` by default.
 
     Raises what the attempt fails with: an exception of the handler or of a middleware,
     InvalidPayload, InvalidResult, JobTimeout, HandlerNotFound. With ``raises=False`` the returned
@@ -114,16 +115,21 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     """
     settings = settings or Settings()
     recorder = _Recorder(children_results or {}, children_failures or {}, StepLimits.of(settings))
+    queue = queue or _queue_of(handlers, name, settings)
+    _check_attempt(attempt, attempts)
+    handler = handlers.find(queue, name)
+    if attempts is None and (handler is None or handler.defaults.get("attempts", 0) < attempt):
+        attempts = attempt
     options = job_options("run_handler", {"attempts": attempts, "backoff": backoff})
     job = ActiveJob(
-        queue=queue or _queue_of(handlers, name, settings),
+        queue=queue,
         id=job_id or uuid.uuid4().hex,
         token="test",  # noqa: S106 - no lock is taken
         name=name,
         data=encode_data({} if data is None else data).encode(),
-        opts={"attempts": attempt, **options},
+        opts=options,
         processed_on=round(time.time() * 1000),
-        attempts_made=_checked_attempt(attempt, attempts) - 1,
+        attempts_made=attempt - 1,
         starts=attempt if starts is None else starts,
         steps=_recorded(steps or {}),
     )
@@ -206,11 +212,10 @@ def _recorded(steps: Mapping[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _checked_attempt(attempt: int, attempts: int | None) -> int:
+def _check_attempt(attempt: int, attempts: int | None) -> None:
     if not 1 <= attempt <= (attempts or attempt):
         msg = f"attempt={attempt!r}: expected 1 to {attempts or 'any'}"
         raise ConfigurationError(msg)
-    return attempt
 
 
 async def _no_child_reason(deferred: str) -> str:  # pragma: no cover - no child has failed here

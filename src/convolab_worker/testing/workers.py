@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.client import JobClient
-from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.payloads.encode import encode_data
@@ -187,7 +187,7 @@ def assert_enqueued(name: str, *, data: Any = _ANYTHING, queue: str | None = Non
 async def _added(settings: Settings) -> list[EnqueuedJob]:
     """Read the jobs from the queues' event streams."""
     connection = Connection(
-        Address.parse(settings.redis_url),
+        ServerSource.of(settings),
         timeout=settings.command_timeout,
         counter=CommandCounter(),
     )

@@ -17,10 +17,11 @@ from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
 from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.reconcile import child_reason
-from convolab_worker.connection.address import Address, Route
 from convolab_worker.connection.client_names import NamedConnections, client_name
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.reconnect import Reconnection
+from convolab_worker.connection.route import Route
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ReplyLost
 from convolab_worker.handlers.steps.limits import StepLimits
@@ -72,7 +73,11 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     for one, other in (connections, connections[::-1]):
         one.on_lost = functools.partial(_connection_lost, other, signal)
     backend = _backend(settings, connections, counter)
-    reconnection = Reconnection(*connections, where=str(route.address))
+    reconnection = Reconnection(
+        *connections,
+        where=str(route.source),
+        credentials_change=route.source.changes_credentials,
+    )
     metrics, stack_reports = Metrics(time.time()), StackReports()
     writer = ReportWriter(
         backend,
@@ -162,7 +167,7 @@ def worker_name(settings: Settings) -> str:
 
 
 def _route(settings: Settings) -> Route:
-    return Route(Address.parse(settings.redis_url))
+    return Route(ServerSource.of(settings), prefix=settings.prefix)
 
 
 def _backend(settings: Settings, connections: list[Connection], counter: CommandCounter) -> Backend:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.outcome import Failed, Returned
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.connection.address import Route
+    from convolab_worker.connection.route import Route
     from convolab_worker.connection.usage import CommandCounter
 
 # How long the connection stays open, at most, after the last job.

@@ -11,8 +11,8 @@ import structlog
 
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError, NotRunning, RedisUnavailable
 from convolab_worker.handlers.lifespan import Lifespans
@@ -71,6 +71,7 @@ class Worker:
                 "the registry has no handler: register one, as in @handlers.audio('generate-audio')"
             )
             raise ConfigurationError(msg)
+        handlers.check()
         self.settings = settings
         self._handlers = handlers
         self._assembly: Assembly | None = None
@@ -362,7 +363,7 @@ class Worker:
         assembly, settings, counter = self._assemble()[0], self.settings, CommandCounter()
         keys = [QueueKeys(settings.prefix, queue) for queue in settings.queues]
         connection = Connection(
-            Address.parse(settings.redis_url), timeout=settings.command_timeout, counter=counter
+            ServerSource.of(settings), timeout=settings.command_timeout, counter=counter
         )
         try:
             await connection.open()

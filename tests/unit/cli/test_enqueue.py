@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from convolab_worker import Exponential, Fixed
 from convolab_worker.cli.commands.enqueue import read_data
+from convolab_worker.cli.job_flags import read_backoff
 from convolab_worker.errors import ConfigurationError
 
 
@@ -23,6 +25,31 @@ def test_data_comes_from_the_argument_a_file_or_standard_input(
     assert read_data('{"a": 1.5}') == {"a": 1.5}
     assert read_data(f"@{file}") == {"text": "日本"}
     assert read_data("-") == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "backoff"),
+    [
+        ("5s", 5.0),
+        ("1.5", 1.5),
+        ("fixed:5s", Fixed(5)),
+        ("exponential:2s", Exponential(2)),
+        ("exponential:2s:1m", Exponential(2, longest=60)),
+        ("polite", "polite"),
+    ],
+)
+def test_a_backoff_is_read_from_a_flag(text: str, backoff: object) -> None:
+    """A time of its own is exact, a named policy has jitter, other text names a strategy."""
+    assert read_backoff(text) == backoff
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fixed", "fixed:", "fixed:5s:6s", "exponential:2s:1s", "5x", "polite:5s", ":"]
+)
+def test_a_backoff_that_can_not_be_is_refused(text: str) -> None:
+    """A mistyped time is no strategy's name."""
+    with pytest.raises(ValueError, match="^5s, fixed:5s, "):
+        read_backoff(text)
 
 
 @pytest.mark.parametrize(

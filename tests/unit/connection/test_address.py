@@ -34,7 +34,7 @@ SECRET = "hunter2secret"
         ("redis://me@h", Address(host="h", username="me")),
         ("redis://h?password=pw", Address(host="h", password="pw")),
         ("redis://h?username=me&password=pw", Address(host="h", username="me", password="pw")),
-        ("redis://h?protocol=3&unheard=of", Address(host="h")),
+        ("redis://h?protocol=3&socket_timeout=5", Address(host="h")),
         ("rediss://h", Address(host="h", tls=True)),
         (
             "rediss://h?ssl_cert_reqs=None&ssl_check_hostname=0",
@@ -74,7 +74,7 @@ def test_marks_that_are_unmistakable_need_no_encoding(password: str) -> None:
 
 
 WRONG = [
-    pytest.param("http://h", "starts with redis://, rediss:// or unix://", id="scheme"),
+    pytest.param("http://h", "starts with redis://, rediss://, unix://, redis+", id="scheme"),
     pytest.param("localhost:6379", "starts with redis://", id="no-scheme"),
     pytest.param(f"me:{SECRET}", "starts with redis://", id="credentials-alone"),
     pytest.param(f"me:{SECRET}@h://x", "starts with redis://", id="credentials-first"),

@@ -103,7 +103,7 @@ async def test_a_question_is_asked_until_it_is_answered_and_logged_twice() -> No
 @pytest.mark.asyncio
 async def test_all_that_are_refused_share_a_pause_and_the_first_answer_ends_it() -> None:
     reconnection = Reconnection(where="the server")
-    paused = [asyncio.create_task(reconnection.refused(RedisRefused("READONLY"))) for _ in range(3)]
+    paused = [asyncio.create_task(reconnection.refused(RedisRefused("OOM"))) for _ in range(3)]
     await asyncio.sleep(0)
 
     reconnection.served()

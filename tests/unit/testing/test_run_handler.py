@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from convolab_worker import CallNext, Child, HandlerRegistry, Job
+from convolab_worker import CallNext, Child, Exponential, HandlerRegistry, Job
 from convolab_worker.errors import (
     ConfigurationError,
     HandlerNotFound,
@@ -267,6 +267,26 @@ async def test_a_middleware_that_raises_is_named_in_a_note() -> None:
         await run_handler(handlers, "x", {"text": ""})
 
     assert "quota" in failed.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "attempts", "seen", "retry_in"),
+    [(1, None, "1/3", 8.0), (3, None, "3/3", None), (4, None, "4/4", None), (1, 1, "1/1", None)],
+)
+async def test_the_handlers_own_policy_counts_where_none_is_given(
+    attempt: int, attempts: int | None, seen: str, retry_in: float | None
+) -> None:
+    """As for a job that says nothing."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("x", attempts=3, backoff=Exponential(8, jitter=0))
+    async def x(job: Job[Any]) -> None:
+        msg = f"{job.attempt}/{job.max_attempts}"
+        raise RuntimeError(msg)
+
+    run = await run_handler(handlers, "x", attempt=attempt, attempts=attempts, raises=False)
+
+    assert (run.reason, run.retry_in) == (seen, retry_in)
 
 
 @pytest.mark.parametrize(("attempt", "attempts"), [(0, None), (3, 2)])

@@ -22,6 +22,7 @@ _BUDGET = Duration(low=0.0, high=24 * 3600.0)
 def add_flags(command: Parser) -> None:
     """Add the command's flags; ``run`` has them too."""
     add_settings(command, "app", "concurrency", "lock_duration", "shutdown_grace", *CONNECTING)
+    add_settings(command, "keep_completed", "keep_failed")
     add_flag(command, "--budget", _BUDGET, "stop fetching in time to be done after this long")
     command.add_argument(
         "--embedded", action="store_true", help="start a private Valkey server to work on"

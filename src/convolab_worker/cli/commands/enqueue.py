@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker._setting_types import Whole
-from convolab_worker.cli import flags
+from convolab_worker.cli import flags, job_flags
 from convolab_worker.cli.output import as_json, remark, result
 from convolab_worker.errors import ConfigurationError
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from convolab_worker.cli.flags import Parser
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings
-
-_PRIORITY = Whole(low=0, high=2_097_152)
-_ATTEMPTS = Whole(low=1, high=10_000)
 
 
 def add_flags(command: Parser) -> None:
@@ -37,9 +33,11 @@ def add_flags(command: Parser) -> None:
     )
     flags.add_duration(command, "--timeout", "with --wait: wait no longer than this")
     flags.add_duration(command, "--delay", "start the job no sooner than after this long")
-    flags.add_flag(command, "--priority", _PRIORITY, "1 goes before 2; 0, the default, before both")
-    flags.add_flag(command, "--attempts", _ATTEMPTS, "how often the job may run (default: 1)")
+    job_flags.add_flags(command)
     command.add_argument("--job-id", metavar="ID", help="an id of your own; added once only")
+    command.add_argument(
+        "--deduplication", metavar="ID", help="add no job while one with this has not ended"
+    )
     command.add_argument("--json", action="store_true", help="print JSON instead of the id")
     flags.add_settings(command, *flags.CONNECTING)
 
@@ -71,8 +69,8 @@ async def _enqueue(settings: Settings, data: Any, given: argparse.Namespace) -> 
             queue=queue,
             job_id=given.job_id,
             delay=given.delay,
-            priority=given.priority,
-            attempts=given.attempts,
+            deduplication=given.deduplication,
+            **job_flags.job_options(given),
         )
         if given.wait:
             remark(f"job {job_id} is on {queue}")

@@ -46,7 +46,7 @@ async def _examine(
     """Return all findings; without ``as_lines``, print each as soon as it is known."""
     from convolab_worker.cli.commands.doctor.survey import Survey, unreachable
     from convolab_worker.cli.process import connected
-    from convolab_worker.connection.address import Address
+    from convolab_worker.connection.source import ServerSource
 
     findings: list[Finding] = []
 
@@ -58,7 +58,7 @@ async def _examine(
 
     try:
         async with connected(settings) as connection:
-            address = Address.parse(settings.redis_url)
+            address = ServerSource.of(settings)
             report(Finding(check="connection", verdict=OK, found=f"Redis at {address}"))
             async for finding in Survey(connection, settings, handlers).findings():
                 report(finding)

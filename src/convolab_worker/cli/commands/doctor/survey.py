@@ -15,8 +15,8 @@ from convolab_worker.bullmq.schedulers import listed
 from convolab_worker.cli.commands.doctor import app_checks, checks
 from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
 from convolab_worker.client.wake_request import wake_address
-from convolab_worker.connection.address import Address
 from convolab_worker.connection.error_replies import explain
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
@@ -83,7 +83,7 @@ class Survey:
         timeout = await self._config("timeout")
         yield checks.idle_timeout(None if timeout is None else int(timeout), settings.idle_max)
         yield checks.lock(settings.lock_duration, settings.command_timeout)
-        yield checks.billing(Address.parse(settings.redis_url).host, settings.command_budget)
+        yield checks.billing(ServerSource.of(settings).address.host, settings.command_budget)
         for queue in settings.queues:
             async for finding in self._queue(QueueKeys(settings.prefix, queue)):
                 yield finding
@@ -241,7 +241,7 @@ async def _credentials(settings: Settings) -> dict[str, str]:
 
 def unreachable(error: Exception, settings: Settings) -> Finding:
     """Return the finding that ends a survey: the server can't be reached, or refuses."""
-    where = str(Address.parse(settings.redis_url))
+    where = str(ServerSource.of(settings))
     found = explain(str(error), where) if isinstance(error, RedisRefused) else str(error)
     return checks.Finding(
         check="connection",

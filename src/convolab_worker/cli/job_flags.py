@@ -1,0 +1,64 @@
+"""The flags of a job's options, for every command that adds jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker._setting_types import KeptJobs, Whole, parse_duration
+from convolab_worker.cli import flags
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from convolab_worker.bullmq.protocol.keywords import Backoff
+    from convolab_worker.cli.flags import Parser
+
+_PRIORITY = Whole(low=0, high=2_097_151)
+_ATTEMPTS = Whole(low=1, high=10_000)
+_NAMES = ("priority", "attempts", "backoff", "lifo", "keep_completed", "keep_failed")
+_BACKOFF_EXPECTED = "5s, fixed:5s, exponential:2s, exponential:2s:1m, or a strategy's name"
+
+
+def add_flags(command: Parser) -> None:
+    flags.add_flag(command, "--priority", _PRIORITY, "1 goes before 2; 0, the default, before both")
+    flags.add_flag(command, "--attempts", _ATTEMPTS, "how often the job may run (default: 1)")
+    command.add_argument(
+        "--backoff",
+        metavar="BACKOFF",
+        type=flags.reader(read_backoff),
+        help="how long a failed attempt waits for the next: 5s is exactly that; fixed:5s, and "
+        "exponential:2s[:LONGEST] which doubles, have jitter; other text names a strategy",
+    )
+    kept = "how many {} jobs stay, this one included: 1000, 1h, 1000/1d, none or all"
+    for state in ("completed", "failed"):
+        flags.add_flag(command, f"--keep-{state}", KeptJobs(), kept.format(state))
+    command.add_argument(
+        "--lifo", action="store_true", default=None, help="put the job at the head of its queue"
+    )
+
+
+def job_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the keywords of JobOptions that the flags gave."""
+    return {name: getattr(given, name) for name in _NAMES if getattr(given, name) is not None}
+
+
+def read_backoff(text: str) -> Backoff:
+    """Return the backoff that a flag's text means; raises ValueError, which says what it may be."""
+    from convolab_worker.bullmq.protocol.keywords import Exponential, Fixed
+    from convolab_worker.errors import ConfigurationError
+
+    kind, *parts = text.split(":")
+    makers: dict[str, tuple[Callable[..., Backoff], int]] = {
+        "fixed": (Fixed, 1),
+        "exponential": (Exponential, 2),
+    }
+    make, most = makers.get(kind, (None, 0))
+    if len(parts) > most or (make is not None and not parts) or not text:
+        raise ValueError(_BACKOFF_EXPECTED)
+    try:
+        if make is not None:
+            return make(*[parse_duration(part) for part in parts])
+        return parse_duration(text) if text[0].isdecimal() else text
+    except (ConfigurationError, ValueError):
+        raise ValueError(_BACKOFF_EXPECTED) from None

@@ -1,0 +1,158 @@
+"""Where the server is now: asked of the source at each connect, and led on by a cluster's nodes.
+
+The connections of a worker, or of a client, share a route. What one of them learns is true for all:
+where a cluster's keys are, and that a server can't serve any more.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakSet
+
+from convolab_worker.connection.source import ServerSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from convolab_worker.connection.address import Address
+    from convolab_worker.connection.unanswered import Unanswered
+    from convolab_worker.errors import RedisRefused
+
+
+class Traveller(Protocol):
+    """A connection that uses a route."""
+
+    def leave(self, epoch: int, reason: str) -> None:
+        """Give up a connection that was made before ``epoch``; from any thread."""
+
+
+class Route:
+    """Where the server is now: in a cluster the node that has the keys, elsewhere the source's.
+
+    ``address`` is where the last connection went. A key ``prefix`` with a hash tag is for a
+    cluster. ``epoch`` counts how often the server was found unable to serve; until a connection has
+    seen one that can, each has to check. Connections of several threads may share a route.
+    """
+
+    def __init__(self, source: ServerSource | Address, *, prefix: str = "convolab_worker") -> None:
+        self.source = source if isinstance(source, ServerSource) else ServerSource(source)
+        self.address = self.source.address
+        self.is_cluster = "{" in prefix
+        self.probed_key = f"{prefix}:can-you-write"
+        self._node: tuple[str, int] | None = None
+        self._nodes: deque[tuple[str, int]] = deque()
+        self._travellers: WeakSet[Traveller] = WeakSet()
+        self._lock = threading.Lock()
+        self.epoch = 0
+        self._trusted = 0
+
+    async def locate(self) -> Address:
+        """Return where to connect to now, with the credentials of now. Raises RedisUnavailable."""
+        node = self._node
+        address = await (self.source.locate() if node is None else self.source.with_credentials())
+        self.address = address if node is None else self._at(address, *node)
+        return self.address
+
+    def follow(self, where: str) -> None:
+        """Go to ``HOST:PORT``, as a node names another one; no host means the same one."""
+        host, _, port = where.rpartition(":")
+        if port.isdecimal():
+            self._node = host.strip("[]") or self.address.host, int(port)
+            self.address = self._at(self.address, *self._node)
+
+    def _at(self, address: Address, host: str, port: int) -> Address:
+        return replace(
+            address, host=host, port=port, path=None, tls_name=_tls_name(self.source.address, host)
+        )
+
+    def learn(self, nodes: Iterable[tuple[str, int]]) -> None:
+        """Keep where a cluster's nodes are, for the time when the one in use is gone."""
+        self._nodes = deque(dict.fromkeys(nodes))
+
+    def fall_back(self) -> None:
+        """Leave a node that can't be reached: the source's address is next, then other nodes.
+
+        Another node may have the keys of one that is gone, or knows which one has.
+        """
+        if self._node is None and self._nodes:
+            self._node = self._nodes[0]
+            self._nodes.rotate(-1)
+        else:
+            self._node = None
+
+    # servers that can't serve
+
+    def join(self, traveller: Traveller) -> None:
+        """Tell a connection when its server was found unable to serve."""
+        with self._lock:
+            self._travellers.add(traveller)
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether a new connection has to check that its server can serve."""
+        return self._trusted < self.epoch
+
+    def trust(self, epoch: int) -> None:
+        """A server that was connected to in this ``epoch`` can serve."""
+        self._trusted = max(self._trusted, epoch)
+
+    def doubt(self, seen_in: int, reason: str) -> None:
+        """A server that was connected to in the epoch ``seen_in`` can't serve: everybody leaves.
+
+        What is said of a server that everybody has left already is no news.
+        """
+        with self._lock:
+            if seen_in < self.epoch:
+                return
+            self.epoch += 1
+            epoch, travellers = self.epoch, list(self._travellers)
+        if self.is_cluster:
+            self.fall_back()
+        else:
+            self._node = None
+        for traveller in travellers:
+            traveller.leave(epoch, reason)
+
+
+def _tls_name(configured: Address, host: str) -> str | None:
+    """Return the name that a node's certificate is checked against: a bare number is no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return configured.tls_name or configured.host
+
+
+# Nodes that send a client to and fro, so often in so many seconds, disagree: that is an error.
+_MOST_MOVES, _MOVE_SECONDS = 5, 1.0
+
+
+class Redirects:
+    """The ``commands`` that a node has sent on, to be sent again to the node that it named."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._moved_at: deque[float] = deque(maxlen=_MOST_MOVES)
+        self.commands: list[Unanswered] = []
+
+    def take(self, error: RedisRefused, command: Unanswered, now: float) -> bool:
+        """Keep the command, and point the route at the node, if the error names another one."""
+        text = str(error)
+        if not text.startswith("MOVED "):
+            return False
+        if not self.commands:
+            moved_at = self._moved_at
+            if len(moved_at) == _MOST_MOVES and now - moved_at[0] < _MOVE_SECONDS:
+                return False
+            moved_at.append(now)
+        self._route.follow(text.rsplit(maxsplit=1)[-1])
+        self.commands.append(command)
+        return True
+
+    def release(self) -> list[Unanswered]:
+        commands, self.commands = self.commands, []
+        return commands

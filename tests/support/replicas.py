@@ -1,0 +1,189 @@
+"""A primary with replicas, and Sentinels that watch over them, on loopback."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from convolab_worker.embedded import EmbeddedServer, _find_program
+from tests.support.server import server_program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+MASTER = "the-primary"
+_PATIENCE_SECONDS = 30.0
+_OPTIONS = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
+
+
+class Replicas:
+    """A primary and its replicas; a context manager that starts and ends them."""
+
+    def __init__(self, replicas: int = 2, options: Mapping[str, str] | None = None) -> None:
+        self._count = 1 + replicas
+        self._options = {**_OPTIONS, **(options or {})}
+        self._stack = ExitStack()
+        self.servers: list[EmbeddedServer] = []
+        self.clients: list[Any] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for _ in range(self._count):
+                server = EmbeddedServer(options=self._options, program=server_program())
+                self.servers.append(stack.enter_context(server))
+                url = f"unix://{server.socket_path}"
+                self.clients.append(stack.enter_context(Redis.from_url(url, decode_responses=True)))
+            for client in self.clients[1:]:
+                client.replicaof("127.0.0.1", str(self.servers[0].port))
+            for place in range(1, self._count):
+                self.await_sync(place)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def await_sync(self, place: int) -> None:
+        """Wait until a replica has what its primary has."""
+        _until(
+            lambda: self.clients[place].info("replication").get("master_link_status") == "up",
+            f"server {place} follows",
+        )
+
+    def hand_over(self, old: int, new: int) -> None:
+        """Make a replica the primary, once it has everything; the old one follows it."""
+        self.clients[old].wait(1, 5000)
+        self.clients[new].replicaof("NO", "ONE")
+        self.demote(old, new)
+
+    def demote(self, old: int, new: int) -> None:
+        """Make a server the replica of another one; its connections stay open."""
+        self.clients[old].replicaof("127.0.0.1", str(self.servers[new].port))
+
+    def place_of(self, port: int) -> int:
+        """The place of the server with that port."""
+        return next(n for n, server in enumerate(self.servers) if server.port == port)
+
+
+class SentinelProcesses:
+    """Three Sentinels that watch ``replicas``; a context manager that starts and ends them."""
+
+    def __init__(self, replicas: Replicas, folder: Path, *, password: str | None = None) -> None:
+        self._replicas = replicas
+        self._folder = folder
+        self._password = password
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._stack = ExitStack()
+        self.ports: list[int] = []
+        self.clients: list[Any] = []
+
+    @property
+    def nodes(self) -> str:
+        """The Sentinels as an address lists them."""
+        return ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.callback(self._end)
+            self.ports = _free_ports(3)
+            for port in self.ports:
+                self._processes.append(self._start(port))
+                client = Redis(port=port, password=self._password, decode_responses=True)
+                self.clients.append(stack.enter_context(client))
+            _until(self._are_ready, "the Sentinels know each other")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def _start(self, port: int) -> subprocess.Popen[bytes]:
+        primary = self._replicas.servers[0].port
+        lines = [
+            f"port {port}",
+            "bind 127.0.0.1",
+            f"sentinel monitor {MASTER} 127.0.0.1 {primary} 2",
+            f"sentinel down-after-milliseconds {MASTER} 500",
+            f"sentinel failover-timeout {MASTER} 3000",
+        ]
+        if self._password is not None:
+            lines += [
+                f"requirepass {self._password}",
+                f"sentinel sentinel-pass {self._password}",
+            ]
+        config = self._folder / f"sentinel-{port}.conf"
+        config.write_text("\n".join(lines) + "\n")
+        program = _find_program(server_program())
+        return subprocess.Popen(
+            [program, str(config), "--sentinel"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _are_ready(self) -> bool:
+        for client in self.clients:
+            told = client.execute_command("SENTINEL", "MASTER", MASTER)
+            state = (
+                told if isinstance(told, dict) else dict(zip(told[::2], told[1::2], strict=True))
+            )
+            others, known = int(state["num-other-sentinels"]), int(state["num-slaves"])
+            if others < 2 or known < len(self._replicas.servers) - 1:
+                return False
+        return True
+
+    def primary(self) -> int:
+        """The place of the server that the Sentinels hold for the primary."""
+        _, port = self.clients[0].execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+        return self._replicas.place_of(int(port))
+
+    def await_other_primary(self, than: int) -> int:
+        """Wait until another server serves as primary; its place."""
+        _until(lambda: self.primary() != than, "a failover")
+        place = self.primary()
+        _until(lambda: self._replicas.clients[place].role()[0] == "master", "the promotion")
+        return place
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+
+
+def _until(predicate: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            if predicate():
+                return
+        except (RedisError, KeyError):
+            pass
+        assert time.monotonic() < deadline, f"{what}: not within {_PATIENCE_SECONDS:g} s"
+        time.sleep(0.02)
