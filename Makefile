@@ -99,6 +99,16 @@ DAY ?= 360
 rig: $(VENV)/dev.installed node-packages ## a day on a platform like Cloud Run, and what it costs
 	$(BIN)/python -m tests.faults.rig --seconds $(DAY) $(if $(SEED),--seed $(SEED))
 
+.PHONY: fuzz-door
+fuzz-door: $(VENV)/dev.installed ## 200,000 mutated requests at the wake server's socket
+	$(BIN)/python -m tests.faults.door.fuzz $(if $(SEED),--seed $(SEED))
+
+# make soak-door SOAK=600: seconds.
+SOAK ?= 600
+.PHONY: soak-door
+soak-door: $(VENV)/dev.installed ## ten minutes of jobs in held requests while the server is attacked
+	$(BIN)/python -m tests.faults.door.soak --seconds $(SOAK)
+
 .PHONY: memory
 memory: $(VENV)/dev.installed ## a worker's memory after a million jobs
 	$(BIN)/python -m tests.faults.memory

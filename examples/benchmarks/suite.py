@@ -29,6 +29,7 @@ from examples.benchmarks import (
     memory,
     peers,
     scaling,
+    sync_client,
     throughput,
 )
 from examples.benchmarks.benchkit.pictures import draw_bars, draw_latency
@@ -46,6 +47,7 @@ _PROGRAMS: tuple[tuple[ModuleType, str], ...] = (
     (filling, "--rounds 1"),
     (latency, "--seconds 2"),
     (enqueue, "--rounds 5"),
+    (sync_client, "--rounds 5"),
     (cold_start, "--rounds 7"),
     (memory, "--rounds 2"),
     (scaling, "--rounds 3"),

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
         Fixed,
         JobOptions,
     )
+    from convolab_worker.bullmq.protocol.schedules import Schedule, ScheduleOptions
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.client.sync_client import SyncJobClient
     from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
+    from convolab_worker.handlers.processes import Renewal
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
     from convolab_worker.handlers.sync_job import SyncJob
@@ -49,8 +52,12 @@ __all__ = [
     "JobStatus",
     "JobType",
     "QueueStatus",
+    "Renewal",
+    "Schedule",
+    "ScheduleOptions",
     "Settings",
     "SyncJob",
+    "SyncJobClient",
     "Worker",
 ]
 
@@ -72,8 +79,12 @@ _MODULES = {
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",
+    "Renewal": "handlers.processes",
+    "Schedule": "bullmq.protocol.schedules",
+    "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
     "SyncJob": "handlers.sync_job",
+    "SyncJobClient": "client.sync_client",
     "Worker": "worker.worker",
 }
 

@@ -7,7 +7,7 @@ text is what was expected.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Protocol
 
@@ -56,10 +56,11 @@ def format_duration(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StartRate:
-    """At most ``starts`` in any ``seconds``."""
+    """At most ``starts`` in any ``seconds``; ``text`` is what was written, as in ``30/m``."""
 
     starts: int
     seconds: float
+    text: str = field(default="", compare=False)
 
     @property
     def interval(self) -> float:
@@ -73,7 +74,7 @@ def parse_rate(text: object) -> StartRate:
     if match is None:
         msg = f"expected {RATE_EXPECTED}, got {text!r}"
         raise ValueError(msg)
-    return StartRate(int(match[1]), float(match[2] or 1) * _SECONDS[match[3]])
+    return StartRate(int(match[1]), float(match[2] or 1) * _SECONDS[match[3]], match[0])
 
 
 def parse_keep(value: object) -> bool | int | dict[str, int]:

@@ -61,6 +61,9 @@ class RetryLater(ConvolabWorkerError):
         super().__init__(reason or f"retry in {delay:g} s")
         self.delay = delay
 
+    def __reduce__(self) -> tuple[type[RetryLater], tuple[float, str]]:
+        return type(self), (self.delay, str(self))
+
 
 class RateLimited(ConvolabWorkerError):
     """Raised by a handler: no worker starts a job of this queue for ``delay`` seconds.
@@ -83,6 +86,17 @@ class RateLimited(ConvolabWorkerError):
 
 class JobTimeout(ConvolabWorkerError):
     """A handler, or a step of it, ran longer than its time-out; counts as a failed attempt."""
+
+
+class ProcessDied(ConvolabWorkerError):
+    """The process of a ``process=True`` handler ended under its job; counts as a failed attempt.
+
+    The message says how: a signal, as from the kernel when memory runs out, or an exit code.
+    """
+
+
+class RemoteError(ConvolabWorkerError):
+    """Stands for what a ``process=True`` handler raised, where that can't be pickled."""
 
 
 class LockLost(ConvolabWorkerError):
@@ -109,6 +123,9 @@ class JobFailed(ConvolabWorkerError):
         super().__init__(f"job {job_id} failed: {reason}")
         self.job_id = job_id
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[JobFailed], tuple[str, str]]:
+        return type(self), (self.job_id, self.reason)
 
 
 class JobNotRunning(ConvolabWorkerError):

@@ -163,6 +163,12 @@ class Settings:
     command_timeout: float = _option(
         10.0, Duration(0.1, 600.0), "how long a Redis command may take, except a blocking read"
     )
+    max_command_size: int = _option(
+        2**29,
+        Whole(2**16, 2**29),
+        "how many bytes a job's data, result or failure may have, where the server takes less "
+        "than Redis's 512 MiB",
+    )
     command_budget: int | None = _option(
         None, Whole(1), "Redis commands a day; the worker compares its count with it and warns"
     )
@@ -187,7 +193,8 @@ class Settings:
     wake_mode: str = _option(
         "auto",
         Choice(("auto", "background", "held")),
-        "held works only while a request is open; auto is held on Cloud Run, background elsewhere",
+        "held works only while a request is open; auto is held where open requests "
+        "keep an instance running (Cloud Run, Fly.io, Azure Container Apps), background elsewhere",
     )
     wake_hold: float = _option(
         170.0,

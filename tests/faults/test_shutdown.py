@@ -60,6 +60,38 @@ async def test_a_second_signal_ends_the_grace(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["gone", "silent"])
+async def test_a_second_signal_ends_the_process_while_redis_is_away(bench: Bench, how: str) -> None:
+    """What was not written is found by the next worker, as after a crash."""
+    worker = bench.process(shutdown_grace=25, command_timeout=0.5)
+    await worker.says("worker.started")
+    ids = await bench.add({"do": "hold"})
+    await bench.started(*ids)
+    if how == "gone":
+        await asyncio.to_thread(bench.server.kill)
+    else:
+        bench.server.suspend()
+    worker.signal(signal.SIGTERM)
+    await worker.says("worker.stopping")
+    if how == "gone":
+        await worker.says("redis.unavailable")
+
+    worker.signal(signal.SIGTERM)
+    code = await worker.ended(within=1.0 if how == "gone" else 4.0)
+
+    assert code == 128 + signal.SIGTERM
+    assert worker.events("process.forced_exit")
+    if how == "gone":
+        await asyncio.to_thread(bench.server.start)
+    else:
+        bench.server.resume()
+    assert bench.states() == {"active": ids}
+    async with asyncio.timeout(20):
+        bench.process()
+        await wait_until(lambda: len(bench.ledger.starts(ids[0])) == 2, what="the next worker")
+
+
+@pytest.mark.asyncio
 async def test_parked_jobs_go_back_in_order(bench: Bench) -> None:
     """Jobs parked at a shutdown are back at the head of their queue, in order."""
     ids = await bench.add(*[{"do": "hold"}] * 5, name="one-at-a-time")

@@ -49,7 +49,7 @@ async def test_many_jobs_leave_in_few_round_trips(client: JobClient) -> None:
     before = client.counter.client_sent
     await client.enqueue_many(numbered(MANY))
 
-    assert client.counter.client_sent - before <= MANY + 1  # the script's text, once at most
+    assert client.counter.client_sent - before <= MANY + 2  # connecting, and the script's text
 
 
 async def test_each_job_has_its_own_options(client: JobClient, make_settings: Any) -> None:
@@ -86,6 +86,35 @@ async def test_adding_again_adds_nothing(client: JobClient, redis: Redis, queue_
     ids = await client.enqueue_many(numbered(5))
 
     assert await waiting(redis, queue_name) == ids == [f"job-{at}" for at in range(5)]
+    assert [job_id.existed for job_id in ids] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [({}, "waiting"), ({"delay": 60}, "delayed"), ({"priority": 1}, "prioritized")],
+)
+async def test_the_id_of_a_job_that_was_there_says_so(
+    client: JobClient, options: dict[str, Any], state: str
+) -> None:
+    """And in which state it is; what is new, or has an id that no job had, says the opposite."""
+    first = await client.enqueue("n", job_id="known", **options)
+    again = await client.enqueue("n", job_id="known", **options)
+    other = await client.enqueue("n")
+
+    assert (first, again) == ("known", "known")
+    assert [(each.existed, each.state) for each in (first, again, other)] == [
+        (False, None), (True, state), (False, None),
+    ]  # fmt: skip
+    kept = await client.enqueue("n", deduplication="one")
+    dropped = await client.enqueue("n", deduplication="one")
+    assert (dropped, dropped.existed, dropped.state) == (kept, True, "waiting")
+
+
+async def test_a_client_opens_while_redis_is_away(make_settings: Callable[..., Settings]) -> None:
+    """An API starts without it; a call says what is wrong."""
+    async with JobClient(make_settings(redis_url="redis://127.0.0.1:1")) as client:
+        with pytest.raises(RedisUnavailable, match="can't be reached"):
+            await client.enqueue("n")
 
 
 async def test_a_lost_reply_adds_no_job_twice(
@@ -105,6 +134,7 @@ async def test_a_lost_reply_adds_no_job_twice(
 
     assert swallow.done.is_set()
     assert (await waiting(redis, queue_name))[1:] == ids == [f"job-{at}" for at in range(600)]
+    assert not any(job_id.existed for job_id in ids)  # what was there was added by this very call
 
 
 async def test_a_server_that_is_away_says_so(make_settings: Callable[..., Settings]) -> None:

@@ -137,6 +137,56 @@ async def test_schedules_that_stand_still_and_queues_that_give_no_job_are_found(
     assert others["queue jobs, paused"][1] == "its global concurrency is 0"
 
 
+async def test_a_history_that_grows_without_bound_is_warned_of_with_its_size(
+    patient: Patient, tmp_path: Path
+) -> None:
+    """Unless the jobs, their handlers or the worker bound it; the event stream is sized, too."""
+    (tmp_path / "bounded.py").write_text(
+        "from convolab_worker import HandlerRegistry\n"
+        "handlers = HandlerRegistry()\n"
+        "handlers.audio('render', keep_completed='1h', keep_failed=5)(lambda job: None)\n"
+    )
+    await history_of(patient.redis, 1000, "completed")
+    await history_of(patient.redis, 10, "failed")
+
+    code, found = await patient.examine("--strict")
+    _, by_handler = await patient.examine("--app", "bounded:handlers")
+    await patient.redis.execute_command("ACL", "SETUSER", "default", "-memory")  # type: ignore[no-untyped-call]
+    _, by_worker = await patient.examine(CONVOLAB_KEEP_COMPLETED="1000", CONVOLAB_KEEP_FAILED="1h")
+
+    verdict, told = found["queue jobs, history"]
+    assert (code, verdict) == (1, "warning")
+    completed, failed = told.split("; ")
+    assert completed.startswith("1,000 completed (")
+    assert completed.endswith(" MiB) kept for ever")
+    assert 19 < float(completed.split("(")[1].split()[0]) < 30  # 1000 results of 20 KiB
+    assert failed.startswith("10 failed (0.")
+    assert found["queue jobs, events"][0] == "warning"
+    assert by_handler["queue jobs, history"][0] == by_worker["queue jobs, history"][0] == "ok"
+    assert by_worker["queue jobs, history"][1].count("kept within bounds") == 2
+    assert "a size that the server does not tell" in by_worker["queue jobs, history"][1]
+    assert "queue jobs, events" not in by_worker
+
+
+async def history_of(redis: Redis, jobs: int, state: str) -> None:
+    """Leave jobs called ``render`` with results of 20 KiB behind, as if they had ended."""
+    result = "x" * 20 * 2**10
+    async with redis.pipeline(transaction=False) as pipeline:
+        for number in range(jobs):
+            job_id = f"{state}-{number}"
+            fields: dict[Any, Any] = {
+                "name": "render",
+                "data": "{}",
+                "opts": '{"attempts":0}',
+                "returnvalue": result,
+            }
+            pipeline.hset(f"bull:jobs:{job_id}", mapping=fields)
+            pipeline.zadd(f"bull:jobs:{state}", {job_id: number})
+            event: dict[Any, Any] = {"event": state, "jobId": job_id, "returnvalue": result}
+            pipeline.xadd("bull:jobs:events", event)
+        await pipeline.execute()
+
+
 @pytest.mark.parametrize("wrong", ["password", "port"])
 async def test_a_server_that_lets_nobody_in_is_one_failure(patient: Patient, wrong: str) -> None:
     """With what is wrong and what to compare, and no traceback."""

@@ -54,3 +54,4 @@ def test_a_loop_that_runs_keeps_its_client(make_settings: Callable[..., Settings
     asyncio.run(main())
 
     assert "another event loop's" in told[0]
+    assert "a SyncJobClient serves any thread and loop" in told[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,65 +11,15 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
-from google.auth import crypt, jwt
 
 from convolab_worker import HandlerRegistry, Job, Settings
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.server import auth
-from convolab_worker.server.auth import Certificates, IdentityTokenVerifier, authorization
+from convolab_worker.server.gate import auth
+from convolab_worker.server.gate.auth import Certificates, IdentityTokenVerifier, authorization
+from tests.support.google import AUDIENCE, EMAIL, Key
 from tests.support.serving import serving
 
 pytestmark = pytest.mark.asyncio
-
-AUDIENCE = "https://worker.example.com"
-EMAIL = "scheduler@project.iam.gserviceaccount.com"
-
-
-class Key:
-    """A signing key and its certificate, as Google has them."""
-
-    def __init__(self, key_id: str) -> None:
-        self.id = key_id
-        private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        pem = private.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.TraditionalOpenSSL,
-            serialization.NoEncryption(),
-        )
-        self._signer: Any = crypt.RSASigner.from_string(pem, key_id)  # type: ignore[no-untyped-call]
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "federated-signon")])
-        now = dt.datetime.now(dt.UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(private.public_key())
-            .serial_number(1)
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .sign(private, hashes.SHA256())
-        )
-        self.certificate = certificate.public_bytes(serialization.Encoding.PEM).decode()
-
-    def token(self, key_id: str | None = None, **changes: Any) -> str:
-        """An identity token that is right but for the changes; None leaves a claim out."""
-        now = int(time.time())
-        claims = {
-            "iss": "https://accounts.google.com",
-            "aud": AUDIENCE,
-            "sub": "1",
-            "email": EMAIL,
-            "email_verified": True,
-            "iat": now - 5,
-            "exp": now + 3600,
-        }
-        kept = {name: value for name, value in {**claims, **changes}.items() if value is not None}
-        signed: bytes = jwt.encode(self._signer, kept, key_id=key_id)  # type: ignore[no-untyped-call]
-        return signed.decode()
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +123,25 @@ async def test_each_claim_is_checked(key: Key, changes: dict[str, Any]) -> None:
 
         assert not await verifier.accepts(key.token(**changes))
         assert await verifier.accepts(key.token(email=EMAIL.upper()))
+
+
+async def test_a_token_of_brackets_is_401_at_the_server(
+    key: Key, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = HandlerRegistry()
+
+    @handlers.audio("work")
+    async def work(_: Job[dict[str, Any]]) -> None:
+        """Do nothing."""
+
+    async with Issuer(key).serve() as issuer:
+        monkeypatch.setattr(auth, "CERTIFICATES_URL", issuer.url)
+        settings = make_settings(wake_audience=AUDIENCE, wake_emails=(EMAIL,))
+        async with serving(handlers, settings) as (_, _, session):
+            brackets = base64.urlsafe_b64encode(b"[" * 5800).decode()
+            headers = {"Authorization": f"Bearer {brackets}.e30.c2ln"}
+            async with session.post("/wake", headers=headers) as answer:
+                assert answer.status == 401
 
 
 async def test_unknown_keys_do_not_cause_a_fetch_each(key: Key) -> None:

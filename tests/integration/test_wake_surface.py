@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings as hypothesis_settings, stra
 
 from convolab_worker import HandlerRegistry, Job, Settings
 from convolab_worker.server.openapi import document
-from tests.support.serving import raw, serving
+from tests.support.serving import serving
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "BREW")
 HEADER_NAMES = (
@@ -115,45 +115,9 @@ def test_every_request_is_answered_as_the_page_says(
 
     assert status < 500
     if described is not None:
-        assert str(status) in {*described["responses"], "417"}
-    if status >= 400 and content and status not in {400, 417}:
+        assert str(status) in described["responses"]
+    if status >= 400 and content:
         assert content_type == "application/json"
-
-
-@FUZZ
-@given(
-    data=st.one_of(
-        st.binary(max_size=400),
-        st.binary(max_size=100).map(lambda tail: b"GET /wake HTTP/1.1\r\nHost: x\r\n" + tail),
-        st.binary(max_size=60).map(lambda tail: b"GET /" + tail + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
-        st.binary(max_size=60).map(
-            lambda tail: (
-                b"POST /wake HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + tail
-            )
-        ),
-    )
-)
-def test_bytes_that_are_no_http_do_no_harm(surface: Surface, data: bytes) -> None:
-    """Whatever comes, what goes is an answer below 500 or nothing, and the next one is served."""
-
-    async def ask() -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", surface.port)
-        writer.write(data)
-        writer.write_eof()
-        answer = await asyncio.wait_for(reader.read(), 20)
-        writer.close()
-        return answer
-
-    answer = surface.loop.run_until_complete(ask())
-    assert not answer or answer.startswith((b"HTTP/1.1 ", b"HTTP/1.0 "))
-    for line in answer.split(b"\r\n"):
-        if line.startswith(b"HTTP/1."):
-            assert int(line.split()[1]) < 500
-
-    after = surface.loop.run_until_complete(
-        raw(surface.port, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    )
-    assert after.startswith(b"HTTP/1.1 200 ")
 
 
 def test_the_page_describes_every_route_and_no_other(surface: Surface) -> None:

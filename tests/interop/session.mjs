@@ -54,6 +54,14 @@ const operations = {
     return (await contextOf(request).queue(queue).add(name, data, opts)).id;
   },
 
+  // Writes a job scheduler, as a producer does; lists them; removes one.
+  upsert: async (request) => {
+    const { queue, scheduler, repeat, template } = request;
+    return (await contextOf(request).queue(queue).upsertJobScheduler(scheduler, repeat, template))?.id ?? null;
+  },
+  schedulers: async (request) => contextOf(request).queue(request.queue).getJobSchedulers(0, -1, true),
+  unschedule: async (request) => contextOf(request).queue(request.queue).removeJobScheduler(request.scheduler),
+
   // Starts Node's own workers, one for each queue of the scenario.
   work: async (request) => {
     await contextOf(request).startWorkers(scenarioOf(request));

@@ -23,6 +23,7 @@ from convolab_worker import (
     JobId,
     JobOptions,
     JobStatus,
+    Schedule,
     Settings,
     Worker,
 )
@@ -167,6 +168,10 @@ async def use(job: Job[Any], call_next: CallNext) -> None:
         options: JobOptions = {"lifo": True, "deduplication": Deduplication("x", ttl=5)}
         await client.enqueue("x", **options)
         await client.enqueue("x", backoff=Fixed(5), keep_failed="none")
+        assert_type(await client.schedule("x", "x", {"a": 1}, every=60, attempts=2), JobId)
+        assert_type(await client.schedules(), list[Schedule])
+        assert_type(await client.unschedule("x"), bool)
+        await client.schedule("x", "x", every=3, delay=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
         await client.enqueue("x", dealy=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 

@@ -51,7 +51,7 @@ def test_every_command_that_a_page_shows_exists(
 
 
 def _unknown_flags(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    has_actions = words[:1] in (["failed"], ["jobs"], ["queue"])
+    has_actions = words[:1] in (["failed"], ["jobs"], ["queue"], ["schedule"])
     named = words[: 1 + has_actions] if words and not words[0].startswith("-") else []
     assert main([*named, "--help"]) == 0, f"no such command: {words}"
     known = re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out)

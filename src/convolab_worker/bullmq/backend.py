@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker.bullmq.job_lock import inbox
 from convolab_worker.bullmq.protocol import calls, script_costs
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.connection.usage import CommandCounter
+    from convolab_worker.connection.key_changes import KeyChanges
 
 _MARKER_DUE = b"1"
 # BZPOPMIN's own time-out, coarse on an idle server, plus the way there and back.
@@ -44,6 +45,8 @@ _LIMITED = 2**53 - 1  # more starts than any limit allows: Node's Number.MAX_SAF
 # Weights that let one EXISTS per queue say which kinds of keys there are; see `Backend.probe`.
 _DELAYED_WEIGHT = 3
 _ACTIVE_WEIGHT = 6
+LIMIT_KEYS = ("meta", "active", "limiter")
+"""What changes when a queue's limits do, or a place of its concurrency is taken or freed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Backend:
         prefix: str,
         connection: Connection,
         waiting: Connection,
-        counter: CommandCounter,
+        changes: KeyChanges,
         worker_id: str,
         worker_name: str | None,
         lock_duration: float,
@@ -87,7 +90,8 @@ class Backend:
         self.names = tuple(names)
         self.connection = connection
         self._waiting = waiting
-        self.counter = counter
+        self.changes = changes
+        self.counter = connection.counter
         self._worker_id = worker_id
         self._prefix = prefix
         self._tokens = itertools.count(1)
@@ -108,6 +112,12 @@ class Backend:
         self._is_limited = limiter is not None
         self._has_metrics = metrics_points is not None
         self._metrics_minutes: dict[str, int] = {}
+
+    def on(self, connection: Connection) -> Self:
+        """Returns this backend on another connection for its commands; all else is shared."""
+        other = copy.copy(self)
+        other.connection = connection
+        return other
 
     def keys_of(self, queue: str) -> QueueKeys:
         """Returns the keys of any queue, this worker's or not."""
@@ -249,6 +259,10 @@ class Backend:
         return read_restrictions(
             await self.connection.call(Purpose.PROBE, "HMGET", meta, "paused", "concurrency")
         )
+
+    async def watch_limits(self, queue: str) -> bool:
+        """Has ``changes`` tell when the queue's limits change; returns whether it does."""
+        return await self.changes.watch(self.keys[queue].named(*LIMIT_KEYS))
 
     async def probe(self, queues: Iterable[str]) -> dict[str, QueueContents]:
         """Returns what each queue has: one command a queue, in one pipeline.

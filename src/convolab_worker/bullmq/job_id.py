@@ -21,14 +21,16 @@ class JobId(str, Generic[R_co]):
     It is a ``str``, and becomes a plain one wherever text is copied, stored or sent. ``queue`` is
     where the job was added, None if that is not known. ``job_type`` is the job's declaration, None
     for a job that was added by its name. ``existed`` says that a job of that id was there already,
-    so that nothing was added.
+    so that nothing was added, or that ``deduplication`` has kept the job of this id instead.
+    ``state`` is the state that it was in then; ``enqueue_many`` does not ask for it.
     """
 
-    __slots__ = ("existed", "job_type", "queue")
+    __slots__ = ("existed", "job_type", "queue", "state")
 
     existed: bool
     job_type: JobType[Any, R_co] | None
     queue: str | None
+    state: str | None
 
     def __new__(
         cls,
@@ -41,6 +43,7 @@ class JobId(str, Generic[R_co]):
         """Make an id of its text; ``JobType.job_id`` does it for a job of that type."""
         made = super().__new__(cls, text)
         made.queue, made.job_type, made.existed = queue, job_type, existed
+        made.state = None
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.client_calls import NewJob, add_job
@@ -24,13 +24,15 @@ MOST_JOBS = 500
 _MOST_DATA = 2**22
 
 
-async def add(connection: Connection, keys: QueueKeys, job: NewJob) -> str:
-    """Adds ``job``; returns its id, or that of the job which its deduplication keeps.
+class Added(NamedTuple):
+    """What became of a job that was to be added.
 
-    Raises ConvolabWorkerError if its parent is not there, or is another than it was.
+    ``id`` is the job's, or that of the one which was kept instead; ``existed`` says that nothing
+    was added.
     """
-    call = add_job(keys, job, now_ms())
-    return _added(keys, job, await run_script(connection, Purpose.ENQUEUE, call))
+
+    id: str
+    existed: bool
 
 
 def pipelines(jobs: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
@@ -50,17 +52,45 @@ def pipelines(jobs: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T
         yield batch
 
 
-async def add_all(connection: Connection, jobs: Sequence[tuple[QueueKeys, NewJob]]) -> list[str]:
-    """Adds ``jobs`` in one pipeline, as ``add`` does each; returns their ids.
+async def add(
+    connection: Connection,
+    keys: QueueKeys,
+    job: NewJob,
+    *,
+    at_ms: int | None = None,
+    again: bool = False,
+) -> Added:
+    """Adds ``job``, as of ``at_ms``, which is now by default.
+
+    ``again`` says that an earlier try of the same time may have added it. Raises
+    ConvolabWorkerError if its parent is not there, or is another than it was.
+    """
+    call = add_job(keys, job, now_ms() if at_ms is None else at_ms, again=again)
+    return read_added(keys, job, await run_script(connection, Purpose.ENQUEUE, call))
+
+
+async def add_all(
+    connection: Connection,
+    jobs: Sequence[tuple[QueueKeys, NewJob]],
+    *,
+    at_ms: int | None = None,
+    again: bool = False,
+) -> list[Added]:
+    """Adds ``jobs`` in one pipeline, as ``add`` does each.
 
     Raises the first error, once every answer is there: what could be added is.
     """
-    calls = [add_job(keys, job, now_ms()) for keys, job in jobs]
+    at = now_ms() if at_ms is None else at_ms
+    calls = [add_job(keys, job, at, again=again) for keys, job in jobs]
     answers = await run_pipeline(connection, Purpose.ENQUEUE, calls)
-    return [_added(keys, job, answer) for (keys, job), answer in zip(jobs, answers, strict=True)]
+    return [
+        read_added(keys, job, answer) for (keys, job), answer in zip(jobs, answers, strict=True)
+    ]
 
 
-def _added(keys: QueueKeys, job: NewJob, answer: Any) -> str:
+def read_added(keys: QueueKeys, job: NewJob, answer: Any) -> Added:
+    """Returns what the answer to ``add_job`` says. Raises ConvolabWorkerError."""
+    answer, existed = answer if job.named else (answer, 0)
     if isinstance(answer, int):
         reason = {
             _PARENT_MISSING: f"its parent {job.parent} on {job.parent_queue} is not there",
@@ -69,7 +99,7 @@ def _added(keys: QueueKeys, job: NewJob, answer: Any) -> str:
         msg = f"job {job.id} ({job.name}) was not added to {keys.queue}: {reason}"
         raise ConvolabWorkerError(msg)
     added: str = answer.decode()
-    return added
+    return Added(added, existed == 1 or added != job.id)
 
 
 _COUNTED = {

@@ -12,7 +12,7 @@ from convolab_worker.bullmq.protocol.calls import Call, advance_scheduler
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
-from convolab_worker.errors import RedisRefused
+from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ async def advance(backend: Backend, reconnection: Reconnection, job: ActiveJob) 
         return
     try:
         await reconnection.answered(lambda: run_script(backend.connection, Purpose.FETCH, call))
-    except RedisRefused as error:
+    except RedisUnavailable as error:
         _log.error("scheduler.not_advanced", error=str(error), repeat=_told(job), **names)
 
 

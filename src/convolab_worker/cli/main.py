@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from convolab_worker.cli.ending import leave
 from convolab_worker.cli.flags import (
     DONE,
     FAILED,
@@ -21,6 +22,7 @@ from convolab_worker.cli.flags import (
     add_command,
     add_subcommands,
 )
+from convolab_worker.cli.signals import SIGNALS, Stopped, become_init
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 
 if TYPE_CHECKING:
@@ -35,14 +37,31 @@ _COMMANDS = {
     "jobs": "list, show, retry, remove or promote jobs",
     "failed": "list, show, retry or remove failed jobs",
     "queue": "list, pause, resume or clean queues",
+    "schedule": "list, write or remove schedules, whose jobs are added again and again",
     "cancel": "end a job wherever it is: remove one that has not started; one that runs ends at "
     "once if its worker has a free slot, within half a lock's duration otherwise",
     "migrate": "move jobs from queues to another one; without --yes, only list them",
+    "handlers": "list the registered handlers: queues, names, limits and types",
+    "schema": "write the payloads and results of all jobs as JSON Schema or TypeScript, or compare "
+    "them with those of an API",
     "doctor": "check the server, the queues and the settings, and say what to do",
     "cost": "compute what a workload costs a day and a month, by several ways of working",
 }
 _FOLDERS = ("jobs", "doctor", "cost")
 """The commands whose modules are folders."""
+
+
+def run() -> NoReturn:
+    """Be the process of a command: handle its signals, run it, and end with its exit code."""
+    become_init()
+    SIGNALS.install()
+    try:
+        code = main()
+    except Stopped as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else FAILED
+    except KeyboardInterrupt:  # in between
+        code = INTERRUPTED
+    leave(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -48,13 +48,13 @@ def remark(text: str) -> None:
         return
 
 
-def as_json(value: Any) -> str:
-    """Return a value as one line of JSON that standard output can encode."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """Return a value as JSON that standard output can encode; in one line without ``indent``."""
+    text = json.dumps(value, ensure_ascii=False, default=str, indent=indent)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
-        return json.dumps(value, default=str)
+        return json.dumps(value, default=str, indent=indent)
     return text
 
 

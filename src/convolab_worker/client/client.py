@@ -12,7 +12,7 @@ from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import enqueue, following
 from convolab_worker.client.job_status import JobStatus, find_job
-from convolab_worker.client.operations import Operations
+from convolab_worker.client.schedules import Schedules
 from convolab_worker.client.session import Session
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
+    from convolab_worker.client.enqueue import Addition
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
     from convolab_worker.handlers.sync_job import SyncJob
@@ -42,7 +43,7 @@ R = TypeVar("R")
 _MOST_KNOWN_QUEUES = 1000
 
 
-class JobClient(Operations):
+class JobClient(Schedules):
     """Adds jobs to the settings' queues and reads what became of them.
 
     A client connects when it is first used; close it, or use it with ``async with``. Every method
@@ -102,21 +103,31 @@ class JobClient(Operations):
         ``result`` of the id gives what the handler returns.
 
         ``queue`` is the settings' first by default. ``job_id`` makes adding idempotent: a job of
-        that id that is there already is not added again; without it the job gets one that no queue
-        has. The other ``options`` are those of JobOptions: ``delay``, ``priority``, ``attempts``,
-        ``backoff``, ``keep_completed``, ``keep_failed``, ``lifo``, ``deduplication``,
-        ``keep_logs``, ``stack_trace_limit`` and ``size_limit``. Raises ConfigurationError for
-        options that can't be, InvalidPayload for data that the handler would refuse, and
-        InvalidResult if ``data`` is not JSON.
+        that id that is there already is not added again, and ``existed`` and ``state`` of the id
+        that is returned say so; without it the job gets one that no queue has. The other
+        ``options`` are those of JobOptions: ``delay``, ``priority``, ``attempts``, ``backoff``,
+        ``keep_completed``, ``keep_failed``, ``lifo``, ``deduplication``, ``keep_logs``,
+        ``stack_trace_limit`` and ``size_limit``. Raises ConfigurationError for options that can't
+        be, InvalidPayload for data that the handler would refuse, and InvalidResult if ``data`` is
+        not JSON.
         """
-        new = enqueue.addition(name, data, options, self._keys_of)
-        delay, session = options.get("delay"), self._current_session()
+        new = self._addition(name, data, options)
+        session = self._current_session()
         with self._tracing.adding(new.keys.queue, new.job.name) as carried:
-            try:
-                added = await enqueue.add(session, new.carrying(carried))
-            except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
-                self._wake(session, {delay})
-                raise
+            return await self._add(session, new.carrying(carried))
+
+    def _addition(self, name: Any, data: Any, options: Mapping[str, Any]) -> Addition:
+        """Return the job of these arguments of ``enqueue``. Raises ConfigurationError."""
+        return enqueue.addition(name, data, options, self._keys_of)
+
+    async def _add(self, session: Session, new: Addition, **tried: Any) -> JobId[Any]:
+        """Add a job and wake the service."""
+        delay = new.job.opts.get("delay", 0) / 1000 or None
+        try:
+            added = await enqueue.add(session, new, **tried)
+        except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
+            self._wake(session, {delay})
+            raise
         if self._waker is not None:
             self._wake(session, {delay})
         return added
@@ -170,7 +181,7 @@ class JobClient(Operations):
         additions = [new.carrying(carried) for new in additions]
         delays: set[float | None] = set()  # of those that may be there, if not all are sent
 
-        def note(sent: list[enqueue.Addition]) -> None:
+        def note(sent: list[Addition]) -> None:
             delays.update(new.job.opts.get("delay", 0) / 1000 for new in sent)
 
         try:
@@ -289,8 +300,8 @@ class JobClient(Operations):
             await self._waker.close()
 
     async def __aenter__(self) -> Self:
-        """Connect. Raises RedisUnavailable."""
-        await self._current_session().open()
+        """Redis need not be there yet: the first call connects."""
+        self._current_session()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -303,12 +314,17 @@ class JobClient(Operations):
             return session
         if session is not None and not session.loop.is_closed():
             msg = (
-                f"the connection to Redis at {self._route.address} is another event loop's: "
-                "make a client here"
+                f"the connection to Redis at {self._route.address} is another event loop's: a "
+                "JobClient belongs to one loop; a SyncJobClient serves any thread and loop"
             )
             raise ConfigurationError(msg)
         timeout = self.settings.command_timeout
-        self._session = Session(self._route, timeout=timeout, counter=self.counter)
+        self._session = Session(
+            self._route,
+            timeout=timeout,
+            counter=self.counter,
+            max_size=self.settings.max_command_size,
+        )
         return self._session
 
     def _queues(self, queue: str | None, job_id: str = "") -> list[QueueKeys]:

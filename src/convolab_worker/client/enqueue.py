@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.job_type import order
+from convolab_worker.bullmq.protocol.calls import state_of
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keywords import (
     OPTION_KEYWORDS,
@@ -18,7 +20,9 @@ from convolab_worker.bullmq.protocol.keywords import (
     checked_id,
     job_options,
 )
+from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.error_replies import cannot_serve
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
@@ -42,6 +46,8 @@ _KEYWORDS = ("name", "data", "queue", "job_id", *OPTION_KEYWORDS)
 
 # As many as a UUID has, which would take longer to make.
 _ID_BYTES = 16
+# Data of so many bytes that were lost with the connection is sent again on another one.
+LARGE = 64 * 1024
 
 
 class Addition(NamedTuple):
@@ -55,9 +61,9 @@ class Addition(NamedTuple):
         """Return it with further options: those that carry a trace's context on."""
         return self._replace(job=self.job.carrying(carried))
 
-    def job_id(self, added: str) -> JobId[Any]:
+    def job_id(self, added: producer.Added) -> JobId[Any]:
         """Return the id that Redis has answered, with what is known of the job."""
-        return JobId(added, queue=self.keys.queue, job_type=self.job_type)
+        return JobId(added.id, queue=self.keys.queue, job_type=self.job_type, existed=added.existed)
 
 
 def addition(
@@ -78,7 +84,11 @@ def addition(
     opts = job_options("enqueue", own)
     check_size(wanted.name, wanted.data, opts)
     job = NewJob(
-        id=job_id or secrets.token_hex(_ID_BYTES), name=wanted.name, data=wanted.data, opts=opts
+        id=job_id or secrets.token_hex(_ID_BYTES),
+        name=wanted.name,
+        data=wanted.data,
+        opts=opts,
+        named=job_id is not None,
     )
     return Addition(keys, job, wanted.job_type)
 
@@ -110,13 +120,39 @@ def _one_of_many(keywords: dict[str, Any], keys_of: Callable[[str | None], Queue
     return addition(keywords.pop("name"), keywords.pop("data", None), keywords, keys_of)
 
 
-async def add(session: Session, new: Addition) -> JobId[Any]:
+class _Sending(Generic[T]):
+    """Adds jobs on a connection; from its second call on it says that they may be there."""
+
+    def __init__(self, add: Callable[..., Awaitable[T]], *, again: bool = False) -> None:
+        self._add = add
+        self._again = again
+
+    def __call__(self, connection: Connection) -> Awaitable[T]:
+        again, self._again = self._again, True
+        return self._add(connection, again=again)
+
+
+async def add(
+    session: Session, new: Addition, *, at_ms: int | None = None, again: bool = False
+) -> JobId[Any]:
     """Add one job, again if the reply is lost; return its id, or that of the one kept in its place.
 
-    Waits while too much is unanswered. Raises RedisUnavailable.
+    ``again`` says that it may have been added before, as of the time ``at_ms``. Waits while too
+    much is unanswered. Raises RedisUnavailable.
     """
-    send = functools.partial(producer.add, keys=new.keys, job=new.job)
-    return new.job_id(await _sent(session, 1, len(new.job.data), send))
+    at = now_ms() if at_ms is None else at_ms
+    add_it = functools.partial(producer.add, keys=new.keys, job=new.job, at_ms=at)
+    send, largest = _Sending(add_it, again=again), _largest(session, [new.job])
+    job_id = new.job_id(await sent(session, 1, len(new.job.data), send, largest))
+    if job_id.existed:
+        await read_state(session, new, job_id)
+    return job_id
+
+
+async def read_state(session: Session, new: Addition, job_id: JobId[Any]) -> None:
+    """Let the id of a job that was there have its state."""
+    call = state_of(new.keys, job_id)
+    job_id.state = (await run_script(await session.open(), Purpose.STATUS, call)).decode()
 
 
 async def add_many(
@@ -133,15 +169,41 @@ async def add_many(
     ids: list[JobId[Any]] = []
     for batch in producer.pipelines(jobs, lambda new: len(new.job.data)):
         on_send(batch)
-        send = functools.partial(producer.add_all, jobs=[(new.keys, new.job) for new in batch])
-        added = await _sent(session, len(batch), sum(len(new.job.data) for new in batch), send)
+        pairs = [(new.keys, new.job) for new in batch]
+        send = _Sending(functools.partial(producer.add_all, jobs=pairs, at_ms=now_ms()))
+        largest = _largest(session, [new.job for new in batch])
+        size = sum(len(new.job.data) for new in batch)
+        added = await sent(session, len(batch), size, send, largest)
         ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
 
 
-async def _sent(
-    session: Session, commands: int, size: int, send: Callable[[Connection], Awaitable[T]]
+def _largest(session: Session, jobs: Iterable[NewJob]) -> tuple[str, int]:
+    """Return the name and the bytes of the largest job. Raises ConfigurationError if it is too big.
+
+    Before anything is sent: a server that takes no command of that size closes the connection.
+    """
+    name, size = max(((job.name, len(job.data)) for job in jobs), key=lambda found: found[1])
+    if size > session.max_size:
+        msg = (
+            f"the data of {name} has {size} bytes: expected no more than {session.max_size} "
+            "(CONVOLAB_MAX_COMMAND_SIZE)"
+        )
+        raise ConfigurationError(msg)
+    return name, size
+
+
+async def sent(
+    session: Session,
+    commands: int,
+    size: int,
+    send: Callable[[Connection], Awaitable[T]],
+    largest: tuple[str, int] = ("", 0),
 ) -> T:
+    """Send commands that may be executed twice, and once more if a reply is lost.
+
+    ``largest`` names the largest job among them, and its bytes.
+    """
     await session.backlog.enter(commands, size)
     try:
         connection = session.connection
@@ -150,20 +212,45 @@ async def _sent(
         try:
             return await send(connection)
         except (ReplyLost, RedisRefused) as lost:  # a job's id makes a second adding harmless
-            if isinstance(lost, RedisRefused) and not cannot_serve(str(lost)):
-                raise
-            try:
-                await session.open()
-            except RedisUnavailable as error:
-                if isinstance(lost, RedisRefused):
-                    raise
-                # What was sent first may have run all the same.
-                raise ReplyLost(str(error)) from lost
-            return await send(connection)
+            return await _sent_again(session, send, lost, largest)
     except RedisRefused:
         raise
     except RedisUnavailable as error:
-        session.backlog.refuse(str(error))  # those that wait would fail too, only later
+        if not session.connection.is_open:
+            session.backlog.refuse(str(error))  # those that wait would fail too, only later
         raise
     finally:
         session.backlog.leave(commands, size)
+
+
+async def _sent_again(
+    session: Session,
+    send: Callable[[Connection], Awaitable[T]],
+    lost: ReplyLost | RedisRefused,
+    largest: tuple[str, int],
+) -> T:
+    """Send what was lost with the connection, or refused by a server that can't serve any more.
+
+    Something large goes on a connection of its own: it may be what the server closes them for.
+    """
+    if isinstance(lost, RedisRefused) and not cannot_serve(str(lost)):
+        raise lost
+    try:
+        await session.open()
+    except RedisUnavailable as error:
+        if isinstance(lost, RedisRefused):
+            raise
+        # What was sent first may have run all the same.
+        raise ReplyLost(str(error)) from lost
+    name, size = largest
+    if size < LARGE:
+        return await send(session.connection)
+    try:
+        async with session.alone() as connection:
+            return await send(connection)
+    except ReplyLost as again:
+        msg = (
+            f"{again}, twice, after the data of {name} was sent, {size} bytes: does the server, or "
+            "a proxy, limit how large a command may be (client-query-buffer-limit)?"
+        )
+        raise ReplyLost(msg) from again

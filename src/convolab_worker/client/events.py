@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("convolab_worker")
 _BLOCK_SECONDS = 20.0
 _MARGIN_SECONDS = 5.0
-_RECONNECT_SECONDS = 0.5
+_FIRST_RECONNECT_SECONDS, _LONGEST_RECONNECT_SECONDS = 0.25, 2.0
 _FIRST_INTERRUPT_SECONDS, _LONGEST_INTERRUPT_SECONDS = 0.005, 0.5
 # Events of our own, which BullMQ does not have: a stream could not be read for a while.
 GAP = "gap"
@@ -143,7 +143,8 @@ class Events:
                 _log.exception("events.failed")
             failures += 1
             self._being_read = None
-            await asyncio.sleep(_RECONNECT_SECONDS)
+            pause = _FIRST_RECONNECT_SECONDS * 2 ** min(failures - 1, 10)
+            await asyncio.sleep(min(pause, _LONGEST_RECONNECT_SECONDS))
             self._tell_all(GAP)
 
     async def _read_once(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from convolab_worker.client.events import Events
@@ -11,6 +13,8 @@ from convolab_worker.connection.connection import Connection
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from convolab_worker.connection.route import Route
     from convolab_worker.connection.usage import CommandCounter
 
@@ -84,10 +88,14 @@ class Session:
     begins another session.
     """
 
-    def __init__(self, route: Route, *, timeout: float, counter: CommandCounter) -> None:
+    def __init__(
+        self, route: Route, *, timeout: float, counter: CommandCounter, max_size: int = 2**29
+    ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.connection = Connection(route, timeout=timeout, counter=counter)
-        self.events = Events(Connection(route, timeout=timeout, counter=counter), self.connection)
+        self.max_size = max_size
+        self._make = functools.partial(Connection, route, timeout=timeout, counter=counter)
+        self.connection = self._make()
+        self.events = Events(self._make(), self.connection)
         self.backlog = Backlog()
         self.is_over = False
 
@@ -98,6 +106,16 @@ class Session:
         if not self.connection.is_open:
             await self.connection.open()
         return self.connection
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Connection]:
+        """Yield a connection that nobody else uses. Raises RedisUnavailable."""
+        connection = self._make()
+        try:
+            await connection.open()
+            yield connection
+        finally:
+            await connection.close()
 
     async def close(self) -> None:
         """Close both connections; calls that are under way raise RedisUnavailable."""

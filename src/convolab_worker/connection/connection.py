@@ -36,6 +36,7 @@ from convolab_worker.connection.unanswered import SilenceTimer, pack
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from convolab_worker.connection.address import Address
@@ -109,6 +110,7 @@ class Connection(asyncio.Protocol):
         self._stale: ClientIdentity | None = None
         self._open = False
         self.on_lost: Callable[[Exception], None] | None = None
+        self.on_message: Callable[[Any], None] | None = None  # for what comes without a command
 
     @property
     def is_open(self) -> bool:
@@ -244,6 +246,18 @@ class Connection(asyncio.Protocol):
         self._drop(ReplyLost(_CLOSED), stale=False)
         self._stale = None
 
+    def detach(self) -> socket.socket | None:
+        """Give an open connection away as a socket, which nothing here reads any more.
+
+        Returns None under TLS. Nothing may be unanswered.
+        """
+        transport = self._transport
+        if transport is None or transport.get_extra_info("sslcontext") is not None:
+            return None
+        given: socket.socket = transport.get_extra_info("socket").dup()
+        self._drop(ReplyLost(_CLOSED), stale=False)
+        return given
+
     def abort(self, reason: str, *, stale: bool = True) -> None:
         """Give the connection up; unanswered commands raise ReplyLost for ``reason``.
 
@@ -305,6 +319,9 @@ class Connection(asyncio.Protocol):
             if answer is False:
                 self._all_read()
                 return
+            if not pending and self.on_message is not None:
+                self.on_message(answer)
+                continue
             if not pending:
                 where = self._route.address
                 self._drop(ReplyLost(f"Redis at {where} answered what was not asked"))

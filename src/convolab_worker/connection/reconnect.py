@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from convolab_worker.connection.error_replies import cannot_serve, explain, is_about_data
-from convolab_worker.errors import RedisRefused, RedisUnavailable
+from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,6 +22,9 @@ _T = TypeVar("_T")
 _MINUTES_OF_FAILURES = 400
 # So often in a row a refusal that is about stored data is believed.
 _PATIENT_REFUSALS = 2
+# So often in a row a connection that is lost with a question is lost by it: with the pauses of lost
+# connections that takes half a minute.
+_MOST_LOSSES = 10
 # States of a server that pass by themselves, soon: asking again costs little.
 _PASSING = ("LOADING", "BUSY", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 # Refusals of who we are: they pass where credentials change by themselves, and nowhere else.
@@ -200,9 +203,10 @@ class Reconnection:
         """Return what ``ask`` returns; it is called again after every outage and refusal.
 
         For questions only: what ``ask`` sends may be executed more than once. Raises RedisRefused
-        where Redis refuses again and again for a reason that lies in what is stored.
+        where Redis refuses again and again for a reason that lies in what is stored, and ReplyLost
+        where the connection is lost with the question time after time.
         """
-        refusals = 0
+        refusals = losses = 0
         while True:
             await self.wait()
             try:
@@ -213,6 +217,9 @@ class Reconnection:
                     raise
                 await self.refused(error)
             except RedisUnavailable as error:
+                losses += isinstance(error, ReplyLost)
+                if losses > _MOST_LOSSES:
+                    raise
                 _log.debug("redis.lost", error=str(error))
             else:
                 self.served()

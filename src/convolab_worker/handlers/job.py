@@ -246,6 +246,10 @@ class Job(Generic[T, R]):
         """
         return self._all_steps().key(name)
 
+    def ask_reporter(self, what: str, *arguments: Any) -> Any:
+        """Call a method of the reporter, for a thread that waits for it: the worker's own use."""
+        return self._loop.result(getattr(self._reporter, what)(*arguments))
+
     def _all_steps(self) -> Steps:
         if self._steps is None:
             from convolab_worker.handlers.steps.steps import Steps  # which most jobs do without
@@ -323,7 +327,9 @@ def _job_logger(job: Job[Any]) -> structlog.typing.FilteringBoundLogger:
     return bound
 
 
-_BOUND = frozenset({"job_id", "job_name", "queue", "kind", "attempt", "event", "exc_info"})
+_BOUND = frozenset(
+    {"job_id", "job_name", "queue", "kind", "attempt", "event", "exc_info", "exception"}
+)
 
 
 def _row(level: str, event: structlog.typing.EventDict) -> str:

@@ -120,6 +120,8 @@ def _filled(cell: types.CellType) -> bool:
 
 def annotation_name(annotation: object) -> str:
     """Write an annotation as its author would have."""
+    if annotation in (None, type(None), Any):
+        return "Any" if annotation is Any else "None"
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__qualname__.rpartition(".<locals>.")[2]
     return str(annotation)

@@ -44,12 +44,34 @@ def decoder(annotation: object) -> Callable[[bytes], Any]:
     The function raises InvalidPayload, which names the place from ``data`` on. An annotation that
     can't be checked raises ConfigurationError here.
     """
+    return _compiled(annotation, as_written=False)
+
+
+def result_decoder(annotation: object) -> Callable[[bytes], Any]:
+    """Compile an annotation into a function that reads a result as ``encode_json`` has written it.
+
+    The function raises InvalidResult, which names the place from ``result`` on. An annotation that
+    can't be checked raises ConfigurationError here.
+    """
+    read = _compiled(annotation, as_written=True)
+
+    def decode(raw: bytes) -> Any:
+        try:
+            return read(raw)
+        except InvalidPayload as error:
+            problems = [part.removeprefix("data") for part in str(error).split("; data")]
+            raise InvalidResult("; ".join(f"result{problem}" for problem in problems)) from error
+
+    return decode
+
+
+def _compiled(annotation: object, *, as_written: bool) -> Callable[[bytes], Any]:
     if any(annotation is anything for anything in (Any, object, inspect.Parameter.empty)):
         return decode_data
     resolve_local_classes(annotation)
-    refusal = _msgspec_refusal(annotation)
+    refusal = msgspec_refusal(annotation)
     if refusal is not None:
-        return pydantic_types.decoder(annotation, refusal, decode_data)
+        return pydantic_types.decoder(annotation, refusal, decode_data, as_written=as_written)
     read = msgspec.json.Decoder(annotation).decode
 
     def decode(raw: bytes) -> Any:
@@ -57,23 +79,6 @@ def decoder(annotation: object) -> Callable[[bytes], Any]:
             return read(raw)
         except Exception:  # noqa: BLE001 - a __post_init__ may raise anything
             return _second_look(raw, annotation)
-
-    return decode
-
-
-def result_decoder(annotation: object) -> Callable[[bytes], Any]:
-    """Compile an annotation into a function that reads the JSON of a job's result.
-
-    The function raises InvalidResult for what does not fit; otherwise as ``decoder``.
-    """
-    read = decoder(annotation)
-
-    def decode(raw: bytes) -> Any:
-        try:
-            return read(raw)
-        except InvalidPayload as error:
-            msg = f"result{str(error).removeprefix('data')}"
-            raise InvalidResult(msg) from error
 
     return decode
 
@@ -128,12 +133,11 @@ def _first_constant(document: str) -> int:
     return 0
 
 
-def _msgspec_refusal(annotation: Any) -> str | None:
+def msgspec_refusal(annotation: Any) -> str | None:
     """Say why msgspec can't check an annotation; None if it can."""
     try:
         msgspec.json.Decoder(annotation)
-        nodes = _nodes(msgspec.inspect.type_info(annotation), set())
-        for node in nodes:
+        for node in nodes(msgspec.inspect.type_info(annotation), set()):
             cls = getattr(node, "cls", None)
             if isinstance(node, msgspec.inspect.CustomType):
                 return f"{cls!r} is none of its types"
@@ -146,17 +150,17 @@ def _msgspec_refusal(annotation: Any) -> str | None:
     return None
 
 
-def _nodes(node: Any, seen: set[int]) -> Iterator[Any]:
+def nodes(node: Any, seen: set[int]) -> Iterator[Any]:
     """Yield msgspec's description of a type, and of all types in it."""
     if isinstance(node, tuple | list):
         for part in node:
-            yield from _nodes(part, seen)
+            yield from nodes(part, seen)
     elif isinstance(node, msgspec.inspect.Type | msgspec.inspect.Field) and id(node) not in seen:
         seen.add(id(node))
         yield node
         for name in node.__struct_fields__:
             if name not in ("default", "default_factory"):
-                yield from _nodes(getattr(node, name), seen)
+                yield from nodes(getattr(node, name), seen)
 
 
 def _second_look(raw: bytes, annotation: Any) -> Any:

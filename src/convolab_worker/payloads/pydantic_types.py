@@ -28,15 +28,21 @@ _check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def decoder(
-    annotation: Any, why_not_msgspec: str, decode_any: Callable[[bytes], Any]
+    annotation: Any,
+    why_not_msgspec: str,
+    decode_any: Callable[[bytes], Any],
+    *,
+    as_written: bool = False,
 ) -> Callable[[bytes], Any]:
     """Compile an annotation into a function that reads a job's data by pydantic.
 
-    ``decode_any`` reads JSON unchecked, or raises InvalidPayload. Raises ConfigurationError if
-    pydantic can't check the annotation either, or is not installed.
+    ``decode_any`` reads JSON unchecked, or raises InvalidPayload. With ``as_written`` fields have
+    the names by which their models write them. Raises ConfigurationError if pydantic can't check
+    the annotation either, or is not installed.
     """
     adapter = _adapter(annotation, why_not_msgspec)
-    validate, invalid = adapter.validate_json, sys.modules["pydantic"].ValidationError
+    validator = _validator_of_written(adapter) if as_written else adapter
+    validate, invalid = validator.validate_json, sys.modules["pydantic"].ValidationError
     classes = list(_classes(adapter.core_schema))
     strict = None if any(is_model(cls) and _is_lax(cls) for cls in classes) else True
     for cls in classes:
@@ -58,6 +64,75 @@ def decoder(
             raise refused(error) from error
 
     return decode
+
+
+def schema(annotation: Any, why_not_msgspec: str, *, is_result: bool) -> dict[str, Any]:
+    """Return pydantic's JSON Schema of what is read as an annotation, or is written of it."""
+    adapter = _adapter(annotation, why_not_msgspec)
+    from pydantic.errors import PydanticInvalidForJsonSchema
+    from pydantic.json_schema import GenerateJsonSchema
+
+    class Generate(GenerateJsonSchema):
+        ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
+
+        def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+            return False  # such a title says no more than the field's name
+
+        def field_is_required(self, field: Any, total: bool) -> bool:  # noqa: FBT001
+            # pydantic leaves a field with a default out of those that are always written.
+            is_written = self.mode == "serialization" and field["type"] != "typed-dict-field"
+            return is_written or super().field_is_required(field, total)
+
+    try:
+        described: dict[str, Any] = adapter.json_schema(
+            mode="serialization" if is_result else "validation", schema_generator=Generate
+        )
+    except PydanticInvalidForJsonSchema as error:
+        msg = f"can't describe {annotation_name(annotation)}: {error}"
+        raise ConfigurationError(msg) from error
+    return described
+
+
+def _validator_of_written(adapter: Any) -> Any:
+    """Return a validator that reads fields by the names by which their models write them."""
+    from pydantic_core import SchemaValidator
+
+    mended = _with_written_names(adapter.core_schema)
+    if mended == adapter.core_schema:
+        return adapter
+    try:
+        # Otherwise pydantic takes the validators that the models have already.
+        return SchemaValidator(mended, _use_prebuilt=False)
+    except TypeError:  # before pydantic 2.12
+        return SchemaValidator(mended)
+
+
+_FIELD_KINDS = ("model-field", "dataclass-field", "typed-dict-field")
+_NO_SCHEMAS = ("cls", "config", "default", "expected", "metadata", "serialization")
+
+
+def _with_written_names(part: Any) -> Any:
+    """Copy a core schema, with the names by which fields are written as those for reading."""
+    if isinstance(part, list | tuple):
+        return type(part)(_with_written_names(each) for each in part)
+    if not isinstance(part, dict):
+        return part
+    copy = {
+        key: value if key in _NO_SCHEMAS else _with_written_names(value)
+        for key, value in part.items()
+    }
+    if copy.get("type") in _FIELD_KINDS:
+        copy.pop("validation_alias", None)
+        if "serialization_alias" in copy:
+            copy["validation_alias"] = copy["serialization_alias"]
+    config = copy.get("config")
+    if isinstance(config, dict) and copy.get("type") in ("model", "dataclass"):
+        # What is written has computed fields too, which no field reads.
+        left_out = ("extra_fields_behavior", "validate_by_alias", "validate_by_name")
+        copy["config"] = {key: config[key] for key in config if key not in left_out}
+        if config.get("extra_fields_behavior") == "allow":
+            copy["config"]["extra_fields_behavior"] = "allow"
+    return copy
 
 
 def refused(error: Exception) -> InvalidPayload:

@@ -52,13 +52,15 @@ _DESCRIPTIONS = {
     202: "accepted: the worker checks its queues now",
     400: "the request is not valid",
     401: "the token is missing or wrong",
+    403: "without a token: sent by a web page of another site, or under a foreign name",
     408: "the body came too slowly",
     413: "the body is too large",
+    417: "an Expect header other than 100-continue",
     429: "too many requests from this client; Retry-After says when to try again",
     503: "not available now",
 }
-_PROBE_ERRORS = (400, 408, 413)
-_ERRORS = (400, 401, 408, 413, 429)
+_PROBE_ERRORS = (400, 403, 408, 413, 417)
+_ERRORS = (*_PROBE_ERRORS, 401, 429, 503)
 
 
 def _json(schema: Any) -> dict[str, Any]:
@@ -106,7 +108,11 @@ def _get(name: str, summary: str, media_type: str, *, errors: tuple[int, ...]) -
 @cache
 def document() -> dict[str, Any]:
     description = _operation(
-        "openapi", "this description", {200: _json({"type": "object"})}, errors=(429,), is_open=True
+        "openapi",
+        "this description",
+        {200: _json({"type": "object"})},
+        errors=(*_PROBE_ERRORS, 429, 503),
+        is_open=True,
     )
     depths = _operation(
         "depths",
@@ -123,11 +129,9 @@ def document() -> dict[str, Any]:
             "/healthz": _probe("healthz", "the same as /health", _HEALTH),
             "/ready": _probe("ready", "whether the worker is connected, or asleep", _READY),
             "/readyz": _probe("readyz", "the same as /ready", _READY),
-            "/metrics": _get(
-                "metrics", "metrics for Prometheus", "text/plain", errors=(*_ERRORS, 503)
-            ),
+            "/metrics": _get("metrics", "metrics for Prometheus", "text/plain", errors=_ERRORS),
             "/": _get("index", "the status page", "text/html", errors=_ERRORS),
-            "/events": _get("events", stream, "text/event-stream", errors=(*_ERRORS, 503)),
+            "/events": _get("events", stream, "text/event-stream", errors=_ERRORS),
             "/depths": {"post": depths},
             "/openapi.json": {"get": description},
         },

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from convolab_worker.server.gate.traffic import Traffic
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _PREFIX = "convolab_worker_"
@@ -36,23 +38,34 @@ class _Metric(NamedTuple):
         return head + samples if samples else ""
 
 
-def metrics_text(stats: Mapping[str, Any], answers: Mapping[tuple[str, int], int]) -> str:
-    """Return ``Worker.stats()`` and the server's ``answers``, by route and status, as text."""
-    return "".join(metric.text() for metric in _metrics(stats, answers))
+def metrics_text(stats: Mapping[str, Any], traffic: Traffic) -> str:
+    """Return ``Worker.stats()`` and the server's own counts as text."""
+    return "".join(metric.text() for metric in _metrics(stats, traffic))
 
 
-def _metrics(stats: Mapping[str, Any], answers: Mapping[tuple[str, int], int]) -> Iterator[_Metric]:
+def _metrics(stats: Mapping[str, Any], traffic: Traffic) -> Iterator[_Metric]:
     yield _gauge("up", "1 while the worker runs.", stats["state"] == "running")
     if "telemetry" in stats:  # otherwise the worker has not started
         yield from _worker(stats)
         yield from _jobs(stats["telemetry"])
         yield from _commands(stats["commands"])
+    yield from _traffic(traffic)
+
+
+def _traffic(traffic: Traffic) -> Iterator[_Metric]:
     requests = [
         _Sample(count, {"route": route, "status": str(status)})
-        for (route, status), count in sorted(answers.items())
+        for (route, status), count in sorted(traffic.answers.items())
     ]
     help_text = "Requests that the wake server answered."
     yield _Metric("http_requests_total", "counter", help_text, requests)
+    if traffic.limit:  # the server is not the application's own
+        yield _gauge("http_connections", "Connections that are open.", traffic.connections)
+        help_text = "Connections that may be open, by the process's descriptors."
+        yield _gauge("http_connections_limit", help_text, traffic.limit)
+    dropped = [_Sample(count, {"reason": key}) for key, count in sorted(traffic.dropped.items())]
+    help_text = "Connections that the wake server closed before their time, by reason."
+    yield _Metric("http_connections_dropped_total", "counter", help_text, dropped)
 
 
 def _gauge(name: str, help_text: str, value: float | None) -> _Metric:

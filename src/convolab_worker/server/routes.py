@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,7 +12,9 @@ from aiohttp import web
 
 from convolab_worker._setting_types import Duration
 from convolab_worker.errors import ConvolabWorkerError
-from convolab_worker.server.middleware import MAX_BODY_BYTES, Gate, answer, failure
+from convolab_worker.server.answers import answer, failure
+from convolab_worker.server.gate.gate import Gate
+from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, end_with_input
 from convolab_worker.server.openapi import document
 from convolab_worker.server.prometheus import CONTENT_TYPE, metrics_text
 from convolab_worker.server.status_page import StatusPage
@@ -21,7 +22,8 @@ from convolab_worker.server.status_page import StatusPage
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from convolab_worker.server.auth import Authorization
+    from convolab_worker.server.gate.auth import Authorization
+    from convolab_worker.server.gate.traffic import Traffic
     from convolab_worker.server.worker_proxy import WorkerProxy
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
@@ -34,20 +36,28 @@ _STATS_TIMEOUT_SECONDS = 2.0
 
 
 def make_app(
-    worker: WorkerProxy, settings: Settings, authorization: Authorization
-) -> web.Application:
-    routes = Routes(worker, settings.wake_hold if settings.wake_mode == "held" else None)
+    worker: WorkerProxy,
+    settings: Settings,
+    authorization: Authorization,
+    traffic: Traffic,
+    *,
+    checks_names: bool = True,
+) -> tuple[web.Application, Gate]:
+    """Return the application, and the gate that its requests pass."""
+    default_hold = settings.wake_hold if settings.wake_mode == "held" else None
+    routes = Routes(worker, default_hold, traffic)
     gate = Gate(
         authorization,
         rate=settings.wake_rate,
         behind_front_end=settings.k_service is not None,
-        answers=routes.answers,
+        checks_names=checks_names,
+        traffic=traffic,
         locked_page=routes.status_page.page,
     )
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[gate.handle])
-    app.on_response_prepare.append(gate.add_headers)
+    app.on_response_prepare.append(gate.answering)
     routes.add_to(app)
-    return app
+    return app, gate
 
 
 class Routes:
@@ -56,11 +66,11 @@ class Routes:
     A wake that names no duration is held for ``default_hold`` seconds; None: answered at once.
     """
 
-    def __init__(self, worker: WorkerProxy, default_hold: float | None) -> None:
+    def __init__(self, worker: WorkerProxy, default_hold: float | None, traffic: Traffic) -> None:
         self._worker = worker
         self._default_hold = default_hold
         self.status_page = StatusPage(worker)
-        self.answers: Counter[tuple[str, int]] = Counter()
+        self._traffic = traffic
 
     def add_to(self, app: web.Application) -> None:
         router = app.router
@@ -84,6 +94,7 @@ class Routes:
         if seconds is None:
             self._worker.wake()
             return answer(202, {"status": "awake", "running": self._worker.progress()["running"]})
+        end_with_input(request)
         if _NDJSON in request.headers.get("Accept", ""):
             return await self._stream_progress(request, seconds)
         try:
@@ -130,7 +141,7 @@ class Routes:
             return failure(503, "the worker's event loop does not answer")
         except ConvolabWorkerError as error:
             return failure(503, str(error))
-        text = metrics_text(stats, self.answers)
+        text = metrics_text(stats, self._traffic)
         return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def index(self, _request: web.Request) -> web.Response:

@@ -1,6 +1,7 @@
 """The wake server: HTTP in front of a worker, in a thread of its own or in your application.
 
 With a thread of its own, ``/health`` answers even while a handler blocks the worker's event loop.
+What stands between a client and the routes is in ``gate``.
 """
 
 from __future__ import annotations
@@ -10,30 +11,25 @@ import contextlib
 import socket
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.server.auth import authorization
+from convolab_worker.server.gate.auth import authorization
+from convolab_worker.server.gate.traffic import Traffic
 from convolab_worker.server.worker_proxy import WorkerProxy
 
 if TYPE_CHECKING:
     from aiohttp import web
-    from aiohttp.typedefs import Handler, Middleware
 
     from convolab_worker.worker.worker import Worker
 
 _log = structlog.get_logger("convolab_worker")
-# How long the first request line and its headers may take; and how long a connection may then be
-# idle, or take over the next ones.
-_FIRST_HEAD_SECONDS = 10.0
-_KEEP_ALIVE_SECONDS = 75.0
-_MAX_CONNECTIONS = 1000
-# Bytes of the request line, and of one header with its name.
-_MAX_LINE_BYTES = 8190
-# How long answers may still take when the server closes, and how long its thread may.
-_LAST_ANSWERS_SECONDS = 0.5
+# Connections that wait to be accepted, without a descriptor: a client whose packet finds no place
+# there tries again after a second, which is too late for a probe.
+_BACKLOG = 1024
+# How long the server's thread may take to end.
 _CLOSE_SECONDS = 1.0
 
 
@@ -46,7 +42,15 @@ def wake_app(worker: Worker) -> web.Application:
     """
     from convolab_worker.server.routes import make_app
 
-    return make_app(WorkerProxy(worker), worker.settings, authorization(worker.settings))
+    settings = worker.settings
+    app, _ = make_app(
+        WorkerProxy(worker),
+        settings,
+        authorization(settings),
+        Traffic(),
+        checks_names=settings.k_service is None,
+    )
+    return app
 
 
 class WakeServer:
@@ -62,6 +66,7 @@ class WakeServer:
         self._worker = worker
         self._authorization = authorization(worker.settings)
         self._insecure = insecure
+        self._is_closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event
         self._started: Future[None] = Future()
@@ -71,20 +76,32 @@ class WakeServer:
     async def __aenter__(self) -> Self:
         settings = self._worker.settings
         is_guarded = not self._authorization.is_open
-        is_public = is_guarded or settings.k_service is not None or self._insecure
-        sock = _listening_socket("0.0.0.0" if is_public else "127.0.0.1", settings.port)  # noqa: S104
+        sock = _listening_socket("0.0.0.0" if self._is_public else "127.0.0.1", settings.port)  # noqa: S104
         host, self.port = sock.getsockname()
         proxy = WorkerProxy(self._worker, asyncio.get_running_loop())
         threading.Thread(
             target=self._run, args=(proxy, sock), name="convolab-server", daemon=True
         ).start()
-        await asyncio.shield(asyncio.wrap_future(self._started))
+        try:
+            await asyncio.shield(asyncio.wrap_future(self._started))
+        except asyncio.CancelledError:  # nobody will call __aexit__
+            await self._close()
+            raise
         _log.info(
             "server.listening", host=host, port=self.port, token=is_guarded, mode=settings.wake_mode
         )
         return self
 
+    @property
+    def _is_public(self) -> bool:
+        is_guarded = not self._authorization.is_open
+        return is_guarded or self._worker.settings.k_service is not None or self._insecure
+
     async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        self._is_closing = True  # for a thread that has no loop yet
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the thread has ended
                 self._loop.call_soon_threadsafe(self._closing.set)
@@ -102,10 +119,20 @@ class WakeServer:
             self._ended.set_result(None)
 
     async def _serve(self, proxy: WorkerProxy, sock: socket.socket) -> None:
+        from convolab_worker.server.gate.listener import Listener, connection_limit
         from convolab_worker.server.routes import make_app
 
-        self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
-        listener = Listener(make_app(proxy, self._worker.settings, self._authorization))
+        self._closing = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        if self._is_closing:
+            return
+        settings, traffic = self._worker.settings, Traffic()
+        app, gate = make_app(
+            proxy, settings, self._authorization, traffic, checks_names=not self._is_public
+        )
+        # On loopback, and behind Cloud Run's front end, all clients have one address.
+        shares = self._is_public and settings.k_service is None
+        listener = Listener(app, gate, traffic, limit=connection_limit(), shares=shares)
         await listener.open(sock)
         self._started.set_result(None)
         await self._closing.wait()
@@ -114,75 +141,7 @@ class WakeServer:
 
 def _listening_socket(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), backlog=128)
+        return socket.create_server((host, port), backlog=_BACKLOG)
     except OSError as error:
         msg = f"PORT={port}: expected a port that is free on {host}: {error.strerror}"
         raise ConfigurationError(msg) from None
-
-
-class Listener:
-    """Serves ``app`` on a bound socket; limits the number of connections and cuts off slow ones."""
-
-    def __init__(self, app: web.Application) -> None:
-        from aiohttp import web
-
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            handler_cancellation=True,  # a client that hangs up gives up its held request
-            keepalive_timeout=_KEEP_ALIVE_SECONDS,
-            lingering_time=0.0,
-            max_field_size=_MAX_LINE_BYTES,
-            max_line_size=_MAX_LINE_BYTES,
-            shutdown_timeout=_LAST_ANSWERS_SECONDS,
-        )
-        self._first_heads: dict[Any, asyncio.TimerHandle] = {}
-        self._server: asyncio.Server | None = None
-        app.middlewares.insert(0, self._head_received())
-
-    def _head_received(self) -> Middleware:
-        """Make the middleware that stops a connection's timer once its first head has come."""
-        from aiohttp import web
-
-        @web.middleware
-        async def head_received(request: web.Request, handler: Handler) -> web.StreamResponse:
-            timer = self._first_heads.pop(request.protocol, None)
-            if timer is not None:
-                timer.cancel()
-            return await handler(request)
-
-        return head_received
-
-    async def open(self, sock: socket.socket) -> None:
-        """Start to accept connections."""
-        await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, sock=sock, backlog=128)
-
-    async def close(self) -> None:
-        """Stop accepting, let answers that are being sent finish, and close every connection."""
-        if self._server is not None:
-            self._server.close()
-        await self._runner.cleanup()
-        for timer in self._first_heads.values():
-            timer.cancel()
-
-    def _accept(self) -> asyncio.BaseProtocol:
-        server = self._runner.server
-        if server is None or len(server.connections) >= _MAX_CONNECTIONS:
-            return _Refusal()
-        protocol = server()
-        loop = asyncio.get_running_loop()
-        self._first_heads[protocol] = loop.call_later(_FIRST_HEAD_SECONDS, self._cut_off, protocol)
-        return protocol
-
-    def _cut_off(self, protocol: web.RequestHandler) -> None:
-        del self._first_heads[protocol]
-        protocol.force_close()
-
-
-class _Refusal(asyncio.Protocol):
-    """Closes a connection that is one too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()

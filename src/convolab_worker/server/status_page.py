@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from convolab_worker.errors import ConvolabWorkerError
-from convolab_worker.server.middleware import answer, failure
+from convolab_worker.server.answers import answer, failure
+from convolab_worker.server.gate.http_connection import end_with_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +66,7 @@ class StatusPage:
             error = f"{_MAX_STREAMS} pages are open already"
             return failure(503, error, {"Retry-After": "30"})
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        end_with_input(request)
         await stream.prepare(request)
         self._streams += 1
         try:

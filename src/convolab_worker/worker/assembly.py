@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from convolab_worker._setting_types import parse_rate
 from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
@@ -19,6 +21,7 @@ from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.reconcile import child_reason
 from convolab_worker.connection.client_names import NamedConnections, client_name
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.key_changes import KeyChanges
 from convolab_worker.connection.reconnect import Reconnection
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
@@ -34,6 +37,7 @@ from convolab_worker.worker.dispatch.slots import Slots
 from convolab_worker.worker.execution.completer import JobCompleter
 from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
 from convolab_worker.worker.execution.handler_call import LOCK_LOST, cancellation, job_of_frame
+from convolab_worker.worker.execution.losses import Isolation
 from convolab_worker.worker.execution.progress import ReportWriter
 from convolab_worker.worker.locks import LockKeeper
 from convolab_worker.worker.suspension import IdlePolicy
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
 
 # A frozen process can't close its connections: so early, and they are made anew in a round trip.
 _HELD_SLEEP_AFTER_SECONDS = 10.0
+
+_log = structlog.get_logger("convolab_worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +73,9 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     """Make every part of a worker; nothing is connected yet. To be called in the loop."""
     route, counter, lock_counter = _route(settings), CommandCounter(), CommandCounter()
     loop, signal = asyncio.get_running_loop(), Signal()
-    connections = [
-        Connection(route, timeout=settings.command_timeout, counter=counter) for _ in range(2)
-    ]
-    for one, other in (connections, connections[::-1]):
-        one.on_lost = functools.partial(_connection_lost, other, signal)
-    backend = _backend(settings, connections, counter)
+    connections = [_connection(route, settings, counter) for _ in range(2)]
+    changes = KeyChanges(_connection(route, settings, counter))
+    backend = _backend(settings, connections, changes)
     reconnection = Reconnection(
         *connections,
         where=str(route.source),
@@ -86,6 +89,7 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         interval=settings.progress_interval,
         step_limits=StepLimits.of(settings),
         may_reclaim=lambda held: keeper.may_reclaim(held),  # noqa: PLW0108 - it is made below
+        max_size=settings.max_command_size,
     )
     executor = JobExecutor(
         handlers,
@@ -117,6 +121,8 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         reconnection,
         lock_duration=settings.lock_duration,
         may_reclaim=keeper.may_reclaim,
+        isolation=Isolation(Connection(route, timeout=settings.command_timeout, counter=counter)),
+        max_size=settings.max_command_size,
     )
     usage = CommandUsage(
         counter,
@@ -138,6 +144,8 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         settings=settings,
         policy=idle_policy(settings),
     )
+    for one, other in (connections, connections[::-1]):
+        one.on_lost = functools.partial(_connection_lost, other, signal, dispatcher)
     return Assembly(
         dispatcher=dispatcher,
         executor=executor,
@@ -170,7 +178,11 @@ def _route(settings: Settings) -> Route:
     return Route(ServerSource.of(settings), prefix=settings.prefix)
 
 
-def _backend(settings: Settings, connections: list[Connection], counter: CommandCounter) -> Backend:
+def _connection(route: Route, settings: Settings, counter: CommandCounter) -> Connection:
+    return Connection(route, timeout=settings.command_timeout, counter=counter)
+
+
+def _backend(settings: Settings, connections: list[Connection], changes: KeyChanges) -> Backend:
     limiter = None
     if settings.rate_limit is not None:
         rate = parse_rate(settings.rate_limit)
@@ -181,7 +193,7 @@ def _backend(settings: Settings, connections: list[Connection], counter: Command
         prefix=settings.prefix,
         connection=connection,
         waiting=blocking,
-        counter=counter,
+        changes=changes,
         worker_id=secrets.token_hex(8),
         worker_name=worker_name(settings),
         lock_duration=settings.lock_duration,
@@ -221,8 +233,15 @@ def _names(
     )
 
 
-def _connection_lost(other: Connection, signal: Signal, error: Exception) -> None:
-    """A connection went silent: the other one, to the same server, is no better."""
+def _connection_lost(
+    other: Connection, signal: Signal, dispatcher: Dispatcher, error: Exception
+) -> None:
+    """A connection went silent: the other one, to the same server, is no better.
+
+    A worker at rest connects again when it has work; until then nothing else tells of the loss.
+    """
+    if dispatcher.is_at_rest and other.is_open:  # once for the two
+        _log.warning("redis.lost", error=str(error))
     if isinstance(error, ReplyLost) and error.silent:
         other.abort(str(error))
     signal.set()

@@ -137,8 +137,8 @@ class Suspension:
             self.asleep = False
 
     async def _sleep(self) -> None:
+        self.asleep = True  # first: these connections are closed, not lost
         await self._reconnection.close()
-        self.asleep = True
         _log.info("worker.asleep")
         due = None if self.policy.works_when_held else self._next_time()
         if not await self._resumed_within(_FOREVER if due is None else due - time.time()):

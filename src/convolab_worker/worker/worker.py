@@ -16,6 +16,7 @@ from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError, NotRunning, RedisUnavailable
 from convolab_worker.handlers.lifespan import Lifespans
+from convolab_worker.handlers.processes import IMPORTING
 from convolab_worker.settings import Settings
 from convolab_worker.worker import status
 from convolab_worker.worker.assembly import assemble
@@ -56,7 +57,7 @@ class Worker:
 
     A worker lives once: ``new`` until ``run``, ``drain`` or ``async with``, then ``running``,
     ``stopping`` and ``stopped``. ``overrides`` are settings by name. Raises ConfigurationError if
-    there is no handler, or an option is wrong.
+    there is no handler, an option is wrong, or a process could not import its handler.
     """
 
     def __init__(
@@ -71,6 +72,12 @@ class Worker:
                 "the registry has no handler: register one, as in @handlers.audio('generate-audio')"
             )
             raise ConfigurationError(msg)
+        if IMPORTING.get():
+            msg = (
+                "a handler's process imports the program that starts this worker: expected what "
+                "starts it under `if __name__ == '__main__':`"
+            )
+            raise ConfigurationError(msg)
         handlers.check()
         self.settings = settings
         self._handlers = handlers
@@ -79,6 +86,7 @@ class Worker:
         self._lifespans: Lifespans[Scope] | None = None
         self._has_run = False
         self._has_ended = False
+        self._has_started = asyncio.Event()
         self._is_hurried = False
         self._grace_ends_at: float | None = None
         self._background: asyncio.Task[None] | None = None
@@ -154,6 +162,7 @@ class Worker:
         try:
             await self._open_lifespans(assembly)
             _log.info("worker.started", **self._description())
+            self._has_started.set()
             is_drain, policy = drain_until is not None, assembly.dispatcher.suspension.policy
             if not is_drain and policy == ALWAYS_WORKING:  # a name is billed at each connection
                 assembly.names.start()
@@ -168,7 +177,7 @@ class Worker:
         finally:
             await asyncio.shield(self._stopping or self._stop_task(0.0))
             assembly.keeper.stop()
-            assembly.executor.close()
+            await assembly.executor.close()
             await assembly.names.close()
             await self._close_lifespans()
             await assembly.reconnection.close()
@@ -239,6 +248,10 @@ class Worker:
         }
 
     # control
+
+    async def started(self) -> None:
+        """Wait until the lifespans are open and jobs may run; Redis may still be away."""
+        await self._has_started.wait()
 
     def wake(self) -> None:
         """Look for work at once, or within a second of the last wake; from the loop's own thread.
@@ -347,6 +360,15 @@ class Worker:
             ready=self._state == "running" and (reconnection.is_open or is_asleep),
             overdue=time.monotonic() > dispatcher.expected_by,
         )
+
+    def idle_since(self) -> float | None:
+        """When something happened last: a job's end, a wake, a request (monotonic clock).
+
+        None while a job runs or waits in memory, and while a request is held.
+        """
+        if self._assembly is None or self._requests is None:
+            return None
+        return None if self._requests.held else self._assembly.dispatcher.idle_since
 
     def status_snapshot(self) -> dict[str, Any]:
         """What the status page shows, from memory, without a Redis command."""

@@ -20,6 +20,7 @@ from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.key_changes import KeyChanges
 from convolab_worker.connection.usage import CommandCounter, Purpose
 
 LOCK_SECONDS = 60.0
@@ -45,7 +46,7 @@ class BackendOfWorker:
     async def add(self, job_id: str = "1", **opts: Any) -> str:
         """Add a job."""
         job = NewJob(id=job_id, name="work", data="{}", opts=opts)
-        return await producer.add(self.backend.connection, self.keys, job)
+        return (await producer.add(self.backend.connection, self.keys, job)).id
 
     async def fetched(self) -> ActiveJob:
         """The next job, which must be there."""
@@ -98,9 +99,9 @@ async def make_backend(
             counter = CommandCounter()
             connections = [
                 Connection(Address.parse(server_url), timeout=10.0, counter=counter)
-                for _ in range(2)
+                for _ in range(3)
             ]
-            for connection in connections:
+            for connection in connections[:2]:
                 await connection.open()
                 stack.push_async_callback(connection.close)
             backend = Backend(
@@ -108,7 +109,7 @@ async def make_backend(
                 prefix="bull",
                 connection=connections[0],
                 waiting=connections[1],
-                counter=counter,
+                changes=KeyChanges(connections[2]),
                 worker_id=worker_id,
                 worker_name=None,
                 lock_duration=LOCK_SECONDS,

@@ -9,6 +9,24 @@ import pytest
 from convolab_worker.cli.commands.doctor import app_checks, checks
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, UNKNOWN, WARNING, Finding
 
+
+def kept(jobs: int, bytes: int | None, is_bounded: bool = False) -> Finding:  # noqa: A002, FBT001, FBT002
+    """The finding on a queue that keeps so many completed jobs."""
+    ended = app_checks.Ended(state="completed", jobs=jobs, bytes=bytes, is_bounded=is_bounded)
+    finding = app_checks.history("q", [ended])
+    assert finding is not None
+    return finding
+
+
+def stream(entries: int, bytes: int) -> Finding:  # noqa: A002
+    """The finding on a queue with so many events."""
+    finding = app_checks.events(
+        "q", app_checks.EventStream(entries=entries, bytes=bytes, most=10_000)
+    )
+    assert finding is not None
+    return finding
+
+
 VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
     (lambda: checks.server({"redis_version": "7.0.15"}), OK, "Redis 7.0.15"),
     (lambda: checks.server({"redis_version": "6.2.0"}), OK, "Redis 6.2.0"),
@@ -56,6 +74,17 @@ VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
     (lambda: checks.clock(0.2), OK, "+0.20 s"),
     (lambda: checks.clock(-3.0), WARNING, "-3.00 s"),
     (lambda: checks.clock(None), UNKNOWN, "does not say"),
+    (lambda: kept(jobs=5, bytes=2**20), OK, "5 completed (1.0 MiB) kept for ever"),
+    (lambda: kept(jobs=1000, bytes=2**20), WARNING, "1,000 completed (1.0 MiB) kept for ever"),
+    (lambda: kept(jobs=5, bytes=20 * 2**20), WARNING, "5 completed (20.0 MiB) kept for ever"),
+    (lambda: kept(jobs=5000, bytes=None), WARNING, "5,000 completed (a size that the server does"),
+    (
+        lambda: kept(jobs=5000, bytes=2**30, is_bounded=True),
+        OK,
+        "5,000 completed (1,024.0 MiB) kept within bounds",
+    ),
+    (lambda: stream(entries=100, bytes=2**20), OK, "100 entries, 1.0 MiB; 100.0 MiB with as many"),
+    (lambda: stream(entries=12_000, bytes=2**25), WARNING, "12,000 entries, 32.0 MiB"),
     (lambda: checks.blocking(1.0, 1.05), OK, "1.1 s of 1 s"),
     (lambda: checks.blocking(1.0, 0.3), FAILURE, "0.3 s of 1 s"),
     (lambda: checks.blocking(1.0, None), FAILURE, "cut or refused"),

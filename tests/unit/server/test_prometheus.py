@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from convolab_worker.connection.usage import CommandCounter, Purpose
+from convolab_worker.server.gate.traffic import Traffic
 from convolab_worker.server.prometheus import metrics_text
 from convolab_worker.telemetry.metrics import BUCKETS, Metrics, RecentRun
+
+TRAFFIC = Traffic(
+    answers=Counter({("wake", 202): 4}), dropped=Counter(crowded=3), connections=2, limit=96
+)
 
 
 def run(kind: str, outcome: str, duration: float, waited: float) -> RecentRun:
@@ -63,7 +69,7 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 def test_the_counts_are_those_of_the_worker() -> None:
     """Jobs by kind and outcome, slots, commands, budget, phase, answers."""
-    found = samples(metrics_text(stats(), {("wake", 202): 4}))
+    found = samples(metrics_text(stats(), TRAFFIC))
 
     assert found[key("jobs_total", kind="audio", outcome="completed")] == 1
     assert found[key("jobs_total", kind='odd "kind"\\\n', outcome="completed")] == 1
@@ -82,11 +88,13 @@ def test_the_counts_are_those_of_the_worker() -> None:
     assert found[key("connected")] == 1
     assert found[key("up")] == 1
     assert found[key("http_requests_total", route="wake", status="202")] == 4
+    assert found[key("http_connections_dropped_total", reason="crowded")] == 3
+    assert (found[key("http_connections")], found[key("http_connections_limit")]) == (2, 96)
 
 
 def test_the_histograms_are_cumulative_and_complete() -> None:
     """Every bucket, the last one equal to the count, and the sum in seconds."""
-    found = samples(metrics_text(stats(), {}))
+    found = samples(metrics_text(stats(), Traffic()))
     buckets = [
         found[key("job_duration_seconds_bucket", kind="audio", le=f"{bound:g}")]
         for bound in BUCKETS
@@ -102,7 +110,7 @@ def test_the_histograms_are_cumulative_and_complete() -> None:
 
 def test_every_metric_has_its_type_and_help_and_a_name_as_prometheus_wants_it() -> None:
     """Counters end in _total, no sample stands without HELP and TYPE, no line is repeated."""
-    text = metrics_text(stats(), {("wake", 202): 4})
+    text = metrics_text(stats(), TRAFFIC)
     families = list(text_string_to_metric_families(text))
 
     assert len({family.name for family in families}) == len(families)
@@ -116,4 +124,4 @@ def test_every_metric_has_its_type_and_help_and_a_name_as_prometheus_wants_it() 
 
 def test_a_worker_that_has_not_begun_has_metrics_too() -> None:
     """Only that it is not up, before the loop has made its parts."""
-    assert samples(metrics_text({"state": "new"}, {})) == {key("up"): 0}
+    assert samples(metrics_text({"state": "new"}, Traffic())) == {key("up"): 0}

@@ -39,7 +39,7 @@ class NewJob:
     """A job to be added: ``data`` is JSON text, ``opts`` BullMQ's job options by their long names.
 
     ``parent`` is the id of the parent job, ``parent_queue`` the parent queue's key without a
-    trailing colon (``bull:course-generation``).
+    trailing colon (``bull:course-generation``). ``named`` says that a producer has chosen the id.
     """
 
     id: str
@@ -48,14 +48,19 @@ class NewJob:
     opts: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
     parent_queue: str | None = None
+    named: bool = False
 
     def carrying(self, carried: Mapping[str, Any]) -> NewJob:
         """Returns the job with further options: those that carry a trace's context on."""
         return dataclasses.replace(self, opts={**self.opts, **carried}) if carried else self
 
 
-def add_job(keys: QueueKeys, job: NewJob, now_ms: int) -> Call:
-    """Add ``job`` to its queue, unless a job of its id is there; the answer is the job's id."""
+def add_job(keys: QueueKeys, job: NewJob, now_ms: int, *, again: bool = False) -> Call:
+    """Add ``job`` to its queue, unless a job of its id is there; the answer is the job's id.
+
+    For a job with a name of its own it is that id, and 1 if such a job was there. ``again`` says
+    that an earlier try, with the same ``now_ms``, may have added it.
+    """
     opts = {"attempts": 0, **job.opts}
     short = short_options(opts)
     parent_key = None if job.parent is None else f"{job.parent_queue}:{job.parent}"
@@ -72,7 +77,11 @@ def add_job(keys: QueueKeys, job: NewJob, now_ms: int) -> Call:
     )
     name, key_names = _target(opts)
     inner = script_costs.add(name, is_child=job.parent is not None)
-    return Call(name, keys.listed(key_names), (packed, job.data, msgpack.packb(short)), inner)
+    args = (packed, job.data, msgpack.packb(short))
+    if not job.named:
+        return Call(name, keys.listed(key_names), args, inner)
+    named = (*args, "1" if again else "0")
+    return Call(f"{name}Named", keys.listed(key_names), named, inner + script_costs.ADD_NAMED)
 
 
 def _target(opts: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:

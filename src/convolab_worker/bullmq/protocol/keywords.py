@@ -123,23 +123,33 @@ class JobPolicy(TypedDict, total=False):
     keep_failed: Keep | None
 
 
-class JobOptions(JobPolicy, total=False):
-    """What a producer may say of one job, in addition to JobPolicy; None is as good as nothing.
+class ScheduledJobOptions(JobPolicy, total=False):
+    """What a producer may say of the jobs of a schedule, in addition to JobPolicy.
 
-    ``delay`` is the seconds before the job may start. ``priority`` is from 1, which goes first, to
-    2097151; jobs without one, or with 0, go before all of these. ``lifo`` puts the job at the head
-    of its queue. ``deduplication`` is an id, or a Deduplication: no job is added while one with
-    that id is there. ``keep_logs`` is how many rows of the job's log remain, ``stack_trace_limit``
-    how many stack traces, and ``size_limit`` how many bytes its data may have as JSON.
+    ``priority`` is from 1, which goes first, to 2097151; jobs without one, or with 0, go before all
+    of these. ``lifo`` puts the job at the head of its queue. ``keep_logs`` is how many rows of the
+    job's log remain, ``stack_trace_limit`` how many stack traces, and ``size_limit`` how many
+    bytes its data may have as JSON.
     """
 
-    delay: float | None
     priority: int | None
     lifo: bool | None
-    deduplication: str | Deduplication | None
     keep_logs: int | None
     stack_trace_limit: int | None
     size_limit: int | None
+
+
+class JobOptions(ScheduledJobOptions, total=False):
+    """What a producer may say of one job; None is as good as nothing.
+
+    ``attempts``, ``backoff``, ``keep_completed`` and ``keep_failed`` are those of JobPolicy;
+    ``priority``, ``lifo``, ``keep_logs``, ``stack_trace_limit`` and ``size_limit`` those of
+    ScheduledJobOptions. ``delay`` is the seconds before the job may start. ``deduplication`` is an
+    id, or a Deduplication: no job is added while one with that id is there.
+    """
+
+    delay: float | None
+    deduplication: str | Deduplication | None
 
 
 class EnqueueOptions(JobOptions, total=False):
@@ -239,6 +249,7 @@ class _Keyword:
 
 _MAY_BE: Mapping[str, _Keyword] = {
     "name": _Keyword(is_text, "a job name"),
+    "id": _Keyword(is_text, "text"),
     "key": _Keyword(_is_key, f"text without ':' and {LIFE_MARK!r}"),
     "queue": _Keyword(lambda value: value is None or is_text(value), "a queue's name"),
     "on_failure": _Keyword(

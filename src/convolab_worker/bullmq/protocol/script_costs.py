@@ -51,6 +51,9 @@ RENEWAL = 3  # for each job, by the script that renews the locks of all
 # BullMQ chooses the id of a job that is added without one; ours have an id, which costs one more.
 ADD_NUMBERED = 8
 ADD = ADD_NUMBERED + 1
+ADD_NAMED = 1  # whether a job of an id that was chosen is there
+REMOVE_SCHEDULE = 6
+_ADD_SCHEDULE = 14  # a new one; up to 10 more in the place of another
 _ADD_CHILD = 2
 
 
@@ -58,6 +61,11 @@ def add(script: str, *, is_child: bool = False) -> int:
     """Commands inside a script that adds a job which is not there yet."""
     has_order_of_its_own = script != "addStandardJob"  # delayed, or prioritized
     return ADD + has_order_of_its_own + (_ADD_CHILD if is_child else 0)
+
+
+def add_schedule(*, has_pattern: bool) -> int:
+    """Commands inside the script that writes a schedule, and a first job that waits or is due."""
+    return _ADD_SCHEDULE + has_pattern
 
 
 def log(*, has_progress: bool, is_trimmed: bool) -> int:

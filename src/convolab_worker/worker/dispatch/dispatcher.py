@@ -81,6 +81,7 @@ class Dispatcher:
             lock_duration=settings.lock_duration,
         )
         self._prober = QueueProber(backend, table, stalled, executor.ids_of, bounds)
+        backend.changes.heard = self._key_changed
         self.fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
         self.suspension = Suspension(
             policy, reconnection, self.next_time, has_jobs=lambda: self.fetcher.is_running
@@ -212,6 +213,10 @@ class Dispatcher:
             elif (held := self._executor.find(marker.queue, marker.cancelled)) is not None:
                 self._keeper.check_soon(held)
 
+    def _key_changed(self, key: str | None) -> None:
+        self._prober.changed(key)
+        self._signal.set()
+
     def _pass_time(self) -> float:
         """Let what is due by now take effect; gives the time."""
         now = self._now()
@@ -279,6 +284,12 @@ class Dispatcher:
     # idle
 
     @property
+    def idle_since(self) -> float | None:
+        """When something happened last, monotonic; None while a job is in hand or just was."""
+        news = self._seen != (self.fetcher.found, self.fetcher.ended)
+        return self.suspension.active_at if self._is_idle and not news else None
+
+    @property
     def _wants_probe(self) -> bool:
         return self._wake_wanted or self._table.needs_probe
 
@@ -308,6 +319,11 @@ class Dispatcher:
         elif time.monotonic() >= self.suspension.idle_deadline:
             self.suspension.suspend()
         return self.suspension.suspended
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the worker is suspended with its connections open."""
+        return self.suspension.suspended and not (self.suspension.asleep or self.stopping)
 
     def drained(self) -> asyncio.Future[None]:
         """A future that is done when nothing is left to fetch, as seen after this call."""
@@ -364,6 +380,7 @@ class Dispatcher:
             self.fetcher.stop()
             self._signal.set()
             await self._listener.close(STOP_PATIENCE_SECONDS / 2)
+            await self._backend.changes.close()
             with contextlib.suppress(RedisRefused):
                 await self._hear()
             self._prober.announce()
@@ -390,6 +407,7 @@ class Dispatcher:
         """Fetch no more; give running jobs ``grace`` seconds, then return them to their queues."""
         ends_at = time.monotonic() + grace
         self.stopping = True
+        self._executor.stopping.set()
         self.suspension.end()
         await self.halt()
         await self.fetcher.all_ended(ends_at - time.monotonic())

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("convolab_worker")
 # A job whose lock was lost may be nobody's: stalled jobs are looked for so soon.
 _LOST_SECONDS = 1.0
+# So often it is asked what became of a fetch, if the connection is lost with each question.
+_MOST_QUESTIONS = 4
 _NO_JOB = (None, FollowUp.NONE)
 
 
@@ -83,6 +85,7 @@ class Fetcher:
         self._is_stopped = False
         self._chains: dict[asyncio.Task[None], JobInHand] = {}
         self._lost: list[_Missing] = []
+        self._questions: dict[str, int] = {}  # lost with the connection, by token
         self.found = 0  # jobs fetched so far
         self.ended = 0  # chains that have ended so far
 
@@ -184,12 +187,17 @@ class Fetcher:
         """Find the jobs that were lost from sight; write the end that one has had, or run it."""
         while self._lost:
             lost = self._lost[-1]
-            job = await find_by_token(self._backend, lost.queue, lost.token)
+            try:
+                job = await find_by_token(self._backend, lost.queue, lost.token)
+            except ReplyLost:
+                self._not_found(lost)
+                raise
             held, outcome = None, None
             if job is not None:
                 _log.info("job.adopted", job_id=job.id, queue=lost.queue)
                 outcome = lost.outcome_of(job)
                 held = await self._adopt(job, outcome)
+            self._questions.pop(lost.token, None)
             self._lost.remove(lost)  # not before: its return may be cut off
             if held is None:
                 continue
@@ -197,6 +205,20 @@ class Fetcher:
                 self._begin(held)
             else:
                 self._spawn(self._write_late(held, outcome), held)
+
+    def _not_found(self, lost: _Missing) -> None:
+        """The connection was lost with the question: after a few times the job is left to others.
+
+        What a job has may be too large for its answer. Its lock runs out, and BullMQ's stalled
+        checks, which do not read it, fail it in the end.
+        """
+        self._questions[lost.token] = self._questions.get(lost.token, 0) + 1
+        if self._questions[lost.token] < _MOST_QUESTIONS:
+            return
+        del self._questions[lost.token]
+        self._lost.remove(lost)
+        self._prober.stalled.schedule(lost.queue)
+        _log.error("job.not_adopted", queue=lost.queue, losses=_MOST_QUESTIONS)
 
     async def _adopt(self, job: ActiveJob, outcome: Outcome | None) -> JobInHand | None:
         """Take the job in hand again; None if it is parked, or no longer ours."""
@@ -335,7 +357,12 @@ class Fetcher:
             return completion
         self._executor.untrack(held)
         if completion.next.job is None:  # the job's place of its queue is free now, and not before
-            self._table.job_ended(held.job.queue)
+            queue = held.job.queue
+            self._table.job_ended(queue)
+            if not (how.get("fetch_next") or self._is_stopped):
+                wanted = self._table.place_freed(queue)
+                if wanted is not FollowUp.NONE:
+                    await self._follow_up(queue, wanted)
         with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
             self._executor.report(held, completion.outcome)
         if isinstance(completion.outcome, Lost):

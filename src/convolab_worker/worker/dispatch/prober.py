@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from convolab_worker.bullmq.backend import LIMIT_KEYS
 from convolab_worker.connection.error_replies import is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 from convolab_worker.worker.dispatch.idle_backoff import revalidation
@@ -80,6 +81,12 @@ class QueueProber:
             _log.debug("queue.broken", queue=queue, error=str(error))
 
     async def _asked(self, queue: str, wanted: FollowUp) -> None:
+        if wanted is FollowUp.ASK_LIMITS:
+            self._table.limits_asked(queue, await self._backend.restrictions_of(queue))
+            return
+        if wanted is FollowUp.WATCH:
+            await self._watch(queue)
+            return
         if wanted is FollowUp.ASK_WHY_STOPPED:
             ours_before = len(self._ids_in_hand(queue))
             found = await self._backend.restrictions_of(queue)
@@ -87,9 +94,28 @@ class QueueProber:
             self._table.restricted(
                 queue, found, ours=ours, ended=ours < ours_before, now=time.time()
             )
+            await self._watch(queue)
             if not self._table.hides_due(queue):
                 return
         self._table.due(queue, await self._backend.next_due(queue))
+
+    async def _watch(self, queue: str) -> None:
+        """Have changes of the queue's limits told, if it is at one."""
+        if not self._table.wants_watch(queue):
+            return
+        if await self._backend.watch_limits(queue):
+            self._table.watched(queue, time.time())
+
+    def changed(self, key: str | None) -> None:
+        """A key of a queue's limits was changed; None if changes may have been missed."""
+        if key is None:
+            self._table.unwatched_all(time.time())
+            return
+        for queue in self._backend.names:
+            keys = self._backend.keys[queue]
+            for kind in LIMIT_KEYS:
+                if key == keys[kind]:
+                    self._table.changed(queue, kind, time.time())
 
     def wait_ended(self, heard: Heard) -> None:
         """A blocking read ended: queues are swept after a whole wait, or after the longest time.

@@ -5,7 +5,7 @@
     any      -- a fetch or a probe tells -->          PAUSED, LIMITED, FULL, BROKEN
     PAUSED   -- its marker, a probe -->               READY
     LIMITED  -- its time is over -->                  READY
-    FULL     -- its time, the end of a job of ours --> READY
+    FULL     -- its time, the end of a job of ours, a change of its keys --> READY
     BROKEN   -- its time is over -->                  READY    the scripts fail on what it holds
 
 ``QueueTable`` alone changes a ``QueueState``. Of the ready queues, a *newly ready* one is fetched
@@ -34,8 +34,12 @@ MOST_SKIPS = 2
 # After so many fetches in a row that found a job, it pays to count the jobs that wait.
 _COUNT_AFTER_HITS = 3
 # A queue at its own concurrency is tried again after this, then after twice as long each time:
-# no marker tells of a place that another worker has freed.
-_FIRST_FULL_SECONDS = 1.0
+# no marker tells of a place that another worker has freed. Where changes of its keys are told, it
+# is tried when they are, but no sooner after the last time; the longest pause then is as long as
+# Node's worker needs to notice.
+_FIRST_FULL_SECONDS, _LONGEST_TOLD_SECONDS = 1.0, 5.0
+# A rate limit that is over sooner is waited for, and not watched.
+_SHORT_LIMIT_SECONDS = 1.0
 # A queue on whose keys BullMQ's scripts fail is tried again after this, then after twice as long.
 _FIRST_BROKEN_SECONDS, _LONGEST_BROKEN_SECONDS = 0.5, 120.0
 
@@ -66,6 +70,8 @@ class FollowUp(Enum):
     ASK_DUE = "ask due"  # when the next delayed job is due
     ASK_WHY_STOPPED = "ask why stopped"  # jobs are there, and a fetch found none
     CHECK_STALLED = "check stalled"  # an active job may have lost its worker
+    ASK_LIMITS = "ask limits"  # whether the queue has a concurrency of its own
+    WATCH = "watch"  # the queue is at a limit that may be changed
 
 
 @dataclass(slots=True)
@@ -99,6 +105,9 @@ class QueueState:
     full_seconds: float = _FIRST_FULL_SECONDS  # how long FULL lasts the next time
     broken_seconds: float = 0.0  # how long BROKEN lasted the last time; 0 after a fetch
     has_own_marker: bool = False  # a fetch of ours has set the marker again
+    has_concurrency: bool | None = None  # whether it has one of its own; None if not known
+    is_told: bool = False  # changes of its keys are told
+    tried_at: float = 0.0  # when it was found at a limit
 
 
 class QueueTable:
@@ -171,6 +180,9 @@ class QueueTable:
             evidence = False
         if result.limited_for > 0:
             self._stop(state, Availability.LIMITED, now + result.limited_for)
+            state.tried_at = now
+            if result.limited_for > _SHORT_LIMIT_SECONDS and not state.is_told:
+                return FollowUp.WATCH
         elif result.due_at is not None:
             if result.due_at <= now:  # a score that no fetch will ever reach stands before others
                 return FollowUp.ASK_DUE
@@ -207,6 +219,17 @@ class QueueTable:
         state = self.states[queue]
         if state.availability is Availability.FULL:
             self._open(queue)
+
+    def place_freed(self, queue: str) -> FollowUp:
+        """A job of ours has ended, and no other one was asked for with its end.
+
+        BullMQ sets no marker for a job that was added while its queue was at its own concurrency:
+        so whether the queue has one is asked once.
+        """
+        has_concurrency = self.states[queue].has_concurrency
+        if has_concurrency:
+            self.mark_ready(queue)
+        return FollowUp.ASK_LIMITS if has_concurrency is None else FollowUp.NONE
 
     def children_added(self, queue: str) -> None:
         """A job of ours has added children to the queue, and given its place there up.
@@ -270,6 +293,8 @@ class QueueTable:
         to wait for. ``ended`` says that one of them ended while this was asked.
         """
         state = self.states[queue]
+        state.has_concurrency = found.concurrency is not None
+        state.tried_at = now
         if found.paused:
             self._stop(state, Availability.PAUSED, None)
         elif found.concurrency is not None and ended:
@@ -279,7 +304,56 @@ class QueueTable:
         elif found.concurrency is not None:
             seconds = min(state.full_seconds, self._longest_full)
             state.full_seconds = 2 * seconds
+            if state.is_told:
+                state.full_seconds = min(2 * seconds, _LONGEST_TOLD_SECONDS)
+                seconds = self._longest_full
             self._stop(state, Availability.FULL, now + seconds)
+
+    def limits_asked(self, queue: str, found: Restrictions) -> None:
+        """Whether the queue has a concurrency of its own, asked after a job of ours has ended."""
+        self.states[queue].has_concurrency = found.concurrency is not None
+        self.place_freed(queue)
+
+    def wants_watch(self, queue: str) -> bool:
+        """Whether the queue is at a limit, and changes of its keys are not told."""
+        state = self.states[queue]
+        return not state.is_told and state.availability in {Availability.FULL, Availability.LIMITED}
+
+    def watched(self, queue: str, now: float) -> None:
+        """Changes of the queue's keys are told from now on; one just before may be missed."""
+        state = self.states[queue]
+        state.is_told = True
+        self._try_by(state, now + _FIRST_FULL_SECONDS)
+
+    def unwatched_all(self, now: float) -> None:
+        """Changes are not told any more, and some may have been missed."""
+        for state in self.states.values():
+            if state.is_told:
+                state.is_told = False
+                self._try_by(state, now)
+
+    def changed(self, queue: str, kind: str, now: float) -> None:
+        """A key of the queue was changed: ``meta`` has its limits, ``active`` its places.
+
+        A place is worth a try only after a while, since it is mostly taken by the worker that has
+        freed it.
+        """
+        state = self.states[queue]
+        if kind == "meta":
+            state.has_concurrency = None
+            if state.availability is Availability.PAUSED:
+                state.until = now
+            self._try_by(state, now)
+        elif kind == "limiter" and state.availability is Availability.LIMITED:
+            self._try_by(state, max(now, state.tried_at + _SHORT_LIMIT_SECONDS))
+        elif kind == "active" and state.availability is Availability.FULL:
+            pause = max(state.full_seconds / 2, _FIRST_FULL_SECONDS)
+            self._try_by(state, max(now, state.tried_at + pause))
+
+    @staticmethod
+    def _try_by(state: QueueState, at: float) -> None:
+        if state.until is not None:
+            state.until = min(state.until, at)
 
     def hides_due(self, queue: str) -> bool:
         """Whether the queue is not stopped, and when its next job is due is not known."""
@@ -340,6 +414,7 @@ class QueueTable:
     def shift(self, seconds: float) -> None:
         """The clock was set forward by so much (back, if negative): stops last no longer for it."""
         for state in self.states.values():
+            state.tried_at += seconds
             if state.until is not None:
                 state.until += seconds
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -37,6 +40,14 @@ from convolab_worker.errors import (
     RedisUnavailable,
     ReplyLost,
 )
+from convolab_worker.worker.execution.losses import (
+    Isolation,
+    blamed,
+    loss_delay,
+    most_losses,
+    size_of,
+    too_large,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +78,16 @@ class Completion(NamedTuple):
     is_refused: bool = False
 
 
+@dataclass(slots=True)
+class _Tries:
+    """What is being written, and how often it was refused, or lost with its connection."""
+
+    outcome: Outcome
+    fetch_next: bool
+    refusals: int = 0
+    losses: int = 0
+
+
 class _Aborted(ConvolabWorkerError):
     """The job comes to ``outcome`` instead: it was told to end before its end was written."""
 
@@ -78,7 +99,8 @@ class _Aborted(ConvolabWorkerError):
 class JobCompleter:
     """Completes jobs on ``backend``, however long Redis is away.
 
-    ``may_reclaim`` says whether this process never stood still while it held a lock.
+    ``may_reclaim`` says whether this process never stood still while it held a lock. What was lost
+    with the connection is sent again in ``isolation``; ``max_size`` is in bytes.
     """
 
     def __init__(
@@ -88,8 +110,12 @@ class JobCompleter:
         *,
         lock_duration: float,
         may_reclaim: Callable[[HeldLock], bool],
+        isolation: Isolation,
+        max_size: int,
     ) -> None:
         self._backend = backend
+        self._isolation = isolation
+        self._max_size = max_size
         self._reconnection = reconnection
         self._lock_duration = lock_duration
         self._may_reclaim = may_reclaim
@@ -138,69 +164,109 @@ class JobCompleter:
     async def _until_written(
         self, held: JobInHand, outcome: Outcome, *, fetch_next: bool, once: bool, was_refused: bool
     ) -> Completion:
-        refusals = int(was_refused)
-        while True:
-            call = self._call(held.job, outcome, fetch_next=fetch_next)
+        tries = _Tries(outcome, fetch_next, refusals=int(was_refused))
+        while not isinstance(tries.outcome, Lost):
+            call = self._call(held.job, tries.outcome, fetch_next=tries.fetch_next)
+            size = size_of(call, tries.outcome)
+            if size > self._max_size:
+                tries.outcome = too_large(tries.outcome, size, self._max_size)
+                continue
             try:
-                completion = await self._write(held, outcome, call)
+                completion = await self._send(held, tries, call)
             except RedisUnavailable as error:
                 if await self._was_written(held.job, error, call):
-                    return await self._written(held.job, outcome, fetch_next=fetch_next)
+                    return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
                 if once and isinstance(error, RedisRefused):
-                    return Completion(outcome, is_refused=True)
-                refusals += isinstance(error, RedisRefused)
-                if refusals > _PATIENT_REFUSALS and meaning(str(error)) is None:
-                    outcome = _given_up(outcome, error)
+                    return Completion(tries.outcome, is_refused=True)
+                await self._not_written(held.job, tries, error, size)
             except (ConvolabWorkerError, Refusal) as error:
-                outcome = await self._instead(held, outcome, error, was_refused=refusals > 0)
-                if isinstance(outcome, Lost):
-                    return Completion(outcome)
+                tries.outcome = await self._instead(
+                    held, tries.outcome, error, was_refused=tries.refusals > 0
+                )
             else:
                 self._reconnection.served()
                 return completion
+        return Completion(tries.outcome)
+
+    async def _not_written(
+        self, job: ActiveJob, tries: _Tries, error: RedisUnavailable, size: int
+    ) -> None:
+        """Decide what to write next; pause if the connection was lost with the write.
+
+        The first loss is nobody's yet: all that were under way were lost with it.
+        """
+        if isinstance(error, RedisRefused):
+            tries.refusals += 1
+            if tries.refusals > _PATIENT_REFUSALS and meaning(str(error)) is None:
+                tries.outcome = _given_up(tries.outcome, error)
+            return
+        if not (tries.losses or isinstance(error, ReplyLost)):
+            return  # it was not sent
+        tries.losses, tries.fetch_next = tries.losses + 1, False
+        if tries.losses > most_losses(size):
+            _log.error("job.write_given_up", job_id=job.id, queue=job.queue, bytes=size)
+            tries.outcome, tries.losses = blamed(tries.outcome, size, tries.losses), 1
+            return
+        _log.warning(
+            "job.write_lost", job_id=job.id, queue=job.queue, bytes=size, losses=tries.losses
+        )
+        await asyncio.sleep(loss_delay(tries.losses, random=random.random()))
 
     # writing
 
-    async def _write(self, held: JobInHand, outcome: Outcome, call: Call) -> Completion:
+    async def _send(self, held: JobInHand, tries: _Tries, call: Call) -> Completion:
+        """Write the outcome: on a connection of its own, once one was lost with it."""
+        outcome = tries.outcome
+        if not tries.losses:
+            return await self._write(self._backend, held, outcome, call)
+        return await self._isolation.run(
+            lambda connection: self._write(self._backend.on(connection), held, outcome, call)
+        )
+
+    async def _write(
+        self, backend: Backend, held: JobInHand, outcome: Outcome, call: Call
+    ) -> Completion:
         job = held.job
         if isinstance(outcome, (Completed, Failed, Postponed)):
-            result = await self._backend.transition(job, call)
+            result = await backend.transition(job, call)
             return Completion(outcome, NOT_ASKED if call.script == "retryJob" else result)
-        if isinstance(outcome, Lost):
-            raise LockLost(outcome.reason)
         if isinstance(outcome, AwaitsChildren):
-            return await self._await_children(held, outcome)
+            return await self._await_children(backend, held, outcome)
         if isinstance(outcome, Limited):
-            await self._backend.limit_queue(job, outcome.delay)
+            await backend.limit_queue(job, outcome.delay)
             return Completion(outcome, FetchResult(limited_for=outcome.delay, asked=False))
-        await self._backend.return_to_queue(job)
+        await backend.return_to_queue(job)
         return Completion(outcome)
 
-    async def _add_children(self, held: JobInHand, outcome: AwaitsChildren) -> None:
+    async def _add_children(
+        self, backend: Backend, held: JobInHand, outcome: AwaitsChildren
+    ) -> None:
         """Add the children. Raises _Aborted if the job is told to end, and there are more to add.
 
         The next run, which asks for the same children, adds those.
         """
         job = held.job
-        left = await flows.left_to_add(self._backend, job, outcome.children)
+        left = await flows.left_to_add(backend, job, outcome.children)
         is_first = True
-        for batch in flows.pipelines(self._backend, job, left, outcome.carried):
+        for batch in flows.pipelines(backend, job, left, outcome.carried):
             if held.aborted is not None and not is_first:
                 raise _Aborted(held.aborted.outcome or Returned())
             job.has_asked, is_first = True, False
-            await producer.add_all(self._backend.connection, batch)
+            await producer.add_all(backend.connection, batch)
 
-    async def _await_children(self, held: JobInHand, outcome: AwaitsChildren) -> Completion:
+    async def _await_children(
+        self, backend: Backend, held: JobInHand, outcome: AwaitsChildren
+    ) -> Completion:
         job = held.job
         for _ in range(2):
-            await self._add_children(held, outcome)
-            if await self._backend.await_children(job):
+            await self._add_children(backend, held, outcome)
+            if await backend.await_children(job):
                 return Completion(outcome)
-            if not await reconcile.holds(self._backend, job):
+            if not await reconcile.holds(backend, job):
                 # A write before this one was executed, and the children have ended since.
                 msg = "the job was moved on by a write whose answer was lost"
                 raise LockLost(msg, ran_out=True)
-            if await flows.have_ended(self._backend, job, outcome.children):
+            if await flows.have_ended(backend, job, outcome.children):
                 return Completion(outcome, rerun=True)
         # Twice there was nothing to wait for, and nothing had ended: it would go round for ever.
         raise flows.nothing_to_wait_for(outcome.children, ())

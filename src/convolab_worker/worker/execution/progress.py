@@ -14,7 +14,7 @@ from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.reconcile import reclaim
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
-from convolab_worker.errors import JobNotFound, LockLost, RedisUnavailable
+from convolab_worker.errors import JobNotFound, LockLost, RedisUnavailable, ReplyLost
 from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("convolab_worker")
 T = TypeVar("T")
+# After so many losses in a row a job reports no more; each makes the next report that much later.
+_MOST_LOSSES, _SLOWER = 3, 4
 _MOST_ROWS = 1000  # kept in memory between two writes; a handler that logs faster loses the oldest
 
 
@@ -48,10 +50,12 @@ class ReportWriter:
         interval: float,
         step_limits: StepLimits,
         may_reclaim: Callable[[HeldLock], bool],
+        max_size: int,
     ) -> None:
         self.step_limits = step_limits
         self.may_reclaim = may_reclaim
         self.backend = backend
+        self.max_size = max_size
         self.reconnection = reconnection
         self._counter = counter
         self.interval = interval
@@ -83,6 +87,7 @@ class BufferedReporter:
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._written_at = float("-inf")
+        self._losses = 0  # reports in a row with which the connection was lost
 
     def progress(self, value: Any) -> None:
         """Take the newest progress. Raises InvalidResult if it is not JSON."""
@@ -181,7 +186,8 @@ class BufferedReporter:
         if not self._due or self._timer is not None or self._closed:
             return
         loop = self._writer.loop
-        at = max(loop.time(), self._written_at + self._writer.interval)
+        pause = self._writer.interval * _SLOWER**self._losses
+        at = max(loop.time(), self._written_at + pause)
         self._timer = loop.call_at(at, self._start_writing)
 
     def _start_writing(self) -> None:
@@ -195,12 +201,22 @@ class BufferedReporter:
             self._due = False
         if progress is None and not rows:
             return
+        size = len(progress or "") + sum(map(len, rows))
+        if size > self._writer.max_size:
+            _log.warning("job.report_too_large", job_id=self._job.id, bytes=size)
+            return
         self._written_at = self._writer.loop.time()
         try:
             await self._writer.write(self._job, progress, rows)
         except RedisUnavailable as error:
             # Progress is news, not the job: what could not be told is no reason to fail.
-            _log.warning("job.report_lost", job_id=self._job.id, error=str(error))
+            _log.warning("job.report_lost", job_id=self._job.id, bytes=size, error=str(error))
+            self._losses += isinstance(error, ReplyLost)
+            if self._losses == _MOST_LOSSES:  # others' commands were lost with each of them
+                self._closed = True
+                _log.error("job.reports_given_up", job_id=self._job.id, bytes=size)
+        else:
+            self._losses = 0
 
     def close(self) -> None:
         """Write nothing more: the job is another worker's."""

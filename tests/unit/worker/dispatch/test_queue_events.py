@@ -489,3 +489,93 @@ def test_a_slot_does_not_stay_on_a_queue_that_is_closed() -> None:
     end_one(table, "a")
 
     assert not table.stays("a", Turn(START, jobs=1), START)
+
+
+# changes that are told
+
+
+def test_a_change_of_a_full_queues_limits_makes_it_ready_at_once() -> None:
+    """However long it would have been left alone."""
+    table = make_table("a", ready=["a"])
+    fill_up(table, "a", most=1, ours=1)
+    table.watched("a", START)
+    table.pass_time(START + 1)  # a change just before may be missed
+    fetch_none(table, "a", START + 1)
+    table.restricted("a", Restrictions(paused=False, concurrency=1), ours=1, now=START + 1)
+
+    table.changed("a", "meta", START + 100)
+
+    assert table.next_time() == START + 100
+    assert table.pass_time(START + 100) == ["a"]
+
+
+def test_a_place_that_is_freed_is_tried_soon_and_then_less_often() -> None:
+    """The worker that frees it mostly takes it again: as often as Node's worker looks."""
+    table = make_table("a")
+    fill_up(table, "a", most=1)
+    table.watched("a", START)
+    now, pauses = START, []
+
+    for _ in range(6):
+        table.changed("a", "active", now)
+        at = table.next_time()
+        assert at is not None
+        pauses.append(at - now)
+        now = at
+        table.pass_time(now)
+        fetch_none(table, "a", now)
+        table.restricted("a", Restrictions(paused=False, concurrency=1), ours=0, now=now)
+
+    assert pauses == [1.0, 2.0, 2.5, 2.5, 2.5, 2.5]
+
+
+def test_other_keys_and_other_states_are_no_reason_to_look() -> None:
+    table = make_table("a", "b")
+    fill_up(table, "a", most=1)
+    table.watched("a", START)
+    table.pass_time(START + 1)
+
+    table.changed("a", "limiter", START + 2)
+    table.changed("b", "active", START + 2)
+    table.changed("b", "meta", START + 2)
+
+    assert table.next_time() is None
+
+
+def test_a_lost_watch_is_a_reason_to_look() -> None:
+    """Changes may have been missed, and none is told from now on."""
+    table = make_table("a")
+    fill_up(table, "a", most=1)
+    table.watched("a", START)
+    table.unwatched_all(START + 5)
+
+    assert table.pass_time(START + 5) == ["a"]
+    assert not table.wants_watch("a")
+    fill_up(table, "a", most=1)
+    assert table.wants_watch("a")
+
+
+def test_a_long_rate_limit_is_watched_and_a_short_one_waited_for() -> None:
+    table = make_table("a", "b", ready=["a", "b"])
+
+    asked = [
+        fetch_none(table, "a", limited_for=0.5),
+        fetch_none(table, "b", limited_for=60.0),
+    ]
+
+    assert asked == [FollowUp.NONE, FollowUp.WATCH]
+
+
+def test_whether_a_queue_has_a_concurrency_is_asked_once_and_then_its_places_are_filled() -> None:
+    """A job that came while it was full had no marker."""
+    table = make_table("a", "b")
+
+    asked = [table.place_freed("a"), table.place_freed("b")]
+    table.limits_asked("a", Restrictions(paused=False, concurrency=2))
+    table.limits_asked("b", Restrictions(paused=False, concurrency=None))
+    ready = table.next_queue()
+    fetch_none(table, "a")
+    again = [table.place_freed("a"), table.place_freed("b")]
+
+    assert (asked, again) == ([FollowUp.ASK_LIMITS] * 2, [FollowUp.NONE] * 2)
+    assert ready == table.next_queue() == "a"

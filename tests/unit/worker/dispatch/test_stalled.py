@@ -9,6 +9,7 @@ import pytest
 from convolab_worker.bullmq.backend import Backend
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.key_changes import KeyChanges
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.worker.dispatch.stalled import StalledChecker
 from tests.unit.worker.dispatch.tables import START
@@ -28,7 +29,7 @@ class Stage:
             prefix="bull",
             connection=connection,
             waiting=connection,
-            counter=counter,
+            changes=KeyChanges(connection),
             worker_id="w",
             worker_name=None,
             lock_duration=LOCK_SECONDS,

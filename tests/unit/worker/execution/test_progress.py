@@ -24,6 +24,7 @@ class Writes:
 
     def __init__(self, interval: float = LONG, *, down: bool = False) -> None:
         self.interval = interval
+        self.max_size = 2**20
         self.loop = asyncio.get_running_loop()
         self.down = down
         self.made: list[tuple[str | None, list[str]]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
@@ -13,6 +14,39 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.schedulers import ListedSchedule
 
 _REFUSED, _FIRST_ERROR = (401, 403), 400
+_MANY_JOBS, _MUCH = 1000, 16 * 2**20  # below that, what is kept is no matter yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The jobs of a queue that have ended as ``state`` says and are kept.
+
+    ``bytes`` is an estimate, None where the server does not tell. ``is_bounded`` says whether jobs
+    that end have older ones removed.
+    """
+
+    state: str
+    jobs: int
+    bytes: int | None
+    is_bounded: bool
+
+    def __str__(self) -> str:
+        size = "a size that the server does not tell" if self.bytes is None else _mib(self.bytes)
+        kept = "within bounds" if self.is_bounded else "for ever"
+        return f"{self.jobs:,} {self.state} ({size}) kept {kept}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventStream:
+    """A queue's events: ``bytes`` is None where the server does not tell, ``most`` the bound."""
+
+    entries: int
+    bytes: int | None
+    most: int
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def queue_version(queue: str, version: str | None) -> Finding:
@@ -61,7 +95,7 @@ def paused(queue: str, restrictions: Restrictions) -> Finding | None:
             verdict=WARNING,
             found="paused",
             why="no worker fetches a job from it until it is resumed",
-            advice="resume it: queue.resume() in Node",
+            advice="resume it: convolab-worker queue resume",
         )
     if restrictions.concurrency == 0:
         return Finding(
@@ -90,7 +124,45 @@ def schedules(queue: str, listed: Sequence[ListedSchedule]) -> Finding | None:
         verdict=verdict,
         found=found,
         why="a schedule that stands still adds no job, and nothing else says so",
-        advice="set it anew (upsertJobScheduler), or remove it (removeJobScheduler)",
+        advice="set it anew, or remove it: convolab-worker schedule set, or remove",
+    )
+
+
+def history(queue: str, kept: Sequence[Ended]) -> Finding | None:
+    """Judge whether what is kept of ended jobs grows without bound; None where nothing is kept."""
+    if not kept:
+        return None
+    growing = [
+        each
+        for each in kept
+        if not each.is_bounded and (each.jobs >= _MANY_JOBS or (each.bytes or 0) >= _MUCH)
+    ]
+    return Finding(
+        check=f"queue {queue}, history",
+        verdict=WARNING if growing else OK,
+        found="; ".join(str(each) for each in kept),
+        why="BullMQ keeps every job that has ended until somebody removes it: the server fills up",
+        advice="keep_completed and keep_failed for the handlers, or CONVOLAB_KEEP_COMPLETED and "
+        "CONVOLAB_KEEP_FAILED; what is there goes with convolab-worker queue clean",
+    )
+
+
+def events(queue: str, stream: EventStream) -> Finding | None:
+    """Judge the size of a queue's event stream; None without events, or where nobody tells."""
+    if not stream.entries or stream.bytes is None:
+        return None
+    full = stream.bytes / stream.entries * max(stream.entries, stream.most)
+    found = f"{stream.entries:,} entries, {_mib(stream.bytes)}"
+    if stream.entries < stream.most:
+        found = f"{found}; {_mib(full)} with as many as BullMQ keeps, {stream.most:,}"
+    return Finding(
+        check=f"queue {queue}, events",
+        verdict=WARNING if stream.bytes >= _MUCH else OK,
+        found=found,
+        why="each result is there a second time, and BullMQ counts the entries, not their bytes",
+        advice="keep large results elsewhere and return their addresses; in Node, "
+        "new Queue(name, {streams: {events: {maxLen: 1000}}}) keeps fewer, and trimEvents() "
+        "removes what is there",
     )
 
 

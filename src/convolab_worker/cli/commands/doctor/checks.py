@@ -122,7 +122,7 @@ def connections(clients: int | None, most: int | None) -> Finding:
         check="connections",
         verdict=_verdict_on_share(clients / most),
         found=f"{clients} of {most}",
-        why="a worker has two connections, and a third while jobs run",
+        why="a worker has two to four connections",
         advice="raise maxclients, or close connections that nobody uses",
     )
 

@@ -13,6 +13,7 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_restrictions, text
 from convolab_worker.bullmq.schedulers import listed
 from convolab_worker.cli.commands.doctor import app_checks, checks
+from convolab_worker.cli.commands.doctor.history import Retention, ended, event_stream
 from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
 from convolab_worker.client.wake_request import wake_address
 from convolab_worker.connection.error_replies import explain
@@ -64,6 +65,7 @@ class Survey:
         self._connection = connection
         self._settings = settings
         self._handlers = handlers
+        self._retention = Retention(settings, handlers)
 
     async def findings(self) -> AsyncIterator[Finding]:
         """Yield each check's finding as soon as it is known."""
@@ -177,6 +179,12 @@ class Survey:
         schedules = app_checks.schedules(keys.queue, await self._schedules(keys))
         if schedules is not None:
             yield schedules
+        for finding in (
+            app_checks.history(keys.queue, await ended(self._ask, keys, self._retention)),
+            app_checks.events(keys.queue, await event_stream(self._ask, keys)),
+        ):
+            if finding is not None:
+                yield finding
         if self._handlers is not None:
             names = await self._waiting_names(keys)
             yield app_checks.unhandled(keys.queue, names, self._handlers.names_on(keys.queue))

@@ -166,8 +166,14 @@ class IdentityTokenVerifier:
 
     async def accepts(self, token: str) -> bool:
         """Return whether signature, issuer, audience, times and e-mail address are right."""
-        claims = await self._claims(token)
-        if claims is None or claims.get("iss") not in _ISSUERS:
+        try:
+            claims = await self._claims(token)
+        except Exception as error:  # noqa: BLE001 - whatever a token is made of, it is refused
+            # Google's library raises a ValueError for a wrong token, and odd JSON nearly anything:
+            # a TypeError, or a RecursionError for a thousand brackets.
+            _log.debug("identity_token.refused", error=type(error).__name__)
+            return False
+        if not isinstance(claims, dict) or claims.get("iss") not in _ISSUERS:
             return False
         email = claims.get("email")
         is_expected = isinstance(email, str) and email.lower() in self._emails
@@ -175,21 +181,16 @@ class IdentityTokenVerifier:
 
     async def _claims(self, token: str) -> Mapping[str, Any] | None:
         """Return the token's claims if its signature, times and audience are right."""
-        try:
-            key_id = self._jwt.decode_header(token).get("kid")
-            if not isinstance(key_id, str):
-                return None
-            certificates = await self._certificates.containing(key_id)
-            if key_id not in certificates:
-                return None
-            claims: Mapping[str, Any] = self._jwt.decode(
-                token,
-                certs=certificates,
-                audience=self._audience,
-                clock_skew_in_seconds=_CLOCK_SKEW_SECONDS,
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # Google's library raises a ValueError for a wrong token; odd JSON raises the others.
-            _log.debug("identity_token.refused", error=type(error).__name__)
+        key_id = self._jwt.decode_header(token).get("kid")
+        if not isinstance(key_id, str):
             return None
+        certificates = await self._certificates.containing(key_id)
+        if key_id not in certificates:
+            return None
+        claims: Mapping[str, Any] = self._jwt.decode(
+            token,
+            certs=certificates,
+            audience=self._audience,
+            clock_skew_in_seconds=_CLOCK_SKEW_SECONDS,
+        )
         return claims

@@ -1,0 +1,308 @@
+"""SyncJobClient: JobClient for threads, in which calls block.
+
+A JobClient runs in the event loop of a background thread, and every call here runs one of its
+coroutines there. Two changes of threads take longer than Redis does, so ``enqueue`` first tries a
+plain socket of the calling thread's own; whatever does not work that way goes through the loop.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
+
+from convolab_worker.client.actions import BATCH
+from convolab_worker.client.client import JobClient
+from convolab_worker.client.job_status import JobStatus
+from convolab_worker.client.sync_session import Held
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+
+    from convolab_worker.bullmq.job_id import JobId
+    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
+    from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
+    from convolab_worker.client.events import JobEvent
+    from convolab_worker.client.sync_session import Running
+    from convolab_worker.handlers.job import Job
+    from convolab_worker.settings import Settings
+
+P = TypeVar("P")
+R = TypeVar("R")
+Args = ParamSpec("Args")
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+_AT_ONCE = 100  # jobs that are listed come in pages anyway
+
+
+def _documented_as(method: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Let a method have the docs of one of JobClient's."""
+
+    def document(function: Function) -> Function:
+        function.__doc__ = method.__doc__
+        return function
+
+    return document
+
+
+def _blocking(
+    method: Callable[Concatenate[JobClient, Args], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[SyncJobClient, Args], R]:
+    """Return a method of JobClient as one that waits for its result."""
+
+    def call(self: SyncJobClient, /, *args: Args.args, **kwargs: Args.kwargs) -> R:
+        running = self._current()
+        return running.run(method(running.client, *args, **kwargs))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+def _blocking_on_jobs(
+    method: Callable[Concatenate[JobClient, Any, Args], Coroutine[Any, Any, int]],
+) -> Callable[Concatenate[SyncJobClient, SyncJobs, Args], int]:
+    """Do the same for what acts on jobs, which may come from an iterator of this thread's."""
+
+    def call(
+        self: SyncJobClient, jobs: SyncJobs, /, *args: Args.args, **kwargs: Args.kwargs
+    ) -> int:
+        running = self._current()
+        if isinstance(jobs, str | JobStatus):
+            return running.run(method(running.client, jobs, *args, **kwargs))
+        left, done = iter(jobs), 0
+        while batch := list(islice(left, BATCH)):
+            done += running.run(method(running.client, batch, *args, **kwargs))
+        return done
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+SyncJobs = str | JobStatus | Iterable[str | JobStatus]
+
+
+class SyncJobClient:
+    """JobClient for everything that is not asyncio; its methods are the same, and block.
+
+    One object serves any number of threads, also those of event loops, and every process that is
+    forked from the one that made it. It connects when it is first used; it is closed by ``close``,
+    by ``with``, or at the process's exit. Raises what JobClient raises.
+    """
+
+    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
+        self.settings = JobClient(settings, **overrides).settings
+        self._held = Held(self.settings)
+        weakref.finalize(self, self._held.close).atexit = False  # _at_exit does it, in time
+
+    status = _blocking(JobClient.status)
+    cancel = _blocking(JobClient.cancel)
+    counts = _blocking(JobClient.counts)
+    wake_heard = _blocking(JobClient.wake_heard)
+    logs = _blocking(JobClient.logs)
+    pause = _blocking(JobClient.pause)
+    resume = _blocking(JobClient.resume)
+    clean = _blocking(JobClient.clean)
+    queues = _blocking(JobClient.queues)
+    unschedule = _blocking(JobClient.unschedule)
+    schedules = _blocking(JobClient.schedules)
+    remove = _blocking_on_jobs(JobClient.remove)
+    promote = _blocking_on_jobs(JobClient.promote)
+    retry = _blocking_on_jobs(JobClient.retry)
+
+    @overload
+    def enqueue(
+        self, job_type: JobType[P, R], data: P, /, **options: Unpack[EnqueueOptions]
+    ) -> JobId[R]: ...
+
+    @overload
+    def enqueue(
+        self,
+        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        data: P,
+        /,
+        **options: Unpack[EnqueueOptions],
+    ) -> JobId[R]: ...
+
+    @overload
+    def enqueue(
+        self,
+        handler: Callable[[Job[P, Any]], R],
+        data: P,
+        /,
+        **options: Unpack[EnqueueOptions],
+    ) -> JobId[R]: ...
+
+    @overload
+    def enqueue(self, name: str, data: Any = None, **options: Unpack[EnqueueOptions]) -> JobId: ...
+
+    @_documented_as(JobClient.enqueue)
+    def enqueue(self, name: Any, data: Any = None, **options: Unpack[EnqueueOptions]) -> JobId[Any]:
+        return self._current().add(name, data, options)
+
+    @overload
+    def enqueue_many(
+        self, job_type: JobType[P, R], data: Iterable[P], /, **options: Unpack[EnqueueOptions]
+    ) -> list[JobId[R]]: ...
+
+    @overload
+    def enqueue_many(
+        self,
+        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        data: Iterable[P],
+        /,
+        **options: Unpack[EnqueueOptions],
+    ) -> list[JobId[R]]: ...
+
+    @overload
+    def enqueue_many(
+        self,
+        handler: Callable[[Job[P, Any]], R],
+        data: Iterable[P],
+        /,
+        **options: Unpack[EnqueueOptions],
+    ) -> list[JobId[R]]: ...
+
+    @overload
+    def enqueue_many(
+        self, jobs: Iterable[Mapping[str, Any]], *, queue: str | None = None
+    ) -> list[JobId]: ...
+
+    @_documented_as(JobClient.enqueue_many)
+    def enqueue_many(
+        self, jobs: Any, data: Iterable[Any] | None = None, **options: Unpack[EnqueueOptions]
+    ) -> list[JobId[Any]]:
+        running = self._current()
+        if data is not None:
+            return running.run(running.client.enqueue_many(jobs, list(data), **options))
+        queue = options.get("queue")
+        return running.run(running.client.enqueue_many(list(jobs), queue=queue))
+
+    @overload
+    def schedule(
+        self,
+        schedule_id: str,
+        job_type: JobType[P, R],
+        data: P,
+        /,
+        **options: Unpack[ScheduleOptions],
+    ) -> JobId[R]: ...
+
+    @overload
+    def schedule(
+        self,
+        schedule_id: str,
+        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        data: P,
+        /,
+        **options: Unpack[ScheduleOptions],
+    ) -> JobId[R]: ...
+
+    @overload
+    def schedule(
+        self,
+        schedule_id: str,
+        handler: Callable[[Job[P, Any]], R],
+        data: P,
+        /,
+        **options: Unpack[ScheduleOptions],
+    ) -> JobId[R]: ...
+
+    @overload
+    def schedule(
+        self, schedule_id: str, name: str, data: Any = None, **options: Unpack[ScheduleOptions]
+    ) -> JobId: ...
+
+    @_documented_as(JobClient.schedule)
+    def schedule(
+        self, schedule_id: str, name: Any, data: Any = None, **options: Unpack[ScheduleOptions]
+    ) -> JobId[Any]:
+        running = self._current()
+        return running.run(running.client.schedule(schedule_id, name, data, **options))
+
+    @overload
+    def result(self, job_id: JobId[R], timeout: float | None = None) -> R: ...
+
+    @overload
+    def result(
+        self, job_id: str, timeout: float | None = None, queue: str | None = None
+    ) -> Any: ...
+
+    @_documented_as(JobClient.result)
+    def result(self, job_id: str, timeout: float | None = None, queue: str | None = None) -> Any:
+        running = self._current()
+        return running.run(running.client.result(job_id, timeout, queue))
+
+    @_documented_as(JobClient.watch)
+    def watch(self, job_id: str, queue: str | None = None) -> Generator[JobEvent, None, None]:
+        return self._iterated(lambda client: client.watch(job_id, queue), at_once=1)
+
+    @_documented_as(JobClient.jobs)
+    def jobs(
+        self,
+        state: str | Sequence[str] | None = None,
+        *,
+        queue: str | None = None,
+        name: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        older_than: float | None = None,
+        newer_than: float | None = None,
+        reason: str | None = None,
+        oldest_first: bool = False,
+    ) -> Generator[JobStatus, None, None]:
+        return self._iterated(
+            lambda client: client.jobs(
+                state,
+                queue=queue,
+                name=name,
+                limit=limit,
+                older_than=older_than,
+                newer_than=newer_than,
+                reason=reason,
+                oldest_first=oldest_first,
+            ),
+            at_once=_AT_ONCE,
+        )
+
+    def close(self) -> None:
+        """Close the connections, and send a wake that was not sent, for a second at most.
+
+        Calls that are under way raise RedisUnavailable. A later call connects again.
+        """
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _current(self) -> Running:
+        return self._held.current()
+
+    def _iterated(
+        self, begin: Callable[[JobClient], AsyncGenerator[R, None]], *, at_once: int
+    ) -> Generator[R, None, None]:
+        running = self._current()
+        stream = begin(running.client)
+        try:
+            while True:
+                found, is_over = running.run(_next(stream, at_once))
+                yield from found
+                if is_over:
+                    return
+        finally:
+            if running is self._current():
+                running.run(stream.aclose())
+
+
+async def _next(stream: AsyncGenerator[R, None], count: int) -> tuple[list[R], bool]:
+    """Return the next of what comes, up to ``count``, and whether that was the end."""
+    found: list[R] = []
+    async for each in stream:
+        found.append(each)
+        if len(found) == count:
+            return found, False
+    return found, True

@@ -1,0 +1,176 @@
+"""What a SyncJobClient has open in a process: a JobClient in a thread, and plain connections.
+
+In a process that is forked it begins anew; it is closed when the process ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures.thread  # noqa: F401 - see _at_exit
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.backend import now_ms
+from convolab_worker.bullmq.protocol.client_calls import add_job
+from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.client import enqueue
+from convolab_worker.client.client import JobClient
+from convolab_worker.client.loop_thread import LoopThread
+from convolab_worker.connection.blocking import BlockingConnection, BlockingPool, open_blocking
+from convolab_worker.connection.usage import Purpose
+from convolab_worker.errors import ReplyLost
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+    from contextlib import AbstractContextManager
+
+    from convolab_worker.bullmq.job_id import JobId
+    from convolab_worker.client.enqueue import Addition
+    from convolab_worker.settings import Settings
+
+R = TypeVar("R")
+
+_ORDINARY_CALLS = 3  # a program that adds a job and ends needs no second connection
+
+
+class _Client(JobClient):
+    """What a SyncJobClient needs of the JobClient in its thread."""
+
+    def prepared(self, name: Any, data: Any, options: Mapping[str, Any]) -> Addition:
+        return self._addition(name, data, options)
+
+    def adding(self, new: Addition) -> AbstractContextManager[dict[str, Any]]:
+        return self._tracing.adding(new.keys.queue, new.job.name)
+
+    async def add_prepared(self, new: Addition, **tried: Any) -> JobId[Any]:
+        return await self._add(self._current_session(), new, **tried)
+
+    async def open_blocking(self) -> BlockingConnection | None:
+        timeout = self.settings.command_timeout
+        return await open_blocking(self._route, timeout=timeout, counter=self.counter)
+
+    async def after_adding(self, new: Addition, added: JobId[Any]) -> JobId[Any]:
+        session = self._current_session()
+        if added.existed:
+            await enqueue.read_state(session, new, added)
+        self.wake_for(new)
+        return added
+
+    def wake_for(self, new: Addition) -> None:
+        self._wake(self._current_session(), {new.job.opts.get("delay", 0) / 1000 or None})
+
+    @property
+    def is_waking(self) -> bool:
+        return self._waker is not None
+
+
+class Running:
+    """What a process has open: a thread with a client in its loop, and plain connections."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.thread = LoopThread()
+        self.client = _Client(settings)
+        self.pool = BlockingPool(
+            lambda: self.thread.run(self.client.open_blocking()), self.client.counter
+        )
+        self._calls = 0
+
+    def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        return self.thread.run(coroutine)
+
+    def add(self, name: Any, data: Any, options: Mapping[str, Any]) -> JobId[Any]:
+        client = self.client
+        new = client.prepared(name, data, options)
+        with client.adding(new) as carried:
+            new = new.carrying(carried)
+            at, again = now_ms(), False
+            try:
+                added = self._add_quickly(new, at)
+            except ReplyLost:  # it may be there; the ordinary way adds it or says why not
+                added, again = None, True
+            if added is None:
+                return self.run(client.add_prepared(new, at_ms=at, again=again))
+        if added.existed:
+            return self.run(client.after_adding(new, added))
+        if client.is_waking:
+            self.thread.post(lambda: client.wake_for(new))
+        return added
+
+    def _add_quickly(self, new: Addition, at: int) -> JobId[Any] | None:
+        self._calls += 1
+        if self._calls <= _ORDINARY_CALLS or len(new.job.data) >= enqueue.LARGE:
+            return None
+        call = add_job(new.keys, new.job, at)
+        sha = script(call.script).sha
+        answer = self.pool.call(
+            Purpose.ENQUEUE, "EVALSHA", sha, len(call.keys), *call.keys, *call.args,
+            inner=call.inner,
+        )  # fmt: skip
+        return (
+            None if answer is None else new.job_id(producer.read_added(new.keys, new.job, answer))
+        )
+
+    def close(self) -> None:
+        try:
+            self.thread.run(self.client.close())
+        finally:
+            self.pool.close()
+            self.thread.stop()
+
+
+class Held:
+    """The running part of one SyncJobClient in each process, made when it is first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._running: Running | None = None
+        self._lock = threading.Lock()
+        _held.add(self)
+
+    def current(self) -> Running:
+        running = self._running
+        if running is not None:
+            return running
+        with self._lock:
+            if self._running is None:
+                self._running = Running(self._settings)
+            return self._running
+
+    def close(self) -> None:
+        with self._lock:
+            running, self._running = self._running, None
+        if running is not None:
+            running.close()
+
+    def forget(self) -> None:
+        """Leave the parent process what is the parent's: its thread is not in this process."""
+        if self._running is not None:
+            self._running.pool.close()
+            _of_parents.append(self._running)  # whose sockets are not to be closed by a collection
+        self._running, self._lock = None, threading.Lock()
+
+
+_held: weakref.WeakSet[Held] = weakref.WeakSet()
+_of_parents: list[Running] = []
+
+
+def _at_exit() -> None:
+    for held in list(_held):
+        held.close()
+
+
+# Not atexit, whose functions run when no thread can look up the host of a wake any more. This is
+# how concurrent.futures ends its own threads, which it does after what was registered later.
+getattr(threading, "_register_atexit", atexit.register)(_at_exit)
+
+
+def _after_fork() -> None:
+    for held in list(_held):
+        held.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,160 @@
+"""Plain sockets to Redis for threads: one command, one answer, nothing repeated.
+
+They make one quick call quicker, and no more: ``Connection``, which knows addresses, credentials
+and clusters, opens them, and where anything goes wrong the caller takes the ordinary way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import hiredis
+
+from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.error_replies import cannot_serve
+from convolab_worker.connection.unanswered import pack
+from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from convolab_worker.connection.route import Route
+    from convolab_worker.connection.usage import CommandCounter, Purpose
+
+_READ_BYTES = 65_536
+_MOST = 16
+_PAUSE_SECONDS = 1.0
+
+
+class BlockingConnection:
+    """An open connection that one thread at a time may use."""
+
+    def __init__(self, sock: socket.socket, timeout: float) -> None:
+        sock.settimeout(timeout)
+        self._socket = sock
+        self._reader = hiredis.Reader(replyError=RedisRefused)
+
+    def call(self, *args: Any) -> Any:
+        """Send one command and return its answer.
+
+        Raises RedisRefused for an error reply, and ReplyLost if the connection failed, after which
+        it is of no more use.
+        """
+        try:
+            self._socket.sendall(pack(args))
+            while (answer := self._reader.gets()) is False:
+                received = self._socket.recv(_READ_BYTES)
+                if not received:
+                    msg = "Redis closed the connection"
+                    raise ReplyLost(msg)
+                self._reader.feed(received)
+        except (OSError, hiredis.ProtocolError) as error:
+            msg = f"a call of Redis failed: {error}"
+            raise ReplyLost(msg) from error
+        if isinstance(answer, RedisRefused):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+async def open_blocking(
+    route: Route, *, timeout: float, counter: CommandCounter
+) -> BlockingConnection | None:
+    """Return an open connection; None under TLS, whose state can't be handed over.
+
+    Raises RedisUnavailable.
+    """
+    connection = Connection(route, timeout=timeout, counter=counter, identify=False)
+    await connection.open()
+    sock = connection.detach()
+    if sock is None:
+        await connection.close()
+        return None
+    return BlockingConnection(sock, timeout)
+
+
+class BlockingPool:
+    """Lends connections to threads, 16 at most, and takes none back that has failed.
+
+    ``open_one`` opens a connection, or returns None where there can be none. After a failure the
+    pool has no connection for a second: whatever is wrong is dealt with elsewhere.
+    """
+
+    def __init__(
+        self, open_one: Callable[[], BlockingConnection | None], counter: CommandCounter
+    ) -> None:
+        self._open_one = open_one
+        self._counter = counter
+        self._idle: list[BlockingConnection] = []
+        self._count = 0
+        self._paused_until = 0.0
+        self._lock = threading.Lock()
+
+    def call(self, purpose: Purpose, *args: Any, inner: int = 0) -> Any:
+        """Send one command and return its answer, None if nothing was done.
+
+        That is so if there is no connection for it, or if the server does not know a script or
+        can't serve now. ``inner`` is how many commands a script runs inside. Raises RedisRefused
+        for any other error reply, and ReplyLost if the command may or may not have run.
+        """
+        connection = self._borrowed()
+        if connection is None:
+            return None
+        try:
+            answer = connection.call(*args)
+        except RedisRefused as refused:
+            if str(refused).startswith("MOVED ") or cannot_serve(str(refused)):
+                self._failed(connection)
+                return None
+            self._take_back(connection, purpose, 0)
+            if str(refused).startswith("NOSCRIPT"):
+                return None
+            raise
+        except BaseException:  # a KeyboardInterrupt too: its answer would be the next call's
+            self._failed(connection)
+            raise
+        self._take_back(connection, purpose, inner)
+        return answer
+
+    def _take_back(self, connection: BlockingConnection, purpose: Purpose, inner: int) -> None:
+        with self._lock:
+            self._idle.append(connection)
+            self._counter.count(purpose)
+            self._counter.count_inner(purpose, inner)
+
+    def _borrowed(self) -> BlockingConnection | None:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            if self._count >= _MOST or time.monotonic() < self._paused_until:
+                return None
+            self._count += 1
+        opened = None
+        try:
+            opened = self._open_one()
+        except RedisUnavailable:
+            pass  # the ordinary way says what is wrong
+        finally:
+            if opened is None:
+                self._failed(None)
+        return opened
+
+    def _failed(self, connection: BlockingConnection | None) -> None:
+        if connection is not None:
+            connection.close()
+        with self._lock:
+            self._count -= 1
+            self._paused_until = time.monotonic() + _PAUSE_SECONDS
+
+    def close(self) -> None:
+        """Close what is idle; what is lent is closed by its owner's end."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._count -= len(idle)
+        for connection in idle:
+            connection.close()

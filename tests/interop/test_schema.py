@@ -1,0 +1,197 @@
+"""The contract on Node's side: TypeScript that compiles against BullMQ, and zod's schemas."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from msgspec import Meta
+
+from convolab_worker import HandlerRegistry, Job
+from convolab_worker.contract.compatibility import compare
+from convolab_worker.contract.document import contract_of
+from convolab_worker.contract.typescript import typescript
+from tests.interop.session import PACKAGES
+from tests.support.node import INTEROP, NodeScripts
+
+pytestmark = pytest.mark.skipif(
+    NodeScripts.missing() is not None, reason=str(NodeScripts.missing())
+)
+
+handlers = HandlerRegistry()
+MODULES = INTEROP / "node_modules"
+
+
+@dataclass
+class Line:
+    """What one speaker says."""
+
+    speaker: str
+    text: Annotated[str, Meta(min_length=1)]
+
+
+@dataclass
+class AudioRequest:
+    dialogueId: str  # noqa: N815 - Node's name
+    lines: list[Line]
+    speed: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    level: Literal["N5", "N4", "N3"] = "N5"
+    note: str | None = None
+    at: dt.datetime | None = None
+
+
+@dataclass
+class AudioResult:
+    url: str
+    seconds: float
+    note: str | None
+
+
+@handlers.audio("speak", queue="audio", attempts=3)
+async def speak(job: Job[AudioRequest]) -> AudioResult:
+    """Say it, */ and save it."""
+    return AudioResult(job.data.dialogueId, job.data.speed, None)
+
+
+@handlers.image("draw", queue="images")
+async def draw(job: Job[tuple[int, str]]) -> list[str] | None:
+    return [job.data[1]]
+
+
+@handlers.image("draw many", queue="images")
+async def draw_many(job: Job[dict[str, int]]) -> dict[str, Any]:
+    return dict(job.data)
+
+
+DOCUMENT = contract_of(handlers, []).document
+HEAD = """
+import { Queue, QueueEvents } from "bullmq";
+import type { JobResult, TypedQueue } from "./jobs.js";
+const connection = { host: "localhost" };
+const audio: TypedQueue<"audio"> = new Queue("audio", { connection });
+const images: TypedQueue<"images"> = new Queue("images", { connection });
+const lines = [{ speaker: "a", text: "b" }];
+"""
+RIGHT = """
+const job = await audio.add("speak", { dialogueId: "d", lines, note: null }, { attempts: 1 });
+const result = await job.waitUntilFinished(new QueueEvents("audio", { connection }));
+const seconds: number = result.seconds;
+const note: string | null = result.note;
+await audio.addBulk([{ name: "speak", data: { dialogueId: "d", lines, level: "N4" } }]);
+await audio.upsertJobScheduler("s", { every: 1000 }, { name: "speak", data: job.data });
+await images.add("draw", [1, "a"]);
+await images.add("draw many", { any: 1 });
+await images.addBulk([{ name: "draw", data: [1, "a"] }, { name: "draw many", data: {} }]);
+const urls: JobResult<"images", "draw"> = null;
+await images.pause();
+await audio.close();
+"""
+WRONG = {
+    "a-misspelt-job-name": (
+        'await audio.add("speek", { dialogueId: "d", lines });',
+        "'\"speek\"' is not assignable",
+    ),
+    "a-misspelt-field": (
+        'await audio.add("speak", { dialogueId: "d", line: [] });',
+        "'line' does not exist",
+    ),
+    "a-missing-field": ('await audio.add("speak", { lines });', "'dialogueId' is missing"),
+    "a-wrong-type": (
+        'await audio.add("speak", { dialogueId: "d", lines, speed: "1" });',
+        "Type 'string' is not assignable to type 'number'",
+    ),
+    "null-for-what-is-only-optional": (
+        'await audio.add("speak", { dialogueId: "d", lines, speed: null });',
+        "Type 'null' is not assignable",
+    ),
+    "a-literal-that-is-none-of-them": (
+        'await audio.add("speak", { dialogueId: "d", lines, level: "N9" });',
+        "'\"N9\"' is not assignable",
+    ),
+    "a-tuple-that-is-too-long": (
+        'await images.add("draw", [1, "a", 2]);',
+        "not assignable to parameter",
+    ),
+    "another-jobs-data": (
+        'await images.addBulk([{ name: "draw", data: { any: 1 } }]);',
+        "does not exist in type '[number, string]'",
+    ),
+    "a-result-used-as-something-else": (
+        """
+        const job = await audio.add("speak", { dialogueId: "d", lines });
+        const result = await job.waitUntilFinished(new QueueEvents("audio", { connection }));
+        const text: string = result.seconds;
+        """,
+        "Type 'number' is not assignable to type 'string'",
+    ),
+    "a-queue-that-is-not-there": (
+        'const other: TypedQueue<"vidoes"> = new Queue("vidoes", { connection });',
+        "'\"vidoes\"' does not satisfy",
+    ),
+}
+CONFIG = {
+    "compilerOptions": {
+        "strict": True,
+        "noEmit": True,
+        "target": "es2022",
+        "module": "nodenext",
+        "skipLibCheck": True,
+        "types": ["node"],
+    }
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES.values())
+def test_bullmqs_queue_refuses_a_wrong_call_when_it_is_compiled(
+    tmp_path: Path, package: str
+) -> None:
+    """And takes a right one: one run of the compiler on a program of each kind."""
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "bullmq").symlink_to(MODULES / package)
+    (tmp_path / "node_modules" / "@types").symlink_to(MODULES / "@types")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "tsconfig.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "jobs.d.ts").write_text(typescript(DOCUMENT))
+    (tmp_path / "right.ts").write_text(HEAD + RIGHT)
+    for name, (program, _) in WRONG.items():
+        (tmp_path / f"{name}.ts").write_text(HEAD + program)
+
+    said = subprocess.run(
+        [MODULES / ".bin" / "tsc", "--project", tmp_path, "--pretty", "false"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    ).stdout
+    errors = [line.partition("(")[::2] for line in said.splitlines() if line[:1].strip()]
+
+    for name, (_, message) in WRONG.items():
+        assert any(file == f"{name}.ts" and message in error for file, error in errors), said
+    assert {file for file, _ in errors} == {f"{name}.ts" for name in WRONG}
+
+
+@pytest.mark.asyncio
+async def test_schemas_of_node_s_libraries_are_compared() -> None:
+    """zod, Valibot and ArkType write the API's side: what fits does, and what does not is named."""
+    async with await NodeScripts().start("schemas.mjs") as node:
+        for library in ("zod", "valibot", "arktype"):
+            fits = await node.ask("schema", library=library)
+            wrong = await node.ask("schema", library=library, speed="text", seconds="whole")
+
+            assert [change for change in compare(fits, only_audio()) if change.breaks] == []
+            breaks = {
+                change.path: change.text for change in compare(wrong, only_audio()) if change.breaks
+            }
+            assert breaks == {
+                "payload.speed": "the API may send text, the worker takes a number",
+                "result.seconds": "the API takes whole numbers only, the worker may return others",
+            }
+
+
+def only_audio() -> dict[str, Any]:
+    return {**DOCUMENT, "properties": {"audio": DOCUMENT["properties"]["audio"]}}
