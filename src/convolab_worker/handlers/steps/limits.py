@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.errors import InvalidResult
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.settings import Settings
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _ADVICE = "store it elsewhere, and let the step return its address"
 
 

@@ -18,8 +18,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.errors import (
     ConfigurationError,
     InvalidPayload,
@@ -53,7 +52,7 @@ _FINAL = (
     ConfigurationError, InvalidPayload, InvalidResult, LockLost, RateLimited, RetryLater,
     UnrecoverableError,
 )  # fmt: skip
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _inside: contextvars.ContextVar[str | None] = contextvars.ContextVar(
     "convolab_worker_step", default=None
 )

@@ -7,8 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq import flows, steps
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.reconcile import reclaim
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.steps.limits import StepLimits
     from convolab_worker.worker.locks import HeldLock
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 T = TypeVar("T")
 # After so many losses in a row a job reports no more; each makes the next report that much later.
 _MOST_LOSSES, _SLOWER = 3, 4
