@@ -7,6 +7,7 @@ import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 R = TypeVar("R")
 
+_log = Log()
 # A client that adds to more queues than this forgets the oldest one's keys.
 _MOST_KNOWN_QUEUES = 1000
 
@@ -54,7 +56,9 @@ class JobClient(Schedules):
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         if settings is None:
-            settings = Settings.from_env(**overrides)
+            settings = Settings.for_client(**overrides)
+            for remark in settings.remarks:
+                _log.warning("settings.passed_over", remark=remark)
         elif overrides:
             settings = settings.replace(**overrides)
         self.settings = settings

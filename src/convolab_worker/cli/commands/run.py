@@ -66,7 +66,7 @@ def _work(
 ) -> int:
     from convolab_worker.cli.process import prepared, run_worker
 
-    with prepared(settings, embedded=given.embedded) as (handlers, reachable):
+    with prepared(settings, embedded=given.embedded, stop_code=0) as (handlers, reachable):
         return run_worker(handlers, reachable, work)
 
 
