@@ -51,7 +51,7 @@ _USED = (
     ("SISMEMBER", "k", "x"), ("XADD", "k", "*", "f", "x"), ("XTRIM", "k", "MAXLEN", "1"),
     ("XRANGE", "k", "-", "+"), ("XREVRANGE", "k", "+", "-"),
     ("XREAD", "BLOCK", "1", "STREAMS", "k", "0"), ("CLIENT|INFO",), ("CLIENT|KILL", "ID", "1"),
-    ("CLIENT|UNBLOCK", "1"), ("CLIENT|SETNAME", "x"),
+    ("CLIENT|UNBLOCK", "1"), ("CLIENT|SETNAME", "x"), ("PERSIST", "k"), ("PEXPIRE", "k", "1"),
 )  # fmt: skip
 
 
