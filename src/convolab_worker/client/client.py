@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.enqueue import Addition
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.sync_job import SyncJob
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -77,7 +77,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -86,7 +86,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -140,7 +140,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],
@@ -149,7 +149,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],

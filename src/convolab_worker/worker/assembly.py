@@ -26,6 +26,7 @@ from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ReplyLost
+from convolab_worker.handlers.steps.limits import StepLimits
 from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher
@@ -85,6 +86,8 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         reconnection,
         counter,
         interval=settings.progress_interval,
+        step_limits=StepLimits.of(settings),
+        may_reclaim=lambda held: keeper.may_reclaim(held),  # noqa: PLW0108 - it is made below
         max_size=settings.max_command_size,
     )
     executor = JobExecutor(

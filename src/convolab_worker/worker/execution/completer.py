@@ -16,6 +16,7 @@ from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
     Failed,
+    Limited,
     Lost,
     Outcome,
     Postponed,
@@ -230,6 +231,9 @@ class JobCompleter:
             return Completion(outcome, NOT_ASKED if call.script == "retryJob" else result)
         if isinstance(outcome, AwaitsChildren):
             return await self._await_children(backend, held, outcome)
+        if isinstance(outcome, Limited):
+            await backend.limit_queue(job, outcome.delay)
+            return Completion(outcome, FetchResult(limited_for=outcome.delay, asked=False))
         await backend.return_to_queue(job)
         return Completion(outcome)
 

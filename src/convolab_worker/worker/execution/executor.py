@@ -14,6 +14,7 @@ from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
     Failed,
+    Limited,
     Lost,
     Outcome,
     Postponed,
@@ -52,6 +53,7 @@ _LONGEST_SHOWN = 300  # on the status page
 _LABELS = {
     Completed: "completed",
     Postponed: "postponed",
+    Limited: "rate_limited",
     AwaitsChildren: "waiting_children",
     Returned: "returned",
     Lost: "lost",
@@ -89,7 +91,7 @@ class JobExecutor:
     def __init__(
         self,
         handlers: HandlerRegistry,
-        report_to: Callable[[ActiveJob], JobReporter],
+        report_to: Callable[[JobInHand], JobReporter],
         metrics: Metrics,
         stack_reports: StackReports,
         child_reason: Callable[[str], Awaitable[str]],
@@ -213,7 +215,7 @@ class JobExecutor:
         if handler is None:
             missing = _no_handler(active_job, self._handlers.names_on(active_job.queue))
             return Failed(str(missing), error=missing)
-        reporter = self._report_to(active_job)
+        reporter = self._report_to(held)
         try:
             job = prepare(active_job, handler, reporter)
         except Exception as error:  # noqa: BLE001 - a payload's own class may raise anything
