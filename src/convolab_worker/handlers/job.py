@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.handlers.subprocesses import JobSubprocess, Subprocesses
 
     R = TypeVarWithDefault("R", default=Any)
 else:
@@ -80,8 +81,8 @@ class Job(Generic[T, R]):
     """
 
     __slots__ = (
-        "_log", "_reporter", "attempt", "cancelled", "data", "id", "kind", "max_attempts", "name",
-        "queue", "resources",
+        "_log", "_reporter", "_subprocesses", "attempt", "cancelled", "data", "id", "kind",
+        "max_attempts", "name", "queue", "resources",
     )  # fmt: skip
 
     if not TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Job(Generic[T, R]):
         self.cancelled = asyncio.Event()
         self._reporter = reporter
         self._log: structlog.typing.FilteringBoundLogger | None = None
+        self._subprocesses: Subprocesses | None = None
 
     @property
     def log(self) -> structlog.typing.FilteringBoundLogger:
@@ -156,6 +158,21 @@ class Job(Generic[T, R]):
         can't complete while it has children that may still run.
         """
         await self._reporter.drop_children()
+
+    def subprocess(self, *command: str, **options: Any) -> JobSubprocess:
+        """A program that ends with this job: for ``async with``, or ``with`` in a plain function.
+
+        Gives an ``asyncio.subprocess.Process`` or a ``subprocess.Popen``; the ``options`` are those
+        of ``asyncio.create_subprocess_exec`` and ``subprocess.Popen``. The program has a session
+        and a group of its own, so that a Ctrl-C does not reach it. When the block is left, or when
+        the job has to end, its group gets SIGTERM; a second later, or when the job has ended,
+        SIGKILL. On Linux it also ends when this process is killed.
+        """
+        if self._subprocesses is None:
+            from convolab_worker.handlers.subprocesses import Subprocesses
+
+            self._subprocesses = Subprocesses()
+        return self._subprocesses.start(command, options)
 
     def __repr__(self) -> str:
         return f"<Job {self.name} {self.id} on {self.queue}, attempt {self.attempt}>"
