@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Exponential,
         Fixed,
         JobOptions,
+        JobPolicy,
     )
     from convolab_worker.bullmq.protocol.schedules import Schedule, ScheduleOptions
     from convolab_worker.client.client import JobClient
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.processes import Renewal
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
+    from convolab_worker.handlers.sync_job import SyncJob
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import DrainResult, Worker
 
@@ -48,6 +50,7 @@ __all__ = [
     "JobEvent",
     "JobId",
     "JobOptions",
+    "JobPolicy",
     "JobStatus",
     "JobType",
     "QueueStatus",
@@ -55,6 +58,7 @@ __all__ = [
     "Schedule",
     "ScheduleOptions",
     "Settings",
+    "SyncJob",
     "SyncJobClient",
     "Worker",
 ]
@@ -74,6 +78,7 @@ _MODULES = {
     "JobEvent": "client.events",
     "JobId": "bullmq.job_id",
     "JobOptions": "bullmq.protocol.keywords",
+    "JobPolicy": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",
@@ -81,6 +86,7 @@ _MODULES = {
     "Schedule": "bullmq.protocol.schedules",
     "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
+    "SyncJob": "handlers.sync_job",
     "SyncJobClient": "client.sync_client",
     "Worker": "worker.worker",
 }

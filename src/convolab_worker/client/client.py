@@ -7,6 +7,7 @@ import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -34,11 +35,12 @@ if TYPE_CHECKING:
     from convolab_worker.client.enqueue import Addition
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.sync_job import SyncJob
 
 P = TypeVar("P")
 R = TypeVar("R")
 
+_log = Log()
 # A client that adds to more queues than this forgets the oldest one's keys.
 _MOST_KNOWN_QUEUES = 1000
 
@@ -54,7 +56,9 @@ class JobClient(Schedules):
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         if settings is None:
-            settings = Settings.from_env(**overrides)
+            settings = Settings.for_client(**overrides)
+            for remark in settings.remarks:
+                _log.warning("settings.passed_over", remark=remark)
         elif overrides:
             settings = settings.replace(**overrides)
         self.settings = settings
@@ -73,7 +77,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -82,7 +86,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -140,7 +144,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],
@@ -149,7 +153,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],

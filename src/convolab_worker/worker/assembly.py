@@ -12,8 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker._setting_types import parse_rate
 from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
@@ -27,6 +26,7 @@ from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ReplyLost
+from convolab_worker.handlers.steps.limits import StepLimits
 from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 # A frozen process can't close its connections: so early, and they are made anew in a round trip.
 _HELD_SLEEP_AFTER_SECONDS = 10.0
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,8 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         reconnection,
         counter,
         interval=settings.progress_interval,
+        step_limits=StepLimits.of(settings),
+        may_reclaim=lambda held: keeper.may_reclaim(held),  # noqa: PLW0108 - it is made below
         max_size=settings.max_command_size,
     )
     executor = JobExecutor(

@@ -8,6 +8,7 @@ import pytest
 
 from convolab_worker.cli.commands.doctor import app_checks, checks
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, UNKNOWN, WARNING, Finding
+from convolab_worker.cli.commands.doctor.waiting import Refusal
 
 
 def kept(jobs: int, bytes: int | None, is_bounded: bool = False) -> Finding:  # noqa: A002, FBT001, FBT002
@@ -115,6 +116,17 @@ VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
         lambda: app_checks.unhandled("q", ["a", "x", "x"], ["a"]),
         FAILURE,
         "no handler for: x",
+    ),
+    (lambda: app_checks.refused("q", []), OK, "take the data"),
+    (
+        lambda: app_checks.refused("q", [Refusal("a", "1", "data.text: expected str")]),
+        WARNING,
+        "a 1: data.text: expected str",
+    ),
+    (
+        lambda: app_checks.refused("q", [Refusal("a", str(n), "bad") for n in range(8)]),
+        WARNING,
+        "a 4: bad; 3 more",
     ),
     (lambda: app_checks.wake(None, 200), OK, "200"),
     (lambda: app_checks.wake(None, 401), FAILURE, "refused (401)"),

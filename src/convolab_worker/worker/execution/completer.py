@@ -8,8 +8,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq import flows, producer, reconcile
 from convolab_worker.bullmq.backend import Refusal, now_ms
 from convolab_worker.bullmq.job_lock import take_back
@@ -17,6 +16,7 @@ from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
     Failed,
+    Limited,
     Lost,
     Outcome,
     Postponed,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.execution.executor import JobInHand
     from convolab_worker.worker.locks import HeldLock
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # An error that is not a known state of the server, this often in a row, is about the job itself.
 _PATIENT_REFUSALS = 5
 
@@ -231,6 +231,9 @@ class JobCompleter:
             return Completion(outcome, NOT_ASKED if call.script == "retryJob" else result)
         if isinstance(outcome, AwaitsChildren):
             return await self._await_children(backend, held, outcome)
+        if isinstance(outcome, Limited):
+            await backend.limit_queue(job, outcome.delay)
+            return Completion(outcome, FetchResult(limited_for=outcome.delay, asked=False))
         await backend.return_to_queue(job)
         return Completion(outcome)
 

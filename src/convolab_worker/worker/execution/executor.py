@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
     Failed,
+    Limited,
     Lost,
     Outcome,
     Postponed,
@@ -54,6 +53,7 @@ _LONGEST_SHOWN = 300  # on the status page
 _LABELS = {
     Completed: "completed",
     Postponed: "postponed",
+    Limited: "rate_limited",
     AwaitsChildren: "waiting_children",
     Returned: "returned",
     Lost: "lost",
@@ -90,7 +90,7 @@ class JobExecutor:
     def __init__(
         self,
         handlers: HandlerRegistry,
-        report_to: Callable[[ActiveJob], JobReporter],
+        report_to: Callable[[JobInHand], JobReporter],
         metrics: Metrics,
         stack_reports: StackReports,
         child_reason: Callable[[str], Awaitable[str]],
@@ -112,10 +112,9 @@ class JobExecutor:
         self._processes: HandlerProcesses | None = None
         self.jobs: set[JobInHand] = set()
         self.stopping = asyncio.Event()  # set when the worker begins to stop
-        self._log = structlog.get_logger("convolab_worker").bind()
+        self._log = Log().bound()
         # Two lines a job that nobody reads are not even put together.
-        is_enabled = getattr(self._log, "is_enabled_for", None)
-        self._tells = is_enabled is None or bool(is_enabled(logging.INFO))
+        self._tells = self._log.tells
 
     def use(self, handlers: HandlerRegistry) -> None:
         """Run jobs with these handlers from now on: those whose lifespans are open."""
@@ -215,7 +214,7 @@ class JobExecutor:
         if handler is None:
             missing = _no_handler(active_job, self._handlers.names_on(active_job.queue))
             return Failed(str(missing), error=missing)
-        reporter = self._report_to(active_job)
+        reporter = self._report_to(held)
         try:
             job = prepare(active_job, handler, reporter)
         except Exception as error:  # noqa: BLE001 - a payload's own class may raise anything

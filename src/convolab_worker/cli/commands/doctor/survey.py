@@ -12,7 +12,7 @@ from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_restrictions, text
 from convolab_worker.bullmq.schedulers import listed
-from convolab_worker.cli.commands.doctor import app_checks, checks
+from convolab_worker.cli.commands.doctor import app_checks, checks, waiting
 from convolab_worker.cli.commands.doctor.history import Retention, ended, event_stream
 from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
 from convolab_worker.client.wake_request import wake_address
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _PINGS = 20
 _BLOCK_SECONDS = 1.0
-_MOST_NAMES = 1000
 _WAKE_SECONDS = 60.0  # a service at zero instances has to start first
 _LUA = "cjson.encode({1}) return cmsgpack.unpack(cmsgpack.pack('ok'))"
 # The commands that the library sends, with arguments that a dry run accepts. Those that run
@@ -52,7 +51,7 @@ _USED = (
     ("SISMEMBER", "k", "x"), ("XADD", "k", "*", "f", "x"), ("XTRIM", "k", "MAXLEN", "1"),
     ("XRANGE", "k", "-", "+"), ("XREVRANGE", "k", "+", "-"),
     ("XREAD", "BLOCK", "1", "STREAMS", "k", "0"), ("CLIENT|INFO",), ("CLIENT|KILL", "ID", "1"),
-    ("CLIENT|UNBLOCK", "1"), ("CLIENT|SETNAME", "x"),
+    ("CLIENT|UNBLOCK", "1"), ("CLIENT|SETNAME", "x"), ("PERSIST", "k"), ("PEXPIRE", "k", "1"),
 )  # fmt: skip
 
 
@@ -70,6 +69,7 @@ class Survey:
     async def findings(self) -> AsyncIterator[Finding]:
         """Yield each check's finding as soon as it is known."""
         settings, info = self._settings, await self._server_info()
+        yield checks.variables(settings.remarks)
         yield checks.server(info)
         yield checks.role(info)
         yield checks.cluster(_flag(info, "cluster_enabled"), settings.prefix)
@@ -186,8 +186,8 @@ class Survey:
             if finding is not None:
                 yield finding
         if self._handlers is not None:
-            names = await self._waiting_names(keys)
-            yield app_checks.unhandled(keys.queue, names, self._handlers.names_on(keys.queue))
+            async for each in self._jobs_of_handlers(keys, self._handlers):
+                yield each
 
     async def _schedules(self, keys: QueueKeys) -> list[ListedSchedule]:
         try:
@@ -195,16 +195,17 @@ class Survey:
         except RedisRefused:  # a user that may not look
             return []
 
-    async def _waiting_names(self, keys: QueueKeys) -> set[str]:
-        """Return the names of the jobs that workers fetch next."""
-        ids = await self._ask("LRANGE", keys["wait"], -_MOST_NAMES, -1) or []
-        for kind in ("prioritized", "delayed"):
-            ids += await self._ask("ZRANGE", keys[kind], 0, _MOST_NAMES) or []
-        asked = [
-            self._connection.call(Purpose.STATUS, "HGET", keys.job(text(job_id)), "name")
-            for job_id in ids
-        ]
-        return {text(name) for name in [await each for each in asked] if name is not None}
+    async def _jobs_of_handlers(
+        self, keys: QueueKeys, handlers: HandlerRegistry
+    ) -> AsyncIterator[Finding]:
+        try:
+            found = await waiting.waiting_jobs(self._connection, keys)
+            refused = await waiting.refusals(self._connection, keys, handlers, found)
+        except RedisRefused:  # a user that may not look
+            return
+        yield app_checks.unhandled(keys.queue, found, handlers.names_on(keys.queue))
+        if found:
+            yield app_checks.refused(keys.queue, refused)
 
 
 def _number(info: dict[str, str] | None, name: str) -> int | None:
