@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, assert_type
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, JobId, JobType
+from convolab_worker.testing import RunningWorker
 
 handlers = HandlerRegistry()
 
@@ -114,6 +115,13 @@ async def use(client: JobClient) -> None:
     assert_type(await client.enqueue_many([{"name": GENERATE_AUDIO}]), list[JobId])
 
 
+async def test_it(worker: RunningWorker) -> None:
+    assert_type(await worker.run(GENERATE_AUDIO, AudioRequest("a")), AudioResult)
+    assert_type(await worker.run(render, {"lines": 3}), int)
+    assert_type(await worker.run("by-name", {"any": 1}), Any)
+    await worker.run(GENERATE_AUDIO, "a")  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 async def misuse(client: JobClient, job: Job[Any]) -> None:
     await client.enqueue(GENERATE_AUDIO, {"text": "a"})  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await client.enqueue(GENERATE_AUDIO)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
@@ -123,7 +131,8 @@ async def misuse(client: JobClient, job: Job[Any]) -> None:
     await client.enqueue(GENERATE_AUDIO, AudioRequest("a"), dealy=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await client.enqueue_many(GENERATE_AUDIO, ["a"])  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]
     Child(GENERATE_AUDIO, AudioResult(1.0))  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    Child(draw, AudioRequest("a"))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     Child(GENERATE_AUDIO)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     await job.enqueue_children(
-        [Child(GENERATE_AUDIO, AudioRequest("a"), key="a"), Child(draw, {"speaker": "b"})]
+        [Child(GENERATE_AUDIO, AudioRequest("a"), key="a"), Child(draw, Line(speaker="b"))]
     )

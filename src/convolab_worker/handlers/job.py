@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 from convolab_worker._logs import bound_logger
-from convolab_worker.bullmq.flows import Child, check_keys
+from convolab_worker.bullmq.flows import ChildJob, check_keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Iterable
@@ -55,7 +55,7 @@ class JobReporter(Protocol):
 class AwaitChildren(BaseException):
     """Ends a handler that waits for its children; no ``except Exception`` may catch it."""
 
-    def __init__(self, children: tuple[Child, ...]) -> None:
+    def __init__(self, children: tuple[ChildJob, ...]) -> None:
         super().__init__("the handler waits for its children")
         self.children = children
 
@@ -129,7 +129,7 @@ class Job(Generic[T, R]):
         self._reporter.progress(value)
         return _DONE
 
-    async def enqueue_children(self, children: Iterable[Child]) -> NoReturn:
+    async def enqueue_children(self, children: Iterable[ChildJob]) -> NoReturn:
         """Enqueue parts of this job, give the slot back, and be run again when they are done.
 
         Never returns: the handler is called again from its start, where ``children_results`` has

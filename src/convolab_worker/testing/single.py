@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.flows import Child, not_ended, nothing_to_wait_for
+from convolab_worker.bullmq.flows import not_ended, nothing_to_wait_for
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
 from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from convolab_worker.bullmq.protocol.keywords import Backoff
+    from convolab_worker.handlers.children import Child
     from convolab_worker.handlers.registry import HandlerRegistry
 
 _CLOSING_SECONDS = 5.0

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from convolab_worker.bullmq.flows import Child
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Postponed
 from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableError
+from convolab_worker.handlers.children import Child
 from convolab_worker.handlers.job import Job
 from convolab_worker.worker.execution import handler_call
 from convolab_worker.worker.execution.outcomes import failure
