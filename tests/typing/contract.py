@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypedDict, assert_type
 
-from convolab_worker import Child, HandlerRegistry, Job, JobClient, JobId, JobType
+from convolab_worker import Child, HandlerRegistry, Job, JobClient, JobId, JobType, SyncJob
 from convolab_worker.testing import RunningWorker
 
 handlers = HandlerRegistry()
@@ -92,6 +92,11 @@ async def draw(job: Job[Line]) -> list[str]:
     return [job.data["speaker"]]
 
 
+@handlers.image("paint")
+def paint(job: SyncJob[AudioRequest]) -> AudioResult:
+    return AudioResult(1.0)
+
+
 async def use(client: JobClient) -> None:
     by_type = await client.enqueue(GENERATE_AUDIO, AudioRequest("a"), delay=3)
     assert_type(by_type, JobId[AudioResult])
@@ -100,6 +105,7 @@ async def use(client: JobClient) -> None:
     assert_type(await client.enqueue(generate_audio, AudioRequest("a")), JobId[AudioResult])
     assert_type(await client.enqueue(in_a_thread, AudioRequest("a")), JobId[AudioResult])
     assert_type(await client.enqueue(render, {"lines": 3}), JobId[int])
+    assert_type(await client.enqueue(paint, AudioRequest("a")), JobId[AudioResult])
     assert_type(await client.enqueue(draw, Line(speaker="a")), JobId[list[str]])
     assert_type(await client.enqueue(READ, [Line(speaker="a")]), JobId[None])
     assert_type(await client.enqueue(UNION, 3), JobId[int | None])
@@ -134,5 +140,5 @@ async def misuse(client: JobClient, job: Job[Any]) -> None:
     Child(draw, AudioRequest("a"))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     Child(GENERATE_AUDIO)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     await job.enqueue_children(
-        [Child(GENERATE_AUDIO, AudioRequest("a"), key="a"), Child(draw, Line(speaker="b"))]
+        [Child(paint, AudioRequest("a"), key="a"), Child(draw, Line(speaker="b"))]
     )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.enqueue import Addition
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.sync_job import SyncJob
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -77,7 +77,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -86,7 +86,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -115,14 +115,10 @@ class JobClient(Schedules):
         be, InvalidPayload for data that the handler would refuse, and InvalidResult if ``data`` is
         not JSON.
         """
-        new = self._addition(name, data, options)
+        new = enqueue.addition(name, data, options, self._keys_of)
         session = self._current_session()
         with self._tracing.adding(new.keys.queue, new.job.name) as carried:
-            return await self._add(session, new.carrying(carried))
-
-    def _addition(self, name: Any, data: Any, options: Mapping[str, Any]) -> Addition:
-        """Return the job of these arguments of ``enqueue``. Raises ConfigurationError."""
-        return enqueue.addition(name, data, options, self._keys_of)
+            return await self._add(session, new.carrying(carried) if carried else new)
 
     async def _add(self, session: Session, new: Addition, **tried: Any) -> JobId[Any]:
         """Add a job and wake the service."""
@@ -144,7 +140,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],
@@ -153,7 +149,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],

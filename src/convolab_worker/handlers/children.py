@@ -12,7 +12,7 @@ from convolab_worker.bullmq.protocol.keywords import JobPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.sync_job import SyncJob
 
 P = TypeVar("P")
 
@@ -55,7 +55,11 @@ class Child(ChildJob):
 
         @overload
         def __init__(
-            self, handler: Callable[[Job[P, Any]], Any], data: P, /, **options: Unpack[ChildOptions]
+            self,
+            handler: Callable[[SyncJob[P, Any]], Any],
+            data: P,
+            /,
+            **options: Unpack[ChildOptions],
         ) -> None: ...
 
         @overload

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from convolab_worker.bullmq.job_type import JobType
-    from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.sync_job import SyncJob
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -66,7 +66,7 @@ class RunningWorker:
     @overload
     async def run(
         self,
-        name: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        name: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         *,
         timeout: float = 10.0,
@@ -76,7 +76,7 @@ class RunningWorker:
     @overload
     async def run(
         self,
-        name: Callable[[Job[P, Any]], R],
+        name: Callable[[SyncJob[P, Any]], R],
         data: P,
         *,
         timeout: float = 10.0,
