@@ -154,6 +154,7 @@ class Worker:
         try:
             await self._open_lifespans(assembly)
             _log.info("worker.started", **self._description())
+            self._warn_of_unreachable()
             is_drain, policy = drain_until is not None, assembly.dispatcher.suspension.policy
             if not is_drain and policy == ALWAYS_WORKING:  # a name is billed at each connection
                 assembly.names.start()
@@ -230,6 +231,18 @@ class Worker:
                 grace=self.settings.shutdown_grace,
             )
         return self._assembly, self._requests
+
+    def _warn_of_unreachable(self) -> None:
+        queues = self.settings.queues
+        for handler in self._handlers.unreachable(queues):
+            _log.warning(
+                "handler.unreachable",
+                handler=handler.place,
+                names=list(handler.names),
+                queue=handler.queue,
+                queues=list(queues),
+                hint=f"the worker does not serve {handler.queue}: add it to CONVOLAB_QUEUES",
+            )
 
     def _description(self) -> dict[str, Any]:
         return {
