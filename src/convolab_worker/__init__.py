@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
+    from convolab_worker.handlers.processes import Renewal
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
     from convolab_worker.settings import Settings
@@ -50,6 +51,7 @@ __all__ = [
     "JobStatus",
     "JobType",
     "QueueStatus",
+    "Renewal",
     "Schedule",
     "ScheduleOptions",
     "Settings",
@@ -75,6 +77,7 @@ _MODULES = {
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",
+    "Renewal": "handlers.processes",
     "Schedule": "bullmq.protocol.schedules",
     "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",

@@ -60,9 +60,23 @@ class RetryLater(ConvolabWorkerError):
         super().__init__(reason or f"retry in {delay:g} s")
         self.delay = delay
 
+    def __reduce__(self) -> tuple[type[RetryLater], tuple[float, str]]:
+        return type(self), (self.delay, str(self))
+
 
 class JobTimeout(ConvolabWorkerError):
     """A handler ran longer than its time-out; counts as a failed attempt."""
+
+
+class ProcessDied(ConvolabWorkerError):
+    """The process of a ``process=True`` handler ended under its job; counts as a failed attempt.
+
+    The message says how: a signal, as from the kernel when memory runs out, or an exit code.
+    """
+
+
+class RemoteError(ConvolabWorkerError):
+    """Stands for what a ``process=True`` handler raised, where that can't be pickled."""
 
 
 class LockLost(ConvolabWorkerError):
@@ -89,6 +103,9 @@ class JobFailed(ConvolabWorkerError):
         super().__init__(f"job {job_id} failed: {reason}")
         self.job_id = job_id
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[JobFailed], tuple[str, str]]:
+        return type(self), (self.job_id, self.reason)
 
 
 class JobNotRunning(ConvolabWorkerError):

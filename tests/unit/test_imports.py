@@ -54,7 +54,7 @@ def loaded_by(program: str) -> set[str]:
             "import asyncio\n"
             "async def main(): assemble(handlers, Settings())\n"
             "asyncio.run(main()); script('moveToActive')",
-            HEAVY,
+            HEAVY | {"convolab_worker.worker.execution.processes"},
             id="a-worker-about-to-start",
         ),
         pytest.param(

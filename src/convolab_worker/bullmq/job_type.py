@@ -189,7 +189,7 @@ def job_type_of(target: object) -> JobType[Any, Any]:
     """Return a JobType itself, or that of a registered handler. Raises ConfigurationError."""
     if isinstance(target, JobType):
         return target
-    known: Sequence[JobType[Any, Any]] = getattr(target, _ATTRIBUTE, ())
+    known = job_types_of(target)
     if len(known) == 1:
         return known[0]
     what = getattr(target, "__qualname__", repr(target))
@@ -201,12 +201,18 @@ def job_type_of(target: object) -> JobType[Any, Any]:
     raise ConfigurationError(msg)
 
 
+def job_types_of(function: object) -> Sequence[JobType[Any, Any]]:
+    """Return those that a function was registered with."""
+    known: Sequence[JobType[Any, Any]] = getattr(function, _ATTRIBUTE, ())
+    return known
+
+
 def remember(function: Callable[..., Any], job_type: JobType[Any, Any]) -> None:
     """Have ``job_type_of`` find the job type of a function that was just registered.
 
     A method can't be given an attribute, and so can't be enqueued by itself.
     """
-    known: Sequence[JobType[Any, Any]] = getattr(function, _ATTRIBUTE, ())
+    known = job_types_of(function)
     others = [
         other for other in known if (other.name, other.queue) != (job_type.name, job_type.queue)
     ]

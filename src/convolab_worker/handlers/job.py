@@ -184,7 +184,9 @@ def _job_logger(job: Job[Any]) -> structlog.typing.FilteringBoundLogger:
     return bound
 
 
-_BOUND = frozenset({"job_id", "job_name", "queue", "kind", "attempt", "event", "exc_info"})
+_BOUND = frozenset(
+    {"job_id", "job_name", "queue", "kind", "attempt", "event", "exc_info", "exception"}
+)
 
 
 def _row(level: str, event: structlog.typing.EventDict) -> str:

@@ -15,6 +15,7 @@ from convolab_worker.handlers.functions import is_async, place
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
 from convolab_worker.handlers.middleware import Middleware, MiddlewareFunction
+from convolab_worker.handlers.processes import Renewal, checked_process, import_name
 from convolab_worker.handlers.retry import S, Strategies
 from convolab_worker.payloads.annotation import (
     annotation_name,
@@ -50,7 +51,8 @@ class HandlerOptions(JobPolicy, total=False):
     ``queue`` restricts it to one queue. ``timeout`` (seconds) ends a job that runs longer;
     ``concurrency`` is the most jobs of this handler at once in this worker. ``rate`` limits its
     starts in this worker, as in ``"30/m"``, ``"5/s"`` or ``"1/10s"``, spread evenly. A plain
-    function runs in a thread of its own, and ``thread=True`` only says so.
+    function runs in a thread of its own, and ``thread=True`` only says so. With ``process=True`` it
+    runs in a process of its own, with ``process=Renewal(jobs=100)`` in one that is replaced.
 
     ``attempts``, ``backoff``, ``keep_completed`` and ``keep_failed`` are those of JobPolicy.
     """
@@ -59,6 +61,7 @@ class HandlerOptions(JobPolicy, total=False):
     timeout: float | None
     concurrency: int | None
     thread: bool | None
+    process: bool | Renewal | None
     rate: str | None
 
 
@@ -68,6 +71,7 @@ class Handler:
 
     ``timeout`` is in seconds, None for no limit; ``concurrency`` is the most jobs of this handler
     at once, None for the worker's own limit; ``queue`` is None for a handler of any queue.
+    ``process`` says when the processes that it runs in are renewed, None for one that runs here.
     ``job_type`` is the declaration of its jobs: its own, or one made of its annotations.
     ``defaults`` are BullMQ's job options for jobs whose own say nothing.
     ``scopes`` are those of the registries that it is in, the outermost first; ``middleware`` and
@@ -85,6 +89,7 @@ class Handler:
     threaded: bool
     key: str
     place: str
+    process: Renewal | None = None
     rate: StartRate | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     scopes: tuple[Scope, ...] = ()
@@ -266,6 +271,15 @@ class HandlerRegistry:
         stage.failure_hooks = self.failure_hooks
         return stage
 
+    def check_processes(self) -> None:
+        """Raise ConfigurationError if a process could not import its handler.
+
+        This can't be known earlier: a function has its name only when its decorators are done.
+        """
+        for handler in self:
+            if handler.process is not None:
+                import_name(handler.function)
+
     def check_backoffs(self) -> None:
         """Raise ConfigurationError where a handler's backoff names a strategy that nobody gave."""
         known = {*BUILT_IN, *self.strategies}
@@ -354,6 +368,7 @@ def _handler(
         threaded=_is_threaded(function, options.get("thread"), where),
         key=f"{where}/{kind}/{queue or '*'}/{','.join(names)}",
         place=where,
+        process=checked_process(function, options.get("process"), thread=options.get("thread")),
         rate=_checked_rate(options.get("rate"), where),
         defaults=job_options(f"{where}: {names[0]!r}", _policy(options)),
         scopes=(scope,),

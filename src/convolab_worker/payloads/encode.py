@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from enum import Enum
@@ -40,12 +41,24 @@ _PLAIN = frozenset({str, bool, type(None), date, UUID})
 _write = msgspec.json.Encoder().encode
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncodedJson:
+    """A value that has been written as JSON already: in another process."""
+
+    text: str
+
+    def decoded(self) -> Any:
+        return json.loads(self.text)
+
+
 def encode_json(value: Any, what: str = "result") -> str:
     """Return a value as JSON text, written as Node writes it; the module says what is accepted.
 
     ``what`` names the value in messages: ``result.items[3]``. Raises InvalidResult for a value
     that JSON can't hold.
     """
+    if type(value) is EncodedJson:
+        return value.text
     return _encoded(value, what, to_be_read=False)
 
 

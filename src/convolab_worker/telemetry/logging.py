@@ -23,6 +23,14 @@ _GOOGLE_VARIABLES = ("K_SERVICE", "CLOUD_RUN_JOB")
 _PROJECT_VARIABLE = "GOOGLE_CLOUD_PROJECT"
 
 
+_called_with: list[tuple[str, str]] = []
+
+
+def configured() -> tuple[str, str] | None:
+    """The level and the format that ``configure_logging`` was called with, if it was."""
+    return _called_with[0] if _called_with else None
+
+
 def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> None:
     """Send the lines of structlog, of ``logging`` and of ``warnings`` to one stream, in one format.
 
@@ -31,6 +39,7 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> Non
     terminal, ``google`` on Cloud Run and ``json`` elsewhere. The stream is standard error by
     default. Programs call this; the library itself never does.
     """
+    _called_with[:] = [(level, fmt)]
     stream = sys.stderr if stream is None else stream
     least = logging.getLevelNamesMapping()[level.upper()]
     render = _format(fmt, terminal=stream.isatty())

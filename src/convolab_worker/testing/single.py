@@ -125,7 +125,7 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
         held = executor.receive(job, time.monotonic())
         outcome = _settled(await executor.run(held), job, recorder)
     finally:
-        executor.close()
+        await executor.close()
         await lifespans.close(_CLOSING_SECONDS)
     return _told(outcome, job, recorder, raises=raises)
 

@@ -16,6 +16,7 @@ from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError, NotRunning, RedisUnavailable
 from convolab_worker.handlers.lifespan import Lifespans
+from convolab_worker.handlers.processes import IMPORTING
 from convolab_worker.settings import Settings
 from convolab_worker.worker import status
 from convolab_worker.worker.assembly import assemble
@@ -56,7 +57,7 @@ class Worker:
 
     A worker lives once: ``new`` until ``run``, ``drain`` or ``async with``, then ``running``,
     ``stopping`` and ``stopped``. ``overrides`` are settings by name. Raises ConfigurationError if
-    there is no handler, or an option is wrong.
+    there is no handler, an option is wrong, or a process could not import its handler.
     """
 
     def __init__(
@@ -71,6 +72,13 @@ class Worker:
                 "the registry has no handler: register one, as in @handlers.audio('generate-audio')"
             )
             raise ConfigurationError(msg)
+        if IMPORTING.get():
+            msg = (
+                "a handler's process imports the program that starts this worker: expected what "
+                "starts it under `if __name__ == '__main__':`"
+            )
+            raise ConfigurationError(msg)
+        handlers.check_processes()
         handlers.check_backoffs()
         self.settings = settings
         self._handlers = handlers
@@ -169,7 +177,7 @@ class Worker:
         finally:
             await asyncio.shield(self._stopping or self._stop_task(0.0))
             assembly.keeper.stop()
-            assembly.executor.close()
+            await assembly.executor.close()
             await assembly.names.close()
             await self._close_lifespans()
             await assembly.reconnection.close()

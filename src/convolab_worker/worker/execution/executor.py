@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.registry import Handler, HandlerRegistry
     from convolab_worker.telemetry.metrics import Metrics
     from convolab_worker.telemetry.tracing import Tracing
+    from convolab_worker.worker.execution.processes.call import ProcessCall
+    from convolab_worker.worker.execution.processes.pool import HandlerProcesses
     from convolab_worker.worker.watchdog import StackReports
 
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
@@ -102,6 +105,7 @@ class JobExecutor:
         self._tracing = tracing
         self._longest_traceback = log_traceback
         self._threads = HandlerThreads()
+        self._processes: HandlerProcesses | None = None
         self.jobs: set[JobInHand] = set()
         self._log = structlog.get_logger("convolab_worker").bind()
         # Two lines a job that nobody reads are not even put together.
@@ -113,9 +117,21 @@ class JobExecutor:
         self._handlers = handlers
         self._completed_by.clear()
 
-    def close(self) -> None:
-        """End what ran handlers outside the loop; what still runs ends by itself."""
+    async def close(self) -> None:
+        """End the threads and the processes of handlers; a thread in use ends by itself."""
+        if self._processes is not None:
+            await asyncio.to_thread(self._processes.close)
         self._threads.close()
+
+    def _in_process(self, job: ActiveJob, handler: Handler) -> ProcessCall | None:
+        if handler.process is None:
+            return None
+        from convolab_worker.worker.execution.processes.call import ProcessCall
+        from convolab_worker.worker.execution.processes.pool import HandlerProcesses
+
+        if self._processes is None:
+            self._processes = HandlerProcesses()
+        return ProcessCall(self._processes, handler, job, handler.process)
 
     # the register
 
@@ -203,7 +219,7 @@ class JobExecutor:
             self._log.info("job.started", **_names(held))
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
-        call = HandlerCall(job, handler, self._threads)
+        call = HandlerCall(job, handler, self._threads, self._in_process(active_job, handler))
         call.on_stuck = self._report_stuck
         held.call, held.reporter = call, reporter
         try:
@@ -229,7 +245,7 @@ class JobExecutor:
 
     def _report_stuck(self, call: HandlerCall) -> None:
         """Report where a handler stands whose time is over, or which is abandoned."""
-        kind = "abandoned" if call.abandoned else "timed_out"
+        kind = "abandoned" if call.abandoned else "killed" if call.killed else "timed_out"
         stack = call.stack
         report = {"where": where(stack), "stack": "".join(stack.format()), **call.names}
         self.stack_reports.keep(kind, **report)

@@ -4,6 +4,8 @@ running -- returns, raises -->                         ended
 running -- time-out, shutdown, cancel, lock lost -->   aborted    (``cancelled`` is set)
 aborted -- returns, raises -->                         ended
 aborted -- patience over -->                           abandoned  (nobody waits for it)
+
+A process is killed when patience is over, and so hardly ever abandoned.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextvars
 import enum
 import sys
 from dataclasses import dataclass
+from traceback import StackSummary
 from typing import TYPE_CHECKING, Any
 
 from structlog.contextvars import bind_contextvars
@@ -25,21 +28,24 @@ from convolab_worker.bullmq.outcome import (
     Returned,
 )
 from convolab_worker.handlers.middleware import MiddlewareChain
+from convolab_worker.payloads.encode import EncodedJson
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from traceback import StackSummary
     from types import FrameType
 
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.registry import Handler
+    from convolab_worker.worker.execution.processes.call import ProcessCall
     from convolab_worker.worker.execution.threads import HandlerThread, HandlerThreads
 
 # How long a handler may go on after it was told to end, before it loses its slot; and at the end of
 # a shutdown's grace, or when its lock is lost.
 PATIENCE_SECONDS = 5.0
 STOP_PATIENCE_SECONDS = 0.5
+# How long a killed process may take to be gone.
+_KILLED_SECONDS = 0.25
 
 
 class AbortKind(enum.Enum):
@@ -75,12 +81,22 @@ def cancellation(outcome: Failed | Returned) -> Abort:
 
 
 class HandlerCall:
-    """One call of a handler for a job, in the loop or in one of ``threads``."""
+    """One call of a handler for a job: in the loop, in one of ``threads``, or ``in_process``.
 
-    def __init__(self, job: Job[Any], handler: Handler, threads: HandlerThreads) -> None:
+    In the last case a thread waits for the process.
+    """
+
+    def __init__(
+        self,
+        job: Job[Any],
+        handler: Handler,
+        threads: HandlerThreads,
+        in_process: ProcessCall | None = None,
+    ) -> None:
         self._job = job
         self._handler = handler
         self._threads = threads
+        self._in_process = in_process
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
@@ -92,6 +108,7 @@ class HandlerCall:
         self.error: BaseException | None = None
         self.aborted: Abort | None = None
         self.abandoned = False
+        self.killed = False
         # Called while the handler still stands where it is: its time is over, or it is abandoned.
         self.on_stuck: Callable[[HandlerCall], None] | None = None
 
@@ -108,8 +125,8 @@ class HandlerCall:
             self._task = _begin(self._call(), self._loop, name)
         if self._ended.done():  # it needed nothing to wait for, and no turn of the loop
             return
-        if self._handler.timeout is not None:
-            self._timer = self._loop.call_later(self._handler.timeout, self._time_out)
+        if self._in_process is None:
+            self._start_clock()
         try:
             await self._ended
         except asyncio.CancelledError:  # nobody waits for it any more
@@ -117,10 +134,17 @@ class HandlerCall:
             if self._task is not None:
                 self._task.cancel()
             self._leave_thread()
+            if self._in_process is not None:
+                self._in_process.kill()
             raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+
+    def _start_clock(self) -> None:
+        """From now on the time-out counts."""
+        if self._handler.timeout is not None and self.aborted is None and not self._ended.done():
+            self._timer = self._loop.call_later(self._handler.timeout, self._time_out)
 
     async def _call(self) -> None:
         self._began = True
@@ -141,21 +165,27 @@ class HandlerCall:
         self, job: Job[Any], finish: Callable[[Any, BaseException | None], None]
     ) -> None:
         """Call the handler in a thread; ``finish`` hears of its value or error, in the loop."""
-        context = contextvars.copy_context()
+        context, function = contextvars.copy_context(), self._handler.function
+        if self._in_process is not None:
+            function = self._in_process.run
+            self._in_process.on_started = lambda: self._tell_loop(self._start_clock)
         context.run(self._bind_context)
 
         def call() -> Any:
-            return context.run(self._handler.function, job)
+            return context.run(function, job)
 
         def ended(value: Any, error: BaseException | None) -> None:
             self._thread = None
             finish(value, error)
 
         def tell(value: Any, error: BaseException | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed without us
-                self._loop.call_soon_threadsafe(ended, value, error)
+            self._tell_loop(ended, value, error)
 
         self._thread = self._threads.call(f"job {self._job.id}", call, tell)
+
+    def _tell_loop(self, hear: Callable[..., None], *news: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed without us
+            self._loop.call_soon_threadsafe(hear, *news)
 
     def _bind_context(self) -> None:
         """Name the job in every line that is logged while it runs, by whatever library."""
@@ -190,7 +220,7 @@ class HandlerCall:
         value, error = ended.result()
         if error is not None:
             raise error
-        return value
+        return value.decoded() if type(value) is EncodedJson else value
 
     def _end(self) -> None:
         if not self._ended.done():
@@ -207,6 +237,8 @@ class HandlerCall:
         if self.aborted is None:
             self.aborted = abort
             self._job.cancelled.set()
+            if self._in_process is not None:
+                self._in_process.interrupt()
             if self._task is not None:
                 self._task.cancel()
                 if not self._began:  # asyncio drops a task that is cancelled before its first step
@@ -218,7 +250,12 @@ class HandlerCall:
         self._timer = self._loop.call_later(abort.patience, self._abandon)
 
     def _abandon(self) -> None:
-        if not self._ended.done():
+        if self._in_process is not None and not self.killed and not self._ended.done():
+            self.killed = True
+            self._tell_stuck()
+            self._in_process.kill()
+            self._timer = self._loop.call_later(_KILLED_SECONDS, self._abandon)
+        elif not self._ended.done():
             self.abandoned = True
             self._tell_stuck()
             self._leave_thread()
@@ -235,6 +272,8 @@ class HandlerCall:
     @property
     def stack(self) -> StackSummary:
         """Where the handler stands now: its thread, or what its coroutine waits for."""
+        if self._in_process is not None:
+            return StackSummary()  # what its thread does says nothing
         if self._thread is not None:
             stack = stack_of_thread(self._thread.ident)
         else:
@@ -245,12 +284,13 @@ class HandlerCall:
     def names(self) -> dict[str, Any]:
         """What names the handler and its job in a report."""
         handler, job = self._handler, self._job
-        return {
+        names = {
             "handler": handler.place,
             "job_id": job.id,
             "job_name": job.name,
             "queue": job.queue,
         }
+        return names if self._in_process is None else {**names, "pid": self._in_process.pid}
 
     def blame(self, error: BaseException) -> str | None:
         """The middleware that raised ``error``, where one did."""

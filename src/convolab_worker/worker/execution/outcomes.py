@@ -38,8 +38,12 @@ _PLAIN = frozenset({type(None), bool, int, float, str, dict, list})
 
 
 def prepare(active_job: ActiveJob, handler: Handler, reporter: JobReporter) -> Job[Any]:
-    """Decode and validate a job's data. Raises InvalidPayload."""
-    data = handler.decode(active_job.data)
+    """Decode and validate a job's data. Raises InvalidPayload.
+
+    A handler's process does that itself; here it is for middleware alone.
+    """
+    is_read_here = handler.process is None or bool(handler.middleware)
+    data = handler.decode(active_job.data) if is_read_here else None
     return Job(
         active_job, kind=handler.kind, data=data, reporter=reporter, resources=handler.resources
     )
@@ -65,18 +69,22 @@ def _from_result(
     call: HandlerCall, active_job: ActiveJob, random: Callable[[], float], strategies: Strategies
 ) -> Outcome:
     try:
-        value = call.result()
-        if type(value) not in _PLAIN and inspect.isawaitable(value):
-            _discard(value)
-            msg = "the handler returned an awaitable: make it async, or await what it returns"
-            raise InvalidResult(msg)  # noqa: TRY301 - one place makes outcomes of errors
-        return Completed(encode_json(value))
+        return Completed(encoded_result(call.result()))
     except AwaitChildren as asked:
         return AwaitsChildren(asked.children)
     except RetryLater as later:
         return Postponed(later.delay)
     except BaseException as error:  # noqa: BLE001 - a value from here on
         return failure(error, active_job, random, strategies, middleware=call.blame(error))
+
+
+def encoded_result(value: Any) -> str:
+    """What a handler returned, as JSON. Raises InvalidResult."""
+    if type(value) not in _PLAIN and inspect.isawaitable(value):
+        _discard(value)
+        msg = "the handler returned an awaitable: make it async, or await what it returns"
+        raise InvalidResult(msg)
+    return encode_json(value)
 
 
 def failure(
@@ -88,7 +96,7 @@ def failure(
     middleware: str | None = None,
 ) -> Failed:
     """The outcome of an attempt that failed with ``error``, raised by ``middleware`` or within."""
-    reason, stack = _reason(error), _stack(error)
+    reason, stack = reason_of(error), stack_of(error)
     if middleware is not None:
         reason = f"middleware {middleware}: {reason}"
     if isinstance(error, (UnrecoverableError, InvalidPayload, InvalidResult)):
@@ -119,14 +127,21 @@ def _failed_attempt(active_job: ActiveJob, error: BaseException) -> FailedAttemp
 
 def _timed_out(call: HandlerCall, active_job: ActiveJob, handler: Handler) -> JobTimeout:
     still = "; it is still running and was abandoned" if call.abandoned else ""
+    if call.killed and not call.abandoned:
+        still = "; it went on, and its process was killed"
     msg = f"{active_job.name} ran longer than its time-out of {handler.timeout:g} s{still}"
     timeout = JobTimeout(msg)
     if call.error is not None:  # where the handler stood when it was cancelled
         timeout.__traceback__ = call.error.__traceback__
+        remote = getattr(call.error, "remote_stack", None)
+        if remote is not None:
+            frames = str(remote).rpartition("KeyboardInterrupt")[0] or str(remote)
+            last = f"{type(timeout).__module__}.JobTimeout: {msg}\n"
+            with_remote_stack(timeout, frames + last)
     return timeout
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What Node would put into ``failedReason``: the message, where there is one."""
     try:
         text = str(error)
@@ -137,10 +152,18 @@ def _reason(error: BaseException) -> str:
     return _encodable(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
-def _stack(error: BaseException) -> str:
-    """The traceback from the handler on, without the frames of this library."""
+def with_remote_stack(error: BaseException, stack: str) -> None:
+    """Have ``stack_of`` give this traceback: the error was raised in another process."""
+    error.__dict__["remote_stack"] = stack
+
+
+def stack_of(error: BaseException, *skipped: str) -> str:
+    """The traceback from the handler on, without the frames of this library and of those files."""
+    remote = getattr(error, "remote_stack", None)  # it was raised in another process
+    if remote is not None:
+        return str(remote)
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename in _OURS:
+    while frames is not None and frames.tb_frame.f_code.co_filename in _OURS.union(skipped):
         frames = frames.tb_next
     try:
         lines = traceback.format_exception(type(error), error, frames)

@@ -1,0 +1,166 @@
+"""Handlers that run in processes: when a process is renewed, and how it finds its handler."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.handlers.functions import is_async, layers, place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MAIN, _IMPORTED_MAIN = "__main__", "__mp_main__"  # the latter is multiprocessing's name for it
+
+IMPORTING: ContextVar[bool] = ContextVar("convolab_worker_importing", default=False)
+"""Whether this is a handler's process that is importing the application."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """When a process that runs handlers is replaced: ``process=Renewal(jobs=100)``.
+
+    After ``jobs`` jobs, or when a job leaves it with more than ``memory_mb`` megabytes (10⁶ bytes)
+    of resident memory; whichever comes first, never in the middle of a job. Raises
+    ConfigurationError for numbers that can't be.
+    """
+
+    jobs: int | None = None
+    memory_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        is_whole = isinstance(self.jobs, int) and not isinstance(self.jobs, bool)
+        if self.jobs is not None and not (is_whole and self.jobs >= 1):
+            msg = f"Renewal(jobs={self.jobs!r}): expected 1 or more, or None"
+            raise ConfigurationError(msg)
+        memory: object = self.memory_mb
+        is_number = isinstance(memory, (int, float)) and not isinstance(memory, bool)
+        if memory is not None and not (is_number and 0 < memory < float("inf")):  # type: ignore[operator]
+            msg = f"Renewal(memory_mb={memory!r}): expected megabytes above 0, or None"
+            raise ConfigurationError(msg)
+
+    def is_due(self, jobs: int, memory: int) -> bool:
+        """Whether a process is to be replaced after so many jobs, with so many bytes."""
+        too_many = self.jobs is not None and jobs >= self.jobs
+        return too_many or (self.memory_mb is not None and memory > self.memory_mb * 1e6)
+
+
+NEVER = Renewal()
+
+
+class ImportName(NamedTuple):
+    """By which another process finds a function: below so many wrappers of what its module has."""
+
+    module: str
+    name: str
+    wrappers: int
+    main: str | None = None
+    """The file of the program itself, where the function is in that and not in a module."""
+
+
+def checked_process(
+    function: Callable[..., Any],
+    process: bool | Renewal | None,  # noqa: FBT001
+    *,
+    thread: bool | None,
+) -> Renewal | None:
+    """How the processes of a handler are renewed; None for one that runs in this process.
+
+    Raises ConfigurationError for what can't run in another process.
+    """
+    if process is None or process is False:
+        return None
+    where = place(function)
+    given: object = process
+    if given is not True and not isinstance(given, Renewal):
+        msg = f"{where}: process={process!r}: expected True, or Renewal(jobs=…, memory_mb=…)"
+        raise ConfigurationError(msg)
+    if thread:
+        msg = f"{where}: thread=True and process=True: expected one of them"
+        raise ConfigurationError(msg)
+    if is_async(function):
+        msg = f"{where}: process=True is for plain functions, and this one is async"
+        raise ConfigurationError(msg)
+    name = getattr(function, "__qualname__", "<object>")
+    if "<" in name:  # <locals>, <lambda>
+        msg = (
+            f"{where}: a process imports its handler by name, and can't import this one: expected "
+            "a function at the top level of a module (functools.wraps, where it is decorated)"
+        )
+        raise ConfigurationError(msg)
+    return NEVER if process is True else process
+
+
+@functools.lru_cache(maxsize=1024)
+def import_name(function: Callable[..., Any]) -> ImportName:
+    """By which another process finds the function. Raises ConfigurationError if it can't."""
+    module, name = function.__module__, function.__qualname__
+    try:
+        found = _attribute(sys.modules[module], name)
+        wrappers = [layer is function for layer in layers(found)].index(True)
+    except (KeyError, AttributeError, ValueError):
+        msg = (
+            f"{place(function)}: a process imports its handler by name, and {module}.{name} is "
+            "not it: expected functools.wraps where it is decorated, and its name for it alone"
+        )
+        raise ConfigurationError(msg) from None
+    if module != _MAIN:
+        return ImportName(module, name, wrappers)
+    main = sys.modules[_MAIN]
+    if main.__spec__ is not None:  # python -m
+        return ImportName(main.__spec__.name, name, wrappers)
+    if getattr(main, "__file__", None) is None:
+        msg = f"{place(function)}: a process imports its handler: expected it in a file"
+        raise ConfigurationError(msg)
+    return ImportName(module, name, wrappers, main.__file__)
+
+
+def import_function(where: ImportName) -> Callable[..., Any]:
+    """The function of that name, in a handler's process; raises what its module raises."""
+    token = IMPORTING.set(True)
+    try:
+        module = (
+            importlib.import_module(where.module) if where.main is None else _program(where.main)
+        )
+        *_, function = list(layers(_attribute(module, where.name)))[: where.wrappers + 1]
+    finally:
+        IMPORTING.reset(token)
+    found: Callable[..., Any] = function
+    return found
+
+
+def is_program(module: str) -> bool:
+    """Whether a handler's process calls the program itself by that name, which is main here."""
+    spec = sys.modules[_MAIN].__spec__
+    return module == _IMPORTED_MAIN or (spec is not None and module == spec.name)
+
+
+def _program(file: str) -> Any:
+    """The program itself as a module, in which ``__name__`` is not ``__main__``."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    if _IMPORTED_MAIN not in sys.modules:
+        spec = spec_from_file_location(_IMPORTED_MAIN, file)
+        if spec is None or spec.loader is None:
+            msg = f"{file} can't be imported"
+            raise ImportError(msg)
+        module = module_from_spec(spec)
+        # What is pickled by the name of the one is found by that of the other.
+        before, sys.modules[_MAIN] = sys.modules[_MAIN], module
+        sys.modules[_IMPORTED_MAIN] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            sys.modules[_MAIN] = before
+            del sys.modules[_IMPORTED_MAIN]
+            raise
+    return sys.modules[_IMPORTED_MAIN]
+
+
+def _attribute(module: Any, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), module)
