@@ -140,7 +140,7 @@ class SyncJobClient:
 
     @_documented_as(JobClient.enqueue)
     def enqueue(self, name: Any, data: Any = None, **options: Unpack[EnqueueOptions]) -> JobId[Any]:
-        return self._current().add(name, data, options)
+        return self._current().add(name, data, {**options})
 
     @overload
     def enqueue_many(
@@ -167,18 +167,20 @@ class SyncJobClient:
 
     @overload
     def enqueue_many(
-        self, jobs: Iterable[Mapping[str, Any]], *, queue: str | None = None
+        self,
+        jobs: Iterable[Mapping[str, Any]],
+        *,
+        queue: str | None = None,
+        on_commit: Any = None,
     ) -> list[JobId]: ...
 
     @_documented_as(JobClient.enqueue_many)
     def enqueue_many(
         self, jobs: Any, data: Iterable[Any] | None = None, **options: Unpack[EnqueueOptions]
     ) -> list[JobId[Any]]:
-        running = self._current()
-        if data is not None:
-            return running.run(running.client.enqueue_many(jobs, list(data), **options))
-        queue = options.get("queue")
-        return running.run(running.client.enqueue_many(list(jobs), queue=queue))
+        listed = None if data is None else list(data)
+        given = jobs if listed is not None else list(jobs)  # iterated over in this thread
+        return self._current().add_many(given, listed, {**options})
 
     @overload
     def schedule(
