@@ -33,6 +33,13 @@ bench: $(VENV)/dev.installed node-packages ## all benchmarks, in ten minutes, in
 docs: $(VENV)/docs.installed ## the documentation as a site, in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# What a TypeScript service has of examples/convolab; a test compares both files with its handlers.
+EXAMPLE_SCHEMA := $(BIN)/convolab-worker schema --app examples.convolab.app:handlers
+.PHONY: schema
+schema: $(VENV)/dev.installed ## write the example's schema and its types for TypeScript again
+	$(EXAMPLE_SCHEMA) --queue course-generation >examples/convolab/jobs.schema.json
+	$(EXAMPLE_SCHEMA) --queue course-generation --typescript >examples/convolab/jobs.d.ts
+
 ##@ Check
 .PHONY: test
 test: lint types layers $(VENV)/dev.installed node-packages ## everything that a change must pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import msgspec
 
@@ -11,25 +11,13 @@ from examples.convolab.fonts import font_licence, font_path
 from examples.convolab.lesson import Chapter, Course
 from examples.convolab.model import Cue, Recording, level_label
 from examples.convolab.page import render
+from examples.convolab.payloads import CourseResult
 from examples.convolab.sources import source_text
 from examples.convolab.speech import Track, joined, load
 from examples.convolab.store import Store
 
 _BETWEEN = 1.5
 _TITLES = {"listen": "Listen", "repeat": "Listen and repeat"}
-
-
-class CourseResult(TypedDict):
-    """Where everything is, as paths from the output folder, and how long the lesson lasts."""
-
-    courseId: str
-    title: str
-    page: str
-    lesson: str
-    dialogue: str
-    course: str
-    pictures: list[str]
-    seconds: float
 
 
 def assemble(

@@ -20,9 +20,10 @@ from typing import Any
 from convolab_worker import JobClient, Settings
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import ConvolabWorkerError
+from examples.convolab.jobs import GENERATE_COURSE
 from examples.convolab.live import Live
-from examples.convolab.model import LANGUAGE_NAMES
-from examples.convolab.payloads import COURSE, DEFAULT_EPISODE, QUEUES
+from examples.convolab.model import LANGUAGE_NAMES, Language, Level
+from examples.convolab.payloads import DEFAULT_EPISODE, QUEUES, CourseRequest
 from examples.convolab.sources import source_ids
 from examples.convolab.store import OUTPUT_VARIABLE
 from examples.convolab.watching import queue_events
@@ -42,8 +43,8 @@ class Options:
 
     out: Path
     episode: str
-    language: str
-    level: str
+    language: Language
+    level: Level
     lines: int
     timeout: float
     online: bool
@@ -100,19 +101,14 @@ async def _run(options: Options) -> dict[str, Any]:
         log = options.out / "worker.log"
         async with _worker(_environment(server.url, options), log) as worker:
             async with JobClient(settings) as client:
-                await client.enqueue(
-                    "generate-course",
-                    {
-                        "courseId": options.course_id,
-                        "episodeId": options.episode,
-                        "language": options.language,
-                        "jlptLevel": options.level,
-                        "dialogueLength": options.lines,
-                        "variationCount": 2,
-                    },
-                    queue=COURSE,
-                    job_id="course",
+                course = CourseRequest(
+                    courseId=options.course_id,
+                    episodeId=options.episode,
+                    language=options.language,
+                    jlptLevel=options.level,
+                    dialogueLength=options.lines,
                 )
+                await client.enqueue(GENERATE_COURSE, course, job_id="course")
             print(f"Worker {worker.pid} runs on {server.url}; its log is {_shown(log)}\n")
             return await _outcome(server.url, worker, log, options.timeout)
     finally:

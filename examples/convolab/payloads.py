@@ -1,4 +1,4 @@
-"""The jobs' data, with the application's field names; checked before a handler runs.
+"""The jobs' data and results, with the application's field names.
 
 All three ways to describe a payload are used: a msgspec.Struct where fields have ranges, a
 dataclass, and a TypedDict.
@@ -13,7 +13,7 @@ from typing import Annotated, NotRequired, TypedDict
 import msgspec
 from msgspec import Meta
 
-from examples.convolab.model import Language, Level, PauseMode, Speaker
+from examples.convolab.model import Cue, Language, Level, PauseMode, Speaker
 
 AUDIO, DIALOGUE = "audio-generation", "dialogue-generation"
 IMAGE, COURSE = "image-generation", "course-generation"
@@ -81,3 +81,41 @@ class CourseRequest(msgspec.Struct, frozen=True, kw_only=True):
     imageCount: Annotated[int, Meta(ge=1, le=20)] | None = None
     speakers: Speakers | None = None
     userId: str | None = None
+
+
+class DialogueResult(TypedDict):
+    """What was made, and by whom or what."""
+
+    dialogueId: str
+    lines: int
+    exchanges: int
+    madeBy: str
+    file: str
+
+
+class AudioResult(TypedDict):
+    """The recording: its file, its length in seconds, when each line is heard."""
+
+    file: str
+    seconds: float
+    cues: list[Cue]
+
+
+class ImageResult(TypedDict):
+    """The pictures, in order, and who or what made them."""
+
+    files: list[str]
+    madeBy: str
+
+
+class CourseResult(TypedDict):
+    """Where everything is, as paths from the output folder, and how long the lesson lasts."""
+
+    courseId: str
+    title: str
+    page: str
+    lesson: str
+    dialogue: str
+    course: str
+    pictures: list[str]
+    seconds: float

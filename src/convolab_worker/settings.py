@@ -185,7 +185,8 @@ class Settings:
     wake_mode: str = _option(
         "auto",
         Choice(("auto", "background", "held")),
-        "held works only while a request is open; auto is held on Cloud Run, background elsewhere",
+        "held works only while a request is open; auto is held where open requests "
+        "keep an instance running (Cloud Run, Fly.io, Azure Container Apps), background elsewhere",
     )
     wake_hold: float = _option(
         170.0,

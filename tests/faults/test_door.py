@@ -322,7 +322,7 @@ async def _is_ready(server: Target) -> bool:
 async def test_a_held_worker_counts_every_job_while_its_server_is_attacked(
     server_url: str, tmp_path: Path
 ) -> None:
-    """Four seconds of ``make soak-door``: the counts are exact, and nothing is left open."""
-    account = await soak.soak(server_url, tmp_path / "log", seconds=4, seed=20)
+    """Two seconds of ``make soak-door``: the counts are exact, and nothing is left open."""
+    account = await soak.soak(server_url, tmp_path / "log", seconds=2, seed=20)
 
     assert soak.verdict(account) == [], soak.table(account)

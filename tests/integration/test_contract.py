@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
-from convolab_worker import Child, HandlerRegistry, Job, JobClient, JobType
+from convolab_worker import Child, HandlerRegistry, Job, JobClient, JobType, Worker
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import InvalidPayload, InvalidResult
 from convolab_worker.testing import RunningWorker, worker_fixture
+from examples.convolab.api import create_app
+from examples.convolab.jobs import GENERATE_COURSE
+from examples.convolab.payloads import COURSE, CourseRequest, CourseResult
 
 pytestmark = pytest.mark.asyncio
 handlers = HandlerRegistry()
@@ -138,3 +144,31 @@ async def test_a_result_that_does_not_fit_is_an_error(worker: RunningWorker) -> 
 
     with pytest.raises(InvalidResult, match="result.seconds: required field is missing"):
         await worker.client.result(job_id, timeout=10)
+
+
+async def test_an_api_adds_and_reads_jobs_by_their_declarations(
+    running: Callable[..., AbstractAsyncContextManager[tuple[Worker, JobClient]]],
+    queue_name: str,
+) -> None:
+    """That of the example: it refuses what the handler would, and reads results as they were."""
+    courses = HandlerRegistry()
+
+    @courses.course(GENERATE_COURSE)
+    async def generate_course(job: Job[CourseRequest]) -> CourseResult:
+        file, made = job.data.courseId, {"page": "c/index.html", "pictures": [], "seconds": 2}
+        texts = dict.fromkeys(("courseId", "title", "lesson", "dialogue", "course"), file)
+        return cast("CourseResult", {**texts, **made})
+
+    async with (
+        running(courses, prefix=queue_name, queues=(COURSE,)) as (_, client),
+        TestClient(TestServer(create_app(client.settings))) as api,
+    ):
+        added = await api.post("/courses", json={"courseId": "c", "speed": 0.5})
+        made = await api.get(f"/courses/{(await added.json())['jobId']}")
+        refused = await api.post("/courses", json={"courseId": "c", "speed": 9})
+        unknown = await api.get("/courses/nothing")
+
+        assert added.status == 202
+        assert await made.json() == {"page": "c/index.html", "seconds": 2.0}
+        assert (refused.status, unknown.status) == (422, 404)
+        assert "data.speed: expected float <= 2.0, got 9" in (await refused.json())["error"]

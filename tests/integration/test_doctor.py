@@ -223,6 +223,38 @@ async def test_names_that_nobody_handles_are_found_with_the_application(
     assert found["queue jobs, handlers"] == ("failure", "no handler for: mistyped")
 
 
+async def test_jobs_that_handlers_would_refuse_are_found_while_they_wait(
+    patient: Patient, tmp_path: Path
+) -> None:
+    """A few of each name are read; the reason is what such a job would fail with."""
+    (tmp_path / "typed.py").write_text(
+        "from typing import TypedDict\n"
+        "from convolab_worker import HandlerRegistry, Job\n"
+        "handlers = HandlerRegistry()\n"
+        "class Request(TypedDict):\n"
+        "    text: str\n"
+        "@handlers.audio('speak', 'say')\n"
+        "def speak(job: Job[Request]) -> None: ...\n"
+    )
+    async with JobClient(redis_url=patient.server.url, queues=("jobs",)) as client:
+        await client.enqueue_many([{"name": "speak", "data": {"text": "a"}}] * 50)
+        fine = (await patient.examine("--app", "typed:handlers"))[1]
+        await client.enqueue("speak", {"txt": "a"}, job_id="newest")
+        await client.enqueue("say", {"text": 3}, job_id="later", delay=500)
+
+    code, found = await patient.examine("--app", "typed:handlers")
+
+    assert fine["queue jobs, data"][0] == "ok"
+    assert code == 0
+    verdict, told = found["queue jobs, data"]
+    assert verdict == "warning"
+    assert told.split("; ") == [
+        "speak newest: data.text: required field is missing",
+        "say later: data.text: expected str, got 3 (int)",
+    ]
+    assert await patient.redis.llen("bull:jobs:wait") == 51
+
+
 async def test_the_wake_server_is_reached_and_its_token_tried_without_waking_it(
     patient: Patient,
 ) -> None:

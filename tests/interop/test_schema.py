@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
+import os
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,10 +16,12 @@ from typing import Annotated, Any, Literal
 import pytest
 from msgspec import Meta
 
-from convolab_worker import HandlerRegistry, Job
+from convolab_worker import HandlerRegistry, Job, Settings, Worker
 from convolab_worker.contract.compatibility import compare
 from convolab_worker.contract.document import contract_of
 from convolab_worker.contract.typescript import typescript
+from convolab_worker.embedded import EmbeddedServer
+from examples.convolab.handlers import dialogue
 from tests.interop.session import PACKAGES
 from tests.support.node import INTEROP, NodeScripts
 
@@ -25,6 +31,7 @@ pytestmark = pytest.mark.skipif(
 
 handlers = HandlerRegistry()
 MODULES = INTEROP / "node_modules"
+EXAMPLE = INTEROP.parents[1] / "examples" / "convolab"
 
 
 @dataclass
@@ -134,16 +141,28 @@ WRONG = {
         "'\"vidoes\"' does not satisfy",
     ),
 }
-CONFIG = {
-    "compilerOptions": {
-        "strict": True,
-        "noEmit": True,
-        "target": "es2022",
-        "module": "nodenext",
-        "skipLibCheck": True,
-        "types": ["node"],
-    }
+OPTIONS = {
+    "strict": True,
+    "target": "es2022",
+    "module": "nodenext",
+    "skipLibCheck": True,
+    "types": ["node"],
 }
+
+
+def project(folder: Path, package: str, config: dict[str, Any]) -> None:
+    """Make a folder with that version of BullMQ installed."""
+    (folder / "node_modules").mkdir()
+    (folder / "node_modules" / "bullmq").symlink_to(MODULES / package)
+    (folder / "node_modules" / "@types").symlink_to(MODULES / "@types")
+    (folder / "package.json").write_text('{"type": "module"}')
+    (folder / "tsconfig.json").write_text(json.dumps(config))
+
+
+def compile_in(folder: Path) -> str:
+    """Run the compiler, and return what it says."""
+    tsc = [str(MODULES / ".bin" / "tsc"), "--project", str(folder), "--pretty", "false"]
+    return subprocess.run(tsc, capture_output=True, text=True, check=False, cwd=folder).stdout
 
 
 @pytest.mark.parametrize("package", PACKAGES.values())
@@ -151,28 +170,55 @@ def test_bullmqs_queue_refuses_a_wrong_call_when_it_is_compiled(
     tmp_path: Path, package: str
 ) -> None:
     """And takes a right one: one run of the compiler on a program of each kind."""
-    (tmp_path / "node_modules").mkdir()
-    (tmp_path / "node_modules" / "bullmq").symlink_to(MODULES / package)
-    (tmp_path / "node_modules" / "@types").symlink_to(MODULES / "@types")
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    (tmp_path / "tsconfig.json").write_text(json.dumps(CONFIG))
+    project(tmp_path, package, {"compilerOptions": {**OPTIONS, "noEmit": True}})
     (tmp_path / "jobs.d.ts").write_text(typescript(DOCUMENT))
     (tmp_path / "right.ts").write_text(HEAD + RIGHT)
     for name, (program, _) in WRONG.items():
         (tmp_path / f"{name}.ts").write_text(HEAD + program)
 
-    said = subprocess.run(
-        [MODULES / ".bin" / "tsc", "--project", tmp_path, "--pretty", "false"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    ).stdout
+    said = compile_in(tmp_path)
     errors = [line.partition("(")[::2] for line in said.splitlines() if line[:1].strip()]
 
     for name, (_, message) in WRONG.items():
         assert any(file == f"{name}.ts" and message in error for file, error in errors), said
     assert {file for file, _ in errors} == {f"{name}.ts" for name in WRONG}
+
+
+@pytest.mark.asyncio
+async def test_the_example_s_producer_compiles_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the types that the example has committed, against the example's handlers."""
+    project(tmp_path, "bullmq", {"compilerOptions": {**OPTIONS, "outDir": "built"}})
+    for name in ("producer.ts", "jobs.d.ts"):
+        (tmp_path / name).write_text((EXAMPLE / name).read_text())
+    monkeypatch.setenv("LESSON_OUTPUT", str(tmp_path / "lessons"))
+    compiled = await asyncio.to_thread(compile_in, tmp_path)
+
+    async with private_server() as url:
+        settings = Settings(redis_url=url, queues=("dialogue-generation",))
+        async with Worker(dialogue.handlers, settings):
+            process = await asyncio.create_subprocess_exec(
+                "node",
+                tmp_path / "built" / "producer.js",
+                env={**os.environ, "REDIS_URL": url},
+                stdout=asyncio.subprocess.PIPE,
+            )
+            said, _ = await asyncio.wait_for(process.communicate(), 60)
+
+    assert compiled == ""
+    assert json.loads(said) == {"lines": 4, "file": "from-typescript/dialogue.json"}
+
+
+@asynccontextmanager
+async def private_server() -> AsyncIterator[str]:
+    """A server of the test's own: the producer names its queue and no prefix."""
+    server = EmbeddedServer()
+    await asyncio.to_thread(server.start)
+    try:
+        yield server.url
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 @pytest.mark.asyncio

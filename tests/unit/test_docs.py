@@ -19,7 +19,7 @@ from tests.support.markdown import PAGES, ROOT, blocks, shown
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?!https?:)(?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 # Programs that pages show and that are not ours.
-_FOREIGN = {".", "curl", "npm", "pip", "printf", "python3", "uv"}
+_FOREIGN = {".", "curl", "datamodel-codegen", "npm", "pip", "printf", "python3", "uv"}
 
 COMMANDS = [
     pytest.param(command, id=f"{shown(page)}: {command[:60]}")

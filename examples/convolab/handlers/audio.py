@@ -5,13 +5,10 @@ A plain function: the worker runs it in a thread, where the speech library may t
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
-
-import msgspec
-
 from convolab_worker import HandlerRegistry, Job, errors
 from examples.convolab.espeak import SpeechError
-from examples.convolab.payloads import AUDIO, AudioRequest
+from examples.convolab.jobs import GENERATE_AUDIO
+from examples.convolab.payloads import AudioRequest, AudioResult
 from examples.convolab.speech import NoReading, record
 from examples.convolab.store import Store
 
@@ -20,19 +17,11 @@ handlers = HandlerRegistry()
 SLOWEST, FASTEST = 0.5, 2.0
 
 
-class AudioResult(TypedDict):
-    """The recording: its file, its length in seconds, when each line is heard."""
-
-    file: str
-    seconds: float
-    cues: list[Any]
-
-
 class Stopped(Exception):
     """The worker asked the handler to stop: it timed out, or the worker is shutting down."""
 
 
-@handlers.audio("generate-audio", queue=AUDIO, timeout=300, concurrency=2)
+@handlers.audio(GENERATE_AUDIO, timeout=300, concurrency=2)
 def generate_audio(job: Job[AudioRequest]) -> AudioResult:
     """Speak a dialogue that was saved, and save the recording."""
     request = job.data
@@ -63,5 +52,5 @@ def generate_audio(job: Job[AudioRequest]) -> AudioResult:
     return {
         "file": file,
         "seconds": round(track.seconds, 3),
-        "cues": msgspec.to_builtins(track.cues),
+        "cues": track.cues,
     }

@@ -12,21 +12,33 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import msgspec
-
 from convolab_worker import Child, HandlerRegistry, Job, errors
-from examples.convolab.assembly import CourseResult, assemble
-from examples.convolab.payloads import AUDIO, COURSE, DIALOGUE, IMAGE, CourseRequest
+from examples.convolab.assembly import assemble
+from examples.convolab.jobs import (
+    GENERATE_AUDIO,
+    GENERATE_CARDS,
+    GENERATE_COURSE,
+    GENERATE_COURSE_AUDIO,
+    GENERATE_DIALOGUE,
+    GENERATE_SCRIPT_IMAGES,
+)
+from examples.convolab.model import PauseMode
+from examples.convolab.payloads import (
+    AudioRequest,
+    CourseRequest,
+    CourseResult,
+    DialogueRequest,
+    ImageRequest,
+)
 from examples.convolab.store import Store
 
 handlers = HandlerRegistry()
 
-_ATTEMPTS = 3
 _SLOWER = 0.8
 """How fast the second recording is, for saying each line again, compared with the first."""
 
 
-@handlers.course("generate-course", queue=COURSE, timeout=120)
+@handlers.course(GENERATE_COURSE, timeout=120)
 async def generate_course(job: Job[CourseRequest]) -> CourseResult:
     """Make a whole course."""
     done = await job.children_results()
@@ -37,7 +49,7 @@ async def generate_course(job: Job[CourseRequest]) -> CourseResult:
     return await _assembled(job, done)
 
 
-@handlers.course("generate-audio", queue=COURSE, timeout=120)
+@handlers.course(GENERATE_COURSE_AUDIO, timeout=120)
 async def generate_course_audio(job: Job[CourseRequest]) -> CourseResult:
     """Make a course's recordings again, with its dialogue and pictures as they are."""
     done = await job.children_results()
@@ -75,39 +87,37 @@ async def _assembled(job: Job[CourseRequest], done: dict[str, Any]) -> CourseRes
 
 
 def _dialogue(course: CourseRequest) -> Child:
-    data = {
-        "episodeId": course.episodeId,
-        "dialogueId": course.courseId,
-        "language": course.language,
-        "jlptLevel": course.jlptLevel,
-        "dialogueLength": course.dialogueLength,
-        "variationCount": course.variationCount,
-        "speakers": msgspec.to_builtins(course.speakers),
-        "userId": course.userId,
-    }
-    return Child("generate-dialogue", data=data, queue=DIALOGUE, key="dialogue", attempts=_ATTEMPTS)
+    data = DialogueRequest(
+        episodeId=course.episodeId,
+        dialogueId=course.courseId,
+        language=course.language,
+        jlptLevel=course.jlptLevel,
+        dialogueLength=course.dialogueLength,
+        variationCount=course.variationCount,
+        speakers=course.speakers,
+        userId=course.userId,
+    )
+    return Child(GENERATE_DIALOGUE, data, key="dialogue")
 
 
 def _recordings(course: CourseRequest) -> list[Child]:
     """Return the two recordings: to listen to, and slower, to say each line again."""
-    tracks: list[tuple[str, float, str]] = [
+    tracks: list[tuple[str, float, PauseMode]] = [
         ("listen", course.speed, "short"),
         ("repeat", max(0.5, course.speed * _SLOWER), "repeat"),
     ]
     return [
         Child(
-            "generate-audio",
-            data={
-                "episodeId": course.episodeId,
-                "dialogueId": course.courseId,
-                "speed": round(speed, 2),
-                "pauseMode": pause_mode,
-                "track": track,
-                "userId": course.userId,
-            },
-            queue=AUDIO,
+            GENERATE_AUDIO,
+            AudioRequest(
+                episodeId=course.episodeId,
+                dialogueId=course.courseId,
+                speed=round(speed, 2),
+                pauseMode=pause_mode,
+                track=track,
+                userId=course.userId,
+            ),
             key=track,
-            attempts=_ATTEMPTS,
         )
         for track, speed, pause_mode in tracks
     ]
@@ -115,9 +125,11 @@ def _recordings(course: CourseRequest) -> list[Child]:
 
 def _pictures(course: CourseRequest) -> list[Child]:
     """Return the cards, and the cover; a course without pictures is no course: both are needed."""
-    data = {"episodeId": course.episodeId, "dialogueId": course.courseId}
-    count = {} if course.imageCount is None else {"imageCount": course.imageCount}
+    data: ImageRequest = {"episodeId": course.episodeId, "dialogueId": course.courseId}
+    cards: ImageRequest = {**data}
+    if course.imageCount is not None:
+        cards["imageCount"] = course.imageCount
     return [
-        Child("generate", data={**data, **count}, queue=IMAGE, key="cards", attempts=_ATTEMPTS),
-        Child("generate-script-images", data=data, queue=IMAGE, key="script", attempts=_ATTEMPTS),
+        Child(GENERATE_CARDS, cards, key="cards"),
+        Child(GENERATE_SCRIPT_IMAGES, data, key="script"),
     ]

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import TypedDict
 
 from convolab_worker import HandlerRegistry, Job, errors
 from examples.convolab import written
 from examples.convolab.composer import compose
 from examples.convolab.endpoint import Endpoint
+from examples.convolab.jobs import GENERATE_DIALOGUE
 from examples.convolab.model import DEFAULT_SPEAKERS, Dialogue, Outline
-from examples.convolab.payloads import DIALOGUE, DialogueRequest
+from examples.convolab.payloads import DialogueRequest, DialogueResult
 from examples.convolab.sources import SourceText, source_text
 from examples.convolab.store import Store
 
 handlers = HandlerRegistry()
 
 
-class DialogueResult(TypedDict):
-    """What was made, and by whom or what."""
-
-    dialogueId: str
-    lines: int
-    exchanges: int
-    madeBy: str
-    file: str
-
-
-@handlers.dialogue("generate-dialogue", queue=DIALOGUE, timeout=300, concurrency=4)
+@handlers.dialogue(GENERATE_DIALOGUE, timeout=300, concurrency=4)
 async def generate_dialogue(job: Job[DialogueRequest]) -> DialogueResult:
     """Write or compose a dialogue, and save it."""
     request = job.data

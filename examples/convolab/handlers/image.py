@@ -11,7 +11,6 @@ import io
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import TypedDict
 
 from PIL import Image
 
@@ -19,22 +18,16 @@ from convolab_worker import HandlerRegistry, Job, errors
 from examples.convolab.cards import cover, exchange_card, script_page
 from examples.convolab.endpoint import Endpoint, EndpointError
 from examples.convolab.fonts import missing
+from examples.convolab.jobs import GENERATE_CARDS, GENERATE_SCRIPT_IMAGES
 from examples.convolab.model import Dialogue
-from examples.convolab.payloads import IMAGE, ImageRequest
+from examples.convolab.payloads import ImageRequest, ImageResult
 from examples.convolab.sources import source_text
 from examples.convolab.store import Store
 
 handlers = HandlerRegistry()
 
 
-class ImageResult(TypedDict):
-    """The pictures, in order, and who or what made them."""
-
-    files: list[str]
-    madeBy: str
-
-
-@handlers.image("generate", queue=IMAGE, timeout=600, concurrency=2)
+@handlers.image(GENERATE_CARDS, timeout=600, concurrency=2)
 async def generate_cards(job: Job[ImageRequest]) -> ImageResult:
     """Make a card for each exchange of the dialogue, ``imageCount`` at most."""
     store = Store.from_env()
@@ -50,7 +43,7 @@ async def generate_cards(job: Job[ImageRequest]) -> ImageResult:
     return await _make(job, store, "cards", prompts, drawings)
 
 
-@handlers.image("generate-script-images", queue=IMAGE, timeout=600, concurrency=2)
+@handlers.image(GENERATE_SCRIPT_IMAGES, timeout=600, concurrency=2)
 async def generate_script_images(job: Job[ImageRequest]) -> ImageResult:
     """Make the cover, then a page for each sentence, ``imageCount`` pictures at most."""
     store = Store.from_env()

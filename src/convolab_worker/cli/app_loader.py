@@ -10,6 +10,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._setting_types import suggestion
+from convolab_worker.cli.signals import Stopped
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.registry import HandlerRegistry
 
@@ -57,6 +58,8 @@ def _import(name: str) -> ModuleType:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise ConfigurationError(_not_found(name, error.name, directory)) from None
         failure = _own_failure(f"importing {name} failed", error)
+    except Stopped:
+        raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - its traceback is shown
         failure = _own_failure(f"importing {name} failed", error)
     raise failure
@@ -65,6 +68,8 @@ def _import(name: str) -> ModuleType:
 def _call(factory: Any, where: str) -> Any:
     try:
         return factory()
+    except Stopped:
+        raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - its traceback is shown
         failure = _own_failure(f"calling {where}() failed", error)
     raise failure

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from convolab_worker.cli.ending import leave
 from convolab_worker.cli.flags import (
     DONE,
     FAILED,
@@ -21,6 +22,7 @@ from convolab_worker.cli.flags import (
     add_command,
     add_subcommands,
 )
+from convolab_worker.cli.signals import SIGNALS, Stopped, become_init
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 
 if TYPE_CHECKING:
@@ -47,6 +49,19 @@ _COMMANDS = {
 }
 _FOLDERS = ("jobs", "doctor", "cost")
 """The commands whose modules are folders."""
+
+
+def run() -> NoReturn:
+    """Be the process of a command: handle its signals, run it, and end with its exit code."""
+    become_init()
+    SIGNALS.install()
+    try:
+        code = main()
+    except Stopped as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else FAILED
+    except KeyboardInterrupt:  # in between
+        code = INTERRUPTED
+    leave(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,13 +1,6 @@
-"""The process of a command: its event loop, its signals, its end, and its private server.
+"""The process of a command: its event loop, its worker, its end, and its private server.
 
-======  =====================================================================
-signal  what SIGTERM and SIGINT do to a process that runs a worker
-======  =====================================================================
-first   ``worker.stop()``: running jobs get the grace period
-second  ``worker.stop(grace=0)``: they go back to their queues at once; the
-        process ends as it is if Redis is away, or takes too long for that
-third   the process ends as it is; stalled-job recovery finds the jobs
-======  =====================================================================
+What signals do to it is in ``signals``.
 """
 
 from __future__ import annotations
@@ -19,11 +12,13 @@ import signal
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from convolab_worker.cli.ending import end_children
 from convolab_worker.cli.output import remark
+from convolab_worker.cli.signals import SIGNALS
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
@@ -33,7 +28,6 @@ from convolab_worker.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-    from types import FrameType
 
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.settings import Settings
@@ -41,10 +35,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_KILL_AT = 3
 _CANCEL_SECONDS = 0.2
 # How long running jobs may take to go back to their queues after a second signal.
 _RETURN_SECONDS = 3.0
+_RETURN_CHECK_SECONDS = 0.1
 
 
 def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
@@ -90,7 +84,7 @@ def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class StopOnSignals:
-    """Stops a worker on SIGTERM and SIGINT, as the module's table says.
+    """Stops a worker on SIGTERM and SIGINT, as the table in ``signals`` says.
 
     The handlers stay when the loop is closed, so that a further Ctrl-C during the last
     milliseconds neither prints a traceback nor changes the exit code.
@@ -99,54 +93,51 @@ class StopOnSignals:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
-        self._received = 0
         self._stops: set[asyncio.Task[None]] = set()
 
     def install(self) -> None:
-        """Handle SIGTERM and SIGINT from now on; call this in the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        """Stop the worker on signals from now on; call this in the main thread."""
+        SIGNALS.pass_to(self._on_signal)
 
     async def wait(self) -> None:
         """Wait until every stop that a signal asked for is over, and raise what one raised."""
         await asyncio.gather(*self._stops)
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, received: int) -> None:
         # Not through the loop's own signal handling: a third signal has to work
         # while a handler blocks the loop.
-        self._received += 1
-        if self._received >= _KILL_AT:
-            flush_log()
-            os._exit(128 + number)
         with suppress(RuntimeError):  # the loop is closed: nothing is left to stop
-            self._loop.call_soon_threadsafe(self._stop, number, self._received)
+            self._loop.call_soon_threadsafe(self._stop, number, received)
 
     def _stop(self, number: int, received: int) -> None:
         log = structlog.get_logger("convolab_worker")
         log.info("worker.signal", signal=signal.Signals(number).name, at_once=received > 1)
         if received > 1:
-            if _is_away(self._worker):
-                self._end(number)
-            self._loop.call_later(_RETURN_SECONDS, self._end, number)
+            self._end_if_late(number, self._loop.time() + _RETURN_SECONDS)
         stopping = self._worker.stop() if received == 1 else self._worker.stop(grace=0)
         task = self._loop.create_task(stopping, name=f"stop on signal {received}")
         self._stops.add(task)
 
-    def _end(self, number: int) -> NoReturn:
-        """End the process as it is; the next worker finds its jobs, as after a crash."""
-        log = structlog.get_logger("convolab_worker")
-        log.warning("process.forced_exit", redis="away" if _is_away(self._worker) else "too slow")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(128 + number)
+    def _end_if_late(self, number: int, ends_at: float) -> None:
+        """End the process as it is, if Redis is not told what becomes of its jobs.
+
+        The next worker finds them, as after a crash. Asked again until the worker has stopped.
+        """
+        is_away = _is_away(self._worker)
+        if is_away or self._loop.time() >= ends_at:
+            log = structlog.get_logger("convolab_worker")
+            log.warning("process.forced_exit", redis="away" if is_away else "too slow")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + number)
+        self._loop.call_later(_RETURN_CHECK_SECONDS, self._end_if_late, number, ends_at)
 
 
 def _is_away(worker: Worker) -> bool:
-    """Return whether Redis can't be told now what becomes of this worker's jobs."""
+    """Return whether Redis can't be told now what becomes of the worker's jobs."""
     stats = worker.stats()
-    if "connected" not in stats or stats["state"] == "stopped":
-        return False
-    return not stats["connected"] and stats["phase"] != "asleep"
+    has_jobs = stats.get("running", 0) or stats.get("parked", 0)
+    return bool(has_jobs and not stats["connected"])
 
 
 async def end_process(code: int) -> int:
@@ -169,6 +160,7 @@ async def end_process(code: int) -> int:
         sys.stdout.flush()
         flush_log()
         sys.stderr.flush()
+        end_children()
         os._exit(code)
     return code
 
@@ -200,12 +192,17 @@ def load_handlers(settings: Settings) -> HandlerRegistry:
 
 
 @contextmanager
-def prepared(settings: Settings, *, embedded: bool) -> Iterator[tuple[HandlerRegistry, Settings]]:
+def prepared(
+    settings: Settings, *, embedded: bool, stop_code: int | None = None
+) -> Iterator[tuple[HandlerRegistry, Settings]]:
     """Yield the application's handlers and the settings, for a worker of this process.
 
-    If ``embedded``, a private server runs meanwhile, and the settings have its address.
+    If ``embedded``, a private server runs meanwhile, and the settings have its address. A signal
+    that comes before there is a worker ends the process with ``stop_code``.
     """
+    SIGNALS.starts(stop_code)
     handlers = load_handlers(settings)
+    SIGNALS.starts(stop_code)  # one may have been lost in the application's code
     with private_server(settings, embedded=embedded) as reachable:
         yield handlers, reachable
 

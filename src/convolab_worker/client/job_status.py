@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence  # noqa: TC003 - FastAPI resolves JobStatus' fields
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,8 +16,6 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import JobNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection

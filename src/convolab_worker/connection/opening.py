@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.connection.error_replies import cannot_serve, explain
+from convolab_worker.connection.forking import keep_from_forks
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, ReplyLost
 
@@ -56,7 +57,12 @@ async def dial(address: Address, protocol: asyncio.Protocol) -> None:
     """
     loop = asyncio.get_running_loop()
     if address.path is not None:
-        await loop.create_unix_connection(lambda: protocol, address.path)
+        sock = await _dialled(socket.AF_UNIX, socket.SOCK_STREAM, 0, address.path, loop)
+        try:
+            await loop.create_unix_connection(lambda: protocol, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
         return
     context = address.ssl_context()
     name = None if context is None else address.tls_name or address.host
@@ -90,12 +96,21 @@ async def _connected_socket(
     if len(found) > 1:
         from aiohappyeyeballs import start_connection  # takes time to load
 
-        return await start_connection(
+        sock = await start_connection(
             found, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, interleave=1
         )
+        keep_from_forks(sock)
+        return sock
     family, kind, protocol, _, where = found[0]
+    return await _dialled(family, kind, protocol, where, loop)
+
+
+async def _dialled(
+    family: int, kind: int, protocol: int, where: Any, loop: asyncio.AbstractEventLoop
+) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
+        keep_from_forks(sock)
         sock.setblocking(False)  # noqa: FBT003 - its only argument
         await loop.sock_connect(sock, where)
     except BaseException:

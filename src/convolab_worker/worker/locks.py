@@ -98,18 +98,38 @@ class LockKeeper(Generic[J]):
         self._hurried = asyncio.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
+        self._instead: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def job_added(self, held: J) -> None:
         """A job came into hand: its lock is kept from now on. The first one starts the thread."""
         if len(self._jobs) == 1:
             self._alive_at = held.renewed_at
-        if self._thread is None:
-            thread = threading.Thread(target=self._main, name="convolab-locks", daemon=True)
-            thread.start()
-            self._thread = thread
+        if self._thread is None and self._instead is None:
+            self._start()
         elif self._is_parked:
             self._call(self._wanted.set)
+
+    def _start(self) -> None:
+        """Start the thread. Where none is to be had, the event loop does its work until there is.
+
+        Without either every lock would run out, and each job run a second time elsewhere.
+        """
+        thread = threading.Thread(target=self._main, name="convolab-locks", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _log.error("locks.no_thread", error=str(error))
+            self._instead = asyncio.create_task(self._keep_here(), name="convolab-locks")
+        else:
+            self._thread = thread
+
+    async def _keep_here(self) -> None:
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keep()
+        finally:
+            self._instead = self._task = None
 
     def may_reclaim(self, held: HeldLock) -> bool:
         """Whether this process has been awake since the job's lock was last renewed.
@@ -158,6 +178,8 @@ class LockKeeper(Generic[J]):
             while not self._stopped:
                 if not self._jobs:
                     await connection.close()
+                    if self._instead is not None:  # the next job tries to have a thread again
+                        return
                     await self._park()
                     continue
                 await self._nap(min(pause, _OPEN_SECONDS) if connection.is_open else pause)

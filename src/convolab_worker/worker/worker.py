@@ -87,6 +87,7 @@ class Worker:
         self._lifespans: Lifespans[Scope] | None = None
         self._has_run = False
         self._has_ended = False
+        self._has_started = asyncio.Event()
         self._is_hurried = False
         self._grace_ends_at: float | None = None
         self._background: asyncio.Task[None] | None = None
@@ -163,6 +164,7 @@ class Worker:
             await self._open_lifespans(assembly)
             _log.info("worker.started", **self._description())
             self._warn_of_unreachable()
+            self._has_started.set()
             is_drain, policy = drain_until is not None, assembly.dispatcher.suspension.policy
             if not is_drain and policy == ALWAYS_WORKING:  # a name is billed at each connection
                 assembly.names.start()
@@ -260,6 +262,10 @@ class Worker:
         }
 
     # control
+
+    async def started(self) -> None:
+        """Wait until the lifespans are open and jobs may run; Redis may still be away."""
+        await self._has_started.wait()
 
     def wake(self) -> None:
         """Look for work at once, or within a second of the last wake; from the loop's own thread.
@@ -368,6 +374,15 @@ class Worker:
             ready=self._state == "running" and (reconnection.is_open or is_asleep),
             overdue=time.monotonic() > dispatcher.expected_by,
         )
+
+    def idle_since(self) -> float | None:
+        """When something happened last: a job's end, a wake, a request (monotonic clock).
+
+        None while a job runs or waits in memory, and while a request is held.
+        """
+        if self._assembly is None or self._requests is None:
+            return None
+        return None if self._requests.held else self._assembly.dispatcher.idle_since
 
     def status_snapshot(self) -> dict[str, Any]:
         """What the status page shows, from memory, without a Redis command."""

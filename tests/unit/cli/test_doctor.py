@@ -8,6 +8,7 @@ import pytest
 
 from convolab_worker.cli.commands.doctor import app_checks, checks
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, UNKNOWN, WARNING, Finding
+from convolab_worker.cli.commands.doctor.waiting import Refusal
 
 
 def kept(jobs: int, bytes: int | None, is_bounded: bool = False) -> Finding:  # noqa: A002, FBT001, FBT002
@@ -133,6 +134,17 @@ VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
     (lambda: unserved(3), WARNING, "3 jobs wait, and no worker is connected"),
     (lambda: unserved(3, is_woken=True), OK, "3 jobs wait"),
     (unreachable, WARNING, "no queue of a, b reaches jobs.py:7 (queue c)"),
+    (lambda: app_checks.refused("q", []), OK, "take the data"),
+    (
+        lambda: app_checks.refused("q", [Refusal("a", "1", "data.text: expected str")]),
+        WARNING,
+        "a 1: data.text: expected str",
+    ),
+    (
+        lambda: app_checks.refused("q", [Refusal("a", str(n), "bad") for n in range(8)]),
+        WARNING,
+        "a 4: bad; 3 more",
+    ),
     (lambda: app_checks.wake(None, 200), OK, "200"),
     (lambda: app_checks.wake(None, 401), FAILURE, "refused (401)"),
     (lambda: app_checks.wake(None, 404), FAILURE, "404"),

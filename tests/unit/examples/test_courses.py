@@ -16,7 +16,7 @@ import pytest
 from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableError
 from convolab_worker.testing import run_handler
 from examples.convolab.app import handlers
-from examples.convolab.assembly import CourseResult, assemble
+from examples.convolab.assembly import assemble
 from examples.convolab.composer import compose
 from examples.convolab.endpoint import Endpoint, EndpointError, refusal
 from examples.convolab.live import Live
@@ -28,6 +28,7 @@ from examples.convolab.model import (
     PauseMode,
     Speaker,
 )
+from examples.convolab.payloads import CourseResult
 from examples.convolab.sources import source_text
 from examples.convolab.speech import record
 from examples.convolab.store import Store
@@ -218,7 +219,7 @@ async def test_a_course_asks_for_its_parts_in_two_stages() -> None:
         ("dialogue", "dialogue-generation")
     ]
     assert [child.key for child in second.children] == ["listen", "repeat", "cards", "script"]
-    assert [child.data.get("speed") for child in second.children[:2]] == [1.0, 0.8]
+    assert [child.data.speed for child in second.children[:2]] == [1.0, 0.8]
     assert (first.progress, second.progress) == ([10], [40])
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli.commands import drain
-from convolab_worker.cli.flags import add_settings, settings_of
+from convolab_worker.cli.flags import add_duration, add_settings, settings_of
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,14 +33,17 @@ def add_flags(command: Parser) -> None:
         "--reload", action="store_true", help="start again when a Python file below here changes"
     )
     drain.add_flags(command)
+    add_duration(
+        command, "--exit-when-idle", "end with 0 when nothing has happened for so long, such as 5m"
+    )
     add_settings(command, "idle_min", "idle_max", "port")
 
 
 def main(given: argparse.Namespace) -> int:
     """Work until a signal says stop; return 0 after a clean stop."""
     if given.burst:
-        for flag in ("wake", "reload"):
-            if getattr(given, flag):
+        for flag in ("wake", "reload", "exit-when-idle"):
+            if getattr(given, flag.replace("-", "_")) not in (None, False):
                 msg = f"--{flag} is for a worker that goes on: expected it without --burst"
                 raise ConfigurationError(msg)
         return drain.main(given)
@@ -51,9 +56,9 @@ def main(given: argparse.Namespace) -> int:
 
         return reload(given.arguments, settings, embedded=given.embedded)
     if given.wake:
-        return _work(_with_mode(settings), _serve(insecure=given.insecure), given)
+        return _work(_with_mode(settings), _serve(given), given)
     _expect_no_wake_flags(given, settings)
-    return _work(settings, _run, given)
+    return _work(settings, lambda worker: _run(worker, given.exit_when_idle), given)
 
 
 def _work(
@@ -61,30 +66,58 @@ def _work(
 ) -> int:
     from convolab_worker.cli.process import prepared, run_worker
 
-    with prepared(settings, embedded=given.embedded) as (handlers, reachable):
+    with prepared(settings, embedded=given.embedded, stop_code=0) as (handlers, reachable):
         return run_worker(handlers, reachable, work)
 
 
-async def _run(worker: Worker) -> int:
-    await worker.run()
+async def _run(worker: Worker, exit_when_idle: float | None) -> int:
+    import asyncio
+
+    from convolab_worker.platforms.systemd import Systemd, supervised
+
+    async with supervised(worker, Systemd.from_env()):
+        if exit_when_idle is None:
+            await worker.run()
+        else:
+            ending = asyncio.create_task(_stop_when_idle(worker, exit_when_idle))
+            try:
+                await worker.run()
+            finally:
+                ending.cancel()
     return 0
 
 
-def _serve(*, insecure: bool) -> Callable[[Worker], Awaitable[int]]:
+async def _stop_when_idle(worker: Worker, seconds: float) -> None:
+    """Stop the worker when nothing has happened for so long."""
+    import asyncio
+
+    await worker.started()
+    left = seconds
+    while left > 0:
+        await asyncio.sleep(left)
+        since = worker.idle_since()
+        left = seconds if since is None else since + seconds - time.monotonic()
+    await worker.stop()
+
+
+def _serve(given: argparse.Namespace) -> Callable[[Worker], Awaitable[int]]:
     from convolab_worker.server.server import WakeServer
 
     async def serve(worker: Worker) -> int:
-        async with WakeServer(worker, insecure=insecure):
-            return await _run(worker)
+        async with WakeServer(worker, insecure=given.insecure):
+            return await _run(worker, given.exit_when_idle)
 
     return serve
 
 
 def _with_mode(settings: Settings) -> Settings:
-    """Turn the wake mode ``auto`` into ``held`` on Cloud Run and into ``background`` elsewhere."""
+    """Turn the wake mode ``auto`` into what the platform needs."""
+    from convolab_worker.platforms.hosting import platform_of
+
     if settings.wake_mode != "auto":
         return settings
-    return settings.replace(wake_mode="background" if settings.k_service is None else "held")
+    platform = platform_of(os.environ)
+    return settings.replace(wake_mode="background" if platform is None else platform.wake_mode)
 
 
 def _expect_no_wake_flags(given: argparse.Namespace, settings: Settings) -> None:

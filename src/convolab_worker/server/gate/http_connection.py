@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from convolab_worker.server.answers import in_bytes
 from convolab_worker.server.gate.connections import Activity
@@ -97,6 +98,11 @@ class HttpConnection(web.RequestHandler):
             resp.force_close()
         try:
             return await super().finish_response(request, resp, start_time)
+        except HttpProcessingError as error:
+            # Before aiohttp 3.14: what follows a request to upgrade is parsed before the answer.
+            self._request = None
+            self._refuse(400, type(error).__name__)
+            raise ConnectionError(type(error).__name__) from error
         finally:
             self._request = None
             self._received = 0

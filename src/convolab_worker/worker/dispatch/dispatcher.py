@@ -284,6 +284,12 @@ class Dispatcher:
     # idle
 
     @property
+    def idle_since(self) -> float | None:
+        """When something happened last, monotonic; None while a job is in hand or just was."""
+        news = self._seen != (self.fetcher.found, self.fetcher.ended)
+        return self.suspension.active_at if self._is_idle and not news else None
+
+    @property
     def _wants_probe(self) -> bool:
         return self._wake_wanted or self._table.needs_probe
 
@@ -401,6 +407,7 @@ class Dispatcher:
         """Fetch no more; give running jobs ``grace`` seconds, then return them to their queues."""
         ends_at = time.monotonic() + grace
         self.stopping = True
+        self._executor.stopping.set()
         self.suspension.end()
         await self.halt()
         await self.fetcher.all_ended(ends_at - time.monotonic())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -27,6 +28,7 @@ from convolab_worker.telemetry.frames import application_place, places_in
 from convolab_worker.telemetry.metrics import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
+from convolab_worker.worker.execution.killed import died_of_stop
 from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
 from convolab_worker.worker.execution.threads import HandlerThreads
 from convolab_worker.worker.locks import HeldLock
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from convolab_worker.worker.execution.processes.pool import HandlerProcesses
     from convolab_worker.worker.watchdog import StackReports
 
+# A signal to a whole group reaches a handler's program so much sooner than this process, at most.
+_SIGNAL_SECONDS = 0.5
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
 _LONGEST_SHOWN = 300  # on the status page
 _LABELS = {
@@ -107,6 +111,7 @@ class JobExecutor:
         self._threads = HandlerThreads()
         self._processes: HandlerProcesses | None = None
         self.jobs: set[JobInHand] = set()
+        self.stopping = asyncio.Event()  # set when the worker begins to stop
         self._log = structlog.get_logger("convolab_worker").bind()
         # Two lines a job that nobody reads are not even put together.
         is_enabled = getattr(self._log, "is_enabled_for", None)
@@ -226,11 +231,31 @@ class JobExecutor:
             await call.run()
         finally:
             held.call = None
+        return await self._concluded(call, active_job, handler, reporter)
+
+    async def _concluded(
+        self, call: HandlerCall, job: ActiveJob, handler: Handler, reporter: JobReporter
+    ) -> Outcome:
         if call.aborted is not None and call.aborted.kind is AbortKind.LOCK_LOST:
             reporter.close()
         else:
             await reporter.finish()
-        return conclude(call, active_job, handler, random.random, self._handlers.strategies)
+        error = call.error if call.aborted is None else None
+        if error is not None and await self._is_stopped_by(error):
+            return Returned()
+        return conclude(call, job, handler, random.random, self._handlers.strategies)
+
+    async def _is_stopped_by(self, error: BaseException) -> bool:
+        """Whether a stop's signal, which may only be on its way to this process, caused the error.
+
+        Then the attempt has not failed: the job goes back to its queue.
+        """
+        if not died_of_stop(error):
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SIGNAL_SECONDS):
+                await self.stopping.wait()
+        return self.stopping.is_set()
 
     def failure(self, error: BaseException, job: ActiveJob) -> Failed:
         """The outcome of an attempt that failed with ``error`` outside its handler."""

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.records import Restrictions
     from convolab_worker.bullmq.schedulers import ListedSchedule
+    from convolab_worker.cli.commands.doctor.waiting import Refusal
 
 _REFUSED, _FIRST_ERROR = (401, 403), 400
+_MOST_TOLD = 5
 _MANY_JOBS, _MUCH = 1000, 16 * 2**20  # below that, what is kept is no matter yet
 
 
@@ -207,6 +209,23 @@ def unreachable(handlers: Iterable[tuple[str, str]], queues: Iterable[str]) -> F
         found=f"no queue of {', '.join(queues)} reaches {', '.join(found)}",
         why="their jobs wait until a worker serves that queue",
         advice="add the queue to CONVOLAB_QUEUES, or run another worker for it",
+    )
+
+
+def refused(queue: str, refusals: Sequence[Refusal]) -> Finding:
+    """Judge the waiting jobs, a few of each name, whose data their handlers would refuse."""
+    found = "their handlers take the data of those that were looked at"
+    if refusals:
+        told = [f"{each.name} {each.job_id}: {each.reason}" for each in refusals[:_MOST_TOLD]]
+        more = len(refusals) - len(told)
+        found = "; ".join([*told, f"{more} more"] if more else told)
+    return Finding(
+        check=f"queue {queue}, data",
+        verdict=WARNING if refusals else OK,
+        found=found,
+        why="a job whose data does not fit fails for good, whatever attempts it has left",
+        advice="let the handlers take what was enqueued (convolab-worker schema --check says what "
+        "has changed), or keep the older worker until these jobs are done",
     )
 
 

@@ -12,7 +12,7 @@ from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_restrictions, text
 from convolab_worker.bullmq.schedulers import listed
-from convolab_worker.cli.commands.doctor import app_checks, checks
+from convolab_worker.cli.commands.doctor import app_checks, checks, waiting
 from convolab_worker.cli.commands.doctor.history import Retention, ended, event_stream
 from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
 from convolab_worker.client.queues import find_queues, overview
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 _PINGS = 20
 _BLOCK_SECONDS = 1.0
-_MOST_NAMES = 1000
 _MOST_KEYS = 200_000  # a larger database is not looked through for queues
 _WAKE_SECONDS = 60.0  # a service at zero instances has to start first
 _LUA = "cjson.encode({1}) return cmsgpack.unpack(cmsgpack.pack('ok'))"
@@ -191,8 +190,8 @@ class Survey:
             if finding is not None:
                 yield finding
         if self._handlers is not None:
-            names = await self._waiting_names(keys)
-            yield app_checks.unhandled(keys.queue, names, self._handlers.names_on(keys.queue))
+            async for each in self._jobs_of_handlers(keys, self._handlers):
+                yield each
 
     async def _routing(self) -> AsyncIterator[Finding]:
         """Find jobs that nobody fetches, on queues that are not the settings' too, and handlers."""
@@ -206,10 +205,10 @@ class Survey:
         with suppress(RedisRefused):  # a user that may not look
             found = await overview(connection, settings.prefix, queues)
         for queue in found:
-            waiting = queue.counts.get("waiting", 0) + queue.counts.get("prioritized", 0)
+            count = queue.counts.get("waiting", 0) + queue.counts.get("prioritized", 0)
             workers = None if queue.workers is None else len(queue.workers)
             is_woken = settings.wake_url is not None and queue.name in settings.queues
-            finding = app_checks.unserved(queue.name, waiting, workers, is_woken=is_woken)
+            finding = app_checks.unserved(queue.name, count, workers, is_woken=is_woken)
             if finding is not None:
                 yield finding
         if self._handlers is not None:
@@ -225,16 +224,17 @@ class Survey:
         except RedisRefused:  # a user that may not look
             return []
 
-    async def _waiting_names(self, keys: QueueKeys) -> set[str]:
-        """Return the names of the jobs that workers fetch next."""
-        ids = await self._ask("LRANGE", keys["wait"], -_MOST_NAMES, -1) or []
-        for kind in ("prioritized", "delayed"):
-            ids += await self._ask("ZRANGE", keys[kind], 0, _MOST_NAMES) or []
-        asked = [
-            self._connection.call(Purpose.STATUS, "HGET", keys.job(text(job_id)), "name")
-            for job_id in ids
-        ]
-        return {text(name) for name in [await each for each in asked] if name is not None}
+    async def _jobs_of_handlers(
+        self, keys: QueueKeys, handlers: HandlerRegistry
+    ) -> AsyncIterator[Finding]:
+        try:
+            found = await waiting.waiting_jobs(self._connection, keys)
+            refused = await waiting.refusals(self._connection, keys, handlers, found)
+        except RedisRefused:  # a user that may not look
+            return
+        yield app_checks.unhandled(keys.queue, found, handlers.names_on(keys.queue))
+        if found:
+            yield app_checks.refused(keys.queue, refused)
 
 
 def _number(info: dict[str, str] | None, name: str) -> int | None:

@@ -1,0 +1,122 @@
+"""Runs jobs in AWS Lambda: an invocation is a drain, with the invocation's time as its budget."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings import Settings
+from convolab_worker.telemetry.log_stream import flush_log
+from convolab_worker.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from convolab_worker.handlers.registry import HandlerRegistry
+
+_log = logging.getLogger(__name__)
+
+
+class LambdaContext(Protocol):
+    """What this needs of the context that Lambda gives."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """How long the invocation may still take."""
+
+
+def lambda_handler(
+    handlers: HandlerRegistry,
+    settings: Settings | None = None,
+    *,
+    reserve: float = 2.0,
+    **overrides: Any,
+) -> Callable[[Any, LambdaContext], dict[str, Any]]:
+    """Make a Lambda function of the handlers; the module's name for it is what Lambda is given.
+
+    Each invocation runs what is there until nothing is left, or until ``reserve`` seconds before
+    the function's own time-out; a job that still runs then goes back to its queue, no attempt used
+    up. The connections to Redis stay open between the invocations of one environment, and nothing
+    is sent meanwhile.
+
+    EventBridge and other events get ``{"status", "processed", "failed", "remaining",
+    "next_due_at"}``. A function URL gets that as JSON, with 200, or 503 and ``Retry-After`` where
+    work remains, so that a caller that repeats comes back; with ``CONVOLAB_WAKE_TOKEN`` set, it
+    needs ``Authorization: Bearer`` with it, and a wrong one gets 401.
+
+    ``overrides`` are settings by name. Raises ConfigurationError for what can't work.
+    """
+    settings = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
+    if not reserve >= 0:
+        msg = f"lambda_handler(reserve={reserve!r}): expected seconds, 0 or more"
+        raise ConfigurationError(msg)
+    return _LambdaFunction(handlers, settings.replace(wake_mode="held"), reserve)
+
+
+class _LambdaFunction:
+    """One environment's worker, in a loop that turns only while an invocation is under way."""
+
+    def __init__(self, handlers: HandlerRegistry, settings: Settings, reserve: float) -> None:
+        self._handlers = handlers
+        self._settings = settings
+        self._reserve = reserve
+        self._runner: asyncio.Runner | None = None
+        self._worker: Worker | None = None
+
+    def __call__(self, event: Any, context: LambdaContext) -> dict[str, Any]:
+        """Run what is there; Lambda calls this once at a time."""
+        request = _http_request(event)
+        if request is not None and not self._is_allowed(request):
+            return _http_answer(401, {"error": "expected the wake token as a bearer token"})
+        result = self._drain(context.get_remaining_time_in_millis() / 1000 - self._reserve)
+        flush_log()  # the environment may be frozen from here on, and never thaw
+        if request is None:
+            return result
+        return _http_answer(503 if result["status"] == "budget" else 200, result)
+
+    def _drain(self, budget: float) -> dict[str, Any]:
+        if budget <= 0:
+            msg = (
+                f"the invocation has {budget + self._reserve:.1f} s left, of which its end needs "
+                f"{self._reserve:g}: expected a longer time-out of the Lambda function"
+            )
+            raise ConfigurationError(msg)
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(self._hold(budget))
+
+    async def _hold(self, budget: float) -> dict[str, Any]:
+        if self._worker is None:
+            worker = Worker(self._handlers, self._settings)
+            await worker.__aenter__()
+            self._worker = worker
+        return asdict(await self._worker.hold(budget))
+
+    def _is_allowed(self, headers: Mapping[str, str]) -> bool:
+        token = self._settings.wake_token
+        if token is None:
+            return True
+        given = headers.get("authorization", "")
+        return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+
+
+def _http_request(event: Any) -> Mapping[str, str] | None:
+    """The headers of a function URL's request; None for any other event."""
+    if not isinstance(event, dict):
+        return None
+    context = event.get("requestContext")
+    if not isinstance(context, dict) or "http" not in context:
+        return None
+    headers = event.get("headers")
+    return {} if not isinstance(headers, dict) else {k.lower(): str(v) for k, v in headers.items()}
+
+
+def _http_answer(status: int, body: Mapping[str, Any]) -> dict[str, Any]:
+    headers = {"content-type": "application/json", "cache-control": "no-store"}
+    if status == 503:  # noqa: PLR2004 - HTTP's
+        headers["retry-after"] = "1"
+    return {"statusCode": status, "headers": headers, "body": json.dumps(body)}

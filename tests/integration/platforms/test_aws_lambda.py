@@ -1,0 +1,176 @@
+"""The Lambda function under AWS's own runtime client; a stand-in for its API behaves as documented.
+
+https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from redis.asyncio import Redis
+
+from convolab_worker import JobClient, Settings
+
+pytestmark = pytest.mark.asyncio
+
+FUNCTION = """
+import asyncio
+from convolab_worker import HandlerRegistry
+from convolab_worker.platforms.aws_lambda import lambda_handler
+
+handlers = HandlerRegistry()
+
+@handlers.audio("work")
+async def work(job):
+    await asyncio.sleep(job.data.get("seconds", 0))
+
+handler = lambda_handler(handlers, reserve=0.5, shutdown_grace=1.0)
+"""
+URL_EVENT = {"requestContext": {"http": {"method": "POST"}}, "headers": {}}
+
+
+class RuntimeApi:
+    """Gives invocations to a runtime, and takes their answers."""
+
+    def __init__(self) -> None:
+        self._invocations: asyncio.Queue[tuple[str, Any, float]] = asyncio.Queue()
+        self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._count = 0
+
+    async def invoke(self, event: Any, *, seconds: float = 10.0) -> Any:
+        """The function's answer to an event, or its error; the environment is thawed for it."""
+        self._count += 1
+        request = f"request-{self._count}"
+        answer = self._answers[request] = asyncio.get_running_loop().create_future()
+        await self._invocations.put((request, event, seconds))
+        return await asyncio.wait_for(answer, 30.0)
+
+    async def _next(self, _request: web.Request) -> web.Response:
+        request, event, seconds = await self._invocations.get()
+        headers = {
+            "Content-Type": "application/json",
+            "Lambda-Runtime-Aws-Request-Id": request,
+            "Lambda-Runtime-Deadline-Ms": str(round((time.time() + seconds) * 1000)),
+            "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:eu-west-1:1:function:worker",
+        }
+        return web.Response(body=json.dumps(event).encode(), headers=headers)
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self._answers[request.match_info["id"]].set_result(await request.json())
+        return web.Response(status=202)
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        """Serve on loopback; its address, as the runtime is given it."""
+        app = web.Application()
+        start = "/2018-06-01/runtime/invocation"
+        app.router.add_get(f"{start}/next", self._next)
+        app.router.add_post(f"{start}/{{id}}/response", self._answer)
+        app.router.add_post(f"{start}/{{id}}/error", self._answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            yield f"127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
+@pytest_asyncio.fixture
+async def function(tmp_path: Path, make_settings: Any) -> AsyncIterator[RuntimeApi]:
+    """The function in one environment."""
+    settings: Settings = make_settings()
+    (tmp_path / "app.py").write_text(FUNCTION)
+    api = RuntimeApi()
+    async with api.serve() as address:
+        environ = {
+            **os.environ,
+            "AWS_LAMBDA_RUNTIME_API": address,
+            "CONVOLAB_QUEUES": settings.queues[0],
+            "CONVOLAB_WAKE_TOKEN": "secret",
+            "PYTHONPATH": str(tmp_path),
+            "REDIS_URL": settings.redis_url,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "awslambdaric", "app.handler", env=environ, cwd=tmp_path
+        )
+        try:
+            yield api
+        finally:
+            process.kill()
+            await process.wait()
+
+
+async def test_an_invocation_is_a_drain_and_the_next_one_has_its_connections(
+    function: RuntimeApi, make_settings: Any
+) -> None:
+    """What waits is run; between invocations nothing is, and no connection is made anew."""
+    async with (
+        JobClient(make_settings()) as client,
+        Redis.from_url(make_settings().redis_url) as redis,
+    ):
+        first = await client.enqueue("work")
+        answer = await function.invoke({"source": "aws.events"})
+        made = (await redis.info("stats"))["total_connections_received"]
+        second = await client.enqueue("work")
+        between = (await client.status(second)).state
+        again = await function.invoke({})
+        made_since = (await redis.info("stats"))["total_connections_received"] - made
+
+        assert (await client.status(first)).state == "completed"
+        assert (await client.status(second)).state == "completed"
+    assert answer == {
+        "status": "drained", "processed": 1, "failed": 0, "remaining": 0, "next_due_at": None
+    }  # fmt: skip
+    assert (between, again["processed"], made_since) == ("waiting", 1, 0)
+
+
+async def test_a_job_that_does_not_end_in_time_goes_back(
+    function: RuntimeApi, make_settings: Any
+) -> None:
+    """The answer comes before Lambda's time-out, and tells a caller that repeats to come back."""
+    async with JobClient(make_settings()) as client:
+        long = await client.enqueue("work", {"seconds": 30})
+        event = {**URL_EVENT, "headers": {"authorization": "Bearer secret"}}
+
+        answer = await function.invoke(event, seconds=4.0)
+
+        status = await client.status(long)
+    assert (answer["statusCode"], answer["headers"]["retry-after"]) == (503, "1")
+    assert json.loads(answer["body"])["remaining"] == 1
+    assert (status.state, status.attempts_made) == ("waiting", 0)
+
+
+async def test_a_stranger_at_the_function_url_runs_nothing(
+    function: RuntimeApi, make_settings: Any
+) -> None:
+    """Without the token, or with another, the answer is 401."""
+    async with JobClient(make_settings()) as client:
+        waiting = await client.enqueue("work")
+        answers = [
+            await function.invoke({**URL_EVENT, "headers": headers})
+            for headers in ({}, {"authorization": "Bearer another"}, None)
+        ]
+
+        assert [answer["statusCode"] for answer in answers] == [401, 401, 401]
+        assert (await client.status(waiting)).state == "waiting"
+
+
+async def test_a_function_whose_time_out_is_too_short_says_so(function: RuntimeApi) -> None:
+    """The error names what is left, and what to change."""
+    answer = await function.invoke({}, seconds=0.3)
+
+    assert answer["errorType"] == "ConfigurationError"
+    assert "a longer time-out of the Lambda function" in answer["errorMessage"]
