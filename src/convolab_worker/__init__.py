@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Exponential,
         Fixed,
         JobOptions,
+        JobPolicy,
     )
     from convolab_worker.bullmq.protocol.schedules import Schedule, ScheduleOptions
     from convolab_worker.client.client import JobClient
@@ -48,6 +49,7 @@ __all__ = [
     "JobEvent",
     "JobId",
     "JobOptions",
+    "JobPolicy",
     "JobStatus",
     "JobType",
     "QueueStatus",
@@ -74,6 +76,7 @@ _MODULES = {
     "JobEvent": "client.events",
     "JobId": "bullmq.job_id",
     "JobOptions": "bullmq.protocol.keywords",
+    "JobPolicy": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",

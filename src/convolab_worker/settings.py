@@ -10,6 +10,12 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from convolab_worker._environment import (
+    EVERYBODYS,
+    VARIABLES_START,
+    understood,
+    unknown_variables,
+)
 from convolab_worker._setting_types import (
     Choice,
     Duration,
@@ -44,7 +50,6 @@ __all__ = [
 
 _T = TypeVar("_T")
 _DAY = 24 * 3600.0
-_VARIABLES_START = "CONVOLAB_"
 _PRINTABLE = Text(r"[!-~]+", "printable ASCII without spaces")
 
 
@@ -264,8 +269,17 @@ class Settings:
         "how many characters of a failed job's traceback its log line has; 0 leaves it out",
     )
 
+    strict_variables: str = _option(
+        "off",
+        Choice(("off", "on")),
+        "on makes an unknown CONVOLAB_ variable an error, which is a warning otherwise",
+        "CONVOLAB_STRICT",
+    )
+
     redis_given: GivenServer | None = field(default=None)
     """The server of ``from_redis``, which then counts instead of ``redis_url``."""
+    remarks: tuple[str, ...] = field(default=(), compare=False)
+    """What ``from_env`` passed over: unknown variables, and values of others that it can't read."""
 
     def __post_init__(self) -> None:
         values = {name: getattr(self, name) for name in OPTIONS}
@@ -280,24 +294,41 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
         """Return the settings of the environment; keyword arguments override its variables.
 
-        ``environ`` is ``os.environ`` by default. A variable that is set but empty counts
-        as unset. Raises ConfigurationError for values outside their range, and for ``CONVOLAB_``
-        variables and keyword arguments that do not exist.
+        ``environ`` is ``os.environ`` by default. A variable that is set but empty counts as unset.
+        What other software may have written is no error, and told by ``remarks``: unknown
+        ``CONVOLAB_`` variables, and what LOG_LEVEL, LOG_FORMAT and PORT mean elsewhere. Raises
+        ConfigurationError for other values outside their range, for keyword arguments that do not
+        exist, and with ``CONVOLAB_STRICT=on`` for unknown variables.
         """
-        environ = os.environ if environ is None else environ
-        problems = _unknown_variables(environ) + _unknown_names(overrides)
+        return cls._from_env(OPTIONS, os.environ if environ is None else environ, overrides)
+
+    @classmethod
+    def for_client(cls, **overrides: Any) -> Settings:
+        """Return the settings of ``os.environ`` that a client uses; the others are not read."""
+        used = {name: OPTIONS[name] for name in _CLIENTS}
+        return cls._from_env(used, os.environ, overrides)
+
+    @classmethod
+    def _from_env(
+        cls, used: Mapping[str, Option], environ: Mapping[str, str], overrides: Mapping[str, Any]
+    ) -> Settings:
+        remarks = unknown_variables(environ, [option.variable for option in OPTIONS.values()])
+        problems = _unknown_names(overrides)
         texts = {
             name: text
-            for name, option in OPTIONS.items()
+            for name, option in used.items()
             if name not in overrides and (text := environ.get(option.variable, "").strip())
         }
+        if environ.get(OPTIONS["strict_variables"].variable, "").strip().lower() == "on":
+            problems, remarks = remarks + problems, []
+        remarks += _understand(texts)
         given = {name: value for name, value in overrides.items() if name in OPTIONS}
         values = _checked(texts, problems, are_texts=True) | _checked(given, problems)
         problems += _across(
             {**_DEFAULTS, **values}, {name: OPTIONS[name].variable for name in texts}
         )
         _raise_all(problems)
-        return cls(**values)
+        return cls(**values, remarks=tuple(remarks))
 
     @classmethod
     def from_redis(cls, client: Any, **overrides: Any) -> Settings:
@@ -324,7 +355,7 @@ class Settings:
         _raise_all(_unknown_names(overrides))
         given = None if "redis_url" in overrides else self.redis_given
         values = {name: getattr(self, name) for name in OPTIONS} | overrides
-        return Settings(**values, redis_given=given)
+        return Settings(**values, redis_given=given, remarks=self.remarks)
 
     def __repr__(self) -> str:
         shown = (f"{name}={option.show(getattr(self, name))}" for name, option in OPTIONS.items())
@@ -333,13 +364,17 @@ class Settings:
 
 OPTIONS: Mapping[str, Option] = {
     f.name: Option(
-        **{**f.metadata, "variable": f.metadata["variable"] or _VARIABLES_START + f.name.upper()}
+        **{**f.metadata, "variable": f.metadata["variable"] or VARIABLES_START + f.name.upper()}
     )
     for f in fields(Settings)
     if "kind" in f.metadata
 }
 """Every option by the name of its field, in the order of the fields."""
 
+_CLIENTS = (
+    "redis_url", "redis_password_file", "queues", "prefix", "command_timeout", "wake_url",
+    "wake_token", "wake_audience", "k_service", "otel", "strict_variables",
+)  # fmt: skip
 _DEFAULTS: Mapping[str, Any] = {name: option.default for name, option in OPTIONS.items()}
 
 
@@ -375,13 +410,22 @@ def _across(values: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     return [f"{low}: expected no more than {high}"]
 
 
-def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    known = [option.variable for option in OPTIONS.values()]
-    return [
-        f"{name}: no such setting{suggestion(name.upper(), known)}"
-        for name in sorted(environ)
-        if name.upper().startswith(_VARIABLES_START) and name not in known
-    ]
+def _understand(texts: dict[str, str]) -> list[str]:
+    """Puts our words for those of everybody's variables; leaves out, and tells, what has none."""
+    remarks = []
+    for name in EVERYBODYS:
+        text, option = texts.get(name), OPTIONS[name]
+        if text is None:
+            continue
+        known = understood(name, text, option.read)
+        if known is None:
+            del texts[name]
+            remarks.append(
+                f"{option.variable}={option.show(text)}: not understood, so {option.default_text}"
+            )
+        else:
+            texts[name] = known
+    return remarks
 
 
 def _unknown_names(overrides: Mapping[str, Any]) -> list[str]:

@@ -79,6 +79,23 @@ async def test_misconfigurations_are_found_one_by_one(patient: Patient) -> None:
     assert found["queue jobs, paused"][1].startswith("2 jobs")
 
 
+async def test_variables_that_are_unknown_are_a_failure_and_odd_ones_a_warning(
+    patient: Patient,
+) -> None:
+    """Every other command goes on with them."""
+    misspelt = await patient.examine(CONVOLAB_CONCURENCY="3")
+    odd = await patient.examine(LOG_FORMAT="logfmt", CONVOLAB_WORKER_SERVICE_HOST="10.3.1.4")
+    code, _, errors = await patient.commands.run("status", CONVOLAB_CONCURENCY="3")
+
+    assert misspelt[0] == 1
+    assert misspelt[1]["variables"][0] == "failure"
+    assert "did you mean CONVOLAB_CONCURRENCY?" in misspelt[1]["variables"][1]
+    assert odd[0] == 0
+    assert odd[1]["variables"] == ("warning", "LOG_FORMAT='logfmt': not understood, so auto")
+    assert code == 0
+    assert "settings.passed_over" in errors
+
+
 async def test_a_warning_is_a_failure_only_where_that_is_asked_for(patient: Patient) -> None:
     """--strict is for CI."""
     await patient.redis.config_set("appendonly", "no")

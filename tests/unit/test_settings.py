@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from convolab_worker import JobClient
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings import OPTIONS, Settings, format_duration, mask_url, parse_duration
 
@@ -114,6 +115,7 @@ def test_every_variable_reaches_its_field() -> None:
         "LOG_LEVEL": "DEBUG",
         "LOG_FORMAT": "Json",
         "CONVOLAB_LOG_TRACEBACK": "500",
+        "CONVOLAB_STRICT": "on",
     }
     expected = Settings(
         redis_url="rediss://user:secret@example.com:6380/2",
@@ -153,6 +155,7 @@ def test_every_variable_reaches_its_field() -> None:
         log_level="debug",
         log_format="json",
         log_traceback=500,
+        strict_variables="on",
     )
 
     settings = Settings.from_env(environ)
@@ -204,12 +207,9 @@ def test_an_override_goes_before_its_variable_even_a_wrong_one() -> None:
         ("CONVOLAB_COMMAND_BUDGET", "0", "a whole number, 1 or more"),
         ("CONVOLAB_WAKE_URL", "worker.example.com", "an address that starts with http:// or"),
         ("CONVOLAB_WAKE_URL", "https:///wake", "a host after the scheme"),
-        ("PORT", "65536", "a whole number from 0 to 65535"),
         ("CONVOLAB_APP", "app.jobs", "MODULE:REGISTRY, such as app.jobs:handlers"),
         ("CONVOLAB_PREFIX", "two words", "a key prefix without white space"),
         ("CONVOLAB_WORKER_NAME", "arbeiter-ä", "printable ASCII without spaces"),
-        ("LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
-        ("LOG_FORMAT", "xml", "one of auto, json, google, text"),
         ("REDIS_URL", "localhost:6379", "redis://, rediss://, unix://, redis+sentinel://"),
         ("REDIS_URL", "https://example.com", "redis://, rediss://, unix://, redis+sentinel://"),
         ("REDIS_URL", "unix://redis.sock", "the absolute path of a socket"),
@@ -276,18 +276,100 @@ def test_a_list_of_queues_becomes_a_tuple_and_whole_seconds_become_floats() -> N
     assert isinstance(settings.idle_min, float)
 
 
-def test_an_unknown_variable_is_named_with_the_nearest_known_one() -> None:
-    """A mistyped CONVOLAB_ variable is an error that suggests what was meant."""
-    message = refusal({"CONVOLAB_CONCURENCY": "3"})
+@pytest.mark.parametrize(
+    ("name", "remark"),
+    [
+        (
+            "CONVOLAB_CONCURENCY",
+            "CONVOLAB_CONCURENCY: no such setting; did you mean CONVOLAB_CONCURRENCY?",
+        ),
+        ("convolab_queues", "convolab_queues: no such setting; did you mean CONVOLAB_QUEUES?"),
+    ],
+)
+def test_an_unknown_variable_is_told_with_the_nearest_known_one(name: str, remark: str) -> None:
+    """It stops nothing, unless that is asked for: other software uses our prefix, too."""
+    settings = Settings.from_env({name: "3", "CONVOLAB_CONCURRENCY": "2"})
 
-    assert message == "CONVOLAB_CONCURENCY: no such setting; did you mean CONVOLAB_CONCURRENCY?"
+    assert settings.remarks == (remark,)
+    assert settings == Settings(concurrency=2)
+    assert settings.replace(concurrency=3).remarks == (remark,)
+    assert refusal({name: "3", "CONVOLAB_STRICT": "on"}) == remark
 
 
-def test_a_known_variable_in_lower_case_is_not_ignored() -> None:
-    """Case matters in variable names, and the error says which case is right."""
-    message = refusal({"convolab_queues": "a"})
+@pytest.mark.parametrize("service", ["convolab", "convolab-worker", "convolab-redis", "redis"])
+def test_what_kubernetes_and_docker_write_for_a_service_is_nothing_to_tell(service: str) -> None:
+    """Every container of the namespace has these, strictly configured ones too."""
+    start, at = service.upper().replace("-", "_"), "tcp://10.3.1.4:8080"
+    links = {
+        "SERVICE_HOST": "10.3.1.4", "SERVICE_PORT": "8080", "SERVICE_PORT_HTTP_METRICS": "9090",
+        "PORT": at, "PORT_8080_TCP": at, "PORT_8080_TCP_PROTO": "tcp", "PORT_8080_TCP_PORT": "8080",
+        "PORT_8080_TCP_ADDR": "10.3.1.4", "ENV_LANG": "C.UTF-8",
+    }  # fmt: skip
+    environ = {f"{start}_{name}": value for name, value in links.items()}
 
-    assert message == "convolab_queues: no such setting; did you mean CONVOLAB_QUEUES?"
+    settings = Settings.from_env({**environ, "CONVOLAB_STRICT": "on"})
+
+    assert (settings.remarks, settings.port) == ((), 8080)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("LOG_LEVEL", "warn", "log_level", "warning"),
+        ("LOG_LEVEL", "TRACE", "log_level", "debug"),
+        ("LOG_LEVEL", "20", "log_level", "info"),
+        ("LOG_LEVEL", "fatal", "log_level", "critical"),
+        ("LOG_LEVEL", "Notice", "log_level", "info"),
+        ("LOG_FORMAT", "pretty", "log_format", "text"),
+        ("LOG_FORMAT", "structured", "log_format", "json"),
+    ],
+)
+def test_other_systems_names_are_understood(
+    variable: str, text: str, field: str, value: object
+) -> None:
+    """LOG_LEVEL and LOG_FORMAT belong to everybody."""
+    settings = Settings.from_env({variable: text})
+
+    assert getattr(settings, field) == value
+    assert settings.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "default"),
+    [
+        ("LOG_LEVEL", "loud", "info"),
+        ("LOG_LEVEL", "convolab=debug,*=info", "info"),
+        ("LOG_FORMAT", "logfmt", "auto"),
+        ("LOG_FORMAT", "%(message)s", "auto"),
+        ("PORT", "tcp://10.3.1.4:8080", "8080"),
+        ("PORT", "65536", "8080"),
+        ("PORT", "http", "8080"),
+        ("K_SERVICE", "a service", "unset"),
+    ],
+)
+def test_what_belongs_to_everybody_never_stops_a_process(
+    variable: str, text: str, default: str
+) -> None:
+    """What can't be understood is told, and the default holds, strictly too."""
+    settings = Settings.from_env({variable: text, "CONVOLAB_STRICT": "on"})
+
+    assert settings == Settings(strict_variables="on")
+    assert settings.remarks == (f"{variable}={text!r}: not understood, so {default}",)
+
+
+def test_a_client_reads_only_what_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong with a worker's variable in its environment does not stop an API."""
+    monkeypatch.setenv("CONVOLAB_LOCK_DURATION", "long")
+    monkeypatch.setenv("CONVOLAB_QUEUES", "audio")
+
+    client = JobClient(prefix="p")
+
+    assert (client.settings.queues, client.settings.prefix) == (("audio",), "p")
+    with pytest.raises(ConfigurationError, match="CONVOLAB_LOCK_DURATION"):
+        Settings.from_env()
+    monkeypatch.setenv("CONVOLAB_WAKE_URL", "nowhere")
+    with pytest.raises(ConfigurationError, match="CONVOLAB_WAKE_URL"):
+        JobClient()
 
 
 def test_other_programs_variables_are_left_alone() -> None:
@@ -313,7 +395,8 @@ def test_all_problems_are_told_at_once() -> None:
         "CONVOLAB_CONCURRENCY": "0",
         "CONVOLAB_IDLE_MIN": "soon",
         "CONVOLAB_QUEUE": "a",
-        "PORT": "http",
+        "CONVOLAB_STRICT": "on",
+        "CONVOLAB_WAKE_RATE": "slow",
     }
 
     message = refusal(environ, park_limit=-1)
@@ -324,7 +407,7 @@ def test_all_problems_are_told_at_once() -> None:
         "CONVOLAB_QUEUE",
         "CONVOLAB_CONCURRENCY",
         "CONVOLAB_IDLE_MIN",
-        "PORT",
+        "CONVOLAB_WAKE_RATE",
         "park_limit",
     ]
 

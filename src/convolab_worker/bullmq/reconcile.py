@@ -7,8 +7,7 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.job_lock import token_in
 from convolab_worker.bullmq.protocol import calls
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 # Of more locks than this nobody asks each when it will run out; all are looked at after a while.
 _MANY_LOCKS = 8

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.calls import Call, advance_scheduler
 from convolab_worker.bullmq.protocol.records import read_number, text
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from convolab_worker.connection.connection import Connection
     from convolab_worker.connection.reconnect import Reconnection
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # What a pattern, a time zone or a date raises that can't be read: any JSON may stand there.
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 _MOST_LISTED = 999

@@ -14,8 +14,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.cli.ending import end_children
 from convolab_worker.cli.output import remark
 from convolab_worker.cli.signals import SIGNALS
@@ -44,6 +43,8 @@ _RETURN_CHECK_SECONDS = 0.1
 def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
     """Run a command that is no worker to its end and return its result."""
     configure_logging(settings.log_level, settings.log_format)
+    for passed_over in settings.remarks:
+        Log().warning("settings.passed_over", remark=passed_over)
     return asyncio.run(main)
 
 
@@ -110,7 +111,7 @@ class StopOnSignals:
             self._loop.call_soon_threadsafe(self._stop, number, received)
 
     def _stop(self, number: int, received: int) -> None:
-        log = structlog.get_logger("convolab_worker")
+        log = Log()
         log.info("worker.signal", signal=signal.Signals(number).name, at_once=received > 1)
         if received > 1:
             self._end_if_late(number, self._loop.time() + _RETURN_SECONDS)
@@ -125,7 +126,7 @@ class StopOnSignals:
         """
         is_away = _is_away(self._worker)
         if is_away or self._loop.time() >= ends_at:
-            log = structlog.get_logger("convolab_worker")
+            log = Log()
             log.warning("process.forced_exit", redis="away" if is_away else "too slow")
             sys.stdout.flush()
             sys.stderr.flush()
@@ -155,7 +156,7 @@ async def end_process(code: int) -> int:
     pool = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
     done, _ = await asyncio.wait({pool}, timeout=_CANCEL_SECONDS)
     if left or not done:
-        log = structlog.get_logger("convolab_worker")
+        log = Log()
         log.warning("process.forced_exit", tasks=left, threads=not done)
         sys.stdout.flush()
         flush_log()

@@ -7,8 +7,7 @@ import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -42,8 +41,8 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 R = TypeVar("R")
-_log = structlog.get_logger("convolab_worker")
 
+_log = Log()
 # A client that adds to more queues than this forgets the oldest one's keys.
 _MOST_KNOWN_QUEUES = 1000
 
@@ -59,7 +58,9 @@ class JobClient(Schedules):
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         if settings is None:
-            settings = Settings.from_env(**overrides)
+            settings = Settings.for_client(**overrides)
+            for remark in settings.remarks:
+                _log.warning("settings.passed_over", remark=remark)
         elif overrides:
             settings = settings.replace(**overrides)
         self.settings = settings
@@ -289,7 +290,7 @@ class JobClient(Schedules):
         ):
             async for event in events:
                 if event.event == "completed":
-                    return _typed(job_id, event.data)
+                    return typed_result(job_id, event.data)
                 if event.event == "failed":
                     raise JobFailed(job_id, event.data)
         raise JobNotFound(job_id)  # pragma: no cover - watch ends with a final event
@@ -404,7 +405,7 @@ class JobClient(Schedules):
         return keys
 
 
-def _typed(job_id: str, result: Any) -> Any:
+def typed_result(job_id: str, result: Any) -> Any:
     """Return the result as the declaration of the job has it, where one is known."""
     job_type = job_id.job_type if isinstance(job_id, JobId) else None
     return result if job_type is None else job_type.decode_result(json.dumps(result).encode())

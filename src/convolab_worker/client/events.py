@@ -8,15 +8,14 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
     from convolab_worker.connection.connection import Connection
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _BLOCK_SECONDS = 20.0
 _MARGIN_SECONDS = 5.0
 _FIRST_RECONNECT_SECONDS, _LONGEST_RECONNECT_SECONDS = 0.25, 2.0

@@ -20,8 +20,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker._urls import mask_url
 from convolab_worker.client.wake_policy import GivenUp, Heard, due_in, judge
 from convolab_worker.client.wake_request import WakeSender, open_session, wake_address
@@ -36,7 +35,7 @@ CLOSE_SECONDS = 1.0
 
 _GATHER_SECONDS = 0.005  # jobs that are added together share a wake
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 
 class Waker:

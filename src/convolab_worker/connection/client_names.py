@@ -14,8 +14,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.connection.connection import Connection
 from convolab_worker.errors import RedisUnavailable
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from convolab_worker.connection.route import Route
     from convolab_worker.connection.usage import CommandCounter
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # Where a provider closes idle connections, each is opened again after a pause that doubles: being
 # listed must not cost what long waits save.
 _FIRST_PAUSE_SECONDS = 5.0

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.connection.connection import Connection
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _CHANNEL = "__redis__:invalidate"
 
 

@@ -6,8 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, TypeVar
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import cannot_serve, explain, is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.connection.connection import Connection
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _T = TypeVar("_T")
 
 _MINUTES_OF_FAILURES = 400

@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import place, takes
 from convolab_worker.handlers.retry import FailedAttempt
@@ -17,7 +16,7 @@ from convolab_worker.handlers.retry import FailedAttempt
 FailureHook = Callable[["Failure"], Awaitable[None] | None]
 H = TypeVar("H", bound=FailureHook)
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _LONGEST_SECONDS = 5.0
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
 
-import structlog
-
+from convolab_worker._logs import bound_logger
 from convolab_worker.bullmq.flows import Child, check_keys
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Iterable
+
+    import structlog
 
     # Type checkers know it without its being installed; here R has no default before Python 3.13.
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -162,26 +163,20 @@ class Job(Generic[T, R]):
 
 
 def _job_logger(job: Job[Any]) -> structlog.typing.FilteringBoundLogger:
-    """The configured structlog, with one processor before its own that keeps the row."""
+    """The configured structlog, with one processor before its own that keeps the row.
+
+    A line that it can't write fails no job.
+    """
 
     def keep(_: Any, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         job._reporter.log(_row(level, event))  # noqa: SLF001
         return event
 
-    config = structlog.get_config()
-    logger = structlog.wrap_logger(
-        None
-        if config["logger_factory"] is None
-        else config["logger_factory"]("convolab_worker.handlers.job"),
-        processors=[keep, *config["processors"]],
-        wrapper_class=config["wrapper_class"],
-        context_class=config["context_class"],
-        cache_logger_on_first_use=True,
-    )
-    bound: structlog.typing.FilteringBoundLogger = logger.bind(
-        job_id=job.id, job_name=job.name, queue=job.queue, kind=job.kind, attempt=job.attempt
-    )
-    return bound
+    names = {
+        "job_id": job.id, "job_name": job.name, "queue": job.queue, "kind": job.kind,
+        "attempt": job.attempt,
+    }  # fmt: skip
+    return bound_logger("convolab_worker.handlers.job", keep, names)
 
 
 _BOUND = frozenset(

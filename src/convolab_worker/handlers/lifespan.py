@@ -19,8 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.errors import ConfigurationError, LifespanFailed
 from convolab_worker.handlers.functions import is_async, place, takes
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 LifespanFunction = Callable[..., AbstractAsyncContextManager[Any] | AsyncIterator[Any]]
 Scope = TypeVar("Scope")
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # What closing gets at least, however much of the grace the jobs have used.
 LEAST_CLOSING_SECONDS = 0.25
 # What one that hangs gets to leave after it was cancelled.

@@ -13,8 +13,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Self
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.server.gate.auth import authorization
 from convolab_worker.server.gate.traffic import Traffic
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.worker.worker import Worker
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # Connections that wait to be accepted, without a descriptor: a client whose packet finds no place
 # there tries again after a second, which is too late for a probe.
 _BACKLOG = 1024

@@ -11,8 +11,7 @@ from collections import Counter, deque
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.connection.usage import CommandCounter, DailyBudget
 
 _MOST_RUNS = 100
@@ -96,7 +95,7 @@ class RecentRuns:
         ]
 
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 """Upper bounds of the histograms' buckets, in seconds; one more bucket takes the rest."""

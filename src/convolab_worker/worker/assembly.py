@@ -12,8 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker._setting_types import parse_rate
 from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 # A frozen process can't close its connections: so early, and they are made anew in a round trip.
 _HELD_SLEEP_AFTER_SECONDS = 10.0
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.errors import ConvolabWorkerError, NotRunning, RedisUnavailable
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.worker.dispatch.dispatcher import Dispatcher
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # What is left of a budget when jobs that still run are told to end: they have half a second, and
 # their returns and the counts take a moment.
 _ENDING_SECONDS = 1.0

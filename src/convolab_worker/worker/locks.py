@@ -15,8 +15,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.job_lock import take_back
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.reconcile import reclaim
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 _OPEN_SECONDS = 1.0
 J = TypeVar("J", bound="HeldLock")
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # The thread looks every eighth of a lock's duration and renews what is older than three eighths,
 # so that no lock is older than half its duration.
 _LOOK_PART = 1 / 8

@@ -17,14 +17,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import structlog
+from convolab_worker._logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.connection.reconnect import Reconnection
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _FOREVER = float("inf")
 
 

@@ -9,8 +9,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.telemetry.frames import application_place, places_of
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _BLOCKED_SECONDS = 1.0
 _DEEPEST = 30
 # How what awaits, of each kind, names its frame and what it waits for.

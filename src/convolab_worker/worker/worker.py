@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.connection.connection import Connection
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.held_requests import HoldResult
 
 T = TypeVar("T")
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _FOREVER = float("inf")
 # How long the last count of a drain may take when its budget is over.
 _LATE_COUNT_SECONDS = 0.5
@@ -163,6 +162,8 @@ class Worker:
         try:
             await self._open_lifespans(assembly)
             _log.info("worker.started", **self._description())
+            for remark in self.settings.remarks:
+                _log.warning("settings.passed_over", remark=remark)
             self._warn_of_unreachable()
             self._has_started.set()
             is_drain, policy = drain_until is not None, assembly.dispatcher.suspension.policy

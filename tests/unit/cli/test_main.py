@@ -58,7 +58,7 @@ def test_wrong_variables_are_told_together(
 ) -> None:
     """A command refuses a wrong environment with all its problems, and code 2."""
     monkeypatch.setenv("CONVOLAB_CONCURRENCY", "0")
-    monkeypatch.setenv("CONVOLAB_QUEUE", "audio")
+    monkeypatch.setenv("CONVOLAB_QUEUES", "audio,,")
 
     code = main(["status"])
 
@@ -66,7 +66,7 @@ def test_wrong_variables_are_told_together(
     assert code == 2
     assert "2 settings are wrong:" in error
     assert "CONVOLAB_CONCURRENCY='0': expected a whole number from 1 to 10000" in error
-    assert "CONVOLAB_QUEUE: no such setting; did you mean CONVOLAB_QUEUES?" in error
+    assert "CONVOLAB_QUEUES='audio,,': expected " in error
 
 
 def test_help_names_each_flag_with_its_variable_and_default(

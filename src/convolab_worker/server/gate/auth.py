@@ -9,8 +9,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ _RETRY_SECONDS = 30.0
 _FETCH_TIMEOUT_SECONDS = 5.0
 _MAX_CERTIFICATES_BYTES = 1_000_000
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 
 class Authorization:

@@ -12,9 +12,9 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-import structlog
 from aiohttp import HttpVersion11, web
 
+from convolab_worker._logs import Log
 from convolab_worker.server.answers import HEADERS, closing, failure
 from convolab_worker.server.gate.connections import Activity
 from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, HttpConnection
@@ -39,7 +39,7 @@ _FEWEST_PROBES = 20.0
 _LATE_SECONDS = 0.25
 _CROWDED_RETRY_SECONDS = 5
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 
 class Gate:

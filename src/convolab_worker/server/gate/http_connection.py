@@ -7,10 +7,10 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from convolab_worker._logs import Log
 from convolab_worker.server.answers import in_bytes
 from convolab_worker.server.gate.connections import Activity
 
@@ -32,7 +32,7 @@ _AIOHTTP_IDLE_SECONDS = 3600.0
 # When the client has closed its side: how long after an answer another one must have begun.
 _NEXT_ANSWER_SECONDS = 0.02
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # aiohttp's own messages quote what clients send.
 _silent = logging.getLogger("convolab_worker.http")
 _silent.disabled = True

@@ -10,10 +10,10 @@ import asyncio
 import resource
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import structlog
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from convolab_worker._logs import Log
 from convolab_worker.server.gate.connections import SPARE_PLACES, Activity, ConnectionTable
 from convolab_worker.server.gate.http_connection import HttpConnection
 
@@ -37,7 +37,7 @@ _ACCEPT_PAUSE_SECONDS = 0.2
 # How long answers may still take when the server closes.
 _LAST_ANSWERS_SECONDS = 0.5
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 
 def connection_limit() -> int:

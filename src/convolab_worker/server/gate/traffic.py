@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
+from convolab_worker._logs import Log
 
 _SUMMARY_SECONDS = 60.0
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 
 @dataclass(slots=True)

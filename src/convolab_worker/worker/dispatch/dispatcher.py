@@ -11,8 +11,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 from convolab_worker.worker.dispatch.fetcher import Fetcher
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.locks import LockKeeper
     from convolab_worker.worker.suspension import IdlePolicy
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # The loop turns at least this often, at no command, so that a clock that jumps delays nothing.
 _LONGEST_NAP_SECONDS = 30.0
 _FOREVER = float("inf")

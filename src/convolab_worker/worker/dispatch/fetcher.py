@@ -12,8 +12,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.outcome import AwaitsChildren, Lost, Outcome, Returned
 from convolab_worker.bullmq.reconcile import fetch, find_by_token
 from convolab_worker.errors import RedisUnavailable, ReplyLost
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.execution.handler_call import Abort
     from convolab_worker.worker.locks import LockKeeper
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # A job whose lock was lost may be nobody's: stalled jobs are looked for so soon.
 _LOST_SECONDS = 1.0
 # So often it is asked what became of a fetch, if the connection is lost with each question.

@@ -15,8 +15,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 from convolab_worker.worker.dispatch.idle_backoff import cut, next_wait
 
@@ -71,7 +70,7 @@ def _end(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.backend import LIMIT_KEYS
 from convolab_worker.connection.error_replies import is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.dispatch.queue_state import QueueTable
     from convolab_worker.worker.dispatch.stalled import StalledChecker
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # While every slot is busy, other queues are probed this often, at the end of a job.
 _OTHERS_SECONDS = 0.5
 _WORK_KINDS = ("wait", "prioritized", "delayed")

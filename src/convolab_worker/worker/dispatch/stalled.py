@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq import reconcile
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.backend import Backend
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 _FOREVER = float("inf")
 # How long workers that were cut off take to reconnect and lock their jobs again, at most.
 _RETURN_SECONDS = 6.0

@@ -8,8 +8,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq import flows, producer, reconcile
 from convolab_worker.bullmq.backend import Refusal, now_ms
 from convolab_worker.bullmq.job_lock import take_back
@@ -58,7 +57,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.execution.executor import JobInHand
     from convolab_worker.worker.locks import HeldLock
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # An error that is not a known state of the server, this often in a row, is about the job itself.
 _PATIENT_REFUSALS = 5
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
@@ -112,10 +110,9 @@ class JobExecutor:
         self._processes: HandlerProcesses | None = None
         self.jobs: set[JobInHand] = set()
         self.stopping = asyncio.Event()  # set when the worker begins to stop
-        self._log = structlog.get_logger("convolab_worker").bind()
+        self._log = Log().bound()
         # Two lines a job that nobody reads are not even put together.
-        is_enabled = getattr(self._log, "is_enabled_for", None)
-        self._tells = is_enabled is None or bool(is_enabled(logging.INFO))
+        self._tells = self._log.tells
 
     def use(self, handlers: HandlerRegistry) -> None:
         """Run jobs with these handlers from now on: those whose lifespans are open."""

@@ -6,8 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import structlog
-
+from convolab_worker._logs import Log
 from convolab_worker.bullmq import flows
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from convolab_worker.connection.reconnect import Reconnection
     from convolab_worker.connection.usage import CommandCounter
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 T = TypeVar("T")
 # After so many losses in a row a job reports no more; each makes the next report that much later.
 _MOST_LOSSES, _SLOWER = 3, 4

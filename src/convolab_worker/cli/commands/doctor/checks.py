@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from convolab_worker._environment import UNKNOWN_SETTING
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -37,6 +39,18 @@ class Finding:
 
 def _unknown(check: str, why: str = "") -> Finding:
     return Finding(check=check, verdict=UNKNOWN, found="the server does not say", why=why)
+
+
+def variables(remarks: Sequence[str]) -> Finding:
+    """Judge what the environment has that was passed over: unknown variables, odd values."""
+    is_unknown = any(UNKNOWN_SETTING in remark for remark in remarks)
+    return Finding(
+        check="variables",
+        verdict=FAILURE if is_unknown else WARNING if remarks else OK,
+        found="; ".join(remarks) or "all are known",
+        why="a setting that is misspelt is not set",
+        advice="correct or remove them; CONVOLAB_STRICT=on makes every command refuse them",
+    )
 
 
 def server(info: Mapping[str, str] | None) -> Finding:

@@ -54,7 +54,7 @@ _USED = (
     ("SISMEMBER", "k", "x"), ("XADD", "k", "*", "f", "x"), ("XTRIM", "k", "MAXLEN", "1"),
     ("XRANGE", "k", "-", "+"), ("XREVRANGE", "k", "+", "-"),
     ("XREAD", "BLOCK", "1", "STREAMS", "k", "0"), ("CLIENT|INFO",), ("CLIENT|KILL", "ID", "1"),
-    ("CLIENT|UNBLOCK", "1"), ("CLIENT|SETNAME", "x"),
+    ("CLIENT|UNBLOCK", "1"), ("CLIENT|SETNAME", "x"), ("PERSIST", "k"), ("PEXPIRE", "k", "1"),
 )  # fmt: skip
 
 
@@ -72,6 +72,7 @@ class Survey:
     async def findings(self) -> AsyncIterator[Finding]:
         """Yield each check's finding as soon as it is known."""
         settings, info = self._settings, await self._server_info()
+        yield checks.variables(settings.remarks)
         yield checks.server(info)
         yield checks.role(info)
         yield checks.cluster(_flag(info, "cluster_enabled"), settings.prefix)
