@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.processes import Renewal
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
+    from convolab_worker.handlers.sync_job import SyncJob
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import DrainResult, Worker
 
@@ -57,6 +58,7 @@ __all__ = [
     "Schedule",
     "ScheduleOptions",
     "Settings",
+    "SyncJob",
     "SyncJobClient",
     "Worker",
 ]
@@ -84,6 +86,7 @@ _MODULES = {
     "Schedule": "bullmq.protocol.schedules",
     "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
+    "SyncJob": "handlers.sync_job",
     "SyncJobClient": "client.sync_client",
     "Worker": "worker.worker",
 }

@@ -48,6 +48,15 @@ def loaded_by(program: str) -> set[str]:
             HEAVY | NOT_FOR_HELP,
             id="python-m-help",
         ),
+        pytest.param(
+            "from dataclasses import dataclass\n"
+            "from convolab_worker import JobType\n"
+            "@dataclass\nclass Request: text: str\n"
+            "WORK = JobType('work', Request, int, queue='q', attempts=3)\n"
+            "assert WORK.job_id('1').queue == 'q'",
+            HEAVY | {"asyncio", "structlog"},
+            id="a-declaration",
+        ),
         pytest.param(f"{HANDLER}\nWorker(handlers, Settings())", HEAVY, id="a-worker"),
         pytest.param(
             f"{HANDLER}\n"

@@ -41,6 +41,16 @@ class Postponed:
 
 
 @dataclass(frozen=True, slots=True)
+class Limited:
+    """The handler asked that no job of the queue starts for ``delay`` seconds; no attempt is used.
+
+    The job goes back to the head of its queue.
+    """
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitsChildren:
     """The handler asked for ``children`` and waits for them; it is run again when they are done.
 
@@ -63,4 +73,4 @@ class Lost:
     reason: str
 
 
-Outcome = Completed | Failed | Postponed | AwaitsChildren | Returned | Lost
+Outcome = Completed | Failed | Postponed | Limited | AwaitsChildren | Returned | Lost

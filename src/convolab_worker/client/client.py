@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.enqueue import Addition
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.sync_job import SyncJob
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -81,7 +81,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -90,7 +90,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -125,16 +125,12 @@ class JobClient(Schedules):
         (``enqueue.lost``).
         """
         on_commit = options.pop("on_commit", None)
-        new = self._addition(name, data, options)
+        new = enqueue.addition(name, data, options, self._keys_of)
         if on_commit and self._follows_commit(on_commit, [new.carrying(self._tracing.carried())]):
             return new.job_id_to_be()
         session = self._current_session()
         with self._tracing.adding(new.keys.queue, new.job.name) as carried:
-            return await self._add(session, new.carrying(carried))
-
-    def _addition(self, name: Any, data: Any, options: Mapping[str, Any]) -> Addition:
-        """Return the job of these arguments of ``enqueue``. Raises ConfigurationError."""
-        return enqueue.addition(name, data, options, self._keys_of)
+            return await self._add(session, new.carrying(carried) if carried else new)
 
     async def _add(self, session: Session, new: Addition, **tried: Any) -> JobId[Any]:
         """Add a job and wake the service."""
@@ -156,7 +152,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],
@@ -165,7 +161,7 @@ class JobClient(Schedules):
     @overload
     async def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from convolab_worker.bullmq import schedulers
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.protocol.schedules import Schedule
-from convolab_worker.client import actions, queues as of_queues, schedules
+from convolab_worker.client import actions, enqueue, queues as of_queues, schedules
 from convolab_worker.client.client import JobClient, typed_result
 from convolab_worker.client.events import JobEvent
 from convolab_worker.client.job_status import JobStatus, not_found, seen
@@ -404,7 +404,7 @@ class _InThisThread:
 
     def add(self, name: Any, data: Any, options: dict[str, Any]) -> Any:
         on_commit = options.pop("on_commit", None)
-        new = self.client._addition(name, data, options)
+        new = enqueue.addition(name, data, options, self.client._keys_of)
         return self._stored([new], on_commit)[0]
 
     def add_many(self, jobs: Any, data: Any, options: dict[str, Any]) -> Any:

@@ -77,8 +77,7 @@ class Worker:
                 "starts it under `if __name__ == '__main__':`"
             )
             raise ConfigurationError(msg)
-        handlers.check_processes()
-        handlers.check_backoffs()
+        handlers.check()
         self.settings = settings
         self._handlers = handlers
         self._assembly: Assembly | None = None

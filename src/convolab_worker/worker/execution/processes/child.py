@@ -27,7 +27,7 @@ from convolab_worker.worker.execution.outcomes import encoded_result, reason_of,
 from convolab_worker.worker.execution.processes.channel import Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.processes import ImportName
@@ -105,6 +105,7 @@ class Process:
         self._job: Job[Any] | None = None
         self._is_sending = False
         self._is_due = False
+        self._asking = threading.Lock()  # one answer is waited for at a time
 
     def serve(self) -> None:
         while True:
@@ -112,7 +113,7 @@ class Process:
                 _, name, kind, active_job = self.channel.receive()
             except EOFError:
                 return
-            reports = Reports(self.send)
+            reports = Reports(self.send, self.ask)
             answer = self._run(name, kind, active_job, reports)
             reports.close()
             self._send(*answer, _memory())
@@ -169,12 +170,30 @@ class Process:
 
     def send(self, *message: Any) -> None:
         """Send a message; of any thread."""
-        if threading.current_thread() is not threading.main_thread():
+        with self._whole():
             self._send(*message)
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """Have the worker call a method of the job's reporter; return its result, or raise so."""
+        with self._asking, self._whole():
+            self._send("ask", name, arguments)
+            try:
+                what, value = self.channel.receive()
+            except EOFError:  # the worker is gone
+                _die()
+        if what == "refused":
+            raise value
+        return value
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Keep an interruption from cutting a message in two."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
             return
         self._is_sending = True
         try:
-            self._send(*message)
+            yield
         finally:
             self._is_sending = False
         if self._is_due:
@@ -203,8 +222,11 @@ class Reports:
 
     newest: str | None = None
 
-    def __init__(self, send: Callable[..., None]) -> None:
+    is_closed = False  # a run that is over has no process any more
+
+    def __init__(self, send: Callable[..., None], ask: Callable[..., Any]) -> None:
         self._send = send
+        self._ask = ask
         self._lock = threading.Lock()
         self._unsent: str | None = None
         self._sent_at = float("-inf")
@@ -255,6 +277,15 @@ class Reports:
 
     def log(self, row: str) -> None:
         """Nothing: the worker makes the row of the line."""
+
+    # The next two wait for no event loop: there is none.
+
+    async def record_step(self, name: str, result: str) -> bytes:
+        recorded: bytes = self._ask("record_step", name, result)
+        return recorded
+
+    async def update_data(self, data: str) -> None:
+        self._ask("update_data", data)
 
     async def children_results(self) -> dict[str, Any]:
         _elsewhere("children_results")
