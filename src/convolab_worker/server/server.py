@@ -11,13 +11,14 @@ import contextlib
 import socket
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker._logs import Log
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.server.gate.auth import authorization
 from convolab_worker.server.gate.traffic import Traffic
 from convolab_worker.server.worker_proxy import WorkerProxy
+from convolab_worker.settings import Settings
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -50,6 +51,56 @@ def wake_app(worker: Worker) -> web.Application:
         checks_names=settings.k_service is None,
     )
     return app
+
+
+def console_app(settings: Settings | None = None, **overrides: Any) -> web.Application:
+    """Make an aiohttp application that is the console, without a worker.
+
+    Serve it by itself, or under a path of an application of yours (``add_subapp``). The settings,
+    those of the environment by default, say which Redis it shows, who may call (``wake_token``)
+    and whether it may act where it asks for no token (``console_actions``). ``wake_app`` has the
+    console of a worker, with what that worker knows. Raises ConfigurationError.
+    """
+    from convolab_worker.server.routes import make_console
+
+    settings = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
+    checks_names = settings.k_service is None
+    return make_console(settings, authorization(settings), Traffic(), checks_names=checks_names)[0]
+
+
+class ConsoleServer:
+    """Serves the console without a worker, from this event loop, on the settings' port.
+
+    An async context manager; inside, ``port`` is the port that it listens on. Without a token or
+    an audience it listens on loopback only. Raises ConfigurationError if the port is taken.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._authorization = authorization(settings)
+        self._opened: contextlib.AsyncExitStack
+        self.port: int | None = None
+
+    async def __aenter__(self) -> Self:
+        from convolab_worker.server.gate.listener import Listener, connection_limit
+        from convolab_worker.server.routes import make_console
+
+        is_public, traffic = not self._authorization.is_open, Traffic()
+        app, gate = make_console(
+            self._settings, self._authorization, traffic, checks_names=not is_public
+        )
+        host = "0.0.0.0" if is_public else "127.0.0.1"  # noqa: S104
+        async with contextlib.AsyncExitStack() as opened:
+            sock = opened.enter_context(_listening_socket(host, self._settings.port))
+            self.port = sock.getsockname()[1]
+            listener = Listener(app, gate, traffic, limit=connection_limit(), shares=is_public)
+            opened.push_async_callback(listener.close)
+            await listener.open(sock)
+            self._opened = opened.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._opened.aclose()
 
 
 class WakeServer:
