@@ -153,7 +153,7 @@ export interface Jobs {
     /**
      * Speak a dialogue that was saved, and save the recording.
      * Fails after 300 s.
-     * Has 3 attempts.
+     * Has 3 attempts, with backoff {"type": "exponential", "delay": 2000, "jitter": 0.5, "maxDelay": 60000}.
      */
     "generate-audio": {
       data: AudioRequest;
@@ -164,6 +164,7 @@ export interface Jobs {
     /**
      * Make a course's recordings again, with its dialogue and pictures as they are.
      * Fails after 120 s.
+     * Has 3 attempts, with backoff {"type": "exponential", "delay": 2000, "jitter": 0.5, "maxDelay": 60000}.
      */
     "generate-audio": {
       data: CourseRequest;
@@ -172,6 +173,7 @@ export interface Jobs {
     /**
      * Make a whole course.
      * Fails after 120 s.
+     * Has 3 attempts, with backoff {"type": "exponential", "delay": 2000, "jitter": 0.5, "maxDelay": 60000}.
      */
     "generate-course": {
       data: CourseRequest;
@@ -182,7 +184,7 @@ export interface Jobs {
     /**
      * Write or compose a dialogue, and save it.
      * Fails after 300 s.
-     * Has 3 attempts.
+     * Has 3 attempts, with backoff {"type": "exponential", "delay": 2000, "jitter": 0.5, "maxDelay": 60000}.
      */
     "generate-dialogue": {
       data: DialogueRequest;
@@ -193,7 +195,7 @@ export interface Jobs {
     /**
      * Make a card for each exchange of the dialogue, ``imageCount`` at most.
      * Fails after 600 s.
-     * Has 3 attempts.
+     * Has 3 attempts, with backoff {"type": "exponential", "delay": 2000, "jitter": 0.5, "maxDelay": 60000}.
      */
     generate: {
       data: ImageRequest;
@@ -202,7 +204,7 @@ export interface Jobs {
     /**
      * Make the cover, then a page for each sentence, ``imageCount`` pictures at most.
      * Fails after 600 s.
-     * Has 3 attempts.
+     * Has 3 attempts, with backoff {"type": "exponential", "delay": 2000, "jitter": 0.5, "maxDelay": 60000}.
      */
     "generate-script-images": {
       data: ImageRequest;

@@ -6,7 +6,7 @@ a speech library. ``jobs.schema.json`` and ``jobs.d.ts`` say the same to TypeScr
 
 from __future__ import annotations
 
-from convolab_worker import JobType
+from convolab_worker import Exponential, JobPolicy, JobType
 from examples.convolab.payloads import (
     AUDIO,
     COURSE,
@@ -22,13 +22,23 @@ from examples.convolab.payloads import (
     ImageResult,
 )
 
+# What each job has, unless its producer says otherwise; the worker takes it for jobs of Node, too.
+POLICY: JobPolicy = {
+    "attempts": 3,
+    "backoff": Exponential(2, longest=60),
+    "keep_completed": "1000/7d",  # long enough for the API to read a result
+    "keep_failed": "30d",  # long enough for somebody to look
+}
+
 GENERATE_DIALOGUE = JobType(
-    "generate-dialogue", DialogueRequest, DialogueResult, queue=DIALOGUE, attempts=3
+    "generate-dialogue", DialogueRequest, DialogueResult, queue=DIALOGUE, **POLICY
 )
-GENERATE_AUDIO = JobType("generate-audio", AudioRequest, AudioResult, queue=AUDIO, attempts=3)
-GENERATE_CARDS = JobType("generate", ImageRequest, ImageResult, queue=IMAGE, attempts=3)
+GENERATE_AUDIO = JobType("generate-audio", AudioRequest, AudioResult, queue=AUDIO, **POLICY)
+GENERATE_CARDS = JobType("generate", ImageRequest, ImageResult, queue=IMAGE, **POLICY)
 GENERATE_SCRIPT_IMAGES = JobType(
-    "generate-script-images", ImageRequest, ImageResult, queue=IMAGE, attempts=3
+    "generate-script-images", ImageRequest, ImageResult, queue=IMAGE, **POLICY
 )
-GENERATE_COURSE = JobType("generate-course", CourseRequest, CourseResult, queue=COURSE)
-GENERATE_COURSE_AUDIO = JobType("generate-audio", CourseRequest, CourseResult, queue=COURSE)
+GENERATE_COURSE = JobType("generate-course", CourseRequest, CourseResult, queue=COURSE, **POLICY)
+GENERATE_COURSE_AUDIO = JobType(
+    "generate-audio", CourseRequest, CourseResult, queue=COURSE, **POLICY
+)

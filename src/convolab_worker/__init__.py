@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.flows import Child
     from convolab_worker.bullmq.job_id import JobId
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import (
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
         Exponential,
         Fixed,
         JobOptions,
+        JobPolicy,
     )
     from convolab_worker.bullmq.protocol.schedules import Schedule, ScheduleOptions
     from convolab_worker.client.client import JobClient
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.queues import QueueStatus
     from convolab_worker.client.sync_client import SyncJobClient
+    from convolab_worker.handlers.children import Child
     from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.processes import Renewal
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
+    from convolab_worker.handlers.sync_job import SyncJob
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import DrainResult, Worker
 
@@ -48,6 +50,7 @@ __all__ = [
     "JobEvent",
     "JobId",
     "JobOptions",
+    "JobPolicy",
     "JobStatus",
     "JobType",
     "QueueStatus",
@@ -55,13 +58,14 @@ __all__ = [
     "Schedule",
     "ScheduleOptions",
     "Settings",
+    "SyncJob",
     "SyncJobClient",
     "Worker",
 ]
 
 _MODULES = {
     "CallNext": "handlers.middleware",
-    "Child": "bullmq.flows",
+    "Child": "handlers.children",
     "Deduplication": "bullmq.protocol.keywords",
     "DrainResult": "worker.worker",
     "Exponential": "bullmq.protocol.keywords",
@@ -74,6 +78,7 @@ _MODULES = {
     "JobEvent": "client.events",
     "JobId": "bullmq.job_id",
     "JobOptions": "bullmq.protocol.keywords",
+    "JobPolicy": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
     "QueueStatus": "client.queues",
@@ -81,6 +86,7 @@ _MODULES = {
     "Schedule": "bullmq.protocol.schedules",
     "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
+    "SyncJob": "handlers.sync_job",
     "SyncJobClient": "client.sync_client",
     "Worker": "worker.worker",
 }

@@ -33,9 +33,10 @@ class InvalidPayload(ConvolabWorkerError):
 
 
 class InvalidResult(ConvolabWorkerError):
-    """A handler's result, or the data of a new job, can't be written as JSON.
+    """A result, or the data of a new job, can't be written as JSON, or read as what it has to be.
 
-    The message names the place. The job is not retried: another run would return the same.
+    The result is that of a handler, or of a step of it. The message names the place. The job is not
+    retried: another run would return the same.
     """
 
 
@@ -64,8 +65,27 @@ class RetryLater(ConvolabWorkerError):
         return type(self), (self.delay, str(self))
 
 
+class RateLimited(ConvolabWorkerError):
+    """Raised by a handler: no worker starts a job of this queue for ``delay`` seconds.
+
+    This job goes back to the head of the queue, and uses up no attempt. Has the meaning of BullMQ's
+    ``queue.rateLimit`` and RateLimitError: workers in Node have to have a ``limiter`` to heed it.
+    """
+
+    def __init__(self, delay: float, reason: str = "") -> None:
+        """Limit the queue for ``delay`` seconds, for ``reason`` (logged only)."""
+        if not 0 <= delay < _MOST_SECONDS:
+            msg = f"RateLimited(delay={delay!r}): expected seconds, 0 or more (and a date)"
+            raise ValueError(msg)
+        super().__init__(reason or f"the queue is limited for {delay:g} s")
+        self.delay = delay
+
+    def __reduce__(self) -> tuple[type[RateLimited], tuple[float, str]]:
+        return type(self), (self.delay, str(self))
+
+
 class JobTimeout(ConvolabWorkerError):
-    """A handler ran longer than its time-out; counts as a failed attempt."""
+    """A handler, or a step of it, ran longer than its time-out; counts as a failed attempt."""
 
 
 class ProcessDied(ConvolabWorkerError):

@@ -159,6 +159,14 @@ class Settings:
         Duration(0.0, 3600.0),
         "least time between two progress updates of one job; the last update is always sent",
     )
+    step_size_warning: int = _option(
+        2**16,
+        Whole(1),
+        "how many bytes a step's result may have, as JSON, before the worker warns",
+    )
+    step_size_limit: int = _option(
+        2**20, Whole(1), "how many bytes the results of a job's steps may have together"
+    )
     command_timeout: float = _option(
         10.0, Duration(0.1, 600.0), "how long a Redis command may take, except a blocking read"
     )

@@ -108,6 +108,23 @@ async def test_progress_and_logs_are_written_by_the_worker(
     assert "in fails_at" in told["mended"]["exception"]
 
 
+async def test_steps_are_recorded_by_the_worker(
+    at_work: tuple[Worker, JobClient], redis: Redis, queue_name: str
+) -> None:
+    """They run in the process, once, and are kept over attempts; a refusal is raised there."""
+    _, client = at_work
+    job_id = await client.enqueue("steps", attempts=2, backoff=0.3)
+    await wait_until(lambda: redis.zcard(f"bull:{queue_name}:delayed"))
+    kept = await redis.hmget(f"bull:{queue_name}:{job_id}", ["step:plain", "step:async", "data"])
+    result = await client.result(job_id, SOON)
+
+    assert [json.loads(text or "") for text in kept] == [*result[:2], {"attempt": 1}]
+    assert len({made.partition(" by ")[2] for made in result[:2]} - {str(os.getpid())}) == 1
+    assert len(result[2]) == 32
+    with pytest.raises(JobFailed, match="step 'large': its result has 1048578 bytes"):
+        await ran(client, "too large")
+
+
 async def test_a_log_row_is_kept_with_the_job() -> None:
     """Level, event and keys, as for any handler."""
     run = await run_handler(handlers, "report")
@@ -298,9 +315,15 @@ async def test_a_process_that_is_killed_costs_one_attempt_and_never_the_worker(
     assert await client.result(other, SOON) == "cancelled True"
 
 
-@pytest.mark.parametrize("how", ["", "lock"])
+@pytest.mark.parametrize(
+    ("how", "number"), [("", signal.SIGKILL), ("lock", signal.SIGKILL), ("", signal.SIGHUP)]
+)
 async def test_a_worker_that_is_killed_leaves_no_orphan(
-    make_settings: Callable[..., Settings], client: JobClient, tmp_path: Path, how: str
+    make_settings: Callable[..., Settings],
+    client: JobClient,
+    tmp_path: Path,
+    how: str,
+    number: signal.Signals,
 ) -> None:
     """The kernel ends its processes and theirs, even one that holds the interpreter lock."""
     settings, notes = make_settings(), tmp_path / "notes"
@@ -314,7 +337,7 @@ async def test_a_worker_that_is_killed_leaves_no_orphan(
         pids = await noted(notes)
         assert all(is_alive(pid) for pid in pids)
 
-        worker.kill()
+        worker.send_signal(number)
 
     await all_gone(pids)
 

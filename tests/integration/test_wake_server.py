@@ -21,7 +21,7 @@ from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.server import routes
-from convolab_worker.server.gate import connections, gate
+from convolab_worker.server.gate import connections, gate, http_connection
 from convolab_worker.server.server import WakeServer
 from tests.support.commandstats import counted_commands
 from tests.support.proxy import TcpProxy
@@ -434,6 +434,34 @@ async def test_slow_clients_are_cut_off(
             server.port, b"POST /wake HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc"
         )
         assert slow.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_who_does_not_read_its_answers_is_cut_off(
+    handlers: HandlerRegistry,
+    make_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Answers that fill every buffer on the way are not waited for for ever."""
+    monkeypatch.setattr(http_connection, "_UNREAD_SECONDS", 0.2)
+    page = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with serving(handlers, make_settings(wake_rate=1_000_000)) as (_, _, session):
+        base = session._base_url  # noqa: SLF001 - what the session was made with
+        assert base is not None
+        assert base.port is not None
+        reader, writer = await asyncio.open_connection("127.0.0.1", base.port, limit=1024)
+
+        async def ask() -> None:
+            while True:
+                writer.write(100 * page)
+                await writer.drain()
+
+        async with asyncio.timeout(20):
+            with pytest.raises(ConnectionError):
+                await ask()
+        writer.close()
+        async with session.get("/metrics") as answer:
+            assert 'dropped_total{reason="unread"} 1' in await answer.text()
+        assert not reader.at_eof()
 
 
 async def test_a_flood_of_wakes_is_one_check_a_second(

@@ -110,6 +110,8 @@ class Bench:
             max_stalled_count=about["worker"].get("maxStalledCount", 1),
             metrics_points=about["worker"].get("metrics", {}).get("maxDataPoints"),
             rate_limit=_rate(about["worker"].get("limiter")),
+            keep_completed=_kept(about["worker"].get("removeOnComplete")),
+            keep_failed=_kept(about["worker"].get("removeOnFail")),
             progress_interval=0.0,
             idle_min=0.1,
             idle_max=1.0,
@@ -123,6 +125,14 @@ class Bench:
 def _rate(limiter: dict[str, int] | None) -> str | None:
     """Node's ``limiter`` option as our setting."""
     return None if limiter is None else f"{limiter['max']}/{limiter['duration']}ms"
+
+
+def _kept(keep: dict[str, int] | None) -> str | None:
+    """Node's ``removeOnComplete`` of a worker as our setting."""
+    if keep is None:
+        return None
+    count, age = keep["count"], keep.get("age")
+    return f"{count}" if age is None else f"{count}/{age}s"
 
 
 def _new_prefix() -> str:

@@ -265,6 +265,15 @@ const removal = Object.fromEntries(
   ]),
 );
 
+// For jobs that say nothing themselves.
+removal["a worker's own removal"] = {
+  ...batch([
+    [give(1)], [give(2)], [give(3), { removeOnComplete: false }], [give(4)],
+    [fails("no 5")], [fails("no 6"), { removeOnFail: true }], [fails("no 7")], [fails("no 8")],
+  ]),
+  worker: { removeOnComplete: { count: 1 }, removeOnFail: { age: 3600, count: 1 } },
+};
+
 const flows = {
   "flow": family([[give("a")], [give({ b: 1 })], [give(null)]]),
   "flow that waits for a retry": family([[fails("again", 1), { attempts: 2, backoff: 20 }], [give(2)]]),

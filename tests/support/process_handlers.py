@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict
 
-from convolab_worker import HandlerRegistry, Job, Renewal
+from convolab_worker import HandlerRegistry, Job, Renewal, SyncJob
 from convolab_worker.errors import RetryLater, UnrecoverableError
 
 handlers = HandlerRegistry()
@@ -90,6 +90,29 @@ def report(job: Job[Any]) -> None:
         fails_at(WAYS["error"])
     except ValueError:
         job.log.exception("mended")
+
+
+def _paid(what: str) -> str:
+    return f"{what} by {os.getpid()}"
+
+
+async def _paid_async(what: str) -> str:
+    return f"{what} by {os.getpid()}"
+
+
+@handlers.image("steps", process=True)
+def steps(job: SyncJob[dict[str, int]]) -> list[Any]:
+    """Fail the first attempt, when its steps are recorded."""
+    made = [job.step("plain", _paid, "a"), job.step("async", _paid_async, "b", timeout=5)]
+    job.update_data({"attempt": job.attempt})
+    if job.attempt == 1:
+        _raise(ValueError(f"{made}"))
+    return [*made, job.step_key("plain")]
+
+
+@handlers.image("too large", process=True)
+def too_large(job: SyncJob[Any]) -> str:
+    return job.step("large", "x".__mul__, 2**20)
 
 
 @handlers.image("resources", process=True)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from convolab_worker.bullmq.protocol.scripts import Script, script
 from tests.support.proxy import Link, Mode, TcpProxy
 from tests.support.resp import Frames, arguments
 
@@ -215,21 +216,22 @@ def command_name(command: bytes) -> str:
 
 def script_texts() -> list[str]:
     """Return the texts of bullmq's scripts and of our own."""
-    return [text.read_text(encoding="utf-8") for text in _script_files()]
+    return [each.text for each in _scripts()]
 
 
-def _script_files() -> list[Path]:
-    folders = []
+def _scripts() -> list[Script]:
+    names: set[str] = set()
     for package in ("bullmq", "convolab_worker"):
         spec = importlib.util.find_spec(package)
         assert spec is not None
-        folders += [Path(place) for place in spec.submodule_search_locations or ()]
-    return [path for folder in folders for path in sorted(folder.rglob("*.lua"))]
+        for place in spec.submodule_search_locations or ():
+            names |= {path.stem.partition("-")[0] for path in Path(place).rglob("*.lua")}
+    return [script(name) for name in sorted(names)]
 
 
 def _sha(text: bytes) -> str:
     return hashlib.sha1(text, usedforsecurity=False).hexdigest()
 
 
-SCRIPTS = {_sha(path.read_bytes()): path.stem.partition("-")[0] for path in _script_files()}
+SCRIPTS = {each.sha: each.name for each in _scripts()}
 """The names of bullmq's scripts, and of our own, by their digests."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 from importlib import import_module
+from typing import get_type_hints
 
 import pytest
 
@@ -45,6 +47,15 @@ def loaded_by(program: str) -> set[str]:
             "except SystemExit as end:\n    assert not end.code",
             HEAVY | NOT_FOR_HELP,
             id="python-m-help",
+        ),
+        pytest.param(
+            "from dataclasses import dataclass\n"
+            "from convolab_worker import JobType\n"
+            "@dataclass\nclass Request: text: str\n"
+            "WORK = JobType('work', Request, int, queue='q', attempts=3)\n"
+            "assert WORK.job_id('1').queue == 'q'",
+            HEAVY | {"asyncio", "structlog"},
+            id="a-declaration",
         ),
         pytest.param(f"{HANDLER}\nWorker(handlers, Settings())", HEAVY, id="a-worker"),
         pytest.param(
@@ -94,6 +105,17 @@ def test_every_public_name_is_there(name: str) -> None:
     assert value is getattr(convolab_worker, name)
     assert value.__module__.startswith("convolab_worker.")
     assert name in dir(convolab_worker)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["DrainResult", "JobEvent", "JobStatus", "QueueStatus", "Schedule"],
+)
+def test_what_a_client_gives_may_be_an_apis_answer(answer: str) -> None:
+    """FastAPI and pydantic look its annotations up at run time."""
+    kind = getattr(convolab_worker, answer)
+
+    assert get_type_hints(kind).keys() >= {field.name for field in fields(kind)}
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

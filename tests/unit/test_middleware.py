@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from convolab_worker import CallNext
-from convolab_worker.bullmq.flows import Child
+from convolab_worker import CallNext, Settings, Worker
 from convolab_worker.bullmq.outcome import Completed, Failed, Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError
+from convolab_worker.handlers.children import Child
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
 from convolab_worker.testing import run_handler
@@ -361,7 +361,8 @@ async def one_argument(_job: Job[Any]) -> None:
     [
         (not_async, None, "not_async:.*expected `async def`"),
         (one_argument, None, "one_argument:.*expected the arguments"),
-        (plain, "video", "kind='video'.*expected one of audio, dialogue, image, course"),
+        (plain, "", "kind=''.*expected a word"),
+        (plain, "my video", "kind='my video'.*expected a word"),
     ],
 )
 async def test_what_can_not_be_middleware_is_refused(
@@ -370,3 +371,16 @@ async def test_what_can_not_be_middleware_is_refused(
     """With its place, at registration."""
     with pytest.raises(ConfigurationError, match=expected):
         HandlerRegistry().middleware(kind=kind)(function)
+
+
+async def test_middleware_for_a_kind_that_no_handler_has_is_refused_when_a_worker_is_made() -> None:
+    """Its handlers may be registered later than it."""
+    handlers = HandlerRegistry()
+    handlers.middleware(kind="video")(plain)
+    handlers.image("draw")(one_argument)
+
+    with pytest.raises(ConfigurationError, match="plain:.*kind='video'.*no handler.* image"):
+        Worker(handlers, Settings())
+
+    handlers.job("render", kind="video")(one_argument)
+    Worker(handlers, Settings())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from convolab_worker import HandlerRegistry, Job, Renewal, Settings, Worker, errors
-from convolab_worker.errors import ConfigurationError, RetryLater
+from convolab_worker.errors import ConfigurationError, RateLimited, RetryLater
 from convolab_worker.handlers import processes
 
 BY_NAME = "expected a function at the top level of a module"
@@ -78,7 +78,7 @@ def test_a_plain_function_of_a_module_can_run_in_a_process(process: bool | Renew
     handlers = HandlerRegistry()
     handlers.image("x", process=process)(plain)
 
-    handlers.check_processes()
+    handlers.check()
 
 
 @pytest.mark.parametrize("process", [None, False])
@@ -131,8 +131,9 @@ def test_a_program_that_starts_a_worker_as_it_is_imported_is_told_so() -> None:
         processes.IMPORTING.reset(token)
 
 
-def test_retry_later_travels_whole() -> None:
-    travelled = pickle.loads(pickle.dumps(RetryLater(30, "busy")))  # noqa: S301 - our own
+@pytest.mark.parametrize("kind", [RetryLater, RateLimited])
+def test_a_delay_travels_whole(kind: type[RetryLater | RateLimited]) -> None:
+    travelled = pickle.loads(pickle.dumps(kind(30, "busy")))  # noqa: S301 - our own
 
     assert (travelled.delay, str(travelled)) == (30, "busy")
 
@@ -142,7 +143,9 @@ def test_retry_later_travels_whole() -> None:
 )
 def test_every_error_can_be_pickled(error: type[BaseException]) -> None:
     """Whatever a handler lets through arrives as what it is."""
-    given: dict[str, tuple[object, ...]] = {"RetryLater": (1.0,), "JobFailed": ("7", "no voice")}
+    given: dict[str, tuple[object, ...]] = {
+        "RetryLater": (1.0,), "RateLimited": (1.0,), "JobFailed": ("7", "no voice"),
+    }  # fmt: skip
     raised = error(*given.get(error.__name__, ("text",)))
 
     travelled = pickle.loads(pickle.dumps(raised))  # noqa: S301 - our own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import time
@@ -32,7 +33,6 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import LockLost
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterable, Sequence
 
     from convolab_worker.connection.connection import Connection
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 _MARKER_DUE = b"1"
 # BZPOPMIN's own time-out, coarse on an idle server, plus the way there and back.
 _BLOCK_MARGIN_SECONDS = 5.0
+_LIMITED = 2**53 - 1  # more starts than any limit allows: Node's Number.MAX_SAFE_INTEGER
 # Weights that let one EXISTS per queue say which kinds of keys there are; see `Backend.probe`.
 _DELAYED_WEIGHT = 3
 _ACTIVE_WEIGHT = 6
@@ -156,7 +157,7 @@ class Backend:
     def _more_costs(self, call: Call, fetched: FetchResult, raw: Any) -> int:
         """Commands at the end of an attempt for metrics, and for a rate limit of this worker."""
         more = self._limiter_cost(fetched) if isinstance(raw, list) else 0
-        if not self._has_metrics or call.script != "moveToFinished":
+        if not self._has_metrics or call.script not in calls.FINISHING:
             return more
         metrics_key, minute = call.keys[12], call.args[1] // 60_000
         is_new = self._metrics_minutes.get(metrics_key) != minute
@@ -181,6 +182,18 @@ class Backend:
         raw = await run_script(self.connection, Purpose.COMPLETE, call)
         if raw < 0:
             raise _refused(raw)
+
+    async def limit_queue(self, job: ActiveJob, seconds: float) -> None:
+        """Returns a job to the head of its queue, which is limited for so long.
+
+        As Node's ``queue.rateLimit`` and RateLimitError do. Raises LockLost as ``return_to_queue``.
+        """
+        limiter, milliseconds = self.keys[job.queue]["limiter"], max(round(seconds * 1000), 1)
+        limited = self.connection.call(
+            Purpose.COMPLETE, "SET", limiter, _LIMITED, "PX", milliseconds
+        )
+        returned = self.return_to_queue(job)
+        await asyncio.gather(limited, returned)
 
     async def await_children(self, job: ActiveJob) -> bool:
         """Moves a parent to waiting-children; returns False if none of its children is pending.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convolab_worker.bullmq.flows import Child
+    from convolab_worker.bullmq.flows import ChildJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,23 @@ class Postponed:
 
 
 @dataclass(frozen=True, slots=True)
+class Limited:
+    """The handler asked that no job of the queue starts for ``delay`` seconds; no attempt is used.
+
+    The job goes back to the head of its queue.
+    """
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitsChildren:
     """The handler asked for ``children`` and waits for them; it is run again when they are done.
 
     ``carried`` are job options that the children get in addition to their own: a trace's context.
     """
 
-    children: tuple[Child, ...]
+    children: tuple[ChildJob, ...]
     carried: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -63,4 +73,4 @@ class Lost:
     reason: str
 
 
-Outcome = Completed | Failed | Postponed | AwaitsChildren | Returned | Lost
+Outcome = Completed | Failed | Postponed | Limited | AwaitsChildren | Returned | Lost

@@ -15,6 +15,7 @@ from convolab_worker.bullmq.protocol.records import (
     ActiveJob,
     FetchResult,
     read_active_job,
+    step_field,
     text,
     whole_number,
 )
@@ -91,7 +92,7 @@ def judge(
     adds to ``stc``; each fetch adds to ``ats``.
     """
     timestamp, finished_on, starts, stalls = fields
-    is_finish = call.script == "moveToFinished"
+    is_finish = call.script in calls.FINISHING
     if starts is None or whole_number(timestamp) != job.timestamp:
         # The job was removed, as many are when they end; its id may be a new job's by now.
         return Fate.WRITTEN if is_finish else Fate.TAKEN
@@ -228,6 +229,9 @@ def _fields(job: ActiveJob) -> dict[str, str | bytes | int]:
         fields["parentKey"] = job.parent_key
     if job.scheduler_id is not None:
         fields["rjk"] = job.scheduler_id
+    if job.moved_from is not None:
+        fields["movedFrom"] = job.moved_from
+    fields.update({step_field(name): result for name, result in job.steps.items()})
     return fields
 
 

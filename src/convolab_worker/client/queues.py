@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+from collections.abc import Mapping, Sequence  # noqa: TC003 - an API may answer with a QueueStatus
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,6 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, RedisRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
 

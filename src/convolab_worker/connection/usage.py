@@ -17,6 +17,7 @@ class Purpose(StrEnum):
     FETCH = "fetch"
     COMPLETE = "complete"
     PROGRESS = "progress"
+    STEP = "step"
     LOCK = "lock"
     PARK = "park"
     LISTEN = "listen"

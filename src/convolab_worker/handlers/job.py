@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from convolab_worker._logs import bound_logger
-from convolab_worker.bullmq.flows import Child, check_keys
+from convolab_worker.bullmq.flows import ChildJob, check_keys
+from convolab_worker.handlers.worker_loop import WorkerLoop
+from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 
     import structlog
 
     # Type checkers know it without its being installed; here R has no default before Python 3.13.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
+    from convolab_worker.bullmq.protocol.keywords import Backoff
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.handlers.steps.steps import Steps
+    from convolab_worker.handlers.subprocesses import JobSubprocess, Subprocesses
 
     R = TypeVarWithDefault("R", default=Any)
 else:
     R = TypeVar("R")
 
 T = TypeVar("T")
+V = TypeVar("V")
+P = ParamSpec("P")
 
 
 class JobReporter(Protocol):
@@ -36,14 +53,24 @@ class JobReporter(Protocol):
     def log(self, row: str) -> None:
         """Take a row for the job's log in Redis; may be called from any thread."""
 
-    def children_results(self) -> Awaitable[dict[str, Any]]:
+    def children_results(self) -> Coroutine[Any, Any, dict[str, Any]]:
         """Fetch the results of the job's children."""
 
-    def children_failures(self) -> Awaitable[dict[str, str]]:
+    def children_failures(self) -> Coroutine[Any, Any, dict[str, str]]:
         """Fetch the reasons of children that failed without failing the job."""
 
-    def drop_children(self) -> Awaitable[None]:
+    def drop_children(self) -> Coroutine[Any, Any, None]:
         """Remove the job's children that have not started."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run is over, so that nothing is recorded any more."""
+
+    def record_step(self, name: str, result: str) -> Coroutine[Any, Any, bytes]:
+        """Keep a step's result, JSON text; the one that stands is the first."""
+
+    def update_data(self, data: str) -> Coroutine[Any, Any, None]:
+        """Write the job's data, JSON text."""
 
     async def finish(self) -> None:
         """Write what is unwritten, before the job's outcome is written, and nothing after it."""
@@ -55,7 +82,7 @@ class JobReporter(Protocol):
 class AwaitChildren(BaseException):
     """Ends a handler that waits for its children; no ``except Exception`` may catch it."""
 
-    def __init__(self, children: tuple[Child, ...]) -> None:
+    def __init__(self, children: tuple[ChildJob, ...]) -> None:
         super().__init__("the handler waits for its children")
         self.children = children
 
@@ -75,14 +102,19 @@ class Job(Generic[T, R]):
     """One attempt at a job: ``Job[T]``, or ``Job[T, R]`` where ``resources`` are to be typed too.
 
     ``data`` has been validated against ``T``; ``resources`` is what the registry's lifespan gave,
-    None without one; ``attempt`` counts from 1 to ``max_attempts``.
+    None without one; ``attempt`` counts from 1 to ``max_attempts``, and ``starts`` from 1 how often
+    a worker has fetched the job: more than ``attempt`` where a run has never ended, was postponed,
+    or waited for children.
     ``cancelled`` is set on a time-out, a shutdown or a lost lock: a handler in the loop is
     cancelled at the same moment, one in a thread has to look at ``cancelled.is_set()``.
+
+    In a handler that runs in a thread every method works without ``await``, and returns what
+    awaiting it would.
     """
 
     __slots__ = (
-        "_log", "_reporter", "attempt", "cancelled", "data", "id", "kind", "max_attempts", "name",
-        "queue", "resources",
+        "_active_job", "_log", "_loop", "_reporter", "_steps", "_subprocesses", "attempt",
+        "cancelled", "data", "id", "kind", "max_attempts", "name", "queue", "resources", "starts",
     )  # fmt: skip
 
     if not TYPE_CHECKING:
@@ -109,9 +141,14 @@ class Job(Generic[T, R]):
         self.resources: R = cast("R", resources)  # R is whatever the lifespan gives
         self.attempt: int = active_job.attempt
         self.max_attempts: int = active_job.max_attempts
+        self.starts: int = max(active_job.starts, 1)
         self.cancelled = asyncio.Event()
         self._reporter = reporter
+        self._loop = WorkerLoop()
+        self._active_job = active_job
+        self._steps: Steps | None = None
         self._log: structlog.typing.FilteringBoundLogger | None = None
+        self._subprocesses: Subprocesses | None = None
 
     @property
     def log(self) -> structlog.typing.FilteringBoundLogger:
@@ -129,7 +166,112 @@ class Job(Generic[T, R]):
         self._reporter.progress(value)
         return _DONE
 
-    async def enqueue_children(self, children: Iterable[Child]) -> NoReturn:
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Coroutine[Any, Any, V]],
+        /,
+        *args: Any,
+        attempts: int,
+        backoff: Backoff | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, V]: ...
+
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[..., V],
+        /,
+        *args: Any,
+        attempts: int,
+        backoff: Backoff | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, V]: ...
+
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Coroutine[Any, Any, V]],
+        /,
+        *args: Any,
+        timeout: float,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, V]: ...
+
+    @overload
+    def step(
+        self, name: str, function: Callable[..., V], /, *args: Any, timeout: float, **kwargs: Any
+    ) -> Coroutine[Any, Any, V]: ...
+
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[P, Coroutine[Any, Any, V]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Coroutine[Any, Any, V]: ...
+
+    @overload
+    def step(
+        self, name: str, function: Callable[P, V], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, V]: ...
+
+    def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call the function with these arguments, and keep its result with the job in Redis.
+
+        A later run of this job (another attempt, or the one after a crash) gets the kept result,
+        and nothing is called. ``name`` is what a step is known by, whatever the order; each name
+        begins once in a run. Only results are kept, no exceptions: the step runs again then.
+
+        The result is written as JSON, and read as the type that the function says it returns; the
+        first run gets what a later one would. ``attempts``, ``backoff`` and ``timeout`` (seconds)
+        of the step itself use up no attempt of the job. A plain function runs in a thread where
+        the handler is async. What was called, and not recorded before a crash, is called again:
+        ``step_key`` is for providers that know a call by a key.
+
+        Raises ConfigurationError for a name that is taken, a step inside a step, and options that
+        can't be; InvalidResult for a result that is not JSON, is not of that type any more, or is
+        too large to be kept; JobTimeout; and LockLost if the job is not this worker's any more.
+        """
+        return self._all_steps().begin(name, function, args, kwargs)
+
+    def step_key(self, name: str) -> str:
+        """Return a key of the step ``name``: the same in all runs of this job, and in no other job.
+
+        For a provider's idempotency header: 32 hexadecimal digits.
+        """
+        return self._all_steps().key(name)
+
+    def ask_reporter(self, what: str, *arguments: Any) -> Any:
+        """Call a method of the reporter, for a thread that waits for it: the worker's own use."""
+        return self._loop.result(getattr(self._reporter, what)(*arguments))
+
+    def _all_steps(self) -> Steps:
+        if self._steps is None:
+            from convolab_worker.handlers.steps.steps import Steps  # which most jobs do without
+
+            self._steps = Steps(self._active_job, self._reporter, self._loop)
+        return self._steps
+
+    def update_data(self, data: T) -> Coroutine[Any, Any, None]:
+        """Write other data for this job, as BullMQ's ``updateData``: later runs get it.
+
+        Raises InvalidResult for what is not JSON, and JobNotFound if the job was removed.
+        """
+        return cast("Coroutine[Any, Any, None]", self._loop.result(self._update_data(data)))
+
+    async def _update_data(self, data: T) -> None:
+        await self._reporter.update_data(encode_data(data))
+        self.data = data
+
+    def enqueue_children(self, children: Iterable[ChildJob]) -> Coroutine[Any, Any, NoReturn]:
         """Enqueue parts of this job, give the slot back, and be run again when they are done.
 
         Never returns: the handler is called again from its start, where ``children_results`` has
@@ -138,25 +280,43 @@ class Job(Generic[T, R]):
         """
         raise AwaitChildren(check_keys(children))
 
-    async def children_results(self) -> dict[str, Any]:
+    def children_results(self) -> Coroutine[Any, Any, dict[str, Any]]:
         """The results of this job's children that have ended, by their keys.
 
         None stands for a child that failed and, by its ``on_failure``, did not fail this job;
         ``children_failures`` has its reason.
         """
-        return await self._reporter.children_results()
+        results = self._loop.result(self._reporter.children_results())
+        return cast("Coroutine[Any, Any, dict[str, Any]]", results)
 
-    async def children_failures(self) -> dict[str, str]:
+    def children_failures(self) -> Coroutine[Any, Any, dict[str, str]]:
         """Why children failed that did not fail this job, by their keys."""
-        return await self._reporter.children_failures()
+        failures = self._loop.result(self._reporter.children_failures())
+        return cast("Coroutine[Any, Any, dict[str, str]]", failures)
 
-    async def drop_children(self) -> None:
+    def drop_children(self) -> Coroutine[Any, Any, None]:
         """Remove this job's children that have not started, and theirs.
 
         For a job that goes on without them, after a child with ``on_failure="continue"`` failed: it
         can't complete while it has children that may still run.
         """
-        await self._reporter.drop_children()
+        dropped = self._loop.result(self._reporter.drop_children())
+        return cast("Coroutine[Any, Any, None]", dropped)
+
+    def subprocess(self, *command: str, **options: Any) -> JobSubprocess:
+        """A program that ends with this job: for ``async with``, or ``with`` in a plain function.
+
+        Gives an ``asyncio.subprocess.Process`` or a ``subprocess.Popen``; the ``options`` are those
+        of ``asyncio.create_subprocess_exec`` and ``subprocess.Popen``. The program has a session
+        and a group of its own, so that a Ctrl-C does not reach it. When the block is left, or when
+        the job has to end, its group gets SIGTERM; a second later, or when the job has ended,
+        SIGKILL. On Linux it also ends when this process is killed.
+        """
+        if self._subprocesses is None:
+            from convolab_worker.handlers.subprocesses import Subprocesses
+
+            self._subprocesses = Subprocesses()
+        return self._subprocesses.start(command, options)
 
     def __repr__(self) -> str:
         return f"<Job {self.name} {self.id} on {self.queue}, attempt {self.attempt}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 
@@ -25,15 +26,18 @@ from convolab_worker.payloads.annotation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 
-F = TypeVar("F", bound="Callable[[Job[Any, Any]], Any]")
+    from convolab_worker.handlers.sync_job import SyncJob
+
+F = TypeVar("F", bound="Callable[[SyncJob[Any, Any]], Any]")
 L = TypeVar("L", bound=LifespanFunction)
 M = TypeVar("M", bound=MiddlewareFunction)
 P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
 X = TypeVar("X")
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 KINDS = ("audio", "dialogue", "image", "course")
 
 
@@ -108,15 +112,15 @@ class Handler:
 
 
 class Registering(Protocol[P, R]):
-    """A decorator of handlers that take a ``Job[P]`` and give an ``R``."""
+    """A decorator of handlers that take a ``Job[P]``, or ``SyncJob[P]``, and give an ``R``."""
 
     @overload
     def __call__(
-        self, function: Callable[[Job[P, X]], Coroutine[Any, Any, R]], /
+        self, function: Callable[[SyncJob[P, X]], Coroutine[Any, Any, R]], /
     ) -> Callable[[Job[P, X]], Coroutine[Any, Any, R]]: ...
 
     @overload
-    def __call__(self, function: Callable[[Job[P, X]], R], /) -> Callable[[Job[P, X]], R]: ...
+    def __call__(self, function: Callable[[SyncJob[P, X]], R], /) -> Callable[[Job[P, X]], R]: ...
 
 
 class Registrar:
@@ -177,6 +181,29 @@ class HandlerRegistry:
         """Register the decorated function for course jobs: see Registrar."""
         return Registrar("course", self._register)
 
+    @overload
+    def job(
+        self,
+        job_type: JobType[P, R],
+        /,
+        *names: str,
+        kind: str = ...,
+        **options: Unpack[HandlerOptions],
+    ) -> Registering[P, R]: ...
+
+    @overload
+    def job(
+        self, *names: str, kind: str = ..., **options: Unpack[HandlerOptions]
+    ) -> Callable[[F], F]: ...
+
+    def job(self, *names: Any, kind: str = "job", **options: Unpack[HandlerOptions]) -> Any:
+        """Register the decorated function for jobs of any ``kind``, such as ``"video"``.
+
+        Logs, metrics and middleware know a job by its kind. See Registrar. Raises
+        ConfigurationError for a kind that is no word.
+        """
+        return self._register(_checked_kind("job", kind), names, options)
+
     def lifespan(self, function: L) -> L:
         """Open, before the first job, what handlers need, and close it after the last.
 
@@ -206,11 +233,11 @@ class HandlerRegistry:
 
         ``function(job, call_next)`` returns what is to be the result: of ``await call_next(job)``,
         or another. The first that is registered is the outermost; those of a registry are around
-        those of the registries that it includes. Raises ConfigurationError for what can't be one.
+        those of the registries that it includes. Raises ConfigurationError for what can't be one;
+        a kind that no handler has is an error when a worker starts.
         """
-        if kind is not None and kind not in KINDS:
-            msg = f"middleware(kind={kind!r}): expected one of {', '.join(KINDS)}, or None"
-            raise ConfigurationError(msg)
+        if kind is not None:
+            _checked_kind("middleware", kind)
 
         def register(function: M) -> M:
             self._scope.middleware.append(Middleware.checked(function, kind))
@@ -271,17 +298,30 @@ class HandlerRegistry:
         stage.failure_hooks = self.failure_hooks
         return stage
 
-    def check_processes(self) -> None:
-        """Raise ConfigurationError if a process could not import its handler.
+    def check(self) -> None:
+        """Raise ConfigurationError for what is only known once all is registered.
 
-        This can't be known earlier: a function has its name only when its decorators are done.
+        A handler's backoff names a strategy that nobody gave, a middleware is for a kind that no
+        handler has, or a process could not import its handler.
         """
+        self._check_backoffs()
+        self._check_processes()
+        kinds = {*KINDS, *(handler.kind for handler in self)}
+        for ware in (ware for scope in self._scopes for ware in scope.middleware):
+            if ware.kind is not None and ware.kind not in kinds:
+                msg = (
+                    f"{ware.place}: middleware(kind={ware.kind!r}): no handler has that kind; "
+                    f"expected one of {', '.join(sorted(kinds))}"
+                )
+                raise ConfigurationError(msg)
+
+    def _check_processes(self) -> None:
+        # This can't be known earlier: a function has its name only when its decorators are done.
         for handler in self:
             if handler.process is not None:
                 import_name(handler.function)
 
-    def check_backoffs(self) -> None:
-        """Raise ConfigurationError where a handler's backoff names a strategy that nobody gave."""
+    def _check_backoffs(self) -> None:
         known = {*BUILT_IN, *self.strategies}
         for handler in self:
             name = handler.defaults.get("backoff", {}).get("type")
@@ -305,6 +345,10 @@ class HandlerRegistry:
         return list(
             {h.key: h for (w, _), h in self._handlers.items() if w in (None, queue)}.values()
         )
+
+    def unreachable(self, queues: Collection[str]) -> list[Handler]:
+        """The handlers that no job of these queues can need: they are bound to another queue."""
+        return [each for each in self if each.queue is not None and each.queue not in queues]
 
     def __iter__(self) -> Iterator[Handler]:
         """Each handler once."""
@@ -423,10 +467,18 @@ def _with_declared(declared: JobType[Any, Any], options: HandlerOptions) -> Hand
     return {**options, **known}  # type: ignore[typeddict-item]
 
 
+def _checked_kind(where: str, kind: object) -> str:
+    if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+        msg = f"{where}(kind={kind!r}): expected a word, such as 'video'"
+        raise ConfigurationError(msg)
+    return kind
+
+
 def _check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> tuple[str, ...]:
     checked = tuple(name for name in names if isinstance(name, str) and name)
     if not names or len(checked) < len(names):
-        example = f'@handlers.{kind}("generate-{kind}")'
+        method = kind if kind in KINDS else "job"
+        example = f'@handlers.{method}("generate-{kind}")'
         msg = f"expected one or more job names, as in {example}; got {list(names)!r}"
         raise ConfigurationError(msg)
     if len(set(checked)) != len(checked):

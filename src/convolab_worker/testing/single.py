@@ -6,15 +6,23 @@ import json
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.flows import Child, not_ended, nothing_to_wait_for
-from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
+from convolab_worker.bullmq.flows import not_ended, nothing_to_wait_for
+from convolab_worker.bullmq.outcome import (
+    AwaitsChildren,
+    Completed,
+    Failed,
+    Limited,
+    Outcome,
+    Postponed,
+)
 from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobFailed
 from convolab_worker.handlers.lifespan import Lifespans
+from convolab_worker.handlers.steps.limits import StepLimits
 from convolab_worker.payloads.encode import encode_data, encode_json
 from convolab_worker.settings import Settings
 from convolab_worker.telemetry.metrics import Metrics
@@ -26,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from convolab_worker.bullmq.protocol.keywords import Backoff
+    from convolab_worker.handlers.children import Child
     from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.worker.locks import HeldLock
 
 _CLOSING_SECONDS = 5.0
 _FROM_LIFESPAN = object()
@@ -37,10 +47,11 @@ class HandlerRun:
     """The result of one run of a handler.
 
     ``outcome`` is what the worker calls it: ``completed``, ``failed`` (for good), ``retried`` (an
-    attempt failed and another follows), ``postponed`` or ``waiting_children``. ``progress`` and
-    ``logs`` are what the handler reported, in order. ``retry_in`` is the seconds until the job
-    runs again, if it does. ``children`` are those that the handler asked for. ``reason`` and
-    ``error`` say why it failed.
+    attempt failed and another follows), ``postponed``, ``rate_limited`` or ``waiting_children``.
+    ``progress`` and ``logs`` are what the handler reported, in order. ``retry_in`` is the seconds
+    until the job runs again, if it does. ``children`` are those that the handler asked for.
+    ``reason`` and ``error`` say why it failed. ``steps`` are the recorded results, those of earlier
+    runs too; ``updated`` is the data that ``update_data`` wrote last.
     """
 
     outcome: str
@@ -51,6 +62,8 @@ class HandlerRun:
     reason: str | None = None
     error: BaseException | None = None
     returned: str | None = None
+    steps: Mapping[str, Any] = field(default_factory=dict)
+    updated: Any = None
 
     @property
     def result(self) -> Any:
@@ -63,6 +76,8 @@ class HandlerRun:
     def _instead(self) -> str:
         if self.children:
             return f"it asked for the children {', '.join(c.result_key for c in self.children)}"
+        if self.outcome == "rate_limited":
+            return f"it limited its queue for {self.retry_in:g} s"
         if self.outcome == "postponed":
             return f"it asked for another run in {self.retry_in:g} s"
         return f"it failed: {self.reason}"
@@ -81,6 +96,8 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     resources: Any = _FROM_LIFESPAN,
     children_results: Mapping[str, Any] | None = None,
     children_failures: Mapping[str, str] | None = None,
+    steps: Mapping[str, Any] | None = None,
+    starts: int | None = None,
     settings: Settings | None = None,
     raises: bool = True,
 ) -> HandlerRun:
@@ -89,15 +106,16 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     The registry's lifespans are opened before and closed afterwards, unless ``resources`` is
     given: the handler then gets that. The job says that this is its ``attempt`` of ``attempts``;
     ``attempts`` and ``backoff`` are as for ``JobClient.enqueue``, and the handler's own without
-    them. ``children_results`` and
-    ``children_failures`` are those of the children that have ended.
+    them. ``children_results`` and ``children_failures`` are those of the children that have ended,
+    and ``steps`` the results that earlier runs have recorded, by the steps' names. ``starts`` is
+    ``attempt`` by default.
 
     Raises what the attempt fails with: an exception of the handler or of a middleware,
     InvalidPayload, InvalidResult, JobTimeout, HandlerNotFound. With ``raises=False`` the returned
     object has it as ``reason`` and ``error``.
     """
     settings = settings or Settings()
-    recorder = _Recorder(children_results or {}, children_failures or {})
+    recorder = _Recorder(children_results or {}, children_failures or {}, StepLimits.of(settings))
     queue = queue or _queue_of(handlers, name, settings)
     _check_attempt(attempt, attempts)
     handler = handlers.find(queue, name)
@@ -113,6 +131,8 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
         opts=options,
         processed_on=round(time.time() * 1000),
         attempts_made=attempt - 1,
+        starts=attempt if starts is None else starts,
+        steps=_recorded(steps or {}),
     )
     if resources is _FROM_LIFESPAN:
         lifespans = Lifespans(handlers.lifespans, settings)
@@ -139,14 +159,19 @@ def _told(outcome: Outcome, job: ActiveJob, recorder: _Recorder, *, raises: bool
             fields = {
                 "reason": outcome.reason, "error": outcome.error, "retry_in": outcome.retry_in
             }  # fmt: skip
-        case Postponed():
+        case Postponed() | Limited():
             fields = {"retry_in": outcome.delay}
         case AwaitsChildren():
             fields = {"children": outcome.children}
         case Completed():
             fields = {"returned": outcome.value}
     return HandlerRun(
-        outcome=label(outcome), progress=recorder.reported, logs=recorder.rows, **fields
+        outcome=label(outcome),
+        progress=recorder.reported,
+        logs=recorder.rows,
+        steps={name: json.loads(result) for name, result in job.steps.items()},
+        updated=recorder.updated,
+        **fields,
     )
 
 
@@ -181,6 +206,13 @@ def _queue_of(handlers: HandlerRegistry, name: str, settings: Settings) -> str:
     return settings.queues[0] if free or not bound else bound.pop() or ""
 
 
+def _recorded(steps: Mapping[str, Any]) -> dict[str, bytes]:
+    return {
+        name: encode_data(result, what=f"steps[{name!r}]").encode()
+        for name, result in steps.items()
+    }
+
+
 def _check_attempt(attempt: int, attempts: int | None) -> None:
     if not 1 <= attempt <= (attempts or attempt):
         msg = f"attempt={attempt!r}: expected 1 to {attempts or 'any'}"
@@ -194,7 +226,11 @@ async def _no_child_reason(deferred: str) -> str:  # pragma: no cover - no child
 class _Recorder:
     """The reporter of the one job that is run: keeps what would have gone to Redis."""
 
-    def __init__(self, results: Mapping[str, Any], failures: Mapping[str, str]) -> None:
+    def __init__(
+        self, results: Mapping[str, Any], failures: Mapping[str, str], limits: StepLimits
+    ) -> None:
+        self._limits = limits
+        self.updated: Any = None
         failed = dict.fromkeys(failures)
         # Through JSON, as results come back in a worker.
         self.ended: dict[str, Any] = json.loads(encode_json({**failed, **results}, "results"))
@@ -205,8 +241,21 @@ class _Recorder:
         self.rows: list[str] = []
         self.newest: str | None = None
 
-    def reporter(self, _job: ActiveJob) -> _Recorder:
+    def reporter(self, held: HeldLock) -> _Recorder:
+        self._job = held.job
         return self
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    async def record_step(self, name: str, result: str) -> bytes:
+        written = result.encode()
+        self._limits.check(self._job, name, len(written))
+        return self._job.steps.setdefault(name, written)
+
+    async def update_data(self, data: str) -> None:
+        self.updated = json.loads(data)
 
     def progress(self, value: Any) -> None:
         text = encode_json(value, what="progress")

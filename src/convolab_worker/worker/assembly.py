@@ -26,6 +26,7 @@ from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ReplyLost
+from convolab_worker.handlers.steps.limits import StepLimits
 from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher
@@ -74,17 +75,15 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     connections = [_connection(route, settings, counter) for _ in range(2)]
     changes = KeyChanges(_connection(route, settings, counter))
     backend = _backend(settings, connections, changes)
-    reconnection = Reconnection(
-        *connections,
-        where=str(route.source),
-        credentials_change=route.source.changes_credentials,
-    )
+    reconnection = Reconnection(*connections, where=str(route.source), route=route)
     metrics, stack_reports = Metrics(time.time()), StackReports()
     writer = ReportWriter(
         backend,
         reconnection,
         counter,
         interval=settings.progress_interval,
+        step_limits=StepLimits.of(settings),
+        may_reclaim=lambda held: keeper.may_reclaim(held),  # noqa: PLW0108 - it is made below
         max_size=settings.max_command_size,
     )
     executor = JobExecutor(

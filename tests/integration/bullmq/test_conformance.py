@@ -31,6 +31,7 @@ from convolab_worker.bullmq.protocol.calls import (
     advance_scheduler,
     drop_children,
     state_of,
+    update_data,
 )
 from convolab_worker.bullmq.protocol.client_calls import (
     NewJob,
@@ -74,6 +75,7 @@ PINNED = {
     "moveToWaitingChildren": 7,
     "reprocessJob": 9,
     "retryJob": 11,
+    "updateData": 1,
     "updateJobScheduler": 12,
     "updateProgress": 3,
 }
@@ -430,6 +432,16 @@ async def test_progress_is_built_as_bullmq_builds_it(
     await theirs.updateProgress("17", {"done": 3})
 
     assert readable(ours.report(taken(), '{"done":3}', [])) == readable(recorder.made)
+
+
+@pytest.mark.asyncio
+async def test_data_is_updated_as_bullmq_updates_it(theirs: Any, recorder: Recorder) -> None:
+    """``updateData`` gets the same keys and arguments."""
+    await theirs.updateData("17", {"n": 2})
+
+    made = update_data(QueueKeys("prefix", "queue"), taken(), '{"n":2}')
+
+    assert readable(made) == readable(recorder.made)
 
 
 @pytest.mark.asyncio

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from convolab_worker.bullmq import flows, job_lock, producer, reconcile
+from convolab_worker.bullmq import flows, job_lock, producer, reconcile, steps
 from convolab_worker.bullmq.backend import now_ms
-from convolab_worker.bullmq.flows import Child
+from convolab_worker.bullmq.flows import ChildJob
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.records import ActiveJob
@@ -122,7 +122,7 @@ async def await_children(ours: BackendOfWorker, job: ActiveJob) -> None:
 async def enqueue_children(ours: BackendOfWorker, job: ActiveJob) -> None:
     """Add a child."""
     with pytest.raises(ConvolabWorkerError, match="parent 1 .* is not there"):
-        await ours.add_children(job, [Child("part")])
+        await ours.add_children(job, [ChildJob("part")])
 
 
 async def drop_children(ours: BackendOfWorker, job: ActiveJob) -> None:
@@ -135,10 +135,28 @@ async def renew(ours: BackendOfWorker, job: ActiveJob) -> None:
     assert await ours.run(ours.calls.extend_locks([(job.id, job.token)], 60_000)) == [b"1"]
 
 
+async def record_step(ours: BackendOfWorker, job: ActiveJob) -> None:
+    """Record a step."""
+    with pytest.raises(LockLost):
+        await steps.record(ours.backend, job, "voice", "1")
+
+
+async def record_step_locked(ours: BackendOfWorker, job: ActiveJob) -> None:
+    """Record a step of a job whose lock is left."""
+    await ours.redis.set(ours.keys.lock(job.id), job.token)
+    await record_step(ours, job)
+    await ours.redis.delete(ours.keys.lock(job.id))
+
+
+async def update_data(ours: BackendOfWorker, job: ActiveJob) -> None:
+    """Write the job's data."""
+    assert await ours.run(calls.update_data(ours.keys, job, "{}")) == -1
+
+
 WRITES: list[Write] = [
     park, unpark, report_progress, log, report_both, restore, reclaim, set_aside, set_aside_late,
     ask_for_fate, take_back, ask_to_cancel, return_to_queue, end_it, await_children,
-    enqueue_children, drop_children, renew,
+    enqueue_children, drop_children, renew, record_step, record_step_locked, update_data,
 ]  # fmt: skip
 
 
@@ -190,7 +208,7 @@ async def test_a_parent_that_is_gone_is_not_told_of_its_childs_failure(
     await ours.run(call)
     await ours.redis.delete(ours.keys.job("1"))
 
-    await ours.add_children(job, [Child("part")])
+    await ours.add_children(job, [ChildJob("part")])
 
     assert await ours.redis.exists(f"{ours.keys.job('1')}:failed") == 0
 

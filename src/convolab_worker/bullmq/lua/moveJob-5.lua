@@ -14,6 +14,7 @@
     ARGV[4] the queue's key prefix, such as bull:audio-generation:
     ARGV[5] the other queue's
     ARGV[6] "1" to move it, "0" to tell what would happen
+    ARGV[7] the queue and the job's id, which a job that has been started keeps as movedFrom
 
   Answers {what, name, id}: what is "moved", or why the job stays.
 ]]
@@ -24,7 +25,7 @@ local job, target, newId = KEYS[3], KEYS[4], id
 local isList = state == "wait" or state == "paused"
 
 -- What is asked first changes nothing.
-local fields = rcall("HMGET", job, "name", "parentKey", "rjk", "deid", "priority")
+local fields = rcall("HMGET", job, "name", "parentKey", "rjk", "deid", "priority", "ats")
 local name = fields[1]
 if isList then
   -- Searched from the end, where the oldest stand, which move first.
@@ -57,6 +58,8 @@ else
   rcall("ZADD", KEYS[2], rcall("ZSCORE", KEYS[1], id), newId)
 end
 rcall("RENAME", job, target)
+-- The keys of its steps, which a handler may have given away, are made of what it was called then.
+if fields[6] then rcall("HSETNX", target, "movedFrom", ARGV[7]) end
 if rcall("EXISTS", job .. ":logs") == 1 then rcall("RENAME", job .. ":logs", target .. ":logs") end
 if isList then rcall("LREM", KEYS[1], -1, id) else rcall("ZREM", KEYS[1], id) end
 rcall("SREM", from .. "stalled", id)

@@ -14,6 +14,7 @@ import msgpack
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.job_options import end_options, number, short_options
 from convolab_worker.bullmq.protocol.keys import STATE_KEYS
+from convolab_worker.bullmq.protocol.records import step_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,6 +47,10 @@ class Call(NamedTuple):
     keys: Sequence[str]
     args: Sequence[Any]
     inner: int = 0
+
+
+# The scripts that end a job.
+FINISHING = frozenset({"moveToFinished", "finishWithSteps"})
 
 
 class Limiter(NamedTuple):
@@ -118,6 +123,9 @@ class Transitions:
         ]
         if fields:
             args.append(_flat(fields))
+        if target == "completed" and job.steps:
+            args.append(_packed([step_field(name) for name in job.steps]))
+            return Call("finishWithSteps", keys, args)
         return Call("moveToFinished", keys, args)
 
     def delay(
@@ -203,6 +211,12 @@ class Transitions:
         args = (job.id, progress or "", kept, *rows)
         return Call("addLogs", [*keys, f"{job_key}:logs"], args, inner)
 
+    def record_step(self, job: ActiveJob, name: str, result: str) -> Call:
+        """Keep a step's result (JSON text) with the job, and renew the job's lock."""
+        keys = [self._keys.lock(job.id), self._keys.job(job.id)]
+        args = (job.token, self._worker_opts["lockDuration"], step_field(name), result)
+        return Call("recordStep", keys, args, script_costs.RECORD_STEP)
+
     def extend_locks(self, held: Sequence[tuple[str, str]], duration_ms: int) -> Call:
         """Renew the locks of ``(job id, token)`` pairs; the answer lists the ids that are lost."""
         ids = [job_id for job_id, _ in held]
@@ -225,6 +239,11 @@ def advance_scheduler(
     packed = msgpack.packb(short_options(opts))
     args = (next_at, job.scheduler_id, job.data, packed, now_ms, keys.base, job.id)
     return Call("updateJobScheduler", names, args, script_costs.ADD)
+
+
+def update_data(keys: QueueKeys, job: ActiveJob, data: str) -> Call:
+    """Write a job's data (JSON text), as Node's ``job.updateData`` does."""
+    return Call("updateData", [keys.job(job.id)], (data,), script_costs.UPDATE_DATA)
 
 
 def drop_children(keys: QueueKeys, job: ActiveJob) -> Call:
@@ -277,5 +296,9 @@ def set_aside(
 
 
 def _flat(fields: Mapping[str, str]) -> bytes:
-    packed: bytes = msgpack.packb([part for pair in fields.items() for part in pair])
+    return _packed([part for pair in fields.items() for part in pair])
+
+
+def _packed(parts: Sequence[str]) -> bytes:
+    packed: bytes = msgpack.packb(parts, unicode_errors="surrogateescape")
     return packed

@@ -11,6 +11,7 @@ import msgpack
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.job_options import short_options
+from convolab_worker.bullmq.protocol.records import STEP_FIELD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,15 +93,24 @@ def _target(opts: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
 
 
 def retry_job(
-    keys: QueueKeys, job_id: str, state: str, *, lifo: bool, reset_attempts: bool
+    keys: QueueKeys,
+    job_id: str,
+    state: str,
+    *,
+    lifo: bool,
+    reset_attempts: bool,
+    forget_steps: bool = False,
 ) -> Call:
     """Put a job that is ``failed`` or ``completed`` back into its queue, as Node's ``job.retry()``.
 
-    The answer is 1, or -1 if it is gone, or -3 if it is not in that state any more.
+    With ``forget_steps`` the results of its steps are removed. The answer is 1, or -1 if it is
+    gone, or -3 if it is not in that state any more.
     """
     names = [keys.job(job_id), *keys.named("events", state, *_REPROCESS_KEYS)]
     reset = "1" if reset_attempts else "0"
     args = (job_id, "RPUSH" if lifo else "LPUSH", _END_FIELDS[state], state, reset, reset)
+    if forget_steps:
+        return Call("retryAnew", names, (*args, STEP_FIELD))
     return Call("reprocessJob", names, args)
 
 
@@ -170,7 +180,8 @@ def move_job(
         destination.job(job_id),
         destination.job(other),
     ]
-    args = (state, job_id, other, source.base, destination.base, "1" if execute else "0")
+    doing, origin = "1" if execute else "0", f"{source.queue}:{job_id}"
+    args = (state, job_id, other, source.base, destination.base, doing, origin)
     return Call("moveJob", names, args)
 
 

@@ -13,6 +13,9 @@ from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, Options, mos
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+STEP_FIELD = "step:"
+_STEP = STEP_FIELD.encode()
+_STEP_LENGTH = len(_STEP)
 _LONG = 17  # so many digits are neither a time nor a count
 
 
@@ -23,6 +26,9 @@ class ActiveJob:
     Times are milliseconds since the epoch, as BullMQ writes them. ``problem`` says what of the
     hash could not be understood; such a job can only be failed. ``starts`` counts how often a
     worker has fetched it, this time included; ``stalls`` how often a worker was found to have died.
+    ``steps`` are the results of steps that this run and earlier ones have kept, as JSON text by the
+    steps' names; ``moved_from`` is QUEUE:ID of the queue where the job was started first, if it was
+    moved to another one since.
     ``has_asked`` says that this worker has added children of it, in this run or the one before;
     ``children_ended`` is how many of its children had ended when its handler was told last; None if
     it was not told yet.
@@ -47,6 +53,8 @@ class ActiveJob:
     stacktrace: bytes = b"[]"
     stalls: int = 0
     problem: str | None = None
+    steps: dict[str, bytes] = field(default_factory=dict)
+    moved_from: str | None = None
     has_asked: bool = False
     children_ended: int | None = None
     policy: Mapping[str, Any] = field(init=False)
@@ -98,7 +106,14 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         get(b"stacktrace", b"[]"),
         0 if stalls is None else whole_number(stalls),
         problem,
+        {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)},
+        _optional(get(b"movedFrom")),
     )
+
+
+def step_field(name: str) -> str:
+    """Returns the field of a job's hash that keeps the result of the step called ``name``."""
+    return STEP_FIELD + name
 
 
 @functools.lru_cache(maxsize=512)

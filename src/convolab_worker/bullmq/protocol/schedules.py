@@ -6,6 +6,7 @@ Pure. When a schedule is due, and how it goes on, is in ``bullmq/schedulers``.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence  # noqa: TC003 - an API may answer with a Schedule
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,6 @@ from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from convolab_worker.bullmq.protocol.keys import QueueKeys
 
 COLLISION, SLOTS_BUSY = -10, -11

@@ -23,7 +23,7 @@ _PROMOTION = 6  # of one delayed job that is due, by whichever script finds it
 
 _FINISH = 14
 _ARGUMENTS_WITHOUT_FIELDS = 8
-_WITH_FIELDS = 1  # the reason and the stack trace of a failure
+_WITH_FIELDS = 1  # the reason and the stack trace of a failure; a completed job's steps
 _IS_DRAINED = 4  # whether anything is left in the queue; nothing is, as a rule
 _REMOVED_AT_ONCE = -1
 _TRIM_FINISHED = 4  # where a number of ended jobs, or their age, is kept: one goes for each
@@ -44,6 +44,8 @@ RETURN_TO_QUEUE = 12
 AWAIT_CHILDREN = 9 + _PARENT_MOVES_BACK
 STALLED_PASS = 7
 PROGRESS = 4
+RECORD_STEP = 4
+UPDATE_DATA = 2
 RENEWAL = 3  # for each job, by the script that renews the locks of all
 
 # BullMQ chooses the id of a job that is added without one; ours have an id, which costs one more.
@@ -108,7 +110,7 @@ def transition(
 
     ``job`` is the job whose attempt ends, ``fetched`` the next one, where they are at hand.
     """
-    if call.script == "moveToFinished":
+    if call.script in ("moveToFinished", "finishWithSteps"):
         return _finish(call, job) + _next(
             answer, fetched, was_asked=call.args[5] == "1", otherwise=_IS_DRAINED
         )
@@ -121,8 +123,9 @@ def transition(
 
 
 def _finish(call: Call, job: ActiveJob | None) -> int:
-    has_fields = len(call.args) > _ARGUMENTS_WITHOUT_FIELDS
-    total = _FINISH + (_WITH_FIELDS if has_fields else 0)
+    # More arguments are the fields of a failure, or those of steps.
+    has_more = len(call.args) > _ARGUMENTS_WITHOUT_FIELDS
+    total = _FINISH + (_WITH_FIELDS if has_more else 0)
     if job is None:
         return total
     has_failed = call.args[4] == "failed"

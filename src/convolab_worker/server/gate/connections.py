@@ -154,3 +154,7 @@ class ConnectionTable(Generic[T]):
     def doing(self, activity: Activity) -> list[T]:
         """Return the connections that do this."""
         return list(self._order[activity])
+
+    def all(self) -> list[T]:
+        """Return every connection."""
+        return list(self._entries)

@@ -66,6 +66,8 @@ class HttpConnection(web.RequestHandler):
         self._received = 0
         self._input_closed = False
         self._is_dropped = False
+        # aiohttp forgets its transport when it closes it, although there may be more to send.
+        self._socket: asyncio.Transport | None = None
         self._unread_since: float | None = None
         self.peer = peer
         self.probes_only = probes_only
@@ -113,10 +115,9 @@ class HttpConnection(web.RequestHandler):
     def drop(self) -> None:
         """Close the connection at once, whatever was to be sent."""
         self._is_dropped = True
-        transport = self.transport
         self.force_close()
-        if transport is not None:
-            transport.abort()
+        if self._socket is not None:
+            self._socket.abort()
 
     def end_with_input(self) -> None:
         """Close the connection, and so end this request, once the client has closed its side."""
@@ -126,8 +127,7 @@ class HttpConnection(web.RequestHandler):
 
     def is_unread(self, now: float) -> bool:
         """Return whether the client has not read its answer for long; to be asked regularly."""
-        transport = self.transport
-        if transport is None or not transport.get_write_buffer_size():
+        if self._socket is None or not self._socket.get_write_buffer_size():
             self._unread_since = None
             return False
         self._unread_since = self._unread_since or now
@@ -137,6 +137,7 @@ class HttpConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._socket = self.transport
         if self._is_dropped:  # before it was there
             self.drop()
 
@@ -154,7 +155,7 @@ class HttpConnection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override] # as asyncio has it
         """Return whether the connection stays open, for the answer to what was sent."""
-        if self._ends_with_input or not self._received:
+        if self._ends_with_input:
             return False
         self._input_closed = True
         if self._request is not None:

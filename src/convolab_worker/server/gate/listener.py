@@ -94,6 +94,8 @@ class Listener:
             asyncio.create_task(self._accept(sock, server), name="convolab-accept"),
             asyncio.create_task(self._sweep(), name="convolab-connections"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(_log_death)
 
     async def close(self) -> None:
         """Stop accepting, let answers that are being sent finish, and close every connection."""
@@ -175,10 +177,15 @@ class Listener:
             now = loop.time()
             for connection, reason in self._table.overdue(now):
                 self._drop(connection, reason)
-            for connection in self._table.doing(Activity.SERVING):
+            for connection in self._table.all():
                 if connection.is_unread(now):
                     self._drop(connection, "unread")
             self._traffic.summarise()
+
+
+def _log_death(task: asyncio.Task[NoReturn]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("server.failed", exc_info=error)
 
 
 def _taking_up(make_request: Any) -> Any:

@@ -325,6 +325,8 @@ class Fetcher:
         if completion.is_refused:
             self._signal.set()
             completion = await self._complete(held, outcome, was_refused=True)
+        if completion.next.limited_for > 0:
+            self._table.limited(held.job.queue, completion.next.limited_for, time.time())
         if completion.rerun:
             return await self._rerun(held)
         if isinstance(completion.outcome, AwaitsChildren):

@@ -203,6 +203,10 @@ class QueueTable:
         self._stop(state, Availability.BROKEN, now + state.broken_seconds)
         return is_first
 
+    def limited(self, queue: str, seconds: float, now: float) -> None:
+        """A handler of ours has limited the queue: nothing is fetched from it for so long."""
+        self._stop(self.states[queue], Availability.LIMITED, now + seconds)
+
     def counted(self, queue: str, waiting: int) -> None:
         """So many jobs wait; if none, further ones came later, and are counted anew."""
         state = self.states[queue]

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
+from convolab_worker.bullmq.flows import check_keys
+from convolab_worker.bullmq.outcome import (
+    AwaitsChildren,
+    Completed,
+    Failed,
+    Limited,
+    Lost,
+    Outcome,
+    Postponed,
+)
 from convolab_worker.errors import (
     ConfigurationError,
     InvalidPayload,
     InvalidResult,
     JobTimeout,
+    LockLost,
+    RateLimited,
     RetryLater,
     UnrecoverableError,
 )
 from convolab_worker.handlers import middleware
+from convolab_worker.handlers.groups import members
 from convolab_worker.handlers.job import AwaitChildren, Job
 from convolab_worker.handlers.retry import NO_STRATEGIES, FailedAttempt, retry_delay
 from convolab_worker.payloads.encode import encode_json
@@ -23,7 +36,7 @@ from convolab_worker.worker.execution import handler_call, threads
 from convolab_worker.worker.execution.handler_call import AbortKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.job import JobReporter
@@ -31,6 +44,8 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.retry import Strategies
     from convolab_worker.worker.execution.handler_call import HandlerCall
 
+_FINAL = (UnrecoverableError, InvalidPayload, InvalidResult)
+_NO_FAILURE = (AwaitChildren, RateLimited, RetryLater)
 # Files whose frames say nothing to whoever wrote the handler.
 _OURS = frozenset({__file__, handler_call.__file__, middleware.__file__, threads.__file__})
 # Results that need no check whether they are awaitable, which takes longer than to write them.
@@ -70,12 +85,32 @@ def _from_result(
 ) -> Outcome:
     try:
         return Completed(encoded_result(call.result()))
-    except AwaitChildren as asked:
-        return AwaitsChildren(asked.children)
-    except RetryLater as later:
-        return Postponed(later.delay)
     except BaseException as error:  # noqa: BLE001 - a value from here on
-        return failure(error, active_job, random, strategies, middleware=call.blame(error))
+        try:
+            came = _without_failure(members(error))
+        except ConfigurationError as wrong:  # children that can't be asked for together
+            return failure(wrong, active_job, random, strategies)
+        return came or failure(error, active_job, random, strategies, middleware=call.blame(error))
+
+
+def _without_failure(errors: Sequence[BaseException]) -> Outcome | None:
+    """What the job comes to where none of what was raised is a failure; None where one is.
+
+    Of several, the longest delay counts, and all children are asked for.
+    """
+    lost = [error for error in errors if isinstance(error, LockLost)]
+    if lost:
+        return Lost(str(lost[0]))
+    if not all(isinstance(error, _NO_FAILURE) for error in errors):
+        return None
+    limits = [error.delay for error in errors if isinstance(error, RateLimited)]
+    if limits:
+        return Limited(max(limits))
+    delays = [error.delay for error in errors if isinstance(error, RetryLater)]
+    if delays:
+        return Postponed(max(delays))
+    asked = [error.children for error in errors if isinstance(error, AwaitChildren)]
+    return AwaitsChildren(asked[0] if len(asked) == 1 else check_keys(itertools.chain(*asked)))
 
 
 def encoded_result(value: Any) -> str:
@@ -95,11 +130,17 @@ def failure(
     *,
     middleware: str | None = None,
 ) -> Failed:
-    """The outcome of an attempt that failed with ``error``, raised by ``middleware`` or within."""
-    reason, stack = reason_of(error), stack_of(error)
+    """The outcome of an attempt that failed with ``error``, raised by ``middleware`` or within.
+
+    A group means what the exceptions in it mean: one that no further attempt follows counts most.
+    """
+    stack, errors = stack_of(error), members(error)
+    failed = [each for each in errors if not isinstance(each, _NO_FAILURE)] or errors
+    reason = "; ".join(reason_of(each) for each in failed)
+    error = failed[0] if len(failed) == 1 else error
     if middleware is not None:
         reason = f"middleware {middleware}: {reason}"
-    if isinstance(error, (UnrecoverableError, InvalidPayload, InvalidResult)):
+    if any(isinstance(each, _FINAL) for each in failed):
         return Failed(reason, stack, error=error)
     try:
         delay = retry_delay(
@@ -129,6 +170,8 @@ def _timed_out(call: HandlerCall, active_job: ActiveJob, handler: Handler) -> Jo
     still = "; it is still running and was abandoned" if call.abandoned else ""
     if call.killed and not call.abandoned:
         still = "; it went on, and its process was killed"
+    if call.running_programs:
+        still += f"; left running: {', '.join(call.running_programs)}"
     msg = f"{active_job.name} ran longer than its time-out of {handler.timeout:g} s{still}"
     timeout = JobTimeout(msg)
     if call.error is not None:  # where the handler stood when it was cancelled

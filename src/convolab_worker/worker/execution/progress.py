@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq import flows
+from convolab_worker.bullmq import flows, steps
+from convolab_worker.bullmq.protocol import calls
+from convolab_worker.bullmq.reconcile import reclaim
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
-from convolab_worker.errors import RedisUnavailable, ReplyLost
+from convolab_worker.errors import JobNotFound, LockLost, RedisUnavailable, ReplyLost
 from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
     from convolab_worker.connection.usage import CommandCounter
+    from convolab_worker.handlers.steps.limits import StepLimits
+    from convolab_worker.worker.locks import HeldLock
 
 _log = Log()
 T = TypeVar("T")
@@ -29,7 +34,11 @@ _MOST_ROWS = 1000  # kept in memory between two writes; a handler that logs fast
 
 
 class ReportWriter:
-    """Writes what jobs report to Redis, for each job every ``interval`` seconds at most."""
+    """Writes what jobs report to Redis, for each job every ``interval`` seconds at most.
+
+    Results of steps are written at once. ``may_reclaim`` says whether this process never stood
+    still while it held a lock.
+    """
 
     def __init__(
         self,
@@ -38,8 +47,12 @@ class ReportWriter:
         counter: CommandCounter,
         *,
         interval: float,
+        step_limits: StepLimits,
+        may_reclaim: Callable[[HeldLock], bool],
         max_size: int,
     ) -> None:
+        self.step_limits = step_limits
+        self.may_reclaim = may_reclaim
         self.backend = backend
         self.max_size = max_size
         self.reconnection = reconnection
@@ -47,8 +60,8 @@ class ReportWriter:
         self.interval = interval
         self.loop = asyncio.get_running_loop()
 
-    def reporter(self, job: ActiveJob) -> BufferedReporter:
-        return BufferedReporter(job, self)
+    def reporter(self, held: HeldLock) -> BufferedReporter:
+        return BufferedReporter(held, self)
 
     async def write(self, job: ActiveJob, progress: str | None, rows: list[str]) -> None:
         """Write a job's newest progress and log rows; nothing where the job is gone."""
@@ -59,9 +72,11 @@ class ReportWriter:
 class BufferedReporter:
     """Keeps one job's newest progress and its log rows until they are written."""
 
-    def __init__(self, job: ActiveJob, writer: ReportWriter) -> None:
-        self._job = job
+    def __init__(self, held: HeldLock, writer: ReportWriter) -> None:
+        self._held = held
+        self._job = held.job
         self._writer = writer
+        self._recording: dict[asyncio.Task[bytes], int] = {}  # and the bytes of each
         self._lock = threading.Lock()
         self._progress: str | None = None
         self.newest: str | None = None  # written or not
@@ -104,6 +119,63 @@ class BufferedReporter:
 
     async def drop_children(self) -> None:
         await self._answered(flows.drop)
+
+    async def update_data(self, data: str) -> None:
+        job = self._job
+
+        async def update(backend: Backend, job: ActiveJob) -> int:
+            call = calls.update_data(backend.keys[job.queue], job, data)
+            answer: int = await run_script(backend.connection, Purpose.PROGRESS, call)
+            return answer
+
+        if await self._answered(update) < 0:
+            msg = f"job {job.id} on {job.queue} is gone: its data was not updated"
+            raise JobNotFound(msg)
+        job.data = data.encode()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    async def record_step(self, name: str, result: str) -> bytes:
+        """Record a step, even if whoever waits for that is cancelled: it was paid for.
+
+        Raises LockLost if the run is over or the job is not ours any more, and InvalidResult if the
+        job would keep too much.
+        """
+        if self._closed:
+            msg = f"step {name!r} was not recorded: this run of the job is over"
+            raise LockLost(msg)
+        size, pending = len(result.encode()), sum(self._recording.values())
+        self._writer.step_limits.check(self._job, name, size, pending)
+        recording = self._writer.loop.create_task(
+            self._record_step(name, result), name=f"step {name}"
+        )
+        self._recording[recording] = size
+        recording.add_done_callback(self._recording.pop)
+        return await asyncio.shield(recording)
+
+    async def _record_step(self, name: str, result: str) -> bytes:
+        held, asked_at = self._held, time.monotonic()
+
+        async def record(backend: Backend, job: ActiveJob) -> steps.Recorded:
+            nonlocal asked_at
+            asked_at = time.monotonic()
+            try:
+                return await steps.record(backend, job, name, result)
+            except LockLost:
+                if not self._writer.may_reclaim(held):
+                    raise
+                keys, seconds = backend.keys[job.queue], backend.lock_duration
+                if not await reclaim(backend.connection, keys, job, seconds):
+                    raise
+                return await steps.record(backend, job, name, result)
+
+        recorded = await self._answered(record)
+        self._job.steps[name] = recorded.result
+        if recorded.renewed:
+            held.renewed_at = max(held.renewed_at, asked_at)
+        return recorded.result
 
     async def _answered(self, ask: Callable[[Backend, ActiveJob], Awaitable[T]]) -> T:
         writer = self._writer
@@ -148,6 +220,8 @@ class BufferedReporter:
     def close(self) -> None:
         """Write nothing more: the job is another worker's."""
         self._closed = True
+        for recording in self._recording:
+            recording.cancel()
         if self._timer is not None:
             self._timer.cancel()
         if self._writing is not None:
@@ -162,6 +236,12 @@ class BufferedReporter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._recording:
+            try:
+                await asyncio.wait(self._recording)
+            except asyncio.CancelledError:
+                self.close()
+                raise
         if self._writing is not None:
             await asyncio.wait({self._writing})
         if self._due:

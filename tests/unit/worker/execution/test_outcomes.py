@@ -8,13 +8,27 @@ from typing import Any
 
 import pytest
 
-from convolab_worker.bullmq.flows import Child
-from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Postponed
-from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableError
-from convolab_worker.handlers.job import Job
+from convolab_worker.bullmq.outcome import (
+    AwaitsChildren,
+    Completed,
+    Failed,
+    Limited,
+    Lost,
+    Outcome,
+    Postponed,
+)
+from convolab_worker.errors import (
+    InvalidPayload,
+    LockLost,
+    RateLimited,
+    RetryLater,
+    UnrecoverableError,
+)
+from convolab_worker.handlers.children import Child
+from convolab_worker.handlers.job import AwaitChildren, Job
 from convolab_worker.worker.execution import handler_call
 from convolab_worker.worker.execution.outcomes import failure
-from tests.unit.worker.execution.trials import Trial, active_job
+from tests.unit.worker.execution.trials import SOON, Trial, active_job
 
 ONE_MORE = {"attempts": 2, "backoff": 3000}
 
@@ -185,7 +199,7 @@ async def test_a_backoff_that_can_not_be_understood_fails_the_job_with_both_reas
         (GeneratorExit(), "GeneratorExit"),
         (asyncio.CancelledError(), "CancelledError"),
         (BaseException("odd"), "BaseException: odd"),
-        (BaseExceptionGroup("several", [KeyboardInterrupt()]), "several"),
+        (BaseExceptionGroup("several", [KeyboardInterrupt()]), "KeyboardInterrupt"),
     ],
     ids=repr,
 )
@@ -220,7 +234,7 @@ async def test_nothing_that_a_handler_raises_ends_the_worker(
         (OSError(2, "No such file", "a.mp3"), "[Errno 2] No such file: 'a.mp3'"),
         (ValueError("\ud800"), "\\ud800"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"), "'utf-8' codec can't decode"),
-        (ExceptionGroup("several", [ValueError("a")]), "several (1 sub-exception)"),
+        (ExceptionGroup("several", [ValueError("a"), ValueError("b")]), "a; b"),
         (Unspeakable(), "Unspeakable"),
     ],
     ids=["text", "empty", "key", "lines", "number", "tuple", "os", "surrogate", "codec", "group",
@@ -325,3 +339,91 @@ async def test_a_handler_may_wait_for_children() -> None:
             return "caught"
 
     assert await Trial(handler).outcome() == AwaitsChildren((child,))
+
+
+@pytest.mark.asyncio
+async def test_a_handler_may_limit_its_queue() -> None:
+    """No attempt is used, and none is needed."""
+
+    async def handler(_job: Job[Any]) -> None:
+        raise RateLimited(1.5)
+
+    assert await Trial(handler).outcome() == Limited(1.5)
+
+
+# what a group of exceptions means
+
+
+def grouped(*errors: BaseException) -> Callable[[Job[Any]], Any]:
+    """A handler whose tasks raise these, all at once."""
+
+    async def handler(_job: Job[Any]) -> None:
+        ready = asyncio.Event()
+
+        async def fail(error: BaseException) -> None:
+            await ready.wait()
+            raise error
+
+        async with asyncio.TaskGroup() as group:
+            for error in errors:
+                group.create_task(fail(error))
+            group.create_task(asyncio.sleep(SOON))
+            await asyncio.sleep(0)
+            ready.set()
+
+    return handler
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([RetryLater(2)], Postponed(2)),
+        ([RetryLater(2), RetryLater(5)], Postponed(5)),
+        ([RateLimited(3), RetryLater(5)], Limited(3)),
+        ([AwaitChildren((Child("a"),))], AwaitsChildren((Child("a"),))),
+        (
+            [AwaitChildren((Child("a"),)), AwaitChildren((Child("b"),))],
+            AwaitsChildren((Child("a"), Child("b"))),
+        ),
+        ([ExceptionGroup("inner", [RetryLater(4)])], Postponed(4)),
+        ([LockLost("gone"), ValueError("no")], Lost("gone")),
+    ],
+    ids=str,
+)
+async def test_a_group_means_what_the_exceptions_in_it_mean(
+    errors: list[BaseException], expected: Outcome
+) -> None:
+    """A TaskGroup in a handler makes no failure of what is none."""
+    assert await Trial(grouped(*errors)).outcome() == expected
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("errors", "reason", "retry_in"),
+    [
+        ([ValueError("no voice")], "no voice", 0),
+        ([ValueError("no voice"), KeyError("x")], "no voice; KeyError: 'x'", 0),
+        ([ValueError("no voice"), RetryLater(5)], "no voice", 0),
+        ([UnrecoverableError("never"), ValueError("no")], "never; no", None),
+        ([ExceptionGroup("inner", [UnrecoverableError("never")])], "never", None),
+        (
+            [AwaitChildren((Child("a"),)), AwaitChildren((Child("a", {"b": 1}),))],
+            "enqueue_children: two children have the key 'a': give each one",
+            0,
+        ),
+    ],
+    ids=str,
+)
+async def test_a_group_fails_as_the_exceptions_in_it_do(
+    errors: list[BaseException], reason: str, retry_in: float | None
+) -> None:
+    """Their messages are the reason; the stack shows all of them."""
+    outcome = await Trial(grouped(*errors), {"attempts": 3}).outcome()
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.retry_in) == (reason, retry_in)
+    if len(errors) == 1:
+        assert not isinstance(outcome.error, ExceptionGroup)
+    assert outcome.stack is not None
+    assert "in fail" in outcome.stack or "two children" in reason

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import InvalidResult, RedisUnavailable
 from convolab_worker.worker.execution.progress import BufferedReporter, ReportWriter
+from convolab_worker.worker.locks import HeldLock
 from tests.unit.worker.execution.trials import SOON, active_job
 
 LONG = 3600.0
@@ -39,7 +40,7 @@ class Writes:
 
     def reporter(self) -> BufferedReporter:
         """The reporter of a job that writes here."""
-        return BufferedReporter(active_job(), cast("ReportWriter", self))
+        return BufferedReporter(HeldLock(active_job(), 0.0), cast("ReportWriter", self))
 
     @property
     def progress(self) -> list[Any]:

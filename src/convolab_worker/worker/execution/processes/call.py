@@ -7,7 +7,7 @@ import pickle
 import threading
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.errors import ProcessDied, RemoteError
+from convolab_worker.errors import ConvolabWorkerError, ProcessDied, RemoteError
 from convolab_worker.handlers.processes import import_name, is_program
 from convolab_worker.payloads.encode import EncodedJson
 from convolab_worker.worker.execution.outcomes import with_remote_stack
@@ -120,6 +120,8 @@ class ProcessCall:
                     job.progress(EncodedJson(text))
                 case "log", level, event, fields:
                     getattr(job.log, level)(event, **fields)
+                case "ask", ("record_step" | "update_data") as what, arguments:
+                    self._tell(process, *_answer(job, what, arguments))
                 case "returned", text, memory:
                     process.memory, self._has_ended = memory, True
                     return EncodedJson(text)
@@ -155,6 +157,14 @@ class ProcessCall:
 
     def _death(self, process: HandlerProcess) -> ProcessDied:
         return death(self._handler.place, process.end(DEATH_SECONDS))
+
+
+def _answer(job: Job[Any], what: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
+    """What a method of the job's reporter gives, in the worker's loop, for which this waits."""
+    try:
+        return "answer", job.ask_reporter(what, *arguments)
+    except ConvolabWorkerError as refused:
+        return "refused", refused
 
 
 class _Unpickler(pickle.Unpickler):

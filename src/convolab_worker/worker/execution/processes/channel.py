@@ -7,7 +7,8 @@ the worker                        the process
 ..                                ``started``: the handler is imported, and is called
 ..                                ``progress, JSON`` and ``log, level, event, fields``
 ..                                ``ask, name, arguments``
-``answer, value``
+``answer, value`` or
+``refused, exception``
 ..                                ``returned, JSON, bytes`` of memory, or
                                   ``raised, pickled, text, stack, bytes``
 closes                            ends

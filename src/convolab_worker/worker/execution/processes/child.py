@@ -20,6 +20,7 @@ from convolab_worker.bullmq.job_type import job_types_of
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.processes import import_function
+from convolab_worker.handlers.subprocesses import Subprocesses
 from convolab_worker.payloads.annotation import payload_annotation
 from convolab_worker.payloads.decode import decoder
 from convolab_worker.payloads.encode import encode_json
@@ -27,7 +28,7 @@ from convolab_worker.worker.execution.outcomes import encoded_result, reason_of,
 from convolab_worker.worker.execution.processes.channel import Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.processes import ImportName
@@ -105,6 +106,7 @@ class Process:
         self._job: Job[Any] | None = None
         self._is_sending = False
         self._is_due = False
+        self._asking = threading.Lock()  # one answer is waited for at a time
 
     def serve(self) -> None:
         while True:
@@ -112,7 +114,7 @@ class Process:
                 _, name, kind, active_job = self.channel.receive()
             except EOFError:
                 return
-            reports = Reports(self.send)
+            reports = Reports(self.send, self.ask)
             answer = self._run(name, kind, active_job, reports)
             reports.close()
             self._send(*answer, _memory())
@@ -120,6 +122,7 @@ class Process:
     def _run(
         self, name: ImportName, kind: str, active_job: ActiveJob, reports: Reports
     ) -> tuple[Any, ...]:
+        programs = Subprocesses(grouped=False)
         try:
             function = self._function(name)
             self.send("started")
@@ -131,6 +134,7 @@ class Process:
                 resources=_Elsewhere(),
             )
             job._log = reports.logger()  # noqa: SLF001 - its lines are the worker's to write
+            job._subprocesses = programs  # noqa: SLF001 - they are of this process's own group
             structlog.contextvars.clear_contextvars()
             structlog.contextvars.bind_contextvars(
                 job_id=job.id, job_name=job.name, queue=job.queue, attempt=job.attempt
@@ -140,8 +144,10 @@ class Process:
             self._job = None
         except BaseException as error:  # noqa: BLE001 - the worker raises it there
             self._job = None
+            programs.end()
             _trim(error)
             return "raised", _pickled(error), reason_of(error), stack_of(error, __file__)
+        programs.end()
         return "returned", text
 
     def _function(self, name: ImportName) -> Callable[..., Any]:
@@ -169,12 +175,30 @@ class Process:
 
     def send(self, *message: Any) -> None:
         """Send a message; of any thread."""
-        if threading.current_thread() is not threading.main_thread():
+        with self._whole():
             self._send(*message)
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """Have the worker call a method of the job's reporter; return its result, or raise so."""
+        with self._asking, self._whole():
+            self._send("ask", name, arguments)
+            try:
+                what, value = self.channel.receive()
+            except EOFError:  # the worker is gone
+                _die()
+        if what == "refused":
+            raise value
+        return value
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Keep an interruption from cutting a message in two."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
             return
         self._is_sending = True
         try:
-            self._send(*message)
+            yield
         finally:
             self._is_sending = False
         if self._is_due:
@@ -203,8 +227,11 @@ class Reports:
 
     newest: str | None = None
 
-    def __init__(self, send: Callable[..., None]) -> None:
+    is_closed = False  # a run that is over has no process any more
+
+    def __init__(self, send: Callable[..., None], ask: Callable[..., Any]) -> None:
         self._send = send
+        self._ask = ask
         self._lock = threading.Lock()
         self._unsent: str | None = None
         self._sent_at = float("-inf")
@@ -255,6 +282,15 @@ class Reports:
 
     def log(self, row: str) -> None:
         """Nothing: the worker makes the row of the line."""
+
+    # The next two wait for no event loop: there is none.
+
+    async def record_step(self, name: str, result: str) -> bytes:
+        recorded: bytes = self._ask("record_step", name, result)
+        return recorded
+
+    async def update_data(self, data: str) -> None:
+        self._ask("update_data", data)
 
     async def children_results(self) -> dict[str, Any]:
         _elsewhere("children_results")

@@ -1,0 +1,136 @@
+"""Calls the functions of steps where their handlers run: in an event loop, or in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol
+
+from convolab_worker.errors import JobTimeout
+from convolab_worker.handlers.functions import is_async
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from convolab_worker.handlers.steps.call import StepCall
+    from convolab_worker.handlers.worker_loop import WorkerLoop
+
+
+class Caller(Protocol):
+    """Calls the functions of steps, and waits, where the handler runs."""
+
+    async def call(self, call: StepCall) -> Any:
+        """Return what the step's function returns, awaited. Raises JobTimeout."""
+
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+
+    async def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Return what a coroutine of the worker's loop returns."""
+
+
+class LoopCaller:
+    """For handlers in an event loop: a plain function runs in a thread, and blocks nothing."""
+
+    def __init__(self, loop: WorkerLoop) -> None:
+        self._loop = loop
+
+    async def call(self, call: StepCall) -> Any:  # noqa: D102 - see Caller
+        if is_async(call.function):
+            return await _in_time(call, call.function())
+        return await _in_time(call, _in_thread(call))
+
+    async def pause(self, seconds: float) -> None:  # noqa: D102 - see Caller
+        await asyncio.sleep(seconds)
+
+    async def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: D102 - see Caller
+        return await self._loop.result(coroutine)
+
+
+class ThreadCaller:
+    """For plain handlers: functions run where the handler does, async ones in the worker's loop.
+
+    None of its methods waits for an event loop.
+    """
+
+    def __init__(self, loop: WorkerLoop) -> None:
+        self._loop = loop
+
+    async def call(self, call: StepCall) -> Any:  # noqa: D102 - see Caller
+        if is_async(call.function):
+            return self._loop.finished(_in_time(call, call.function()))
+        if call.timeout is None:
+            value = call.function()
+        else:  # in another thread, since nothing ends this one
+            ended: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+            _start_thread(call, lambda *told: ended.put(told))
+            try:
+                told = ended.get(timeout=call.timeout)
+            except Empty:
+                raise _timed_out(call) from None
+            value = _value(*told)
+        return self._loop.finished(_in_time(call, value)) if inspect.isawaitable(value) else value
+
+    async def pause(self, seconds: float) -> None:  # noqa: D102 - see Caller
+        time.sleep(seconds)  # noqa: ASYNC251 - no loop runs in this thread
+
+    async def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:  # noqa: D102 - see Caller
+        return self._loop.result(coroutine)
+
+
+async def _in_time(call: StepCall, value: Awaitable[Any]) -> Any:
+    limit = asyncio.timeout(call.timeout)
+    try:
+        async with limit:
+            return await value
+    except TimeoutError as error:
+        if limit.expired():
+            raise _timed_out(call) from error
+        raise
+
+
+def _timed_out(call: StepCall) -> JobTimeout:
+    return JobTimeout(f"step {call.name!r} ran longer than its time-out of {call.timeout:g} s")
+
+
+async def _in_thread(call: StepCall) -> Any:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+
+    def end(value: Any, error: BaseException | None) -> None:
+        if not ended.done():
+            ended.set_result((value, error))
+
+    def tell(value: Any, error: BaseException | None) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(end, value, error)
+
+    _start_thread(call, tell)
+    value = _value(*await ended)
+    return await value if inspect.isawaitable(value) else value
+
+
+def _start_thread(call: StepCall, tell: Callable[[Any, BaseException | None], object]) -> None:
+    """Call the function in a thread, which tells of its value or its error."""
+    context = contextvars.copy_context()
+
+    def main() -> None:
+        value, error = None, None
+        try:
+            value = context.run(call.function)
+        except BaseException as raised:  # noqa: BLE001 - it is raised where it is waited for
+            error = raised
+        tell(value, error)
+
+    # A daemon: a function that never ends must not keep the process.
+    threading.Thread(target=main, name=f"step {call.name}", daemon=True).start()
+
+
+def _value(value: Any, error: BaseException | None) -> Any:
+    if error is not None:
+        raise error
+    return value
