@@ -117,9 +117,9 @@ async def test_a_queue_has_any_name_that_node_gives_it(
         redis_url=server_url, prefix=prefix, queues=(name,), idle_max=0.5, idle_min=0.1
     )
 
-    async with await node.start("job_options.mjs", server_url) as script:
-        async with Worker(handlers, settings):
-            answer = await script.ask("wait", prefix=prefix, queue=name)
+    script = await node.start("job_options.mjs", server_url)
+    async with script, Worker(handlers, settings):
+        answer = await script.ask("wait", prefix=prefix, queue=name)
 
     assert answer == name
 
