@@ -16,8 +16,8 @@ from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.payloads.encode import encode_data
 from convolab_worker.settings import OPTIONS, Settings
+from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
 from convolab_worker.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -27,20 +27,9 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 0.01
 _EMPTY_LOOKS = 2
-_ANYTHING = object()
 _PENDING = ("waiting", "prioritized", "active", "waiting-children")
 # The workers of the tests that are running. drained() and assert_enqueued() mean the newest.
 _current: list[RunningWorker] = []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnqueuedJob:
-    """A job that was added; ``data`` is None if it has been removed since."""
-
-    id: str
-    name: str
-    queue: str
-    data: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,20 +87,10 @@ class RunningWorker:
             return pool.submit(asyncio.run, _added(self.settings)).result()
 
     def assert_enqueued(
-        self, name: str, *, data: Any = _ANYTHING, queue: str | None = None
+        self, name: str, *, data: Any = ANYTHING, queue: str | None = None
     ) -> EnqueuedJob:
         """Return the first job of that name, data and queue. Raises AssertionError without one."""
-        wanted = data if data is _ANYTHING else _as_read(data)
-        jobs = self.enqueued
-        for job in jobs:
-            fits = job.name == name and (wanted is _ANYTHING or job.data == wanted)
-            if fits and queue in (None, job.queue):
-                return job
-        asked = "" if data is _ANYTHING else f" with data {data!r}"
-        where = "" if queue is None else f" on {queue}"
-        lines = [f"\n  {job.name} on {job.queue}: {job.data!r}" for job in jobs]
-        msg = f"no {name!r}{asked}{where} was enqueued; enqueued: {''.join(lines) or 'nothing'}"
-        raise AssertionError(msg)
+        return found_among(self.enqueued, name, data=data, queue=queue)
 
 
 @asynccontextmanager
@@ -179,7 +158,7 @@ async def drained(timeout: float = 10.0, *, delayed: bool = False) -> None:
     await _newest("drained()").drained(timeout, delayed=delayed)
 
 
-def assert_enqueued(name: str, *, data: Any = _ANYTHING, queue: str | None = None) -> EnqueuedJob:
+def assert_enqueued(name: str, *, data: Any = ANYTHING, queue: str | None = None) -> EnqueuedJob:
     """Return a job that was enqueued in the test; see ``RunningWorker.assert_enqueued``."""
     return _newest("assert_enqueued()").assert_enqueued(name, data=data, queue=queue)
 
@@ -212,11 +191,3 @@ async def _added(settings: Settings) -> list[EnqueuedJob]:
 
 def _added_at(entry: tuple[bytes, EnqueuedJob]) -> tuple[int, ...]:
     return tuple(int(part) for part in entry[0].split(b"-"))
-
-
-def _as_read(data: Any) -> Any:
-    """Return data as it comes back from Redis; an object that compares itself (``ANY``) stays."""
-    try:
-        return json.loads(encode_data(data))
-    except Exception:  # noqa: BLE001 - it is not JSON, and is compared as it is
-        return data
