@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.sync_session import Running
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.sync_job import SyncJob
     from convolab_worker.settings import Settings
 
 P = TypeVar("P")
@@ -124,7 +124,7 @@ class SyncJobClient:
     @overload
     def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -133,7 +133,7 @@ class SyncJobClient:
     @overload
     def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -154,7 +154,7 @@ class SyncJobClient:
     @overload
     def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],
@@ -163,7 +163,7 @@ class SyncJobClient:
     @overload
     def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],
@@ -200,7 +200,7 @@ class SyncJobClient:
     def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],
@@ -210,7 +210,7 @@ class SyncJobClient:
     def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],

@@ -16,7 +16,7 @@ from typing import (
 )
 
 from convolab_worker._logs import bound_logger
-from convolab_worker.bullmq.flows import Child, check_keys
+from convolab_worker.bullmq.flows import ChildJob, check_keys
 from convolab_worker.handlers.worker_loop import WorkerLoop
 from convolab_worker.payloads.encode import encode_data
 
@@ -82,7 +82,7 @@ class JobReporter(Protocol):
 class AwaitChildren(BaseException):
     """Ends a handler that waits for its children; no ``except Exception`` may catch it."""
 
-    def __init__(self, children: tuple[Child, ...]) -> None:
+    def __init__(self, children: tuple[ChildJob, ...]) -> None:
         super().__init__("the handler waits for its children")
         self.children = children
 
@@ -271,7 +271,7 @@ class Job(Generic[T, R]):
         await self._reporter.update_data(encode_data(data))
         self.data = data
 
-    def enqueue_children(self, children: Iterable[Child]) -> Coroutine[Any, Any, NoReturn]:
+    def enqueue_children(self, children: Iterable[ChildJob]) -> Coroutine[Any, Any, NoReturn]:
         """Enqueue parts of this job, give the slot back, and be run again when they are done.
 
         Never returns: the handler is called again from its start, where ``children_results`` has

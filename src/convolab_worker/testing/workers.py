@@ -8,7 +8,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.client import JobClient
@@ -21,10 +21,14 @@ from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
 from convolab_worker.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.sync_job import SyncJob
 
+P = TypeVar("P")
+R = TypeVar("R")
 _LOOK_SECONDS = 0.01
 _EMPTY_LOOKS = 2
 _PENDING = ("waiting", "prioritized", "active", "waiting-children")
@@ -43,10 +47,43 @@ class RunningWorker:
     client: JobClient
     worker: Worker | None
 
+    @overload
+    async def run(
+        self, name: JobType[P, R], data: P, *, timeout: float = 10.0, **options: Any
+    ) -> R: ...
+
+    @overload
+    async def run(
+        self,
+        name: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
+        data: P,
+        *,
+        timeout: float = 10.0,
+        **options: Any,
+    ) -> R: ...
+
+    @overload
+    async def run(
+        self,
+        name: Callable[[SyncJob[P, Any]], R],
+        data: P,
+        *,
+        timeout: float = 10.0,
+        **options: Any,
+    ) -> R: ...
+
+    @overload
     async def run(
         self, name: str, data: Any = None, *, timeout: float = 10.0, **options: Any
+    ) -> Any: ...
+
+    async def run(
+        self, name: Any, data: Any = None, *, timeout: float = 10.0, **options: Any
     ) -> Any:
-        """Enqueue a job and return its result when it has ended. Raises JobFailed, TimeoutError."""
+        """Enqueue a job and return its result when it has ended. Raises JobFailed, TimeoutError.
+
+        ``name`` may be a JobType, or a registered handler, as for ``JobClient.enqueue``.
+        """
         job_id = await self.client.enqueue(name, data, **options)
         return await self.client.result(job_id, timeout, options.get("queue"))
 
