@@ -31,6 +31,9 @@ _PASSWORD_AS_PORT = re.compile(
     r"^((?:[^:/]*://)?(?:\[[^\]]*\]|[^:/?#\[]*):)(?!//|[0-9]*(?:[/?#]|$)).+$", re.DOTALL
 )
 
+# Misspelt names as well: an error about one shows the address.
+_SECRET_OPTION = re.compile(r"((?:pas|pw|tok|secret|auth)[^=&#?]*=)[^&#]*", re.IGNORECASE)
+
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")
 _TLS_VALUES = {"ssl_cert_reqs": ("required", "optional", "none")}
@@ -241,7 +244,7 @@ def starts_with(schemes: tuple[str, ...]) -> str:
 
 def mask_url(url: str) -> str:
     """Return the address with whatever could be a password in it replaced by ``***``."""
-    masked = re.sub(r"((?:password|token)=)[^&#]*", r"\1***", url, flags=re.IGNORECASE)
+    masked = _SECRET_OPTION.sub(r"\1***", url)
     before, at, after = masked.rpartition("@")
     if not at:
         return _PASSWORD_AS_PORT.sub(r"\1***", masked)

@@ -99,7 +99,9 @@ def _settings(url: str, queue: str, **more: Any) -> Settings:
     return Settings(**{**given, **more})
 
 
-@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize(
+    "is_busy", [False, pytest.param(True, marks=pytest.mark.long)], ids=["idle", "busy"]
+)
 async def test_a_primary_that_becomes_a_replica_is_left(queue_name: str, *, is_busy: bool) -> None:
     """Its connections stay open, as those of a managed server do; the name leads elsewhere."""
     with (
@@ -123,6 +125,7 @@ async def test_a_primary_that_becomes_a_replica_is_left(queue_name: str, *, is_b
     assert _told(logs) == ["redis.refused"]
 
 
+@pytest.mark.long
 async def test_a_demoted_server_is_asked_calmly_until_there_is_a_primary(
     queue_name: str,
 ) -> None:
@@ -195,5 +198,5 @@ async def test_sentinels_that_know_nothing_are_named(
     url = f"redis+sentinel://{sentinels.nodes}/another?sentinel_password=made-up"
 
     with pytest.raises(RedisUnavailable, match="knows no primary called another"):
-        async with JobClient(_settings(url, queue_name)):
-            pass
+        async with JobClient(_settings(url, queue_name)) as client:
+            await client.counts()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from redis import Redis
 from redis.crc import key_slot
@@ -12,11 +14,14 @@ from redis.crc import key_slot
 from convolab_worker.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
 
 _SLOTS = 16384
 _NODES = 3
 _PATIENCE_SECONDS = 30.0
+_TLS_PORTS = range(12_000, 19_000)
 _OPTIONS = {
     "cluster-enabled": "yes",
     "cluster-config-file": "nodes.conf",
@@ -24,12 +29,31 @@ _OPTIONS = {
 }
 
 
-class Cluster:
-    """Three nodes; a context manager that starts and ends them."""
+def _tls_options(folder: Path) -> dict[str, str]:
+    return {
+        "tls-cluster": "yes",
+        "tls-replication": "yes",
+        "tls-cert-file": str(folder / "server.crt"),
+        "tls-key-file": str(folder / "server.key"),
+        "tls-ca-cert-file": str(folder / "ca.crt"),
+        "tls-auth-clients": "no",
+    }
 
-    def __init__(self, program: str | None = None) -> None:
+
+class Cluster:
+    """Three nodes, each with so many ``replicas``; a context manager that starts and ends them.
+
+    With ``tls``, a folder of certificates for 127.0.0.1, it speaks nothing else but TLS.
+    """
+
+    def __init__(
+        self, program: str | None = None, *, replicas: int = 0, tls: Path | None = None
+    ) -> None:
         self._program = program
+        self._count = _NODES * (1 + replicas)
+        self._tls = tls
         self._stack = ExitStack()
+        self.servers: list[EmbeddedServer] = []
         self.nodes: list[Any] = []
         self.urls: list[str] = []
 
@@ -40,19 +64,40 @@ class Cluster:
         return self
 
     def _start(self, stack: ExitStack) -> None:
-        for number in range(_NODES):
-            node = EmbeddedServer(options=_OPTIONS, program=self._program)
-            server = stack.enter_context(node)
-            client = stack.enter_context(Redis.from_url(server.url, decode_responses=True))
-            first, last = (_SLOTS * end // _NODES for end in (number, number + 1))
-            client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last - 1)
-            self.urls.append(server.url)
+        for number in range(self._count):
+            server, port = self._node(stack)
+            self.servers.append(server)
+            where = f"unix://{server.socket_path}"
+            client = stack.enter_context(Redis.from_url(where, decode_responses=True))
             self.nodes.append(client)
+            self.urls.append(f"redis://127.0.0.1:{port}")
+            if self._tls is not None:
+                self.urls[-1] = f"rediss://127.0.0.1:{port}?ssl_ca_certs={self._tls}/ca.crt"
+            if number < _NODES:
+                first, last = (_SLOTS * end // _NODES for end in (number, number + 1))
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last - 1)
             if number:
-                self.nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
+                self.nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port)
+        self._await(self._is_whole, "the cluster did not come together")
+        for number in range(_NODES, self._count):
+            primary = self.nodes[number % _NODES].execute_command("CLUSTER", "MYID")
+            self.nodes[number].execute_command("CLUSTER", "REPLICATE", primary)
+        self._await(self._is_synced, "the replicas did not follow")
+
+    def _node(self, stack: ExitStack) -> tuple[EmbeddedServer, int]:
+        """Start a node: it and its port. That of its bus is 10,000 higher."""
+        if self._tls is None:
+            server = stack.enter_context(EmbeddedServer(options=_OPTIONS, program=self._program))
+            return server, server.port
+        port = random.choice(_TLS_PORTS)
+        options = {**_OPTIONS, **_tls_options(self._tls), "tls-port": str(port)}
+        server = EmbeddedServer(port=None, options=options, program=self._program)
+        return stack.enter_context(server), port
+
+    def _await(self, predicate: Callable[[], bool], otherwise: str) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not self._is_whole():
-            assert time.monotonic() < deadline, "the cluster did not come together"
+        while not predicate():
+            assert time.monotonic() < deadline, otherwise
             time.sleep(0.05)
 
     def __exit__(
@@ -66,7 +111,14 @@ class Cluster:
     def _is_whole(self) -> bool:
         told = [node.execute_command("CLUSTER", "INFO") for node in self.nodes]
         return all(
-            "cluster_state:ok" in info and f"cluster_known_nodes:{_NODES}" in info for info in told
+            "cluster_state:ok" in info and f"cluster_known_nodes:{self._count}" in info
+            for info in told
+        )
+
+    def _is_synced(self) -> bool:
+        return all(
+            node.info("replication").get("master_link_status") == "up"
+            for node in self.nodes[_NODES:]
         )
 
     def owner(self, key: str) -> int:
@@ -78,11 +130,11 @@ class Cluster:
         """Hand the key's slot, with all that is in it, over to another node."""
         slot = key_slot(key.encode())
         ids = [node.execute_command("CLUSTER", "MYID") for node in self.nodes]
-        port = self.urls[target].rpartition(":")[2]
+        port = urlsplit(self.urls[target]).port
         giver, taker = self.nodes[source], self.nodes[target]
         taker.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
         giver.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
         while keys := giver.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
             giver.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
-        for node in (taker, giver, *self.nodes):
+        for node in (taker, giver, *self.nodes[:_NODES]):
             node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])

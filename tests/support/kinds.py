@@ -62,7 +62,7 @@ def unix(program: str | None, folder: Path) -> Iterator[Kind]:
 @contextmanager
 def tls(program: str | None, folder: Path) -> Iterator[Kind]:
     """A server that speaks TLS alone on its port, its certificate from a private authority."""
-    authority = _certificates(folder)
+    authority = make_certificates(folder)
     options = {
         "tls-port": "0",
         "tls-cert-file": str(folder / "server.crt"),
@@ -85,11 +85,11 @@ def _move_to_tls(server: EmbeddedServer) -> int:
     return server.port
 
 
-def _certificates(folder: Path) -> Path:
-    """Make an authority and a certificate of its for 127.0.0.1; the authority's own certificate."""
+def make_certificates(folder: Path, names: str = "IP:127.0.0.1") -> Path:
+    """Make an authority and a certificate of its for the names; the authority's own certificate."""
     # As strictly made as Python wants it from 3.13 on (VERIFY_X509_STRICT).
     (folder / "names").write_text(
-        "subjectAltName=IP:127.0.0.1\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        f"subjectAltName={names}\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
     )
     authority = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
     new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes"]

@@ -24,6 +24,7 @@ from convolab_worker.cli.flags import (
 )
 from convolab_worker.cli.signals import SIGNALS, Stopped, become_init
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
+from convolab_worker.telemetry.log_stream import flush_log
 
 if TYPE_CHECKING:
     import argparse
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.main(given)
     except ConvolabWorkerError as error:
+        flush_log()  # its lines come before, and the error is the last
         sys.stderr.write(f"{PROGRAM}: error: {error}\n")
         return MISUSED if isinstance(error, ConfigurationError) else FAILED
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker.errors import ConvolabWorkerError
+from convolab_worker.telemetry.log_stream import flush_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ def result(text: str) -> None:
 
     A reader that has closed the pipe (``| head``) is not an error: the command did its work.
     """
+    flush_log()
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
@@ -41,6 +43,7 @@ def _discard_output() -> None:
 
 def remark(text: str) -> None:
     """Write a remark to standard error, with a line break; ignore a stream that is closed."""
+    flush_log()
     try:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

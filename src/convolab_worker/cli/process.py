@@ -45,6 +45,9 @@ def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
     configure_logging(settings.log_level, settings.log_format)
     for passed_over in settings.remarks:
         Log().warning("settings.passed_over", remark=passed_over)
+    # asyncio ends what runs by cancelling it, so that it can say how far it came; it does so only
+    # where Ctrl-C has Python's own handler.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return asyncio.run(main)
 
 

@@ -115,14 +115,10 @@ class JobClient(Schedules):
         be, InvalidPayload for data that the handler would refuse, and InvalidResult if ``data`` is
         not JSON.
         """
-        new = self._addition(name, data, options)
+        new = enqueue.addition(name, data, options, self._keys_of)
         session = self._current_session()
         with self._tracing.adding(new.keys.queue, new.job.name) as carried:
-            return await self._add(session, new.carrying(carried))
-
-    def _addition(self, name: Any, data: Any, options: Mapping[str, Any]) -> Addition:
-        """Return the job of these arguments of ``enqueue``. Raises ConfigurationError."""
-        return enqueue.addition(name, data, options, self._keys_of)
+            return await self._add(session, new.carrying(carried) if carried else new)
 
     async def _add(self, session: Session, new: Addition, **tried: Any) -> JobId[Any]:
         """Add a job and wake the service."""

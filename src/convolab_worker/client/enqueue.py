@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.backend import now_ms
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.session import Session
-    from convolab_worker.connection.connection import Connection
 
 T = TypeVar("T")
 
@@ -78,11 +77,15 @@ def addition(
     would refuse, and InvalidResult for data that is not JSON.
     """
     wanted = order(target, data, options)
-    check_keyword("enqueue", "name", wanted.name)
+    if not wanted.name:
+        check_keyword("enqueue", "name", wanted.name)
     keys, own = keys_of(wanted.queue), dict(wanted.options)
-    job_id = checked_id(own.pop("job_id", None))
-    opts = job_options("enqueue", own)
-    check_size(wanted.name, wanted.data, opts)
+    job_id = own.pop("job_id", None)
+    if job_id is not None:
+        job_id = checked_id(job_id)
+    opts = job_options("enqueue", own) if own else {}
+    if "sizeLimit" in opts:
+        check_size(wanted.name, wanted.data, opts)
     job = NewJob(
         id=job_id or secrets.token_hex(_ID_BYTES),
         name=wanted.name,
@@ -120,18 +123,6 @@ def _one_of_many(keywords: dict[str, Any], keys_of: Callable[[str | None], Queue
     return addition(keywords.pop("name"), keywords.pop("data", None), keywords, keys_of)
 
 
-class _Sending(Generic[T]):
-    """Adds jobs on a connection; from its second call on it says that they may be there."""
-
-    def __init__(self, add: Callable[..., Awaitable[T]], *, again: bool = False) -> None:
-        self._add = add
-        self._again = again
-
-    def __call__(self, connection: Connection) -> Awaitable[T]:
-        again, self._again = self._again, True
-        return self._add(connection, again=again)
-
-
 async def add(
     session: Session, new: Addition, *, at_ms: int | None = None, again: bool = False
 ) -> JobId[Any]:
@@ -141,9 +132,11 @@ async def add(
     much is unanswered. Raises RedisUnavailable.
     """
     at = now_ms() if at_ms is None else at_ms
-    add_it = functools.partial(producer.add, keys=new.keys, job=new.job, at_ms=at)
-    send, largest = _Sending(add_it, again=again), _largest(session, [new.job])
-    job_id = new.job_id(await sent(session, 1, len(new.job.data), send, largest))
+    send = functools.partial(producer.add, keys=new.keys, job=new.job, at_ms=at, again=again)
+    size = len(new.job.data)
+    if size > session.max_size:
+        raise _too_large(session, new.job)
+    job_id = new.job_id(await sent(session, 1, size, send, (new.job.name, size)))
     if job_id.existed:
         await read_state(session, new, job_id)
     return job_id
@@ -170,39 +163,36 @@ async def add_many(
     for batch in producer.pipelines(jobs, lambda new: len(new.job.data)):
         on_send(batch)
         pairs = [(new.keys, new.job) for new in batch]
-        send = _Sending(functools.partial(producer.add_all, jobs=pairs, at_ms=now_ms()))
-        largest = _largest(session, [new.job for new in batch])
+        send = functools.partial(producer.add_all, jobs=pairs, at_ms=now_ms())
+        largest = max((new.job for new in batch), key=lambda job: len(job.data))
+        if len(largest.data) > session.max_size:
+            raise _too_large(session, largest)
         size = sum(len(new.job.data) for new in batch)
-        added = await sent(session, len(batch), size, send, largest)
+        added = await sent(session, len(batch), size, send, (largest.name, len(largest.data)))
         ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
 
 
-def _largest(session: Session, jobs: Iterable[NewJob]) -> tuple[str, int]:
-    """Return the name and the bytes of the largest job. Raises ConfigurationError if it is too big.
-
-    Before anything is sent: a server that takes no command of that size closes the connection.
-    """
-    name, size = max(((job.name, len(job.data)) for job in jobs), key=lambda found: found[1])
-    if size > session.max_size:
-        msg = (
-            f"the data of {name} has {size} bytes: expected no more than {session.max_size} "
-            "(CONVOLAB_MAX_COMMAND_SIZE)"
-        )
-        raise ConfigurationError(msg)
-    return name, size
+def _too_large(session: Session, job: NewJob) -> ConfigurationError:
+    """The error for a job that is not sent: the server would close the connection for its size."""
+    msg = (
+        f"the data of {job.name} has {len(job.data)} bytes: expected no more than "
+        f"{session.max_size} (CONVOLAB_MAX_COMMAND_SIZE)"
+    )
+    return ConfigurationError(msg)
 
 
 async def sent(
     session: Session,
     commands: int,
     size: int,
-    send: Callable[[Connection], Awaitable[T]],
+    send: Callable[..., Awaitable[T]],
     largest: tuple[str, int] = ("", 0),
 ) -> T:
     """Send commands that may be executed twice, and once more if a reply is lost.
 
-    ``largest`` names the largest job among them, and its bytes.
+    ``send`` is given the connection, and the second time ``again=True``. ``largest`` names the
+    largest job among them, and its bytes.
     """
     await session.backlog.enter(commands, size)
     try:
@@ -225,7 +215,7 @@ async def sent(
 
 async def _sent_again(
     session: Session,
-    send: Callable[[Connection], Awaitable[T]],
+    send: Callable[..., Awaitable[T]],
     lost: ReplyLost | RedisRefused,
     largest: tuple[str, int],
 ) -> T:
@@ -244,10 +234,10 @@ async def _sent_again(
         raise ReplyLost(str(error)) from lost
     name, size = largest
     if size < LARGE:
-        return await send(session.connection)
+        return await send(session.connection, again=True)
     try:
         async with session.alone() as connection:
-            return await send(connection)
+            return await send(connection, again=True)
     except ReplyLost as again:
         msg = (
             f"{again}, twice, after the data of {name} was sent, {size} bytes: does the server, or "

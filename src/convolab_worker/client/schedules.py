@@ -112,7 +112,8 @@ async def add(session: Session, new: Addition, carried: Mapping[str, Any]) -> Ne
     Raises ConvolabWorkerError if its next job can't be added, and RedisUnavailable.
     """
 
-    async def send(connection: Connection) -> NextJob:
+    async def send(connection: Connection, *, again: bool = False) -> NextJob:
+        del again  # writing it once more changes nothing
         now = now_ms()
         call = add_schedule(new.keys, new.schedule, _first_due(new, now), now, carried)
         answer = await run_script(connection, Purpose.ENQUEUE, call)

@@ -28,11 +28,13 @@ from convolab_worker.connection.opening import (
     ClientIdentity,
     Handshake,
     dial,
+    log_in,
     shake_hands,
     why_not_open,
 )
 from convolab_worker.connection.route import Redirects, Route
 from convolab_worker.connection.unanswered import SilenceTimer, pack
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from convolab_worker.connection.address import Address
     from convolab_worker.connection.source import ServerSource
     from convolab_worker.connection.unanswered import Unanswered
-    from convolab_worker.connection.usage import CommandCounter, Purpose
+    from convolab_worker.connection.usage import CommandCounter
 
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write
 # for each turn of the loop, the server would idle while we work, and we while it works.
@@ -88,6 +90,7 @@ class Connection(asyncio.Protocol):
         self._route = address if isinstance(address, Route) else Route(address)
         self._route.join(self)
         self._epoch = 0
+        self._login = 0  # with which of the route's credentials
         self._greetings = 0  # commands of the handshake that are unanswered
         self._unfit: RedisRefused | None = None
         self._redirects = Redirects(self._route)
@@ -133,6 +136,7 @@ class Connection(asyncio.Protocol):
         RedisUnavailable, whose message names the fix where it is known.
         """
         if self._open:
+            self.log_in_again()
             return
         if self._opening is None:
             self._loop = asyncio.get_running_loop()
@@ -147,6 +151,22 @@ class Connection(asyncio.Protocol):
                 raise RedisUnavailable(_CLOSED) from None  # close() ended it, not our caller
             raise
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the route has other credentials than the connection has logged in with."""
+        return self._login != self._route.login
+
+    def log_in_again(self) -> None:
+        """Send the route's credentials, if they are newer than those of the connection.
+
+        Where the server does not take them, the connection stays what it was.
+        """
+        if not self.is_outdated or self._opening is not None:
+            return
+        self._login = self._route.login
+        for command in log_in(*self._route.credentials):
+            self.call(Purpose.CONNECT, *command)
+
     def _opening_done(self, task: asyncio.Task[None]) -> None:
         self._opening = None
         if not task.cancelled():
@@ -159,6 +179,7 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout(self._connect_timeout):
                 address = await route.locate()
+                self._login = route.login
                 self._reader = hiredis.Reader(replyError=RedisRefused)
                 await dial(address, self)
                 self._open = True  # calls are taken from here on, behind the handshake's own

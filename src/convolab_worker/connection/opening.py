@@ -161,7 +161,10 @@ async def shake_hands(
 
     A server that can't tell, or takes no name, is no obstacle. Raises RedisRefused and ReplyLost.
     """
-    required = [call(Purpose.CONNECT, *command) for command in _log_in(address)]
+    credentials = log_in(address.username, address.password)
+    required = [call(Purpose.CONNECT, *command) for command in credentials]
+    if address.database:
+        required.append(call(Purpose.CONNECT, "SELECT", address.database))
     info = kill = write = nodes = None
     if wanted.identify:
         info = call(Purpose.CONNECT, "CLIENT", "INFO")
@@ -176,11 +179,8 @@ async def shake_hands(
         nodes = call(Purpose.CONNECT, "CLUSTER", "SLOTS")
     optional = [answer for answer in (info, kill, write, nodes) if answer is not None]
     answers = await asyncio.gather(*required, *optional, return_exceptions=True)
-    for answer in answers[: len(required)]:
-        if isinstance(answer, BaseException):
-            raise answer
-    for answer in answers[len(required) :]:
-        if isinstance(answer, BaseException) and _is_obstacle(answer):
+    for place, answer in enumerate(answers):
+        if isinstance(answer, BaseException) and (place < len(required) or _is_obstacle(answer)):
             raise answer
     return Welcome(
         None if info is None or info.exception() else ClientIdentity.read(info.result()),
@@ -188,15 +188,11 @@ async def shake_hands(
     )
 
 
-def _log_in(address: Address) -> list[tuple[Any, ...]]:
-    commands: list[tuple[Any, ...]] = []
-    if address.username is not None:
-        commands.append(("AUTH", address.username, address.password or ""))
-    elif address.password is not None:
-        commands.append(("AUTH", address.password))
-    if address.database:
-        commands.append(("SELECT", address.database))
-    return commands
+def log_in(username: str | None, password: str | None) -> list[tuple[str, ...]]:
+    """Return the command that says who we are; none for nobody in particular."""
+    if username is not None:
+        return [("AUTH", username, password or "")]
+    return [] if password is None else [("AUTH", password)]
 
 
 def _nodes_in(slots: Any) -> tuple[tuple[str, int], ...]:

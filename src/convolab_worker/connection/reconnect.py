@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import cannot_serve, explain, is_about_data
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from convolab_worker.connection.connection import Connection
+    from convolab_worker.connection.route import Route
 
 _log = Log()
 _T = TypeVar("_T")
@@ -28,6 +30,8 @@ _MOST_LOSSES = 10
 _PASSING = ("LOADING", "BUSY", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 # Refusals of who we are: they pass where credentials change by themselves, and nowhere else.
 _UNKNOWN_USER = ("NOAUTH", "WRONGPASS", "ERR invalid password")
+# How often changing credentials are asked for: tokens last for minutes.
+_CREDENTIALS_SECONDS = 60.0
 # So often a server that can't serve is asked again soon: for some five minutes.
 _MOST_FAILOVER_TRIES = 300
 # A connection that is lost so soon after it was opened may be lost since what is sent on it is
@@ -83,16 +87,16 @@ def _is_about_server(refusal: str) -> bool:
 class Reconnection:
     """Keeps ``connections`` open; ``generation`` counts how often one had to be reopened.
 
-    ``where`` names the server in logs. Credentials that change (``credentials_change``) make a
-    wrong password something that passes.
+    ``where`` names the server in logs. Credentials that change, as the ``route`` knows, make a
+    wrong password something that passes; connections that are open log in anew with them.
     """
 
-    def __init__(
-        self, *connections: Connection, where: str, credentials_change: bool = False
-    ) -> None:
+    def __init__(self, *connections: Connection, where: str, route: Route | None = None) -> None:
         self._connections = connections
         self._where = where
-        self._credentials_change = credentials_change
+        self._route = route
+        self._credentials_change = route is not None and route.source.changes_credentials
+        self._refreshing: asyncio.Task[None] | None = None
         self._opened_at = float("-inf")
         self._soon_lost = 0
         self._task: asyncio.Task[None] | None = None
@@ -139,8 +143,32 @@ class Reconnection:
                 await asyncio.sleep(self._delay(failures, refusals, refusal))
         self.generation += 1
         self._opened_at = asyncio.get_running_loop().time()
+        if self._credentials_change and self._refreshing is None:
+            self._refreshing = asyncio.create_task(
+                self._refresh_credentials(), name="convolab-credentials"
+            )
         if failures:
             _log.info("redis.connected", redis=self._where, attempts=failures + 1)
+
+    async def _refresh_credentials(self) -> None:
+        """Log in anew before a token ends, on connections that are open: no job notices."""
+        route = cast("Route", self._route)
+        while True:
+            await asyncio.sleep(_CREDENTIALS_SECONDS)
+            try:
+                await route.refresh_credentials()
+            except RedisUnavailable as error:
+                _log.warning("redis.no_credentials", error=str(error))
+            if not self.is_open:
+                continue  # the next connections have the new ones
+            first, *others = self._connections
+            stale = [connection for connection in (first, *others) if connection.is_outdated]
+            for connection in stale:
+                connection.log_in_again()
+                if connection is not first:  # it may be blocked, and reads no further until then
+                    first.call(Purpose.CONNECT, "CLIENT", "UNBLOCK", connection.client_id or 0)
+            if stale:
+                _log.info("redis.logged_in_again", redis=self._where)
 
     def _delay(self, failures: int, refusals: int, refusal: RedisRefused | None) -> float:
         """The seconds until the next attempt to connect."""
@@ -234,9 +262,11 @@ class Reconnection:
 
     async def close(self) -> None:
         """Stop connecting, and close every connection; a later ``wait`` opens them again."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._refreshing) if task is not None]
+        self._refreshing = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._opened_at = float("-inf")  # what is closed on purpose is not lost
         for connection in self._connections:
             await connection.close()

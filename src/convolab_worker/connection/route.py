@@ -49,13 +49,28 @@ class Route:
         self._lock = threading.Lock()
         self.epoch = 0
         self._trusted = 0
+        self.credentials: tuple[str | None, str | None] = (None, None)
+        self.login = 0  # how often the credentials have changed
 
     async def locate(self) -> Address:
         """Return where to connect to now, with the credentials of now. Raises RedisUnavailable."""
         node = self._node
         address = await (self.source.locate() if node is None else self.source.with_credentials())
+        self._learn_credentials(address)
         self.address = address if node is None else self._at(address, *node)
         return self.address
+
+    async def refresh_credentials(self) -> bool:
+        """Ask for the credentials of now; whether they have changed. Raises RedisUnavailable."""
+        before = self.login
+        self._learn_credentials(await self.source.with_credentials())
+        return self.login != before
+
+    def _learn_credentials(self, address: Address) -> None:
+        given = address.username, address.password
+        if given != self.credentials:
+            self.credentials = given
+            self.login += 1
 
     def follow(self, where: str) -> None:
         """Go to ``HOST:PORT``, as a node names another one; no host means the same one."""

@@ -41,26 +41,23 @@ class FailureHooks:
     """Functions that are told of every failed attempt; none can change what becomes of a job."""
 
     def __init__(self) -> None:
-        self._hooks: list[FailureHook] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._hooks)
+        self.functions: list[FailureHook] = []
 
     def register(self, hook: H) -> H:
         """Add a function of one argument. Raises ConfigurationError for another."""
         if not takes(hook, 1):
             msg = f"{place(hook)}: expected one argument, the Failure"
             raise ConfigurationError(msg)
-        self._hooks.append(hook)
+        self.functions.append(hook)
         return hook
 
     def include(self, other: FailureHooks) -> None:
         """Take over the functions of ``other``."""
-        self._hooks += [hook for hook in other._hooks if hook not in self._hooks]
+        self.functions += [hook for hook in other.functions if hook not in self.functions]
 
     async def tell(self, failure: Failure) -> None:
         """Call each function; one that raises, or takes longer than 5 s, is logged."""
-        for hook in self._hooks:
+        for hook in self.functions:
             try:
                 async with asyncio.timeout(_LONGEST_SECONDS):
                     told = hook(failure)

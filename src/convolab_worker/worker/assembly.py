@@ -75,11 +75,7 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     connections = [_connection(route, settings, counter) for _ in range(2)]
     changes = KeyChanges(_connection(route, settings, counter))
     backend = _backend(settings, connections, changes)
-    reconnection = Reconnection(
-        *connections,
-        where=str(route.source),
-        credentials_change=route.source.changes_credentials,
-    )
+    reconnection = Reconnection(*connections, where=str(route.source), route=route)
     metrics, stack_reports = Metrics(time.time()), StackReports()
     writer = ReportWriter(
         backend,

@@ -105,6 +105,15 @@ WRONG = [
     pytest.param("rediss://h?ssl_cert_req=none", "ssl_cert_reqs", id="tls-name"),
     pytest.param("rediss://h?ssl_keyfile=/k", "ssl_certfile as well", id="key-without-certificate"),
     pytest.param("redis://h?ssl_cert_reqs=none", "rediss://", id="tls-option-without-tls"),
+    pytest.param(f"redis://h?pasword={SECRET}", "password= instead", id="misspelt-option"),
+    pytest.param("redis://h?unheard=of", "the options are db, username", id="unknown-option"),
+    pytest.param("redis+sentinel://h:1", "HOST[:PORT]/PRIMARY", id="sentinel-without-a-primary"),
+    pytest.param(f"redis+sentinel://:{SECRET}@/p", "HOST[:PORT]/PRIMARY", id="no-sentinel"),
+    pytest.param("redis+sentinel://h,/p", "HOST[:PORT]/PRIMARY", id="empty-sentinel"),
+    pytest.param(f"redis+sentinel://:a/{SECRET}@h/p", "write / as %2F", id="sentinel-slash"),
+    pytest.param("redis+sentinel://h/p/x", "database number", id="sentinel-database"),
+    pytest.param("redis+sentinel://h/p?sentinel_pasword=x", "sentinel_password=", id="theirs"),
+    pytest.param("redis+sentinel://h/p?sentinel_ssl=x", "true, false", id="sentinel-switch"),
     pytest.param("unix://", "unix:///run/redis.sock", id="socket-without-path"),
     pytest.param("unix:///", "unix:///run/redis.sock", id="socket-of-a-slash"),
     pytest.param("unix://run/redis.sock", "absolute path", id="socket-with-two-slashes"),
@@ -149,6 +158,48 @@ def test_what_the_settings_take_is_an_address_and_never_fails_later(url: str) ->
         return
 
     assert 1 <= Address.parse(settings.redis_url).port <= 65_535
+
+
+@pytest.mark.parametrize(
+    ("url", "nodes", "more"),
+    [
+        pytest.param(
+            "redis+sentinel://me:pw@a,b:5000,[::1]:6/the-primary/3",
+            (("a", 26379), ("b", 5000), ("::1", 6)),
+            {"username": "me", "password": "pw", "database": 3, "tls": False},
+            id="all",
+        ),
+        pytest.param(
+            "rediss+sentinel://a/p?ssl_cert_reqs=none",
+            (("a", 26379),),
+            {"tls": True, "tls_options": (("ssl_cert_reqs", "none"),)},
+            id="tls",
+        ),
+    ],
+)
+def test_sentinels_are_read_with_their_primary(
+    url: str, nodes: tuple[tuple[str, int], ...], more: dict[str, object]
+) -> None:
+    """Credentials and database are the primary's."""
+    address = Address.parse(url)
+
+    assert address.sentinels is not None
+    assert address.sentinels.nodes == nodes
+    assert address.sentinels.tls == address.tls
+    assert {name: getattr(address, name) for name in more} == more
+
+
+def test_sentinels_may_have_a_password_of_their_own_and_no_tls() -> None:
+    """Their options begin with sentinel_."""
+    address = Address.parse(
+        f"rediss+sentinel://:pw@a/p?sentinel_username=u&sentinel_password={SECRET}&sentinel_ssl=no"
+    )
+
+    known = address.sentinels
+    assert known is not None
+    assert (known.username, known.password, known.tls) == ("u", SECRET, False)
+    assert (address.tls, address.password) == (True, "pw")
+    assert SECRET not in repr(address)
 
 
 @pytest.mark.parametrize("url", [f"redis://me:{SECRET}@h:7000/1", f"unix://:{SECRET}@/run/r.sock"])

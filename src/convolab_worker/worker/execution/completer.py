@@ -40,6 +40,7 @@ from convolab_worker.errors import (
     ReplyLost,
 )
 from convolab_worker.worker.execution.losses import (
+    SMALL_CHARACTERS,
     Isolation,
     blamed,
     loss_delay,
@@ -145,19 +146,17 @@ class JobCompleter:
         with ``once`` the caller is told of the first refusal instead, and asks again with
         ``was_refused``.
         """
-
-        async def written(outcome: Outcome) -> Completion:
+        try:
             return await self._until_written(
                 held, outcome, fetch_next=fetch_next, once=once, was_refused=was_refused
             )
-
-        try:
-            return await written(outcome)
         except Exception as error:  # noqa: BLE001 - a bug costs this job's time, not a slot
             _log.exception("job.not_completed", job_id=held.job.id, queue=held.job.queue)
             bug = Failed(f"its outcome could not be written: {error!r}")
         with contextlib.suppress(Exception):
-            return await written(bug)
+            return await self._until_written(
+                held, bug, fetch_next=fetch_next, once=once, was_refused=was_refused
+            )
         return Completion(Lost("its outcome could not be written"))
 
     async def _until_written(
@@ -166,18 +165,22 @@ class JobCompleter:
         tries = _Tries(outcome, fetch_next, refusals=int(was_refused))
         while not isinstance(tries.outcome, Lost):
             call = self._call(held.job, tries.outcome, fetch_next=tries.fetch_next)
-            size = size_of(call, tries.outcome)
-            if size > self._max_size:
-                tries.outcome = too_large(tries.outcome, size, self._max_size)
-                continue
+            if type(tries.outcome) is not Completed or len(tries.outcome.value) > SMALL_CHARACTERS:
+                size = size_of(call, tries.outcome)
+                if size > self._max_size:
+                    tries.outcome = too_large(tries.outcome, size, self._max_size)
+                    continue
             try:
-                completion = await self._send(held, tries, call)
+                if not tries.losses:
+                    completion = await self._write(self._backend, held, tries.outcome, call)
+                else:
+                    completion = await self._write_alone(held, tries.outcome, call)
             except RedisUnavailable as error:
                 if await self._was_written(held.job, error, call):
                     return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
                 if once and isinstance(error, RedisRefused):
                     return Completion(tries.outcome, is_refused=True)
-                await self._not_written(held.job, tries, error, size)
+                await self._not_written(held.job, tries, error, size_of(call, tries.outcome))
             except (ConvolabWorkerError, Refusal) as error:
                 tries.outcome = await self._instead(
                     held, tries.outcome, error, was_refused=tries.refusals > 0
@@ -213,11 +216,8 @@ class JobCompleter:
 
     # writing
 
-    async def _send(self, held: JobInHand, tries: _Tries, call: Call) -> Completion:
-        """Write the outcome: on a connection of its own, once one was lost with it."""
-        outcome = tries.outcome
-        if not tries.losses:
-            return await self._write(self._backend, held, outcome, call)
+    async def _write_alone(self, held: JobInHand, outcome: Outcome, call: Call) -> Completion:
+        """Write an outcome with which the connection was lost: on a connection of its own."""
         return await self._isolation.run(
             lambda connection: self._write(self._backend.on(connection), held, outcome, call)
         )

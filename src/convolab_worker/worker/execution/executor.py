@@ -72,6 +72,7 @@ class JobInHand(HeldLock):
     aborted: Abort | None = None  # told before its handler began
     reporter: JobReporter | None = None
     has_slot: bool = False  # its fetcher's to write
+    names: dict[str, object] | None = None  # in its log lines, once it was told of
     outcome: Outcome | None = None  # what it came to, until that is written; its fetcher's too
 
     @property
@@ -101,7 +102,7 @@ class JobExecutor:
     ) -> None:
         self._handlers = handlers
         self._defaults = defaults
-        self._completed_by: dict[str, Defaults] = {}  # by the handler's key
+        self._completed_by: dict[Handler | None, Defaults] = {}
         self._report_to = report_to
         self.metrics = metrics
         self.stack_reports = stack_reports
@@ -142,16 +143,16 @@ class JobExecutor:
     def receive(self, job: ActiveJob, renewed_at: float) -> JobInHand:
         """Register a job whose lock was set or renewed at ``renewed_at`` (monotonic)."""
         held = JobInHand(job, renewed_at, handler=self._handlers.find(job.queue, job.name))
-        job.policy = self._defaults_of(held).complete(job.opts)
+        defaults = self._completed_by.get(held.handler) or self._defaults_of(held.handler)
+        if defaults.options:
+            job.policy = defaults.complete(job.opts)
         self.jobs.add(held)
         return held
 
-    def _defaults_of(self, held: JobInHand) -> Defaults:
-        """What is said for the job by its handler and, where that says nothing, by the worker."""
-        found = self._completed_by.get(held.handler_key)
-        if found is None:
-            own = NO_OPTIONS if held.handler is None else held.handler.defaults
-            found = self._completed_by[held.handler_key] = Defaults({**self._defaults, **own})
+    def _defaults_of(self, handler: Handler | None) -> Defaults:
+        """What is said for its jobs by the handler and, where that says nothing, by the worker."""
+        own = NO_OPTIONS if handler is None else handler.defaults
+        found = self._completed_by[handler] = Defaults({**self._defaults, **own})
         return found
 
     def untrack(self, held: JobInHand) -> None:
@@ -178,7 +179,7 @@ class JobExecutor:
 
     def _outcome(self, held: JobInHand) -> Coroutine[Any, Any, Outcome]:
         hooks = self._handlers.failure_hooks
-        return self._attempt(held) if not hooks else self._reported(held, hooks)
+        return self._reported(held, hooks) if hooks.functions else self._attempt(held)
 
     async def _reported(self, held: JobInHand, hooks: FailureHooks) -> Outcome:
         outcome, job = await self._attempt(held), held.job
@@ -220,7 +221,8 @@ class JobExecutor:
         except Exception as error:  # noqa: BLE001 - a payload's own class may raise anything
             return self.failure(error, active_job)
         if self._tells:
-            self._log.info("job.started", **_names(held))
+            held.names = _names(held)
+            self._log.info("job.started", **held.names)
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
         call = HandlerCall(job, handler, self._threads, self._in_process(active_job, handler))
@@ -306,7 +308,7 @@ class JobExecutor:
         )  # fmt: skip
         if type(outcome) is Completed and not self._tells:
             return
-        names = _names(held)
+        names = held.names or _names(held)
         if isinstance(outcome, Failed):
             self._tell_failure(outcome, names)
         elif isinstance(outcome, Lost):

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 # A command of so many bytes is lost for its size; what is smaller has to be lost more often.
 LARGE_BYTES = 64 * 1024
+# A result of so many characters is not measured: no setting allows less.
+SMALL_CHARACTERS = 256
 _MOST_LARGE_LOSSES, _MOST_LOSSES = 3, 6
 _LONGEST_SECONDS = 5.0
 # What is left of a reason or a stack trace that can't be written.
