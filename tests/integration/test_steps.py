@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -134,10 +135,13 @@ async def test_steps_stay_when_a_job_fails_and_a_retry_may_forget_them(
         seen.append(await job.step("voice", till.pay, "voice"))
         raise ValueError
 
+    def has_run(times: int) -> bool:
+        return len(seen) == times
+
     async with running(handlers) as (_, client):
         job = await client.enqueue("work")
         for runs in range(1, 5):
-            await wait_until(lambda runs=runs: len(seen) == runs)
+            await wait_until(partial(has_run, runs))
             await wait_until(lambda: redis.zscore(f"bull:{queue_name}:failed", job))
             assert [*await kept(redis, queue_name, job)] == ["voice"]
             if runs < 3:
