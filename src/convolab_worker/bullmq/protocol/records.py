@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, Options
+from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, Options, most_attempts, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,8 +67,7 @@ class ActiveJob:
 
     @property
     def max_attempts(self) -> int:
-        attempts = (self.policy or self.opts).get("attempts", 1)
-        return max(attempts, 1) if isinstance(attempts, int) else 1
+        return most_attempts(self.policy or self.opts)
 
 
 def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) -> ActiveJob:
@@ -161,8 +160,11 @@ def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
     if stack is not None:
         traces.append(stack)
     limit = job.opts.get("stackTraceLimit")
-    if isinstance(limit, int) and limit >= 0:
-        traces = traces[-limit:] if limit else []
+    if limit == 0 and isinstance(limit, (int, float)) and not isinstance(limit, bool):
+        traces = []
+    elif limit:  # JavaScript's slice(-limit)
+        last = max(min(number(limit) or 0, len(traces)), -len(traces))
+        traces = traces[-int(last) :]
     told = json.dumps(traces, ensure_ascii=False, separators=(",", ":"))
     # A lone surrogate, which UTF-8 can't carry, is written as JSON's own escape, as Node does.
     return told.encode("utf-8", "backslashreplace").decode("utf-8")
