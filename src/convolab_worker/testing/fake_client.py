@@ -250,9 +250,8 @@ class FakeJobClient(JobClient):
         del self._kept[job.queue, job.id]
         return "removed"
 
-    async def _act(
-        self, jobs: Jobs, queue: str | None, kind: actions.Kind, *, reset_attempts: bool = False
-    ) -> int:
+    async def _act(self, jobs: Jobs, queue: str | None, kind: actions.Kind, **how: bool) -> int:
+        reset_attempts = how.get("reset_attempts", False)  # a job that never ran has no steps
         if isinstance(jobs, str | JobStatus):
             job = self._find(jobs, queue) if isinstance(jobs, str) else jobs
             if not self._acted(job, kind, reset_attempts=reset_attempts):
