@@ -15,6 +15,7 @@ from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.protocol.schedules import Schedule
 from convolab_worker.client import actions, enqueue, queues as of_queues, schedules
 from convolab_worker.client.client import JobClient, typed_result
+from convolab_worker.client.demand import Demand
 from convolab_worker.client.events import JobEvent
 from convolab_worker.client.job_status import JobStatus, not_found, seen
 from convolab_worker.client.jobs import Wanted, checked_states
@@ -216,6 +217,11 @@ class FakeJobClient(JobClient):
 
     async def counts(self) -> dict[str, dict[str, int]]:
         return {keys.queue: self._counted(keys.queue) for keys in self._queues(None)}
+
+    async def demand(self) -> Demand:
+        states = [job.state for job in self._kept.values() if job.queue in self.settings.queues]
+        ready = states.count("waiting") + states.count("prioritized")
+        return Demand(ready=ready, active=states.count("active"))
 
     def _counted(self, queue: str) -> dict[str, int]:
         states = [job.state for job in self._kept.values() if job.queue == queue]
