@@ -190,10 +190,11 @@ class JobClient(Schedules):
         has a ``job_id``. ``on_commit`` is as for ``enqueue``.
         """
         on_commit = options.pop("on_commit", None)
+        session = self._current_session()  # of now: the client may be closed meanwhile
         additions = await self._additions(jobs, data, options)
         if on_commit and self._follows_commit(on_commit, additions):
             return [new.job_id_to_be() for new in additions]
-        return await self._add_many(self._current_session(), additions)
+        return await self._add_many(session, additions)
 
     async def _additions(
         self, jobs: Any, data: Iterable[Any] | None, options: Mapping[str, Any]
