@@ -165,6 +165,9 @@ async def test_a_time_out_that_leaves_another_program_behind_says_so(
 
 
 APP = """
+import multiprocessing
+import time
+
 from convolab_worker import HandlerRegistry, Job
 
 handlers = HandlerRegistry()
@@ -177,6 +180,15 @@ async def in_loop(job: Job[dict]) -> None:
         await program.wait()
 
 
+@handlers.audio("forks")
+def forks(job: Job[dict]) -> None:
+    with job.subprocess(*job.data["command"]) as program:
+        fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=[3])
+        fork.start()
+        open(job.data["notes"], "w").write(str(program.pid))
+        program.wait()
+
+
 @handlers.audio("process", process=True)
 def in_process(job: Job[dict]) -> None:
     with job.subprocess(*job.data["command"]) as program:
@@ -185,12 +197,23 @@ def in_process(job: Job[dict]) -> None:
 """
 
 
-@pytest.mark.parametrize("name", ["loop", "process"])
-@pytest.mark.parametrize("how", ["kill", "stop"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("loop", "kill"),
+        ("process", "kill"),
+        ("forks", "kill"),
+        ("loop", "stop"),
+        ("process", "stop"),
+    ],
+)
 async def test_a_worker_that_ends_leaves_no_program(
     make_settings: Callable[..., Settings], client: JobClient, tmp_path: Path, name: str, how: str
 ) -> None:
-    """Killed or stopped; also in uvloop, which the command line uses where it is installed."""
+    """Killed or stopped; also in uvloop, which the command line uses where it is installed.
+
+    A fork of the worker, which lives for some seconds longer, keeps nothing alive.
+    """
     settings, notes = make_settings(), tmp_path / "notes"
     (tmp_path / "programs_app.py").write_text(APP)
     command = [
@@ -208,4 +231,4 @@ async def test_a_worker_that_ends_leaves_no_program(
 
         worker.send_signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
 
-    await all_gone([pid])
+    await wait_until(lambda: not is_alive(pid), timeout=2)

@@ -144,7 +144,7 @@ def failure(
         return Failed(reason, stack, error=error)
     try:
         delay = retry_delay(
-            active_job.policy,
+            active_job.policy or active_job.opts,
             active_job.attempts_made,
             random=random(),
             custom=lambda name: strategies.delay(name, _failed_attempt(active_job, error)),
