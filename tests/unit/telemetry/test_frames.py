@@ -47,17 +47,14 @@ def test_the_applications_innermost_line_is_found(
 
 def test_a_stack_is_told_apart_by_whose_its_frames_are() -> None:
     """Lines of code go with their frame; what is no frame is text; JavaScript's are known too."""
-    python = "\n".join(
-        [
-            "Traceback (most recent call last):",
-            '  File "/srv/app/speech.py", line 7, in speak',
-            "    await voice()",
-            "          ^^^^^^^",
-            '  File "/srv/.venv/lib/python3.12/site-packages/httpx/_client.py", line 1, in get',
-            "    raise it",
-            "ValueError: no voice",
-        ]
-    )
+    python = """\
+Traceback (most recent call last):
+  File "/srv/app/speech.py", line 7, in speak
+    await voice()
+          ^^^^^^^
+  File "/srv/.venv/lib/python3.12/site-packages/httpx/_client.py", line 1, in get
+    raise it
+ValueError: no voice"""
     node = "Error: no voice\n    at speak (/srv/app/speech.js:3:9)\n    at node:internal/x:1:2"
 
     assert [whose for whose, _ in sections_of(python)] == ["text", "application", "library", "text"]
