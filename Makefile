@@ -19,6 +19,8 @@ NODE_PACKAGES := tests/interop/node_modules/.installed
 # For one test or other options: make unit PYTEST_ARGS="-k idle -x"
 PYTEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest
+# Whole files at a time: what a file's tests share is made once. WORKERS=0 runs one after the other.
+WORKERS ?= 2
 
 ##@ Use
 .PHONY: demo
@@ -43,7 +45,7 @@ schema: $(VENV)/dev.installed ## write the example's schema and its types for Ty
 ##@ Check
 .PHONY: test
 test: lint types layers $(VENV)/dev.installed node-packages ## everything that a change must pass
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/dev.installed ## ruff, hadolint, yamllint, the Compose schema

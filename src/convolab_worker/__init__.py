@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.flows import Child
     from convolab_worker.bullmq.job_id import JobId
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import (
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.queues import QueueStatus
     from convolab_worker.client.sync_client import SyncJobClient
+    from convolab_worker.handlers.children import Child
     from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
@@ -65,7 +65,7 @@ __all__ = [
 
 _MODULES = {
     "CallNext": "handlers.middleware",
-    "Child": "bullmq.flows",
+    "Child": "handlers.children",
     "Deduplication": "bullmq.protocol.keywords",
     "DrainResult": "worker.worker",
     "Exponential": "bullmq.protocol.keywords",

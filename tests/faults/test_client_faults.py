@@ -15,7 +15,7 @@ import pytest
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
-from convolab_worker import JobClient, Settings
+from convolab_worker import JobClient, ScheduleOptions, Settings
 from convolab_worker.errors import RedisUnavailable
 from tests.support.proxy import TcpProxy
 from tests.support.service import Service, says, service
@@ -42,10 +42,17 @@ async def add_many(client: JobClient) -> None:
     await client.enqueue_many([*jobs, {"name": "work", "data": {"mark": LAST.decode()}}])
 
 
+async def schedule(client: JobClient) -> None:
+    """A schedule whose first job is due at once."""
+    await client.schedule("tick", "work", {"mark": LAST.decode()}, every=3600)
+
+
 async def add_before(settings: Settings) -> None:
-    """A job that is there already, and with it the scripts that add jobs."""
+    """A job that is there already, and with it the scripts that add jobs and schedules."""
     async with JobClient(settings) as client:
         await client.enqueue("work")
+        await client.schedule("other", "work", every=3600)
+        await client.unschedule("other")
 
 
 async def is_woken(there: Service) -> bool:
@@ -56,7 +63,7 @@ async def is_woken(there: Service) -> bool:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("adding", [add_one, add_many])
+@pytest.mark.parametrize("adding", [add_one, add_many, schedule])
 async def test_jobs_whose_answer_is_lost_wake_the_service(
     make_settings: MakeSettings, redis: Redis, queue_name: str, proxy: TcpProxy, adding: Call
 ) -> None:
@@ -75,7 +82,7 @@ async def test_jobs_whose_answer_is_lost_wake_the_service(
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("adding", [add_one, add_many])
+@pytest.mark.parametrize("adding", [add_one, add_many, schedule])
 async def test_jobs_whose_caller_lost_patience_wake_the_service(
     make_settings: MakeSettings, redis: Redis, queue_name: str, proxy: TcpProxy, adding: Call
 ) -> None:
@@ -93,6 +100,29 @@ async def test_jobs_whose_caller_lost_patience_wake_the_service(
 
     assert await redis.llen(f"bull:{queue_name}:wait") > 1
     assert woken
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("when", [{"every": 3600}, {"cron": "0 6 1 1 *"}], ids=str)
+async def test_a_schedule_whose_answer_is_lost_is_written_once(
+    make_settings: MakeSettings,
+    redis: Redis,
+    queue_name: str,
+    proxy: TcpProxy,
+    when: ScheduleOptions,
+) -> None:
+    """It is written again, in its own place: it has one next job, the same one."""
+    await add_before(make_settings())
+    before = {*await redis.keys(f"bull:{queue_name}:repeat:*")}
+    async with JobClient(make_settings(redis_url=proxy.url)) as client:
+        lost = proxy.swallow_replies(1, matching=LAST, cut=True)
+        job_id = await client.schedule("tick", "work", LAST.decode(), **when)
+        (written,) = await client.schedules()
+        jobs = {*await redis.keys(f"bull:{queue_name}:repeat:*:*")} - before
+
+    assert lost.done.is_set()
+    assert (written.id, written.count) == ("tick", 1)
+    assert jobs == {f"bull:{queue_name}:{job_id}"}
 
 
 @pytest.mark.asyncio

@@ -108,9 +108,7 @@ async def test_a_handler_is_enqueued_as_itself(worker: RunningWorker) -> None:
 
 
 async def test_children_by_declaration_and_by_handler(worker: RunningWorker) -> None:
-    result = await worker.client.result(
-        await worker.client.enqueue(course, AudioRequest("ab")), timeout=10
-    )
+    result = await worker.run(course, AudioRequest("ab"))
 
     assert result == {"one": {"seconds": 2.0}, "list": [{"seconds": 2.0}]}
 

@@ -196,6 +196,38 @@ async def test_a_paused_queue_gives_no_job_until_it_is_resumed(
     assert (code, json.loads(out)) == (0, {"queue": queue, "done": "resumed"})
 
 
+async def test_what_a_scheduler_has_next_is_removed_with_the_scheduler_alone(
+    client: JobClient,
+) -> None:
+    job_id = await client.schedule("yearly", "speak", cron="0 0 1 1 *")
+    due = [job.id async for job in client.jobs() if job.id == job_id]
+
+    with pytest.raises(WrongState, match="a job scheduler has it next"):
+        await client.remove(job_id)
+    with pytest.raises(WrongState, match="remove the scheduler"):
+        await client.cancel(job_id)
+
+    assert due == [job_id]
+    assert await client.unschedule("yearly")
+    assert [job.id async for job in client.jobs()] == []
+
+
+async def test_jobs_that_bullmq_5_has_set_aside_are_listed_and_resumed(
+    client: JobClient, redis: Redis, key: str
+) -> None:
+    """It moves the jobs of a paused queue to a list of their own."""
+    await client.enqueue_many([{"name": "plain", "job_id": f"j{number}"} for number in range(3)])
+    await redis.rename(f"{key}:wait", f"{key}:paused")
+    await redis.hset(f"{key}:meta", "paused", "1")
+    assert await ids_of_state(client, "waiting") == ["j2", "j1", "j0"]
+    assert await client.remove("j1") == 1
+
+    await client.resume()
+
+    assert await redis.lrange(f"{key}:wait", 0, -1) == ["j2", "j0"]
+    assert not (await client.queues())[0].paused
+
+
 async def test_old_jobs_are_cleaned_away(
     client: JobClient, redis: Redis, key: str, commands: Commands
 ) -> None:

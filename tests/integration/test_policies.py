@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from convolab_worker import Child, Exponential, Fixed, HandlerRegistry, Job, JobClient, Worker
-from convolab_worker.cli.main import main
 from convolab_worker.errors import JobFailed
 from tests.support.waiting import wait_until
 
@@ -173,29 +171,4 @@ async def test_a_child_has_options_of_its_own(
         "sizeLimit": 20,
         "attempts": 2,
         "backoff": {"type": "fixed", "delay": 1000, "jitter": 0.2},
-    }
-
-
-async def test_the_command_line_gives_the_same_options(
-    redis: Redis, server_url: str, queue_name: str
-) -> None:
-    """Each flag as the keyword of its name."""
-    flags = [
-        *("--attempts", "3", "--backoff", "exponential:2s:1m", "--keep-completed", "1000/1d"),
-        *("--keep-failed", "none", "--lifo", "--deduplication", "same"),
-    ]
-
-    where = ["--redis-url", server_url, "--queue", queue_name]
-    code = await asyncio.to_thread(main, ["enqueue", "work", "{}", *where, *flags])
-    any_redis: Any = redis
-    (job_id,) = await any_redis.lrange(f"bull:{queue_name}:wait", 0, -1)
-
-    assert code == 0
-    assert json.loads(await any_redis.hget(f"bull:{queue_name}:{job_id}", "opts")) == {
-        "attempts": 3,
-        "backoff": {"type": "exponential", "delay": 2000, "jitter": 0.5, "maxDelay": 60_000},
-        "removeOnComplete": {"age": 86_400, "count": 1000},
-        "removeOnFail": True,
-        "lifo": True,
-        "de": {"id": "same"},
     }

@@ -315,9 +315,15 @@ async def test_a_process_that_is_killed_costs_one_attempt_and_never_the_worker(
     assert await client.result(other, SOON) == "cancelled True"
 
 
-@pytest.mark.parametrize("how", ["", "lock"])
+@pytest.mark.parametrize(
+    ("how", "number"), [("", signal.SIGKILL), ("lock", signal.SIGKILL), ("", signal.SIGHUP)]
+)
 async def test_a_worker_that_is_killed_leaves_no_orphan(
-    make_settings: Callable[..., Settings], client: JobClient, tmp_path: Path, how: str
+    make_settings: Callable[..., Settings],
+    client: JobClient,
+    tmp_path: Path,
+    how: str,
+    number: signal.Signals,
 ) -> None:
     """The kernel ends its processes and theirs, even one that holds the interpreter lock."""
     settings, notes = make_settings(), tmp_path / "notes"
@@ -331,7 +337,7 @@ async def test_a_worker_that_is_killed_leaves_no_orphan(
         pids = await noted(notes)
         assert all(is_alive(pid) for pid in pids)
 
-        worker.kill()
+        worker.send_signal(number)
 
     await all_gone(pids)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, JobType, ScheduleOptions
-from convolab_worker.cli.main import main
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, InvalidPayload
 from tests.support.commandstats import counted_commands
@@ -120,62 +117,3 @@ async def test_a_schedules_commands_are_counted(
         for name in ("evalsha", "eval", "hgetall"):
             counted.calls.pop(name, 0)
         assert inner == counted.total - 1  # ZRANGE, which is sent
-
-
-async def test_the_command_line_writes_lists_and_removes_schedules(
-    server_url: str, queue_name: str, redis: Redis, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As text and as JSON; one that is not there is a failure."""
-    where = ["--redis-url", server_url, "--queue", queue_name]
-
-    async def run(*arguments: str) -> tuple[int, str, str]:
-        code = await asyncio.to_thread(main, ["schedule", *arguments, *where])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    timing = ["--cron", "0 6 * * *", "--tz", "Asia/Tokyo", "--limit", "3", "--attempts", "2"]
-    bounds = ["--start", "2098-01-01T00:00:00+01:00", "--until", "4100000000"]
-    code, out, _ = await run("set", "nightly", "report", '{"day": "1"}', *timing, *bounds)
-    assert (code, out.startswith("repeat:nightly:40")) == (0, True)
-    any_redis: Any = redis
-    assert await any_redis.exists(f"bull:{queue_name}:{out.strip()}")
-
-    code, out, _ = await run("list")
-    row = out.splitlines()[1].split("  ")
-    assert code == 0
-    assert [cell for cell in row if cell][3:] == [
-        "0 6 * * * Asia/Tokyo", "2098-01-01 21:00:00 UTC", "1 of 3",
-    ]  # fmt: skip
-
-    code, out, _ = await run("list", "--json")
-    listed = json.loads(out)
-    assert (code, listed["cron"], listed["start"], listed["options"]) == (
-        0, "0 6 * * *", 4039369200.0, {"attempts": 2},
-    )  # fmt: skip
-
-    assert await run("remove", "nightly") == (0, "nightly is removed\n", "")
-    code, out, err = await run("remove", "nightly")
-    assert (code, out) == (1, "")
-    assert f"there is no schedule nightly on {queue_name}" in err
-    assert await run("list") == (0, "", "there are no schedules\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--every", "0s"], "expected a duration from 1ms"),
-        (["--cron", "0 6 * * *", "--start", "2098-01-01T00:00:00"], "a time with its zone"),
-        (["--cron", "0 6 * * *", "--until", "soon"], "a time with its zone"),
-        ([], "expected either seconds, or a pattern"),
-        (["--every", "5s", "--queue", "other"], "expected the one queue that its jobs go to"),
-    ],
-)
-async def test_a_wrong_schedule_is_wrong_usage(
-    arguments: list[str], message: str, queue_name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 2, with what was expected."""
-    command = ["schedule", "set", "nightly", "report", "--queue", queue_name, *arguments]
-
-    code = await asyncio.to_thread(main, command)
-
-    assert (code, message in capsys.readouterr().err) == (2, True)

@@ -5,9 +5,11 @@ A line with an `ignore` must be an error: both checkers complain of one that is 
 
 from __future__ import annotations
 
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from subprocess import Popen
 from typing import Any, TypedDict, assert_type
 
 from convolab_worker import (
@@ -23,6 +25,7 @@ from convolab_worker import (
     JobId,
     JobOptions,
     JobStatus,
+    Renewal,
     Schedule,
     Settings,
     Worker,
@@ -91,6 +94,21 @@ def render(job: Job[dict[str, int]]) -> int:
     assert_type(job.data, dict[str, int])
     assert_type(job.resources, Any)
     return job.data["lines"]
+
+
+@handlers.image("frames", process=Renewal(jobs=100, memory_mb=800), concurrency=2)
+def frames(job: Job[dict[str, int]]) -> int:
+    with job.subprocess("sort", text=True) as program:
+        assert_type(program, Popen[Any])
+    return job.data["frames"]
+
+
+@handlers.audio("encode")
+async def encode(job: Job[dict[str, str]]) -> int | None:
+    async with job.subprocess("ffmpeg", "-i", job.data["source"]) as program:
+        assert_type(program, Process)
+        await program.wait()
+    return program.returncode
 
 
 @handlers.course("course")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypedDict, assert_type
 
-from convolab_worker import Child, HandlerRegistry, Job, JobClient, JobId, JobType
+from convolab_worker import Child, HandlerRegistry, Job, JobClient, JobId, JobType, SyncJob
+from convolab_worker.testing import RunningWorker
 
 handlers = HandlerRegistry()
 
@@ -91,6 +92,11 @@ async def draw(job: Job[Line]) -> list[str]:
     return [job.data["speaker"]]
 
 
+@handlers.image("paint")
+def paint(job: SyncJob[AudioRequest]) -> AudioResult:
+    return AudioResult(1.0)
+
+
 async def use(client: JobClient) -> None:
     by_type = await client.enqueue(GENERATE_AUDIO, AudioRequest("a"), delay=3)
     assert_type(by_type, JobId[AudioResult])
@@ -99,6 +105,7 @@ async def use(client: JobClient) -> None:
     assert_type(await client.enqueue(generate_audio, AudioRequest("a")), JobId[AudioResult])
     assert_type(await client.enqueue(in_a_thread, AudioRequest("a")), JobId[AudioResult])
     assert_type(await client.enqueue(render, {"lines": 3}), JobId[int])
+    assert_type(await client.enqueue(paint, AudioRequest("a")), JobId[AudioResult])
     assert_type(await client.enqueue(draw, Line(speaker="a")), JobId[list[str]])
     assert_type(await client.enqueue(READ, [Line(speaker="a")]), JobId[None])
     assert_type(await client.enqueue(UNION, 3), JobId[int | None])
@@ -114,6 +121,13 @@ async def use(client: JobClient) -> None:
     assert_type(await client.enqueue_many([{"name": GENERATE_AUDIO}]), list[JobId])
 
 
+async def test_it(worker: RunningWorker) -> None:
+    assert_type(await worker.run(GENERATE_AUDIO, AudioRequest("a")), AudioResult)
+    assert_type(await worker.run(render, {"lines": 3}), int)
+    assert_type(await worker.run("by-name", {"any": 1}), Any)
+    await worker.run(GENERATE_AUDIO, "a")  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 async def misuse(client: JobClient, job: Job[Any]) -> None:
     await client.enqueue(GENERATE_AUDIO, {"text": "a"})  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await client.enqueue(GENERATE_AUDIO)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
@@ -123,7 +137,8 @@ async def misuse(client: JobClient, job: Job[Any]) -> None:
     await client.enqueue(GENERATE_AUDIO, AudioRequest("a"), dealy=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await client.enqueue_many(GENERATE_AUDIO, ["a"])  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]
     Child(GENERATE_AUDIO, AudioResult(1.0))  # type: ignore[misc]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    Child(draw, AudioRequest("a"))  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     Child(GENERATE_AUDIO)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     await job.enqueue_children(
-        [Child(GENERATE_AUDIO, AudioRequest("a"), key="a"), Child(draw, {"speaker": "b"})]
+        [Child(paint, AudioRequest("a"), key="a"), Child(draw, Line(speaker="b"))]
     )

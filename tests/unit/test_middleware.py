@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from convolab_worker import CallNext, Settings, Worker
-from convolab_worker.bullmq.flows import Child
 from convolab_worker.bullmq.outcome import Completed, Failed, Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError
+from convolab_worker.handlers.children import Child
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
 from convolab_worker.testing import run_handler

@@ -1,4 +1,4 @@
-"""Flows: Child, a part of a job as its handler asks for it; adds children, reads their results."""
+"""Flows: adds a job's children, and reads their results."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import asyncio
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 from convolab_worker.bullmq import producer
-from convolab_worker.bullmq.job_type import JobType, job_type_of
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keywords import (
     FAILURE_OPTIONS,
     LIFE_MARK,
     Backoff,
-    JobPolicy,
     Keep,
     check_keyword,
     check_size,
@@ -28,47 +26,24 @@ from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
 
 OnFailure = Literal["fail", "ignore", "continue", "remove"]
-P = TypeVar("P")
 _OPTIONS = (
     "attempts", "backoff", "delay", "priority", "keep_completed", "keep_failed", "lifo",
     "keep_logs", "stack_trace_limit", "size_limit",
 )  # fmt: skip
 
 
-class ChildOptions(JobPolicy, total=False):
-    """The keywords of ``Child`` besides the job's own name and data."""
-
-    queue: str | None
-    key: str | None
-    delay: float | None
-    priority: int | None
-    on_failure: OnFailure
-    lifo: bool | None
-    keep_logs: int | None
-    stack_trace_limit: int | None
-    size_limit: int | None
-
-
 @dataclass(frozen=True, slots=True)
-class Child:
-    """A part of a job, to be run as a BullMQ child.
+class ChildJob:
+    """A part of a job as BullMQ knows it: handlers ask for it by ``handlers.children.Child``.
 
-    ``name`` is that of the job, its JobType or its handler; these two give the queue and options
-    that are not given here, and ``data`` is checked as the handler will check it.
-    ``key`` names its result within the parent (by default the job name), and makes its id: a child
-    that one job asks for twice is one job. ``queue`` is the parent's own by default. ``on_failure``
-    says what happens if the child fails for good: ``fail`` the parent, ``ignore`` the failure (the
-    parent goes on when the others are done), ``continue`` the parent at once, or ``remove`` the
-    child from what the parent waits for. The others are those of JobOptions; BullMQ allows no
-    deduplication of children. Raises ConfigurationError for values that can't be, and
-    InvalidPayload for data that the handler would refuse.
+    Raises ConfigurationError for values that can't be.
     """
 
     name: str
@@ -87,27 +62,7 @@ class Child:
     stack_trace_limit: int | None = None
     size_limit: int | None = None
 
-    if TYPE_CHECKING:
-
-        @overload
-        def __init__(
-            self, job_type: JobType[P, Any], data: P, /, **options: Unpack[ChildOptions]
-        ) -> None: ...
-
-        @overload
-        def __init__(
-            self, handler: Callable[..., Any], data: Any, /, **options: Unpack[ChildOptions]
-        ) -> None: ...
-
-        @overload
-        def __init__(self, name: str, data: Any = ..., **options: Unpack[ChildOptions]) -> None: ...
-
-        def __init__(self, name: Any, data: Any = None, **options: Any) -> None: ...
-
     def __post_init__(self) -> None:
-        target: object = self.name
-        if not isinstance(target, str):
-            self._become(job_type_of(target))
         for what in ("name", "queue", "on_failure"):
             check_keyword("Child", what, getattr(self, what))
         check_keyword("Child", "key", self.result_key)
@@ -116,14 +71,6 @@ class Child:
     def job_options(self) -> dict[str, Any]:
         """BullMQ's job options of the child, without those that concern its parent."""
         return job_options("Child", {what: getattr(self, what) for what in _OPTIONS})
-
-    def _become(self, job_type: JobType[Any, Any]) -> None:
-        """Take the name, and the queue and options that are not given, from a declaration."""
-        job_type.encode(self.data)  # which raises for data that does not fit
-        object.__setattr__(self, "name", job_type.name)
-        for what, value in {"queue": job_type.queue, **job_type.options}.items():
-            if getattr(self, what) is None:
-                object.__setattr__(self, what, value)
 
     @property
     def result_key(self) -> str:
@@ -135,12 +82,12 @@ class Child:
         return FAILURE_OPTIONS[self.on_failure]
 
 
-def check_keys(children: Iterable[object]) -> tuple[Child, ...]:
+def check_keys(children: Iterable[object]) -> tuple[ChildJob, ...]:
     """Returns the children; raises ConfigurationError if there are none, or keys repeat."""
-    checked: list[Child] = []
+    checked: list[ChildJob] = []
     seen: set[str] = set()
     for child in children:
-        if not isinstance(child, Child):
+        if not isinstance(child, ChildJob):
             msg = f"enqueue_children: expected Child objects, got {type(child).__name__}"
             raise ConfigurationError(msg)
         if child.result_key in seen:
@@ -154,13 +101,13 @@ def check_keys(children: Iterable[object]) -> tuple[Child, ...]:
     return tuple(checked)
 
 
-def not_ended(children: Iterable[Child], ended: Iterable[str]) -> list[Child]:
+def not_ended(children: Iterable[ChildJob], ended: Iterable[str]) -> list[ChildJob]:
     """Returns those of ``children`` whose keys are not among those that have ``ended``."""
     known = {*ended}
     return [child for child in children if child.result_key not in known]
 
 
-def nothing_to_wait_for(children: Iterable[Child], ended: Iterable[str]) -> ConvolabWorkerError:
+def nothing_to_wait_for(children: Iterable[ChildJob], ended: Iterable[str]) -> ConvolabWorkerError:
     """Returns why a job that asks for ``children`` fails: called again, it would ask for ever."""
     asked = [child.result_key for child in children]
     keys = ", ".join(asked)
@@ -241,8 +188,8 @@ def _queue_and_id(prefix: str, job_key: str) -> tuple[str, str]:
 
 
 async def left_to_add(
-    backend: Backend, parent: ActiveJob, children: Sequence[Child]
-) -> list[Child]:
+    backend: Backend, parent: ActiveJob, children: Sequence[ChildJob]
+) -> list[ChildJob]:
     """Returns those of ``children`` that have not ended; one that waits or runs is among them.
 
     Nothing is asked where the parent can't have added any.
@@ -259,7 +206,7 @@ async def left_to_add(
 
 
 def pipelines(
-    backend: Backend, parent: ActiveJob, children: Sequence[Child], carried: Mapping[str, Any]
+    backend: Backend, parent: ActiveJob, children: Sequence[ChildJob], carried: Mapping[str, Any]
 ) -> Iterator[list[tuple[QueueKeys, NewJob]]]:
     """Yields the children as new jobs, in lists that ``producer.add_all`` adds at once.
 
@@ -277,7 +224,7 @@ def pipelines(
     return producer.pipelines(jobs, lambda added: len(added[1].data))
 
 
-async def have_ended(backend: Backend, parent: ActiveJob, children: Sequence[Child]) -> bool:
+async def have_ended(backend: Backend, parent: ActiveJob, children: Sequence[ChildJob]) -> bool:
     """Returns whether children have ended of which the parent's handler has not been told.
 
     If so, it is called again, and is told of them: it gets the same answer twice only if further
@@ -296,7 +243,7 @@ async def have_ended(backend: Backend, parent: ActiveJob, children: Sequence[Chi
     return has_news
 
 
-async def _has_failed(backend: Backend, parent: ActiveJob, child: Child) -> bool:
+async def _has_failed(backend: Backend, parent: ActiveJob, child: ChildJob) -> bool:
     """Whether a child has failed of which its parent was not told; if so, it is told now."""
     keys = backend.keys_of(child.queue or parent.queue)
     job_id = ChildIds.of(backend.keys[parent.queue], parent).id_of(child.result_key)
@@ -358,7 +305,7 @@ def _pairs(flat: list[str]) -> dict[str, str]:
 
 
 def _new_job(
-    backend: Backend, parent: ActiveJob, job_id: str, child: Child, carried: Mapping[str, Any]
+    backend: Backend, parent: ActiveJob, job_id: str, child: ChildJob, carried: Mapping[str, Any]
 ) -> NewJob:
     data = encode_data(child.data, what=f"data of the child {child.result_key!r}")
     options = child.job_options()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convolab_worker.bullmq.flows import Child
+    from convolab_worker.bullmq.flows import ChildJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class AwaitsChildren:
     ``carried`` are job options that the children get in addition to their own: a trace's context.
     """
 
-    children: tuple[Child, ...]
+    children: tuple[ChildJob, ...]
     carried: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -33,13 +33,8 @@ _LOCKED = "a worker has it, or one of its children"
 _SCHEDULED = "a job scheduler has it next"
 _GONE = "it is gone"
 _ANSWERS = {1: DONE, 0: _LOCKED, -1: _GONE, -8: _SCHEDULED}
-UNSTARTED = {
-    "waiting": "wait",
-    "prioritized": "prioritized",
-    "delayed": "delayed",
-    "waiting-children": "waiting-children",
-}
-"""The states of jobs that no worker has, each with the key that such a job stands in."""
+UNSTARTED = ("waiting", "prioritized", "delayed", "waiting-children")
+"""The states of jobs that no worker has."""
 _MOVED = -3  # it does not stand where it was seen any more
 _ENDED = ("failed", "completed")
 UNPLACED = "unknown"  # BullMQ's name for the state of a job that stands nowhere
@@ -67,7 +62,7 @@ class Action:
         if job.state == UNPLACED:
             return client_calls.remove_job(keys, job.id)
         if self.kind == "remove":
-            return client_calls.remove_job_in(keys, job.id, UNSTARTED.get(job.state, job.state))
+            return client_calls.remove_job_in(keys, job.id, job.state)
         return client_calls.retry_job(
             keys, job.id, job.state, lifo=job.lifo, reset_attempts=self.reset_attempts
         )
@@ -151,7 +146,7 @@ async def remove_unstarted(connection: Connection, keys: QueueKeys, job: JobStat
     Returns None if it has started, or is gone, in the meantime. Raises WrongState if it can't be
     removed: one of its children runs, or a job scheduler would lose its next run.
     """
-    call = client_calls.remove_job_in(keys, job.id, UNSTARTED[job.state])
+    call = client_calls.remove_job_in(keys, job.id, job.state)
     answer = await run_script(connection, Purpose.STATUS, call)
     if answer == 1:
         return "removed"

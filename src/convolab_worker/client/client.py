@@ -15,11 +15,13 @@ from convolab_worker.client import enqueue, following
 from convolab_worker.client.job_status import JobStatus, find_job
 from convolab_worker.client.schedules import Schedules
 from convolab_worker.client.session import Session
+from convolab_worker.client.transactions import after_commit, heed_sessions
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import (
     ConfigurationError,
+    ConvolabWorkerError,
     JobFailed,
     JobNotFound,
     ReplyLost,
@@ -68,6 +70,8 @@ class JobClient(Schedules):
         self._session: Session | None = None
         self._tracing = tracing(settings)
         self._waker = None if settings.wake_url is None else _waker(settings)
+        self._after_commits: set[asyncio.Task[None]] = set()
+        heed_sessions()
 
     @overload
     async def enqueue(
@@ -114,8 +118,16 @@ class JobClient(Schedules):
         ``stack_trace_limit`` and ``size_limit``. Raises ConfigurationError for options that can't
         be, InvalidPayload for data that the handler would refuse, and InvalidResult if ``data`` is
         not JSON.
+
+        With ``on_commit=True`` the job is checked at once, and added when the surrounding
+        transaction of Django or SQLAlchemy commits; not at all if that rolls back. ``on_commit``
+        may be a session of SQLAlchemy, too. Of a job that can't be added then, a log line tells
+        (``enqueue.lost``).
         """
+        on_commit = options.pop("on_commit", None)
         new = enqueue.addition(name, data, options, self._keys_of)
+        if on_commit and self._follows_commit(on_commit, [new.carrying(self._tracing.carried())]):
+            return new.job_id_to_be()
         session = self._current_session()
         with self._tracing.adding(new.keys.queue, new.job.name) as carried:
             return await self._add(session, new.carrying(carried) if carried else new)
@@ -157,7 +169,11 @@ class JobClient(Schedules):
 
     @overload
     async def enqueue_many(
-        self, jobs: Iterable[Mapping[str, Any]], *, queue: str | None = None
+        self,
+        jobs: Iterable[Mapping[str, Any]],
+        *,
+        queue: str | None = None,
+        on_commit: Any = None,
     ) -> list[JobId]: ...
 
     async def enqueue_many(
@@ -170,15 +186,26 @@ class JobClient(Schedules):
         handler. Then ``queue`` is for those that name none. All are checked before the first is
         sent. Each job is added whole, but the list is no transaction: when RedisUnavailable is
         raised, the first ones may be there. The same call again then adds the rest, if each job
-        has a ``job_id``.
+        has a ``job_id``. ``on_commit`` is as for ``enqueue``.
         """
-        session = self._current_session()
+        on_commit = options.pop("on_commit", None)
+        additions = await self._additions(jobs, data, options)
+        if on_commit and self._follows_commit(on_commit, additions):
+            return [new.job_id_to_be() for new in additions]
+        return await self._add_many(self._current_session(), additions)
+
+    async def _additions(
+        self, jobs: Any, data: Iterable[Any] | None, options: Mapping[str, Any]
+    ) -> list[Addition]:
+        """Return the jobs of these arguments of ``enqueue_many``. Raises ConfigurationError."""
         queue = options.get("queue")
         if data is not None:
             jobs = [{"name": jobs, "data": part, **options} for part in data]
         additions = await enqueue.additions(jobs, lambda name: self._keys_of(name or queue))
         carried = self._tracing.carried()
-        additions = [new.carrying(carried) for new in additions]
+        return [new.carrying(carried) for new in additions]
+
+    async def _add_many(self, session: Session, additions: list[Addition]) -> list[JobId[Any]]:
         delays: set[float | None] = set()  # of those that may be there, if not all are sent
 
         def note(sent: list[Addition]) -> None:
@@ -188,6 +215,30 @@ class JobClient(Schedules):
             return await enqueue.add_many(session, additions, on_send=note)
         finally:
             self._wake(session, delays)
+
+    def _follows_commit(self, surrounding: Any, jobs: list[Addition]) -> bool:
+        """Have the jobs added when a transaction commits; False if there is none."""
+        loop = asyncio.get_running_loop()
+
+        def begin() -> None:
+            task = loop.create_task(self._add_after_commit(jobs), name="convolab-after-commit")
+            self._after_commits.add(task)
+            task.add_done_callback(self._after_commits.discard)
+
+        def on_commit() -> None:
+            if _is_running(loop):
+                begin()
+            else:
+                loop.call_soon_threadsafe(begin)
+
+        return after_commit(surrounding, on_commit)
+
+    async def _add_after_commit(self, jobs: list[Addition]) -> None:
+        try:
+            await self._add_many(self._current_session(), jobs)
+        except ConvolabWorkerError as error:  # nobody waits for it
+            ids = [new.job.id for new in jobs]
+            _log.error("enqueue.lost", job_ids=ids, name=jobs[0].job.name, reason=str(error))
 
     def _wake(self, session: Session, delays: set[float | None]) -> None:
         """Wake the worker service for jobs of these delays, unless the client was closed."""
@@ -235,7 +286,7 @@ class JobClient(Schedules):
         ):
             async for event in events:
                 if event.event == "completed":
-                    return _typed(job_id, event.data)
+                    return typed_result(job_id, event.data)
                 if event.event == "failed":
                     raise JobFailed(job_id, event.data)
         raise JobNotFound(job_id)  # pragma: no cover - watch ends with a final event
@@ -293,6 +344,8 @@ class JobClient(Schedules):
 
         Calls that are under way raise RedisUnavailable. A later call connects again.
         """
+        while self._after_commits:
+            await asyncio.wait(self._after_commits)
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -348,10 +401,18 @@ class JobClient(Schedules):
         return keys
 
 
-def _typed(job_id: str, result: Any) -> Any:
+def typed_result(job_id: str, result: Any) -> Any:
     """Return the result as the declaration of the job has it, where one is known."""
     job_type = job_id.job_type if isinstance(job_id, JobId) else None
     return result if job_type is None else job_type.decode_result(json.dumps(result).encode())
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether that is the event loop that runs in this thread."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def _waker(settings: Settings) -> Waker:

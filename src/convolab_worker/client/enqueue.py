@@ -60,6 +60,10 @@ class Addition(NamedTuple):
         """Return it with further options: those that carry a trace's context on."""
         return self._replace(job=self.job.carrying(carried))
 
+    def job_id_to_be(self) -> JobId[Any]:
+        """Return the id that the job will have, if none is kept instead."""
+        return JobId(self.job.id, queue=self.keys.queue, job_type=self.job_type)
+
     def job_id(self, added: producer.Added) -> JobId[Any]:
         """Return the id that Redis has answered, with what is known of the job."""
         return JobId(added.id, queue=self.keys.queue, job_type=self.job_type, existed=added.existed)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.sync_job import SyncJob
     from convolab_worker.telemetry.tracing import Tracing
 
 P = TypeVar("P")
@@ -175,7 +175,7 @@ class Schedules(Operations):
     async def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],
@@ -185,7 +185,7 @@ class Schedules(Operations):
     async def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],

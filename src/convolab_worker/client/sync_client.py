@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.sync_session import Running
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.sync_job import SyncJob
     from convolab_worker.settings import Settings
 
 P = TypeVar("P")
@@ -52,10 +52,12 @@ def _blocking(
     method: Callable[Concatenate[JobClient, Args], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[SyncJobClient, Args], R]:
     """Return a method of JobClient as one that waits for its result."""
+    name = method.__name__
 
     def call(self: SyncJobClient, /, *args: Args.args, **kwargs: Args.kwargs) -> R:
         running = self._current()
-        return running.run(method(running.client, *args, **kwargs))
+        coroutine: Coroutine[Any, Any, R] = getattr(running.client, name)(*args, **kwargs)
+        return running.run(coroutine)
 
     functools.update_wrapper(call, method)
     return call
@@ -65,16 +67,18 @@ def _blocking_on_jobs(
     method: Callable[Concatenate[JobClient, Any, Args], Coroutine[Any, Any, int]],
 ) -> Callable[Concatenate[SyncJobClient, SyncJobs, Args], int]:
     """Do the same for what acts on jobs, which may come from an iterator of this thread's."""
+    name = method.__name__
 
     def call(
         self: SyncJobClient, jobs: SyncJobs, /, *args: Args.args, **kwargs: Args.kwargs
     ) -> int:
         running = self._current()
+        act: Callable[..., Coroutine[Any, Any, int]] = getattr(running.client, name)
         if isinstance(jobs, str | JobStatus):
-            return running.run(method(running.client, jobs, *args, **kwargs))
+            return running.run(act(jobs, *args, **kwargs))
         left, done = iter(jobs), 0
         while batch := list(islice(left, BATCH)):
-            done += running.run(method(running.client, batch, *args, **kwargs))
+            done += running.run(act(batch, *args, **kwargs))
         return done
 
     functools.update_wrapper(call, method)
@@ -120,7 +124,7 @@ class SyncJobClient:
     @overload
     def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -129,7 +133,7 @@ class SyncJobClient:
     @overload
     def enqueue(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[EnqueueOptions],
@@ -140,7 +144,7 @@ class SyncJobClient:
 
     @_documented_as(JobClient.enqueue)
     def enqueue(self, name: Any, data: Any = None, **options: Unpack[EnqueueOptions]) -> JobId[Any]:
-        return self._current().add(name, data, options)
+        return self._current().add(name, data, {**options})
 
     @overload
     def enqueue_many(
@@ -150,7 +154,7 @@ class SyncJobClient:
     @overload
     def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],
@@ -159,7 +163,7 @@ class SyncJobClient:
     @overload
     def enqueue_many(
         self,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: Iterable[P],
         /,
         **options: Unpack[EnqueueOptions],
@@ -167,18 +171,20 @@ class SyncJobClient:
 
     @overload
     def enqueue_many(
-        self, jobs: Iterable[Mapping[str, Any]], *, queue: str | None = None
+        self,
+        jobs: Iterable[Mapping[str, Any]],
+        *,
+        queue: str | None = None,
+        on_commit: Any = None,
     ) -> list[JobId]: ...
 
     @_documented_as(JobClient.enqueue_many)
     def enqueue_many(
         self, jobs: Any, data: Iterable[Any] | None = None, **options: Unpack[EnqueueOptions]
     ) -> list[JobId[Any]]:
-        running = self._current()
-        if data is not None:
-            return running.run(running.client.enqueue_many(jobs, list(data), **options))
-        queue = options.get("queue")
-        return running.run(running.client.enqueue_many(list(jobs), queue=queue))
+        listed = None if data is None else list(data)
+        given = jobs if listed is not None else list(jobs)  # iterated over in this thread
+        return self._current().add_many(given, listed, {**options})
 
     @overload
     def schedule(
@@ -194,7 +200,7 @@ class SyncJobClient:
     def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[Job[P, Any]], Coroutine[Any, Any, R]],
+        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],
@@ -204,7 +210,7 @@ class SyncJobClient:
     def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[Job[P, Any]], R],
+        handler: Callable[[SyncJob[P, Any]], R],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],

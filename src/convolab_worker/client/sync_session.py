@@ -19,6 +19,7 @@ from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.client import enqueue
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.loop_thread import LoopThread
+from convolab_worker.client.transactions import after_commit
 from convolab_worker.connection.blocking import BlockingConnection, BlockingPool, open_blocking
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ReplyLost
@@ -47,6 +48,14 @@ class _Client(JobClient):
 
     async def add_prepared(self, new: Addition, **tried: Any) -> JobId[Any]:
         return await self._add(self._current_session(), new, **tried)
+
+    async def prepared_many(
+        self, jobs: Any, data: Any, options: Mapping[str, Any]
+    ) -> list[Addition]:
+        return await self._additions(jobs, data, options)
+
+    async def add_prepared_many(self, new: list[Addition]) -> list[JobId[Any]]:
+        return await self._add_many(self._current_session(), new)
 
     async def open_blocking(self) -> BlockingConnection | None:
         timeout = self.settings.command_timeout
@@ -81,9 +90,15 @@ class Running:
     def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
         return self.thread.run(coroutine)
 
-    def add(self, name: Any, data: Any, options: Mapping[str, Any]) -> JobId[Any]:
+    def add(self, name: Any, data: Any, options: dict[str, Any]) -> JobId[Any]:
+        on_commit = options.pop("on_commit", None)
+        new = self.client.prepared(name, data, options)
+        if on_commit and after_commit(on_commit, lambda: self._add_now(new)):
+            return new.job_id_to_be()
+        return self._add_now(new)
+
+    def _add_now(self, new: Addition) -> JobId[Any]:
         client = self.client
-        new = client.prepared(name, data, options)
         with client.adding(new) as carried:
             new = new.carrying(carried)
             at, again = now_ms(), False
@@ -98,6 +113,17 @@ class Running:
         if client.is_waking:
             self.thread.post(lambda: client.wake_for(new))
         return added
+
+    def add_many(self, jobs: Any, data: Any, options: dict[str, Any]) -> list[JobId[Any]]:
+        on_commit = options.pop("on_commit", None)
+        new = self.run(self.client.prepared_many(jobs, data, options))
+
+        def add() -> list[JobId[Any]]:
+            return self.run(self.client.add_prepared_many(new))
+
+        if on_commit and after_commit(on_commit, add):
+            return [each.job_id_to_be() for each in new]
+        return add()
 
     def _add_quickly(self, new: Addition, at: int) -> JobId[Any] | None:
         self._calls += 1

@@ -6,6 +6,7 @@ and clusters, opens them, and where anything goes wrong the caller takes the ord
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,9 @@ async def open_blocking(
 class BlockingPool:
     """Lends connections to threads, 16 at most, and takes none back that has failed.
 
-    ``open_one`` opens a connection, or returns None where there can be none. After a failure the
-    pool has no connection for a second: whatever is wrong is dealt with elsewhere.
+    ``open_one`` opens a connection, or returns None where there can be none: then it is not asked
+    again. After a failure the pool opens none for a second: whatever is wrong is dealt with
+    elsewhere.
     """
 
     def __init__(
@@ -134,14 +136,16 @@ class BlockingPool:
             if self._count >= _MOST or time.monotonic() < self._paused_until:
                 return None
             self._count += 1
-        opened = None
         try:
             opened = self._open_one()
-        except RedisUnavailable:
-            pass  # the ordinary way says what is wrong
-        finally:
-            if opened is None:
-                self._failed(None)
+        except RedisUnavailable:  # the ordinary way says what is wrong
+            self._failed(None)
+            return None
+        except BaseException:
+            self._failed(None)
+            raise
+        if opened is None:
+            self._paused_until = math.inf
         return opened
 
     def _failed(self, connection: BlockingConnection | None) -> None:

@@ -16,7 +16,7 @@ from typing import (
 )
 
 from convolab_worker._logs import bound_logger
-from convolab_worker.bullmq.flows import Child, check_keys
+from convolab_worker.bullmq.flows import ChildJob, check_keys
 from convolab_worker.handlers.worker_loop import WorkerLoop
 from convolab_worker.payloads.encode import encode_data
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keywords import Backoff
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.steps.steps import Steps
+    from convolab_worker.handlers.subprocesses import JobSubprocess, Subprocesses
 
     R = TypeVarWithDefault("R", default=Any)
 else:
@@ -81,7 +82,7 @@ class JobReporter(Protocol):
 class AwaitChildren(BaseException):
     """Ends a handler that waits for its children; no ``except Exception`` may catch it."""
 
-    def __init__(self, children: tuple[Child, ...]) -> None:
+    def __init__(self, children: tuple[ChildJob, ...]) -> None:
         super().__init__("the handler waits for its children")
         self.children = children
 
@@ -112,8 +113,8 @@ class Job(Generic[T, R]):
     """
 
     __slots__ = (
-        "_active_job", "_log", "_loop", "_reporter", "_steps", "attempt", "cancelled", "data", "id",
-        "kind", "max_attempts", "name", "queue", "resources", "starts",
+        "_active_job", "_log", "_loop", "_reporter", "_steps", "_subprocesses", "attempt",
+        "cancelled", "data", "id", "kind", "max_attempts", "name", "queue", "resources", "starts",
     )  # fmt: skip
 
     if not TYPE_CHECKING:
@@ -147,6 +148,7 @@ class Job(Generic[T, R]):
         self._active_job = active_job
         self._steps: Steps | None = None
         self._log: structlog.typing.FilteringBoundLogger | None = None
+        self._subprocesses: Subprocesses | None = None
 
     @property
     def log(self) -> structlog.typing.FilteringBoundLogger:
@@ -269,7 +271,7 @@ class Job(Generic[T, R]):
         await self._reporter.update_data(encode_data(data))
         self.data = data
 
-    def enqueue_children(self, children: Iterable[Child]) -> Coroutine[Any, Any, NoReturn]:
+    def enqueue_children(self, children: Iterable[ChildJob]) -> Coroutine[Any, Any, NoReturn]:
         """Enqueue parts of this job, give the slot back, and be run again when they are done.
 
         Never returns: the handler is called again from its start, where ``children_results`` has
@@ -300,6 +302,21 @@ class Job(Generic[T, R]):
         """
         dropped = self._loop.result(self._reporter.drop_children())
         return cast("Coroutine[Any, Any, None]", dropped)
+
+    def subprocess(self, *command: str, **options: Any) -> JobSubprocess:
+        """A program that ends with this job: for ``async with``, or ``with`` in a plain function.
+
+        Gives an ``asyncio.subprocess.Process`` or a ``subprocess.Popen``; the ``options`` are those
+        of ``asyncio.create_subprocess_exec`` and ``subprocess.Popen``. The program has a session
+        and a group of its own, so that a Ctrl-C does not reach it. When the block is left, or when
+        the job has to end, its group gets SIGTERM; a second later, or when the job has ended,
+        SIGKILL. On Linux it also ends when this process is killed.
+        """
+        if self._subprocesses is None:
+            from convolab_worker.handlers.subprocesses import Subprocesses
+
+            self._subprocesses = Subprocesses()
+        return self._subprocesses.start(command, options)
 
     def __repr__(self) -> str:
         return f"<Job {self.name} {self.id} on {self.queue}, attempt {self.attempt}>"

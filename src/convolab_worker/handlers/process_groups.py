@@ -6,6 +6,9 @@ import contextlib
 import fcntl
 import os
 import signal
+import weakref
+
+_open: weakref.WeakSet[Lifeline] = weakref.WeakSet()
 
 
 class Lifeline:
@@ -19,6 +22,7 @@ class Lifeline:
 
     def __init__(self) -> None:
         self.reader, self._writer = os.pipe()  # the child inherits the first one alone
+        _open.add(self)
 
     def tie(self, group: int) -> None:
         """Have the group killed when this process ends; the child has inherited ``reader``."""
@@ -32,16 +36,30 @@ class Lifeline:
         self.reader = -1
 
     def forget(self) -> None:
-        """Close the writing end in a fork of this process, which is not what it stands for."""
-        with contextlib.suppress(OSError):
+        """Close the writing end alone."""
+        if self._writer >= 0:
             os.close(self._writer)
+            self._writer = -1
 
     def close(self) -> None:
-        """Close what is open; the group, if there is one, is killed."""
+        """Close what is open; where no other process holds it open, the group is killed."""
+        _open.discard(self)
         for descriptor in (self.reader, self._writer):
             if descriptor >= 0:
                 os.close(descriptor)
         self.reader = self._writer = -1
+
+
+def _forked() -> None:
+    """Close their writing ends in a fork of this process, which would keep them whole.
+
+    Not what is read: the fork may be about to become the child that it is for.
+    """
+    for lifeline in list(_open):
+        lifeline.forget()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def signal_group(group: int, number: signal.Signals) -> bool:

@@ -26,7 +26,7 @@ from convolab_worker.payloads.annotation import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 
     from convolab_worker.handlers.sync_job import SyncJob
 
@@ -345,6 +345,10 @@ class HandlerRegistry:
         return list(
             {h.key: h for (w, _), h in self._handlers.items() if w in (None, queue)}.values()
         )
+
+    def unreachable(self, queues: Collection[str]) -> list[Handler]:
+        """The handlers that no job of these queues can need: they are bound to another queue."""
+        return [each for each in self if each.queue is not None and each.queue not in queues]
 
     def __iter__(self) -> Iterator[Handler]:
         """Each handler once."""

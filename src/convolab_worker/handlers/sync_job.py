@@ -10,7 +10,7 @@ from convolab_worker.handlers.job import Job
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
-    from convolab_worker.bullmq.flows import Child
+    from convolab_worker.bullmq.flows import ChildJob
     from convolab_worker.bullmq.protocol.keywords import Backoff
     from convolab_worker.handlers.job import R, T
 
@@ -91,7 +91,7 @@ if TYPE_CHECKING:
         ) -> V: ...
 
         def update_data(self, data: T) -> None: ...  # type: ignore[override]
-        def enqueue_children(self, children: Iterable[Child]) -> NoReturn: ...
+        def enqueue_children(self, children: Iterable[ChildJob]) -> NoReturn: ...
         def children_results(self) -> dict[str, Any]: ...  # type: ignore[override]
         def children_failures(self) -> dict[str, str]: ...  # type: ignore[override]
         def drop_children(self) -> None: ...  # type: ignore[override]

@@ -5,9 +5,10 @@ pytest finds the fixtures ``convolab_server`` and ``convolab_worker`` by itself.
 
 from __future__ import annotations
 
+from convolab_worker.testing.enqueued import EnqueuedJob
+from convolab_worker.testing.fake_client import FakeJobClient, FakeSyncJobClient
 from convolab_worker.testing.single import HandlerRun, run_handler
 from convolab_worker.testing.workers import (
-    EnqueuedJob,
     RunningWorker,
     assert_enqueued,
     drained,
@@ -17,6 +18,8 @@ from convolab_worker.testing.workers import (
 
 __all__ = [
     "EnqueuedJob",
+    "FakeJobClient",
+    "FakeSyncJobClient",
     "HandlerRun",
     "RunningWorker",
     "assert_enqueued",

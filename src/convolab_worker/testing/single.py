@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.flows import Child, not_ended, nothing_to_wait_for
+from convolab_worker.bullmq.flows import not_ended, nothing_to_wait_for
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from convolab_worker.bullmq.protocol.keywords import Backoff
+    from convolab_worker.handlers.children import Child
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.worker.locks import HeldLock
 

@@ -8,7 +8,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.client import JobClient
@@ -16,31 +16,24 @@ from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.payloads.encode import encode_data
 from convolab_worker.settings import OPTIONS, Settings
+from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
 from convolab_worker.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.sync_job import SyncJob
 
+P = TypeVar("P")
+R = TypeVar("R")
 _LOOK_SECONDS = 0.01
 _EMPTY_LOOKS = 2
-_ANYTHING = object()
 _PENDING = ("waiting", "prioritized", "active", "waiting-children")
 # The workers of the tests that are running. drained() and assert_enqueued() mean the newest.
 _current: list[RunningWorker] = []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnqueuedJob:
-    """A job that was added; ``data`` is None if it has been removed since."""
-
-    id: str
-    name: str
-    queue: str
-    data: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +47,43 @@ class RunningWorker:
     client: JobClient
     worker: Worker | None
 
+    @overload
+    async def run(
+        self, name: JobType[P, R], data: P, *, timeout: float = 10.0, **options: Any
+    ) -> R: ...
+
+    @overload
+    async def run(
+        self,
+        name: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
+        data: P,
+        *,
+        timeout: float = 10.0,
+        **options: Any,
+    ) -> R: ...
+
+    @overload
+    async def run(
+        self,
+        name: Callable[[SyncJob[P, Any]], R],
+        data: P,
+        *,
+        timeout: float = 10.0,
+        **options: Any,
+    ) -> R: ...
+
+    @overload
     async def run(
         self, name: str, data: Any = None, *, timeout: float = 10.0, **options: Any
+    ) -> Any: ...
+
+    async def run(
+        self, name: Any, data: Any = None, *, timeout: float = 10.0, **options: Any
     ) -> Any:
-        """Enqueue a job and return its result when it has ended. Raises JobFailed, TimeoutError."""
+        """Enqueue a job and return its result when it has ended. Raises JobFailed, TimeoutError.
+
+        ``name`` may be a JobType, or a registered handler, as for ``JobClient.enqueue``.
+        """
         job_id = await self.client.enqueue(name, data, **options)
         return await self.client.result(job_id, timeout, options.get("queue"))
 
@@ -98,20 +124,10 @@ class RunningWorker:
             return pool.submit(asyncio.run, _added(self.settings)).result()
 
     def assert_enqueued(
-        self, name: str, *, data: Any = _ANYTHING, queue: str | None = None
+        self, name: str, *, data: Any = ANYTHING, queue: str | None = None
     ) -> EnqueuedJob:
         """Return the first job of that name, data and queue. Raises AssertionError without one."""
-        wanted = data if data is _ANYTHING else _as_read(data)
-        jobs = self.enqueued
-        for job in jobs:
-            fits = job.name == name and (wanted is _ANYTHING or job.data == wanted)
-            if fits and queue in (None, job.queue):
-                return job
-        asked = "" if data is _ANYTHING else f" with data {data!r}"
-        where = "" if queue is None else f" on {queue}"
-        lines = [f"\n  {job.name} on {job.queue}: {job.data!r}" for job in jobs]
-        msg = f"no {name!r}{asked}{where} was enqueued; enqueued: {''.join(lines) or 'nothing'}"
-        raise AssertionError(msg)
+        return found_among(self.enqueued, name, data=data, queue=queue)
 
 
 @asynccontextmanager
@@ -179,7 +195,7 @@ async def drained(timeout: float = 10.0, *, delayed: bool = False) -> None:
     await _newest("drained()").drained(timeout, delayed=delayed)
 
 
-def assert_enqueued(name: str, *, data: Any = _ANYTHING, queue: str | None = None) -> EnqueuedJob:
+def assert_enqueued(name: str, *, data: Any = ANYTHING, queue: str | None = None) -> EnqueuedJob:
     """Return a job that was enqueued in the test; see ``RunningWorker.assert_enqueued``."""
     return _newest("assert_enqueued()").assert_enqueued(name, data=data, queue=queue)
 
@@ -212,11 +228,3 @@ async def _added(settings: Settings) -> list[EnqueuedJob]:
 
 def _added_at(entry: tuple[bytes, EnqueuedJob]) -> tuple[int, ...]:
     return tuple(int(part) for part in entry[0].split(b"-"))
-
-
-def _as_read(data: Any) -> Any:
-    """Return data as it comes back from Redis; an object that compares itself (``ANY``) stays."""
-    try:
-        return json.loads(encode_data(data))
-    except Exception:  # noqa: BLE001 - it is not JSON, and is compared as it is
-        return data

@@ -163,6 +163,7 @@ class Worker:
             _log.info("worker.started", **self._description())
             for remark in self.settings.remarks:
                 _log.warning("settings.passed_over", remark=remark)
+            self._warn_of_unreachable()
             self._has_started.set()
             is_drain, policy = drain_until is not None, assembly.dispatcher.suspension.policy
             if not is_drain and policy == ALWAYS_WORKING:  # a name is billed at each connection
@@ -240,6 +241,18 @@ class Worker:
                 grace=self.settings.shutdown_grace,
             )
         return self._assembly, self._requests
+
+    def _warn_of_unreachable(self) -> None:
+        queues = self.settings.queues
+        for handler in self._handlers.unreachable(queues):
+            _log.warning(
+                "handler.unreachable",
+                handler=handler.place,
+                names=list(handler.names),
+                queue=handler.queue,
+                queues=list(queues),
+                hint=f"the worker does not serve {handler.queue}: add it to CONVOLAB_QUEUES",
+            )
 
     def _description(self) -> dict[str, Any]:
         return {

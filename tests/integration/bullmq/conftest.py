@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from convolab_worker.bullmq import flows, producer
 from convolab_worker.bullmq.backend import Backend, now_ms
-from convolab_worker.bullmq.flows import Child, ChildIds
+from convolab_worker.bullmq.flows import ChildIds, ChildJob
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -62,7 +62,7 @@ class BackendOfWorker:
         """The id of the child that a job asks for by that key."""
         return ChildIds.of(self.keys, parent).id_of(key)
 
-    async def add_children(self, parent: ActiveJob, children: Sequence[Child]) -> None:
+    async def add_children(self, parent: ActiveJob, children: Sequence[ChildJob]) -> None:
         """Add those children of a job that have not ended."""
         left = await flows.left_to_add(self.backend, parent, children)
         for batch in flows.pipelines(self.backend, parent, left, {}):

@@ -54,6 +54,7 @@ FIELDS = {"failedReason": "no voice", "stacktrace": '["Traceback"]'}
 # Every script that the library runs, and how many KEYS it takes.
 PINNED = {
     "addDelayedJob": 6,
+    "addJobScheduler": 11,
     "addLog": 2,
     "addParentJob": 6,
     "addPrioritizedJob": 9,
@@ -64,6 +65,7 @@ PINNED = {
     "pause": 7,
     "promote": 9,
     "removeJob": 2,
+    "removeJobScheduler": 3,
     "getCounts": 1,
     "getStateV2": 8,
     "isFinished": 3,
@@ -334,7 +336,7 @@ async def test_what_operators_do_is_built_as_bullmq_builds_it(
     assert readable(remove_job(keys, "17")) == readable(recorder.made)
     script, names, args = readable(remove_job_in(keys, "17", "failed"))
     assert script == "removeJobIn"  # ours: removeJob behind a question, is it failed still?
-    assert names.pop() == keys["failed"]
+    assert [names.pop(), names.pop()] == [keys["id"], keys["failed"]]
     assert ("removeJob", names, args) == readable(recorder.made)
     for pause, ours in ((True, pause_queue(keys)), (False, resume_queue(keys, again=False))):
         await theirs.pause(pause=pause)

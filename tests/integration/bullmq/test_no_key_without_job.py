@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from convolab_worker.bullmq import flows, job_lock, producer, reconcile, steps
 from convolab_worker.bullmq.backend import now_ms
-from convolab_worker.bullmq.flows import Child
+from convolab_worker.bullmq.flows import ChildJob
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.records import ActiveJob
@@ -122,7 +122,7 @@ async def await_children(ours: BackendOfWorker, job: ActiveJob) -> None:
 async def enqueue_children(ours: BackendOfWorker, job: ActiveJob) -> None:
     """Add a child."""
     with pytest.raises(ConvolabWorkerError, match="parent 1 .* is not there"):
-        await ours.add_children(job, [Child("part")])
+        await ours.add_children(job, [ChildJob("part")])
 
 
 async def drop_children(ours: BackendOfWorker, job: ActiveJob) -> None:
@@ -208,7 +208,7 @@ async def test_a_parent_that_is_gone_is_not_told_of_its_childs_failure(
     await ours.run(call)
     await ours.redis.delete(ours.keys.job("1"))
 
-    await ours.add_children(job, [Child("part")])
+    await ours.add_children(job, [ChildJob("part")])
 
     assert await ours.redis.exists(f"{ours.keys.job('1')}:failed") == 0
 

@@ -292,6 +292,6 @@ async def test_results_of_children_that_are_no_json_do_not_stop_the_next_asking(
     ended = ours.keys.job(ours.child_id(job, "a"))
     await ours.redis.hset(f"{ours.keys.job('1')}:processed", ended, "no json")
 
-    left = await flows.left_to_add(ours.backend, job, [flows.Child("a"), flows.Child("b")])
+    left = await flows.left_to_add(ours.backend, job, [flows.ChildJob("a"), flows.ChildJob("b")])
 
     assert [child.result_key for child in left] == ["b"]

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.bullmq.flows import Child, ChildIds, by_key, check_keys
+from convolab_worker.bullmq.flows import ChildIds, by_key, check_keys
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.handlers.children import Child
 
 KEYS = st.text(st.characters(codec="utf-8", exclude_characters=":~"), min_size=1, max_size=20)
 PARENTS = st.one_of(

@@ -144,7 +144,7 @@ def test_a_handler_is_found_by_its_function() -> None:
     """With the types that it is annotated with, whatever it is wrapped in afterwards."""
     handlers = HandlerRegistry()
 
-    @handlers.audio("generate-audio", "former-name", queue="audio")
+    @handlers.audio("generate-audio", "former-name", queue="audio", attempts=4, timeout=3)
     async def generate(job: Job[AudioRequest]) -> AudioResult:
         return AudioResult(len(job.data.text))
 
@@ -161,6 +161,7 @@ def test_a_handler_is_found_by_its_function() -> None:
     )
     assert job_type_of(wrapper) is found
     assert Child(generate, AudioRequest("a")).name == "generate-audio"
+    assert order(generate, AudioRequest("a"), {}).options == {"attempts": 4}
 
 
 def test_a_handler_of_a_declaration_is_that_declaration() -> None:

@@ -28,6 +28,20 @@ def stream(entries: int, bytes: int) -> Finding:  # noqa: A002
     return finding
 
 
+def unserved(waiting: int, *, is_woken: bool = False) -> Finding:
+    """The finding on a queue that nobody listens to."""
+    finding = app_checks.unserved("q", waiting, 0, is_woken=is_woken)
+    assert finding is not None
+    return finding
+
+
+def unreachable() -> Finding:
+    """The finding on a handler of another queue."""
+    finding = app_checks.unreachable([("jobs.py:7", "c")], ["a", "b"])
+    assert finding is not None
+    return finding
+
+
 VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
     (lambda: checks.server({"redis_version": "7.0.15"}), OK, "Redis 7.0.15"),
     (lambda: checks.server({"redis_version": "6.2.0"}), OK, "Redis 6.2.0"),
@@ -117,6 +131,9 @@ VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
         FAILURE,
         "no handler for: x",
     ),
+    (lambda: unserved(3), WARNING, "3 jobs wait, and no worker is connected"),
+    (lambda: unserved(3, is_woken=True), OK, "3 jobs wait"),
+    (unreachable, WARNING, "no queue of a, b reaches jobs.py:7 (queue c)"),
     (lambda: app_checks.refused("q", []), OK, "take the data"),
     (
         lambda: app_checks.refused("q", [Refusal("a", "1", "data.text: expected str")]),
@@ -167,3 +184,10 @@ def test_the_advice_for_missing_permissions_is_the_command_that_grants_them() ->
 def test_the_advice_for_a_cluster_is_the_prefix_with_a_hash_tag() -> None:
     """What to set, not only what is wrong."""
     assert "{jobs}" in checks.cluster(True, "jobs").advice  # noqa: FBT003
+
+
+def test_routing_that_is_well_or_unknown_is_not_spoken_of() -> None:
+    assert app_checks.unserved("q", 0, 0, is_woken=False) is None
+    assert app_checks.unserved("q", 3, 1, is_woken=False) is None
+    assert app_checks.unserved("q", 3, None, is_woken=False) is None
+    assert app_checks.unreachable([], ["a"]) is None

@@ -107,7 +107,8 @@ class Transitions:
         base = self._keys.base
         fixed, metrics = self._finish_keys[target]
         keys = [*fixed, base + job.id, metrics, self._fetch_keys[-1]]
-        opts = {"token": job.token, **self._finish_opts, **end_options(job.policy, target)}
+        at_end = end_options(job.policy or job.opts, target)
+        opts = {"token": job.token, **self._finish_opts, **at_end}
         args: list[Any] = [
             job.id,
             now_ms,

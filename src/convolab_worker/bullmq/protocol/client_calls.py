@@ -124,9 +124,11 @@ def remove_job(keys: QueueKeys, job_id: str) -> Call:
     return Call("removeJob", names, (job_id, 1, keys.base))
 
 
-def remove_job_in(keys: QueueKeys, job_id: str, place: str) -> Call:
-    """Do the same if the job still stands in ``place`` (``failed``, ``wait`` …); otherwise -3."""
-    names = [keys.job(job_id), *keys.named("repeat", place)]
+def remove_job_in(keys: QueueKeys, job_id: str, state: str) -> Call:
+    """Do the same if the job still is in that state; otherwise the answer is -3."""
+    # BullMQ before 6 kept the jobs of a paused queue in a list of its own.
+    places = ("wait", "paused") if state == "waiting" else (state, "id")
+    names = [keys.job(job_id), *keys.named("repeat", *places)]
     return Call("removeJobIn", names, (job_id, 1, keys.base))
 
 

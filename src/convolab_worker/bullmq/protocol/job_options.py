@@ -51,6 +51,8 @@ class Defaults:
 
     def complete(self, opts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns ``opts`` with those that are missing; the same object where none is."""
+        if not self.options:
+            return opts
         known: dict[Defaults, Options] = opts.completed_by if isinstance(opts, Options) else {}
         found = known.get(self)
         if found is None:

@@ -157,11 +157,13 @@ class EnqueueOptions(JobOptions, total=False):
 
     ``queue`` is the client's first by default, or that of a JobType. ``job_id`` makes adding
     idempotent: a job of that id that is there already is not added again; without it the job gets
-    one that no queue has.
+    one that no queue has. ``on_commit=True`` adds it when the surrounding transaction of Django or
+    SQLAlchemy commits, and not at all if that rolls back; it may be a session of SQLAlchemy, too.
     """
 
     queue: str | None
     job_id: str | None
+    on_commit: Any
 
 
 def is_text(value: object) -> bool:

@@ -32,8 +32,8 @@ class ActiveJob:
     ``has_asked`` says that this worker has added children of it, in this run or the one before;
     ``children_ended`` is how many of its children had ended when its handler was told last; None if
     it was not told yet.
-    ``policy`` is ``opts`` with what its handler and its worker say where the job says nothing: the
-    executor writes it.
+    ``policy`` is ``opts`` with what its handler and its worker say where the job says nothing, None
+    where they say nothing either: the executor writes it.
     """
 
     queue: str
@@ -57,10 +57,7 @@ class ActiveJob:
     moved_from: str | None = None
     has_asked: bool = False
     children_ended: int | None = None
-    policy: Mapping[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.policy = self.opts
+    policy: Mapping[str, Any] | None = None
 
     @property
     def attempt(self) -> int:
@@ -69,7 +66,7 @@ class ActiveJob:
 
     @property
     def max_attempts(self) -> int:
-        attempts = self.policy.get("attempts", 1)
+        attempts = (self.policy or self.opts).get("attempts", 1)
         return max(attempts, 1) if isinstance(attempts, int) else 1
 
 

@@ -131,7 +131,7 @@ def _finish(call: Call, job: ActiveJob | None) -> int:
     has_failed = call.args[4] == "failed"
     if job.parent_key is not None:
         total += _CHILD_FAILED if has_failed else _CHILD_COMPLETED
-    remove = job.policy.get("removeOnFail" if has_failed else "removeOnComplete")
+    remove = (job.policy or job.opts).get("removeOnFail" if has_failed else "removeOnComplete")
     if remove is None or remove is False:
         return total
     return total + (_REMOVED_AT_ONCE if remove is True or remove == 0 else _TRIM_FINISHED)

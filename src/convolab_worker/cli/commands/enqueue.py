@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings
 
+_LOOK_AFTER_SECONDS = 1.0
+
 
 def add_flags(command: Parser) -> None:
     command.add_argument("name", metavar="NAME", help="the job's name")
@@ -94,6 +96,36 @@ async def _wait(client: JobClient, job_id: str, queue: str, timeout: float | Non
 
 async def _watch(client: JobClient, job_id: str, queue: str) -> int:
     """Show what happens to a job until it ends; print its result, or say why it failed."""
+    import asyncio
+
+    telling = asyncio.create_task(_tell_why_it_waits(client, job_id, queue))
+    try:
+        return await _follow(client, job_id, queue)
+    finally:
+        telling.cancel()
+
+
+async def _tell_why_it_waits(client: JobClient, job_id: str, queue: str) -> None:
+    """After a second, say that nobody will start the job, if that is so."""
+    import asyncio
+
+    from convolab_worker.errors import ConvolabWorkerError
+
+    try:
+        await asyncio.sleep(_LOOK_AFTER_SECONDS)
+        if (await client.status(job_id, queue)).state not in {"waiting", "prioritized"}:
+            return
+        (found,) = await client.queues([queue])
+    except ConvolabWorkerError:  # the watch says what is wrong
+        return
+    if found.paused:
+        remark(f"{queue} is paused: convolab-worker queue resume --queue {queue}")
+    elif found.workers is not None and not found.workers:
+        woken = "" if client.settings.wake_url is None else " yet; the worker service was woken"
+        remark(f"no worker is listening on {queue}{woken}")
+
+
+async def _follow(client: JobClient, job_id: str, queue: str) -> int:
     async for update in client.watch(job_id, queue=queue):
         if update.event == "completed":
             result(as_json(update.data))

@@ -232,6 +232,7 @@ class JobExecutor:
             await call.run()
         finally:
             held.call = None
+        self._report_programs(call, active_job)
         return await self._concluded(call, active_job, handler, reporter)
 
     async def _concluded(
@@ -276,6 +277,18 @@ class JobExecutor:
         report = {"where": where(stack), "stack": "".join(stack.format()), **call.names}
         self.stack_reports.keep(kind, **report)
         self._log.warning(f"job.{kind}", **report)
+
+    def _report_programs(self, call: HandlerCall, job: ActiveJob) -> None:
+        """Report what a handler left running, killed or not."""
+        if call.aborted is not None:
+            call.find_left_behind(job.processed_on / 1000, is_alone=not self.running())
+        if call.killed_programs or call.running_programs:
+            self._log.warning(
+                "job.subprocess_left",
+                killed=call.killed_programs,
+                running=call.running_programs,
+                **call.names,
+            )
 
     def abort(self, held: JobInHand, abort: Abort) -> None:
         """Tell the job's handler to end, or never to begin."""

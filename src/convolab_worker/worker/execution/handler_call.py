@@ -15,6 +15,7 @@ import contextlib
 import contextvars
 import enum
 import sys
+import threading
 from dataclasses import dataclass
 from traceback import StackSummary
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,7 @@ class HandlerCall:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._task: asyncio.Task[None] | None = None
         self._thread: HandlerThread | None = None  # while it makes this call
+        self._thread_id: int | None = None  # of the thread that it runs in, if not the loop's
         self._chain: MiddlewareChain | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._began = False
@@ -109,6 +111,9 @@ class HandlerCall:
         self.aborted: Abort | None = None
         self.abandoned = False
         self.killed = False
+        # Programs that the handler left running: job.subprocess's, killed, and others, which run.
+        self.killed_programs: list[str] = []
+        self.running_programs: list[str] = []
         # Called while the handler still stands where it is: its time is over, or it is abandoned.
         self.on_stuck: Callable[[HandlerCall], None] | None = None
 
@@ -124,6 +129,7 @@ class HandlerCall:
             name = f"job {self._job.name} {self._job.id}"
             self._task = _begin(self._call(), self._loop, name)
         if self._ended.done():  # it needed nothing to wait for, and no turn of the loop
+            self._end_programs()
             return
         if self._in_process is None:
             self._start_clock()
@@ -140,6 +146,29 @@ class HandlerCall:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._end_programs()
+
+    def _end_programs(self) -> None:
+        if (programs := self._job._subprocesses) is not None:  # noqa: SLF001 - they end with us
+            self.killed_programs = programs.end()
+
+    def find_left_behind(self, since: float, *, is_alone: bool) -> None:
+        """See what an aborted handler has left running; ``since`` (epoch seconds) it began.
+
+        One in the loop that is not alone may be blamed for another one's.
+        """
+        if self._in_process is not None:  # which has ended, with all of them
+            return
+        from convolab_worker.worker.execution.left_behind import left_behind
+
+        in_loop = self._thread_id is None
+        thread_id = threading.get_native_id() if in_loop else self._thread_id
+        known = {int(text.rpartition("pid ")[2].rstrip(")")) for text in self.killed_programs}
+        self.running_programs = [
+            f"{'perhaps ' if in_loop and not is_alone else ''}{name} (pid {pid})"
+            for pid, name in left_behind(thread_id, since)
+            if pid not in known
+        ]
 
     def _start_clock(self) -> None:
         """From now on the time-out counts."""
@@ -182,6 +211,7 @@ class HandlerCall:
             self._tell_loop(ended, value, error)
 
         self._thread = self._threads.call(f"job {self._job.id}", call, tell)
+        self._thread_id = self._thread.native_id
 
     def _tell_loop(self, hear: Callable[..., None], *news: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed without us
@@ -239,6 +269,8 @@ class HandlerCall:
             self._job.cancelled.set()
             if self._in_process is not None:
                 self._in_process.interrupt()
+            if (programs := self._job._subprocesses) is not None:  # noqa: SLF001 - as below
+                programs.terminate()  # a thread may wait for one
             if self._task is not None:
                 self._task.cancel()
                 if not self._began:  # asyncio drops a task that is cancelled before its first step

@@ -144,7 +144,7 @@ def failure(
         return Failed(reason, stack, error=error)
     try:
         delay = retry_delay(
-            active_job.policy,
+            active_job.policy or active_job.opts,
             active_job.attempts_made,
             random=random(),
             custom=lambda name: strategies.delay(name, _failed_attempt(active_job, error)),
@@ -170,6 +170,8 @@ def _timed_out(call: HandlerCall, active_job: ActiveJob, handler: Handler) -> Jo
     still = "; it is still running and was abandoned" if call.abandoned else ""
     if call.killed and not call.abandoned:
         still = "; it went on, and its process was killed"
+    if call.running_programs:
+        still += f"; left running: {', '.join(call.running_programs)}"
     msg = f"{active_job.name} ran longer than its time-out of {handler.timeout:g} s{still}"
     timeout = JobTimeout(msg)
     if call.error is not None:  # where the handler stood when it was cancelled

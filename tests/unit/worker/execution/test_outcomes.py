@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from convolab_worker.bullmq.flows import Child
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
@@ -25,6 +24,7 @@ from convolab_worker.errors import (
     RetryLater,
     UnrecoverableError,
 )
+from convolab_worker.handlers.children import Child
 from convolab_worker.handlers.job import AwaitChildren, Job
 from convolab_worker.worker.execution import handler_call
 from convolab_worker.worker.execution.outcomes import failure

@@ -179,6 +179,39 @@ def unhandled(queue: str, waiting: Iterable[str], known: Iterable[str]) -> Findi
     )
 
 
+def unserved(queue: str, waiting: int, workers: int | None, *, is_woken: bool) -> Finding | None:
+    """Judge whether somebody fetches a queue's jobs; None where nothing is amiss, or known.
+
+    ``workers`` is how many are connected. With ``is_woken`` they may be asleep.
+    """
+    if not waiting or workers or workers is None:
+        return None
+    return Finding(
+        check=f"queue {queue}, workers",
+        verdict=OK if is_woken else WARNING,
+        found=f"{waiting} jobs wait, and no worker is connected",
+        why="nobody runs them: the queue's name is another one than the worker's, or it is down",
+        advice="start a worker for this queue, or move the jobs: convolab-worker migrate",
+    )
+
+
+def unreachable(handlers: Iterable[tuple[str, str]], queues: Iterable[str]) -> Finding | None:
+    """Judge handlers that are bound to other queues than the worker's; None without any.
+
+    Each is its place in the code and its queue.
+    """
+    found = [f"{place} (queue {queue})" for place, queue in handlers]
+    if not found:
+        return None
+    return Finding(
+        check="handlers",
+        verdict=WARNING,
+        found=f"no queue of {', '.join(queues)} reaches {', '.join(found)}",
+        why="their jobs wait until a worker serves that queue",
+        advice="add the queue to CONVOLAB_QUEUES, or run another worker for it",
+    )
+
+
 def refused(queue: str, refusals: Sequence[Refusal]) -> Finding:
     """Judge the waiting jobs, a few of each name, whose data their handlers would refuse."""
     found = "their handlers take the data of those that were looked at"

@@ -15,6 +15,7 @@ from convolab_worker.bullmq.schedulers import listed
 from convolab_worker.cli.commands.doctor import app_checks, checks, waiting
 from convolab_worker.cli.commands.doctor.history import Retention, ended, event_stream
 from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
+from convolab_worker.client.queues import find_queues, overview
 from convolab_worker.client.wake_request import wake_address
 from convolab_worker.connection.error_replies import explain
 from convolab_worker.connection.source import ServerSource
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.schedulers import ListedSchedule
     from convolab_worker.cli.commands.doctor.checks import Finding
+    from convolab_worker.client.queues import QueueStatus
     from convolab_worker.connection.connection import Connection
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
 _PINGS = 20
 _BLOCK_SECONDS = 1.0
+_MOST_KEYS = 200_000  # a larger database is not looked through for queues
 _WAKE_SECONDS = 60.0  # a service at zero instances has to start first
 _LUA = "cjson.encode({1}) return cmsgpack.unpack(cmsgpack.pack('ok'))"
 # The commands that the library sends, with arguments that a dry run accepts. Those that run
@@ -89,6 +92,8 @@ class Survey:
         for queue in settings.queues:
             async for finding in self._queue(QueueKeys(settings.prefix, queue)):
                 yield finding
+        async for finding in self._routing():
+            yield finding
         if settings.wake_url is not None:
             error, status = await _reach(settings, with_token=True)
             yield app_checks.wake(error, status)
@@ -188,6 +193,31 @@ class Survey:
         if self._handlers is not None:
             async for each in self._jobs_of_handlers(keys, self._handlers):
                 yield each
+
+    async def _routing(self) -> AsyncIterator[Finding]:
+        """Find jobs that nobody fetches, on queues that are not the settings' too, and handlers."""
+        settings, connection = self._settings, self._connection
+        names = [*settings.queues]
+        if ((await self._ask("DBSIZE")) or _MOST_KEYS) < _MOST_KEYS:
+            with suppress(RedisRefused):
+                names += await find_queues(connection, settings.prefix)
+        queues = [QueueKeys(settings.prefix, name) for name in dict.fromkeys(names)]
+        found: list[QueueStatus] = []
+        with suppress(RedisRefused):  # a user that may not look
+            found = await overview(connection, settings.prefix, queues)
+        for queue in found:
+            count = queue.counts.get("waiting", 0) + queue.counts.get("prioritized", 0)
+            workers = None if queue.workers is None else len(queue.workers)
+            is_woken = settings.wake_url is not None and queue.name in settings.queues
+            finding = app_checks.unserved(queue.name, count, workers, is_woken=is_woken)
+            if finding is not None:
+                yield finding
+        if self._handlers is not None:
+            unreachable = self._handlers.unreachable(settings.queues)
+            bound = [(each.place, each.queue or "") for each in unreachable]
+            finding = app_checks.unreachable(bound, settings.queues)
+            if finding is not None:
+                yield finding
 
     async def _schedules(self, keys: QueueKeys) -> list[ListedSchedule]:
         try:

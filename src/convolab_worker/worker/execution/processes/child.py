@@ -20,6 +20,7 @@ from convolab_worker.bullmq.job_type import job_types_of
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.processes import import_function
+from convolab_worker.handlers.subprocesses import Subprocesses
 from convolab_worker.payloads.annotation import payload_annotation
 from convolab_worker.payloads.decode import decoder
 from convolab_worker.payloads.encode import encode_json
@@ -121,6 +122,7 @@ class Process:
     def _run(
         self, name: ImportName, kind: str, active_job: ActiveJob, reports: Reports
     ) -> tuple[Any, ...]:
+        programs = Subprocesses(grouped=False)
         try:
             function = self._function(name)
             self.send("started")
@@ -132,6 +134,7 @@ class Process:
                 resources=_Elsewhere(),
             )
             job._log = reports.logger()  # noqa: SLF001 - its lines are the worker's to write
+            job._subprocesses = programs  # noqa: SLF001 - they are of this process's own group
             structlog.contextvars.clear_contextvars()
             structlog.contextvars.bind_contextvars(
                 job_id=job.id, job_name=job.name, queue=job.queue, attempt=job.attempt
@@ -141,8 +144,10 @@ class Process:
             self._job = None
         except BaseException as error:  # noqa: BLE001 - the worker raises it there
             self._job = None
+            programs.end()
             _trim(error)
             return "raised", _pickled(error), reason_of(error), stack_of(error, __file__)
+        programs.end()
         return "returned", text
 
     def _function(self, name: ImportName) -> Callable[..., Any]:

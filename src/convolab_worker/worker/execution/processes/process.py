@@ -114,7 +114,6 @@ class HandlerProcess:
 
     def forget(self) -> None:
         """Close what a fork of this process has inherited: it is not this process's worker."""
-        self._lifeline.forget()
         self.channel.forget()
 
 

@@ -1,0 +1,1 @@
+"""Programs that add jobs: README.md."""

@@ -1,0 +1,162 @@
+"""The fakes do what the real clients do: one course of calls, on each of the four."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from convolab_worker import JobClient, JobType, Settings, SyncJobClient
+from convolab_worker.errors import ConvolabWorkerError, JobFailed, JobNotFound
+from convolab_worker.testing import FakeJobClient, FakeSyncJobClient
+
+CLIENTS = [JobClient, SyncJobClient, FakeJobClient, FakeSyncJobClient]
+_NO_ID = re.compile("[0-9a-f]{32}|[0-9]{13}")  # ids, and a schedule's next time
+
+
+@dataclass
+class Line:
+    text: str
+
+
+SPEAK = JobType("speak", Line, dict[str, float], attempts=3)
+
+
+class Course:
+    """Calls a client, and keeps what each call comes to."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.seen: list[Any] = []
+
+    async def call(self, method: str, *args: Any, **options: Any) -> Any:
+        """Call it, wait for what is to be awaited, and keep the result or the error."""
+        try:
+            found = getattr(self._client, method)(*args, **options)
+            if inspect.isawaitable(found):
+                found = await found
+            elif hasattr(found, "__aiter__"):
+                found = [each async for each in found]
+            elif inspect.isgenerator(found):
+                found = list(found)
+        except (ConvolabWorkerError, TimeoutError) as error:
+            self.seen.append((method, type(error).__name__))
+            return None
+        self.seen.append((method, self._plain(found)))
+        return found
+
+    def _plain(self, found: Any) -> Any:
+        if isinstance(found, list):
+            return [self._plain(each) for each in found]
+        if hasattr(found, "attempts_made"):
+            opts = {key: value for key, value in found.opts.items() if key != "attempts"}
+            return (
+                found.name, found.state, found.data, found.priority, found.max_attempts,
+                found.due_at is None, opts,
+            )  # fmt: skip
+        if hasattr(found, "oldest_waiting"):
+            return (found.paused, found.counts, found.oldest_waiting is None)
+        if hasattr(found, "next_at"):
+            return (found.id, found.name, found.every, found.data, found.limit)
+        if isinstance(found, str):
+            state = getattr(found, "state", None)
+            return (_NO_ID.sub("ID", found), getattr(found, "existed", None), state)
+        return found
+
+
+async def course(client: Any, queue: str) -> list[Any]:
+    """What everybody does with a client, before any worker has run a job."""
+    run = Course(client)
+    plain = await run.call("enqueue", "plain", {"n": 1})
+    named = await run.call("enqueue", SPEAK, Line("Hi"), job_id="named", priority=4)
+    await run.call("enqueue", SPEAK, Line("Hi"), job_id="named")
+    later = await run.call("enqueue", "plain", delay=60, deduplication="one")
+    await run.call("enqueue", "plain", deduplication="one")
+    await run.call("enqueue", SPEAK, {"words": 1})
+    await run.call("enqueue", "plain", delay=-1)
+    await run.call("enqueue", "plain", {"bad": {1}})
+    await run.call("enqueue_many", SPEAK, [Line("a"), Line("b")])
+    await run.call("enqueue_many", [{"name": "plain", "job_id": "named"}, {"name": "third"}])
+    for job_id in (plain, named, later, "nowhere"):
+        await run.call("status", job_id)
+    for state in ("waiting", "prioritized", "delayed", "failed", None, "done"):
+        await run.call("jobs", state)
+    await run.call("jobs", "waiting", name="speak", limit=1, oldest_first=True)
+    await run.call("counts")
+    await run.call("result", plain, 0.05)
+    await run.call("promote", plain)
+    await run.call("promote", later)
+    await run.call("retry", later)
+    await run.call("remove", [plain, "nowhere"])
+    await run.call("cancel", "named")
+    await run.call("cancel", "named")
+    await run.call("pause", queue)
+    await run.call("queues")
+    await run.call("resume")
+    await run.call("clean", queue, "waiting", limit=1)
+    await run.call("clean", queue, "active")
+    await run.call("logs", later)
+    await run.call("schedule", "nightly", "plain", {"n": 2}, every=3600, limit=5)
+    await run.call("schedule", "bad", "plain", cron="no")
+    await run.call("schedules")
+    await run.call("unschedule", "nightly")
+    await run.call("unschedule", "nightly")
+    await run.call("wake_heard", 1.0)
+    return run.seen
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("client_class", CLIENTS)
+async def test_every_client_does_the_same(
+    client_class: Any, make_settings: Callable[..., Settings], queue_name: str
+) -> None:
+    settings = make_settings()
+    async with FakeJobClient(settings) as reference:
+        expected = await course(reference, queue_name)
+    client = client_class(settings)
+
+    seen = await course(client, queue_name)
+
+    closing = client.close()
+    if inspect.isawaitable(closing):
+        await closing
+    assert seen == expected
+    assert len(seen) > 40
+
+
+@pytest.mark.parametrize("fake", [FakeJobClient, FakeSyncJobClient])
+def test_a_fake_has_no_method_less(fake: Any) -> None:
+    real = fake.__mro__[1]
+    names = {name for name, _ in inspect.getmembers(real, callable) if name[0] != "_"}
+    own = FakeJobClient.__dict__.keys()
+    inherited = {"enqueue", "enqueue_many", "retry", "remove", "promote"}  # by what these call
+
+    assert names - own <= inherited
+
+
+def test_jobs_end_as_a_test_says() -> None:
+    jobs = FakeSyncJobClient(answers={"quick": 7, "bad": ValueError("no voice")})
+
+    speaking = jobs.enqueue(SPEAK, Line("Hi"))
+    with pytest.raises(AssertionError, match="has not ended"):
+        jobs.result(speaking)
+    jobs.complete(speaking, {"seconds": 1})
+    assert jobs.result(speaking) == {"seconds": 1.0}
+    assert [event.event for event in jobs.watch(speaking)] == ["completed"]
+    assert jobs.result(jobs.enqueue("quick")) == 7
+    failed = jobs.enqueue("bad")
+    with pytest.raises(JobFailed, match="no voice"):
+        jobs.result(failed)
+    assert jobs.retry(failed) == 1
+    assert jobs.status(failed).state == "waiting"
+    jobs.fail(failed, "again")
+    assert [job.failed_reason for job in jobs.jobs("failed", reason="again")] == ["again"]
+    with pytest.raises(JobNotFound):
+        jobs.complete("nowhere")
+    assert [job.name for job in jobs.enqueued] == ["speak", "quick", "bad"]
+    with pytest.raises(AssertionError, match="no 'slow' was enqueued"):
+        jobs.assert_enqueued("slow")

@@ -1,0 +1,98 @@
+"""The pool of plain connections: when it opens one, and when it leaves a call to others."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from convolab_worker.connection.blocking import BlockingConnection, BlockingPool
+from convolab_worker.connection.usage import CommandCounter, Purpose
+from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
+
+
+class Server:
+    """Opens connections whose other ends answer every command in the same way."""
+
+    def __init__(self, answer: bytes | None) -> None:
+        """Of None the connection is closed."""
+        self._answer = answer
+        self.opened = 0
+
+    def open(self) -> BlockingConnection:
+        """Open a connection."""
+        self.opened += 1
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=self._serve, args=(theirs,), daemon=True).start()
+        return BlockingConnection(ours, timeout=5)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            while connection.recv(1024) and self._answer is not None:
+                connection.sendall(self._answer)
+
+
+def pool_of(open_one: Any) -> tuple[BlockingPool, CommandCounter]:
+    counter = CommandCounter()
+    return BlockingPool(open_one, counter), counter
+
+
+def test_calls_one_after_the_other_share_a_connection() -> None:
+    server = Server(b"+OK\r\n")
+    pool, counter = pool_of(server.open)
+
+    answers = [pool.call(Purpose.ENQUEUE, "PING", inner=3) for _ in range(5)]
+    pool.close()
+
+    assert answers == [b"OK"] * 5
+    assert server.opened == 1
+    assert (counter.sent[Purpose.ENQUEUE], counter.inner[Purpose.ENQUEUE]) == (5, 15)
+
+
+@pytest.mark.parametrize("answer", [b"-NOSCRIPT No matching script\r\n", b"-READONLY no\r\n"])
+def test_what_was_not_done_is_left_to_others(answer: bytes) -> None:
+    pool, _ = pool_of(Server(answer).open)
+
+    assert pool.call(Purpose.ENQUEUE, "EVALSHA", "x", 0) is None
+    pool.close()
+
+
+def test_a_refusal_is_raised_and_the_connection_kept() -> None:
+    server = Server(b"-WRONGTYPE no list\r\n")
+    pool, _ = pool_of(server.open)
+
+    for _ in range(2):
+        with pytest.raises(RedisRefused, match="WRONGTYPE"):
+            pool.call(Purpose.ENQUEUE, "LPUSH", "k", "x")
+    pool.close()
+
+    assert server.opened == 1
+
+
+def test_after_a_lost_reply_no_connection_is_opened_for_a_while() -> None:
+    server = Server(None)
+    pool, _ = pool_of(server.open)
+
+    with pytest.raises(ReplyLost, match="closed the connection"):
+        pool.call(Purpose.ENQUEUE, "PING")
+
+    assert pool.call(Purpose.ENQUEUE, "PING") is None
+    assert server.opened == 1
+
+
+@pytest.mark.parametrize("error", [None, RedisUnavailable("away")])
+def test_where_there_can_be_none_no_call_is_made(error: Exception | None) -> None:
+    """Under TLS it is asked once; while Redis is away, once in a while."""
+    asked: list[int] = []
+
+    def open_one() -> None:
+        asked.append(1)
+        if error is not None:
+            raise error
+
+    pool, _ = pool_of(open_one)
+
+    assert [pool.call(Purpose.ENQUEUE, "PING") for _ in range(3)] == [None] * 3
+    assert asked == [1]
