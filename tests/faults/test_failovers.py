@@ -66,7 +66,7 @@ class Ground:
 
     async def move(self, what: str) -> None:
         """Make another server the primary, and wait until jobs end on it."""
-        old = await asyncio.to_thread(self.sentinels.primary)
+        old = await asyncio.to_thread(self._serving)
         before: Any = self.replicas.clients[old]
         written = self._offset(old, "master_repl_offset")
         if what == "killed":
@@ -102,6 +102,18 @@ class Ground:
         msg = "the old primary was not demoted"
         raise AssertionError(msg)
 
+    def _serving(self) -> int:
+        """The primary, by what the Sentinels and it itself say."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            place = self.sentinels.primary()
+            with suppress(RedisError):
+                if self.replicas.clients[place].role()[0] == "master":
+                    return place
+            time.sleep(0.1)
+        msg = "there is no primary"
+        raise AssertionError(msg)
+
     def _ask_for_failover(self) -> None:
         while True:
             with suppress(RedisError):
@@ -118,6 +130,8 @@ class Ground:
                 good = [told.get(f"slave{n}", {}).get("state") for n in range(2)]
                 if good == ["online", "online"]:
                     return
+                if self.sentinels.primary() != primary:
+                    primary = self._serving()
                 for place in range(len(self.replicas.servers)):  # sooner than the Sentinels do it
                     if place != primary and self.replicas.clients[place].role()[0] == "master":
                         self.replicas.demote(place, primary)

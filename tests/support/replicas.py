@@ -157,9 +157,18 @@ class SentinelProcesses:
         return True
 
     def primary(self) -> int:
-        """The place of the server that the Sentinels hold for the primary."""
-        _, port = self.clients[0].execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
-        return self._replicas.place_of(int(port))
+        """The place of the server that all Sentinels hold for the primary, once they agree."""
+        found: set[int] = set()
+
+        def agree() -> bool:
+            found.clear()
+            for client in self.clients:
+                where = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+                found.add(self._replicas.place_of(int(where[1])))
+            return len(found) == 1
+
+        _until(agree, "the Sentinels agree")
+        return found.pop()
 
     def await_other_primary(self, than: int) -> int:
         """Wait until another server serves as primary; its place."""
