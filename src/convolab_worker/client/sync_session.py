@@ -195,17 +195,9 @@ def _at_exit() -> None:
         held.flush()
 
 
-def _at_the_end() -> None:
-    """Close what is open, once no thread but daemons can use it any more."""
-    for held in list(_held):
-        held.close()
-
-
-# Threads that outlast the main one may go on to add jobs: until they have ended, nothing is closed.
-# The functions of atexit run after that, and then no host can be looked up. So wakes are sent
-# earlier, in the way in which concurrent.futures ends its own threads.
+# Not atexit, which closes the clients: it comes when the threads that outlast the main one have
+# ended, and then no host can be looked up any more. concurrent.futures ends its threads like this.
 getattr(threading, "_register_atexit", atexit.register)(_at_exit)
-atexit.register(_at_the_end)
 
 
 def _after_fork() -> None:
