@@ -213,6 +213,12 @@ class Settings:
         Duration(0.0, 3600.0),
         "how long a held request waits for a job that is due soon",
     )
+    wake_retry: str = _option(
+        "off",
+        Choice(("off", "on")),
+        "on answers a held request whose time is over with 503 and Retry-After, so that a task "
+        "queue or scheduler that repeats what failed comes back",
+    )
     wake_rate: int = _option(
         100,
         Whole(1, 1_000_000),

@@ -29,9 +29,9 @@ class ActiveJob:
     ``steps`` are the results of steps that this run and earlier ones have kept, as JSON text by the
     steps' names; ``moved_from`` is QUEUE:ID of the queue where the job was started first, if it was
     moved to another one since.
-    ``has_asked`` says that this worker has added children of it, in this run or the one before;
-    ``children_ended`` is how many of its children had ended when its handler was told last; None if
-    it was not told yet.
+    ``has_asked`` says that this worker has added children of it, in this run or the one before, and
+    ``largest_child`` is how many characters of data one has at most. ``children_ended`` is how many
+    of its children had ended when its handler was told last; None if it was not told yet.
     ``policy`` is ``opts`` with what its handler and its worker say where the job says nothing, None
     where they say nothing either: the executor writes it.
     """
@@ -56,6 +56,7 @@ class ActiveJob:
     steps: dict[str, bytes] = field(default_factory=dict)
     moved_from: str | None = None
     has_asked: bool = False
+    largest_child: int = 0
     children_ended: int | None = None
     policy: Mapping[str, Any] | None = None
 
@@ -84,7 +85,10 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         problem = "the job's hash has no name: it was removed, or never written whole"
     elif data is None:
         problem = "the job's hash has no data: it was never written whole"
-    stalls = get(b"stc")
+    stalls, moved_from = get(b"stc"), get(b"movedFrom")
+    steps: dict[str, bytes] = {}
+    if _STEP in b"\n".join(fields):  # which takes less than a look at each, and few jobs have any
+        steps = {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)}
     return ActiveJob(  # by position, which is quicker: this runs for every job
         queue,
         text(job_id),
@@ -103,8 +107,8 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         get(b"stacktrace", b"[]"),
         0 if stalls is None else whole_number(stalls),
         problem,
-        {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)},
-        _optional(get(b"movedFrom")),
+        steps,
+        None if moved_from is None else text(moved_from),
     )
 
 
