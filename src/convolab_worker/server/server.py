@@ -90,13 +90,15 @@ class ConsoleServer:
         app, gate = make_console(
             self._settings, self._authorization, traffic, checks_names=not is_public
         )
-        host = "0.0.0.0" if is_public else "127.0.0.1"  # noqa: S104
+        host = self._settings.host if is_public else None
         async with contextlib.AsyncExitStack() as opened:
-            sock = opened.enter_context(_listening_socket(host, self._settings.port))
-            self.port = sock.getsockname()[1]
+            socks = _listening_sockets(host, self._settings.port, is_public=is_public)
+            for sock in socks:
+                opened.enter_context(sock)
+            self.port = socks[0].getsockname()[1]
             listener = Listener(app, gate, traffic, limit=connection_limit(), shares=is_public)
             opened.push_async_callback(listener.close)
-            await listener.open(sock)
+            await listener.open(socks)
             self._opened = opened.pop_all()
         return self
 
