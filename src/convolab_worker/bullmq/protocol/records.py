@@ -95,17 +95,17 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         opts,
         whole_number(get(b"timestamp")),
         whole_number(get(b"processedOn")),
-        whole_number(get(b"atm")) or whole_number(get(b"attemptsMade")),
-        whole_number(get(b"ats")),
-        whole_number(get(b"delay")),
-        _optional(get(b"defa")),
-        _optional(get(b"parentKey")),
-        _optional(get(b"rjk")),
+        _count(get(b"atm")) or _count(get(b"attemptsMade")),
+        _count(get(b"ats")),
+        _count(get(b"delay")),
+        None if not (deferred := get(b"defa")) else text(deferred),
+        None if not (parent := get(b"parentKey")) else text(parent),
+        None if not (scheduler := get(b"rjk")) else text(scheduler),
         get(b"stacktrace", b"[]"),
         0 if stalls is None else whole_number(stalls),
         problem,
         {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)},
-        _optional(get(b"movedFrom")),
+        None if not (origin := get(b"movedFrom")) else text(origin),
     )
 
 
@@ -130,10 +130,6 @@ def text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _optional(raw: bytes | None) -> str | None:
-    return None if not raw else text(raw)
-
-
 def whole_number(raw: bytes | None) -> int:
     """Reads a field of a job's hash; 0 for what is no number."""
     if raw is None:
@@ -142,6 +138,10 @@ def whole_number(raw: bytes | None) -> int:
         return int(raw) if raw.isdigit() and len(raw) < _LONG else int(float(raw or 0))
     except (ValueError, OverflowError):
         return 0
+
+
+_count = functools.lru_cache(maxsize=128)(whole_number)
+"""The same for fields that are alike in most jobs."""
 
 
 def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
