@@ -104,6 +104,7 @@ class SyncJobClient:
     status = _blocking(JobClient.status)
     cancel = _blocking(JobClient.cancel)
     counts = _blocking(JobClient.counts)
+    demand = _blocking(JobClient.demand)
     wake_heard = _blocking(JobClient.wake_heard)
     logs = _blocking(JobClient.logs)
     pause = _blocking(JobClient.pause)

@@ -166,7 +166,7 @@ class JobCompleter:
         while not isinstance(tries.outcome, Lost):
             call = self._call(held.job, tries.outcome, fetch_next=tries.fetch_next)
             if type(tries.outcome) is not Completed or len(tries.outcome.value) > SMALL_CHARACTERS:
-                size = size_of(call, tries.outcome)
+                size = size_of(call)
                 if size > self._max_size:
                     tries.outcome = too_large(tries.outcome, size, self._max_size)
                     continue
@@ -180,7 +180,9 @@ class JobCompleter:
                     return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
                 if once and isinstance(error, RedisRefused):
                     return Completion(tries.outcome, is_refused=True)
-                await self._not_written(held.job, tries, error, size_of(call, tries.outcome))
+                is_parent = isinstance(tries.outcome, AwaitsChildren)
+                size = held.job.largest_child if is_parent else size_of(call)
+                await self._not_written(held.job, tries, error, size)
             except (ConvolabWorkerError, Refusal) as error:
                 tries.outcome = await self._instead(
                     held, tries.outcome, error, was_refused=tries.refusals > 0
@@ -251,6 +253,9 @@ class JobCompleter:
             if held.aborted is not None and not is_first:
                 raise _Aborted(held.aborted.outcome or Returned())
             job.has_asked, is_first = True, False
+            job.largest_child = max(len(child.data) for _, child in batch)
+            if job.largest_child > self._max_size:
+                raise _Aborted(too_large(outcome, job.largest_child, self._max_size))
             await producer.add_all(backend.connection, batch)
 
     async def _await_children(

@@ -44,6 +44,7 @@ class Quiet:
     """The reporter of a job whose reports nobody reads."""
 
     newest: str | None = None
+    loop: asyncio.AbstractEventLoop | None = None
     is_closed = False
 
     def progress(self, value: Any) -> None:
