@@ -85,25 +85,29 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         problem = "the job's hash has no name: it was removed, or never written whole"
     elif data is None:
         problem = "the job's hash has no data: it was never written whole"
-    stalls, moved_from = get(b"stc"), get(b"movedFrom")
+    # What few jobs have is not even read: each call here is made for every job.
+    made, made_before = get(b"atm"), get(b"attemptsMade")
+    stalls, delay, moved_from = get(b"stc"), get(b"delay"), get(b"movedFrom")
+    deferred, parent, scheduler = get(b"defa"), get(b"parentKey"), get(b"rjk")
     steps: dict[str, bytes] = {}
     if _STEP in b"\n".join(fields):  # which takes less than a look at each, and few jobs have any
         steps = {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)}
     return ActiveJob(  # by position, which is quicker: this runs for every job
         queue,
-        text(job_id),
+        job_id.decode("utf-8", "surrogateescape"),
         token,
-        text(name or b""),
+        (name or b"").decode("utf-8", "surrogateescape"),
         b"null" if data is None else data,
         opts,
         whole_number(get(b"timestamp")),
         whole_number(get(b"processedOn")),
-        _count(get(b"atm")) or _count(get(b"attemptsMade")),
-        _count(get(b"ats")),
-        _count(get(b"delay")),
-        None if not (deferred := get(b"defa")) else text(deferred),
-        None if not (parent := get(b"parentKey")) else text(parent),
-        None if not (scheduler := get(b"rjk")) else text(scheduler),
+        (0 if made is None else whole_number(made))
+        or (0 if made_before is None else whole_number(made_before)),
+        whole_number(get(b"ats")),
+        0 if delay == b"0" else whole_number(delay),
+        text(deferred) if deferred else None,
+        text(parent) if parent else None,
+        text(scheduler) if scheduler else None,
         get(b"stacktrace", b"[]"),
         0 if stalls is None else whole_number(stalls),
         problem,
@@ -141,10 +145,6 @@ def whole_number(raw: bytes | None) -> int:
         return int(raw) if raw.isdigit() and len(raw) < _LONG else int(float(raw or 0))
     except (ValueError, OverflowError):
         return 0
-
-
-_count = functools.lru_cache(maxsize=128)(whole_number)
-"""The same for fields that are alike in most jobs."""
 
 
 def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
