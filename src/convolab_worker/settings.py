@@ -235,6 +235,13 @@ class Settings:
     port: int = _option(
         8080, Whole(0, 65535), "port of the wake server; 0 chooses a free one", "PORT"
     )
+    host: str | None = _option(
+        None,
+        Text(r"[^\s\x00]+", "a name or an address of this machine"),
+        "where the wake server listens: a name or an address of this machine; if unset, everywhere "
+        "or on loopback, by IPv4 and IPv6",
+        "HOST",
+    )
     app: str | None = _option(
         None,
         Text(r"[^\s:]+:[^\s:]+", "MODULE:REGISTRY, such as app.jobs:handlers"),

@@ -99,7 +99,7 @@ class SyncJobClient:
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         self.settings = JobClient(settings, **overrides).settings
         self._held = Held(self.settings)
-        weakref.finalize(self, self._held.close).atexit = False  # _at_exit does it, in time
+        weakref.finalize(self, self._held.close)  # at the exit too, when no thread goes on
 
     status = _blocking(JobClient.status)
     cancel = _blocking(JobClient.cancel)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker._logs import Log
@@ -40,6 +41,7 @@ from convolab_worker.errors import (
     ReplyLost,
 )
 from convolab_worker.worker.execution.losses import (
+    LARGE_BYTES,
     SMALL_CHARACTERS,
     Isolation,
     blamed,
@@ -116,6 +118,7 @@ class JobCompleter:
         self._backend = backend
         self._isolation = isolation
         self._max_size = max_size
+        self._lost_size = inf  # what is as large as that was lost with a connection of its own
         self._reconnection = reconnection
         self._lock_duration = lock_duration
         self._may_reclaim = may_reclaim
@@ -206,6 +209,8 @@ class JobCompleter:
             return
         if not (tries.losses or isinstance(error, ReplyLost)):
             return  # it was not sent
+        if tries.losses and size >= LARGE_BYTES:
+            self._lost_size = min(self._lost_size, size)
         tries.losses, tries.fetch_next = tries.losses + 1, False
         if tries.losses > most_losses(size):
             _log.error("job.write_given_up", job_id=job.id, queue=job.queue, bytes=size)
