@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
-import structlog
 
+from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import cannot_serve
 from convolab_worker.connection.opening import (
     ClientIdentity,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from convolab_worker.connection.unanswered import Unanswered
     from convolab_worker.connection.usage import CommandCounter
 
-_log = structlog.get_logger("convolab_worker")
+_log = Log()
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write
 # for each turn of the loop, the server would idle while we work, and we while it works.
 _FLUSH_AT = 4
