@@ -85,25 +85,29 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         problem = "the job's hash has no name: it was removed, or never written whole"
     elif data is None:
         problem = "the job's hash has no data: it was never written whole"
-    stalls, moved_from = get(b"stc"), get(b"movedFrom")
+    # What few jobs have is not even read: each call here is made for every job.
+    made, made_before = get(b"atm"), get(b"attemptsMade")
+    stalls, delay, moved_from = get(b"stc"), get(b"delay"), get(b"movedFrom")
+    deferred, parent, scheduler = get(b"defa"), get(b"parentKey"), get(b"rjk")
     steps: dict[str, bytes] = {}
     if _STEP in b"\n".join(fields):  # which takes less than a look at each, and few jobs have any
         steps = {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)}
     return ActiveJob(  # by position, which is quicker: this runs for every job
         queue,
-        text(job_id),
+        job_id.decode("utf-8", "surrogateescape"),
         token,
-        text(name or b""),
+        (name or b"").decode("utf-8", "surrogateescape"),
         b"null" if data is None else data,
         opts,
         whole_number(get(b"timestamp")),
         whole_number(get(b"processedOn")),
-        whole_number(get(b"atm")) or whole_number(get(b"attemptsMade")),
+        (0 if made is None else whole_number(made))
+        or (0 if made_before is None else whole_number(made_before)),
         whole_number(get(b"ats")),
-        whole_number(get(b"delay")),
-        _optional(get(b"defa")),
-        _optional(get(b"parentKey")),
-        _optional(get(b"rjk")),
+        0 if delay == b"0" else whole_number(delay),
+        text(deferred) if deferred else None,
+        text(parent) if parent else None,
+        text(scheduler) if scheduler else None,
         get(b"stacktrace", b"[]"),
         0 if stalls is None else whole_number(stalls),
         problem,
@@ -131,10 +135,6 @@ def _options(raw: bytes) -> Options:
 def text(raw: bytes) -> str:
     """Returns bytes as text; ``Connection.call`` sends it as the same bytes, UTF-8 or not."""
     return raw.decode("utf-8", "surrogateescape")
-
-
-def _optional(raw: bytes | None) -> str | None:
-    return None if not raw else text(raw)
 
 
 def whole_number(raw: bytes | None) -> int:
