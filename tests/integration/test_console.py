@@ -241,7 +241,15 @@ async def test_every_action_does_what_the_client_does_and_says_who_asked(client:
 
     assert [job.id async for job in client.jobs()] == ["one"]
     told = [line for line in logs if line["event"] == "console.action"]
-    assert [line["action"] for line in told] == ["pause", "resume", "promote", "remove", "cancel"]
+    assert [(line["action"], line["status"]) for line in told] == [
+        ("pause", 200),
+        ("resume", 200),
+        ("promote", 200),
+        ("remove", 200),
+        ("cancel", 200),
+        ("retry", 409),
+        ("remove", 404),
+    ]
     assert {line["by"] for line in told} == {"token"}
 
 

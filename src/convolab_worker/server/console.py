@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 30.0
 _MOST_JOBS = 500  # that one action is done to
+_LOGGED_IDS = 20
 _LONGEST_PARAMETER = 1000
 _LONGEST_ID = 10_000
 _STATUS_OF = {
@@ -123,22 +124,21 @@ class Console:
             order = _order(await request.read())
         except ValueError as error:
             return failure(400, str(error))
-        by = CALLER.get()
 
         async def carry_out(client: ConsoleClient, _: Mapping[str, str]) -> dict[str, Any]:
-            done = await _carry_out(client, order)
-            _log.info(
-                "console.action",
-                action=order.action,
-                queue=order.queue,
-                job_ids=order.ids[:20],
-                jobs=len(order.ids),
-                done=done,
-                by=by,
-            )
-            return {"done": done}
+            return {"done": await _carry_out(client, order)}
 
-        return await self._answer(carry_out, {})
+        answered = await self._answer(carry_out, {})
+        _log.info(
+            "console.action",
+            action=order.action,
+            queue=order.queue,
+            jobs=len(order.ids),
+            job_ids=order.ids[:_LOGGED_IDS],
+            status=answered.status,
+            by=CALLER.get(),
+        )
+        return answered
 
     async def _queues(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
         found = await client.queues(find=asked.get("find") == "all")
