@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from convolab_worker._logs import Log
 from convolab_worker.bullmq import flows, producer, reconcile
@@ -78,8 +79,7 @@ class Completion(NamedTuple):
     is_refused: bool = False
 
 
-@dataclass(slots=True)
-class _Tries:
+class _Tries(Struct):
     """What is being written, and how often it was refused, or lost with its connection."""
 
     outcome: Outcome
