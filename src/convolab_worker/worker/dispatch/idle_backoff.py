@@ -7,7 +7,7 @@ be lost: popped by a process that died before it took the job.
 
 from __future__ import annotations
 
-from msgspec import Struct
+from dataclasses import dataclass
 
 # From idle_min to idle_max in few steps: 5 s becomes 30 min in the fourth wait or the fifth, so
 # that the way there costs less than ten commands after a lone job.
@@ -19,7 +19,8 @@ JITTER = 0.25
 _SHORTEST_BLOCK_SECONDS = 0.001
 
 
-class Bounds(Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
     """The shortest and longest wait, in seconds."""
 
     shortest: float
