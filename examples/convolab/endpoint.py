@@ -46,8 +46,11 @@ class Endpoint:
             return None
         return cls(base_url=(url or _DEFAULT_URL).rstrip("/"), model=model, key=key)
 
-    async def chat(self, messages: list[dict[str, str]]) -> str:
-        """Return the model's answer to ``messages``, asked for as one JSON object."""
+    async def chat(self, messages: list[dict[str, str]], *, key: str = "") -> str:
+        """Return the model's answer to ``messages``, asked for as one JSON object.
+
+        A service that knows ``key`` answers the same request once.
+        """
         answer = await self._post(
             "chat/completions",
             {
@@ -55,6 +58,7 @@ class Endpoint:
                 "messages": messages,
                 "response_format": {"type": "json_object"},
             },
+            key,
         )
         try:
             content = answer["choices"][0]["message"]["content"]
@@ -65,10 +69,10 @@ class Endpoint:
             raise EndpointError(msg)
         return content
 
-    async def picture(self, prompt: str) -> bytes:
-        """Return a picture of ``prompt``, in whatever format the service makes."""
+    async def picture(self, prompt: str, *, key: str = "") -> bytes:
+        """Return a picture of ``prompt``, in any format; ``key`` is as for ``chat``."""
         request = {"model": self.model, "prompt": prompt, "n": 1, "size": "1024x1024"}
-        answer = await self._post("images/generations", request)
+        answer = await self._post("images/generations", request, key)
         try:
             entry = answer["data"][0]
             if entry.get("b64_json"):
@@ -79,8 +83,10 @@ class Endpoint:
             raise EndpointError(msg) from error
         return await self._get(url)
 
-    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+    async def _post(self, path: str, body: dict[str, Any], key: str) -> Any:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        if key:
+            headers["Idempotency-Key"] = key
         try:
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT) as session,
@@ -108,13 +114,13 @@ class Endpoint:
 def refusal(status: int, headers: Mapping[str, str], text: str) -> Exception:
     """Turn an answer of 400 or more into what the worker should do about it.
 
-    Too many requests: try again when the service says so. The service's own failure: an attempt
-    that failed. Anything else, a wrong key or model: no further attempt helps.
+    Too many requests: no job of the queue asks until the service says so. The service's own
+    failure: an attempt that failed. Anything else, a wrong key or model: no further attempt helps.
     """
     reason = f"the endpoint answered {status}: {text.strip()[:300]}"
     if status == _BUSY:
         wait = headers.get("Retry-After", "")
-        return errors.RetryLater(delay=min(float(wait), 600.0) if wait.isdigit() else 20.0)
+        return errors.RateLimited(delay=min(float(wait), 600.0) if wait.isdigit() else 20.0)
     if status >= _SERVER_ERROR:
         return EndpointError(reason)
     return errors.UnrecoverableError(reason)

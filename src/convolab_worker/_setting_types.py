@@ -6,6 +6,8 @@ text is what was expected.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from dataclasses import dataclass, field
 from math import isfinite
@@ -23,6 +25,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RATE = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,5})?(ms|s|m|h)")
 RATE_EXPECTED = "jobs per time, such as 10/s, 30/m or 100/5s"
+_ANY_NAME, _PLAIN_NAME = re.compile(r"[^\x00-\x1f\x7f]+"), re.compile(r"[^\s\x00-\x1f\x7f,]+")
 _KEEP = re.compile(r"(?:([0-9]{1,12})/)?([^/]+)")
 KEEP_EXPECTED = "how many jobs to keep: 1000, 1h, 1000/1d, none or all"
 _MOST_KEPT_DIGITS = 12
@@ -256,15 +259,24 @@ class KeptJobs(_AsWritten):
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """A tuple of different names that are not empty; text has commas between them."""
+    """A tuple of different names that are not empty; text has commas between them.
+
+    Names of ``any_text`` may have white space and commas. Those with commas are written as a JSON
+    list.
+    """
 
     expected: str
+    any_text: bool = False
 
     def parse(self, text: str) -> tuple[str, ...]:
+        if self.any_text and text.startswith("["):
+            with contextlib.suppress(ValueError):
+                return tuple(json.loads(text))
         return tuple(name.strip() for name in text.split(","))
 
     def text(self, value: Any) -> str:
-        return ",".join(value)
+        has_commas = any("," in name for name in value)
+        return json.dumps(value, ensure_ascii=False) if has_commas else ",".join(value)
 
     def check(self, value: Any) -> tuple[str, ...]:
         if not isinstance(value, (tuple, list)) or not value:
@@ -276,16 +288,17 @@ class Names:
                 raise ValueError(msg)
         return tuple(value)
 
-    @staticmethod
-    def _fault(name: object, names: tuple[object, ...] | list[object]) -> str:
+    def _fault(self, name: object, names: tuple[object, ...] | list[object]) -> str:
         if not isinstance(name, str):
             return f"{name!r} is not text"
         if not name:
             return "a name is empty"
         if ":" in name:
             return f"{name!r} has a colon, which BullMQ forbids"
-        if not re.fullmatch(r"[^\s\x00-\x1f\x7f,]+", name):
-            return f"{name!r} has white space, a comma or a control character"
+        allowed = _ANY_NAME if self.any_text else _PLAIN_NAME
+        if not allowed.fullmatch(name):
+            others = "" if self.any_text else "white space, a comma or "
+            return f"{name!r} has {others}a control character"
         return f"{name!r} is there twice" if names.count(name) > 1 else ""
 
 

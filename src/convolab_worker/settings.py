@@ -113,12 +113,14 @@ class Settings:
     )
     queues: tuple[str, ...] = _option(
         ("convolab",),
-        Names("one or more different queue names, separated by commas, without colons"),
+        Names(
+            "one or more different queue names, separated by commas, without colons", any_text=True
+        ),
         "BullMQ queue names, separated by commas; jobs are added to the first by default",
     )
     prefix: str = _option(
         "bull",
-        Text(r"[^\s\x00-\x1f\x7f]+", "a key prefix without white space"),
+        Text(r"[^\x00-\x1f\x7f]+", "a key prefix without control characters"),
         "BullMQ's key prefix; a Redis cluster needs a hash tag such as {bull}",
     )
     concurrency: int = _option(8, Whole(1, 10_000), "how many jobs run at once, at most")
@@ -211,6 +213,12 @@ class Settings:
         Duration(0.0, 3600.0),
         "how long a held request waits for a job that is due soon",
     )
+    wake_retry: str = _option(
+        "off",
+        Choice(("off", "on")),
+        "on answers a held request whose time is over with 503 and Retry-After, so that a task "
+        "queue or scheduler that repeats what failed comes back",
+    )
     wake_rate: int = _option(
         100,
         Whole(1, 1_000_000),
@@ -226,6 +234,13 @@ class Settings:
     )
     port: int = _option(
         8080, Whole(0, 65535), "port of the wake server; 0 chooses a free one", "PORT"
+    )
+    host: str | None = _option(
+        None,
+        Text(r"[^\s\x00]+", "a name or an address of this machine"),
+        "where the wake server listens: a name or an address of this machine; if unset, everywhere "
+        "or on loopback, by IPv4 and IPv6",
+        "HOST",
     )
     app: str | None = _option(
         None,

@@ -150,6 +150,7 @@ async def test_a_connection_that_is_lost_at_a_command_costs_no_job(
     data = range(0 if command == "extendLocks" else 1, 6)
     with ScriptedProxy(server.port) as proxy:
         async with _working(proxy.url, queue_name, lock_duration=2.0) as (worker, client):
+            await client.counts()  # it is connected
             _lose(proxy, command, times)
             ids = await client.enqueue_many([{"name": "short", "data": n} for n in data])
             got = [await client.result(one, timeout=20) for one in ids]
@@ -171,6 +172,7 @@ async def test_a_connection_that_is_always_lost_at_a_command_is_met_with_calm(
     """A growing pause between the attempts, and a word in the log; when it is over, it works."""
     with capture_logs() as logs, ScriptedProxy(server.port) as proxy:
         async with _working(proxy.url, queue_name) as (_, client):
+            job_id = await client.enqueue("first", 1)  # which nobody handles
             _lose(proxy, command, 1000)
             job_id = await client.enqueue("short", 1)
             await asyncio.sleep(2)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tests.faults.harness import Bench
+from tests.faults.harness import Bench, Ledger
 from tests.faults.torture.account import Account, Deed, Fate, Story, judge
 from tests.faults.torture.diary import How, Run
-from tests.faults.torture.run import Options, Torture
+from tests.faults.torture.run import SERVER_OPTIONS, Options, Torture
 from tests.faults.torture.table import tables
+from tests.support.server import ServerProcess
 
 FIRST, SECOND = 11, 22
 KILL = Deed("kill -9 of a worker", frozenset({FIRST}), 1500, 1501)
@@ -19,11 +22,16 @@ STOP = Deed("SIGTERM of a worker", frozenset({FIRST}), 1050, 1090)
 
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("node")
-async def test_no_job_is_lost_or_run_twice_for_no_reason(bench: Bench) -> None:
+async def test_no_job_is_lost_or_run_twice_for_no_reason(
+    start_server: Callable[..., ServerProcess], ledger: Ledger, queue_name: str, tmp_path: Path
+) -> None:
     """Whatever a gremlin does in 6 s, each of 300 jobs ends as it may."""
     options = Options(jobs=300, seed=3, seconds=6.0, pause=0.4, workers=3, held=1)
 
-    report = await Torture(bench, options).run()
+    with Bench(
+        start_server(durable=True, options=SERVER_OPTIONS), ledger, queue_name, tmp_path
+    ) as bench:
+        report = await Torture(bench, options).run()
 
     assert report.is_good, tables(report)
     assert report.account.fates.total() == 300 + report.parts
@@ -131,6 +139,16 @@ def test_the_deed_that_did_the_most_harm_is_named() -> None:
     verdict = judge(story(run(FIRST, 1), run(SECOND, 2), events=STALLED), [frozen, killed])
 
     assert verdict.causes == (frozen.what,)
+
+
+def test_a_result_that_the_server_does_not_take_has_to_fail_for_that() -> None:
+    """Completed, or failed for another reason, it is lost."""
+    large = story(run(FIRST, 1), events="1000 active, 1100 failed")
+    large.is_oversized, large.result = True, None
+    large.state, large.reason = "failed", "... the server's client-query-buffer-limit ..."
+
+    assert judge(large, []).fate is Fate.ONCE
+    assert judge(replace(large, reason="another"), []).fate is Fate.LOST
 
 
 @pytest.mark.parametrize(

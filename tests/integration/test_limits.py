@@ -7,8 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Worker
+from convolab_worker.server.gate.traffic import Traffic
+from convolab_worker.server.prometheus import metrics_text
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -190,3 +193,32 @@ async def test_without_the_command_for_it_a_full_queue_is_looked_at_now_and_then
     await redis.execute_command("ACL", "DELUSER", user)  # type: ignore[no-untyped-call]
 
     assert took < 2.5
+
+
+async def test_a_paused_queue_is_told_in_the_log_in_stats_and_in_metrics(
+    running: Running, redis: Redis, queue_name: str
+) -> None:
+    """Once each, also where the worker is woken meanwhile, and its end when a job is found."""
+    held, meta = Held(), f"bull:{queue_name}:meta"
+    await redis.hset(meta, "paused", "1")
+
+    with capture_logs() as logs:
+        async with running(held.handlers, **IDLE) as (worker, client):
+            first = await client.enqueue("work")
+            worker.wake()
+            await wait_until(lambda: worker.stats()["stopped"], what="the pause to be known")
+            stopped = worker.stats()["stopped"]
+            page = metrics_text(worker.stats(), Traffic())
+            await asyncio.sleep(1.1)  # wakes share a probe for a second
+            worker.wake()
+            await redis.hdel(meta, "paused")
+            await redis.zadd(f"bull:{queue_name}:marker", {"0": 0})
+            await held.run_to(1)
+            after = worker.stats()["stopped"]
+            held.end(first)
+            await client.result(first, 10.0)
+
+    told = [line["event"] for line in logs if line["event"].startswith("queue.")]
+    assert stopped == {queue_name: "paused"}
+    assert f'convolab_worker_queue_stopped{{queue="{queue_name}",why="paused"}} 1' in page
+    assert (told, after) == (["queue.paused", "queue.resumed"], {})

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, SyncJob, Worker
-from convolab_worker.bullmq.protocol.client_calls import retry_job
-from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.client.moving import Mover
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter, Purpose
+from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import JobFailed, LockLost, RetryLater
+from tests.support.commands import Commands
 from tests.support.scripted import ScriptedProxy, Trouble
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from redis.asyncio import Redis
 
@@ -124,36 +124,33 @@ async def test_a_step_costs_one_command_and_none_to_read_it_back(
 
 
 async def test_steps_stay_when_a_job_fails_and_a_retry_may_forget_them(
-    running: Running, redis: Redis, server_url: str, queue_name: str
+    running: Running, redis: Redis, server_url: str, queue_name: str, tmp_path: Path
 ) -> None:
-    handlers, till = HandlerRegistry(), Till()
-    keys = QueueKeys("bull", queue_name)
+    """By the client, and on the command line."""
+    handlers, till, seen = HandlerRegistry(), Till(), list[str]()
+    commands = Commands(tmp_path, server_url, queue_name)
 
     @handlers.course("work")
-    async def work(job: Job[Any]) -> str:
-        paid = await job.step("voice", till.pay, "voice")
-        if len(runs := [*seen, paid]) < 3:
-            seen.append(paid)
-            raise ValueError
-        return f"{runs}"
+    async def work(job: Job[Any]) -> None:
+        seen.append(await job.step("voice", till.pay, "voice"))
+        raise ValueError
 
-    seen: list[str] = []
-    connection = Connection(Address.parse(server_url), timeout=SOON, counter=CommandCounter())
+    def has_run(times: int) -> bool:
+        return len(seen) == times
+
     async with running(handlers) as (_, client):
-        await connection.open()
         job = await client.enqueue("work")
-        for forget in (False, True):
-            with pytest.raises(JobFailed):
-                await client.result(job, SOON)
+        for runs in range(1, 5):
+            await wait_until(partial(has_run, runs))
+            await wait_until(lambda: redis.zscore(f"bull:{queue_name}:failed", job))
             assert [*await kept(redis, queue_name, job)] == ["voice"]
-            call = retry_job(
-                keys, job, "failed", lifo=False, reset_attempts=True, forget_steps=forget
-            )
-            assert await run_script(connection, Purpose.STATUS, call) == 1
-        result = await client.result(job, SOON)
-        await connection.close()
+            if runs < 3:
+                await client.retry(job, reset_attempts=True, forget_steps=runs == 2)
+            elif runs == 3:
+                code, _, _ = await commands.run("jobs", "retry", job, "--forget-steps")
+                assert code == 0
 
-    assert result == "['voice 1', 'voice 1', 'voice 2']"
+    assert seen == ["voice 1", "voice 1", "voice 2", "voice 3"]
 
 
 async def test_steps_outlast_retry_later_children_and_a_stop(

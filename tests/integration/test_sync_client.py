@@ -277,6 +277,42 @@ client.enqueue("work")
         await asyncio.wait_for(there.asked(1), 5)
 
 
+OUTLASTS = """
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+from convolab_worker import SyncJobClient
+
+client = SyncJobClient(queues=("work",))
+
+def work(number):
+    for _ in range(10):
+        client.enqueue("work")
+        time.sleep(0.02)
+
+client.enqueue("work")
+for number in range(3):
+    threading.Thread(target=work, args=(number,)).start()
+pool = ThreadPoolExecutor(2)
+for number in range(2):
+    pool.submit(work, number).add_done_callback(lambda future: future.result())
+"""
+
+
+@pytest.mark.asyncio
+async def test_threads_that_outlast_the_main_one_go_on_with_it(
+    start_server: Callable[..., ServerProcess],
+) -> None:
+    """It is closed when the last of them has ended."""
+    server = start_server()
+    program = await start_python(
+        *("-W", "error", "-c", OUTLASTS), environ={"REDIS_URL": server.url}
+    )
+
+    assert await program.ended() == (0, "", "")
+    with SyncJobClient(redis_url=server.url, queues=("work",)) as client:
+        assert client.counts()["work"]["waiting"] == 51
+
+
 def test_ctrl_c_ends_a_wait(sync_client: SyncJobClient) -> None:
     """The call that was interrupted is cancelled, and the next one is answered."""
     job_id = sync_client.enqueue("work")

@@ -14,7 +14,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from convolab_worker import Child, FailedAttempt, HandlerRegistry, Job
-from convolab_worker.errors import RetryLater, UnrecoverableError
+from convolab_worker.errors import RateLimited, RetryLater, UnrecoverableError
 
 _GATE_SECONDS = 8
 
@@ -84,6 +84,14 @@ class Behaviour:
         if self._runs[job.queue, job.id] > 1:
             return "run again"
         raise RetryLater(step["delay"] / 1000)
+
+    async def do_limit(self, step: dict[str, Any], job: Job[Any]) -> str:
+        if self._runs[job.queue, job.id] > 1:
+            return "run again"
+        raise RateLimited(step["delay"] / 1000)
+
+    async def do_update(self, step: dict[str, Any], job: Job[Any]) -> None:
+        await job.update_data(step["value"])
 
     async def do_children(self, step: dict[str, Any], job: Job[Any]) -> None:
         if self._runs[job.queue, job.id] == 1:

@@ -65,6 +65,16 @@ export class Behaviour {
     throw new this.context.bullmq.DelayedError();
   }
 
+  async limit({ delay }, { job, run }) {
+    if (run > 1) return "run again";
+    await this.context.queue(job.queueName).rateLimit(delay);
+    throw this.context.bullmq.Worker.RateLimitError();
+  }
+
+  async update({ value }, { job }) {
+    await job.updateData(value);
+  }
+
   async children({ children }, { job, token, run }) {
     if (run === 1) {
       const jobs = children.map(({ name, data, attempts, on_failure }) => ({

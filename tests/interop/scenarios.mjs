@@ -148,6 +148,12 @@ const failures = {
     [fails("always"), { attempts: 4, stackTraceLimit: 2 }],
     [fails("always"), { attempts: 2, stackTraceLimit: 0 }],
   ]),
+  "queue limited by a handler": batch(
+    [[{ do: [{ op: "limit", delay: 200 }, { op: "return", value: "done" }] }], [give(2)]], { worker: { concurrency: 1 } },
+  ),
+  "data updated by a handler": batch(
+    [[{ do: [{ op: "update", value: give("updated") }, { op: "fail", message: "no" }] }, { attempts: 2 }]],
+  ),
   "run later without using an attempt": batch([[{ do: [{ op: "later", delay: 60 }, { op: "return", value: "done" }] }]]),
 };
 

@@ -43,6 +43,7 @@ class LoggedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
+                process_group=0,  # so that a test can signal it and what it starts, and no more
             )
 
     @property

@@ -39,8 +39,8 @@ class Replicas:
             for _ in range(self._count):
                 server = EmbeddedServer(options=self._options, program=server_program())
                 self.servers.append(stack.enter_context(server))
-                url = f"unix://{server.socket_path}"
-                self.clients.append(stack.enter_context(Redis.from_url(url, decode_responses=True)))
+                client = Redis.from_url(server.url, decode_responses=True)  # it may be restarted
+                self.clients.append(stack.enter_context(client))
             for client in self.clients[1:]:
                 client.replicaof("127.0.0.1", str(self.servers[0].port))
             for place in range(1, self._count):
@@ -157,16 +157,30 @@ class SentinelProcesses:
         return True
 
     def primary(self) -> int:
-        """The place of the server that the Sentinels hold for the primary."""
-        _, port = self.clients[0].execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
-        return self._replicas.place_of(int(port))
+        """The place of the server that all Sentinels hold for the primary, once they agree."""
+        found: set[int] = set()
+
+        def agree() -> bool:
+            found.clear()
+            for client in self.clients:
+                where = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+                found.add(self._replicas.place_of(int(where[1])))
+            return len(found) == 1
+
+        _until(agree, "the Sentinels agree")
+        return found.pop()
 
     def await_other_primary(self, than: int) -> int:
         """Wait until another server serves as primary; its place."""
-        _until(lambda: self.primary() != than, "a failover")
-        place = self.primary()
-        _until(lambda: self._replicas.clients[place].role()[0] == "master", "the promotion")
-        return place
+        found = than
+
+        def serves() -> bool:
+            nonlocal found
+            found = self.primary()
+            return found != than and self._replicas.clients[found].role()[0] == "master"
+
+        _until(serves, "another primary")
+        return found
 
 
 def _free_ports(count: int) -> list[int]:

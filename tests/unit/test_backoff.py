@@ -77,13 +77,16 @@ def delay_or_refusal(
         (0, 0, False),
         (-1, 0, False),
         (1.5, 0, True),
-        (10**400, 5, False),
+        (10**400, 5, True),
         (True, 0, False),
-        ("3", 0, False),
+        ("3", 0, True),
+        ("3", 2, False),
+        ("x", 0, False),
         (None, 0, False),
-        (float("inf"), 0, False),
+        (float("inf"), 0, True),
         (float("nan"), 0, False),
-        ([3], 0, False),
+        ([3], 0, True),
+        ({}, 0, False),
     ],
 )
 def test_a_job_is_tried_again_while_it_has_attempts_left(
@@ -226,7 +229,7 @@ def test_no_delay_is_beyond_what_javascript_counts(delay: float, made: int, kind
         pytest.param(True, "True", id="true"),
         pytest.param([], r"\[\]", id="list"),
         pytest.param({}, "None", id="empty"),
-        pytest.param({"type": "fixed", "delay": "5"}, "'5'", id="delay-as-text"),
+        pytest.param({"type": "fixed", "delay": "x"}, "'x'", id="delay-as-text"),
         pytest.param({"type": "fixed", "delay": True}, "True", id="delay-true"),
         pytest.param({"type": "fixed", "delay": float("inf")}, "inf", id="delay-infinite"),
         pytest.param({"type": "fixed", "delay": 10**400}, "0000", id="delay-beyond-floats"),
@@ -234,7 +237,7 @@ def test_no_delay_is_beyond_what_javascript_counts(delay: float, made: int, kind
             {"type": "exponential", "delay": 5, "jitter": 1.5}, "1.5", id="jitter-above-1"
         ),
         pytest.param({"type": "fixed", "delay": 5, "jitter": -0.5}, "-0.5", id="jitter-below-0"),
-        pytest.param({"type": "fixed", "delay": 5, "jitter": "1"}, "'1'", id="jitter-as-text"),
+        pytest.param({"type": "fixed", "delay": 5, "jitter": "x"}, "'x'", id="jitter-as-text"),
         pytest.param(float("nan"), "nan", id="nan"),
     ],
 )

@@ -105,9 +105,11 @@ def test_every_variable_reaches_its_field() -> None:
         "CONVOLAB_WAKE_HOLD": "5m",
         "CONVOLAB_WAKE_LINGER": "0",
         "CONVOLAB_WAKE_RATE": "20",
+        "CONVOLAB_WAKE_RETRY": "on",
         "CONVOLAB_SLEEP_AFTER": "1m",
         "K_SERVICE": "worker",
         "PORT": "0",
+        "HOST": "::1",
         "CONVOLAB_APP": "app.jobs:handlers",
         "CONVOLAB_WORKER_NAME": "worker-1",
         "CONVOLAB_LISTED": "off",
@@ -147,9 +149,11 @@ def test_every_variable_reaches_its_field() -> None:
         wake_hold=300.0,
         wake_linger=0.0,
         wake_rate=20,
+        wake_retry="on",
         sleep_after=60.0,
         k_service="worker",
         port=0,
+        host="::1",
         app="app.jobs:handlers",
         worker_name="worker-1",
         listed="off",
@@ -212,7 +216,7 @@ def test_an_override_goes_before_its_variable_even_a_wrong_one() -> None:
         ("CONVOLAB_WAKE_URL", "worker.example.com", "an address that starts with http:// or"),
         ("CONVOLAB_WAKE_URL", "https:///wake", "a host after the scheme"),
         ("CONVOLAB_APP", "app.jobs", "MODULE:REGISTRY, such as app.jobs:handlers"),
-        ("CONVOLAB_PREFIX", "two words", "a key prefix without white space"),
+        ("CONVOLAB_PREFIX", "two\tlines", "a key prefix without control characters"),
         ("CONVOLAB_WORKER_NAME", "arbeiter-ä", "printable ASCII without spaces"),
         ("REDIS_URL", "localhost:6379", "redis://, rediss://, unix://, redis+sentinel://"),
         ("REDIS_URL", "https://example.com", "redis://, rediss://, unix://, redis+sentinel://"),
@@ -248,9 +252,10 @@ def test_a_wrong_variable_is_named_with_its_value_and_what_was_expected(
         ("queues", ("a", "a"), "'a' is there twice"),
         ("queues", ("a", ""), "a name is empty"),
         ("queues", ("a:b",), "'a:b' has a colon, which BullMQ forbids"),
-        ("queues", ("a b",), "'a b' has white space, a comma or a control character"),
+        ("queues", ("a\nb",), "'a\\nb' has a control character"),
+        ("wake_emails", ("a b",), "'a b' has white space, a comma or a control character"),
         ("queues", ("a", 5), "5 is not text"),
-        ("prefix", "", "a key prefix without white space"),
+        ("prefix", "", "a key prefix without control characters"),
         ("log_level", 10, "one of debug, info, warning, error, critical"),
     ],
 )
@@ -535,3 +540,20 @@ def test_the_documentation_has_every_variable_with_its_default() -> None:
     ]
 
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("audio generation, b", ("audio generation", "b")),
+        ('["a, b", "c/d e"]', ("a, b", "c/d e")),
+        ("[a", ("[a",)),
+        ("käse/🧀 (2)", ("käse/🧀 (2)",)),
+    ],
+)
+def test_queues_have_the_names_that_node_gives_them(text: str, names: tuple[str, ...]) -> None:
+    """Spaces and slashes are part of a name; a list in JSON has names with commas."""
+    settings = Settings.from_env({"CONVOLAB_QUEUES": text, "CONVOLAB_PREFIX": "our jobs, all"})
+
+    assert (settings.queues, settings.prefix) == (names, "our jobs, all")
+    assert OPTIONS["queues"].read(OPTIONS["queues"].kind.text(names)) == names

@@ -29,9 +29,12 @@ async def generate_dialogue(job: Job[DialogueRequest]) -> DialogueResult:
     await job.progress(10)
     endpoint = Endpoint.from_env(os.environ, "OPENAI_MODEL")
     outline = _outline(request)
-    dialogue = (
-        _composed(source, outline) if endpoint is None else await _asked(endpoint, source, outline)
-    )
+    if endpoint is None:
+        dialogue = _composed(source, outline)
+    else:
+        key = job.step_key("dialogue")
+        answer = await job.step("dialogue", _asked, endpoint, source, outline, key)
+        dialogue = written.parse(answer, source, outline, made_by=endpoint.model)
     await job.progress(80)
     # A job's id may have characters that no folder's name should have.
     dialogue_id = request.dialogueId or "".join(c if c.isalnum() else "-" for c in job.id)
@@ -65,7 +68,11 @@ def _composed(source: SourceText, outline: Outline) -> Dialogue:
         raise errors.UnrecoverableError(str(error)) from error
 
 
-async def _asked(endpoint: Endpoint, source: SourceText, outline: Outline) -> Dialogue:
-    """Ask a language model; an answer that won't do fails this attempt only."""
-    answer = await endpoint.chat(written.messages(source, outline))
-    return written.parse(answer, source, outline, made_by=endpoint.model)
+async def _asked(endpoint: Endpoint, source: SourceText, outline: Outline, key: str) -> str:
+    """Ask a language model, which costs money: a step, whose answer is recorded with the job.
+
+    An answer that won't do is not: it fails this attempt only.
+    """
+    answer = await endpoint.chat(written.messages(source, outline), key=key)
+    written.parse(answer, source, outline, made_by=endpoint.model)
+    return answer

@@ -85,11 +85,14 @@ async def _make(
     files: list[str] = []
     for number in range(count):
         await job.progress(10 + round(90 * number / count))
+        place = f"{folder}/{number + 1:02}.png"
         if endpoint is None:
             picture = await asyncio.to_thread(drawings[number])
+            files.append(store.write(owner, place, picture))
         else:
-            picture = _as_png(await endpoint.picture(_prompt(prompts[number])))
-        files.append(store.write(owner, f"{folder}/{number + 1:02}.png", picture))
+            key, prompt = job.step_key(place), _prompt(prompts[number])
+            painted = partial(_painted, endpoint, prompt, key, store, owner)
+            files.append(await job.step(place, painted, place))
     store.keep_only(owner, folder, {f"{number + 1:02}.png" for number in range(count)})
     made_by = "drawn with Pillow" if endpoint is None else endpoint.model
     job.log.info("images.made", count=count, made_by=made_by)
@@ -99,6 +102,13 @@ async def _make(
 
 def _prompt(about: str) -> str:
     return f"A warm, simple children's book illustration, without any text in it: {about}"
+
+
+async def _painted(
+    endpoint: Endpoint, prompt: str, key: str, store: Store, owner: str, place: str
+) -> str:
+    """Ask for a picture, which costs money: a step, which stores it and returns its address."""
+    return store.write(owner, place, _as_png(await endpoint.picture(prompt, key=key)))
 
 
 def _as_png(picture: bytes) -> bytes:

@@ -53,6 +53,7 @@ class Action:
     kind: Kind
     prefix: str
     reset_attempts: bool = False
+    forget_steps: bool = False
 
     def call(self, job: Seen) -> Call:
         """Return what does it, provided that the job still is in the state it was seen in."""
@@ -64,7 +65,12 @@ class Action:
         if self.kind == "remove":
             return client_calls.remove_job_in(keys, job.id, job.state)
         return client_calls.retry_job(
-            keys, job.id, job.state, lifo=job.lifo, reset_attempts=self.reset_attempts
+            keys,
+            job.id,
+            job.state,
+            lifo=job.lifo,
+            reset_attempts=self.reset_attempts,
+            forget_steps=self.forget_steps,
         )
 
     async def run(self, connection: Connection, jobs: Sequence[Seen]) -> list[str]:

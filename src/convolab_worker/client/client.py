@@ -12,6 +12,7 @@ from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import enqueue, following
+from convolab_worker.client.demand import Demand, demand
 from convolab_worker.client.job_status import JobStatus, find_job
 from convolab_worker.client.schedules import Schedules
 from convolab_worker.client.session import Session
@@ -189,10 +190,11 @@ class JobClient(Schedules):
         has a ``job_id``. ``on_commit`` is as for ``enqueue``.
         """
         on_commit = options.pop("on_commit", None)
+        session = self._current_session()  # of now: the client may be closed meanwhile
         additions = await self._additions(jobs, data, options)
         if on_commit and self._follows_commit(on_commit, additions):
             return [new.job_id_to_be() for new in additions]
-        return await self._add_many(self._current_session(), additions)
+        return await self._add_many(session, additions)
 
     async def _additions(
         self, jobs: Any, data: Iterable[Any] | None, options: Mapping[str, Any]
@@ -338,6 +340,15 @@ class JobClient(Schedules):
         """Return how many jobs each of the settings' queues has in each state."""
         connection = await self._current_session().open()
         return await depths(connection, self._queues(None))
+
+    async def demand(self) -> Demand:
+        """Return how many jobs of the settings' queues want a worker: what a scaler has to know.
+
+        Costs one command while there is nothing, and four more for each queue otherwise. Raises
+        RedisUnavailable.
+        """
+        connection = await self._current_session().open()
+        return await demand(connection, self._queues(None))
 
     async def close(self) -> None:
         """Close the connections, and send a wake that was not sent, for a second at most.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.calls import state_of
-from convolab_worker.bullmq.protocol.job_options import LONG_NAMES
+from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, most_attempts
 from convolab_worker.bullmq.protocol.records import read_score, whole_number
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
@@ -128,7 +128,6 @@ def as_status(
     text = [part.decode("utf-8", "replace") for part in flat]
     fields = dict(zip(text[::2], text[1::2], strict=True))
     opts = options_of(fields.get("opts"))
-    attempts = opts.get("attempts")
     stacktrace = _json(fields.get("stacktrace"))
     return JobStatus(
         id=job_id,
@@ -144,7 +143,7 @@ def as_status(
         processed_on=_seconds(fields.get("processedOn")),
         finished_on=_seconds(fields.get("finishedOn")),
         due_at=None if score is None else read_score(score),
-        max_attempts=attempts if isinstance(attempts, int) and attempts > 0 else 1,
+        max_attempts=most_attempts(opts),
         starts=_count(fields.get("ats")),
         priority=_count(fields.get("priority")),
         opts=opts,

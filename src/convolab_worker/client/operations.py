@@ -102,20 +102,26 @@ class Operations:
         return await self._act(jobs, queue, "promote")
 
     async def retry(
-        self, jobs: Jobs, *, queue: str | None = None, reset_attempts: bool = False
+        self,
+        jobs: Jobs,
+        *,
+        queue: str | None = None,
+        reset_attempts: bool = False,
+        forget_steps: bool = False,
     ) -> int:
         """Put a job that has failed, or is completed, back into its queue: ``job.retry()`` in Node.
 
-        With ``reset_attempts`` it has all of its attempts again. ``jobs`` and what is returned are
-        as for ``remove``. For one id it raises JobNotFound, and WrongState if it has not ended.
+        With ``reset_attempts`` it has all of its attempts again; with ``forget_steps`` its steps
+        run anew, where their recorded results count otherwise. ``jobs`` and what is returned are as
+        for ``remove``. For one id it raises JobNotFound, and WrongState if it has not ended.
         """
-        return await self._act(jobs, queue, "retry", reset_attempts=reset_attempts)
+        return await self._act(
+            jobs, queue, "retry", reset_attempts=reset_attempts, forget_steps=forget_steps
+        )
 
-    async def _act(
-        self, jobs: Jobs, queue: str | None, kind: actions.Kind, *, reset_attempts: bool = False
-    ) -> int:
+    async def _act(self, jobs: Jobs, queue: str | None, kind: actions.Kind, **how: bool) -> int:
         session = self._current_session()
-        action = actions.Action(kind, self.settings.prefix, reset_attempts)
+        action = actions.Action(kind, self.settings.prefix, **how)
         try:
             return await actions.act(session, partial(self._queues, queue), jobs, action)
         finally:  # also for the jobs before one that could not be retried

@@ -99,11 +99,12 @@ class SyncJobClient:
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
         self.settings = JobClient(settings, **overrides).settings
         self._held = Held(self.settings)
-        weakref.finalize(self, self._held.close).atexit = False  # _at_exit does it, in time
+        weakref.finalize(self, self._held.close)  # at the exit too, when no thread goes on
 
     status = _blocking(JobClient.status)
     cancel = _blocking(JobClient.cancel)
     counts = _blocking(JobClient.counts)
+    demand = _blocking(JobClient.demand)
     wake_heard = _blocking(JobClient.wake_heard)
     logs = _blocking(JobClient.logs)
     pause = _blocking(JobClient.pause)

@@ -20,6 +20,7 @@ from convolab_worker.client import enqueue
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.loop_thread import LoopThread
 from convolab_worker.client.transactions import after_commit
+from convolab_worker.client.waker import CLOSE_SECONDS
 from convolab_worker.connection.blocking import BlockingConnection, BlockingPool, open_blocking
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ReplyLost
@@ -171,10 +172,15 @@ class Held:
         if running is not None:
             running.close()
 
+    def flush(self) -> None:
+        running = self._running
+        if running is not None and running.client.is_waking:
+            running.run(running.client.wake_heard(CLOSE_SECONDS))
+
     def forget(self) -> None:
         """Leave the parent process what is the parent's: its thread is not in this process."""
         if self._running is not None:
-            self._running.pool.close()
+            self._running.pool.abandon()
             _of_parents.append(self._running)  # whose sockets are not to be closed by a collection
         self._running, self._lock = None, threading.Lock()
 
@@ -184,12 +190,13 @@ _of_parents: list[Running] = []
 
 
 def _at_exit() -> None:
+    """Send the wakes that are due, while hosts can still be looked up."""
     for held in list(_held):
-        held.close()
+        held.flush()
 
 
-# Not atexit, whose functions run when no thread can look up the host of a wake any more. This is
-# how concurrent.futures ends its own threads, which it does after what was registered later.
+# Not atexit, which closes the clients: it comes when the threads that outlast the main one have
+# ended, and then no host can be looked up any more. concurrent.futures ends its threads like this.
 getattr(threading, "_register_atexit", atexit.register)(_at_exit)
 
 

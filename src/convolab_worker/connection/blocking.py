@@ -162,3 +162,11 @@ class BlockingPool:
             self._count -= len(idle)
         for connection in idle:
             connection.close()
+
+    def abandon(self) -> None:
+        """Close this process's copies of what is open, after a fork that left the lock as it was.
+
+        The parent process goes on with the connections.
+        """
+        for connection in self._idle:
+            connection.close()

@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._opening: asyncio.Task[None] | None = None
         self._identity: ClientIdentity | None = None
         self._stale: ClientIdentity | None = None
-        self._open = False
+        self._open = self._was_open = False
         self.on_lost: Callable[[Exception], None] | None = None
         self.on_message: Callable[[Any], None] | None = None  # for what comes without a command
 
@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
                     ),
                 )
                 self._identity = welcome.identity
-                self._stale = None
+                self._stale, self._was_open = None, True
                 if route.epoch > epoch:
                     msg = "the server was found unable to serve meanwhile"
                     raise ReplyLost(msg)  # noqa: TRY301 - as any loss of it would be
@@ -207,7 +207,8 @@ class Connection(asyncio.Protocol):
                 route.doubt(epoch, str(error))
             else:
                 route.fall_back()
-            reason = why_not_open(error, address, self._connect_timeout)
+            is_first = not self._was_open
+            reason = why_not_open(error, address, self._connect_timeout, is_first=is_first)
             raise RedisUnavailable(reason) from error
         except BaseException as error:
             self._drop(ReplyLost(f"gave up connecting: {error!r}"))

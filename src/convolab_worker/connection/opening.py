@@ -225,16 +225,19 @@ _NO_OBSTACLES = (
 
 
 def why_not_open(
-    error: OSError | RedisRefused | ReplyLost, address: Address, timeout: float
+    error: OSError | RedisRefused | ReplyLost, address: Address, timeout: float, *, is_first: bool
 ) -> str:
-    """Return one sentence for an operator: why Redis there could not be connected to."""
+    """Return one sentence for an operator: why Redis there could not be connected to.
+
+    ``is_first`` says that it never could be: then the address may be wrong.
+    """
     where = str(address)
     if isinstance(error, RedisRefused):
         return explain(str(error), where)
     if isinstance(error, ReplyLost):
-        hint = "" if address.tls or address.path else f": {_TLS_WANTED}"
+        hint = f": {_TLS_WANTED}" if is_first and not (address.tls or address.path) else ""
         return f"Redis at {where} ended the connection before it was open ({error}){hint}"
-    hint = f"; {_NO_TLS_WANTED}" if address.tls else ""
+    hint = f"; {_NO_TLS_WANTED}" if is_first and address.tls else ""
     if isinstance(error, TimeoutError):
         return f"Redis at {where} did not answer within {timeout:g} s{hint}"
     if type(error).__name__ in {"SSLCertVerificationError", "CertificateError"}:

@@ -189,8 +189,9 @@ class Reconnection:
         self._soon_lost = self._soon_lost + 1 if age < _SOON_SECONDS else 0
         pause = instability_delay(self._soon_lost, random=random.random())
         if pause:
-            if self._soon_lost == _PATIENT_LOSSES + 1:
-                _log.warning("redis.unstable", redis=self._where, losses=self._soon_lost)
+            _log.warning(
+                "redis.unstable", redis=self._where, losses=self._soon_lost, pause=round(pause, 3)
+            )
             await asyncio.sleep(pause)
 
     def explain(self, error: RedisRefused) -> str:
@@ -253,7 +254,8 @@ class Reconnection:
                 return answer
 
     def served(self) -> None:
-        """Note that Redis took a command: the next refusal is the first of its kind."""
+        """Note that Redis took a command: the next refusal, or loss, is the first of its kind."""
+        self._soon_lost = 0
         if self._refusals:
             _log.info("redis.recovered", redis=self._where, refusals=self._refusals)
             self._refusals = 0

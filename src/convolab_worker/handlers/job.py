@@ -43,9 +43,13 @@ P = ParamSpec("P")
 
 
 class JobReporter(Protocol):
-    """What a job reports to, and asks about its children; ``newest`` is its progress as JSON."""
+    """What a job reports to, and asks about its children; ``newest`` is its progress as JSON.
+
+    ``loop`` is the worker's, None in a handler's own process.
+    """
 
     newest: str | None
+    loop: asyncio.AbstractEventLoop | None
 
     def progress(self, value: Any) -> None:
         """Take the newest progress; may be called from any thread."""
@@ -113,8 +117,8 @@ class Job(Generic[T, R]):
     """
 
     __slots__ = (
-        "_active_job", "_log", "_loop", "_reporter", "_steps", "_subprocesses", "attempt",
-        "cancelled", "data", "id", "kind", "max_attempts", "name", "queue", "resources", "starts",
+        "_active_job", "_log", "_reporter", "_steps", "_subprocesses", "attempt", "cancelled",
+        "data", "id", "kind", "max_attempts", "name", "queue", "resources", "starts",
     )  # fmt: skip
 
     if not TYPE_CHECKING:
@@ -144,7 +148,6 @@ class Job(Generic[T, R]):
         self.starts: int = max(active_job.starts, 1)
         self.cancelled = asyncio.Event()
         self._reporter = reporter
-        self._loop = WorkerLoop()
         self._active_job = active_job
         self._steps: Steps | None = None
         self._log: structlog.typing.FilteringBoundLogger | None = None
@@ -250,14 +253,15 @@ class Job(Generic[T, R]):
         return self._all_steps().key(name)
 
     def ask_reporter(self, what: str, *arguments: Any) -> Any:
-        """Call a method of the reporter, for a thread that waits for it: the worker's own use."""
-        return self._loop.result(getattr(self._reporter, what)(*arguments))
+        """Call a method of the reporter, in the worker's loop: for the library's own use."""
+        return WorkerLoop(self._reporter.loop).result(getattr(self._reporter, what)(*arguments))
 
     def _all_steps(self) -> Steps:
         if self._steps is None:
             from convolab_worker.handlers.steps.steps import Steps  # which most jobs do without
 
-            self._steps = Steps(self._active_job, self._reporter, self._loop)
+            loop = WorkerLoop(self._reporter.loop)
+            self._steps = Steps(self._active_job, self._reporter, loop)
         return self._steps
 
     def update_data(self, data: T) -> Coroutine[Any, Any, None]:
@@ -265,7 +269,8 @@ class Job(Generic[T, R]):
 
         Raises InvalidResult for what is not JSON, and JobNotFound if the job was removed.
         """
-        return cast("Coroutine[Any, Any, None]", self._loop.result(self._update_data(data)))
+        updated = WorkerLoop(self._reporter.loop).result(self._update_data(data))
+        return cast("Coroutine[Any, Any, None]", updated)
 
     async def _update_data(self, data: T) -> None:
         await self._reporter.update_data(encode_data(data))
@@ -286,12 +291,12 @@ class Job(Generic[T, R]):
         None stands for a child that failed and, by its ``on_failure``, did not fail this job;
         ``children_failures`` has its reason.
         """
-        results = self._loop.result(self._reporter.children_results())
+        results = self.ask_reporter("children_results")
         return cast("Coroutine[Any, Any, dict[str, Any]]", results)
 
     def children_failures(self) -> Coroutine[Any, Any, dict[str, str]]:
         """Why children failed that did not fail this job, by their keys."""
-        failures = self._loop.result(self._reporter.children_failures())
+        failures = self.ask_reporter("children_failures")
         return cast("Coroutine[Any, Any, dict[str, str]]", failures)
 
     def drop_children(self) -> Coroutine[Any, Any, None]:
@@ -300,7 +305,7 @@ class Job(Generic[T, R]):
         For a job that goes on without them, after a child with ``on_failure="continue"`` failed: it
         can't complete while it has children that may still run.
         """
-        dropped = self._loop.result(self._reporter.drop_children())
+        dropped = self.ask_reporter("drop_children")
         return cast("Coroutine[Any, Any, None]", dropped)
 
     def subprocess(self, *command: str, **options: Any) -> JobSubprocess:

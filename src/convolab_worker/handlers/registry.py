@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 
 from msgspec import Struct, field, structs
@@ -425,10 +426,11 @@ def _job_type(
     def resolve() -> Any:
         return result_annotation(function, Job)
 
-    try:
-        result = resolve()
-    except ConfigurationError:
-        result = Unresolved(resolve)  # until somebody asks for it
+    result: Any = Unresolved(resolve)  # until somebody asks for it: a start need not wait
+    # The names that a running function has defined are there now, and not later.
+    if declared is not None or "<locals>" in getattr(function, "__qualname__", "<locals>"):
+        with suppress(ConfigurationError):
+            result = resolve()
     if declared is None:
         policy: Any = _policy(options)
         job_options(f"{place(function)}: {name!r}", policy)  # an error there names the handler

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from convolab_worker.bullmq.protocol.job_options import number
 from convolab_worker.bullmq.protocol.keywords import BUILT_IN
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import is_async, place
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Callable[..., float | None]")
 
 _MAX_DELAY_MS = 2**53 - 1  # what a JavaScript producer's dashboards can count
+_NO_MORE = -1  # what BullMQ's own strategies answer for "no further attempt"
 _MOST_DOUBLINGS = 64  # a millisecond, doubled so often, is more than that
 
 
@@ -34,8 +36,8 @@ def retry_delay(
     ``custom`` gives the seconds for a strategy that is not one of BullMQ's own, by its name.
     Raises ConfigurationError for a backoff that can't be understood.
     """
-    attempts = opts.get("attempts", 0)
-    if not _is_number(attempts) or attempts_made + 1 >= attempts:
+    attempts = number(opts.get("attempts", 0))
+    if attempts is None or attempts_made + 1 >= attempts:
         return None
     backoff = opts.get("backoff")
     name = backoff.get("type") if isinstance(backoff, dict) else None
@@ -49,6 +51,8 @@ def retry_delay(
         delay_ms = float(math.floor(min(doubled, _longest(backoff)) + 0.5))
     if jitter > 0:
         delay_ms = math.floor(random * delay_ms * jitter + delay_ms * (1 - jitter))
+    if delay_ms == _NO_MORE:
+        return None
     return min(max(delay_ms, 0.0), _MAX_DELAY_MS) / 1000
 
 
@@ -65,11 +69,11 @@ def _backoff(backoff: object) -> tuple[str, float, float]:
     if kind not in BUILT_IN:
         msg = f"backoff: unknown strategy {kind!r}; known are {' and '.join(BUILT_IN)}"
         raise ConfigurationError(msg)
-    delay, jitter = backoff.get("delay") or 0, backoff.get("jitter") or 0
-    if not (_is_number(delay) and _is_number(jitter) and 0 <= jitter <= 1):
+    delay, jitter = number(backoff.get("delay")), number(backoff.get("jitter"))
+    if not (_is_number(delay) and _is_number(jitter) and 0 <= (jitter or 0) <= 1):
         msg = f"backoff: expected a delay in milliseconds and a jitter from 0 to 1, got {backoff!r}"
         raise ConfigurationError(msg)
-    return kind, float(delay), float(jitter)
+    return kind, float(delay or 0), float(jitter or 0)
 
 
 def _longest(backoff: object) -> float:
@@ -85,10 +89,6 @@ def _is_number(value: object) -> bool:
         and not isinstance(value, bool)
         and abs(value) <= sys.float_info.max
     )
-
-
-# What BullMQ's own strategies answer for "no further attempt".
-_NO_MORE = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,12 +29,12 @@ def driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class WorkerLoop:
-    """The loop in which it is made, or none: a handler's own process has no worker's loop."""
+    """The worker's loop, or none: a handler's own process has no worker's loop."""
 
     __slots__ = ("_loop",)
 
-    def __init__(self) -> None:
-        self._loop = running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
 
     def result(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in the worker's loop, for whoever calls this.

@@ -98,13 +98,7 @@ def _validator_of_written(adapter: Any) -> Any:
     from pydantic_core import SchemaValidator
 
     mended = _with_written_names(adapter.core_schema)
-    if mended == adapter.core_schema:
-        return adapter
-    try:
-        # Otherwise pydantic takes the validators that the models have already.
-        return SchemaValidator(mended, _use_prebuilt=False)
-    except TypeError:  # before pydantic 2.12
-        return SchemaValidator(mended)
+    return adapter if mended == adapter.core_schema else SchemaValidator(_anew(mended))
 
 
 _FIELD_KINDS = ("model-field", "dataclass-field", "typed-dict-field")
@@ -135,6 +129,31 @@ def _with_written_names(part: Any) -> Any:
     return copy
 
 
+def _anew(part: Any) -> Any:
+    """Copy a core schema so that pydantic makes validators of it anew.
+
+    For a class that has a validator it takes that, whatever the schema says; a subclass has none.
+    """
+    if isinstance(part, list | tuple):
+        return type(part)(_anew(each) for each in part)
+    if not isinstance(part, dict):
+        return part
+    copy = {key: value if key in _NO_SCHEMAS else _anew(value) for key, value in part.items()}
+    if copy.get("type") not in ("model", "dataclass"):
+        return copy
+    cls = copy["cls"]
+
+    def restore(instance: Any) -> Any:
+        object.__setattr__(instance, "__class__", cls)
+        return instance
+
+    # Made by type itself: a model's own metaclass would give it a validator, too.
+    copy["cls"] = type.__new__(type(cls), cls.__name__, (cls,), {"__slots__": ()})
+    function = {"type": "no-info", "function": restore}
+    around = {"type": "function-after", "function": function, "schema": copy}
+    return {**around, "ref": copy.pop("ref")} if "ref" in copy else around
+
+
 def refused(error: Exception) -> InvalidPayload:
     """Return what says that a constructor or validator of the user's has raised ``error``."""
     return InvalidPayload(printable(f"data: {str(error)[:300]} ({type(error).__name__})"))
@@ -152,7 +171,8 @@ def _adapter(annotation: Any, why_not_msgspec: str) -> Any:
         raise ConfigurationError(msg) from None
     try:
         adapter = TypeAdapter(annotation)
-        adapter.rebuild(raise_errors=True)
+        if hasattr(adapter, "rebuild"):  # from pydantic 2.10 on; before, making it did as much
+            adapter.rebuild(raise_errors=True)
     except Exception as error:
         msg = (
             f"data: can't validate {name}: change the type to one that msgspec or pydantic takes; "

@@ -46,6 +46,12 @@ _HOLD = {
     "description": "keep the request open until all work is done, at most this long: 90, 90s or 5m",
     "schema": _TEXT,
 }
+_RETRY = {
+    "name": "retry",
+    "in": "query",
+    "description": "on answers 503 with Retry-After when the time is over and work remains",
+    "schema": {"enum": ["on", "off"]},
+}
 _BEARER: list[dict[str, list[str]]] = [{"bearer": []}, {}]
 _DESCRIPTIONS = {
     200: "success",
@@ -93,7 +99,7 @@ def _operation(
 def _wake(name: str) -> dict[str, Any]:
     held = {**_json(_HOLD_RESULT), "application/x-ndjson": {"schema": _PROGRESS_LINE}}
     contents = {200: held, 202: _json(_AWAKE), 503: _json(_ERROR)}
-    return _operation(name, "wake the worker", contents, parameters=[_HOLD])
+    return _operation(name, "wake the worker", contents, parameters=[_HOLD, _RETRY])
 
 
 def _probe(name: str, summary: str, schema: Any) -> dict[str, Any]:

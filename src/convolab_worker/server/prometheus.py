@@ -77,6 +77,9 @@ def _worker(stats: Mapping[str, Any]) -> Iterator[_Metric]:
     phases = [_Sample(stats["phase"] == phase, {"phase": phase}) for phase in _PHASES]
     help_text = "1 for the worker's phase: working, suspended, or asleep without a connection."
     yield _Metric("phase", "gauge", help_text, phases)
+    stopped = [_Sample(1, {"queue": name, "why": why}) for name, why in stats["stopped"].items()]
+    help_text = "1 for each queue that gives no jobs, as last known: paused, limited, full, broken."
+    yield _Metric("queue_stopped", "gauge", help_text, stopped)
     yield _gauge("held_requests", "Requests that are held open.", stats["held"])
     help_text = "Drains that held requests started."
     yield _Metric("drains_total", "counter", help_text, [_Sample(stats["drains"], {})])

@@ -45,7 +45,7 @@ def make_app(
 ) -> tuple[web.Application, Gate]:
     """Return the application, and the gate that its requests pass."""
     default_hold = settings.wake_hold if settings.wake_mode == "held" else None
-    routes = Routes(worker, default_hold, traffic)
+    routes = Routes(worker, default_hold, traffic, asks_again=settings.wake_retry == "on")
     gate = Gate(
         authorization,
         rate=settings.wake_rate,
@@ -63,11 +63,20 @@ def make_app(
 class Routes:
     """Answers requests about one worker.
 
-    A wake that names no duration is held for ``default_hold`` seconds; None: answered at once.
+    A wake that names no duration is held for ``default_hold`` seconds; None: answered at once. A
+    server that ``asks_again`` answers 503 while work remains, unless the request says otherwise.
     """
 
-    def __init__(self, worker: WorkerProxy, default_hold: float | None, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        worker: WorkerProxy,
+        default_hold: float | None,
+        traffic: Traffic,
+        *,
+        asks_again: bool = False,
+    ) -> None:
         self._worker = worker
+        self._asks_again = asks_again
         self._default_hold = default_hold
         self.status_page = StatusPage(worker)
         self._traffic = traffic
@@ -91,6 +100,7 @@ class Routes:
     async def wake(self, request: web.Request) -> web.StreamResponse:
         """Wake the worker and answer at once or, held, when its work is done."""
         seconds = _requested_hold(request, self._default_hold)
+        asks_again = _asks_again(request, self._asks_again)
         if seconds is None:
             self._worker.wake()
             return answer(202, {"status": "awake", "running": self._worker.progress()["running"]})
@@ -101,6 +111,8 @@ class Routes:
             result = await self._worker.call(lambda worker: worker.hold(seconds))
         except ConvolabWorkerError as error:
             return failure(503, str(error))
+        if asks_again and result.status == "budget":
+            return answer(503, asdict(result), {"Retry-After": "1"})
         return answer(200, asdict(result))
 
     async def _stream_progress(self, request: web.Request, seconds: float) -> web.StreamResponse:
@@ -169,6 +181,20 @@ async def _stats(worker: Worker) -> dict[str, Any]:
 
 async def _write_line(response: web.StreamResponse, value: Any) -> None:
     await response.write(json.dumps(value).encode() + b"\n")
+
+
+def _asks_again(request: web.Request, default: bool) -> bool:  # noqa: FBT001
+    """Return whether the request is one that is repeated when it is answered 503.
+
+    Raises HTTPBadRequest unless the query has at most one ``retry``, and that ``on`` or ``off``.
+    """
+    given = request.query.getall("retry", [])
+    if not given:
+        return default
+    if given not in (["on"], ["off"]):
+        shown = "&".join(f"retry={text[:40]}" for text in given[:2])
+        raise web.HTTPBadRequest(reason="Bad Request", text=f"{shown}: expected on or off")
+    return given == ["on"]
 
 
 def _requested_hold(request: web.Request, default: float | None) -> float | None:

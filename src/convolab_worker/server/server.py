@@ -11,9 +11,10 @@ import contextlib
 import socket
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker._logs import Log
+from convolab_worker.connection.forking import keep_from_forks
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.server.gate.auth import authorization
 from convolab_worker.server.gate.traffic import Traffic
@@ -75,19 +76,24 @@ class WakeServer:
     async def __aenter__(self) -> Self:
         settings = self._worker.settings
         is_guarded = not self._authorization.is_open
-        sock = _listening_socket("0.0.0.0" if self._is_public else "127.0.0.1", settings.port)  # noqa: S104
-        host, self.port = sock.getsockname()
+        socks = _listening_sockets(settings.host, settings.port, is_public=self._is_public)
+        self.port = socks[0].getsockname()[1]
         proxy = WorkerProxy(self._worker, asyncio.get_running_loop())
         threading.Thread(
-            target=self._run, args=(proxy, sock), name="convolab-server", daemon=True
+            target=self._run, args=(proxy, socks), name="convolab-server", daemon=True
         ).start()
         try:
             await asyncio.shield(asyncio.wrap_future(self._started))
         except asyncio.CancelledError:  # nobody will call __aexit__
             await self._close()
             raise
+        hosts = ", ".join(sock.getsockname()[0] for sock in socks)
         _log.info(
-            "server.listening", host=host, port=self.port, token=is_guarded, mode=settings.wake_mode
+            "server.listening",
+            host=hosts,
+            port=self.port,
+            token=is_guarded,
+            mode=settings.wake_mode,
         )
         return self
 
@@ -106,18 +112,19 @@ class WakeServer:
                 self._loop.call_soon_threadsafe(self._closing.set)
         await asyncio.wait({asyncio.wrap_future(self._ended)}, timeout=_CLOSE_SECONDS)
 
-    def _run(self, proxy: WorkerProxy, sock: socket.socket) -> None:
+    def _run(self, proxy: WorkerProxy, socks: list[socket.socket]) -> None:
         try:
-            asyncio.run(self._serve(proxy, sock))
+            asyncio.run(self._serve(proxy, socks))
         except Exception as error:  # noqa: BLE001 - logged, and raised where the start is awaited
             _log.error("server.failed", exc_info=error)
             if not self._started.done():
                 self._started.set_exception(error)
         finally:
-            sock.close()
+            for sock in socks:
+                sock.close()
             self._ended.set_result(None)
 
-    async def _serve(self, proxy: WorkerProxy, sock: socket.socket) -> None:
+    async def _serve(self, proxy: WorkerProxy, socks: list[socket.socket]) -> None:
         from convolab_worker.server.gate.listener import Listener, connection_limit
         from convolab_worker.server.routes import make_app
 
@@ -132,15 +139,39 @@ class WakeServer:
         # On loopback, and behind Cloud Run's front end, all clients have one address.
         shares = self._is_public and settings.k_service is None
         listener = Listener(app, gate, traffic, limit=connection_limit(), shares=shares)
-        await listener.open(sock)
+        await listener.open(socks)
         self._started.set_result(None)
         await self._closing.wait()
         await listener.close()
 
 
-def _listening_socket(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), backlog=_BACKLOG)
-    except OSError as error:
-        msg = f"PORT={port}: expected a port that is free on {host}: {error.strerror}"
-        raise ConfigurationError(msg) from None
+def _listening_sockets(host: str | None, port: int, *, is_public: bool) -> list[socket.socket]:
+    """Listen on both families, everywhere or on loopback, or on the addresses of ``host``.
+
+    A machine may have one family only. HOST is everybody's variable: one that is no address of
+    this machine is told of, and does not count.
+    """
+    if host is not None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return _bound([address[4][0] for address in found], port)
+        except (OSError, ConfigurationError) as error:
+            _log.warning("server.host_ignored", host=host, error=str(error))
+    return _bound(["0.0.0.0", "::"] if is_public else ["127.0.0.1", "::1"], port)  # noqa: S104
+
+
+def _bound(hosts: list[Any], port: int) -> list[socket.socket]:
+    socks: list[socket.socket] = []
+    for host in dict.fromkeys(hosts):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            if socks:  # there is no such family here, or another program has its port
+                continue
+            msg = f"PORT={port}: expected a port that is free on {host}: {error.strerror}"
+            raise ConfigurationError(msg) from None
+        keep_from_forks(sock)
+        socks.append(sock)
+        port = sock.getsockname()[1]  # one number for all
+    return socks

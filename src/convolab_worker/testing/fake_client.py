@@ -15,6 +15,7 @@ from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.protocol.schedules import Schedule
 from convolab_worker.client import actions, enqueue, queues as of_queues, schedules
 from convolab_worker.client.client import JobClient, typed_result
+from convolab_worker.client.demand import Demand
 from convolab_worker.client.events import JobEvent
 from convolab_worker.client.job_status import JobStatus, not_found, seen
 from convolab_worker.client.jobs import Wanted, checked_states
@@ -217,6 +218,11 @@ class FakeJobClient(JobClient):
     async def counts(self) -> dict[str, dict[str, int]]:
         return {keys.queue: self._counted(keys.queue) for keys in self._queues(None)}
 
+    async def demand(self) -> Demand:
+        states = [job.state for job in self._kept.values() if job.queue in self.settings.queues]
+        ready = states.count("waiting") + states.count("prioritized")
+        return Demand(ready=ready, active=states.count("active"))
+
     def _counted(self, queue: str) -> dict[str, int]:
         states = [job.state for job in self._kept.values() if job.queue == queue]
         return {state: states.count(state) for state in _COUNTED}
@@ -244,9 +250,8 @@ class FakeJobClient(JobClient):
         del self._kept[job.queue, job.id]
         return "removed"
 
-    async def _act(
-        self, jobs: Jobs, queue: str | None, kind: actions.Kind, *, reset_attempts: bool = False
-    ) -> int:
+    async def _act(self, jobs: Jobs, queue: str | None, kind: actions.Kind, **how: bool) -> int:
+        reset_attempts = how.get("reset_attempts", False)  # a job that never ran has no steps
         if isinstance(jobs, str | JobStatus):
             job = self._find(jobs, queue) if isinstance(jobs, str) else jobs
             if not self._acted(job, kind, reset_attempts=reset_attempts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -231,6 +232,7 @@ class _Recorder:
     ) -> None:
         self._limits = limits
         self.updated: Any = None
+        self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         failed = dict.fromkeys(failures)
         # Through JSON, as results come back in a worker.
         self.ended: dict[str, Any] = json.loads(encode_json({**failed, **results}, "results"))

@@ -42,6 +42,7 @@ def stats(assembly: Assembly, requests: HeldRequests, *, state: str, now: float)
         "running": slots.running,
         "free": slots.free,
         "parked": slots.parked,
+        "stopped": assembly.table.stopped(),
         "outcomes": dict(assembly.executor.metrics.outcomes),
         "commands": {
             "sent": total.client_sent,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import Bench, Ledger
-from tests.faults.torture.run import Options, Report, Torture
+from tests.faults.torture.run import SERVER_OPTIONS, Options, Report, Torture
 from tests.faults.torture.table import tables
 from tests.support.node import NodeScripts
 from tests.support.server import ServerProcess
@@ -48,7 +48,7 @@ def _options(arguments: list[str]) -> tuple[Options, bool]:
 def _torture(options: Options, folder: Path) -> Report:
     with (
         EmbeddedServer() as quiet,
-        ServerProcess(data_dir=folder / "server") as server,
+        ServerProcess(data_dir=folder / "server", options=SERVER_OPTIONS) as server,
         Bench(server, Ledger(quiet.url, "torture"), "torture", folder) as bench,
     ):
         return asyncio.run(Torture(bench, options).run())

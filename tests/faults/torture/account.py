@@ -20,6 +20,9 @@ _HARM_PART = 1 / 4
 
 
 KILL, STOP = "kill -9 of a worker", "SIGTERM of a worker"
+STOP_GROUP = "SIGTERM of a worker and all of its group"
+# What a job's reason has whose result the server does not take.
+TOO_LARGE = "client-query-buffer-limit"
 HOLD_END = "end of a hold"
 
 
@@ -52,7 +55,7 @@ class Deed:
     @property
     def is_for_good(self) -> bool:
         """Whether the process ends with it."""
-        return self.what in (KILL, STOP)
+        return self.what in (KILL, STOP, STOP_GROUP)
 
 
 @dataclass(slots=True)
@@ -79,11 +82,13 @@ class Story:
     """All that is known of one job.
 
     ``events`` are the server's, with their times (milliseconds since the epoch), in its order;
-    of those that leave ``active`` and those that enter it.
+    of those that leave ``active`` and those that enter it. The result of an oversized one can't be
+    written: it has to fail for that.
     """
 
     job_id: str
     failures: int = 0
+    is_oversized: bool = False
     state: str = "unknown"
     attempts: int = 0
     result: str | None = None
@@ -113,7 +118,8 @@ def judge(story: Story, deeds: list[Deed], *, lock_ms: int = 3000) -> Verdict:
     """What became of a job whose locks last for ``lock_ms``."""
     if story.state == "active":
         return Verdict(Fate.ACTIVE, fault=f"{story.job_id} is in active")
-    if story.state != "completed":
+    is_refused = story.is_oversized and TOO_LARGE in (story.reason or "")
+    if story.state != ("failed" if is_refused else "completed"):
         return Verdict(Fate.LOST, fault=f"{story.job_id} is {story.state}: {story.reason}")
     try:
         _check_end(story)
@@ -142,9 +148,10 @@ def tell(story: Story, deeds: list[Deed]) -> str:
 
 
 def _check_end(story: Story) -> None:
-    ends = sum(what == "completed" for _, what in story.events)
+    end = "failed" if story.is_oversized else "completed"
+    ends = sum(what == end for _, what in story.events)
     if ends != 1:
-        msg = f"recorded as completed {ends} times"
+        msg = f"recorded as {end} {ends} times"
         raise _Wrong(msg)
     if not any(run.how == "returned" for run in story.runs):
         msg = "completed, and no handler has returned"
@@ -152,10 +159,10 @@ def _check_end(story: Story) -> None:
     if story.attempts != story.failures + 1:
         msg = f"{story.attempts} attempts were used up instead of {story.failures + 1}"
         raise _Wrong(msg)
-    if story.events[-1][1] != "completed":
-        msg = f"{story.events[-1][1]} after it was completed"
+    if story.events[-1][1] != end:
+        msg = f"{story.events[-1][1]} after it was {end}"
         raise _Wrong(msg)
-    if story.result != f'"{story.job_id}"':
+    if story.result != (None if story.is_oversized else f'"{story.job_id}"'):
         msg = f"its result is {story.result}"
         raise _Wrong(msg)
 
@@ -196,6 +203,7 @@ def _cause(hold: Hold, deeds: list[Deed], lock_ms: int) -> str:
         return _who_took_the_lock(run, hold.began, hold.ended, deeds, lock_ms)
     expected = {
         "completed": "returned",
+        "failed": "returned",
         "waiting-children": "asked for children",
         "delayed": "raised",
     }.get(hold.how or "", run.how)
@@ -214,7 +222,7 @@ def _why_not_run(hold: Hold, deeds: list[Deed]) -> str:
     if hold.how not in ("waiting", "stalled") or hold.ended is None:
         msg = f"taken, not run, and recorded as {hold.how}"
         raise _Wrong(msg)
-    kinds = {STOP, HOLD_END} if hold.how == "waiting" else {deed.what for deed in deeds}
+    kinds = {STOP, STOP_GROUP, HOLD_END} if hold.how == "waiting" else {deed.what for deed in deeds}
     for deed in deeds:
         is_in_time = deed.began - _CLOCK_MS <= hold.ended and deed.ended + _CLOCK_MS >= hold.began
         if deed.what in kinds and is_in_time:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from tests.faults.harness import lasting
-from tests.faults.torture.account import KILL, STOP, Deed
+from tests.faults.torture.account import KILL, STOP, STOP_GROUP, Deed
 from tests.support.proxy import TcpProxy
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from tests.faults.harness import Bench
     from tests.faults.torture.fleet import Fleet, Place
+    from tests.support.logged import LoggedProcess
 
 _SOME_REPLIES = 3
 # What the end of a process may take on a machine that is as busy as this one.
@@ -49,6 +51,7 @@ class Gremlin:
             (6, self._kill_worker),
             (6, self._freeze_worker),
             (4, self._stop_worker),
+            (3, self._stop_group),
             (6, self._kill_connection),
             (1, self._kill_all_connections),
             (3, self._cut),
@@ -124,15 +127,21 @@ class Gremlin:
             self._note("SIGSTOP of a worker", began, {place.worker.pid})
 
     async def _stop_worker(self) -> None:
+        await self._stop(STOP, lambda worker: worker.signal(signal.SIGTERM))
+
+    async def _stop_group(self) -> None:
+        await self._stop(STOP_GROUP, lambda worker: os.killpg(worker.pid, signal.SIGTERM))
+
+    async def _stop(self, what: str, tell: Callable[[LoggedProcess], None]) -> None:
         place = self._victim()
         if place is None or not place.worker.has_started:
             return  # until then, any signal just ends it
         async with place.lock:
             began, worker = time.time(), place.worker
-            worker.signal(signal.SIGTERM)
+            tell(worker)
             code = await worker.ended(within=self._grace + 20.0)
             took = time.time() - began
-            self._note(STOP, began, {worker.pid})
+            self._note(what, began, {worker.pid})
             if code != 0:
                 self.faults.append(f"a worker ended with {code} after SIGTERM: {worker.text()}")
             if took > self._grace + 1.0 + _BUSY_SECONDS:

@@ -23,8 +23,12 @@ async function addUntilTaken(queue, { name, data, opts }) {
   }
 }
 
-async function produce({ host, port, queues, jobs, seconds, maxEvents }) {
-  const connection = { host, port, maxRetriesPerRequest: null, retryStrategy: () => RETRY_MS };
+async function produce({ host, port, sentinels, queues, jobs, seconds, maxEvents }) {
+  const where = sentinels ? { ...sentinels, sentinelRetryStrategy: () => RETRY_MS } : { host, port };
+  const retries = { maxRetriesPerRequest: null, retryStrategy: () => RETRY_MS };
+  // A primary that was demoted with its connections open is left, and another one asked for.
+  const reconnectOnError = (error) => (error.message.includes("READONLY") ? 2 : false);
+  const connection = { ...where, ...retries, reconnectOnError };
   const opened = new Map();
   for (const name of queues) {
     const queue = new Queue(name, { connection, streams: { events: { maxLen: maxEvents } } });

@@ -23,6 +23,7 @@ _RETRY_SECONDS = 0.1
 # More events than any run makes: none of them may be trimmed before the account.
 MAX_EVENTS = 100_000_000
 _PRIORITIES = 5
+_HANDLERS = ("narrow", "thread", "course", "fork", "program", "oversized")
 _ATTEMPTS_TO_SPARE = 2
 
 
@@ -35,6 +36,11 @@ class Task:
     name: str
     data: dict[str, Any]
     opts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_oversized(self) -> bool:
+        """Whether its result is more than the server takes, so that it has to fail."""
+        return self.name == "oversized"
 
     @property
     def failures(self) -> int:
@@ -56,14 +62,19 @@ def tasks(
 
 def _task(rng: random.Random, job_id: str, queues: Sequence[str], longest: float) -> Task:
     kind = rng.choices(
-        ("work", "long", "narrow", "thread", "delayed", "prioritized", "failing", "course"),
-        weights=(70, 2, 8, 5, 5, 5, 3, 2),
-    )[0]
+        (
+            "work", "long", "narrow", "thread", "delayed", "prioritized", "failing", "course",
+            "fork", "program", "oversized",
+        ),
+        weights=(64, 2, 8, 5, 5, 5, 3, 2, 2, 3, 1),
+    )[0]  # fmt: skip
     data: dict[str, Any] = {"seconds": round(rng.uniform(0, 0.02), 4)}
     opts: dict[str, Any] = {}
-    name = kind if kind in ("narrow", "thread", "course") else "work"
+    name = kind if kind in _HANDLERS else "work"
     if kind == "long":
         data["seconds"] = round(rng.uniform(0, longest), 3)
+    elif kind == "program":
+        data["seconds"] = round(rng.uniform(0, longest / 3), 3)
     elif kind == "delayed":
         opts["delay"] = rng.randint(1, 2000)
     elif kind == "prioritized":
@@ -111,14 +122,18 @@ async def _add_until_taken(client: JobClient, task: Task) -> None:
 
 
 async def produce_with_node(
-    port: int, jobs: Sequence[Task], queues: Sequence[str], seconds: float, patience: float
+    where: int | dict[str, Any],
+    jobs: Sequence[Task],
+    queues: Sequence[str],
+    seconds: float,
+    patience: float,
 ) -> None:
-    """The same by BullMQ for Node, in a process of its own."""
+    """The same by BullMQ for Node, in a process of its own; ``where`` is a port, or Sentinels."""
     async with await NodeScripts(HERE).start("producer.mjs") as node:
         await node.send(
             {
                 "host": "127.0.0.1",
-                "port": port,
+                **({"port": where} if isinstance(where, int) else {"sentinels": where}),
                 "queues": list(queues),
                 "jobs": [task.as_node() for task in jobs],
                 "seconds": seconds,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tests.faults.harness import Bench
 
+SERVER_OPTIONS = {"client-query-buffer-limit": "1mb"}
+"""What the tortured server refuses by closing the connection: some results are larger."""
 _GRACE_SECONDS = 1.0
 # BullMQ's stalled limit would fail jobs whose workers are killed again and again, as it should.
 _NO_STALLED_LIMIT = 1000
@@ -213,12 +215,19 @@ class Torture:
         return dict(zip(names, pipeline.execute(), strict=True))
 
     def _done(self) -> int:
-        return sum(self._bench.redis.zcard(f"bull:{queue}:completed") for queue in self._queues)
+        return sum(
+            self._bench.redis.zcard(f"bull:{queue}:{state}")
+            for queue in self._queues
+            for state in ("completed", "failed")
+        )
 
     # the account
 
     def _account(self, deeds: list[Deed]) -> Account:
-        stories = {task.job_id: Story(task.job_id, task.failures) for task in self._tasks}
+        stories = {
+            task.job_id: Story(task.job_id, task.failures, task.is_oversized)
+            for task in self._tasks
+        }
         for task in self._tasks:
             if task.name == "course":
                 parts = [f"{task.job_id}.{part}" for part in _PARTS]
@@ -226,15 +235,21 @@ class Torture:
         for queue in self._queues:
             self._read_states(queue, stories)
             self._read_events(queue, stories)
-            self._read_hashes(queue, list(stories), stories)
+            ids = [key.rpartition(":")[2] for key in self._keys(queue)]
+            self._read_hashes(queue, ids, stories)
         for run in self._diary.runs():
-            story = stories.get(run.job_id)
+            story = stories.get(_plain(run.job_id))
             if story is None:
                 self._faults.append(f"a job ran that nobody added: {run.job_id}")
             else:
                 story.runs.append(run)
         lock_ms = round(self._options.lock_duration * 1000)
         return Account.of(stories.values(), deeds, lock_ms=lock_ms)
+
+    def _keys(self, queue: str) -> list[str]:
+        """The keys of the queue's jobs."""
+        keys = self._bench.redis.scan_iter(f"bull:{queue}:*-*", count=_CHUNK, _type="hash")
+        return [key for key in keys if key.count(":") == 2]
 
     def _read_states(self, queue: str, stories: dict[str, Story]) -> None:
         redis, base = self._bench.redis, f"bull:{queue}:"
@@ -251,7 +266,7 @@ class Torture:
 
     def _place(self, state: str, ids: Iterable[str], stories: dict[str, Story]) -> None:
         for job_id in ids:
-            story = stories.get(job_id)
+            story = stories.get(_plain(job_id))
             if story is None:
                 self._faults.append(f"{state} has a job that nobody added: {job_id}")
             elif story.state not in ("unknown", state):
@@ -261,7 +276,7 @@ class Torture:
 
     def _read_events(self, queue: str, stories: dict[str, Story]) -> None:
         for at, event in pages(self._bench.redis, f"bull:{queue}:events"):
-            story = stories.get(event.get("jobId", ""))
+            story = stories.get(_plain(event.get("jobId", "")))
             what = event["event"]
             of_interest = what in _MOVES or (what == "waiting" and event.get("prev") == "active")
             if story is not None and of_interest:
@@ -276,9 +291,20 @@ class Torture:
                 pipeline.hmget(f"bull:{queue}:{job_id}", "atm", "returnvalue", "failedReason")
             for job_id, fields in zip(chunk, pipeline.execute(), strict=True):
                 attempts, result, reason = fields
-                if attempts is not None:
-                    story = stories[job_id]
-                    story.attempts, story.result, story.reason = int(attempts), result, reason
+                story = stories.get(_plain(job_id))
+                if attempts is not None and story is not None:
+                    story.attempts, story.reason = int(attempts), reason
+                    story.result = result and _plain_text(result)
+
+
+def _plain(job_id: str) -> str:
+    """A part's id without what tells its parent's lives apart: a parent here has one."""
+    return job_id.partition("~")[0]
+
+
+def _plain_text(result: str) -> str:
+    head, is_part, _ = result.partition("~")
+    return f'{head}"' if is_part else head
 
 
 def as_json(report: Report) -> str:

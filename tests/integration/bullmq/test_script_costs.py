@@ -97,6 +97,21 @@ async def teach(job: Job[Any]) -> int:
     return len(done)
 
 
+@handlers.course("compose")
+async def compose(job: Job[Any]) -> None:
+    """Record steps, in two attempts."""
+    for number in range(job.attempt * 2):
+        await job.step(f"line-{number}", tell_line, number)
+    if job.attempt == 1:
+        msg = "lost for words"
+        raise RuntimeError(msg)
+
+
+async def tell_line(number: int) -> str:
+    """What is recorded."""
+    return f"line {number}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """So many jobs of one name, added with these options; one job may stand for several."""
@@ -123,6 +138,7 @@ KINDS = {
     "parking": [Work(name="draw", queue=IMAGES)],
     "renewals": [Work(name="read-aloud", queue=COURSES, jobs=3)],
     "children": [Work(name="teach", queue=COURSES, jobs=15)],
+    "steps": [Work(name="compose", options={"attempts": 2})],
 }
 MIXTURE = [work for works in KINDS.values() for work in works]
 

@@ -164,7 +164,7 @@ def test_what_is_no_number_never_reaches_the_script(remove: object, kept: dict[s
 
 
 @pytest.mark.parametrize(
-    ("attempts", "told"), [(3, 3), (None, 0), ("3", 0), ([], 0), (10**30, 0), (True, 0)]
+    ("attempts", "told"), [(3, 3), (None, 0), ("3", 3), ([], 0), ({}, 0), (10**30, 0), ("x", 0)]
 )
 def test_the_number_of_attempts_is_a_number(attempts: object, told: int) -> None:
     """The script compares it, to announce that retries are exhausted."""
@@ -263,7 +263,8 @@ def test_a_report_is_one_call(
 
 
 @pytest.mark.parametrize(
-    ("keep", "told"), [(5, 5), (0, ""), (-1, ""), (None, ""), ("5", ""), (2.5, ""), ([], "")]
+    ("keep", "told"),
+    [(5, 5), (0, ""), (-1, ""), (None, ""), ("5", 5), (2.5, 2), ([], ""), (True, ""), ("x", "")],
 )
 def test_the_number_of_rows_to_keep_is_a_number(keep: object, told: object) -> None:
     """Anything else in the job's options keeps them all."""

@@ -119,14 +119,16 @@ def test_options_go_by_their_long_names(short: str, full: str) -> None:
         ('{"attempts":1}', 1),
         ('{"attempts":0}', 1),
         ('{"attempts":-3}', 1),
-        ('{"attempts":"5"}', 1),
+        ('{"attempts":"5"}', 5),
         ('{"attempts":null}', 1),
-        ('{"attempts":[5]}', 1),
+        ('{"attempts":[5]}', 5),
+        ('{"attempts":2.5}', 3),
+        ('{"attempts":"x"}', 1),
         ("{}", 1),
     ],
 )
 def test_a_job_has_at_least_one_attempt(opts: str, most: int) -> None:
-    """What is no number of attempts is one."""
+    """As JavaScript reads numbers; what is none is one attempt."""
     assert read({**without("opts"), "opts": opts}).max_attempts == most
 
 

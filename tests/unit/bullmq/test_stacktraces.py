@@ -38,13 +38,15 @@ def test_without_a_trace_the_others_are_kept() -> None:
         (1, ["new"]),
         (2, ["3", "new"]),
         (9, ["1", "2", "3", "new"]),
-        (-1, ["1", "2", "3", "new"]),
-        ("2", ["1", "2", "3", "new"]),
-        (2.0, ["1", "2", "3", "new"]),
+        (-1, ["2", "3", "new"]),
+        ("2", ["3", "new"]),
+        (2.0, ["3", "new"]),
+        ("x", ["1", "2", "3", "new"]),
+        ("0", ["1", "2", "3", "new"]),
     ],
 )
 def test_the_jobs_own_limit_keeps_the_newest(limit: object, kept: list[str]) -> None:
-    """stackTraceLimit counts from the end; 0 keeps none, and what is no count is none."""
+    """stackTraceLimit counts from the end; 0 keeps none. It is JavaScript's slice."""
     before = active_job(b'["1","2","3"]', **({} if limit is None else {"stackTraceLimit": limit}))
 
     assert json.loads(extended_stacktrace(before, "new")) == kept

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import io
 import json
 import re
 import wave
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from PIL import Image
 
-from convolab_worker.errors import InvalidPayload, RetryLater, UnrecoverableError
+from convolab_worker.errors import InvalidPayload, RateLimited, UnrecoverableError
 from convolab_worker.testing import run_handler
 from examples.convolab.app import handlers
 from examples.convolab.assembly import assemble
@@ -261,16 +268,70 @@ def test_an_endpoint_is_used_only_when_it_is_set_up(
 
 
 def test_what_an_endpoint_refuses_is_retried_when_that_can_help() -> None:
-    """429 waits as told, the service's failure uses up an attempt, a wrong key fails for good."""
+    """429 limits the queue as told; a failure uses an attempt up; a wrong key fails for good."""
     busy = refusal(429, {"Retry-After": "7"}, "")
     broken = refusal(503, {}, "down")
     wrong = refusal(401, {}, "bad key")
 
-    assert isinstance(busy, RetryLater)
+    assert isinstance(busy, RateLimited)
     assert busy.delay == 7
     assert isinstance(broken, EndpointError)
     assert isinstance(wrong, UnrecoverableError)
     assert "401: bad key" in str(wrong)
+
+
+class Service:
+    """A service with OpenAI's interface that counts what it was asked for, and then refuses."""
+
+    def __init__(self, takes: int, answer: Any) -> None:
+        self.takes = takes
+        self.answer = answer
+        self.keys: list[str] = []
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer, or fail as a service does that is down."""
+        self.keys.append(request.headers["Idempotency-Key"])
+        if self.takes == 0:
+            return web.Response(status=503, text="down")
+        self.takes -= 1
+        return web.json_response(self.answer)
+
+    @asynccontextmanager
+    async def running(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+        """Serve, as the handlers' service."""
+        app = web.Application()
+        app.router.add_post("/{path:.*}", self.handle)
+        async with TestServer(app) as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", str(server.make_url("/v1")))
+            monkeypatch.setenv("OPENAI_IMAGE_MODEL", "painter")
+            yield
+
+
+@pytest.mark.asyncio
+async def test_a_picture_that_was_paid_for_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt got one of two; the second asks for the other, with the key it had."""
+    monkeypatch.setenv("LESSON_OUTPUT", str(tmp_path))
+    made(Store(tmp_path), "de")
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    answer = {"data": [{"b64_json": base64.b64encode(picture.getvalue()).decode()}]}
+    service = Service(1, answer)
+    run = functools.partial(
+        run_handler, handlers, "generate", {"dialogueId": "c1", "imageCount": 2}, job_id="cards"
+    )
+
+    async with service.running(monkeypatch):
+        first = await run(raises=False)
+        service.takes = 9
+        second = await run(attempt=2, steps=first.steps)
+
+    assert (first.outcome, [*first.steps]) == ("retried", ["cards/01.png"])
+    assert len(second.result["files"]) == 2
+    assert all((tmp_path / file).is_file() for file in second.result["files"])
+    assert len(service.keys) == 3
+    assert service.keys[1] == service.keys[2] != service.keys[0]
 
 
 class Terminal(io.StringIO):

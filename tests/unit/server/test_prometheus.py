@@ -36,6 +36,7 @@ def stats() -> dict[str, Any]:
         "phase": "suspended",
         "held": 2,
         "drains": 5,
+        "stopped": {"jobs": "paused"},
         "connected": True,
         "running": 1,
         "free": 7,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgpack
 
 from convolab_worker.bullmq.protocol import script_costs
-from convolab_worker.bullmq.protocol.job_options import end_options, short_options
+from convolab_worker.bullmq.protocol.job_options import end_options, number, short_options
 from convolab_worker.bullmq.protocol.keys import STATE_KEYS
 from convolab_worker.bullmq.protocol.records import step_field
 
@@ -31,6 +31,9 @@ _DELAY_MORE_KEYS = ("events", "meta", "stalled", "wait", "limiter", "pc")
 _SCHEDULER_KEYS = (
     "repeat", "delayed", "wait", "paused", "meta", "prioritized", "marker", "id", "events", "pc",
 )  # fmt: skip
+
+
+_MOST_ROWS = 2**31  # which nobody keeps: no limit
 
 
 class Call(NamedTuple):
@@ -203,7 +206,8 @@ class Transitions:
         if not rows and progress is not None:
             return Call("updateProgress", keys, (job.id, progress), script_costs.PROGRESS)
         keep = job.opts.get("keepLogs")
-        kept = keep if isinstance(keep, int) and keep > 0 else ""
+        limit = 0 if isinstance(keep, bool) else number(keep) or 0
+        kept = int(limit) if 1 <= limit < _MOST_ROWS else ""
         inner = script_costs.log(is_trimmed=bool(kept), has_progress=progress is not None)
         args = (job.id, progress or "", kept, *rows)
         return Call("addLogs", [*keys, f"{job_key}:logs"], args, inner)

@@ -6,6 +6,8 @@ What producers have stored is read without ever raising. How their keywords beco
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ LONG_NAMES: Mapping[str, str] = {
     "kl": "keepLogs",
     "de": "deduplication",
 }
+_NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_RADIXES = {"0x": 16, "0o": 8, "0b": 2}
 _SHORT_NAMES = {long: short for short, long in LONG_NAMES.items()}
 _LARGEST_IN_LUA = 2**53
 
@@ -68,6 +72,41 @@ def _is_missing(opts: Mapping[str, Any], key: str) -> bool:
     return said is None or (key == "attempts" and said == 0)
 
 
+def number(value: object) -> float | None:
+    """Returns the number that JavaScript takes a JSON value for where it needs one; None for NaN.
+
+    ``attempts`` and other numbers are text where they come from an environment variable.
+    """
+    if isinstance(value, (int, float)):
+        return None if isinstance(value, float) and math.isnan(value) else value
+    if value is None or value == []:
+        return 0
+    if isinstance(value, list):  # it becomes text first, in which true and an object are no number
+        is_text = len(value) == 1 and not isinstance(value[0], (bool, dict))
+        return number(value[0]) if is_text else None
+    return _number_in(value.strip()) if isinstance(value, str) else None
+
+
+def _number_in(text: str) -> float | None:
+    radix = _RADIXES.get(text[:2].lower())
+    try:
+        if radix is not None:
+            return int(text[2:], radix)
+        if text in {"Infinity", "+Infinity", "-Infinity"}:
+            return float(text)
+        return float(text) if _NUMERAL.fullmatch(text) else None if text else 0
+    except (ValueError, OverflowError):
+        return None
+
+
+def most_attempts(opts: Mapping[str, Any]) -> int:
+    """Returns how often a job with these options may be tried: at least once."""
+    attempts = opts.get("attempts")
+    if type(attempts) is not int:
+        attempts = math.ceil(min(max(number(attempts) or 1, 1), _LARGEST_IN_LUA))
+    return max(attempts, 1)
+
+
 def short_options(opts: Mapping[str, Any]) -> dict[str, Any]:
     return {_SHORT_NAMES.get(key, key): value for key, value in opts.items()}
 
@@ -83,7 +122,7 @@ def end_options(opts: Mapping[str, Any], target: str) -> Mapping[str, Any]:
         remove = opts.get("removeOnComplete" if target == "completed" else "removeOnFail")
         found = known[target] = {
             "keepJobs": _keep_jobs(remove),
-            "attempts": _number(opts.get("attempts"), otherwise=0),
+            "attempts": _sent(number(opts.get("attempts")), otherwise=0),
             "fpof": bool(opts.get("failParentOnFailure")),
             "cpof": bool(opts.get("continueParentOnFailure")),
             "idof": bool(opts.get("ignoreDependencyOnFailure")),
@@ -99,12 +138,12 @@ def _keep_jobs(remove: object) -> Mapping[str, Any]:
     """
     if isinstance(remove, (dict, list)):
         given = remove if isinstance(remove, dict) else {}
-        known = {key: _number(given.get(key), otherwise=None) for key in ("count", "age", "limit")}
+        known = {key: _sent(given.get(key), otherwise=None) for key in ("count", "age", "limit")}
         return {key: value for key, value in known.items() if value is not None}
-    return {"count": _number(remove, otherwise=0 if remove else -1)}
+    return {"count": _sent(remove, otherwise=0 if remove else -1)}
 
 
-def _number(value: object, *, otherwise: int | None) -> float | None:
+def _sent(value: object, *, otherwise: int | None) -> float | None:
     """``value`` if it is a number that Lua keeps exactly, or ``otherwise``."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return otherwise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct, field
 
-from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, Options
+from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, Options, most_attempts, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +29,9 @@ class ActiveJob(Struct, eq=False):
     ``steps`` are the results of steps that this run and earlier ones have kept, as JSON text by the
     steps' names; ``moved_from`` is QUEUE:ID of the queue where the job was started first, if it was
     moved to another one since.
-    ``has_asked`` says that this worker has added children of it, in this run or the one before;
-    ``children_ended`` is how many of its children had ended when its handler was told last; None if
-    it was not told yet.
+    ``has_asked`` says that this worker has added children of it, in this run or the one before, and
+    ``largest_child`` is how many characters of data one has at most. ``children_ended`` is how many
+    of its children had ended when its handler was told last; None if it was not told yet.
     ``policy`` is ``opts`` with what its handler and its worker say where the job says nothing, None
     where they say nothing either: the executor writes it.
     """
@@ -56,6 +56,7 @@ class ActiveJob(Struct, eq=False):
     steps: dict[str, bytes] = field(default_factory=dict)
     moved_from: str | None = None
     has_asked: bool = False
+    largest_child: int = 0
     children_ended: int | None = None
     policy: Mapping[str, Any] | None = None
 
@@ -66,8 +67,7 @@ class ActiveJob(Struct, eq=False):
 
     @property
     def max_attempts(self) -> int:
-        attempts = (self.policy or self.opts).get("attempts", 1)
-        return max(attempts, 1) if isinstance(attempts, int) else 1
+        return most_attempts(self.policy or self.opts)
 
 
 def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) -> ActiveJob:
@@ -85,27 +85,34 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         problem = "the job's hash has no name: it was removed, or never written whole"
     elif data is None:
         problem = "the job's hash has no data: it was never written whole"
-    stalls = get(b"stc")
+    # What few jobs have is not even read: each call here is made for every job.
+    made, made_before = get(b"atm"), get(b"attemptsMade")
+    stalls, delay, moved_from = get(b"stc"), get(b"delay"), get(b"movedFrom")
+    deferred, parent, scheduler = get(b"defa"), get(b"parentKey"), get(b"rjk")
+    steps: dict[str, bytes] = {}
+    if _STEP in b"\n".join(fields):  # which takes less than a look at each, and few jobs have any
+        steps = {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)}
     return ActiveJob(  # by position, which is quicker: this runs for every job
         queue,
-        text(job_id),
+        job_id.decode("utf-8", "surrogateescape"),
         token,
-        text(name or b""),
+        (name or b"").decode("utf-8", "surrogateescape"),
         b"null" if data is None else data,
         opts,
         whole_number(get(b"timestamp")),
         whole_number(get(b"processedOn")),
-        _count(get(b"atm")) or _count(get(b"attemptsMade")),
-        _count(get(b"ats")),
-        _count(get(b"delay")),
-        None if not (deferred := get(b"defa")) else text(deferred),
-        None if not (parent := get(b"parentKey")) else text(parent),
-        None if not (scheduler := get(b"rjk")) else text(scheduler),
+        (0 if made is None else whole_number(made))
+        or (0 if made_before is None else whole_number(made_before)),
+        whole_number(get(b"ats")),
+        0 if delay == b"0" else whole_number(delay),
+        text(deferred) if deferred else None,
+        text(parent) if parent else None,
+        text(scheduler) if scheduler else None,
         get(b"stacktrace", b"[]"),
         0 if stalls is None else whole_number(stalls),
         problem,
-        {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)},
-        None if not (origin := get(b"movedFrom")) else text(origin),
+        steps,
+        None if moved_from is None else text(moved_from),
     )
 
 
@@ -140,10 +147,6 @@ def whole_number(raw: bytes | None) -> int:
         return 0
 
 
-_count = functools.lru_cache(maxsize=128)(whole_number)
-"""The same for fields that are alike in most jobs."""
-
-
 def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
     """Returns the job's ``stacktrace`` field with ``stack`` added, cut to ``stackTraceLimit``.
 
@@ -157,8 +160,11 @@ def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
     if stack is not None:
         traces.append(stack)
     limit = job.opts.get("stackTraceLimit")
-    if isinstance(limit, int) and limit >= 0:
-        traces = traces[-limit:] if limit else []
+    if limit == 0 and isinstance(limit, (int, float)) and not isinstance(limit, bool):
+        traces = []
+    elif limit:  # JavaScript's slice(-limit)
+        last = max(min(number(limit) or 0, len(traces)), -len(traces))
+        traces = traces[-int(last) :]
     told = json.dumps(traces, ensure_ascii=False, separators=(",", ":"))
     # A lone surrogate, which UTF-8 can't carry, is written as JSON's own escape, as Node does.
     return told.encode("utf-8", "backslashreplace").decode("utf-8")

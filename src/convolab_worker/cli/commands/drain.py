@@ -49,7 +49,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _connect(settings: Settings) -> None:
-    from convolab_worker.client.client import JobClient
+    from convolab_worker.cli.process import connected
 
-    async with JobClient(settings):
+    async with connected(settings):
         pass

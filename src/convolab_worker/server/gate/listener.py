@@ -14,11 +14,13 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from convolab_worker._logs import Log
+from convolab_worker.connection.forking import keep_from_forks
 from convolab_worker.server.gate.connections import SPARE_PLACES, Activity, ConnectionTable
 from convolab_worker.server.gate.http_connection import HttpConnection
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
 
     from convolab_worker.server.gate.gate import Gate
     from convolab_worker.server.gate.traffic import Traffic
@@ -61,7 +63,7 @@ def connection_limit() -> int:
 
 
 class Listener:
-    """Serves ``app`` on a bound socket, behind ``gate``.
+    """Serves ``app`` on bound sockets, behind ``gate``.
 
     ``shares``: each peer is a client of its own, so that none may have more than half.
     """
@@ -83,17 +85,17 @@ class Listener:
         self._connecting: set[asyncio.Task[None]] = set()
         traffic.limit = limit
 
-    async def open(self, sock: socket.socket) -> None:
+    async def open(self, socks: Iterable[socket.socket]) -> None:
         """Start to accept connections."""
         await self._runner.setup()
         server = self._runner.server
         assert server is not None  # noqa: S101 - set up above
         server.request_factory = _taking_up(server.request_factory)
-        sock.setblocking(False)  # noqa: FBT003 - the socket's way
-        self._tasks = [
-            asyncio.create_task(self._accept(sock, server), name="convolab-accept"),
-            asyncio.create_task(self._sweep(), name="convolab-connections"),
-        ]
+        self._tasks = [asyncio.create_task(self._sweep(), name="convolab-connections")]
+        for sock in socks:
+            sock.setblocking(False)  # noqa: FBT003 - the socket's way
+            accepting = self._accept(sock, server)
+            self._tasks.append(asyncio.create_task(accepting, name="convolab-accept"))
         for task in self._tasks:
             task.add_done_callback(_log_death)
 
@@ -124,6 +126,7 @@ class Listener:
                 except OSError as error:
                     await self._make_room(error)
                     continue
+                keep_from_forks(accepted)
                 self._place(accepted, str(address[0]), server)
             await asyncio.sleep(0)  # those that are open have their turn
 

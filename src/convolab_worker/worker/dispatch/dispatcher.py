@@ -93,6 +93,7 @@ class Dispatcher:
         self._may_probe_at = 0.0
         self._probed: tuple[int, int] | None = None
         self._seen = (0, 0)
+        self._pauses: set[str] = set()
         self._clock_offset = time.time() - time.monotonic()
         self._draining = False
         self._pump: asyncio.Task[None] | None = None
@@ -220,6 +221,7 @@ class Dispatcher:
         """Let what is due by now take effect; gives the time."""
         now = self._now()
         self._usage.check(now)
+        self._tell_pauses()
         found, ended = self._seen
         self._seen = (self.fetcher.found, self.fetcher.ended)
         if found != self.fetcher.found:
@@ -232,6 +234,15 @@ class Dispatcher:
         self._slots.end_waits(time.monotonic())
         self.fetcher.unpark()
         return now
+
+    def _tell_pauses(self) -> None:
+        """Log each pause once, and its end: nothing else says why jobs wait."""
+        paused = self._table.known_pauses()
+        for queue in paused - self._pauses:
+            _log.warning("queue.paused", queue=queue)
+        for queue in self._pauses - paused:
+            _log.info("queue.resumed", queue=queue)
+        self._pauses = paused
 
     def _now(self) -> float:
         """The time; where the clock was set, what is planned moves with it."""

@@ -106,6 +106,7 @@ class QueueState(Struct):
     has_own_marker: bool = False  # a fetch of ours has set the marker again
     has_concurrency: bool | None = None  # whether it has one of its own; None if not known
     is_told: bool = False  # changes of its keys are told
+    was_paused: bool = False  # it was paused when that was last known
     tried_at: float = 0.0  # when it was found at a limit
 
 
@@ -146,7 +147,7 @@ class QueueTable:
     def fetch_found(self, queue: str) -> FollowUp:
         """A fetch found a job: that uses a hint up."""
         state = self.states[queue]
-        state.evidence = False
+        state.evidence = state.was_paused = False
         state.has_own_marker = True
         state.full_seconds, state.broken_seconds = _FIRST_FULL_SECONDS, 0.0
         state.hits += 1
@@ -293,7 +294,7 @@ class QueueTable:
         """
         state = self.states[queue]
         state.has_concurrency = found.concurrency is not None
-        state.tried_at = now
+        state.tried_at, state.was_paused = now, found.paused
         if found.paused:
             self._stop(state, Availability.PAUSED, None)
         elif found.concurrency is not None and ended:
@@ -521,6 +522,17 @@ class QueueTable:
 
     def paused(self) -> list[str]:
         return [q for q, state in self.states.items() if state.availability is Availability.PAUSED]
+
+    def known_pauses(self) -> set[str]:
+        return {queue for queue, state in self.states.items() if state.was_paused}
+
+    def stopped(self) -> dict[str, str]:
+        """Why queues give no jobs, as it was last known; a pause is known until a job is found."""
+        return {
+            queue: "paused" if state.was_paused else state.availability.value
+            for queue, state in self.states.items()
+            if state.was_paused or state.availability in _STOPPED
+        }
 
     def due_times(self) -> dict[str, float]:
         return {q: state.due_at for q, state in self.states.items() if state.due_at is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
@@ -41,6 +42,7 @@ from convolab_worker.errors import (
     ReplyLost,
 )
 from convolab_worker.worker.execution.losses import (
+    LARGE_BYTES,
     SMALL_CHARACTERS,
     Isolation,
     blamed,
@@ -116,6 +118,7 @@ class JobCompleter:
         self._backend = backend
         self._isolation = isolation
         self._max_size = max_size
+        self._lost_size = inf  # what is as large as that was lost with a connection of its own
         self._reconnection = reconnection
         self._lock_duration = lock_duration
         self._may_reclaim = may_reclaim
@@ -166,7 +169,7 @@ class JobCompleter:
         while not isinstance(tries.outcome, Lost):
             call = self._call(held.job, tries.outcome, fetch_next=tries.fetch_next)
             if type(tries.outcome) is not Completed or len(tries.outcome.value) > SMALL_CHARACTERS:
-                size = size_of(call, tries.outcome)
+                size = size_of(call)
                 if size > self._max_size:
                     tries.outcome = too_large(tries.outcome, size, self._max_size)
                     continue
@@ -180,7 +183,9 @@ class JobCompleter:
                     return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
                 if once and isinstance(error, RedisRefused):
                     return Completion(tries.outcome, is_refused=True)
-                await self._not_written(held.job, tries, error, size_of(call, tries.outcome))
+                is_parent = isinstance(tries.outcome, AwaitsChildren)
+                size = held.job.largest_child if is_parent else size_of(call)
+                await self._not_written(held.job, tries, error, size)
             except (ConvolabWorkerError, Refusal) as error:
                 tries.outcome = await self._instead(
                     held, tries.outcome, error, was_refused=tries.refusals > 0
@@ -204,6 +209,8 @@ class JobCompleter:
             return
         if not (tries.losses or isinstance(error, ReplyLost)):
             return  # it was not sent
+        if tries.losses and size >= LARGE_BYTES:
+            self._lost_size = min(self._lost_size, size)
         tries.losses, tries.fetch_next = tries.losses + 1, False
         if tries.losses > most_losses(size):
             _log.error("job.write_given_up", job_id=job.id, queue=job.queue, bytes=size)
@@ -251,6 +258,9 @@ class JobCompleter:
             if held.aborted is not None and not is_first:
                 raise _Aborted(held.aborted.outcome or Returned())
             job.has_asked, is_first = True, False
+            job.largest_child = max(len(child.data) for _, child in batch)
+            if job.largest_child > self._max_size:
+                raise _Aborted(too_large(outcome, job.largest_child, self._max_size))
             await producer.add_all(backend.connection, batch)
 
     async def _await_children(

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Lost, Outcome
 from convolab_worker.errors import ReplyLost
-from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,10 +47,8 @@ def loss_delay(losses: int, *, random: float) -> float:
     return float(min(0.05 * 2 ** min(losses, 10), _LONGEST_SECONDS)) * (0.75 + 0.25 * random)
 
 
-def size_of(call: Call, outcome: Outcome) -> int:
-    """Return about how many bytes are sent to write the outcome."""
-    if isinstance(outcome, AwaitsChildren):
-        return max(len(encode_json(child.data)) for child in outcome.children)
+def size_of(call: Call) -> int:
+    """Return about how many bytes are sent by the call that writes an outcome."""
     return sum(_length(argument) for argument in call.args)
 
 

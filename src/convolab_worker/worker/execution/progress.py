@@ -76,6 +76,7 @@ class BufferedReporter:
         self._held = held
         self._job = held.job
         self._writer = writer
+        self.loop: asyncio.AbstractEventLoop | None = writer.loop
         self._recording: dict[asyncio.Task[bytes], int] = {}  # and the bytes of each
         self._lock = threading.Lock()
         self._progress: str | None = None

@@ -45,6 +45,9 @@ def add_actions(command: Parser, *, failed: bool) -> None:
     retrying.add_argument(
         "--reset-attempts", action="store_true", help="give them all their attempts again"
     )
+    retrying.add_argument(
+        "--forget-steps", action="store_true", help="run their steps anew, recorded or not"
+    )
     summary = f"remove {which}, with their children, logs and every other key of theirs"
     removing = flags.add_command(actions, "remove", summary)
     acting = [retrying, removing]
@@ -141,8 +144,8 @@ def _act(given: argparse.Namespace) -> int:
 
     outcomes: Counter[str] = Counter()
     done = _DONE_TO_THEM[given.action]
-    reset = getattr(given, "reset_attempts", False)
-    action = actions.Action(given.action, settings.prefix, reset)
+    how = {what: getattr(given, what, False) for what in ("reset_attempts", "forget_steps")}
+    action = actions.Action(given.action, settings.prefix, **how)
     doing = actions.carry_out(
         settings, wanted, states, given.ids, action, outcomes, dry_run=given.dry_run
     )

@@ -28,6 +28,7 @@ from convolab_worker.worker.execution.outcomes import encoded_result, reason_of,
 from convolab_worker.worker.execution.processes.channel import Channel
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
@@ -228,6 +229,7 @@ class Reports:
     newest: str | None = None
 
     is_closed = False  # a run that is over has no process any more
+    loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(self, send: Callable[..., None], ask: Callable[..., Any]) -> None:
         self._send = send

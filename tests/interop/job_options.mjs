@@ -1,0 +1,106 @@
+// Jobs with options of every shape, for either worker, and what became of them as Node tells it.
+//
+// Each line of input is {op, ...}: "stage" writes, for each case, a queue of jobs that all have its options; "work" has
+// Node's workers run those of a prefix until nothing moves; "report" tells what is left of each queue.
+
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+
+const load = createRequire(import.meta.url);
+const { Queue, Worker, Job } = load("bullmq");
+const Redis = load("ioredis").default;
+const commands = new Redis(process.argv[2], { maxRetriesPerRequest: null });
+const JOBS = ["good-1", "good-2", "bad-1", "bad-2"];
+const connection = { url: process.argv[2], maxRetriesPerRequest: null };
+
+const operations = {
+  // As Node's add writes them, where it takes the options; otherwise as another program might.
+  async stage({ prefix, cases }) {
+    const refused = [];
+    for (const [number, opts] of cases.entries()) {
+      const queue = new Queue(`q${number}`, { prefix, connection });
+      for (const name of JOBS) {
+        try {
+          await queue.add(name, {}, { ...opts, jobId: name });
+        } catch (error) {
+          refused.push(number);
+          const base = `${prefix}:q${number}`;
+          const fields = { name, data: "{}", opts: JSON.stringify(opts), timestamp: Date.now(), delay: 0, priority: 0 };
+          await commands.hset(`${base}:${name}`, fields);
+          await commands.lpush(`${base}:wait`, name);
+          await commands.zadd(`${base}:marker`, 0, "0");
+        }
+      }
+      await queue.close();
+    }
+    return refused;
+  },
+
+  async work({ prefix, count, quiet }) {
+    let moved = Date.now();
+    const workers = Array.from({ length: count }, (_, number) => {
+      const worker = new Worker(
+        `q${number}`,
+        async (job) => {
+          moved = Date.now();
+          for (const row of ["a", "b", "c"]) await job.log(row);
+          if (job.name.startsWith("bad")) throw new Error("no");
+        },
+        { prefix, connection, lockDuration: 600_000 },
+      );
+      worker.on("error", () => {});
+      return worker;
+    });
+    await Promise.all(workers.map((worker) => worker.waitUntilReady()));
+    while (Date.now() - moved < quiet) await new Promise((resolve) => setTimeout(resolve, 50));
+    await Promise.all(workers.map((worker) => worker.close(true)));
+    return {};
+  },
+
+  // Adds a job to a queue of any name, and waits for its result.
+  async wait({ prefix, queue: name }) {
+    const queue = new Queue(name, { prefix, connection });
+    const { id } = await queue.add("work", {});
+    let job;
+    do {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      job = await Job.fromId(queue, id);
+    } while (!job.finishedOn);
+    await queue.close();
+    return job.returnvalue;
+  },
+
+  async report({ prefix, count }) {
+    const told = [];
+    for (let number = 0; number < count; number += 1) {
+      const queue = new Queue(`q${number}`, { prefix, connection });
+      const jobs = {};
+      for (const name of JOBS) {
+        const job = await Job.fromId(queue, name);
+        jobs[name] = job && {
+          state: await job.getState(),
+          attempts: job.attemptsMade,
+          starts: job.attemptsStarted,
+          reason: job.failedReason ?? null,
+          traces: job.stacktrace?.length ?? 0,
+          rows: (await queue.getJobLogs(name)).count,
+        };
+      }
+      told.push(jobs);
+      await queue.close();
+    }
+    return told;
+  },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const request = JSON.parse(line);
+  let answer;
+  try {
+    answer = { ok: await operations[request.op](request) };
+  } catch (error) {
+    answer = { error: error.stack };
+  }
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
+await commands.quit();
