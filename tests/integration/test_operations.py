@@ -265,6 +265,10 @@ async def test_jobs_on_the_command_line(
     assert [json.loads(line)["id"] for line in as_json.splitlines()] == ["later", "ready"]
     assert (code, json.loads(shown)["state"], json.loads(shown)["logs"]) == (0, "delayed", [])
 
+    again = await commands.run("enqueue", "speak", "--job-id", "later", "--json")
+    assert (json.loads(again[1])["existed"], json.loads(again[1])["state"]) == (True, "delayed")
+    assert "nothing was added: job later was there already, and is delayed" in again[2]
+
     assert (await commands.run("jobs", "promote", "later"))[:2] == (0, "1 job promoted\n")
     assert (await commands.run("jobs", "retry", "--all"))[:2] == (0, "1 job retried\n")
     code, out, err = await commands.run("jobs", "remove", "later", "nowhere", "--json")

@@ -14,6 +14,7 @@ from convolab_worker.errors import ConfigurationError
 if TYPE_CHECKING:
     import argparse
 
+    from convolab_worker.bullmq.job_id import JobId
     from convolab_worker.cli.flags import Parser
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings
@@ -74,13 +75,19 @@ async def _enqueue(settings: Settings, data: Any, given: argparse.Namespace) -> 
             deduplication=given.deduplication,
             **job_flags.job_options(given),
         )
+        if job_id.existed:
+            remark(f"nothing was added: job {job_id} was there already, and is {job_id.state}")
         if given.wait:
             remark(f"job {job_id} is on {queue}")
             return await _wait(client, job_id, queue, given.timeout)
-        result(as_json({"id": job_id, "queue": queue}) if given.json else job_id)
+        result(as_json(_facts(job_id, queue)) if given.json else job_id)
         if not await client.wake_heard(WAKE_SECONDS):
             remark(f"job {job_id} is on {queue}, but the worker service was not woken")
         return 0
+
+
+def _facts(job_id: JobId, queue: str) -> dict[str, Any]:
+    return {"id": job_id, "queue": queue, "existed": job_id.existed, "state": job_id.state}
 
 
 async def _wait(client: JobClient, job_id: str, queue: str, timeout: float | None) -> int:
