@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class Log:
@@ -30,24 +30,14 @@ class Log:
         own = structlog.get_logger("convolab_worker")  # noqa: TID251
         self._logger = own if logger is None else logger
 
-    def bound(self) -> Log:
+    def bound(self) -> BoundLog:
         """Returns a log that takes its configuration now, and is quicker for it."""
         try:
             logger = self._logger.bind()
+            return BoundLog(getattr(logger, "sync_bl", logger))
         except Exception as error:  # noqa: BLE001 - whatever the application's configuration raises
             _tell_once(error)
-            return self
-        return Log(getattr(logger, "sync_bl", logger))
-
-    @property
-    def tells(self) -> bool:
-        """Whether lines of level info go anywhere."""
-        try:
-            is_enabled = getattr(self._logger, "is_enabled_for", None)
-            return is_enabled is None or bool(is_enabled(logging.INFO))
-        except Exception as error:  # noqa: BLE001 - as above
-            _tell_once(error)
-            return True
+            return BoundLog(self)
 
     def debug(self, event: str, **keys: Any) -> None:
         self._write("debug", event, keys)
@@ -76,6 +66,36 @@ class Log:
                 getattr(self._logger.bind().sync_bl, level)(event, **keys)
         except Exception as error:  # noqa: BLE001 - as above
             _tell_once(error)
+
+
+class BoundLog:
+    """A logger of the library as it is configured now, for lines of each job; no method raises.
+
+    Each method takes a line's keys as one mapping, which is not taken apart and put together
+    again on the way to structlog. ``tells`` is whether lines of level info go anywhere.
+    """
+
+    __slots__ = ("error", "info", "tells", "warning")
+
+    def __init__(self, logger: Any) -> None:
+        self.info = _never_raising(logger.info)
+        self.warning = _never_raising(logger.warning)
+        self.error = _never_raising(logger.error)
+        is_enabled = getattr(logger, "is_enabled_for", None)
+        self.tells = is_enabled is None or bool(is_enabled(logging.INFO))
+
+
+def _never_raising(write: Callable[..., Any]) -> Callable[[str, Mapping[str, Any]], None]:
+    def write_line(event: str, keys: Mapping[str, Any]) -> None:
+        try:
+            answer = write(event, **keys)
+            if answer is not None and inspect.iscoroutine(answer):
+                answer.close()
+                _tell_once(TypeError("has to be awaited"))
+        except Exception as error:  # noqa: BLE001 - as above
+            _tell_once(error)
+
+    return write_line
 
 
 def bound_logger(

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.asyncio
 JOBS = 300
 PACKAGE = str(Path(convolab_worker.__file__).parent)
 # Measured on Python 3.11, which counts most: later ones inline comprehensions.
-CALLS_A_JOB = 138
+CALLS_A_JOB = {1: 132, 50: 138}  # by concurrency
 CALLS_AN_ADD = 42
 CALLS_AN_ADD_OF_MANY = 32
 COMMANDS_A_JOB = 1.1
@@ -60,7 +60,7 @@ class Calls:
         )
 
 
-@pytest.mark.parametrize("concurrency", [1, 50])
+@pytest.mark.parametrize("concurrency", CALLS_A_JOB)
 async def test_a_job_costs_few_calls_and_one_command(
     make_settings: Callable[..., Settings], concurrency: int
 ) -> None:
@@ -83,7 +83,7 @@ async def test_a_job_costs_few_calls_and_one_command(
     assert (
         sent["fetch"]["sent"] + sent["complete"]["sent"]
     ) / JOBS <= COMMANDS_A_JOB + concurrency / JOBS
-    assert calls.each(JOBS) <= CALLS_A_JOB, calls.told(JOBS)
+    assert calls.each(JOBS) <= CALLS_A_JOB[concurrency], calls.told(JOBS)
 
 
 async def test_adding_costs_few_calls(make_settings: Callable[..., Settings]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,22 @@ async def test_no_job_of_the_queue_starts_until_the_time_is_over(
     assert all(at - limited_at >= LIMIT_SECONDS for _, at in starts[2:])
     assert results == [[1, 2], [1, 1], [1, 1]]
     assert outcomes == {"rate_limited": 1, "completed": 4}
+
+
+async def test_the_workers_own_free_slots_heed_it_at_once(running: Running) -> None:
+    """The job's return sets the marker that their blocking read waits for."""
+    handlers, starts = HandlerRegistry(), list[float]()
+
+    @handlers.audio("work")
+    async def work(_job: Job[Any]) -> None:
+        starts.append(time.monotonic())
+        if len(starts) < 12:
+            raise RateLimited(0.05)
+
+    async with running(handlers) as (_, client):
+        await client.result(await client.enqueue("work"), SOON)
+
+    assert min(later - start for start, later in itertools.pairwise(starts)) >= 0.05
 
 
 async def test_another_worker_with_a_limiter_heeds_it(

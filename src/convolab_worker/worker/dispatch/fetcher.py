@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.outcome import AwaitsChildren, Lost, Outcome, Returned
+from convolab_worker.bullmq.outcome import AwaitsChildren, Limited, Lost, Outcome, Returned
 from convolab_worker.bullmq.reconcile import fetch, find_by_token
 from convolab_worker.errors import RedisUnavailable, ReplyLost
 from convolab_worker.worker.dispatch.queue_state import FollowUp, Turn
@@ -305,6 +305,8 @@ class Fetcher:
         """Run and complete one job; the next one, if this slot has it, and what to ask."""
         queue = held.job.queue
         outcome = held.outcome = await self._outcome(held)
+        if isinstance(outcome, Limited):  # before its return wakes this worker's own blocking read
+            self._table.limited(queue, outcome.delay, time.time())
         turn.jobs += 1
         self._free_slot(held)
         if not await self._stays(queue, turn):
@@ -401,7 +403,7 @@ class Fetcher:
         if abort.kind is AbortKind.LOCK_LOST:
             outcome = Lost("the lock was lost while the job was parked")
         else:
-            self._backend.exempt_from_stall_count(held.job, -1)
+            await self._completer.end_exemption(held.job)
         held.outcome = outcome
         await self._complete(held, outcome)
 
@@ -434,7 +436,7 @@ class Fetcher:
             self._executor.untrack(held)
 
     async def _return(self, held: JobInHand) -> None:
-        self._backend.exempt_from_stall_count(held.job, -1)
+        await self._completer.end_exemption(held.job)
         held.outcome = Returned()
         await self._completer.complete(held, held.outcome)
         self._executor.untrack(held)

@@ -222,7 +222,7 @@ class JobExecutor:
             return self.failure(error, active_job)
         if self._tells:
             held.names = _names(held)
-            self._log.info("job.started", **held.names)
+            self._log.info("job.started", held.names)
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
         call = HandlerCall(job, handler, self._threads, self._in_process(active_job, handler))
@@ -276,7 +276,7 @@ class JobExecutor:
         stack = call.stack
         report = {"where": where(stack), "stack": "".join(stack.format()), **call.names}
         self.stack_reports.keep(kind, **report)
-        self._log.warning(f"job.{kind}", **report)
+        self._log.warning(f"job.{kind}", report)
 
     def _report_programs(self, call: HandlerCall, job: ActiveJob) -> None:
         """Report what a handler left running, killed or not."""
@@ -285,9 +285,11 @@ class JobExecutor:
         if call.killed_programs or call.running_programs:
             self._log.warning(
                 "job.subprocess_left",
-                killed=call.killed_programs,
-                running=call.running_programs,
-                **call.names,
+                {
+                    "killed": call.killed_programs,
+                    "running": call.running_programs,
+                    **call.names,
+                },
             )
 
     def abort(self, held: JobInHand, abort: Abort) -> None:
@@ -325,9 +327,9 @@ class JobExecutor:
         if isinstance(outcome, Failed):
             self._tell_failure(outcome, names)
         elif isinstance(outcome, Lost):
-            self._log.error("job.lost", reason=outcome.reason, **names)
+            self._log.error("job.lost", {"reason": outcome.reason, **names})
         else:
-            self._log.info(f"job.{came}", duration_ms=round(ran * 1000), **names)
+            self._log.info(f"job.{came}", {"duration_ms": round(ran * 1000), **names})
 
     def _tell_failure(self, failed: Failed, names: dict[str, object]) -> None:
         """A failure for good is an error that somebody has to look at; one attempt is a warning."""
@@ -337,11 +339,11 @@ class JobExecutor:
         if (place := application_place(places_in(failed.stack))) is not None:
             names["where"] = str(place)
         if failed.retry_in is not None:
-            self._log.warning("job.retried", retry_in=failed.retry_in, **names)
+            self._log.warning("job.retried", {"retry_in": failed.retry_in, **names})
             return
         if failed.stack and self._longest_traceback:
             names["exception"] = failed.stack.rstrip()[-self._longest_traceback :]
-        self._log.error("job.failed", **names)
+        self._log.error("job.failed", names)
 
 
 def _no_handler(job: ActiveJob, known: list[str]) -> HandlerNotFound:
