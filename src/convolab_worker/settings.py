@@ -224,6 +224,16 @@ class Settings:
         Whole(1, 1_000_000),
         "how many requests a second the wake server accepts from one client",
     )
+    console_actions: str = _option(
+        "off",
+        Choice(("off", "on")),
+        "on lets whoever may open the console act on jobs and queues where it asks for no token",
+    )
+    console_payloads: str = _option(
+        "shown",
+        Choice(("shown", "hidden")),
+        "hidden keeps data, results, progress, steps and logs of jobs out of the console",
+    )
     sleep_after: float | None = _option(
         None,
         Duration(0.01, _DAY),

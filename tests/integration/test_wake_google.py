@@ -121,8 +121,8 @@ async def test_each_claim_is_checked(key: Key, changes: dict[str, Any]) -> None:
     async with Issuer(key).serve() as issuer:
         verifier = IdentityTokenVerifier(AUDIENCE, [EMAIL], Certificates(issuer.url))
 
-        assert not await verifier.accepts(key.token(**changes))
-        assert await verifier.accepts(key.token(email=EMAIL.upper()))
+        assert not await verifier.caller(key.token(**changes))
+        assert await verifier.caller(key.token(email=EMAIL.upper()))
 
 
 async def test_a_token_of_brackets_is_401_at_the_server(
@@ -149,10 +149,10 @@ async def test_unknown_keys_do_not_cause_a_fetch_each(key: Key) -> None:
     async with Issuer(key).serve() as issuer:
         verifier = IdentityTokenVerifier(AUDIENCE, [EMAIL], Certificates(issuer.url))
         for number in range(20):
-            assert not await verifier.accepts(key.token(f"unknown-{number}"))
+            assert not await verifier.caller(key.token(f"unknown-{number}"))
 
         assert issuer.asked == 1
-        assert await verifier.accepts(key.token())
+        assert await verifier.caller(key.token())
 
 
 async def test_a_new_key_is_fetched(key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,11 +161,11 @@ async def test_a_new_key_is_fetched(key: Key, monkeypatch: pytest.MonkeyPatch) -
     new = Key("key-2")
     async with Issuer(key).serve() as issuer:
         verifier = IdentityTokenVerifier(AUDIENCE, [EMAIL], Certificates(issuer.url))
-        assert not await verifier.accepts(new.token())
+        assert not await verifier.caller(new.token())
         issuer.keys.append(new)
 
-        assert await verifier.accepts(new.token())
-        assert await verifier.accepts(key.token())
+        assert await verifier.caller(new.token())
+        assert await verifier.caller(key.token())
         assert issuer.asked == 2
 
 
@@ -178,13 +178,13 @@ async def test_while_google_is_away_known_keys_stay(
         issuer.status = 503
         certificates = Certificates(issuer.url)
         verifier = IdentityTokenVerifier(AUDIENCE, [EMAIL], certificates)
-        assert not await verifier.accepts(key.token())
+        assert not await verifier.caller(key.token())
         issuer.status = 200
-        assert await verifier.accepts(key.token())
+        assert await verifier.caller(key.token())
         monkeypatch.setattr(certificates, "_fresh_until", 0.0)  # as when they have grown old
         issuer.status = 503
 
-        assert await verifier.accepts(key.token())
+        assert await verifier.caller(key.token())
 
 
 async def test_an_audience_without_emails_is_refused() -> None:

@@ -164,7 +164,7 @@ class Backend:
         self._metrics_minutes[metrics_key] = minute
         return more + script_costs.metrics(is_new_minute=is_new)
 
-    def exempt_from_stall_count(self, job: ActiveJob, stalls: int) -> None:
+    def exempt_from_stall_count(self, job: ActiveJob, stalls: int) -> asyncio.Future[Any]:
         """Lowers the job's stalled counter by ``stalls`` while the job is parked.
 
         BullMQ counts a job as stalled whose worker died, whether it had started or not, and fails
@@ -173,8 +173,14 @@ class Backend:
         """
         call = calls.add_to_stall_count(self.keys[job.queue], job, -stalls)
         text_of_script = script(call.script).text
-        self.connection.call(Purpose.PARK, "EVAL", text_of_script, 1, *call.keys, *call.args)
         self.counter.count_inner(Purpose.PARK, call.inner)
+        return self.connection.call(Purpose.PARK, "EVAL", text_of_script, 1, *call.keys, *call.args)
+
+    async def end_exemption_again(self, job: ActiveJob) -> None:
+        """Ends an exemption whose end may have been lost; one that has ended is left alone."""
+        await run_script(
+            self.connection, Purpose.PARK, calls.end_exemption(self.keys[job.queue], job)
+        )
 
     async def return_to_queue(self, job: ActiveJob) -> None:
         """Returns a job to the head of its queue. Raises LockLost if it is not ours any more."""

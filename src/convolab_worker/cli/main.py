@@ -45,6 +45,7 @@ _COMMANDS = {
     "handlers": "list the registered handlers: queues, names, limits and types",
     "schema": "write the payloads and results of all jobs as JSON Schema or TypeScript, or compare "
     "them with those of an API",
+    "console": "serve the console alone, without handlers, for an operator's machine",
     "doctor": "check the server, the queues and the settings, and say what to do",
     "cost": "compute what a workload costs a day and a month, by several ways of working",
 }

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import state_of
 from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, most_attempts
 from convolab_worker.bullmq.protocol.records import read_score, whole_number
@@ -108,12 +109,20 @@ async def read_status(session: Session, keys: QueueKeys, job_id: str) -> JobStat
 
 async def _read(connection: Connection, keys: QueueKeys, job_id: str) -> JobStatus | None:
     # The state comes first: a job that ends in between then has at least its end's fields.
-    state = (await run_script(connection, Purpose.STATUS, state_of(keys, job_id))).decode()
+    state = await state_now(connection, keys, job_id)
     flat = await connection.call(Purpose.STATUS, "HGETALL", keys.job(job_id))
     score = None
     if state == "delayed":
         score = await connection.call(Purpose.STATUS, "ZSCORE", keys["delayed"], job_id)
     return as_status(keys.queue, job_id, state, flat, score)
+
+
+async def state_now(connection: Connection, keys: QueueKeys, job_id: str) -> str:
+    """Return the state that a job is in, ``unknown`` for one that stands nowhere."""
+    answer = await run_script(connection, Purpose.STATUS, state_of(keys, job_id))
+    state: str = answer.decode()
+    connection.counter.count_inner(Purpose.STATUS, script_costs.state_of(state))
+    return state
 
 
 def as_status(

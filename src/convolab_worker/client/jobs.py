@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
 
 _PAGE = 100
-_LISTS = {"active": ("active",), "waiting": ("wait", "paused")}
+LISTS = {"active": ("active",), "waiting": ("wait", "paused")}
 """The states whose jobs stand in lists. BullMQ before 6 kept those of a paused queue apart."""
 _SETS = ("prioritized", "delayed", "waiting-children", "failed", "completed")
 _SCORED_BY_END = ("failed", "completed")
-STATES = (*_LISTS, *_SETS)
+STATES = (*LISTS, *_SETS)
 _LOOKED_AT = ("name", "failedReason", "opts", "timestamp")
 Place = tuple[str, bytes | None]  # a job's id and its score, None in a list
 
@@ -221,11 +221,11 @@ class Search:
         return found
 
     async def _pages(self, keys: QueueKeys, state: str) -> AsyncGenerator[list[Place], None]:
-        if state not in _LISTS:
+        if state not in LISTS:
             async for page in self._pages_of_set(keys[state], by_end=state in _SCORED_BY_END):
                 yield page
             return
-        for name in _LISTS[state]:
+        for name in LISTS[state]:
             async for page in self._pages_of_list(keys[name]):
                 yield page
 

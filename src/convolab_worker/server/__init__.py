@@ -1,13 +1,13 @@
-"""The wake server: HTTP in front of a worker. It uses only the worker's public methods."""
+"""The wake server: HTTP in front of a worker, and the console, with or without one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convolab_worker.server.server import WakeServer, wake_app
+    from convolab_worker.server.server import ConsoleServer, WakeServer, console_app, wake_app
 
-__all__ = ["WakeServer", "wake_app"]
+__all__ = ["ConsoleServer", "WakeServer", "console_app", "wake_app"]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,15 @@ _DEPTHS = _object(
     queues={"type": "object", "description": "by queue: the number of jobs by state"},
     commands=_count("Redis commands that this answer cost"),
 )
+_LOOK = {"type": "object", "properties": {"commands": _count("billable commands it cost")}}
+_ACTION = _object(
+    *("action", "queue"),
+    action={"enum": ["retry", "promote", "remove", "cancel", "pause", "resume"]},
+    queue=_TEXT,
+    ids={"type": "array", "items": _TEXT, "maxItems": 500},
+    reset_attempts={"type": "boolean", "description": "a retry has all attempts again"},
+    forget_steps={"type": "boolean", "description": "a retry runs recorded steps anew"},
+)
 _HOLD = {
     "name": "hold",
     "in": "query",
@@ -59,6 +68,9 @@ _DESCRIPTIONS = {
     400: "the request is not valid",
     401: "the token is missing or wrong",
     403: "without a token: sent by a web page of another site, or under a foreign name",
+    404: "there is no such job",
+    409: "the job is not in a state for that",
+    415: "expected JSON",
     408: "the body came too slowly",
     413: "the body is too large",
     417: "an Expect header other than 100-continue",
@@ -111,6 +123,36 @@ def _get(name: str, summary: str, media_type: str, *, errors: tuple[int, ...]) -
     return {"get": _operation(name, summary, {200: {media_type: {"schema": _TEXT}}}, errors=errors)}
 
 
+def _console() -> dict[str, Any]:
+    """Describe the console's routes. What is not from memory says what it cost: ``commands``."""
+    looks = {
+        "console": ("what the console may do", ()),
+        "handlers": ("the worker's handlers", ()),
+        "queues": ("the queues: counts, pauses, workers; find=all looks for all", ("find",)),
+        "jobs": ("a page of a state's jobs", ("queue", "state", "after", "text")),
+        "job": ("one job whole", ("queue", "id")),
+        "payload": ("a job's data and result, uncut", ("queue", "id")),
+        "failures": ("failed jobs by reason", ("queue",)),
+        "schedules": ("the schedules", ("queue",)),
+    }
+    contents = {200: _json(_LOOK), 404: _json(_ERROR), 503: _json(_ERROR)}
+    paths: dict[str, Any] = {
+        f"/api/{name}": {
+            "get": _operation(
+                f"console-{name}",
+                summary,
+                contents,
+                parameters=[{"name": one, "in": "query", "schema": _TEXT} for one in parameters],
+            )
+        }
+        for name, (summary, parameters) in looks.items()
+    }
+    contents = {**contents, 409: _json(_ERROR), 415: _json(_ERROR)}
+    body = {"required": True, "content": _json(_ACTION)}
+    acting = _operation("console-actions", "act on jobs or a queue", contents, requestBody=body)
+    return {**paths, "/api/actions": {"post": acting}}
+
+
 @cache
 def document() -> dict[str, Any]:
     description = _operation(
@@ -125,7 +167,7 @@ def document() -> dict[str, Any]:
         "count the jobs of each queue, which costs Redis commands",
         {200: _json(_DEPTHS), 503: _json(_ERROR)},
     )
-    stream = "the events that keep the status page up to date"
+    stream = "the events that keep the console up to date"
     return {
         "openapi": "3.1.0",
         "info": {"title": "convolab_worker's wake server", "version": "1"},
@@ -136,9 +178,10 @@ def document() -> dict[str, Any]:
             "/ready": _probe("ready", "whether the worker is connected, or asleep", _READY),
             "/readyz": _probe("readyz", "the same as /ready", _READY),
             "/metrics": _get("metrics", "metrics for Prometheus", "text/plain", errors=_ERRORS),
-            "/": _get("index", "the status page", "text/html", errors=_ERRORS),
+            "/": _get("index", "the console", "text/html", errors=_ERRORS),
             "/events": _get("events", stream, "text/event-stream", errors=_ERRORS),
             "/depths": {"post": depths},
+            **_console(),
             "/openapi.json": {"get": description},
         },
         "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},

@@ -13,11 +13,12 @@ from aiohttp import web
 from convolab_worker._setting_types import Duration
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.server.answers import answer, failure
+from convolab_worker.server.console import Console
 from convolab_worker.server.gate.gate import Gate
 from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, end_with_input
 from convolab_worker.server.openapi import document
 from convolab_worker.server.prometheus import CONTENT_TYPE, metrics_text
-from convolab_worker.server.status_page import StatusPage
+from convolab_worker.server.status_page import Page, StatusPage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,12 +53,50 @@ def make_app(
         behind_front_end=settings.k_service is not None,
         checks_names=checks_names,
         traffic=traffic,
-        locked_page=routes.status_page.page,
+        locked_page=routes.page.answer,
     )
+    app = _app_behind(gate)
+    routes.add_to(app)
+    Console(settings, worker.handlers, acts=_may_act(settings, authorization)).add_to(app)
+    return app, gate
+
+
+def make_console(
+    settings: Settings,
+    authorization: Authorization,
+    traffic: Traffic,
+    *,
+    checks_names: bool = True,
+) -> tuple[web.Application, Gate]:
+    """Return the console without a worker, and the gate that its requests pass."""
+    page = Page()
+    gate = Gate(
+        authorization,
+        rate=settings.wake_rate,
+        behind_front_end=settings.k_service is not None,
+        checks_names=checks_names,
+        traffic=traffic,
+        locked_page=page.answer,
+    )
+    app = _app_behind(gate)
+
+    async def index(_request: web.Request) -> web.Response:
+        return page.answer()
+
+    app.router.add_get("/", index, name="index")
+    Console(settings, None, acts=_may_act(settings, authorization)).add_to(app)
+    return app, gate
+
+
+def _app_behind(gate: Gate) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[gate.handle])
     app.on_response_prepare.append(gate.answering)
-    routes.add_to(app)
-    return app, gate
+    return app
+
+
+def _may_act(settings: Settings, authorization: Authorization) -> bool:
+    """Whether the console may do more than read: where a token says who asks, or by the setting."""
+    return not authorization.is_open or settings.console_actions == "on"
 
 
 class Routes:
@@ -78,7 +117,8 @@ class Routes:
         self._worker = worker
         self._asks_again = asks_again
         self._default_hold = default_hold
-        self.status_page = StatusPage(worker)
+        self.page = Page()
+        self._status_page = StatusPage(worker)
         self._traffic = traffic
 
     def add_to(self, app: web.Application) -> None:
@@ -87,15 +127,15 @@ class Routes:
         router.add_route("POST", "/wake", self.wake, name="wake")
         router.add_get("/metrics", self.metrics, name="metrics")
         router.add_get("/", self.index, name="index")
-        router.add_get("/events", self.status_page.events, name="events", allow_head=False)
-        router.add_post("/depths", self.status_page.depths, name="depths")
+        router.add_get("/events", self._status_page.events, name="events", allow_head=False)
+        router.add_post("/depths", self._status_page.depths, name="depths")
         router.add_get("/openapi.json", self.openapi, name="openapi")
         for name in ("health", "healthz"):
             router.add_get(f"/{name}", self.health, name=name)
         for name in ("ready", "readyz"):
             router.add_get(f"/{name}", self.ready, name=name)
         app.cleanup_ctx.append(self._checks)
-        app.on_shutdown.append(self.status_page.close)
+        app.on_shutdown.append(self._status_page.close)
 
     async def wake(self, request: web.Request) -> web.StreamResponse:
         """Wake the worker and answer at once or, held, when its work is done."""
@@ -157,7 +197,7 @@ class Routes:
         return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def index(self, _request: web.Request) -> web.Response:
-        return self.status_page.page()
+        return self.page.answer()
 
     async def openapi(self, _request: web.Request) -> web.Response:
         return answer(200, document())

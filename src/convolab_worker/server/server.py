@@ -19,6 +19,7 @@ from convolab_worker.errors import ConfigurationError
 from convolab_worker.server.gate.auth import authorization
 from convolab_worker.server.gate.traffic import Traffic
 from convolab_worker.server.worker_proxy import WorkerProxy
+from convolab_worker.settings import Settings
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -51,6 +52,58 @@ def wake_app(worker: Worker) -> web.Application:
         checks_names=settings.k_service is None,
     )
     return app
+
+
+def console_app(settings: Settings | None = None, **overrides: Any) -> web.Application:
+    """Make an aiohttp application that is the console, without a worker.
+
+    Serve it by itself, or under a path of an application of yours (``add_subapp``). The settings,
+    those of the environment by default, say which Redis it shows, who may call (``wake_token``)
+    and whether it may act where it asks for no token (``console_actions``). ``wake_app`` has the
+    console of a worker, with what that worker knows. Raises ConfigurationError.
+    """
+    from convolab_worker.server.routes import make_console
+
+    settings = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
+    checks_names = settings.k_service is None
+    return make_console(settings, authorization(settings), Traffic(), checks_names=checks_names)[0]
+
+
+class ConsoleServer:
+    """Serves the console without a worker, from this event loop, on the settings' port.
+
+    An async context manager; inside, ``port`` is the port that it listens on. Without a token or
+    an audience it listens on loopback only. Raises ConfigurationError if the port is taken.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._authorization = authorization(settings)
+        self._opened: contextlib.AsyncExitStack
+        self.port: int | None = None
+
+    async def __aenter__(self) -> Self:
+        from convolab_worker.server.gate.listener import Listener, connection_limit
+        from convolab_worker.server.routes import make_console
+
+        is_public, traffic = not self._authorization.is_open, Traffic()
+        app, gate = make_console(
+            self._settings, self._authorization, traffic, checks_names=not is_public
+        )
+        host = self._settings.host if is_public else None
+        async with contextlib.AsyncExitStack() as opened:
+            socks = _listening_sockets(host, self._settings.port, is_public=is_public)
+            for sock in socks:
+                opened.enter_context(sock)
+            self.port = socks[0].getsockname()[1]
+            listener = Listener(app, gate, traffic, limit=connection_limit(), shares=is_public)
+            opened.push_async_callback(listener.close)
+            await listener.open(socks)
+            self._opened = opened.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._opened.aclose()
 
 
 class WakeServer:

@@ -1,4 +1,4 @@
-"""The status page: one HTML file, and the stream of server-sent events that keeps it up to date.
+"""The console's page: one HTML file, and the stream of server-sent events that keeps it up to date.
 
 The stream has two events: ``status``, the worker's status snapshot, at most once a second and only
 if it has changed, and ``recent``, the last hundred outcomes, when a job has ended. All open pages
@@ -37,28 +37,31 @@ _DEPTHS_TIMEOUT_SECONDS = 10.0
 _MAX_STREAMS = 50
 
 
+class Page:
+    """The console's page, which holds no data and asks for the token where one is needed."""
+
+    def __init__(self) -> None:
+        self._html = files("convolab_worker.server").joinpath("console.html").read_text("utf-8")
+        self._policy = _content_security_policy(self._html)
+
+    def answer(self, status: int = 200) -> web.Response:
+        """Return the page; a browser without a token gets it too, with ``status`` 401."""
+        headers = {"Content-Security-Policy": self._policy}
+        return web.Response(
+            text=self._html, status=status, content_type="text/html", headers=headers
+        )
+
+
 class StatusPage:
-    """Answers the status page's requests about one worker."""
+    """Answers what the page asks about one worker, from its memory."""
 
     def __init__(self, worker: WorkerProxy) -> None:
         self._worker = worker
-        self._html = files("convolab_worker.server").joinpath("status.html").read_text("utf-8")
-        self._policy = _content_security_policy(self._html)
         self._closing: asyncio.Event | None = None
         self._streams = 0
         self._snapshot: dict[str, Any] = {}
         self._request: asyncio.Task[dict[str, Any]] | None = None
         self._requested_at = float("-inf")
-
-    def page(self, status: int = 200) -> web.Response:
-        """Return the page, which holds no data and asks for the token where one is needed.
-
-        Therefore a browser without a token gets it too, with ``status`` 401.
-        """
-        headers = {"Content-Security-Policy": self._policy}
-        return web.Response(
-            text=self._html, status=status, content_type="text/html", headers=headers
-        )
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Stream changes until the client leaves or the server closes."""

@@ -58,6 +58,7 @@ class WorkerProxy:
         self._watch = HealthWatch()
         self._has_answered = True
         self._wake_pending = False
+        self.handlers = worker.handlers
         # Any thread may call these two.
         self.health = worker.health
         self.progress = worker.progress

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from traceback import FrameSummary
 
 _FRAME = re.compile(r'^ *File "(.+?)", line (\d+), in (.+)$', re.MULTILINE)
+_JAVASCRIPT_FRAME = re.compile(r"^ +at \S")
+_JAVASCRIPT_LIBRARY = re.compile(r"node_modules|\bnode:|<anonymous>")
 _PACKAGES = ("site-packages", "dist-packages")
 _STDLIB = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib")})
 _OURS = str(PurePath(__file__).parent.parent) + "/"
@@ -54,6 +56,29 @@ def application_place(places: Sequence[Place]) -> Place | None:
     home = _package(places[0].file)
     own = [place for place in places if _is_application(place.file, home)]
     return (own or places)[-1]
+
+
+def sections_of(stack: str) -> list[tuple[str, str]]:
+    """The parts of a stack's text, in its order, each with whose it is.
+
+    That is ``application`` or ``library`` for frames of Python and of JavaScript, and ``text`` for
+    what is no frame. Neighbours of one kind are one part.
+    """
+    home = next((_package(match[1]) for match in _FRAME.finditer(stack)), None)
+    parts: list[tuple[str, list[str]]] = []
+    whose = "text"
+    for line in stack.splitlines():
+        frame = _FRAME.match(line)
+        if frame is not None:
+            whose = "application" if _is_application(frame[1], home) else "library"
+        elif _JAVASCRIPT_FRAME.match(line):
+            whose = "library" if _JAVASCRIPT_LIBRARY.search(line) else "application"
+        elif not line.startswith("    "):  # the line of code, and the marks below it, are indented
+            whose = "text"
+        if not parts or parts[-1][0] != whose:
+            parts.append((whose, []))
+        parts[-1][1].append(line)
+    return [(whose, "\n".join(lines)) for whose, lines in parts]
 
 
 def _is_application(file: str, home: str | None) -> bool:

@@ -79,7 +79,7 @@ class Worker:
             raise ConfigurationError(msg)
         handlers.check()
         self.settings = settings
-        self._handlers = handlers
+        self.handlers = handlers
         self._assembly: Assembly | None = None
         self._requests: HeldRequests | None = None
         self._lifespans: Lifespans[Scope] | None = None
@@ -212,10 +212,10 @@ class Worker:
         if self._lifespans is not None or self._stopping is not None:
             return
         self._lifespans = Lifespans(
-            self._handlers.lifespans, self.settings, on_death=self._stop_by_itself
+            self.handlers.lifespans, self.settings, on_death=self._stop_by_itself
         )
         try:
-            assembly.executor.use(self._handlers.staged(await self._lifespans.open()))
+            assembly.executor.use(self.handlers.staged(await self._lifespans.open()))
         except asyncio.CancelledError:
             await self._lifespans.close(0.0)
             raise
@@ -233,7 +233,7 @@ class Worker:
     def _assemble(self) -> tuple[Assembly, HeldRequests]:
         """Make the parts, once; here and not earlier, since they belong to the running loop."""
         if self._assembly is None or self._requests is None:
-            assembly = self._assembly = assemble(self._handlers, self.settings)
+            assembly = self._assembly = assemble(self.handlers, self.settings)
             self._requests = HeldRequests(
                 assembly.dispatcher,
                 assembly.executor.metrics.outcomes,
@@ -244,7 +244,7 @@ class Worker:
 
     def _warn_of_unreachable(self) -> None:
         queues = self.settings.queues
-        for handler in self._handlers.unreachable(queues):
+        for handler in self.handlers.unreachable(queues):
             _log.warning(
                 "handler.unreachable",
                 handler=handler.place,
@@ -258,7 +258,7 @@ class Worker:
         return {
             "queues": list(self.settings.queues),
             "concurrency": self.settings.concurrency,
-            "handlers": len(self._handlers),
+            "handlers": len(self.handlers),
         }
 
     # control

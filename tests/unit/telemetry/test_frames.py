@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import convolab_worker
-from convolab_worker.telemetry.frames import application_place, places_in
+from convolab_worker.telemetry.frames import application_place, places_in, sections_of
 
 STDLIB = sysconfig.get_path("stdlib")
 OURS = str(Path(convolab_worker.__file__).parent)
@@ -43,3 +43,20 @@ def test_the_applications_innermost_line_is_found(
     place = application_place(places_in(stack(*files) if files else None))
 
     assert (None if place is None else str(place)) == expected
+
+
+def test_a_stack_is_told_apart_by_whose_its_frames_are() -> None:
+    """Lines of code go with their frame; what is no frame is text; JavaScript's are known too."""
+    python = """\
+Traceback (most recent call last):
+  File "/srv/app/speech.py", line 7, in speak
+    await voice()
+          ^^^^^^^
+  File "/srv/.venv/lib/python3.12/site-packages/httpx/_client.py", line 1, in get
+    raise it
+ValueError: no voice"""
+    node = "Error: no voice\n    at speak (/srv/app/speech.js:3:9)\n    at node:internal/x:1:2"
+
+    assert [whose for whose, _ in sections_of(python)] == ["text", "application", "library", "text"]
+    assert "\n".join(text for _, text in sections_of(python)) == python
+    assert [whose for whose, _ in sections_of(node)] == ["text", "application", "library"]

@@ -269,6 +269,11 @@ def add_to_stall_count(keys: QueueKeys, job: ActiveJob, added: int) -> Call:
     return Call("addToStallCount", [keys.job(job.id)], (added,), inner)
 
 
+def end_exemption(keys: QueueKeys, job: ActiveJob) -> Call:
+    """Count a job's stalls again, which were lowered by one, unless that is done already."""
+    return Call("endExemption", [keys.job(job.id)], (job.stalls - 1,))
+
+
 def take_back_lock(keys: QueueKeys, job: ActiveJob, lock_ms: int) -> Call:
     """Take a job's lock back from a request to cancel the job."""
     return Call("takeBack", [keys.lock(job.id)], (job.token, lock_ms))

@@ -55,6 +55,14 @@ ADD_NAMED = 1  # whether a job of an id that was chosen is there
 REMOVE_SCHEDULE = 6
 _ADD_SCHEDULE = 14  # a new one; up to 10 more in the place of another
 _ADD_CHILD = 2
+# The places in which BullMQ looks for a job, in its order.
+_LOOKED_UP = ("completed", "failed", "delayed", "prioritized", "active", "waiting")
+_LOOKED_UP_ALL = 8
+
+
+def state_of(state: str) -> int:
+    """Returns the commands of the script that has found a job in this state."""
+    return _LOOKED_UP.index(state) + 1 if state in _LOOKED_UP else _LOOKED_UP_ALL
 
 
 def add(script: str, *, is_child: bool = False) -> int:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import argparse
 
     from convolab_worker.cli.flags import Parser
-    from convolab_worker.handlers.registry import Handler
 
 _COLUMNS = ("queue", "names", "kind", "payload", "result", "limits", "retries", "handler")
 
@@ -24,39 +23,14 @@ def add_flags(command: Parser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Print a line for each handler."""
     from convolab_worker.cli.process import load_handlers
+    from convolab_worker.handlers.facts import facts_of
 
-    handlers = [_facts(handler) for handler in load_handlers(settings_of(given))]
-    handlers.sort(key=lambda facts: (facts["queue"] or "", facts["names"]))
+    handlers = facts_of(load_handlers(settings_of(given)))
     if given.json:
         result(as_json(handlers))
     else:
         result(table([_COLUMNS, *(_row(facts) for facts in handlers)]))
     return 0
-
-
-def _facts(handler: Handler) -> dict[str, Any]:
-    """Return what is known of a handler; the policy is in the words of BullMQ's job options."""
-    from convolab_worker.errors import ConfigurationError
-    from convolab_worker.payloads.annotation import annotation_name
-
-    job_type = handler.job_type
-    try:
-        returns: str | None = annotation_name(job_type.result)
-    except ConfigurationError:
-        returns = None  # it has names that are there for type checkers only
-    return {
-        "queue": handler.queue,
-        "names": list(handler.names),
-        "kind": handler.kind,
-        "payload": annotation_name(job_type.payload),
-        "result": returns,
-        "timeout": handler.timeout,
-        "concurrency": handler.concurrency,
-        "rate": None if handler.rate is None else handler.rate.text,
-        "thread": handler.threaded,
-        "defaults": dict(handler.defaults),
-        "handler": handler.place,
-    }
 
 
 def _row(facts: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli.commands import drain
+from convolab_worker.cli.commands.console import add_console_actions
 from convolab_worker.cli.flags import add_duration, add_settings, settings_of
 from convolab_worker.errors import ConfigurationError
 
@@ -28,6 +29,7 @@ def add_flags(command: Parser) -> None:
         action="store_true",
         help="with --wake: anybody who can reach the port may call, without a token",
     )
+    add_console_actions(command)
     command.add_argument("--burst", action="store_true", help="the same as the command drain")
     command.add_argument(
         "--reload", action="store_true", help="start again when a Python file below here changes"
@@ -125,6 +127,7 @@ def _expect_no_wake_flags(given: argparse.Namespace, settings: Settings) -> None
     for name, is_given in (
         ("--insecure", given.insecure),
         ("--port", given.port is not None),
+        ("--console-actions", given.console_actions is not None),
         ("CONVOLAB_SLEEP_AFTER", settings.sleep_after is not None),
         ("CONVOLAB_WAKE_MODE=held", settings.wake_mode == "held"),
     ):

@@ -46,18 +46,21 @@ class Authorization:
         self._identity = identity
         self.is_open = token is None and identity is None
 
-    async def accepts(self, header: str | None) -> bool:
-        """Return whether a request with this ``Authorization`` header may pass."""
+    async def caller(self, header: str | None) -> str | None:
+        """Return who sends a request with this ``Authorization`` header; None if it may not pass.
+
+        That is ``token``, the e-mail address of an identity token, or ``anybody``.
+        """
         if self.is_open:
-            return True
+            return "anybody"
         scheme, _, token = (header or "").partition(" ")
         token = token.strip()
         if scheme.lower() != _SCHEME or not 0 < len(token) <= _MAX_TOKEN_LENGTH:
-            return False
+            return None
         given = token.encode("utf-8", "surrogateescape")
         if self._token is not None and hmac.compare_digest(given, self._token):
-            return True
-        return self._identity is not None and await self._identity.accepts(token)
+            return "token"
+        return None if self._identity is None else await self._identity.caller(token)
 
 
 def authorization(settings: Settings) -> Authorization:
@@ -163,20 +166,24 @@ class IdentityTokenVerifier:
         self._emails = frozenset(email.lower() for email in emails)
         self._certificates = Certificates() if certificates is None else certificates
 
-    async def accepts(self, token: str) -> bool:
-        """Return whether signature, issuer, audience, times and e-mail address are right."""
+    async def caller(self, token: str) -> str | None:
+        """Return the e-mail address of a token whose signature, issuer, audience and times fit.
+
+        None if any of them does not, or the address is none of ours.
+        """
         try:
             claims = await self._claims(token)
         except Exception as error:  # noqa: BLE001 - whatever a token is made of, it is refused
             # Google's library raises a ValueError for a wrong token, and odd JSON nearly anything:
             # a TypeError, or a RecursionError for a thousand brackets.
             _log.debug("identity_token.refused", error=type(error).__name__)
-            return False
+            return None
         if not isinstance(claims, dict) or claims.get("iss") not in _ISSUERS:
-            return False
+            return None
         email = claims.get("email")
-        is_expected = isinstance(email, str) and email.lower() in self._emails
-        return is_expected and claims.get("email_verified") is True
+        if not isinstance(email, str) or email.lower() not in self._emails:
+            return None
+        return email if claims.get("email_verified") is True else None
 
     async def _claims(self, token: str) -> Mapping[str, Any] | None:
         """Return the token's claims if its signature, times and audience are right."""

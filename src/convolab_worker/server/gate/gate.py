@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, web
@@ -38,6 +39,9 @@ _OPEN = _PROBES | {"openapi"}  # they say nothing about jobs
 _FEWEST_PROBES = 20.0
 _LATE_SECONDS = 0.25
 _CROWDED_RETRY_SECONDS = 5
+
+CALLER: ContextVar[str] = ContextVar("convolab_caller")
+"""Who has sent the request that is being answered, as ``Authorization.caller`` has it."""
 
 _log = Log()
 
@@ -153,7 +157,9 @@ class Gate:
         route = request.match_info.route.name
         if route in _OPEN or request.match_info.http_exception is not None:
             return None
-        if await self._authorization.accepts(request.headers.get("Authorization")):
+        caller = await self._authorization.caller(request.headers.get("Authorization"))
+        if caller is not None:
+            CALLER.set(caller)
             return None
         if route == "index" and "text/html" in request.headers.get("Accept", ""):
             refusal = self._locked_page(401)

@@ -403,7 +403,7 @@ class Fetcher:
         if abort.kind is AbortKind.LOCK_LOST:
             outcome = Lost("the lock was lost while the job was parked")
         else:
-            self._backend.exempt_from_stall_count(held.job, -1)
+            await self._completer.end_exemption(held.job)
         held.outcome = outcome
         await self._complete(held, outcome)
 
@@ -436,7 +436,7 @@ class Fetcher:
             self._executor.untrack(held)
 
     async def _return(self, held: JobInHand) -> None:
-        self._backend.exempt_from_stall_count(held.job, -1)
+        await self._completer.end_exemption(held.job)
         held.outcome = Returned()
         await self._completer.complete(held, held.outcome)
         self._executor.untrack(held)

@@ -1,0 +1,47 @@
+"""``console``: serves the console without a worker, until Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from convolab_worker.cli import flags
+from convolab_worker.cli.output import remark
+
+if TYPE_CHECKING:
+    import argparse
+
+    from convolab_worker.cli.flags import Parser
+    from convolab_worker.settings import Settings
+
+
+def add_flags(command: Parser) -> None:
+    add_console_actions(command)
+    flags.add_settings(command, "port", "console_payloads", *flags.CONNECTING)
+
+
+def add_console_actions(command: Parser) -> None:
+    command.add_argument(
+        "--console-actions",
+        action="store_const",
+        const="on",
+        help="let whoever may open the console retry, remove and pause where no token is set",
+    )
+
+
+def main(given: argparse.Namespace) -> NoReturn:
+    """Serve until a signal ends the process."""
+    settings = flags.settings_of(given)
+    from convolab_worker.cli.process import run_client
+
+    run_client(settings, _serve(settings))
+
+
+async def _serve(settings: Settings) -> NoReturn:
+    import asyncio
+
+    from convolab_worker.server.server import ConsoleServer
+
+    async with ConsoleServer(settings) as server:
+        remark(f"the console is at http://127.0.0.1:{server.port}/ until Ctrl-C")
+        while True:
+            await asyncio.Event().wait()

@@ -1,0 +1,448 @@
+"""The console's routes over real HTTP: what they answer, what that cost, who may act."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings
+from convolab_worker.errors import UnrecoverableError
+from convolab_worker.server.server import ConsoleServer, console_app
+from tests.support.commandstats import counted_commands
+from tests.support.serving import serving
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.asyncio
+
+Data = dict[str, Any]
+
+
+async def read(session: ClientSession, path: str, **asked: str) -> Data:
+    """What a look answers, which has to be 200."""
+    async with session.get(f"/api/{path}", params=asked) as answer:
+        assert answer.status == 200, await answer.text()
+        found: Data = await answer.json()
+        return found
+
+
+async def act(session: ClientSession, **order: Any) -> tuple[int, Data]:
+    """The status and the answer of an action."""
+    async with session.post("/api/actions", json=order) as answer:
+        return answer.status, await answer.json()
+
+
+def failing() -> HandlerRegistry:
+    """A handler that fails for good after a step, and two others that no test calls."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("speak", attempts=3)
+    async def speak(job: Job[Data]) -> None:
+        await job.step("speech", lambda: {"chars": 3})
+        job.log.info("spoke", chars=3)
+        msg = f"no voice for chapter {job.id}"
+        raise UnrecoverableError(msg)
+
+    @handlers.course("course")
+    async def course(_job: Job[Data]) -> None: ...
+
+    @handlers.dialogue("chapter")
+    async def chapter(_job: Job[Data]) -> None: ...
+
+    return handlers
+
+
+@asynccontextmanager
+async def console(settings: Settings) -> AsyncIterator[ClientSession]:
+    """The console alone, without a worker."""
+    async with (
+        ConsoleServer(settings.replace(port=0)) as server,
+        ClientSession(f"http://127.0.0.1:{server.port}") as session,
+    ):
+        yield session
+
+
+async def add_failed(redis: Redis, settings: Settings, count: int) -> str:
+    """Write failed jobs as BullMQ keeps them; return the queue."""
+    queue = settings.queues[0]
+    async with redis.pipeline(transaction=False) as pipeline:
+        for number in range(count):
+            key = f"{settings.prefix}:{queue}:{number}"
+            reason = f"no voice for {number}" if number % 3 else "rate limited"
+            pipeline.hset(
+                key,
+                mapping={
+                    "name": "speak",
+                    "data": f'{{"text": "héllo {number}"}}',
+                    "opts": '{"attempts": 1}',
+                    "timestamp": "1700000000000",
+                    "finishedOn": str(1_700_000_000_000 + number // 7),
+                    "failedReason": reason,
+                    "atm": "1",
+                },
+            )
+            pipeline.zadd(
+                f"{settings.prefix}:{queue}:failed",
+                {str(number): 1_700_000_000_000 + number // 7},
+            )
+        await pipeline.execute()
+    return queue
+
+
+async def test_a_page_of_fifty_jobs_costs_what_it_says_and_pages_have_each_job_once(
+    make_settings: Callable[..., Settings], redis: Redis
+) -> None:
+    """Seven jobs end in each millisecond: the pages meet in the middle of one."""
+    settings = make_settings()
+    await add_failed(redis, settings, 120)
+    async with console(settings) as session:
+        await read(session, "queues")  # connects
+        async with counted_commands(redis) as counted:
+            first = page = await read(session, "jobs", state="failed")
+        seen = [job["id"] for job in page["jobs"]]
+        while page["after"] is not None:
+            page = await read(session, "jobs", state="failed", after=page["after"])
+            seen += [job["id"] for job in page["jobs"]]
+
+    assert first["commands"] == counted.total == 51
+    assert len(seen) == len(set(seen)) == 120
+    assert seen[0] == "119"
+
+
+async def test_waiting_jobs_come_in_pages_too(client: JobClient, redis: Redis) -> None:
+    await client.enqueue_many([{"name": "speak", "job_id": f"j{n}"} for n in range(70)])
+    async with console(client.settings) as session:
+        await read(session, "queues")
+        async with counted_commands(redis) as counted:
+            page = await read(session, "jobs", state="waiting")
+        rest = await read(session, "jobs", state="waiting", after=page["after"])
+
+    ids = [job["id"] for job in page["jobs"] + rest["jobs"]]
+    assert ids == [f"j{n}" for n in reversed(range(70))]
+    assert page["commands"] == counted.total == 52
+
+
+async def test_a_search_looks_at_a_bounded_number_of_jobs(
+    make_settings: Callable[..., Settings], redis: Redis
+) -> None:
+    settings = make_settings()
+    await add_failed(redis, settings, 600)
+    async with console(settings) as session:
+        found = await read(session, "jobs", state="failed", text="HÉLLO 7")
+        none = await read(session, "jobs", state="failed", text="nowhere")
+        rest = await read(session, "jobs", state="failed", text="HÉLLO 7", after=none["after"])
+
+    assert found["jobs"] == []  # it is not among the 500 newest of 600
+    assert none["looked_at"] == 500
+    assert none["commands"] <= 520
+    assert "7" in {job["id"] for job in rest["jobs"]}
+
+
+async def test_one_job_is_shown_whole(make_settings: Callable[..., Settings], redis: Redis) -> None:
+    """Data, options, steps, logs, the stack with whose its frames are, and the right cost."""
+    async with serving(failing(), make_settings()) as (_, client, session):
+        job_id = await client.enqueue("speak", {"text": "日本語 🎧"}, job_id="a/b?c")
+        await wait_until(lambda: _is(client, job_id, "failed"), what="the job's failure")
+        await read(session, "queues")
+        job = (await read(session, "job", id="a/b?c"))["job"]
+        async with counted_commands(redis) as counted:
+            again = await read(session, "job", id="a/b?c")
+
+    assert "日本語 🎧" in job["data"]["text"]
+    assert job["state"] == "failed"
+    assert job["reason"] == "no voice for chapter a/b?c"
+    assert job["steps"] == {"speech": '{"chars":3}'}
+    assert any("spoke" in row for row in job["logs"])
+    (stack,) = job["stacks"]
+    own = [part["text"] for part in stack if part["whose"] == "application"]
+    assert "in speak" in own[-1]
+    assert again["commands"] == counted.total
+
+
+async def _is(client: JobClient, job_id: str, state: str) -> bool:
+    return (await client.status(job_id)).state == state
+
+
+async def test_a_course_is_shown_as_a_tree(
+    make_settings: Callable[..., Settings],
+) -> None:
+    handlers = HandlerRegistry()
+    gate = asyncio.Event()
+
+    @handlers.course("course")
+    async def course(job: Job[Data]) -> str:
+        if not await job.children_results():
+            await job.enqueue_children([Child("chapter", {"n": 1})])
+        return "whole"
+
+    @handlers.dialogue("chapter")
+    async def chapter(_job: Job[Data]) -> str:
+        await gate.wait()
+        return "written"
+
+    async with serving(handlers, make_settings()) as (_, client, session):
+        await client.enqueue("course", job_id="c1")
+        await wait_until(lambda: _is(client, "c1", "waiting-children"), what="its children")
+        tree = (await read(session, "job", id="c1"))["job"]
+        (child,) = tree["children"]
+        below = (await read(session, "job", id=child["id"], queue=child["queue"]))["job"]
+        gate.set()
+        await client.result("c1", 10)
+        ended = (await read(session, "job", id="c1"))["job"]
+
+    assert (child["name"], child["state"]) == ("chapter", "active")
+    assert [(parent["id"], parent["state"]) for parent in below["parents"]] == [
+        ("c1", "waiting-children")
+    ]
+    assert [one["state"] for one in ended["children"]] == ["completed"]
+
+
+async def test_failures_are_grouped_by_reason_and_a_group_is_retried_at_once(
+    make_settings: Callable[..., Settings], redis: Redis
+) -> None:
+    settings = make_settings(console_actions="on")
+    queue = await add_failed(redis, settings, 30)
+    async with console(settings) as session:
+        groups = (await read(session, "failures"))["groups"]
+        status, done = await act(session, action="retry", queue=queue, ids=groups[0]["ids"])
+        left = (await read(session, "failures"))["groups"]
+
+    assert [len(group["ids"]) for group in groups] == [20, 10]
+    assert (status, done["done"]) == (200, 20)
+    assert [group["reason"] for group in left] == ["rate limited"]
+
+
+async def test_every_action_does_what_the_client_does_and_says_who_asked(client: JobClient) -> None:
+    settings, queue = client.settings.replace(wake_token="secret"), client.settings.queues[0]
+    await client.enqueue_many(
+        [{"name": "a", "job_id": n, "delay": 900} for n in ("one", "two", "three")]
+    )
+    with capture_logs() as logs:
+        async with console(settings) as session:
+            session.headers["Authorization"] = "Bearer secret"
+            assert (await act(session, action="pause", queue=queue))[0] == 200
+            assert (await read(session, "queues"))["queues"][0]["paused"] is True
+            assert (await act(session, action="resume", queue=queue))[0] == 200
+            assert (await read(session, "queues"))["queues"][0]["paused"] is False
+            for action, job_id in (("promote", "one"), ("remove", "two"), ("cancel", "three")):
+                status, done = await act(session, action=action, queue=queue, ids=[job_id])
+                assert (status, done["done"]) == (200, 1)
+            assert (await act(session, action="retry", queue=queue, ids=["one"]))[0] == 409
+            assert (await act(session, action="remove", queue=queue, ids=["two"]))[0] == 404
+
+    assert [job.id async for job in client.jobs()] == ["one"]
+    told = [line for line in logs if line["event"] == "console.action"]
+    assert [line["action"] for line in told] == ["pause", "resume", "promote", "remove", "cancel"]
+    assert {line["by"] for line in told} == {"token"}
+
+
+@pytest.mark.parametrize("forget", [False, True])
+async def test_a_retry_keeps_or_forgets_the_recorded_steps(
+    forget: bool,  # noqa: FBT001
+    make_settings: Callable[..., Settings],
+) -> None:
+    calls = 0
+    handlers = HandlerRegistry()
+
+    def call() -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    @handlers.audio("speak")
+    async def speak(job: Job[Data]) -> int:
+        number: int = await job.step("call", call)
+        if job.starts == 1:
+            msg = "once"
+            raise UnrecoverableError(msg)
+        return number
+
+    settings = make_settings(console_actions="on")
+    async with serving(handlers, settings) as (_, client, session):
+        await client.enqueue("speak", job_id="j1")
+        await wait_until(lambda: _is(client, "j1", "failed"), what="its failure")
+        status, _ = await act(
+            session, action="retry", queue=settings.queues[0], ids=["j1"], forget_steps=forget
+        )
+        assert status == 200
+        assert await client.result("j1", 10) == (2 if forget else 1)
+
+
+async def test_it_is_read_only_without_a_token_or_the_option(client: JobClient) -> None:
+    queue = client.settings.queues[0]
+    await client.enqueue("a", job_id="j1")
+    async with console(client.settings) as session:
+        assert (await read(session, "console"))["acts"] is False
+        for order in ({"action": "remove", "ids": ["j1"]}, {"action": "pause"}):
+            assert (await act(session, queue=queue, **order))[0] == 403
+        async with session.get("/api/actions") as answer:
+            assert answer.status == 405
+
+    assert (await client.status("j1")).state == "waiting"
+
+
+async def test_another_sites_page_can_neither_act_nor_look(client: JobClient) -> None:
+    """Foreign Origin and Host, what a form can send, and no token where one is asked for."""
+    queue = client.settings.queues[0]
+    order = f'{{"action": "pause", "queue": "{queue}"}}'
+    json_type = {"Content-Type": "application/json"}
+    async with console(client.settings.replace(console_actions="on")) as session:
+        for headers, expected in (
+            ({**json_type, "Origin": "https://evil.example"}, 403),
+            ({**json_type, "Sec-Fetch-Site": "cross-site"}, 403),
+            ({**json_type, "Host": "evil.example"}, 403),
+            ({"Content-Type": "text/plain"}, 415),
+        ):
+            async with session.post("/api/actions", data=order, headers=headers) as answer:
+                assert answer.status == expected
+        async with session.get("/api/queues", headers={"Host": "evil.example"}) as answer:
+            assert answer.status == 403
+    async with console(client.settings.replace(wake_token="secret")) as session:
+        for path in ("console", "queues", "jobs", "job", "payload", "failures", "schedules"):
+            async with session.get(f"/api/{path}") as answer:
+                assert answer.status == 401
+        assert (await act(session, action="pause", queue=queue))[0] == 401
+
+    assert (await client.queues())[0].paused is False
+
+
+async def test_payloads_can_be_hidden(make_settings: Callable[..., Settings]) -> None:
+    """Neither in a list, a job, a schedule, a download, nor by a search."""
+    settings = make_settings(console_payloads="hidden")
+    async with serving(failing(), settings) as (_, client, session):
+        await client.enqueue("speak", {"text": "hunter2"}, job_id="j1")
+        await client.schedule("nightly", "speak", {"text": "hunter2"}, every=3600)
+        await wait_until(lambda: _is(client, "j1", "failed"), what="its failure")
+        job = (await read(session, "job", id="j1"))["job"]
+        texts = [
+            str(await read(session, path, **asked))
+            for path, asked in (
+                ("job", {"id": "j1"}),
+                ("jobs", {"state": "failed"}),
+                ("schedules", {}),
+            )
+        ]
+        for path in ("payload?id=j1", "jobs?state=failed&text=hunter2"):
+            async with session.get(f"/api/{path}") as answer:
+                assert answer.status == 400
+
+    assert job["hidden"] is True
+    assert job["steps"] == {"speech": None}
+    assert not any("hunter2" in text or "chars" in text for text in texts)
+
+
+async def test_a_large_payload_is_cut_and_can_be_downloaded_whole(
+    client: JobClient,
+) -> None:
+    await client.enqueue("a", {"text": "x" * 2_000_000}, job_id="j1")
+    async with console(client.settings) as session:
+        job = (await read(session, "job", id="j1"))["job"]
+        whole = await read(session, "payload", id="j1")
+
+    assert len(job["data"]["text"]) == 20_000
+    assert job["data"]["size"] > 2_000_000
+    assert len(whole["data"]["text"]) == 2_000_000
+
+
+async def test_handlers_and_schedules_are_listed(make_settings: Callable[..., Settings]) -> None:
+    async with serving(failing(), make_settings()) as (_, client, session):
+        await client.schedule("nightly", "course", cron="0 3 * * *", tz="Europe/Berlin")
+        handlers = await read(session, "handlers")
+        (schedule,) = (await read(session, "schedules"))["schedules"]
+
+    assert [one["names"] for one in handlers["handlers"]] == [["chapter"], ["course"], ["speak"]]
+    assert handlers["commands"] == 0
+    assert (schedule["cron"], schedule["tz"]) == ("0 3 * * *", "Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("job?id=nowhere", 404),
+        ("job", 404),
+        ("jobs?state=nonsense", 400),
+        ("jobs?after=x", 400),
+        ("jobs?after=1e999~99999999999", 400),
+        ("jobs?after=7~7&state=waiting", 200),
+        ("jobs?after=-1~5&state=waiting", 200),
+        ("jobs?queue=a:b", 400),
+        ("job?id=" + "x" * 20_000, 400),
+        ("queues?find=all&find=none", 200),
+        ("nothing", 404),
+    ],
+)
+async def test_wrong_looks_are_answered_in_json(
+    path: str, status: int, make_settings: Callable[..., Settings]
+) -> None:
+    async with (
+        console(make_settings()) as session,
+        session.get(f"/api/{path}") as answer,
+    ):
+        assert answer.status == status
+        assert isinstance(await answer.json(), dict)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"[]", b"\xff", b"[" * 50_000, b'{"action": "flush", "queue": "q"}',
+        b'{"action": "retry", "queue": "q"}', b'{"action": "retry", "queue": "q", "ids": [1]}',
+        b'{"action": "pause", "queue": "q", "ids": ["1"]}', b'{"action": "pause", "queue": "a:b"}',
+        b'{"action": "retry", "queue": "q", "ids": ["1"], "forget_steps": 1}',
+    ],
+)  # fmt: skip
+async def test_wrong_actions_are_refused(
+    body: bytes, make_settings: Callable[..., Settings]
+) -> None:
+    async with (
+        console(make_settings(console_actions="on")) as session,
+        session.post(
+            "/api/actions", data=body, headers={"Content-Type": "application/json"}
+        ) as answer,
+    ):
+        assert answer.status == 400
+        assert "expected" in (await answer.json())["error"]
+
+
+async def test_an_open_console_costs_no_command(
+    make_settings: Callable[..., Settings], redis: Redis
+) -> None:
+    """The page, what it asks first, the handlers and the stream are all from memory."""
+    async with (
+        serving(failing(), make_settings()) as (_, _, session),
+        counted_commands(redis) as counted,
+    ):
+        async with session.get("/") as answer:
+            assert len(await answer.read()) < 150_000
+        await read(session, "console")
+        await read(session, "handlers")
+        async with session.get("/events") as stream:
+            assert (await stream.content.readline()).startswith(b"event:")
+
+    assert counted.total == 0
+
+
+async def test_it_is_mounted_under_a_path_of_an_application(
+    make_settings: Callable[..., Settings],
+) -> None:
+    app = web.Application()
+    app.add_subapp("/ops/console", console_app(make_settings()))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        async with ClientSession(f"http://127.0.0.1:{port}") as session:
+            async with session.get("/ops/console/") as page:
+                assert "<title>" in await page.text()
+            async with session.get("/ops/console/api/queues") as answer:
+                assert answer.status == 200
+    finally:
+        await runner.cleanup()
