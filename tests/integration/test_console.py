@@ -15,9 +15,9 @@ from aiohttp import ClientSession, web
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings
+from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.errors import UnrecoverableError
-from convolab_worker.server.server import ConsoleServer, console_app
+from convolab_worker.server.server import ConsoleServer, WakeServer, console_app
 from tests.support.commandstats import counted_commands
 from tests.support.serving import serving
 from tests.support.waiting import wait_until
@@ -321,6 +321,24 @@ async def test_another_sites_page_can_neither_act_nor_look(client: JobClient) ->
         assert (await act(session, action="pause", queue=queue))[0] == 401
 
     assert (await client.queues())[0].paused is False
+
+
+async def test_a_server_that_anybody_can_reach_asks_redis_for_nothing(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """What is in memory is shown; no job's data is, and a stranger spends no command."""
+    settings = make_settings(port=0, console_actions="on")
+    async with (
+        WakeServer(Worker(failing(), settings), insecure=True) as server,
+        ClientSession(f"http://127.0.0.1:{server.port}") as session,
+    ):
+        about = await read(session, "console")
+        for path in ("queues", "jobs", "job?id=j", "payload?id=j", "failures", "schedules"):
+            async with session.get(f"/api/{path}") as answer:
+                assert answer.status == 403
+        status, _ = await act(session, action="pause", queue=settings.queues[0])
+
+    assert (about["live"], about["acts"], status) == (True, False, 403)
 
 
 async def test_payloads_can_be_hidden(make_settings: Callable[..., Settings]) -> None:

@@ -65,13 +65,22 @@ class Console:
     """Answers the console's requests about the settings' Redis.
 
     ``handlers`` are those of the worker whose memory the page shows, None for no worker.
-    ``acts``: jobs and queues may be acted upon.
+    ``acts``: jobs and queues may be acted upon. ``looks``: Redis may be asked, which shows data and
+    costs commands.
     """
 
-    def __init__(self, settings: Settings, handlers: HandlerRegistry | None, *, acts: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        handlers: HandlerRegistry | None,
+        *,
+        acts: bool,
+        looks: bool = True,
+    ) -> None:
         self._settings = settings
         self._handlers = handlers
-        self._acts = acts
+        self._acts = acts and looks
+        self._looks = looks
         self._hides = settings.console_payloads == "hidden"
         self._client: ConsoleClient | None = None
         self._lock = asyncio.Lock()
@@ -193,6 +202,8 @@ class Console:
         return handle
 
     async def _answer(self, look: Look, asked: Mapping[str, str]) -> web.Response:
+        if not self._looks:
+            return failure(403, "anybody can reach this server: expected CONVOLAB_WAKE_TOKEN")
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS), self._lock:
                 client = self._opened()
