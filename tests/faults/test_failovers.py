@@ -22,7 +22,12 @@ from tests.faults.torture.producers import Task, produce, produce_with_node
 from tests.support.replicas import MASTER, Replicas, SentinelProcesses
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.long, pytest.mark.usefixtures("node")]
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("node"),
+]
 
 JOBS = int(os.environ.get("FAILOVER_JOBS", "5000"))
 FAULTS = ("killed", "demoted", "handed over") * 4
@@ -77,13 +82,14 @@ class Ground:
                 await asyncio.to_thread(before.wait, 2, 2000)
             await asyncio.to_thread(self._ask_for_failover)
         new = await asyncio.to_thread(self.sentinels.await_other_primary, old)
-        if what == "demoted":
-            # A Sentinel leaves it a primary for some ten seconds more, to whom it serves already.
-            written = await asyncio.to_thread(self._written_until_demoted, old)
         served_at = time.monotonic()
         got = self._offset(new, "second_repl_offset") - 1
         await self._run_one()
-        self.failovers.append(Failover(what, time.monotonic() - served_at, max(written - got, 0)))
+        recovery = time.monotonic() - served_at
+        if what == "demoted":
+            # A Sentinel leaves it a primary for some ten seconds more, to whom it serves already.
+            written = await asyncio.to_thread(self._written_until_demoted, old)
+        self.failovers.append(Failover(what, recovery, max(written - got, 0)))
         if what == "killed":
             await asyncio.to_thread(self.replicas.servers[old].start)
         elif what == "handed over":
@@ -146,9 +152,10 @@ class Ground:
         """Add a job as an application does, which tries again, and wait for its end."""
         async with asyncio.timeout(20):
             while True:
-                with suppress(RedisUnavailable, JobNotFound):  # not found: it was not replicated
+                # Not found, or not in time: it was added to the old one, and is lost.
+                with suppress(RedisUnavailable, JobNotFound, TimeoutError):
                     job_id = await self.client.enqueue("work", {"seconds": 0})
-                    await self.client.result(job_id)
+                    await self.client.result(job_id, timeout=1.0)
                     return
                 await asyncio.sleep(0.05)
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
+from msgspec import Struct, field
 
+from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import cannot_serve
 from convolab_worker.connection.opening import (
     ClientIdentity,
@@ -46,14 +47,17 @@ if TYPE_CHECKING:
     from convolab_worker.connection.unanswered import Unanswered
     from convolab_worker.connection.usage import CommandCounter
 
+_log = Log()
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write
 # for each turn of the loop, the server would idle while we work, and we while it works.
 _FLUSH_AT = 4
+# How often Sentinels are asked whether the primary is still the same. They leave one that they have
+# replaced writable for some ten seconds, and all that is written to it meanwhile is lost.
+_SENTINEL_SECONDS = 1.0
 _CLOSED = "the connection was closed"
 
 
-@dataclass(slots=True)
-class KnownScripts:
+class KnownScripts(Struct):
     """Which scripts a connection's server is known to have, and which are being asked about.
 
     Whoever runs scripts writes it.
@@ -93,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._login = 0  # with which of the route's credentials
         self._greetings = 0  # commands of the handshake that are unanswered
         self._unfit: RedisRefused | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._redirects = Redirects(self._route)
         self._resending: asyncio.Task[None] | None = None
         self._timeout = timeout
@@ -151,6 +156,23 @@ class Connection(asyncio.Protocol):
                 raise RedisUnavailable(_CLOSED) from None  # close() ended it, not our caller
             raise
 
+    def _watch_primary(self, address: Address) -> None:
+        """Leave a primary that the Sentinels have replaced, though it still serves."""
+        if self._identify and self._route.source.address.sentinels is not None:
+            watching = self._still_primary(address, self._epoch)
+            self._watching = asyncio.create_task(watching, name="convolab-sentinels")
+
+    async def _still_primary(self, address: Address, epoch: int) -> None:
+        route = self._route
+        while True:
+            await asyncio.sleep(_SENTINEL_SECONDS)
+            with contextlib.suppress(RedisUnavailable):  # no Sentinel answers: nothing is known
+                now = await route.source.locate()
+                if (now.host, now.port) != (address.host, address.port):
+                    if route.doubt(epoch, f"the Sentinels name another primary, {now}"):
+                        _log.warning("redis.primary_replaced", was=str(address), now=str(now))
+                    return
+
     @property
     def is_outdated(self) -> bool:
         """Whether the route has other credentials than the connection has logged in with."""
@@ -202,6 +224,7 @@ class Connection(asyncio.Protocol):
                 route.trust(epoch)
                 if welcome.nodes:
                     route.learn(welcome.nodes)
+                self._watch_primary(address)
         except (RedisRefused, OSError, ReplyLost) as error:  # a TimeoutError is an OSError too
             self._drop(error)
             if cannot_serve(str(error)):
@@ -313,6 +336,9 @@ class Connection(asyncio.Protocol):
             self._stale = self._identity
         self._identity = None
         self._silence.stop()
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
         self._out.clear()
         unanswered = (*self._pending, *self._redirects.release())
         self._pending.clear()

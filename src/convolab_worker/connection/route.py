@@ -115,14 +115,14 @@ class Route:
         """A server that was connected to in this ``epoch`` can serve."""
         self._trusted = max(self._trusted, epoch)
 
-    def doubt(self, seen_in: int, reason: str) -> None:
+    def doubt(self, seen_in: int, reason: str) -> bool:
         """A server that was connected to in the epoch ``seen_in`` can't serve: everybody leaves.
 
-        What is said of a server that everybody has left already is no news.
+        Returns False for no news: everybody has left that server already.
         """
         with self._lock:
             if seen_in < self.epoch:
-                return
+                return False
             self.epoch += 1
             epoch, travellers = self.epoch, list(self._travellers)
         if self.is_cluster:
@@ -131,6 +131,7 @@ class Route:
             self._node = None
         for traveller in travellers:
             traveller.leave(epoch, reason)
+        return True
 
 
 def _tls_name(configured: Address, host: str) -> str | None:

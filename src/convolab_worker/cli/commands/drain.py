@@ -34,11 +34,9 @@ def main(given: argparse.Namespace) -> int:
     import asyncio
 
     from convolab_worker.cli.process import prepared, run_worker
-    from convolab_worker.telemetry.log_stream import flush_log
 
     async def work(worker: Worker) -> int:
         outcome = await worker.drain(budget=given.budget)
-        flush_log()  # the result comes behind what was logged on the way to it
         result(as_json(asdict(outcome)))
         return int(outcome.failed > 0)
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
@@ -63,8 +62,7 @@ NO_HANDLER = "(no handler)"
 """Stands for the handler, and the kind, of a job whose name nobody handles."""
 
 
-@dataclass(slots=True, eq=False)
-class JobInHand(HeldLock):
+class JobInHand(HeldLock, eq=False):
     """A job whose lock this worker holds: parked, running, or being completed."""
 
     handler: Handler | None = None
