@@ -11,7 +11,7 @@ DAY_SECONDS = 86_400.0
 
 
 class Purpose(StrEnum):
-    """What a command is sent for, as metrics, logs and the status page name it."""
+    """What a command is sent for, as metrics, logs and the console name it."""
 
     CONNECT = "connect"
     ENQUEUE = "enqueue"

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 # A signal to a whole group reaches a handler's program so much sooner than this process, at most.
 _SIGNAL_SECONDS = 0.5
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
-_LONGEST_SHOWN = 300  # on the status page
+_LONGEST_SHOWN = 300  # on the console
 _LABELS = {
     Completed: "completed",
     Postponed: "postponed",
