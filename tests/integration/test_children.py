@@ -127,7 +127,7 @@ async def test_a_part_that_is_nobodys_and_never_ends_fails_its_parent(
 
 
 async def test_a_part_that_ends_between_the_look_and_the_asking_calls_the_handler_once_more(
-    running: Running,
+    running: Running, redis: Redis, queue_name: str
 ) -> None:
     """Its parent was told that it is still to run, and could not know better."""
     handlers, seen = HandlerRegistry(), list[set[str]]()
@@ -147,6 +147,8 @@ async def test_a_part_that_ends_between_the_look_and_the_asking_calls_the_handle
 
     @handlers.audio("quick")
     async def quick(_: Job[Any]) -> None:
+        # A failure goes on with a parent that waits, and with no other.
+        await wait_until(lambda: redis.zcard(f"bull:{queue_name}:waiting-children"))
         raise ValueError
 
     @handlers.audio("slow")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -426,6 +429,28 @@ async def test_an_open_console_costs_no_command(
             assert (await stream.content.readline()).startswith(b"event:")
 
     assert counted.total == 0
+
+
+async def test_the_command_serves_it_without_handlers_until_a_signal(
+    server_url: str, queue_name: str
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "convolab_worker", "console", "--port", "0"),
+        *("--redis-url", server_url, "--queue", queue_name, "--console-actions"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    line = (await asyncio.wait_for(process.stderr.readline(), 30)).decode()
+    url = next(word for word in line.split() if word.startswith("http://"))
+    async with ClientSession(url) as session:
+        about = await read(session, "console")
+        found = await read(session, "queues")
+    os.kill(process.pid, signal.SIGINT)
+    await process.communicate()
+
+    assert (about["live"], about["acts"], about["queues"]) == (False, True, [queue_name])
+    assert [queue["name"] for queue in found["queues"]] == [queue_name]
+    assert process.returncode == 130
 
 
 async def test_it_is_mounted_under_a_path_of_an_application(

@@ -23,10 +23,11 @@ page.on("console", (message) => {
 });
 
 const operations = {
-  open: async ({ width, scheme }) => {
+  open: async ({ width, scheme, hash }) => {
     await page.setViewportSize({ width, height: 900 });
     await page.emulateMedia({ colorScheme: scheme });
-    await page.goto(url);
+    if (hash) await page.goto("about:blank");
+    await page.goto(hash ? `${url}#${hash}` : url);
     return page.title();
   },
   // By keyboard alone: the token's field has the focus, Enter sends it.
@@ -45,6 +46,22 @@ const operations = {
     await page.keyboard.press("Enter");
     return {};
   },
+  // By keyboard too: a link has the focus, Enter follows it.
+  follow: async ({ name }) => {
+    await page.getByRole("link", { name, exact: true }).first().focus();
+    await page.keyboard.press("Enter");
+    return {};
+  },
+  type: async ({ selector, text }) => {
+    await page.locator(selector).fill(text);
+    await page.keyboard.press("Enter");
+    return {};
+  },
+  reload: async () => {
+    await page.reload();
+    return {};
+  },
+  buttons: async ({ selector }) => page.locator(`${selector} button`).allInnerTexts(),
   rows: async ({ table }) => page.locator(`${table} tbody tr`).allInnerTexts(),
   look: async ({ picture }) => {
     await page.screenshot({ path: picture });

@@ -6,8 +6,9 @@ import asyncio
 import copy
 import itertools
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+
+from msgspec import Struct
 
 from convolab_worker.bullmq.job_lock import inbox
 from convolab_worker.bullmq.protocol import calls, script_costs
@@ -49,8 +50,7 @@ LIMIT_KEYS = ("meta", "active", "limiter")
 """What changes when a queue's limits do, or a place of its concurrency is taken or freed."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueueContents:
+class QueueContents(Struct, frozen=True):
     """Which kinds of jobs a queue has: ``ready`` to be fetched now, delayed, active."""
 
     ready: bool

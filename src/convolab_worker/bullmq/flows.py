@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import Struct
+
 from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
@@ -121,8 +123,7 @@ def nothing_to_wait_for(children: Iterable[ChildJob], ended: Iterable[str]) -> C
     return ConvolabWorkerError(msg)
 
 
-@dataclass(frozen=True, slots=True)
-class ChildIds:
+class ChildIds(Struct, frozen=True):
     """The job ids of the children that one parent asks for.
 
     An id is PARENT.KEY~LIFE, and PARENT.KEY~LIFE.ATTEMPT from the parent's second attempt on. LIFE

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from convolab_worker.bullmq.flows import ChildJob
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """The handler returned; ``value`` is its result as JSON text."""
 
     value: str
@@ -33,15 +34,13 @@ class Failed:
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Postponed:
+class Postponed(Struct, frozen=True):
     """The handler asked for another run in ``delay`` seconds; no attempt is used up."""
 
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Limited:
+class Limited(Struct, frozen=True):
     """The handler asked that no job of the queue starts for ``delay`` seconds; no attempt is used.
 
     The job goes back to the head of its queue.
@@ -50,24 +49,21 @@ class Limited:
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitsChildren:
+class AwaitsChildren(Struct, frozen=True):
     """The handler asked for ``children`` and waits for them; it is run again when they are done.
 
     ``carried`` are job options that the children get in addition to their own: a trace's context.
     """
 
     children: tuple[ChildJob, ...]
-    carried: Mapping[str, Any] = field(default_factory=dict)
+    carried: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(Struct, frozen=True):
     """The worker stops: the job goes back to the head of its queue, no attempt used up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """The lock is gone: another worker may have the job, so nothing is written."""
 
     reason: str

@@ -18,10 +18,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
+from msgspec import Struct, field
 
 from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import cannot_serve
@@ -57,8 +57,7 @@ _SENTINEL_SECONDS = 1.0
 _CLOSED = "the connection was closed"
 
 
-@dataclass(slots=True)
-class KnownScripts:
+class KnownScripts(Struct):
     """Which scripts a connection's server is known to have, and which are being asked about.
 
     Whoever runs scripts writes it.

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from convolab_worker.connection.error_replies import cannot_serve, explain
 from convolab_worker.connection.forking import keep_from_forks
@@ -31,8 +32,7 @@ _IPV4 = 4
 _HARMLESS_WRITE = "PERSIST"
 
 
-@dataclass(frozen=True, slots=True)
-class ClientIdentity:
+class ClientIdentity(Struct, frozen=True):
     """A connection as the server names it.
 
     The address tells connections apart whose ids are the same: a restarted server reuses ids.
@@ -130,8 +130,7 @@ def _keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _KEEPALIVE_USER_TIMEOUT_MS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handshake:
+class Handshake(Struct, frozen=True, kw_only=True):
     """What a new connection says first. Each part is one billed command.
 
     ``identify`` asks how the server names the connection, ``name`` gives it a name, ``stale`` is an
@@ -146,8 +145,7 @@ class Handshake:
     learn_nodes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Welcome:
+class Welcome(Struct, frozen=True):
     """What a server has answered: how it names the connection, and which nodes its cluster has."""
 
     identity: ClientIdentity | None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from convolab_worker.connection.address import Address
 from convolab_worker.errors import RedisUnavailable
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSource:
+class ServerSource(Struct, frozen=True):
     """An address, and who knows what changes of it.
 
     That is where a primary is (its Sentinels know), and the credentials: a ``password_file``, or a

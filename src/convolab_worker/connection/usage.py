@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 DAY_SECONDS = 86_400.0
 
 
 class Purpose(StrEnum):
-    """What a command is sent for, as metrics, logs and the status page name it."""
+    """What a command is sent for, as metrics, logs and the console name it."""
 
     CONNECT = "connect"
     ENQUEUE = "enqueue"
@@ -27,8 +28,7 @@ class Purpose(StrEnum):
     STATUS = "status"
 
 
-@dataclass(slots=True)
-class CommandCounter:
+class CommandCounter(Struct):
     """Counts Redis commands by purpose.
 
     ``sent`` counts the commands of a client, ``inner`` those that its scripts run inside Redis,
@@ -74,8 +74,7 @@ class CommandCounter:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DayReport:
+class DayReport(Struct, frozen=True, kw_only=True):
     """A day's commands: those ``used`` so far, and the ``projected`` count at the day's end.
 
     ``is_over`` says that the budget has been passed, or will be; otherwise the day has ended.

@@ -16,8 +16,9 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from convolab_worker._logs import Log
 from convolab_worker.errors import ConfigurationError, LifespanFailed
@@ -38,8 +39,7 @@ LEAST_CLOSING_SECONDS = 0.25
 _CANCELLED_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Lifespan:
+class Lifespan(Struct, frozen=True):
     """A function that makes the context manager whose value is ``job.resources``."""
 
     function: LifespanFunction

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import is_async, place, takes
@@ -23,8 +24,7 @@ class CallNext(Protocol):
 MiddlewareFunction = Callable[[Any, CallNext], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Middleware:
+class Middleware(Struct, frozen=True):
     """A function around the jobs of one kind, or of every kind (None)."""
 
     function: MiddlewareFunction

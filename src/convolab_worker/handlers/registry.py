@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
+
+from msgspec import Struct, field, structs
 
 from convolab_worker._setting_types import StartRate, parse_rate
 from convolab_worker.bullmq.job_type import JobType, Unresolved, remember
@@ -42,8 +42,7 @@ _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 KINDS = ("audio", "dialogue", "image", "course")
 
 
-@dataclass(slots=True, eq=False)
-class Scope:
+class Scope(Struct, eq=False):
     """One registry's own lifespan and middleware; they may be registered after its handlers."""
 
     lifespan: Lifespan | None = None
@@ -70,8 +69,7 @@ class HandlerOptions(JobPolicy, total=False):
     rate: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Handler:
+class Handler(Struct, frozen=True, kw_only=True, eq=False):
     """A registered function, and how it is to be run.
 
     ``timeout`` is in seconds, None for no limit; ``concurrency`` is the most jobs of this handler
@@ -105,7 +103,7 @@ class Handler:
         """The handler as a worker runs it whose lifespans gave ``opened``."""
         around = [ware for scope in self.scopes for ware in scope.middleware]
         nearest = next((opened[scope] for scope in reversed(self.scopes) if scope in opened), None)
-        return dataclasses.replace(
+        return structs.replace(
             self,
             middleware=tuple(ware for ware in around if ware.kind in (None, self.kind)),
             resources=nearest,
@@ -279,7 +277,7 @@ class HandlerRegistry:
         self._scopes.update(other._scopes)
         for key, handler in other._handlers.items():
             scopes = tuple(dict.fromkeys((self._scope, *handler.scopes)))
-            self._handlers[key] = dataclasses.replace(handler, scopes=scopes)
+            self._handlers[key] = structs.replace(handler, scopes=scopes)
 
     @property
     def lifespans(self) -> list[tuple[Scope, Lifespan]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sysconfig
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,8 +21,7 @@ _STDLIB = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdl
 _OURS = str(PurePath(__file__).parent.parent) + "/"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A line of a stack."""
 
     file: str

@@ -9,8 +9,9 @@ import os
 import secrets
 import socket
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from convolab_worker._logs import Log
 from convolab_worker._setting_types import parse_rate
@@ -54,8 +55,7 @@ _HELD_SLEEP_AFTER_SECONDS = 10.0
 _log = Log()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assembly:
+class Assembly(Struct, frozen=True, kw_only=True):
     """What a worker starts and ends; nothing else sees it whole."""
 
     dispatcher: Dispatcher

@@ -19,6 +19,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from convolab_worker._logs import Log
 from convolab_worker.errors import ConvolabWorkerError, NotRunning, RedisUnavailable
 
@@ -56,8 +58,7 @@ class HoldResult:
     next_due_at: float | None
 
 
-@dataclass(slots=True, eq=False)
-class HeldRequest:
+class HeldRequest(Struct, eq=False):
     """One caller of ``hold``; times are the monotonic clock's."""
 
     ends_at: float

@@ -12,8 +12,9 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from msgspec import Struct
 
 from convolab_worker._logs import Log
 from convolab_worker.bullmq.job_lock import take_back
@@ -48,8 +49,7 @@ _TRY_PART = 1 / 4
 _STILL_PART = 3 / 4
 
 
-@dataclass(slots=True, eq=False)
-class HeldLock:
+class HeldLock(Struct, eq=False):
     """The lock of a job that this worker has, locked or renewed at ``renewed_at`` (monotonic).
 
     The lock keeper's thread writes ``renewed_at`` and ``is_lost``.

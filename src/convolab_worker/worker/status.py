@@ -60,7 +60,7 @@ def stats(assembly: Assembly, requests: HeldRequests, *, state: str, now: float)
 def status_snapshot(
     assembly: Assembly, settings: Settings, *, state: str, now: float
 ) -> dict[str, Any]:
-    """What the status page shows; times are epoch seconds, durations seconds.
+    """What the console shows; times are epoch seconds, durations seconds.
 
     A worker whose ``state`` is ``running`` is shown as ``working``, ``waiting``, ``connecting``,
     ``suspended`` or ``asleep``.

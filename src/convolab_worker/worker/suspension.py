@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from convolab_worker._logs import Log
 
@@ -28,8 +29,7 @@ _log = Log()
 _FOREVER = float("inf")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdlePolicy:
+class IdlePolicy(Struct, frozen=True, kw_only=True):
     """Whether a worker works always or only while a request is held, and when it sleeps.
 
     ``sleep_after`` is in seconds without work, wake or held request; None: never. ``linger`` is how

@@ -385,7 +385,7 @@ class Worker:
         return None if self._requests.held else self._assembly.dispatcher.idle_since
 
     def status_snapshot(self) -> dict[str, Any]:
-        """What the status page shows, from memory, without a Redis command."""
+        """What the console shows, from memory, without a Redis command."""
         return status.status_snapshot(
             self._assemble()[0], self.settings, state=self._state, now=time.time()
         )

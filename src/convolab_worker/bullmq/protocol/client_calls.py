@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgpack
+from msgspec import Struct, field, structs
 
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import Call
@@ -34,8 +33,7 @@ _PROMOTE_KEYS = (
 _PAUSE_KEYS = ("meta", "prioritized", "events", "delayed", "marker")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
+class NewJob(Struct, frozen=True, kw_only=True):
     """A job to be added: ``data`` is JSON text, ``opts`` BullMQ's job options by their long names.
 
     ``parent`` is the id of the parent job, ``parent_queue`` the parent queue's key without a
@@ -52,7 +50,7 @@ class NewJob:
 
     def carrying(self, carried: Mapping[str, Any]) -> NewJob:
         """Returns the job with further options: those that carry a trace's context on."""
-        return dataclasses.replace(self, opts={**self.opts, **carried}) if carried else self
+        return structs.replace(self, opts={**self.opts, **carried}) if carried else self
 
 
 def add_job(keys: QueueKeys, job: NewJob, now_ms: int, *, again: bool = False) -> Call:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from msgspec import Struct
+
 from convolab_worker._setting_types import KEEP_EXPECTED, parse_keep, suggestion
 from convolab_worker.errors import ConfigurationError
 
@@ -239,8 +241,7 @@ def _deduplication_option(given: str | Deduplication) -> dict[str, Any]:
     return {**option, **{name: True for name, is_set in flags.items() if is_set}}
 
 
-@dataclass(frozen=True, slots=True)
-class _Keyword:
+class _Keyword(Struct, frozen=True):
     """One keyword: what it may be, and the option that it becomes, if it becomes one."""
 
     is_good: Callable[[Any], bool]

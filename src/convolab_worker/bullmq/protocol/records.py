@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct, field
 
 from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, Options, most_attempts, number
 
@@ -19,8 +20,7 @@ _STEP_LENGTH = len(_STEP)
 _LONG = 17  # so many digits are neither a time nor a count
 
 
-@dataclass(slots=True, eq=False)
-class ActiveJob:
+class ActiveJob(Struct, eq=False):
     """One job in ``active``, locked under ``token`` for this worker.
 
     Times are milliseconds since the epoch, as BullMQ writes them. ``problem`` says what of the
@@ -202,8 +202,7 @@ NOT_ASKED = FetchResult(asked=False)
 _NOTHING = FetchResult()
 
 
-@dataclass(frozen=True, slots=True)
-class Marker:
+class Marker(Struct, frozen=True):
     """What ended a blocking read: a job may be in ``queue``, at once or at ``due_at``.
 
     ``due_at`` is epoch seconds. Where ``cancelled`` is set it was no marker: somebody wants the job
@@ -215,8 +214,7 @@ class Marker:
     cancelled: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Restrictions:
+class Restrictions(Struct, frozen=True):
     """Why a queue gives no job: it is ``paused``, or ``concurrency`` jobs of it are active."""
 
     paused: bool

@@ -11,8 +11,9 @@ import functools
 import hashlib
 import importlib.util
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from convolab_worker.errors import ConfigurationError
 
@@ -21,8 +22,7 @@ _HEAD = re.compile(r"\A--\[\[.*?\]\]\n", re.DOTALL)
 _INCLUDE = re.compile(r'^--- @include "(\w+)"$', re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(Struct, frozen=True):
     """A script: the name and the number of KEYS in its file's name, and its text."""
 
     name: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from convolab_worker._logs import Log
 from convolab_worker.errors import InvalidResult
@@ -16,8 +17,7 @@ _log = Log()
 _ADVICE = "store it elsewhere, and let the step return its address"
 
 
-@dataclass(frozen=True, slots=True)
-class StepLimits:
+class StepLimits(Struct, frozen=True):
     """Sizes in bytes of JSON: of one result that is warned of, and of all that a job may keep."""
 
     warning: int

@@ -18,6 +18,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -51,8 +53,7 @@ class Placement(Generic[T]):
     probes_only: bool = False
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Struct):
     peer: str
     activity: Activity
     since: float

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from convolab_worker._logs import Log
 
@@ -14,15 +15,13 @@ _SUMMARY_SECONDS = 60.0
 _log = Log()
 
 
-@dataclass(slots=True)
-class _Repeated:
+class _Repeated(Struct):
     logged_at: float
     count: int = 0
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Traffic:
+class Traffic(Struct):
     """Counts of a server since its start, and the repeated events of its log.
 
     ``answers`` by route and status are the gate's, the connections the listener's; a server that

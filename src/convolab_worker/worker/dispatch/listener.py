@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from convolab_worker._logs import Log
 from convolab_worker.errors import RedisRefused, RedisUnavailable
@@ -73,8 +74,7 @@ def _end(waiter: asyncio.Future[None]) -> None:
 _log = Log()
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(Struct, frozen=True):
     """How a blocking read ended: with a marker, or because the whole wait was over."""
 
     marker: Marker | None

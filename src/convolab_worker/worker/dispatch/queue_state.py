@@ -15,9 +15,10 @@ ones too often goes with them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -74,8 +75,7 @@ class FollowUp(Enum):
     WATCH = "watch"  # the queue is at a limit that may be changed
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """How long a slot has stayed on its queue."""
 
     started_at: float
@@ -86,8 +86,7 @@ class Turn:
         return self.jobs >= TURN_JOBS or not 0 <= now - self.started_at < TURN_SECONDS
 
 
-@dataclass(slots=True)
-class QueueState:
+class QueueState(Struct):
     """What is known of one queue. Times are epoch seconds."""
 
     availability: Availability = Availability.EMPTY

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
 
 from convolab_worker._logs import Log
 from convolab_worker.bullmq import flows, producer, reconcile
@@ -80,8 +81,7 @@ class Completion(NamedTuple):
     is_refused: bool = False
 
 
-@dataclass(slots=True)
-class _Tries:
+class _Tries(Struct):
     """What is being written, and how often it was refused, or lost with its connection."""
 
     outcome: Outcome

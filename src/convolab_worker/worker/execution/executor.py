@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 # A signal to a whole group reaches a handler's program so much sooner than this process, at most.
 _SIGNAL_SECONDS = 0.5
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
-_LONGEST_SHOWN = 300  # on the status page
+_LONGEST_SHOWN = 300  # on the console
 _LABELS = {
     Completed: "completed",
     Postponed: "postponed",
@@ -63,8 +62,7 @@ NO_HANDLER = "(no handler)"
 """Stands for the handler, and the kind, of a job whose name nobody handles."""
 
 
-@dataclass(slots=True, eq=False)
-class JobInHand(HeldLock):
+class JobInHand(HeldLock, eq=False):
     """A job whose lock this worker holds: parked, running, or being completed."""
 
     handler: Handler | None = None

@@ -16,10 +16,10 @@ import contextvars
 import enum
 import sys
 import threading
-from dataclasses import dataclass
 from traceback import StackSummary
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from structlog.contextvars import bind_contextvars
 
 from convolab_worker.bullmq.outcome import (
@@ -58,8 +58,7 @@ class AbortKind(enum.Enum):
     LOCK_LOST = "lock lost"
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Struct, frozen=True):
     """Tells a handler to end. Its job comes to ``outcome``, unless the handler still returns.
 
     A handler that goes on for ``patience`` seconds loses its slot. A lost lock counts whatever the

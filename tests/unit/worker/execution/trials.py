@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from convolab_worker.bullmq.outcome import Failed, Outcome
 from convolab_worker.bullmq.protocol.records import ActiveJob
@@ -32,7 +33,7 @@ ABORTS = {
 
 def abort_of(kind: AbortKind, patience: float) -> Abort:
     """An abort as the worker makes it, but for its patience."""
-    return dataclasses.replace(ABORTS[kind], patience=patience)
+    return msgspec.structs.replace(ABORTS[kind], patience=patience)
 
 
 def active_job(**opts: Any) -> ActiveJob:

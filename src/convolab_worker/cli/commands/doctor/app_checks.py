@@ -236,7 +236,7 @@ def strangers(status: int | None) -> Finding:
         check="wake, strangers",
         verdict=WARNING if is_open else OK,
         found="anybody who reaches it may wake it" if is_open else "refused",
-        why="wakes cost commands and instance time, and the status page shows what runs",
+        why="wakes cost commands and instance time, and the console shows what runs",
         advice="set CONVOLAB_WAKE_TOKEN on both sides, unless only a network of yours reaches it",
     )
 
