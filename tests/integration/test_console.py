@@ -15,9 +15,9 @@ from aiohttp import ClientSession, web
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings
+from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.errors import UnrecoverableError
-from convolab_worker.server.server import ConsoleServer, console_app
+from convolab_worker.server.server import ConsoleServer, WakeServer, console_app
 from tests.support.commandstats import counted_commands
 from tests.support.serving import serving
 from tests.support.waiting import wait_until
@@ -241,7 +241,15 @@ async def test_every_action_does_what_the_client_does_and_says_who_asked(client:
 
     assert [job.id async for job in client.jobs()] == ["one"]
     told = [line for line in logs if line["event"] == "console.action"]
-    assert [line["action"] for line in told] == ["pause", "resume", "promote", "remove", "cancel"]
+    assert [(line["action"], line["status"]) for line in told] == [
+        ("pause", 200),
+        ("resume", 200),
+        ("promote", 200),
+        ("remove", 200),
+        ("cancel", 200),
+        ("retry", 409),
+        ("remove", 404),
+    ]
     assert {line["by"] for line in told} == {"token"}
 
 
@@ -313,6 +321,24 @@ async def test_another_sites_page_can_neither_act_nor_look(client: JobClient) ->
         assert (await act(session, action="pause", queue=queue))[0] == 401
 
     assert (await client.queues())[0].paused is False
+
+
+async def test_a_server_that_anybody_can_reach_asks_redis_for_nothing(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """What is in memory is shown; no job's data is, and a stranger spends no command."""
+    settings = make_settings(port=0, console_actions="on")
+    async with (
+        WakeServer(Worker(failing(), settings), insecure=True) as server,
+        ClientSession(f"http://127.0.0.1:{server.port}") as session,
+    ):
+        about = await read(session, "console")
+        for path in ("queues", "jobs", "job?id=j", "payload?id=j", "failures", "schedules"):
+            async with session.get(f"/api/{path}") as answer:
+                assert answer.status == 403
+        status, _ = await act(session, action="pause", queue=settings.queues[0])
+
+    assert (about["live"], about["acts"], status) == (True, False, 403)
 
 
 async def test_payloads_can_be_hidden(make_settings: Callable[..., Settings]) -> None:

@@ -108,6 +108,7 @@ async def test_on_cloud_run_work_is_held_and_elsewhere_it_is_not(
     [
         ([], {"CONVOLAB_SLEEP_AFTER": "1m"}, "CONVOLAB_SLEEP_AFTER is for the wake server"),
         (["--insecure"], {}, "--insecure is for the wake server: expected --wake with it"),
+        (["--console-actions"], {}, "--console-actions is for the wake server"),
         (["--wake", "--burst"], {}, "--wake is for a worker that goes on"),
         (["--wake"], {"CONVOLAB_WAKE_AUDIENCE": "https://x"}, "expected CONVOLAB_WAKE_EMAILS"),
     ],

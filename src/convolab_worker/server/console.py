@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 30.0
 _MOST_JOBS = 500  # that one action is done to
+_LOGGED_IDS = 20
 _LONGEST_PARAMETER = 1000
 _LONGEST_ID = 10_000
 _STATUS_OF = {
@@ -64,13 +65,22 @@ class Console:
     """Answers the console's requests about the settings' Redis.
 
     ``handlers`` are those of the worker whose memory the page shows, None for no worker.
-    ``acts``: jobs and queues may be acted upon.
+    ``acts``: jobs and queues may be acted upon. ``looks``: Redis may be asked, which shows data and
+    costs commands.
     """
 
-    def __init__(self, settings: Settings, handlers: HandlerRegistry | None, *, acts: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        handlers: HandlerRegistry | None,
+        *,
+        acts: bool,
+        looks: bool = True,
+    ) -> None:
         self._settings = settings
         self._handlers = handlers
-        self._acts = acts
+        self._acts = acts and looks
+        self._looks = looks
         self._hides = settings.console_payloads == "hidden"
         self._client: ConsoleClient | None = None
         self._lock = asyncio.Lock()
@@ -123,22 +133,21 @@ class Console:
             order = _order(await request.read())
         except ValueError as error:
             return failure(400, str(error))
-        by = CALLER.get()
 
         async def carry_out(client: ConsoleClient, _: Mapping[str, str]) -> dict[str, Any]:
-            done = await _carry_out(client, order)
-            _log.info(
-                "console.action",
-                action=order.action,
-                queue=order.queue,
-                job_ids=order.ids[:20],
-                jobs=len(order.ids),
-                done=done,
-                by=by,
-            )
-            return {"done": done}
+            return {"done": await _carry_out(client, order)}
 
-        return await self._answer(carry_out, {})
+        answered = await self._answer(carry_out, {})
+        _log.info(
+            "console.action",
+            action=order.action,
+            queue=order.queue,
+            jobs=len(order.ids),
+            job_ids=order.ids[:_LOGGED_IDS],
+            status=answered.status,
+            by=CALLER.get(),
+        )
+        return answered
 
     async def _queues(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
         found = await client.queues(find=asked.get("find") == "all")
@@ -193,6 +202,8 @@ class Console:
         return handle
 
     async def _answer(self, look: Look, asked: Mapping[str, str]) -> web.Response:
+        if not self._looks:
+            return failure(403, "anybody can reach this server: expected CONVOLAB_WAKE_TOKEN")
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS), self._lock:
                 client = self._opened()

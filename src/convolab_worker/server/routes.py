@@ -43,8 +43,12 @@ def make_app(
     traffic: Traffic,
     *,
     checks_names: bool = True,
+    looks: bool = True,
 ) -> tuple[web.Application, Gate]:
-    """Return the application, and the gate that its requests pass."""
+    """Return the application, and the gate that its requests pass.
+
+    ``looks``: its console may ask Redis.
+    """
     default_hold = settings.wake_hold if settings.wake_mode == "held" else None
     routes = Routes(worker, default_hold, traffic, asks_again=settings.wake_retry == "on")
     gate = Gate(
@@ -57,7 +61,8 @@ def make_app(
     )
     app = _app_behind(gate)
     routes.add_to(app)
-    Console(settings, worker.handlers, acts=_may_act(settings, authorization)).add_to(app)
+    acts = _may_act(settings, authorization)
+    Console(settings, worker.handlers, acts=acts, looks=looks).add_to(app)
     return app, gate
 
 

@@ -17,6 +17,7 @@ from convolab_worker._logs import Log
 from convolab_worker.connection.forking import keep_from_forks
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.server.gate.auth import authorization
+from convolab_worker.server.gate.origins import is_loopback
 from convolab_worker.server.gate.traffic import Traffic
 from convolab_worker.server.worker_proxy import WorkerProxy
 from convolab_worker.settings import Settings
@@ -186,8 +187,15 @@ class WakeServer:
         if self._is_closing:
             return
         settings, traffic = self._worker.settings, Traffic()
+        is_open = self._authorization.is_open and settings.k_service is None
         app, gate = make_app(
-            proxy, settings, self._authorization, traffic, checks_names=not self._is_public
+            proxy,
+            settings,
+            self._authorization,
+            traffic,
+            checks_names=not self._is_public,
+            # Jobs' data, and hundreds of commands, are not for whoever finds the port.
+            looks=not is_open or all(is_loopback(_host_of(sock)) for sock in socks),
         )
         # On loopback, and behind Cloud Run's front end, all clients have one address.
         shares = self._is_public and settings.k_service is None
@@ -211,6 +219,12 @@ def _listening_sockets(host: str | None, port: int, *, is_public: bool) -> list[
         except (OSError, ConfigurationError) as error:
             _log.warning("server.host_ignored", host=host, error=str(error))
     return _bound(["0.0.0.0", "::"] if is_public else ["127.0.0.1", "::1"], port)  # noqa: S104
+
+
+def _host_of(sock: socket.socket) -> str:
+    """Return the address that it listens on, as a ``Host`` header has it."""
+    host: str = sock.getsockname()[0]
+    return f"[{host}]" if ":" in host else host
 
 
 def _bound(hosts: list[Any], port: int) -> list[socket.socket]:
