@@ -83,7 +83,10 @@ class Open(Step):
 
 @dataclass(frozen=True, repr=False)
 class Cancel(Step):
-    """A client cancels a job, which fails or, without ``fails``, returns to its queue."""
+    """A client cancels a job, which fails or, without ``fails``, returns to its queue.
+
+    One that has not started is removed.
+    """
 
     which: int = 0
     fails: bool = True
@@ -94,6 +97,7 @@ class Cancel(Step):
         known = [*world.jobs.known.values()][self.which % len(world.jobs.known)]
         known.is_disturbed = True
         known.may_end_anyhow |= self.fails
+        known.may_vanish |= self.fails
         asked = world.client.cancel(
             known.id, reason="by the plan" if self.fails else None, timeout=1.0
         )

@@ -316,7 +316,7 @@ class JobClient(Schedules):
         head of its queue, with the same number of attempts left. A worker with a free slot learns
         of it at once; one without a free slot learns of it when it renews the lock, half of the
         lock's duration later at most. A job that no worker has yet, or that waits for its next
-        attempt or for its children, is removed, with its children.
+        attempt or for its children, is removed, with its children; not if ``reason`` is None.
 
         Returns ``removed``, ``failed`` or ``returned``, ``completed`` if the handler returned all
         the same, and ``asked`` at once if ``wait`` is False. Raises JobNotRunning if the job has
