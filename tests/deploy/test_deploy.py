@@ -13,9 +13,9 @@ import jsonschema
 import pytest
 import yaml
 
-from convolab_worker._setting_types import parse_duration
 from convolab_worker.cli.main import parse
 from convolab_worker.settings import Settings
+from convolab_worker.settings.kinds import parse_duration
 from tests.support.markdown import ROOT
 
 DEPLOY = ROOT / "deploy"

@@ -9,10 +9,10 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker._setting_types import suggestion
 from convolab_worker.cli.signals import Stopped
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.settings.kinds import suggestion
 
 if TYPE_CHECKING:
     from types import ModuleType

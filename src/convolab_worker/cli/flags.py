@@ -7,8 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker._setting_types import Choice, Duration, KeptJobs, Kind, Names, Url, Whole
 from convolab_worker.settings import OPTIONS, Settings
+from convolab_worker.settings.kinds import Choice, Duration, KeptJobs, Kind, Names, Url, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable

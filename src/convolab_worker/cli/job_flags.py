@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker._setting_types import KeptJobs, Whole, parse_duration
 from convolab_worker.cli import flags
+from convolab_worker.settings.kinds import KeptJobs, Whole, parse_duration
 
 if TYPE_CHECKING:
     import argparse

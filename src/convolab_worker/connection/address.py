@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from convolab_worker._urls import mask_url, parse_redis_url
 from convolab_worker.errors import ConfigurationError, RedisUnavailable
+from convolab_worker.settings.urls import mask_url, parse_redis_url
 
 if TYPE_CHECKING:
     import ssl
 
-    from convolab_worker._urls import Sentinels
+    from convolab_worker.settings.urls import Sentinels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
-    from convolab_worker._urls import Sentinels
     from convolab_worker.connection.address import Address
+    from convolab_worker.settings.urls import Sentinels
 
 # One that has not answered by then is gone.
 _ASK_SECONDS = 2.0

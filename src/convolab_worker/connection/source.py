@@ -13,8 +13,8 @@ from convolab_worker.connection.address import Address
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
-    from convolab_worker._redis_clients import CredentialProvider
     from convolab_worker.settings import Settings
+    from convolab_worker.settings.redis_clients import CredentialProvider
 
 
 class ServerSource(Struct, frozen=True):

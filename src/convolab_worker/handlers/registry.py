@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 
 from msgspec import Struct, field, structs
 
-from convolab_worker._setting_types import StartRate, parse_rate
 from convolab_worker.bullmq.job_type import JobType, Unresolved, remember
 from convolab_worker.bullmq.protocol.keywords import BUILT_IN, JobPolicy, job_options
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
@@ -25,6 +24,7 @@ from convolab_worker.payloads.annotation import (
     payload_annotation,
     result_annotation,
 )
+from convolab_worker.settings.kinds import StartRate, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiohttp import web
 
-from convolab_worker._setting_types import Duration
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.server.answers import answer, failure
 from convolab_worker.server.console import Console
@@ -19,6 +18,7 @@ from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, end_with
 from convolab_worker.server.openapi import document
 from convolab_worker.server.prometheus import CONTENT_TYPE, metrics_text
 from convolab_worker.server.status_page import Page, StatusPage
+from convolab_worker.settings.kinds import Duration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from convolab_worker._logs import Log
-from convolab_worker._setting_types import parse_rate
 from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
 from convolab_worker.bullmq.protocol.keywords import job_options
@@ -28,6 +27,7 @@ from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ReplyLost
 from convolab_worker.handlers.steps.limits import StepLimits
+from convolab_worker.settings.kinds import parse_rate
 from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher

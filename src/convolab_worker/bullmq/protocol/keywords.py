@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 
 from msgspec import Struct
 
-from convolab_worker._setting_types import KEEP_EXPECTED, parse_keep, suggestion
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.kinds import KEEP_EXPECTED, parse_keep, suggestion
 
 # What a child's failure does to its parent, and BullMQ's option for it.
 FAILURE_OPTIONS = {

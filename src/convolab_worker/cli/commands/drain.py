@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from convolab_worker._setting_types import Duration
 from convolab_worker.cli.flags import CONNECTING, add_flag, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result
+from convolab_worker.settings.kinds import Duration
 
 if TYPE_CHECKING:
     import argparse

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convolab_worker._setting_types import Whole
 from convolab_worker.cli import flags
 from convolab_worker.cli.output import as_json, result
+from convolab_worker.settings.kinds import Whole
 
 if TYPE_CHECKING:
     import argparse

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker._setting_types import Duration, Whole, format_duration
 from convolab_worker.cli import flags, job_flags
 from convolab_worker.cli.output import as_json, remark, result, table
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.kinds import Duration, Whole, format_duration
 
 if TYPE_CHECKING:
     import argparse

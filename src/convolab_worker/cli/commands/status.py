@@ -8,10 +8,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker._setting_types import Duration
 from convolab_worker.cli import flags
 from convolab_worker.cli.output import as_json, described, remark, result, table
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.kinds import Duration
 
 if TYPE_CHECKING:
     import argparse

@@ -10,7 +10,6 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker._setting_types import Whole, format_duration, parse_duration
 from convolab_worker.cli.commands.cost import report
 from convolab_worker.cli.commands.cost.model import JobKind, Workload, table
 from convolab_worker.cli.commands.cost.prices import Hosting, Prices
@@ -19,6 +18,7 @@ from convolab_worker.cli.output import result
 from convolab_worker.errors import ConfigurationError, InvalidPayload
 from convolab_worker.payloads.decode import decode_data, decoder
 from convolab_worker.settings import OPTIONS, Settings
+from convolab_worker.settings.kinds import Whole, format_duration, parse_duration
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
 if TYPE_CHECKING:

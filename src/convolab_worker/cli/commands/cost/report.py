@@ -7,10 +7,10 @@ from importlib.resources import files
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from convolab_worker._setting_types import format_duration
 from convolab_worker.cli.commands.cost import model
 from convolab_worker.cli.commands.cost.prices import DAYS_PER_MONTH
 from convolab_worker.cli.output import as_json, table
+from convolab_worker.settings.kinds import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convolab_worker._environment import UNKNOWN_SETTING
+from convolab_worker.settings.environment import UNKNOWN_SETTING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from convolab_worker._setting_types import Whole
 from convolab_worker.cli import flags
 from convolab_worker.cli.output import as_json, described, remark, result, table
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.kinds import Whole
 
 if TYPE_CHECKING:
     import argparse

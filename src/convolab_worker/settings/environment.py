@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from convolab_worker._setting_types import suggestion
+from convolab_worker.settings.kinds import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Protocol
 
-from convolab_worker._urls import (
+from convolab_worker.settings.urls import (
     REDIS_SCHEMES,
     check_http_url,
     mask_url,

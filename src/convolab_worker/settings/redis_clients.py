@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from convolab_worker._urls import RedisUrl, Sentinels
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.urls import RedisUrl, Sentinels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,13 +10,14 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from convolab_worker._environment import (
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.environment import (
     EVERYBODYS,
     VARIABLES_START,
     understood,
     unknown_variables,
 )
-from convolab_worker._setting_types import (
+from convolab_worker.settings.kinds import (
     Choice,
     Duration,
     KeptJobs,
@@ -31,13 +32,12 @@ from convolab_worker._setting_types import (
     show,
     suggestion,
 )
-from convolab_worker._urls import REDIS_SCHEMES, mask_url
-from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.urls import REDIS_SCHEMES, mask_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convolab_worker._redis_clients import GivenServer
+    from convolab_worker.settings.redis_clients import GivenServer
 
 __all__ = [
     "OPTIONS",
@@ -373,7 +373,7 @@ class Settings:
         are not. ``REDIS_URL`` is not read. Keyword arguments override variables. Raises
         ConfigurationError.
         """
-        from convolab_worker._redis_clients import server_of
+        from convolab_worker.settings.redis_clients import server_of
 
         environ = {name: text for name, text in os.environ.items() if name != "REDIS_URL"}
         settings = cls.from_env(environ, **overrides)
