@@ -120,7 +120,7 @@ async def test_a_part_that_is_nobodys_and_never_ends_fails_its_parent(
         await redis.hset(taken, mapping={"name": "part", "parentKey": "bull:gone:1"})
 
         async with Worker(handlers, settings):
-            with pytest.raises(JobFailed, match=r"none of them is pending, and none has ended"):
+            with pytest.raises(JobFailed, match=r"no child is pending, and none has ended"):
                 await client.result(lesson, SOON)
 
     assert calls == [lesson]

@@ -117,7 +117,7 @@ def nothing_to_wait_for(children: Iterable[ChildJob], ended: Iterable[str]) -> C
         msg = f"enqueue_children: all of them have ended ({keys}): see children_results() first"
     else:
         msg = (
-            f"enqueue_children: none of them is pending, and none has ended since the handler"
+            f"enqueue_children: no child is pending, and none has ended since the handler"
             f" was called ({keys}): were they removed?"
         )
     return ConvolabWorkerError(msg)

@@ -57,7 +57,7 @@ class Relative(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobDetails:
-    """A job, and what is kept beside its record.
+    """A job, with its logs, its parents and its children.
 
     ``steps`` has the JSON text of each recorded step, ``logs`` the newest rows. ``parents`` begins
     with the job's own parent. ``children`` has the first ones of ``children_count``.
@@ -104,7 +104,7 @@ class ConsoleClient(JobClient):
                 return JobPage(jobs=found, after=after, looked_at=looked_at)
 
     async def details(self, job_id: str, queue: str) -> JobDetails:
-        """Return all that is kept of a job, its parents and its children. Raises JobNotFound."""
+        """Return everything kept of a job, its parents and its children. Raises JobNotFound."""
         keys = self._keys_of(queue)
         connection = await self._current_session().open()
         key, call = keys.job(job_id), connection.call

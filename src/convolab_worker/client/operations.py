@@ -85,7 +85,7 @@ class Operations:
         return [row.decode("utf-8", "replace") for row in rows]
 
     async def remove(self, jobs: Jobs, *, queue: str | None = None) -> int:
-        """Remove a job with its children and all that is kept of it, as Node's ``job.remove()``.
+        """Remove a job with its children and everything kept of it, as Node's ``job.remove()``.
 
         ``jobs`` is an id, or several: a list of ids, or what ``jobs()`` gives. Returns how many
         were removed. For one id it raises JobNotFound, and WrongState if a worker has the job

@@ -52,7 +52,7 @@ _log = Log()
 # for each turn of the loop, the server would idle while we work, and we while it works.
 _FLUSH_AT = 4
 # How often Sentinels are asked whether the primary is still the same. They leave one that they have
-# replaced writable for some ten seconds, and all that is written to it meanwhile is lost.
+# replaced writable for some ten seconds, and everything written to it meanwhile is lost.
 _SENTINEL_SECONDS = 1.0
 _CLOSED = "the connection was closed"
 

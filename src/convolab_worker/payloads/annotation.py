@@ -131,7 +131,7 @@ def enclosing_names(qualname: str, module: str | None) -> dict[str, Any]:
     """Give the local names of the running functions inside which ``qualname`` was defined.
 
     Text annotations are looked up in their module only; this finds the classes that a
-    test or a factory function has defined beside its handler.
+    test or a factory function has defined next to its handler.
     """
     parts = qualname.split(".<locals>.")
     outer = {".<locals>.".join(parts[:end]) for end in range(1, len(parts))}

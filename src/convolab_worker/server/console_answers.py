@@ -37,7 +37,7 @@ def job_row(job: JobStatus, *, hides: bool) -> dict[str, Any]:
 
 
 def job_whole(details: JobDetails, *, hides: bool) -> dict[str, Any]:
-    """Return a job with all that is kept of it; ``hides`` leaves out what handlers were given."""
+    """Return a job with everything kept of it; ``hides`` leaves out what handlers were given."""
     job = details.job
     return {
         **job_row(job, hides=hides),

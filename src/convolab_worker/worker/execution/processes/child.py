@@ -363,7 +363,7 @@ def _pickled(error: BaseException) -> bytes | None:
 
 
 def _memory() -> int:
-    """The resident memory of this process in bytes; its highest, where that is all that is told."""
+    """The resident memory of this process in bytes; where the system tells no more, its highest."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - a file of /proc
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
