@@ -315,6 +315,11 @@ async def test_a_process_that_is_killed_costs_one_attempt_and_never_the_worker(
     assert await client.result(other, SOON) == "cancelled True"
 
 
+def dies_of_hangups() -> None:
+    """Let SIGHUP end a program, also where these tests run under nohup, which it would inherit."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("how", "number"), [("", signal.SIGKILL), ("lock", signal.SIGKILL), ("", signal.SIGHUP)]
 )
@@ -332,7 +337,11 @@ async def test_a_worker_that_is_killed_leaves_no_orphan(
         *("--app", "tests.support.process_handlers:handlers"),
         *("--redis-url", settings.redis_url, "--queue", settings.queues[0]),
     ]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as worker:  # noqa: ASYNC220
+    with subprocess.Popen(  # noqa: ASYNC220
+        command,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=dies_of_hangups,  # noqa: PLW1509
+    ) as worker:
         await client.enqueue("hang on", {"notes": str(notes), "how": how})
         pids = await noted(notes)
         assert all(is_alive(pid) for pid in pids)
