@@ -26,8 +26,11 @@ class Log:
     __slots__ = ("_logger",)
 
     def __init__(self, logger: Any = None) -> None:
-        # The only place that asks for structlog's: whoever has that one may raise.
-        own = structlog.get_logger("convolab_worker")  # noqa: TID251
+        # The only place that asks for structlog's: whoever has that one may raise. It looks at the
+        # configuration at each call, so that an application may configure logging late, or anew.
+        own = structlog.wrap_logger(
+            None, logger_factory_args=("convolab_worker",), cache_logger_on_first_use=False
+        )
         self._logger = own if logger is None else logger
 
     def bound(self) -> BoundLog:
