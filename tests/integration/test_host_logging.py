@@ -60,11 +60,6 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "wrapper_class": STDLIB.BoundLogger,
         "logger_factory": STDLIB.LoggerFactory(),
     },
-    "render_to_log_args_and_kwargs": {
-        "processors": [STDLIB.add_log_level, STDLIB.render_to_log_args_and_kwargs],
-        "wrapper_class": STDLIB.BoundLogger,
-        "logger_factory": STDLIB.LoggerFactory(),
-    },
     "a bridge to the standard library": {
         "processors": [
             structlog.contextvars.merge_contextvars,
@@ -101,6 +96,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "no processors": {"processors": []},
 }
+if hasattr(STDLIB, "render_to_log_args_and_kwargs"):  # since structlog 25
+    CONFIGURATIONS["render_to_log_args_and_kwargs"] = {
+        "processors": [STDLIB.add_log_level, STDLIB.render_to_log_args_and_kwargs],
+        "wrapper_class": STDLIB.BoundLogger,
+        "logger_factory": STDLIB.LoggerFactory(),
+    }
 
 
 @pytest.fixture(params=CONFIGURATIONS)

@@ -111,6 +111,7 @@ async def test_what_a_handler_leaves_of_its_own_programs_is_killed_and_told(
     """One that is abandoned never leaves its block: its programs end all the same."""
     monkeypatch.setattr("convolab_worker.worker.execution.handler_call.PATIENCE_SECONDS", 0.1)
     handlers, pids, release = HandlerRegistry(), list[int](), asyncio.Event()
+    ended = asyncio.Event()
 
     @handlers.audio("hang", timeout=0.3)
     async def hang(job: Job[Any]) -> None:
@@ -122,12 +123,14 @@ async def test_what_a_handler_leaves_of_its_own_programs_is_killed_and_told(
                     await release.wait()
                 except asyncio.CancelledError:
                     continue
+        ended.set()
 
     async with running(handlers) as (_, client):
         with capture_logs() as lines, pytest.raises(JobFailed, match="was abandoned"):
             await client.result(await client.enqueue("hang"), SOON)
         await all_gone(pids)
         release.set()
+        await asyncio.wait_for(ended.wait(), SOON)
 
     (left,) = [line for line in lines if line["event"] == "job.subprocess_left"]
     assert (left["killed"], left["running"]) == ([f"sh (pid {pids[0]})"], [])

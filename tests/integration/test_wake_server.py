@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -491,7 +492,9 @@ async def test_who_does_not_read_its_answers_is_cut_off(
                 await ask()
         writer.close()
         async with session.get("/metrics") as answer:
-            assert 'dropped_total{reason="unread"} 1' in await answer.text()
+            # Older versions of aiohttp read on meanwhile, and the client has sent too much.
+            dropped = re.findall(r'dropped_total\{reason="(\w+)"\} 1', await answer.text())
+        assert dropped in (["unread"], ["overrun"])
         assert not reader.at_eof()
 
 

@@ -204,8 +204,8 @@ class HttpConnection(web.RequestHandler):
         if self._request is None and self.transport is not None:
             self.transport.write(in_bytes(self._gate.malformed(self.peer, reason, status)))
             self.force_close()
-        else:
-            self.drop()
+        else:  # another answer is under way
+            self._listener.drop(self, "overrun")
 
     @staticmethod
     def _give_up_body(request: web.BaseRequest) -> None:

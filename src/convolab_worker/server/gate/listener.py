@@ -133,7 +133,7 @@ class Listener:
     def _place(self, accepted: socket.socket, peer: str, server: web.Server) -> None:
         placement = self._table.place(peer)
         if placement.drop is not None:
-            self._drop(placement.drop, "crowded")
+            self.drop(placement.drop, "crowded")
         if placement.drop is not None or placement.probes_only:
             self._traffic.note(
                 "server.crowded", peer=peer, connections=len(self._table), limit=self._table.limit
@@ -162,12 +162,13 @@ class Listener:
         )
         victim = self._table.droppable()
         if victim is not None:
-            self._drop(victim, "descriptors")
+            self.drop(victim, "descriptors")
             await asyncio.sleep(0)  # its descriptor is closed in the loop's next turn
         else:
             await asyncio.sleep(_ACCEPT_PAUSE_SECONDS)
 
-    def _drop(self, connection: HttpConnection, reason: str) -> None:
+    def drop(self, connection: HttpConnection, reason: str) -> None:
+        """Close the connection, and count why."""
         self._table.remove(connection)
         self._traffic.dropped[reason] += 1
         connection.drop()
@@ -179,10 +180,10 @@ class Listener:
             await asyncio.sleep(_SWEEP_SECONDS)
             now = loop.time()
             for connection, reason in self._table.overdue(now):
-                self._drop(connection, reason)
+                self.drop(connection, reason)
             for connection in self._table.all():
                 if connection.is_unread(now):
-                    self._drop(connection, "unread")
+                    self.drop(connection, "unread")
             self._traffic.summarise()
 
 
