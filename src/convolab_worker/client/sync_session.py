@@ -5,6 +5,7 @@ In a process that is forked it begins anew; it is closed when the process ends.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import concurrent.futures.thread  # noqa: F401 - see _at_exit
 import os
@@ -77,6 +78,14 @@ class _Client(JobClient):
         return self._waker is not None
 
 
+def _begin_a_thread() -> None:
+    """Let the loop have a thread already, which the last wake needs: to import, to look up a host.
+
+    From Python 3.12 on none can be begun once the interpreter ends.
+    """
+    asyncio.get_running_loop().run_in_executor(None, int)
+
+
 class Running:
     """What a process has open: a thread with a client in its loop, and plain connections."""
 
@@ -87,6 +96,8 @@ class Running:
             lambda: self.thread.run(self.client.open_blocking()), self.client.counter
         )
         self._calls = 0
+        if self.client.is_waking:
+            self.thread.post(_begin_a_thread)
 
     def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
         return self.thread.run(coroutine)
