@@ -410,7 +410,7 @@ async def test_wrong_looks_are_answered_in_json(
     path: str, status: int, make_settings: Callable[..., Settings]
 ) -> None:
     async with (
-        console(make_settings()) as session,
+        console(make_settings(prefix="looks")) as session,
         session.get(f"/api/{path}") as answer,
     ):
         assert answer.status == status
