@@ -423,6 +423,7 @@ class Dispatcher:
         await self.fetcher.all_ended(ends_at - time.monotonic())
         await self.fetcher.abort_all()
         await self._return_lost()
+        await self._backend.changes.close()  # the end of a job may have begun to watch again
 
     @property
     def waiting(self) -> dict[str, Any]:
