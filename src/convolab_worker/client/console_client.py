@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import STEP_FIELD, read_number, text
-from convolab_worker.client.actions import Action, act
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.job_status import JobStatus, as_status, not_found, state_now
 from convolab_worker.client.jobs import LISTS, checked_states
@@ -168,18 +167,6 @@ class ConsoleClient(JobClient):
             new = FailureGroup(name, reason, [], at)
             groups.setdefault((name, _VARYING.sub("…", reason)), new).ids.append(text(raw))
         return sorted(groups.values(), key=lambda group: len(group.ids), reverse=True)
-
-    async def run_again(
-        self, jobs: Sequence[str], queue: str, *, reset_attempts: bool, forget_steps: bool
-    ) -> int:
-        """Retry jobs as ``retry`` does, with or without the results of their steps."""
-        session, keys = self._current_session(), self._keys_of(queue)
-        action = Action("retry", self.settings.prefix, reset_attempts, forget_steps)
-        target = jobs[0] if len(jobs) == 1 else jobs
-        try:
-            return await act(session, lambda _: [keys], target, action)
-        finally:
-            self._wake(session, {None})
 
     async def _parents(self, connection: Connection, key: str | None) -> list[Relative]:
         found = list[Relative]()

@@ -237,9 +237,9 @@ async def _carry_out(client: ConsoleClient, order: Order) -> int:
         await client.resume(order.queue)
         return 1
     if order.action == "retry":
-        return await client.run_again(
-            order.ids,
-            order.queue,
+        return await client.retry(
+            ids,
+            queue=order.queue,
             reset_attempts=order.reset_attempts,
             forget_steps=order.forget_steps,
         )

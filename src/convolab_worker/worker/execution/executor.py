@@ -22,7 +22,7 @@ from convolab_worker.bullmq.outcome import (
 from convolab_worker.bullmq.protocol.job_options import Defaults
 from convolab_worker.errors import HandlerNotFound, JobFailed, RedisUnavailable
 from convolab_worker.handlers.failures import Failure
-from convolab_worker.telemetry.frames import application_place, places_in
+from convolab_worker.telemetry.frames import application_place_in
 from convolab_worker.telemetry.metrics import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
@@ -334,7 +334,7 @@ class JobExecutor:
         if failed.error is not None:
             names["error"] = type(failed.error).__qualname__
         names["reason"] = failed.reason[:_LONGEST_REASON]
-        if (place := application_place(places_in(failed.stack))) is not None:
+        if (place := application_place_in(failed.stack)) is not None:
             names["where"] = str(place)
         if failed.retry_in is not None:
             self._log.warning("job.retried", {"retry_in": failed.retry_in, **names})
