@@ -50,7 +50,7 @@ def lambda_handler(
     EventBridge and other events get ``{"status", "processed", "failed", "remaining",
     "next_due_at"}``. A function URL gets that as JSON, with 200, or 503 and ``Retry-After`` where
     work remains, so that a caller that repeats comes back; with ``CONVOLAB_WAKE_TOKEN`` or
-    ``CONVOLAB_WAKE_SIGNING_KEY`` set, it needs ``Authorization: Bearer`` with that token or QStash's
+    ``CONVOLAB_WAKE_SIGNING_KEY`` set, it needs that token as ``Authorization: Bearer`` or QStash's
     signature, and anything else gets 401.
 
     ``overrides`` are settings by name. Raises ConfigurationError for what can't work.
