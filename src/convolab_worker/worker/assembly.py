@@ -32,7 +32,7 @@ from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher
 from convolab_worker.worker.dispatch.listener import Signal
-from convolab_worker.worker.dispatch.queue_state import QueueTable
+from convolab_worker.worker.dispatch.queue_table import QueueTable
 from convolab_worker.worker.dispatch.slots import Slots
 from convolab_worker.worker.execution.completer import JobCompleter
 from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
