@@ -164,34 +164,6 @@ async def test_open_pages_cost_no_redis_command(
         assert counts.calls == {}
 
 
-async def test_depths_are_asked_for_on_demand_and_say_what_they_cost(
-    handlers: HandlerRegistry,
-    make_settings: Callable[..., Settings],
-    start_server: Callable[..., ServerProcess],
-) -> None:
-    """The counts are right, and so is the number of commands that the answer states."""
-    server = start_server()
-    settings = make_settings(
-        redis_url=server.url, queues=("one", "two"), idle_min=60.0, idle_max=60.0
-    )
-    async with (
-        Redis.from_url(server.url) as redis,
-        serving(handlers, settings) as (worker, client, session),
-    ):
-        await client.enqueue("work", queue="one", delay=500)
-        await client.enqueue("fail", queue="two")
-        await wait_until(lambda: worker.stats()["outcomes"].get("failed"), what="the failure")
-        said = worker.status_snapshot()["depths_cost"]
-
-        async with counted_commands(redis) as counts, session.post("/depths") as answer:
-            assert answer.status == 200
-            found = await answer.json()
-
-        assert found["queues"]["one"]["delayed"] == 1
-        assert found["queues"]["two"]["failed"] == 1
-        assert found["commands"] == counts.total == said
-
-
 async def test_a_browser_without_a_token_gets_the_page_without_data(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
@@ -206,8 +178,8 @@ async def test_a_browser_without_a_token_gets_the_page_without_data(
             assert await page.text() == text
         assert worker.settings.queues[0] not in text
 
-        for method, path in (("GET", "/events"), ("POST", "/depths"), ("GET", "/")):
-            async with session.request(method, path) as refused:
+        for path in ("/events", "/api/queues", "/"):
+            async with session.get(path) as refused:
                 assert refused.status == 401
                 assert "error" in await refused.json()
         async with session.get("/events", headers=TOKEN) as stream:

@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE
-
 if TYPE_CHECKING:
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
@@ -85,7 +83,6 @@ def status_snapshot(
             "curve": recent_runs.curve(now),
         },
         "trouble": _trouble(assembly),
-        "depths_cost": 1 + COMMANDS_PER_QUEUE * len(settings.queues),
         "ended": recent_runs.total,
         "recent": recent_runs.recent(),
     }

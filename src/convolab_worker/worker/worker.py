@@ -8,11 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.producer import depths
-from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.source import ServerSource
-from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError, NotRunning, RedisUnavailable
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.handlers.processes import IMPORTING
@@ -390,25 +385,6 @@ class Worker:
         return status.status_snapshot(
             self._assemble()[0], self.settings, state=self._state, now=time.time()
         )
-
-    async def depths(self) -> dict[str, Any]:
-        """How many jobs each ``queues`` has in each state, and the ``commands`` that this cost.
-
-        Asked on a connection of its own, so that it works, and changes nothing, in a sleep too.
-        Raises RedisUnavailable.
-        """
-        assembly, settings, counter = self._assemble()[0], self.settings, CommandCounter()
-        keys = [QueueKeys(settings.prefix, queue) for queue in settings.queues]
-        connection = Connection(
-            ServerSource.of(settings), timeout=settings.command_timeout, counter=counter
-        )
-        try:
-            await connection.open()
-            found = await depths(connection, keys)
-        finally:
-            await connection.close()
-            assembly.counter.add(counter)
-        return {"queues": found, "commands": counter.client_sent}
 
     def stats(self) -> dict[str, Any]:
         """What the worker did and does, from memory, without a Redis command."""

@@ -19,8 +19,8 @@ from convolab_worker.errors import (
     WrongState,
 )
 from convolab_worker.handlers.facts import facts_of
-from convolab_worker.server import console_answers as shown
 from convolab_worker.server.answers import answer, failure
+from convolab_worker.server.console import answers as shown
 from convolab_worker.server.gate.gate import CALLER
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 // A browser in front of the worker's status page: JSON requests on stdin, JSON answers on stdout, one a line.
 //
-//   node status_page.mjs URL CHROMIUM PROFILE
+//   node console_browser.mjs URL CHROMIUM PROFILE
 //
 // A request is {"op": NAME, ...}; its answer {"ok": ...} or {"error": "..."}.
 
