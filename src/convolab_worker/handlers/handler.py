@@ -181,7 +181,7 @@ def with_declared(declared: JobType[Any, Any], options: HandlerOptions) -> Handl
 
 
 def check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> tuple[str, ...]:
-    """The names of the jobs. Raises ConfigurationError for names, options or queues that can't be."""
+    """The names of the jobs. Raises ConfigurationError for names or options that can't be."""
     checked = tuple(name for name in names if isinstance(name, str) and name)
     if not names or len(checked) < len(names):
         method = kind if kind in KINDS else "job"
