@@ -125,7 +125,6 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         counter,
         lock_counter,
         budget=settings.command_budget,
-        recent_runs=metrics.recent_runs,
         now=time.time(),
     )
     table, next_due = _table(handlers, settings), NextDue(handlers.next_due_hooks)

@@ -62,7 +62,7 @@ def test_the_example_of_the_documentation_is_read_as_it_stands() -> None:
         ({"sub": ["https://worker.example.com/wake"]}, "expected one for CONVOLAB_WAKE_URL"),
         ({"exp": time.time() - 60}, "has expired"),
         ({"exp": float("nan")}, "has expired"),
-        ({"nbf": time.time() + 60}, "not valid yet"),
+        ({"nbf": time.time() + 86_400}, "not valid yet"),
         ({"exp": None}, "exp, nbf and body"),
         ({"nbf": "0"}, "exp, nbf and body"),
         ({"body": None}, "exp, nbf and body"),
