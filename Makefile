@@ -58,6 +58,10 @@ lint: $(VENV)/dev.installed ## ruff, hadolint, yamllint, the Compose schema
 	  promtool check rules deploy/alerts.yaml && promtool test rules deploy/alerts-test.yaml; \
 	else echo "no promtool on this machine: the alert rules are not checked (Debian: prometheus)"; fi
 
+.PHONY: prose
+prose: tests/prose/node_modules/.package-lock.json ## the English of every page: grammar, spelling, long sentences
+	node tests/prose/prose.mjs $$(git ls-files '*.md')
+
 .PHONY: types
 types: $(VENV)/dev.installed ## mypy, strict; and what editors see of the public API
 	$(BIN)/mypy
@@ -202,6 +206,10 @@ else
 node-packages:
 	@echo "no npm on this machine: the tests with Node's bullmq are skipped"
 endif
+
+tests/prose/node_modules/.package-lock.json: tests/prose/package.json tests/prose/package-lock.json
+	cd tests/prose && npm ci --no-audit --no-fund
+	@touch $@
 
 $(NODE_PACKAGES): tests/interop/package.json tests/interop/package-lock.json
 	cd tests/interop && npm ci --no-audit --no-fund

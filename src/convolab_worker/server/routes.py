@@ -12,12 +12,13 @@ from aiohttp import web
 
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.server.answers import answer, failure
-from convolab_worker.server.console import Console
+from convolab_worker.server.console.page import Page
+from convolab_worker.server.console.routes import Console
+from convolab_worker.server.console.stream import LiveEvents
 from convolab_worker.server.gate.gate import Gate
 from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, end_with_input
 from convolab_worker.server.openapi import document
 from convolab_worker.server.prometheus import CONTENT_TYPE, metrics_text
-from convolab_worker.server.status_page import Page, StatusPage
 from convolab_worker.settings.kinds import Duration
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Routes:
         self._asks_again = asks_again
         self._default_hold = default_hold
         self.page = Page()
-        self._status_page = StatusPage(worker)
+        self._live = LiveEvents(worker)
         self._traffic = traffic
 
     def add_to(self, app: web.Application) -> None:
@@ -132,15 +133,14 @@ class Routes:
         router.add_route("POST", "/wake", self.wake, name="wake")
         router.add_get("/metrics", self.metrics, name="metrics")
         router.add_get("/", self.index, name="index")
-        router.add_get("/events", self._status_page.events, name="events", allow_head=False)
-        router.add_post("/depths", self._status_page.depths, name="depths")
+        router.add_get("/events", self._live.events, name="events", allow_head=False)
         router.add_get("/openapi.json", self.openapi, name="openapi")
         for name in ("health", "healthz"):
             router.add_get(f"/{name}", self.health, name=name)
         for name in ("ready", "readyz"):
             router.add_get(f"/{name}", self.ready, name=name)
         app.cleanup_ctx.append(self._checks)
-        app.on_shutdown.append(self._status_page.close)
+        app.on_shutdown.append(self._live.close)
 
     async def wake(self, request: web.Request) -> web.StreamResponse:
         """Wake the worker and answer at once or, held, when its work is done."""

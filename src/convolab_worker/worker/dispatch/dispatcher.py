@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
     from convolab_worker.worker.dispatch.listener import Signal
-    from convolab_worker.worker.dispatch.queue_state import QueueTable
+    from convolab_worker.worker.dispatch.queue_table import QueueTable
     from convolab_worker.worker.execution.completer import JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
     from convolab_worker.worker.locks import LockKeeper
@@ -66,6 +66,7 @@ class Dispatcher:
         bounds = Bounds(shortest=settings.idle_min, longest=settings.idle_max)
         self._backend = backend
         self._table = table
+        self._choice = table.choice
         self._slots = table.slots
         self._executor = executor
         self._keeper = keeper
@@ -169,7 +170,7 @@ class Dispatcher:
         now = self._pass_time()
         if self._halted:  # while an answer was waited for: nothing may begin any more
             return True
-        ready = self._table.next_queue()
+        ready = self._choice.next_queue()
         if ready is not None:
             await self._fill(ready, now)
             return False
@@ -182,7 +183,7 @@ class Dispatcher:
             return False
         if self._leaves_off():
             return True
-        self._listener.listen(self._table.listenable(), now, self._table.next_time())
+        self._listener.listen(self._choice.listenable(), now, self._table.next_time())
         nap = self._nap(now, check_at)
         self.expected_by = time.monotonic() + nap + self._patience
         self._error_seconds = _FIRST_ERROR_SECONDS
@@ -229,7 +230,7 @@ class Dispatcher:
         if ended != self.fetcher.ended:
             self.suspension.touch()
         for queue in self._table.pass_time(now):
-            if self._table.is_busy(queue):
+            if self._choice.is_busy(queue):
                 self._backend.republish_marker(queue)
         self._slots.end_waits(time.monotonic())
         self.fetcher.unpark()
@@ -311,7 +312,7 @@ class Dispatcher:
     def _is_idle(self) -> bool:
         fetcher = self.fetcher
         is_busy = fetcher.is_running or fetcher.has_lost or self._slots.parked
-        return not (is_busy or self._wants_probe or self._table.waits_for_rate())
+        return not (is_busy or self._wants_probe or self._choice.waits_for_rate())
 
     @property
     def _asks_if_drained(self) -> bool:

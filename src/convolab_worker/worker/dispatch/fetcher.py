@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.records import ActiveJob, FetchResult
     from convolab_worker.worker.dispatch.listener import Signal
     from convolab_worker.worker.dispatch.prober import QueueProber
-    from convolab_worker.worker.dispatch.queue_state import QueueTable
+    from convolab_worker.worker.dispatch.queue_table import QueueTable
     from convolab_worker.worker.dispatch.slots import Reservation
     from convolab_worker.worker.execution.completer import Completion, JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
@@ -75,6 +75,7 @@ class Fetcher:
     ) -> None:
         self._backend = backend
         self._table = table
+        self._choice = table.choice
         self._slots = table.slots
         self._executor = executor
         self._completer = completer
@@ -108,8 +109,8 @@ class Fetcher:
 
     async def fill(self, queue: str) -> None:
         """Fetch from the queue: several jobs in one pipeline, where they are known to wait."""
-        fetches = [self._fetch(queue) for _ in range(self._table.fetch_count(queue))]
-        if self._table.wants_count(queue):
+        fetches = [self._fetch(queue) for _ in range(self._choice.fetch_count(queue))]
+        if self._choice.wants_count(queue):
             fetches.append(self._count(queue))
         if len(fetches) == 1:
             await fetches[0]
@@ -372,15 +373,15 @@ class Fetcher:
 
     async def _stays(self, queue: str, turn: Turn) -> bool:
         """Whether a slot that has just been freed fetches its next job from the same queue."""
-        table, slots = self._table, self._slots
-        if self._is_stopped or slots.has_startable or not table.stays(queue, turn, time.time()):
+        table, slots, choice = self._table, self._slots, self._choice
+        if self._is_stopped or slots.has_startable or not choice.stays(queue, turn, time.time()):
             return False
         if len(table.states) > 1:
             try:
                 await self._prober.probe_others(queue, time.time())
             except RedisUnavailable as error:
                 _log.debug("redis.lost", error=str(error))
-            if not table.stays(queue, turn, time.time()):
+            if not choice.stays(queue, turn, time.time()):
                 return False
         return slots.free > 0
 

@@ -56,7 +56,7 @@ def job_whole(details: JobDetails, *, hides: bool) -> dict[str, Any]:
             [{"whose": whose, "text": text} for whose, text in sections_of(stack[:_LONGEST_STACK])]
             for stack in map(str, job.stacktrace)
         ],
-        "trace": _trace_id(job),
+        "trace": job.trace_id,
         "parents": [parent._asdict() for parent in details.parents],
         "children": [child._asdict() for child in details.children],
         "children_count": details.children_count,
@@ -77,17 +77,6 @@ def schedule_row(schedule: Schedule, *, hides: bool) -> dict[str, Any]:
     """Return a schedule; ``hides`` leaves out the data of its jobs."""
     row = {name: value for name, value in asdict(schedule).items() if name != "options"}
     return {**row, "data": None if hides else _payload(schedule.data)}
-
-
-def _trace_id(job: JobStatus) -> str | None:
-    """Return the id of the trace that the job was added in, of a W3C ``traceparent``."""
-    telemetry = job.opts.get("telemetry")
-    carried = telemetry.get("metadata") if isinstance(telemetry, dict) else job.opts.get("tm")
-    try:
-        parent = json.loads(carried)["traceparent"] if isinstance(carried, str) else None
-    except (ValueError, TypeError, KeyError):
-        return None
-    return parent.split("-")[1] if isinstance(parent, str) and parent.count("-") == 3 else None  # noqa: PLR2004
 
 
 def _payload(value: Any) -> dict[str, Any] | None:

@@ -19,8 +19,8 @@ from convolab_worker.errors import (
     WrongState,
 )
 from convolab_worker.handlers.facts import facts_of
-from convolab_worker.server import console_answers as shown
 from convolab_worker.server.answers import answer, failure
+from convolab_worker.server.console import answers as shown
 from convolab_worker.server.gate.gate import CALLER
 
 if TYPE_CHECKING:
@@ -237,9 +237,9 @@ async def _carry_out(client: ConsoleClient, order: Order) -> int:
         await client.resume(order.queue)
         return 1
     if order.action == "retry":
-        return await client.run_again(
-            order.ids,
-            order.queue,
+        return await client.retry(
+            ids,
+            queue=order.queue,
             reset_attempts=order.reset_attempts,
             forget_steps=order.forget_steps,
         )
