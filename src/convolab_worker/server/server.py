@@ -39,7 +39,7 @@ def wake_app(worker: Worker) -> web.Application:
     """Make an aiohttp application that wakes ``worker`` and reports on it.
 
     Serve it in the worker's event loop, by itself or under a path of an application of yours. The
-    worker's settings say who may call: anybody, if they have neither a token nor an audience.
+    worker's settings say who may call: anybody, if they have no token, audience or signing key.
     Raises ConfigurationError.
     """
     from convolab_worker.server.routes import make_app

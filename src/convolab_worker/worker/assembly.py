@@ -123,7 +123,6 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         counter,
         lock_counter,
         budget=settings.command_budget,
-        recent_runs=metrics.recent_runs,
         now=time.time(),
     )
     table = _table(handlers, settings)

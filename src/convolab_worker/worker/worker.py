@@ -20,7 +20,8 @@ from convolab_worker.worker.status import Health
 from convolab_worker.worker.suspension import ALWAYS_WORKING
 
 if TYPE_CHECKING:
-    from convolab_worker.handlers.registry import HandlerRegistry, Scope
+    from convolab_worker.handlers.handler import Scope
+    from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.worker.assembly import Assembly
     from convolab_worker.worker.held_requests import HoldResult
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
 
+EXAMPLE = "cancel 4"
+
 
 def add_flags(command: Parser) -> None:
     command.add_argument("job_id", metavar="JOB_ID", help="the job to end")
@@ -25,8 +27,8 @@ def add_flags(command: Parser) -> None:
     )
     flags.add_duration(command, "--timeout", "wait no longer than this for its end")
     command.add_argument("--no-wait", action="store_true", help="don't wait for its end")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    flags.add_settings(command, *flags.CONNECTING)
+    flags.add_json(command)
+    flags.add_connection(command, flags.QUEUES_LOOKED_IN)
 
 
 def main(given: argparse.Namespace) -> int:

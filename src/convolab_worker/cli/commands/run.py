@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
 
+EXAMPLE = "run --app lessons:handlers --queue audio"
+
 
 def add_flags(command: Parser) -> None:
     command.add_argument(
@@ -34,7 +36,7 @@ def add_flags(command: Parser) -> None:
     command.add_argument(
         "--reload", action="store_true", help="start again when a Python file below here changes"
     )
-    drain.add_flags(command)
+    drain.add_work_flags(command)
     add_duration(
         command, "--exit-when-idle", "end with 0 when nothing has happened for so long, such as 5m"
     )

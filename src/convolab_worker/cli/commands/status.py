@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from convolab_worker.client.queues import QueueStatus
     from convolab_worker.settings import Settings
 
+EXAMPLE = "status 1"
+
 _INTERVAL = Duration(low=0.1, high=24 * 3600.0)
 _CLEAR = "\x1b[H\x1b[J"  # to the upper left corner, and delete what is below
 
@@ -35,8 +37,8 @@ def add_flags(command: Parser) -> None:
         type=flags.reader_of(_INTERVAL),
         help="print the table again and again, this long apart, until Ctrl-C (default: 2s)",
     )
-    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    flags.add_settings(command, *flags.CONNECTING)
+    flags.add_json(command)
+    flags.add_connection(command, flags.QUEUES_LOOKED_IN)
 
 
 def main(given: argparse.Namespace) -> int:

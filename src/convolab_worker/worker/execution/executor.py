@@ -23,7 +23,7 @@ from convolab_worker.bullmq.protocol.job_options import Defaults
 from convolab_worker.errors import HandlerNotFound, JobFailed, RedisUnavailable
 from convolab_worker.handlers.failures import Failure
 from convolab_worker.telemetry.frames import application_place_in
-from convolab_worker.telemetry.metrics import RecentRun
+from convolab_worker.telemetry.recent_runs import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
 from convolab_worker.worker.execution.killed import died_of_stop
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.failures import FailureHooks
+    from convolab_worker.handlers.handler import Handler
     from convolab_worker.handlers.job import JobReporter
-    from convolab_worker.handlers.registry import Handler, HandlerRegistry
+    from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.telemetry.metrics import Metrics
     from convolab_worker.telemetry.tracing import Tracing
     from convolab_worker.worker.execution.processes.call import ProcessCall

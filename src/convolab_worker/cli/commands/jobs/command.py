@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.jobs import Wanted
 
+EXAMPLE = "jobs list --state failed --name speak"
+
 _LIMIT = Whole(low=1, high=1_000_000)
 _LONGEST_REASON = 80  # in the table; --json and show print all of it
 _DONE_TO_THEM = {"retry": "retried", "remove": "removed", "promote": "promoted"}
@@ -31,17 +33,16 @@ def add_flags(command: Parser) -> None:
 
 def add_actions(command: Parser, *, failed: bool) -> None:
     """Add the actions of ``jobs``, or those of ``failed``, whose jobs have one state."""
-    which = "failed jobs" if failed else "jobs"
+    which, me = ("failed jobs", "failed") if failed else ("jobs", "jobs")
     actions = flags.add_subcommands(command, "action")
-    listing = flags.add_command(actions, "list", f"print the newest {which}, a line each")
+    summary = f"print the newest {which}, a line each"
+    listing = flags.add_command(actions, "list", summary, f"{me} list --name speak")
     _add_filters(listing, failed=failed)
     flags.add_flag(listing, "--limit", _LIMIT, "print at most this many (default: 50)", default=50)
-    showing = flags.add_command(
-        actions, "show", "print all of a job, with its stack traces and its log"
-    )
+    showing = flags.add_command(actions, "show", "print all that is kept of a job", f"{me} show 2")
     showing.add_argument("job_id", metavar="ID", help="the job to look at")
     summary = f"put {which if failed else 'failed or completed jobs'} back into their queues"
-    retrying = flags.add_command(actions, "retry", summary)
+    retrying = flags.add_command(actions, "retry", summary, f"{me} retry 2 --forget-steps")
     retrying.add_argument(
         "--reset-attempts", action="store_true", help="give them all their attempts again"
     )
@@ -49,17 +50,25 @@ def add_actions(command: Parser, *, failed: bool) -> None:
         "--forget-steps", action="store_true", help="run their steps anew, recorded or not"
     )
     summary = f"remove {which}, with their children, logs and every other key of theirs"
-    removing = flags.add_command(actions, "remove", summary)
+    removing = flags.add_command(
+        actions, "remove", summary, f"{me} remove --queue audio --name speak --dry-run"
+    )
     acting = [retrying, removing]
     if not failed:
         acting.append(
-            flags.add_command(actions, "promote", "let delayed jobs wait for a worker from now on")
+            flags.add_command(
+                actions,
+                "promote",
+                "let delayed jobs wait for a worker from now on",
+                "jobs promote 3",
+            )
         )
     for action in acting:
         _add_selection(action, failed=failed)
     for action in (listing, showing, *acting):
-        action.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        flags.add_settings(action, *flags.CONNECTING)
+        flags.add_json(action)
+        looks = action in (listing, showing)
+        flags.add_connection(action, flags.QUEUES_LOOKED_IN if looks else flags.QUEUES_ACTED_ON)
         action.set_defaults(only_failed=failed)
 
 
