@@ -84,7 +84,11 @@ def cases(seed: int, count: int) -> Iterator[Case]:
         _add(draw, opts, "priority", (1, 7), 0.2)
         _add(draw, opts, "removeOnComplete", (True, 5, {"age": 3600}), 0.2)
         _add(draw, opts, "failParentOnFailure", (True,), 0.05)
-        template = {"name": "work", "data": draw.choice([{"a": 1}, "text", [], None]), "opts": opts}
+        template: dict[str, Any] = {
+            "name": "work",
+            "data": draw.choice([{"a": 1}, "text", [], None]),
+            "opts": opts,
+        }
         changed: dict[str, Any] = {}
         if draw.random() < 0.15:
             what = draw.choice(("limit", "endDate", "startDate", "offset", "count"))
