@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from convolab_worker._logs import Log
-from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.functions import place, takes
+from convolab_worker.handlers.functions import place
+from convolab_worker.handlers.hooks import Hooks
 
 Redact = Callable[["Shown"], Any]
 RedactT = TypeVar("RedactT", bound=Redact)
@@ -31,23 +31,11 @@ class Shown:
     queue: str
 
 
-class Redactions:
+class Redactions(Hooks[Shown]):
     """Functions that each value goes through before it is shown."""
 
     def __init__(self) -> None:
-        self.functions: list[Redact] = []
-
-    def register(self, function: RedactT) -> RedactT:
-        """Add a function of one argument. Raises ConfigurationError for another."""
-        if not takes(function, 1):
-            msg = f"{place(function)}: expected one argument, the Shown"
-            raise ConfigurationError(msg)
-        self.functions.append(function)
-        return function
-
-    def include(self, other: Redactions) -> None:
-        """Take over the functions of ``other``."""
-        self.functions += [each for each in other.functions if each not in self.functions]
+        super().__init__("redact", "the Shown")
 
     def applied(self, shown: Shown) -> Any:
         """Return what may be shown; of a function that raises, nothing, and a line in the log."""
@@ -55,6 +43,6 @@ class Redactions:
             try:
                 shown = replace(shown, value=function(shown))
             except Exception as error:  # noqa: BLE001 - whatever it is, the value stays hidden
-                _log.error("console.redaction_failed", hook=place(function), exc_info=error)
+                _log.error("redact.raised", hook=place(function), exc_info=error)
                 return NOT_SHOWN
         return shown.value

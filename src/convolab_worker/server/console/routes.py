@@ -197,11 +197,7 @@ class Console:
     async def _failures(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
         queue = self._queue(asked)
         groups = await client.failures(queue)
-        return {
-            "groups": [
-                shown.failure_group(group, queue, self._redaction) for group in groups
-            ]
-        }
+        return {"groups": [shown.failure_group(group, queue, self._redaction) for group in groups]}
 
     async def _schedules(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
         found, now = await client.schedules(asked.get("queue")), time.time()
