@@ -29,7 +29,9 @@ def in_words(text: str, seed: str) -> str:
     pattern = read_pattern(text, seed)
     parts = [_time(pattern), _day(pattern)]
     if len(pattern.months) < len(_MONTHS):
-        parts.append("in " + _listed([_MONTHS[month - 1] for month in pattern.months], _MONTHS))
+        parts.append(
+            "in " + _listed([_MONTHS[month - 1] for month in sorted(pattern.months)], _MONTHS)
+        )
     return " ".join(part for part in parts if part)
 
 
@@ -76,12 +78,12 @@ def _step(numbers: Sequence[int], size: int) -> int:
 def _day(pattern: CronPattern) -> str:
     days = [str(day) for day in sorted(pattern.days)]
     if pattern.last_day:
-        days.append("the last")
+        days.append("last")
     month = f"on day {_listed(days)} of the month" if days else ""
-    names = [_DAYS[day] for day in sorted(pattern.weekdays)]
+    names = [_DAYS[day] for day in sorted({day % 7 for day in pattern.weekdays})]
     if pattern.nth_week:
         names = [f"the {_ordinal(int(pattern.nth_week))} {name}" for name in names]
-    names += [f"the last {_DAYS[day]}" for day in sorted(pattern.last_weekdays)]
+    names += [f"the last {_DAYS[day % 7]}" for day in sorted(pattern.last_weekdays)]
     week = f"on {_listed(names, _DAYS)}" if names else ""
     if pattern.any_day:
         return "" if pattern.any_weekday else week

@@ -14,6 +14,7 @@ from convolab_worker._logs import Log
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
+    InvalidResult,
     JobNotFound,
     JobNotRunning,
     WrongState,
@@ -45,6 +46,7 @@ _STATUS_OF = {
     WrongState: 409,
     JobNotRunning: 409,
     ConfigurationError: 400,
+    InvalidResult: 400,
 }
 _log = Log()
 
