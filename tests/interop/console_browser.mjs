@@ -57,6 +57,13 @@ const operations = {
     await page.keyboard.press("Enter");
     return {};
   },
+  // A key on what has the focus then; what is told of it, as a screen reader reads it.
+  key: async ({ selector, key }) => {
+    const node = page.locator(selector).first();
+    await node.focus();
+    await page.keyboard.press(key);
+    return node.getAttribute("aria-valuetext");
+  },
   reload: async () => {
     await page.reload();
     return {};

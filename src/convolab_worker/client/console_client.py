@@ -15,6 +15,7 @@ from convolab_worker.client.job_status import JobStatus, as_status, not_found, s
 from convolab_worker.client.jobs import LISTS, checked_states
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.telemetry.recent_runs import pattern_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,8 +29,6 @@ _ANCESTORS = 5
 _CHILDREN = 50
 _LOGS = 200
 _CURSOR = re.compile(r"(-?\d{1,20}(?:\.\d{1,9})?(?:e\+?\d{1,3})?)~(\d{1,9})")
-# What makes two reasons of one fault differ: numbers, ids, and what is quoted.
-_VARYING = re.compile(r"""0x[0-9a-f]+|[0-9a-f]{8,}[-0-9a-f]*|\d+(?:\.\d+)?|'[^']*'|"[^"]*\"""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +164,7 @@ class ConsoleClient(JobClient):
             name, reason = [(part or b"").decode("utf-8", "replace") for part in fields]
             at = (read_number(score) or 0.0) / 1000
             new = FailureGroup(name, reason, [], at)
-            groups.setdefault((name, _VARYING.sub("…", reason)), new).ids.append(text(raw))
+            groups.setdefault((name, pattern_of(reason)), new).ids.append(text(raw))
         return sorted(groups.values(), key=lambda group: len(group.ids), reverse=True)
 
     async def _parents(self, connection: Connection, key: str | None) -> list[Relative]:

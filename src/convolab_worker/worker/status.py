@@ -65,6 +65,7 @@ def status_snapshot(
     """
     slots, metrics = assembly.table.slots, assembly.executor.metrics
     recent_runs = metrics.recent_runs
+    rates = recent_runs.rates(now)
     return {
         "now": now,
         "started_at": recent_runs.started_at,
@@ -75,16 +76,18 @@ def status_snapshot(
         "slots": {"running": slots.running, "free": slots.free, "parked": slots.parked},
         "jobs": [_job(held) for held in assembly.executor.running()],
         "kinds": {
-            kind: {**did, "rate": recent_runs.rates(now).get(kind, 0.0)}
-            for kind, did in metrics.kinds().items()
+            kind: {**did, "rate": rates.get(kind, 0.0)} for kind, did in metrics.kinds().items()
         },
         "commands": {
             **_commands(assembly.usage, now),
-            "curve": recent_runs.curve(now),
+            "curve": assembly.usage.curve(now),
         },
         "trouble": _trouble(assembly),
         "ended": recent_runs.total,
         "recent": recent_runs.recent(),
+        "history": recent_runs.history(now),
+        "failed": recent_runs.failed,
+        "reasons": recent_runs.reasons(),
     }
 
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 # In the order in which they need each other.
 _SCRIPTS = (
-    "base", "live", "looks", "queues", "jobs", "job", "catalog", "start",
+    "base", "chart", "live", "looks", "queues", "jobs", "job", "catalog", "start",
 )  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """The stream of server-sent events that keeps the console's page up to date.
 
-The stream has two events: ``status``, the worker's status snapshot, at most once a second and only
-if it has changed, and ``recent``, the last hundred outcomes, when a job has ended. All open pages
-share one snapshot a second, which is read from the worker's memory and not from Redis.
+The stream has four events. ``status`` is the worker's status snapshot, at most once a second and
+only if it has changed. When a job has ended come ``recent``, the last hundred outcomes, and
+``history``, the numbers of the last stretches of time, which replace those that a page has.
+``reasons`` groups failures, and comes with each. All open pages share one snapshot a second, which
+is read from the worker's memory and not from Redis.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ _BLOCKED_AFTER_SECONDS = 1.5
 # Proxies close streams that stay silent; a comment now and then keeps this one open.
 _HEARTBEAT_SECONDS = 15.0
 _MAX_STREAMS = 50
+# Parts of a snapshot that have an event of their own, since they are large and change seldom.
+_OWN_EVENTS = {"recent", "history", "reasons"}
 
 
 class LiveEvents:
@@ -107,11 +111,28 @@ def _changes(snapshot: dict[str, Any], sent: dict[str, Any]) -> Iterator[str]:
     if sent.get("ended") != snapshot["ended"]:
         sent["ended"] = snapshot["ended"]
         yield _event("recent", snapshot["recent"])
-    status = {key: value for key, value in snapshot.items() if key != "recent"}
+        yield _event("history", _grown(snapshot["history"], sent))
+    if sent.get("failed") != snapshot["failed"]:
+        sent["failed"] = snapshot["failed"]
+        yield _event("reasons", snapshot["reasons"])
+    status = {key: value for key, value in snapshot.items() if key not in _OWN_EVENTS}
     without_time = {**status, "now": None}
     if sent.get("status") != without_time:
         sent["status"] = without_time
         yield _event("status", status)
+
+
+def _grown(history: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the history that a page has not got: from the last stretch it has on."""
+    known = sent.get("history", {})
+    sent["history"] = {
+        name: stretches[-1][0] if stretches else known.get(name, 0.0)
+        for name, stretches in history.items()
+    }
+    return {
+        name: [stretch for stretch in stretches if stretch[0] >= known.get(name, 0.0)]
+        for name, stretches in history.items()
+    }
 
 
 def _event(name: str, data: Any) -> str:

@@ -1,7 +1,13 @@
 const TROUBLED = new Set(["failed", "retried", "lost", "returned"]);
 // A hidden page closes its stream, so that it does not keep the process awake.
 const HIDDEN_SECONDS = 60;
-let snapshot = null, recent = [], offset = 0, filter = "all", stream = null, hiding = 0;
+const STRETCHES = { minutes: { seconds: 60, count: 60 }, quarters: { seconds: 900, count: 96 } };
+let snapshot = null, recent = [], offset = 0, filter = "all", stream = null, hiding = 0, back = "minutes";
+let past = { minutes: new Map(), quarters: new Map() };
+const charts = {
+  history: new Chart("history", { label: "What ended", upward: " completed", downward: "failed or retried" }),
+  commands: new Chart("curve", { label: "Billable commands", upward: "", downward: "" }),
+};
 
 function progressOf(job) {
   if (job.progress === null) return "–";
@@ -77,21 +83,17 @@ function showCommands() {
     bar.firstElementChild.style.width = `${Math.min(part, 1) * 100}%`;
     bar.setAttribute("aria-label", `${Math.round(part * 100)} % of the budget is used`);
   }
-  const most = Math.max(1, ...curve.map(([, count]) => count));
-  const first = Math.floor(now() / 900) - 95;
-  const shape = (name, attributes) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    return node;
-  };
-  $("curve").replaceChildren(
-    shape("line", { x1: 0, x2: 96, y1: 39.8, y2: 39.8, "stroke-width": 0.3 }),
-    ...curve.filter(([, count]) => count > 0).map(([start, count]) => {
-      const height = Math.max((count / most) * 39, 0.6);
-      return shape("rect", { x: Math.round(start / 900) - first + 0.1, width: 0.8, y: 39.6 - height, height });
-    }),
-  );
-  put("curve-text", `at most ${COUNT.format(most)} in a quarter of an hour`);
+  const totals = new Map();
+  for (const [, spent] of curve) for (const [name, count] of Object.entries(spent)) totals.set(name, (totals.get(name) || 0) + count);
+  const names = [...totals.keys()].sort((one, other) => totals.get(other) - totals.get(one));
+  const others = names.splice(COLOURS - 1);
+  if (others.length) names.push("others");
+  const stretches = new Map(curve.map(([start, spent]) => {
+    const up = Object.fromEntries(names.map((name) => [name, spent[name] || 0]));
+    if (others.length) up.others = others.reduce((sum, name) => sum + (spent[name] || 0), 0);
+    return [start, { up, down: {} }];
+  }));
+  charts.commands.show(columnsOf(stretches, 900, 96), names, 900);
   const rows = Object.entries(purposes).filter(([, counts]) => counts.billable > 0);
   rows.sort(([, one], [, other]) => other.billable - one.billable);
   fill("purposes", rows.map(([purpose, counts]) => [
@@ -102,14 +104,47 @@ function showCommands() {
 }
 
 function showKinds() {
+  const times = (of, what) => [["median", "median"], ["p95", "95 %"], ["p99", "99 %"], ["max", "longest"]].map(([key, label]) =>
+    cell(of[key] === null ? "–" : `${key === "max" ? "" : "≤ "}${span(of[key])}`, { label: `${what}, ${label}`, css: "number" }));
   fill("kinds", Object.entries(snapshot.kinds).map(([kind, did]) => [
     cell(kind, { head: true }),
-    cell(did.rate.toFixed(1), { css: "number" }),
-    cell(COUNT.format(did.outcomes.completed || 0), { css: "number" }),
-    cell(COUNT.format(did.outcomes.failed || 0), { css: did.outcomes.failed ? "number bad" : "number" }),
-    cell(COUNT.format(did.outcomes.retried || 0), { css: "number" }),
-    cell(did.median === null ? "–" : `≤ ${span(did.median)}`, { css: "number" }),
-    cell(did.p95 === null ? "–" : `≤ ${span(did.p95)}`, { css: "number" }),
+    cell(did.rate.toFixed(1), { label: "per minute", css: "number" }),
+    cell(COUNT.format(did.outcomes.completed || 0), { label: "completed", css: "number" }),
+    cell(COUNT.format(did.outcomes.failed || 0), { label: "failed", css: did.outcomes.failed ? "number bad" : "number" }),
+    cell(COUNT.format(did.outcomes.retried || 0), { label: "retried", css: "number" }),
+    ...times(did.took, "took"), ...times(did.waited, "waited"),
+  ]));
+}
+
+function keepHistory(grown) {
+  for (const [name, stretches] of Object.entries(grown)) {
+    const known = past[name];
+    for (const [start, kinds] of stretches) {
+      const up = {}, down = {};
+      for (const [kind, outcomes] of Object.entries(kinds)) {
+        if (outcomes.completed) up[kind] = outcomes.completed;
+        const failed = (outcomes.failed || 0) + (outcomes.retried || 0) + (outcomes.lost || 0);
+        if (failed) down[kind] = failed;
+      }
+      known.set(start, { up, down });
+    }
+    while (known.size > STRETCHES[name].count) known.delete(Math.min(...known.keys()));
+  }
+}
+
+function showHistory() {
+  const { seconds, count } = STRETCHES[back];
+  charts.history.show(columnsOf(past[back], seconds, count), Object.keys(snapshot?.kinds ?? {}), seconds);
+}
+
+function showReasons(reasons) {
+  fill("reasons", reasons.map((one) => [
+    cell(COUNT.format(one.count), { css: "number", head: true }),
+    cell(COUNT.format(one.final), { label: "of them for good", css: "number" }),
+    cell(one.name, { label: "name" }),
+    cell(one.queue, { label: "queue" }),
+    cell(jobLink(one, one.reason), { label: "newest reason", css: "reason" }),
+    cell(moment(one.at), { label: "newest" }),
   ]));
 }
 
@@ -133,8 +168,10 @@ function show() {
   showState();
   showNow();
   showTrouble();
-  showCommands();
+  if (view === "costs") showCommands();
+  if (view !== "overview") return;
   showKinds();
+  showHistory();
 }
 
 function headers() {
@@ -156,16 +193,18 @@ function showLocked(wasTried) {
 }
 
 function receive(event, data) {
+  const found = JSON.parse(data);
   if (event === "recent") {
-    recent = JSON.parse(data);
-    showRecent();
-    return;
+    recent = found;
+    return showRecent();
   }
+  if (event === "history") return keepHistory(found);
+  if (event === "reasons") return showReasons(found);
   if (snapshot === null) {
     showRecent();
   }
   const isFirst = snapshot === null;
-  snapshot = JSON.parse(data);
+  snapshot = found;
   if (isFirst) arrange();
   offset = snapshot.now - Date.now() / 1000;
   show();
@@ -179,6 +218,7 @@ async function listen() {
   if (answer.status === 401) return showLocked(wasTried);
   if (!answer.ok) throw new Error(`the worker answered ${answer.status}`);
   put("link", "Live.");
+  past = { minutes: new Map(), quarters: new Map() };
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
@@ -226,12 +266,15 @@ $("unlock").addEventListener("submit", (event) => {
   start();
 });
 
-for (const button of document.querySelectorAll("[data-filter]")) {
-  button.addEventListener("click", () => {
-    filter = button.dataset.filter;
-    for (const other of document.querySelectorAll("[data-filter]")) {
-      other.setAttribute("aria-pressed", String(other === button));
-    }
-    showRecent();
-  });
+// Of buttons of which one is pressed.
+function choosing(selector, choose) {
+  const buttons = document.querySelectorAll(selector);
+  for (const button of buttons) {
+    button.addEventListener("click", () => {
+      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+      choose(button);
+    });
+  }
 }
+choosing("[data-filter]", (button) => { filter = button.dataset.filter; showRecent(); });
+choosing("[data-back]", (button) => { back = button.dataset.back; showHistory(); });

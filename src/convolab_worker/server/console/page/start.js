@@ -1,5 +1,4 @@
-const nothing = () => undefined;
-const VIEWS = { overview: nothing, costs: nothing, queues: () => showQueues(), jobs: showJobs, job: showJob, handlers: showHandlers, schedules: showSchedules };
+const VIEWS = { overview: show, costs: show, queues: () => showQueues(), jobs: showJobs, job: showJob, handlers: showHandlers, schedules: showSchedules };
 
 $("look").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -32,5 +31,13 @@ async function start() {
   if (about.live) follow();
 }
 
-setInterval(() => { if (snapshot !== null) { showState(); showNow(); } }, 1000);
+let drawn = 0;  // the minute
+setInterval(() => {
+  if (snapshot === null) return;
+  showState();
+  showNow();
+  if (view !== "overview" || drawn === Math.floor(now() / 60)) return;
+  drawn = Math.floor(now() / 60);
+  showHistory();
+}, 1000);
 start();
