@@ -65,6 +65,8 @@ def _make_targets() -> set[str]:
 
 
 def _is_ours(words: list[str]) -> bool:
+    if words[:2] == ["manage.py", "convolab_worker"]:  # a Django project's
+        return True
     if words[:2] == ["-m", "pytest"]:
         return _is_ours(words[2:])
     if words[0] == "-c":

@@ -10,7 +10,6 @@ from msgspec import structs
 from convolab_worker.bullmq.job_type import JobType, remember
 from convolab_worker.bullmq.protocol.keywords import BUILT_IN
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
-from convolab_worker.handlers.failures import FailureHooks, H
 from convolab_worker.handlers.functions import place
 from convolab_worker.handlers.handler import (
     KINDS,
@@ -22,20 +21,32 @@ from convolab_worker.handlers.handler import (
     make_handler,
     with_declared,
 )
+from convolab_worker.handlers.hooks import Hooks
 from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
 from convolab_worker.handlers.middleware import Middleware, MiddlewareFunction
 from convolab_worker.handlers.processes import import_name
 from convolab_worker.handlers.retry import S, Strategies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import (
+        Awaitable,
+        Callable,
+        Collection,
+        Coroutine,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
+    from convolab_worker.handlers.failures import Failure
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.sync_job import SyncJob
 
 F = TypeVar("F", bound="Callable[[SyncJob[Any, Any]], Any]")
 L = TypeVar("L", bound=LifespanFunction)
 M = TypeVar("M", bound=MiddlewareFunction)
+H = TypeVar("H", bound="Callable[[Failure], Awaitable[None] | None]")
+N = TypeVar("N", bound="Callable[[float], Awaitable[None] | None]")
 P = TypeVar("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -91,7 +102,8 @@ class HandlerRegistry:
         self._scope = Scope()
         self._scopes: dict[Scope, None] = {self._scope: None}
         self.strategies = Strategies()
-        self.failure_hooks = FailureHooks()
+        self.failure_hooks: Hooks[Failure] = Hooks("on_failure", "the Failure")
+        self.next_due_hooks: Hooks[float] = Hooks("on_next_due", "the time in epoch seconds")
 
     @property
     def audio(self) -> Registrar:
@@ -197,16 +209,30 @@ class HandlerRegistry:
         """
         return self.failure_hooks.register(hook)
 
+    def on_next_due(self, hook: N) -> N:
+        """Call the decorated function with the time (epoch seconds) at which work is due next.
+
+        It asks a task queue, or whatever starts the worker, for a call at that time: a delayed
+        job or a retry is due, a rate limit ends, or the lock of a job that another worker has. It
+        is called at the end of a drain, before a held request is answered, before a worker falls
+        asleep, and when one stops: once for each such time, in whole seconds, and for none that is
+        later than one that is still to come. It may be plain or async; it runs in the event loop,
+        for 5 s at most. What it raises is logged, changes nothing, and the next end of a drain
+        calls it again.
+        """
+        return self.next_due_hooks.register(hook)
+
     def include(self, other: HandlerRegistry) -> None:
         """Take over every handler of ``other``, or none: raises DuplicateHandler on a clash.
 
         Its lifespan and its middleware come with it, for its own handlers, and its backoff
-        strategies and its ``on_failure`` functions for all.
+        strategies and its ``on_failure`` and ``on_next_due`` functions for all.
         """
         for (queue, name), handler in other._handlers.items():
             self._check_free(queue, name, handler.function)
         self.strategies.include(other.strategies)
         self.failure_hooks.include(other.failure_hooks)
+        self.next_due_hooks.include(other.next_due_hooks)
         self._scopes.update(other._scopes)
         for key, handler in other._handlers.items():
             scopes = tuple(dict.fromkeys((self._scope, *handler.scopes)))

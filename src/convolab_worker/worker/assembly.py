@@ -40,6 +40,7 @@ from convolab_worker.worker.execution.handler_call import LOCK_LOST, cancellatio
 from convolab_worker.worker.execution.losses import Isolation
 from convolab_worker.worker.execution.progress import ReportWriter
 from convolab_worker.worker.locks import LockKeeper
+from convolab_worker.worker.next_due import NextDue
 from convolab_worker.worker.suspension import IdlePolicy
 from convolab_worker.worker.watchdog import StackReports, Watchdog
 
@@ -61,6 +62,7 @@ class Assembly(Struct, frozen=True, kw_only=True):
     dispatcher: Dispatcher
     executor: JobExecutor
     table: QueueTable
+    next_due: NextDue
     keeper: LockKeeper[JobInHand]
     reconnection: Reconnection
     names: NamedConnections
@@ -125,7 +127,7 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         budget=settings.command_budget,
         now=time.time(),
     )
-    table = _table(handlers, settings)
+    table, next_due = _table(handlers, settings), NextDue(handlers.next_due_hooks)
     dispatcher = Dispatcher(
         backend,
         table,
@@ -138,12 +140,15 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         settings=settings,
         policy=idle_policy(settings),
     )
+    if handlers.next_due_hooks.functions:
+        dispatcher.suspension.tell_due = next_due.tell
     for one, other in (connections, connections[::-1]):
         one.on_lost = functools.partial(_connection_lost, other, signal, dispatcher)
     return Assembly(
         dispatcher=dispatcher,
         executor=executor,
         table=table,
+        next_due=next_due,
         keeper=keeper,
         reconnection=reconnection,
         names=_names(settings, route, connections, counter),

@@ -172,6 +172,7 @@ class Worker:
                 self._lifespans.raise_death()
             if drain_until is not None:
                 drained = await self._drain_result(assembly, requests, drain_until)
+            await self._tell_next_due(assembly, drained)
         finally:
             await asyncio.shield(self._stopping or self._stop_task(0.0))
             assembly.keeper.stop()
@@ -183,6 +184,19 @@ class Worker:
             await requests.finish()
             _log.info("worker.stopped", outcomes=dict(assembly.executor.metrics.outcomes))
         return drained
+
+    async def _tell_next_due(self, assembly: Assembly, drained: DrainResult | None) -> None:
+        """The process may end with the worker: somebody has to start it when work is due.
+
+        A caller that is in a hurry does not wait for that, and a held drain has told it.
+        """
+        works_when_held = assembly.dispatcher.suspension.policy.works_when_held
+        if self._is_hurried or (works_when_held and drained is None):
+            return
+        at = assembly.dispatcher.next_time() if drained is None else drained.next_due_at
+        ends_at = self._grace_ends_at
+        grace = self.settings.shutdown_grace if ends_at is None else ends_at - time.monotonic()
+        await assembly.next_due.tell(at, grace)
 
     async def _drain_result(
         self, assembly: Assembly, requests: HeldRequests, ends_at: float
@@ -233,6 +247,7 @@ class Worker:
             self._requests = HeldRequests(
                 assembly.dispatcher,
                 assembly.executor.metrics.outcomes,
+                assembly.next_due,
                 suspends=assembly.dispatcher.suspension.policy.works_when_held,
                 grace=self.settings.shutdown_grace,
             )

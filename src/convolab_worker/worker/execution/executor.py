@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.failures import FailureHooks
     from convolab_worker.handlers.handler import Handler
+    from convolab_worker.handlers.hooks import Hooks
     from convolab_worker.handlers.job import JobReporter
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.telemetry.metrics import Metrics
@@ -180,7 +180,7 @@ class JobExecutor:
         hooks = self._handlers.failure_hooks
         return self._reported(held, hooks) if hooks.functions else self._attempt(held)
 
-    async def _reported(self, held: JobInHand, hooks: FailureHooks) -> Outcome:
+    async def _reported(self, held: JobInHand, hooks: Hooks[Failure]) -> Outcome:
         outcome, job = await self._attempt(held), held.job
         if isinstance(outcome, Failed):
             failure = Failure(
