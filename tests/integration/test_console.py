@@ -514,7 +514,7 @@ async def test_a_queue_says_what_keeps_its_jobs_from_being_run(
     queue, prefix = client.settings.queues[0], client.settings.prefix
     await client.enqueue("a")
     await client.pause(queue)
-    meta = {"concurrency": 4, "max": 10, "duration": 60_000}
+    meta: dict[Any, Any] = {"concurrency": 4, "max": 10, "duration": 60_000}
     await redis.hset(f"{prefix}:{queue}:meta", mapping=meta)
     await redis.set(f"{prefix}:{queue}:limiter", 11, px=30_000)
     async with console(client.settings) as session:

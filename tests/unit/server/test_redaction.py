@@ -72,4 +72,4 @@ def test_a_function_that_raises_has_nothing_shown_and_is_logged() -> None:
 
 def test_a_function_that_takes_no_value_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="the Shown"):
-        HandlerRegistry().redact(lambda: None)  # type: ignore[arg-type]
+        HandlerRegistry().redact(lambda: None)  # type: ignore[type-var]
