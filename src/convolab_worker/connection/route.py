@@ -6,6 +6,8 @@ where a cluster's keys are, and that a server can't serve any more.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import threading
 from collections import deque
@@ -13,7 +15,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+from convolab_worker._logs import Log
 from convolab_worker.connection.source import ServerSource
+from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,11 +27,17 @@ if TYPE_CHECKING:
     from convolab_worker.errors import RedisRefused
 
 
+_log = Log()
+# How often Sentinels are asked whether the primary is still the same. They leave one that they have
+# replaced writable for some ten seconds, and everything written to it meanwhile is lost.
+_SENTINEL_SECONDS = 1.0
+
+
 class Traveller(Protocol):
-    """A connection that uses a route."""
+    """Whoever uses a route: a connection, and what waits for one."""
 
     def leave(self, epoch: int, reason: str) -> None:
-        """Give up a connection that was made before ``epoch``; from any thread."""
+        """Give up what was connected to before ``epoch``; from any thread."""
 
 
 class Route:
@@ -35,7 +45,8 @@ class Route:
 
     ``address`` is where the last connection went. A key ``prefix`` with a hash tag is for a
     cluster. ``epoch`` counts how often the server was found unable to serve; until a connection has
-    seen one that can, each has to check. Connections of several threads may share a route.
+    seen one that can, each has to check. ``replaced`` counts how often the Sentinels have named
+    another primary. Connections of several threads may share a route.
     """
 
     def __init__(self, source: ServerSource | Address, *, prefix: str = "convolab_worker") -> None:
@@ -44,6 +55,8 @@ class Route:
         self.is_cluster = "{" in prefix
         self.probed_key = f"{prefix}:can-you-write"
         self._node: tuple[str, int] | None = None
+        self._primary: tuple[str, int] | None = None  # as the Sentinels named it last
+        self.replaced = 0
         self._nodes: deque[tuple[str, int]] = deque()
         self._travellers: WeakSet[Traveller] = WeakSet()
         self._lock = threading.Lock()
@@ -55,10 +68,42 @@ class Route:
     async def locate(self) -> Address:
         """Return where to connect to now, with the credentials of now. Raises RedisUnavailable."""
         node = self._node
-        address = await (self.source.locate() if node is None else self.source.with_credentials())
+        address = await self.source.with_credentials()
         self._learn_credentials(address)
-        self.address = address if node is None else self._at(address, *node)
-        return self.address
+        if node is not None:
+            address = self._at(address, *node)
+        elif (primary := await self._find_primary()) is not None:
+            address = replace(address, host=primary[0], port=primary[1], sentinels=None)
+        self.address = address
+        return address
+
+    async def _find_primary(self) -> tuple[str, int] | None:
+        """Ask the Sentinels, if there are any; if they name another primary, everybody leaves."""
+        while True:
+            known = self._primary
+            primary = await self.source.primary()
+            with self._lock:
+                if known != self._primary:
+                    continue  # somebody has heard of another one meanwhile: this may be the old one
+                was, self._primary = self._primary, primary
+                if primary is None or was in {None, primary}:
+                    return primary
+                self.replaced += 1
+            _log.warning("redis.primary_replaced", was=_named(was), now=_named(primary))
+            self.doubt(self.epoch, f"the Sentinels name another primary, {_named(primary)}")
+            return primary
+
+    @property
+    def may_be_replaced(self) -> bool:
+        """Whether Sentinels have to be asked if the primary is still the same."""
+        return self.source.address.sentinels is not None
+
+    async def watch_primary(self) -> None:
+        """Ask the Sentinels again and again; if they name another primary, everybody leaves."""
+        while True:
+            await asyncio.sleep(_SENTINEL_SECONDS)
+            with contextlib.suppress(RedisUnavailable):  # no Sentinel answers: nothing is known
+                await self._find_primary()
 
     async def refresh_credentials(self) -> bool:
         """Ask for the credentials of now; whether they have changed. Raises RedisUnavailable."""
@@ -132,6 +177,10 @@ class Route:
         for traveller in travellers:
             traveller.leave(epoch, reason)
         return True
+
+
+def _named(place: tuple[str, int]) -> str:
+    return f"{place[0]}:{place[1]}"
 
 
 def _tls_name(configured: Address, host: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 from math import inf
@@ -88,6 +87,7 @@ class _Tries(Struct):
     fetch_next: bool
     refusals: int = 0
     losses: int = 0
+    servers: int = 0  # that were replaced by another one before it was lost last
 
 
 class _Aborted(ConvolabWorkerError):
@@ -219,17 +219,21 @@ class JobCompleter:
             return
         if not (tries.losses or isinstance(error, ReplyLost)):
             return  # it was not sent
-        if tries.losses and size >= LARGE_BYTES:
+        silent = isinstance(error, ReplyLost) and error.silent
+        replaced = self._reconnection.replaced
+        if tries.servers != replaced:  # that explains the losses before it, and this one
+            tries.servers, tries.losses = replaced, 0
+        if tries.losses and size >= LARGE_BYTES and not silent:
             self._lost_size = min(self._lost_size, size)
         tries.losses, tries.fetch_next = tries.losses + 1, False
-        if tries.losses > most_losses(size):
+        if tries.losses > most_losses(size, silent=silent):
             _log.error("job.write_given_up", job_id=job.id, queue=job.queue, bytes=size)
             tries.outcome, tries.losses = blamed(tries.outcome, size, tries.losses), 1
             return
         _log.warning(
             "job.write_lost", job_id=job.id, queue=job.queue, bytes=size, losses=tries.losses
         )
-        await asyncio.sleep(loss_delay(tries.losses, random=random.random()))
+        await self._reconnection.pause(loss_delay(tries.losses, random=random.random()))
 
     # writing
 

@@ -31,14 +31,22 @@ LARGE_BYTES = 64 * 1024
 # A result of so many characters is not measured: no setting allows less.
 SMALL_CHARACTERS = 256
 _MOST_LARGE_LOSSES, _MOST_LOSSES = 3, 6
+# One that is too large is answered by the end of the connection; silence has other reasons, such as
+# writes that are paused on the server until another one takes over.
+_MOST_SILENT_LOSSES = 20
 _LONGEST_SECONDS = 5.0
 # What is left of a reason or a stack trace that can't be written.
 _LEFT_CHARACTERS = 1000
 _LIMITS = "the server's client-query-buffer-limit or a proxy limits how large a command may be"
 
 
-def most_losses(size: int) -> int:
-    """Return after how many losses on a connection of its own a command of ``size`` is blamed."""
+def most_losses(size: int, *, silent: bool = False) -> int:
+    """Return after how many losses on a connection of its own a command of ``size`` is blamed.
+
+    ``silent`` says that the server has not closed the connection, and did not answer in time.
+    """
+    if silent:
+        return _MOST_SILENT_LOSSES
     return _MOST_LARGE_LOSSES if size >= LARGE_BYTES else _MOST_LOSSES
 
 
