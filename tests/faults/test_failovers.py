@@ -47,7 +47,8 @@ def replicas() -> Iterator[Replicas]:
 @pytest.fixture
 def sentinels(replicas: Replicas, tmp_path: Path) -> Iterator[SentinelProcesses]:
     """Three Sentinels."""
-    with SentinelProcesses(replicas, tmp_path) as sentinels:
+    # On a busy machine a server may be slow: the test alone decides when it is replaced.
+    with SentinelProcesses(replicas, tmp_path, down_after=3.0) as sentinels:
         yield sentinels
 
 
@@ -124,7 +125,7 @@ class Ground:
         else:
             if what == "handed over":  # nobody writes any more, and a replica has all
                 before.client_pause(20_000, all=False)
-                await asyncio.to_thread(before.wait, 2, 2000)
+                await asyncio.to_thread(self.replicas.await_written, old)
             await asyncio.to_thread(self._ask_for_failover)
         new = await asyncio.to_thread(self.sentinels.await_other_primary, old)
         served_at = time.monotonic()
@@ -180,9 +181,7 @@ class Ground:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with suppress(RedisError):
-                told = self.replicas.clients[primary].info("replication")
-                good = [told.get(f"slave{n}", {}).get("state") for n in range(2)]
-                if good == ["online", "online"]:
+                if self.replicas.all_follow(primary):
                     return
                 if self.sentinels.primary() != primary:
                     primary = self._serving()
@@ -274,9 +273,9 @@ async def test_jobs_outlive_a_dozen_failovers(
     for each in ground.failovers:
         print(  # noqa: T201
             f"{each.what}: recovered in {each.recovery:.2f} s; {len(each.jobs_lost)} jobs in "
-            f"{each.bytes_lost} bytes behind offset {each.got}: {' '.join(each.jobs_lost)}"
+            f"{each.bytes_lost} bytes behind {each.got}: {' '.join(each.jobs_lost)}"
         )
-    assert not unexplained
+    assert not unexplained, [(each, acknowledged.by_job[each]) for each in unexplained]
     assert not [each for each in ground.failovers if each.what == "handed over" and each.jobs_lost]
     late = [each for each in ground.failovers if each.recovery > RECOVERY_SECONDS]
     assert not late, late

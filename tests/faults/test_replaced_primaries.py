@@ -72,7 +72,25 @@ async def test_the_sentinel_that_knows_the_newest_primary_is_believed(
         for order in ((ahead, sentinel, second), (sentinel, second, ahead)):
             source = ServerSource(Address.parse(_url(*order)))
             for _ in range(5):
-                assert await source.primary() == ("127.0.0.1", new.port)
+                primary = await source.primary()
+                assert primary is not None
+                assert primary.port == new.port
+
+
+async def test_old_news_moves_nobody_while_the_primary_serves(
+    servers: tuple[ServerProcess, ServerProcess], sentinel: ToldSentinel
+) -> None:
+    """The Sentinel that knows better is slow now and then; without it they went to and fro."""
+    old, new = servers
+    async with ToldSentinel(new.port, config_epoch=2) as ahead:
+        route = Route(ServerSource(Address.parse(_url(sentinel, ahead))))
+        assert (await route.locate()).port == new.port
+        sentinel.config_epoch = 2  # two failovers at once
+        assert (await route.locate()).port == new.port
+        sentinel.config_epoch, ahead.is_silent = 1, True
+        assert (await route.locate()).port == new.port
+        route.fall_back()  # it can't be reached
+        assert (await route.locate()).port == old.port
 
 
 async def test_a_primary_that_answers_no_handshake_is_left_when_another_is_named(

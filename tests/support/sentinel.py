@@ -19,6 +19,7 @@ class ToldSentinel:
         self.primary = port
         self.config_epoch = config_epoch
         self.asked = 0
+        self.is_silent = False
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -55,7 +56,7 @@ class ToldSentinel:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 commands.feed(data)
-                while (command := commands.gets()) is not False:
+                while (command := commands.gets()) is not False and not self.is_silent:
                     assert isinstance(command, list)
                     writer.write(_packed(self._answer(command[1])))
         writer.close()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from convolab_worker.connection.address import Address
+    from convolab_worker.connection.sentinel import Primary
     from convolab_worker.connection.unanswered import Unanswered
     from convolab_worker.errors import RedisRefused
 
@@ -55,7 +56,7 @@ class Route:
         self.is_cluster = "{" in prefix
         self.probed_key = f"{prefix}:can-you-write"
         self._node: tuple[str, int] | None = None
-        self._primary: tuple[str, int] | None = None  # as the Sentinels named it last
+        self._primary: Primary | None = None  # as the Sentinels named it last
         self.replaced = 0
         self._nodes: deque[tuple[str, int]] = deque()
         self._travellers: WeakSet[Traveller] = WeakSet()
@@ -73,24 +74,32 @@ class Route:
         if node is not None:
             address = self._at(address, *node)
         elif (primary := await self._find_primary()) is not None:
-            address = replace(address, host=primary[0], port=primary[1], sentinels=None)
+            address = replace(address, host=primary.host, port=primary.port, sentinels=None)
         self.address = address
         return address
 
-    async def _find_primary(self) -> tuple[str, int] | None:
-        """Ask the Sentinels, if there are any; if they name another primary, everybody leaves."""
+    async def _find_primary(self) -> Primary | None:
+        """Ask the Sentinels, if there are any; if they name another primary, everybody leaves.
+
+        Old news is not believed while the known primary serves: the Sentinel that knows more may
+        have been too slow to answer.
+        """
         while True:
             known = self._primary
-            primary = await self.source.primary()
+            primary = await self.source.primary(known)
             with self._lock:
                 if known != self._primary:
                     continue  # somebody has heard of another one meanwhile: this may be the old one
-                was, self._primary = self._primary, primary
-                if primary is None or was in {None, primary}:
+                if primary is None:
+                    return None
+                if known is not None and primary.config_epoch < known.config_epoch:
+                    return known
+                self._primary = primary
+                if known is None or primary.is_at(known):
                     return primary
                 self.replaced += 1
-            _log.warning("redis.primary_replaced", was=_named(was), now=_named(primary))
-            self.doubt(self.epoch, f"the Sentinels name another primary, {_named(primary)}")
+            _log.warning("redis.primary_replaced", was=str(known), now=str(primary))
+            self._leave(self.epoch, f"the Sentinels name another primary, {primary}")
             return primary
 
     @property
@@ -138,11 +147,17 @@ class Route:
 
         Another node may have the keys of one that is gone, or knows which one has.
         """
+        self._believe_any()
         if self._node is None and self._nodes:
             self._node = self._nodes[0]
             self._nodes.rotate(-1)
         else:
             self._node = None
+
+    def _believe_any(self) -> None:
+        """Believe the Sentinels whatever they say: were they set up anew, they count from 0."""
+        if (primary := self._primary) is not None:
+            self._primary = primary._replace(config_epoch=0)
 
     # servers that can't serve
 
@@ -165,6 +180,10 @@ class Route:
 
         Returns False for no news: everybody has left that server already.
         """
+        self._believe_any()
+        return self._leave(seen_in, reason)
+
+    def _leave(self, seen_in: int, reason: str) -> bool:
         with self._lock:
             if seen_in < self.epoch:
                 return False
@@ -177,10 +196,6 @@ class Route:
         for traveller in travellers:
             traveller.leave(epoch, reason)
         return True
-
-
-def _named(place: tuple[str, int]) -> str:
-    return f"{place[0]}:{place[1]}"
 
 
 def _tls_name(configured: Address, host: str) -> str | None:

@@ -11,25 +11,42 @@ from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from convolab_worker.connection.address import Address
     from convolab_worker.settings.urls import Sentinels
 
 # One that has not answered by then is gone.
 _ASK_SECONDS = 2.0
 # So long after the first answer the others are waited for: they may know more.
-_OTHERS_SECONDS = 0.1
+_OTHERS_SECONDS = 0.25
 
 
-class _Answer(NamedTuple):
-    """What one Sentinel says; of two that disagree, the higher ``config_epoch`` is the newer."""
+class Primary(NamedTuple):
+    """Where a Sentinel says that the primary is; 0 for an epoch that it does not tell.
+
+    Of two Sentinels that disagree, the higher ``config_epoch`` is the newer. After failovers that
+    two have begun at once there may be two primaries of one epoch.
+    """
 
     config_epoch: int
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
 
-async def primary_of(address: Address, sentinels: Sentinels) -> tuple[str, int]:
-    """Return the host and port of the primary, from the Sentinel that knows the newest one.
+    def is_at(self, other: Primary | None) -> bool:
+        return other is not None and (self.host, self.port) == (other.host, other.port)
+
+
+def newest(answers: Sequence[Primary], known: Primary | None) -> Primary:
+    """Return which of the answers is to be believed, where ``known`` is believed now."""
+    return max(answers, key=lambda answer: (answer.config_epoch, answer.is_at(known)))
+
+
+async def primary_of(address: Address, sentinels: Sentinels, known: Primary | None) -> Primary:
+    """Return the primary of the Sentinel that knows the newest one; the ``known`` one of equals.
 
     During a failover they disagree for a second or two. All are asked at once: one that is gone
     delays nobody, and nobody bills the questions. Raises RedisUnavailable, which says what each
@@ -40,7 +57,7 @@ async def primary_of(address: Address, sentinels: Sentinels) -> tuple[str, int]:
         for node in sentinels.nodes
     ]
     said: list[str] = []
-    answers: list[_Answer] = []
+    answers: list[Primary] = []
     left = set(asked)
     try:
         while left:
@@ -60,8 +77,7 @@ async def primary_of(address: Address, sentinels: Sentinels) -> tuple[str, int]:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
     if answers:
-        newest = max(answers, key=lambda answer: answer.config_epoch)
-        return newest.host, newest.port
+        return newest(answers, known)
     msg = f"no Sentinel knows where the primary {sentinels.master} is: {'; '.join(said)}"
     raise RedisUnavailable(msg)
 
@@ -80,7 +96,7 @@ def _address_of(node: tuple[str, int], address: Address, sentinels: Sentinels) -
     )
 
 
-async def _ask(sentinel: Address, master: str) -> _Answer:
+async def _ask(sentinel: Address, master: str) -> Primary:
     connection = Connection(
         sentinel,
         timeout=_ASK_SECONDS,
@@ -98,7 +114,7 @@ async def _ask(sentinel: Address, master: str) -> _Answer:
     if found is None:
         msg = f"{sentinel} knows no primary called {master}"
         raise RedisUnavailable(msg)
-    return _Answer(config_epoch, found[0].decode(), int(found[1]))
+    return Primary(config_epoch, found[0].decode(), int(found[1]))
 
 
 async def _config_epoch(state: asyncio.Future[list[bytes]]) -> int:

@@ -13,6 +13,7 @@ from convolab_worker.connection.address import Address
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
+    from convolab_worker.connection.sentinel import Primary
     from convolab_worker.settings import Settings
     from convolab_worker.settings.redis_clients import CredentialProvider
 
@@ -44,17 +45,17 @@ class ServerSource(Struct, frozen=True):
     def changes_credentials(self) -> bool:
         return self.password_file is not None or self.provider is not None
 
-    async def primary(self) -> tuple[str, int] | None:
+    async def primary(self, known: Primary | None = None) -> Primary | None:
         """Return where the primary is by its Sentinels; None where there are none.
 
-        Raises RedisUnavailable if no Sentinel knows the primary.
+        ``known`` is which one is believed now. Raises RedisUnavailable if no Sentinel knows it.
         """
         sentinels = self.address.sentinels
         if sentinels is None:
             return None
         from convolab_worker.connection.sentinel import primary_of  # few have Sentinels
 
-        return await primary_of(self.address, sentinels)
+        return await primary_of(self.address, sentinels, known)
 
     async def with_credentials(self) -> Address:
         """Return the address as it is configured, with the credentials of now.
