@@ -58,6 +58,10 @@ lint: $(VENV)/dev.installed ## ruff, hadolint, yamllint, the Compose schema
 	  promtool check rules deploy/alerts.yaml && promtool test rules deploy/alerts-test.yaml; \
 	else echo "no promtool on this machine: the alert rules are not checked (Debian: prometheus)"; fi
 
+.PHONY: prose
+prose: tests/prose/node_modules/.package-lock.json ## the English of every page: grammar, spelling, long sentences
+	node tests/prose/prose.mjs $$(git ls-files '*.md')
+
 .PHONY: types
 types: $(VENV)/dev.installed ## mypy, strict; and what editors see of the public API
 	$(BIN)/mypy
@@ -111,6 +115,12 @@ rig: $(VENV)/dev.installed node-packages ## a day on a platform like Cloud Run, 
 .PHONY: fuzz-door
 fuzz-door: $(VENV)/dev.installed ## 200,000 mutated requests at the wake server's socket
 	$(BIN)/python -m tests.faults.door.fuzz $(if $(SEED),--seed $(SEED))
+
+# make fuzz-options CASES=2000 SEED=42; without a seed, a random one, which is printed.
+CASES ?= 2000
+.PHONY: fuzz-options
+fuzz-options: $(VENV)/dev.installed node-packages ## random jobs, run by Node's worker and by ours
+	$(BIN)/python -m tests.interop.options_fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
 # make soak-door SOAK=600: seconds.
 SOAK ?= 600
@@ -196,6 +206,10 @@ else
 node-packages:
 	@echo "no npm on this machine: the tests with Node's bullmq are skipped"
 endif
+
+tests/prose/node_modules/.package-lock.json: tests/prose/package.json tests/prose/package-lock.json
+	cd tests/prose && npm ci --no-audit --no-fund
+	@touch $@
 
 $(NODE_PACKAGES): tests/interop/package.json tests/interop/package-lock.json
 	cd tests/interop && npm ci --no-audit --no-fund

@@ -12,6 +12,7 @@ _ROOT = Path(__file__).parents[1]
 _LINK = re.compile(
     r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>(?!https?:|#)[^)#\s]+)(?P<rest>[^)]*)\)"
 )
+_IMAGE = re.compile(r"(?<=\]\()docs/(?=images/)")
 _GENERATED = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 
 
@@ -19,7 +20,8 @@ def on_files(files: Files, config: Any) -> Files:
     """Add README and CHANGELOG as pages."""
     for source, page in _GENERATED.items():
         text = (_ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=_links(text, _ROOT)))
+        content = _IMAGE.sub("", _links(text, _ROOT))
+        files.append(File.generated(config, page, content=content))
     return files
 
 

@@ -121,7 +121,7 @@ def measure(contender: Recovering, python: Path, rounds: int, cap: float) -> Rec
         contender=contender.label,
         seconds=seconds,
         given_up_after=given_up,
-        versions=_versions(contender, python),
+        versions=versions_of(contender, python),
     )
 
 
@@ -136,15 +136,15 @@ def _one_round(contender: Recovering, python: Path, cap: float) -> float | None:
             "RECOVERY_URL": server.url,
             "RECOVERY_PORT": str(words.port),
         }
-        command = _command(contender, python)
-        victim = ends.enter_context(_worker(command, environment))
+        command = command_of(contender, python)
+        victim = ends.enter_context(running(command, environment))
         subprocess.run([*command, "add"], cwd=_ROOT, env=environment, check=True, timeout=60)
         first = words.wait(_START_SECONDS)
         if first is None:
             raise BenchmarkError(victim.told(f"{contender.label}: its job did not start"))
         victim.kill()
         killed = time.monotonic()
-        ends.enter_context(_worker(command, environment))
+        ends.enter_context(running(command, environment))
         again = words.wait(cap)
         return None if again is None else time.monotonic() - killed
 
@@ -177,7 +177,8 @@ class _Worker:
 
 
 @contextmanager
-def _worker(command: list[str], environment: Mapping[str, str]) -> Iterator[_Worker]:
+def running(command: list[str], environment: Mapping[str, str]) -> Iterator[_Worker]:
+    """Run a contender; at the end it is killed with its children."""
     worker = _Worker(command, environment)
     try:
         yield worker
@@ -185,13 +186,14 @@ def _worker(command: list[str], environment: Mapping[str, str]) -> Iterator[_Wor
         worker.kill()
 
 
-def _command(contender: Recovering, python: Path) -> list[str]:
+def command_of(contender: Recovering, python: Path) -> list[str]:
+    """Say what starts the contender; "work" or "add" goes behind it."""
     if contender.program.endswith(".mjs"):
         return [node(), str(_ROOT / "examples" / "benchmarks" / "recovering" / contender.program)]
     return [str(python), "-m", f"{_PACKAGE}.{contender.program}"]
 
 
-def _environment(contender: Recovering, folder: Path) -> Path:
+def interpreter(contender: Recovering, folder: Path) -> Path:
     """Give the interpreter that has what the contender needs; make its environment if need be."""
     if not contender.packages:
         return Path(sys.executable)
@@ -205,7 +207,8 @@ def _environment(contender: Recovering, folder: Path) -> Path:
     return python
 
 
-def _versions(contender: Recovering, python: Path) -> list[str]:
+def versions_of(contender: Recovering, python: Path) -> list[str]:
+    """Name the releases that were measured."""
     if not contender.packages:
         return []
     names = {package.partition("[")[0] for package in (*contender.packages, "redis")}
@@ -264,7 +267,7 @@ def main() -> None:
     """Measure, print the table, and write the JSON where asked."""
     options = _options()
     chosen = [CONTENDERS[key] for key in options.contenders]
-    pythons = [_environment(contender, options.environments) for contender in chosen]
+    pythons = [interpreter(contender, options.environments) for contender in chosen]
     with ThreadPoolExecutor(len(chosen)) as threads:
         pending = [
             threads.submit(measure, contender, python, options.rounds, options.cap)

@@ -228,8 +228,7 @@ async def test_mutated_requests_get_answers_of_ours(target: Callable[..., Target
 async def test_web_pages_of_others_are_refused_on_loopback(target: Callable[..., Target]) -> None:
     """By their origin, and by a name that was made to lead here; our own page is not."""
     async with target() as server:
-        for path in ("/wake", "/wake?hold=1s", "/events", "/metrics", "/", "/depths", "/health"):
-            method = "POST" if path == "/depths" else "GET"
+        for path in ("/wake", "/wake?hold=1s", "/events", "/metrics", "/", "/api/jobs", "/health"):
             for header in (
                 "Sec-Fetch-Site: cross-site",
                 "Sec-Fetch-Site: same-site",
@@ -237,15 +236,15 @@ async def test_web_pages_of_others_are_refused_on_loopback(target: Callable[...,
                 "Origin: null",
                 f"Origin: http://localhost:{server.port + 1}",
             ):
-                answer = await server.get(path, header, method=method)
+                answer = await server.get(path, header)
                 assert answer.status == 403, (path, header)
                 assert "CONVOLAB_WAKE_TOKEN" in answer.error
-            data = f"{method} {path} HTTP/1.1\r\nHost: attacker.example\r\n\r\n"
+            data = f"GET {path} HTTP/1.1\r\nHost: attacker.example\r\n\r\n"
             (answer,) = await server.send(data.encode())
             assert answer.status == 403, path
         own = f"Host: 127.0.0.1:{server.port}\r\nOrigin: http://127.0.0.1:{server.port}\r\n"
         more = "Sec-Fetch-Site: same-origin\r\nConnection: close\r\n\r\n"
-        (answer,) = await server.send(f"POST /depths HTTP/1.1\r\n{own}{more}".encode())
+        (answer,) = await server.send(f"GET /api/queues HTTP/1.1\r\n{own}{more}".encode())
         assert answer.status == 200
 
 

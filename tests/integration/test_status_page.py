@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from aiohttp import ClientResponse, ClientSession
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, Settings
+from convolab_worker.telemetry.recent_runs import RecentRun
 from tests.support.commandstats import counted_commands
 from tests.support.server import ServerProcess
 from tests.support.serving import serving
@@ -40,7 +42,7 @@ class Stream:
     async def until(self, what: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         """Read until the events, by name, are as wanted."""
         async with asyncio.timeout(20):
-            while not (set(self.seen) >= {"status", "recent"} and what(self.seen)):
+            while not (set(self.seen) >= {"status", "reasons"} and what(self.seen)):
                 kind, data = await self._event()
                 self.seen[kind] = data
         return self.seen
@@ -137,6 +139,37 @@ async def test_a_failure_is_shown_with_its_reason(
         assert heard["status"]["kinds"]["image"]["outcomes"] == {"failed": 1}
 
 
+async def test_the_history_and_the_reasons_come_whole_and_then_as_they_grow(
+    handlers: HandlerRegistry, make_settings: Callable[..., Settings], gate: asyncio.Event
+) -> None:
+    """A page that is opened later gets all; one that is open gets what changed."""
+    gate.set()
+    async with (
+        serving(handlers, make_settings()) as (worker, client, session),
+        listening(session) as stream,
+    ):
+        metrics = worker._assemble()[0].executor.metrics  # noqa: SLF001 - an hour passes in it
+        hour_ago = time.time() - 3000
+        metrics.job_ended(RecentRun(hour_ago, "0", "n", "q", "audio", 1, "completed", 1.0, 0.1))
+        heard = await stream.until(lambda heard: heard["history"]["minutes"])
+        assert heard["history"]["minutes"][0][1] == {"audio": {"completed": 1}}
+        await client.enqueue("fail")
+        heard = await stream.until(lambda heard: heard["reasons"])
+        assert [one["reason"] for one in heard["reasons"]] == ["no <paint> left"]
+        minutes = heard["history"]["minutes"]
+        assert [kinds for _, kinds in minutes][-1] == {"image": {"failed": 1}}
+
+        await client.enqueue("work")
+        heard = await stream.until(lambda heard: heard["status"]["ended"] == 3)
+        async with listening(session) as other:
+            whole = await other.until(lambda heard: heard["history"]["minutes"])
+
+    starts = [start for start, _ in heard["history"]["minutes"]]
+    assert starts
+    assert min(starts) > hour_ago + 60  # what was then is not sent again
+    assert len(whole["history"]["minutes"]) >= 2
+
+
 async def test_open_pages_cost_no_redis_command(
     handlers: HandlerRegistry,
     make_settings: Callable[..., Settings],
@@ -164,34 +197,6 @@ async def test_open_pages_cost_no_redis_command(
         assert counts.calls == {}
 
 
-async def test_depths_are_asked_for_on_demand_and_say_what_they_cost(
-    handlers: HandlerRegistry,
-    make_settings: Callable[..., Settings],
-    start_server: Callable[..., ServerProcess],
-) -> None:
-    """The counts are right, and so is the number of commands that the answer states."""
-    server = start_server()
-    settings = make_settings(
-        redis_url=server.url, queues=("one", "two"), idle_min=60.0, idle_max=60.0
-    )
-    async with (
-        Redis.from_url(server.url) as redis,
-        serving(handlers, settings) as (worker, client, session),
-    ):
-        await client.enqueue("work", queue="one", delay=500)
-        await client.enqueue("fail", queue="two")
-        await wait_until(lambda: worker.stats()["outcomes"].get("failed"), what="the failure")
-        said = worker.status_snapshot()["depths_cost"]
-
-        async with counted_commands(redis) as counts, session.post("/depths") as answer:
-            assert answer.status == 200
-            found = await answer.json()
-
-        assert found["queues"]["one"]["delayed"] == 1
-        assert found["queues"]["two"]["failed"] == 1
-        assert found["commands"] == counts.total == said
-
-
 async def test_a_browser_without_a_token_gets_the_page_without_data(
     handlers: HandlerRegistry, make_settings: Callable[..., Settings]
 ) -> None:
@@ -206,8 +211,8 @@ async def test_a_browser_without_a_token_gets_the_page_without_data(
             assert await page.text() == text
         assert worker.settings.queues[0] not in text
 
-        for method, path in (("GET", "/events"), ("POST", "/depths"), ("GET", "/")):
-            async with session.request(method, path) as refused:
+        for path in ("/events", "/api/queues", "/"):
+            async with session.get(path) as refused:
                 assert refused.status == 401
                 assert "error" in await refused.json()
         async with session.get("/events", headers=TOKEN) as stream:
@@ -257,8 +262,11 @@ async def test_a_loop_that_is_blocked_is_shown_as_blocked(
 
 async def _states(base: str, heard: list[str]) -> None:
     async with ClientSession(base) as session, session.get("/events") as response:
+        event = b""
         async for raw in response.content:
-            if raw.startswith(b"data: {"):
+            if raw.startswith(b"event: "):
+                event = raw
+            elif raw.startswith(b"data: ") and event == b"event: status\n":
                 status = json.loads(raw.removeprefix(b"data: "))
                 heard.append(status["state"])
 

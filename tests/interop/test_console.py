@@ -54,6 +54,7 @@ async def test_an_operator_finds_out_why_jobs_failed_and_retries_them(
         await wait_until(lambda: _failed(client, 3), what="three failures")
         await page.ask("open", width=1200, scheme="light")
         await page.shows("#recent tbody tr", "failed")
+        await _reads_the_chart(page)
 
         await _pauses_and_resumes(page, client)
         await _retries_a_group(page, client)
@@ -65,6 +66,21 @@ async def test_an_operator_finds_out_why_jobs_failed_and_retries_them(
     assert [look["injected"] for look in looks] == [0] * 5
     assert [look["unnamed"] for look in looks] == [[]] * 5
     assert [look["overflow"] for look in looks] == [0] * 5
+
+
+async def _reads_the_chart(page: Browser) -> None:
+    """By the arrow keys, and in a table."""
+    await page.shows("#reasons tbody tr", "no voice")
+    assert "audio" in await page.shows("#kinds tbody tr", "audio")
+    told = await page.ask("key", selector="#history svg", key="End")
+    if "failed or retried" not in told:  # a minute has just begun
+        told = await page.ask("key", selector="#history svg", key="ArrowLeft")
+    assert "audio 3 failed or retried" in told
+    assert "nothing" in await page.ask("key", selector="#history svg", key="Home")
+    await page.ask("press", name="last day")
+    assert "audio 3 failed or retried" in await page.ask("key", selector="#history svg", key="End")
+    await page.ask("key", selector="#history summary", key="Enter")
+    await page.shows("#history table tbody tr", "3")
 
 
 async def _pauses_and_resumes(page: Browser, client: JobClient) -> None:

@@ -140,15 +140,13 @@ class CloseClient(Step):
 
 @dataclass(frozen=True, repr=False)
 class Look(Step):
-    """A client asks for counts and a job's status, and the worker for the depths of its queues."""
+    """A client asks for counts and a job's status."""
 
     async def take(self, world: World) -> None:
         within = CONNECT_SECONDS + world.settings.command_timeout + LATE_SECONDS
         world.call("counts()", world.client.counts(), within)
         for job_id in [*world.jobs.known][-1:]:
             world.call(f"status({job_id})", world.client.status(job_id), within)
-        if world.life is not None:
-            world.call("depths()", world.life.worker.depths(), within)
         await asyncio.sleep(0)
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from convolab_worker import Exponential, Settings, Worker
 from convolab_worker.errors import ConfigurationError, DuplicateHandler, InvalidPayload
+from convolab_worker.handlers.handler import Handler
 from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.registry import Handler, HandlerRegistry
+from convolab_worker.handlers.registry import HandlerRegistry
 
 
 @dataclass

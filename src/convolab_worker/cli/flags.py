@@ -8,28 +8,90 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from convolab_worker.settings import OPTIONS, Settings
-from convolab_worker.settings.kinds import Choice, Duration, KeptJobs, Kind, Names, Url, Whole
+from convolab_worker.settings.kinds import (
+    Choice,
+    Duration,
+    KeptJobs,
+    Kind,
+    Names,
+    Url,
+    Whole,
+    suggestion,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     Subcommands = argparse._SubParsersAction["Parser"]  # noqa: SLF001 - it has no public name
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 PROGRAM = "convolab-worker"
-CONNECTING = ("redis_url", "queues", "prefix", "log_level", "log_format")
-"""The settings that every command that connects to Redis has as flags."""
+QUEUES_LOOKED_IN = "only these queues; if none is named, all that are found"
+QUEUES_ACTED_ON = "the queues that are meant; may be left out where there is only one"
+CONNECTION = ("redis_url", "prefix", "log_level", "log_format")
+"""The settings that every command that connects to Redis has as flags, beside --queue."""
+_LONGEST_CHOICE = 16  # characters in a flag's place; longer ones are listed in its help
 
 _NAMES = {"queues": ("--queue",), "concurrency": ("-c", "--concurrency")}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports an error in one line."""
+    """An argument parser whose help leads with the command's own options, and ends with an example.
+
+    It reports an error in one line, with the nearest name that there is for one that there is not.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False, add_help=False)
+        self.example = ""
+        self.commands: Mapping[str, Parser] = {}
+        self.common = self.add_argument_group("common options")
+        self.common.add_argument("-h", "--help", action="help", help="show this and exit")
+
+    @property
+    def options(self) -> list[str]:
+        """Every option's names."""
+        return [*self._option_string_actions]
 
     def error(self, message: str) -> NoReturn:
         """End the process with the exit code for wrong usage."""
         self.exit(MISUSED, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """End the process for arguments that the command does not have."""
+        option = next((text for text in unknown if text.startswith("-")), None)
+        if option is None:
+            self.error(f"unexpected argument {unknown[0]!r}")
+        name = option.partition("=")[0]
+        self.error(f"unknown option {name}{suggestion(name, self.options)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            near = suggestion(str(value), names) or f"; expected one of {', '.join(names)}"
+            what = "/".join(action.option_strings) or action.dest
+            self.error(f"no {what} {value!r}{near}")
+
+    def format_help(self) -> str:
+        """Return the help: usage, own options, common ones, and an example."""
+        self.usage = self._usage()  # not before: argparse makes names of subcommands of it
+        self._action_groups.sort(key=lambda group: group is self.common)
+        example = f"\nexample:\n  {self.example}\n" if self.example else ""
+        return super().format_help() + example
+
+    def _usage(self) -> str:
+        """Return what is to be given, in one line; what may be given is listed below it."""
+        parts = [self.prog]
+        for action in self._actions:
+            name = str(action.metavar or action.dest)
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - it has no public name
+                parts.append(f"{name} ...")
+            elif action.option_strings:
+                parts += [f"{action.option_strings[0]} {name}"] if action.required else []
+            else:
+                parts.append({"?": f"[{name}]", "*": f"[{name} ...]"}.get(str(action.nargs), name))
+        return " ".join([*parts, "[OPTION ...]"])
 
 
 class VersionAction(argparse.Action):
@@ -48,15 +110,21 @@ class VersionAction(argparse.Action):
 
 def add_subcommands(parser: Parser, dest: str) -> Subcommands:
     """Make the parser expect one of the commands that are added to the returned object."""
-    return parser.add_subparsers(
-        dest=dest, metavar=dest.upper(), required=True, parser_class=Parser
+    commands = parser.add_subparsers(
+        title=f"{dest}s", dest=dest, metavar=dest.upper(), required=True, parser_class=Parser
     )
+    parser.commands = commands.choices
+    return commands
 
 
-def add_command(commands: Subcommands, name: str, summary: str) -> Parser:
-    return commands.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+def add_command(commands: Subcommands, name: str, summary: str, example: str = "") -> Parser:
+    """Add a command; ``example`` follows the program's name, and docs/commands.md runs it."""
+    command = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
     )
+    command.example = f"{PROGRAM} {example}" if example else ""
+    command.set_defaults(parser=command)
+    return command
 
 
 def add_settings(command: Parser, *names: str) -> None:
@@ -64,18 +132,33 @@ def add_settings(command: Parser, *names: str) -> None:
         add_setting(command, name, *_NAMES.get(name, (f"--{name.replace('_', '-')}",)))
 
 
-def add_setting(command: Parser, name: str, *flags: str) -> None:
-    """Add a setting under these flags; the rest comes from the table of settings."""
+def add_setting(command: Parser, name: str, *flags: str, text: str | None = None) -> None:
+    """Add a setting under these flags; what ``text`` does not say comes from the table."""
     option = OPTIONS[name]
     repeatable: dict[str, Any] = {"action": "append"} if isinstance(option.kind, Names) else {}
-    command.add_argument(
+    default = "" if text else f", default: {option.default_text}"
+    group = command.common if name in CONNECTION else command
+    help_text = f"{text or option.help} [{option.variable}{default}]"
+    if isinstance(option.kind, Choice) and _metavar(name, option.kind).isupper():
+        help_text = f"{', '.join(option.kind.names)}: {help_text}"
+    group.add_argument(
         *flags,
         dest=name,
         metavar=_metavar(name, option.kind),
         type=reader(option.read, option.show),
-        help=f"{option.help} [{option.variable}, default: {option.default_text}]",
+        help=help_text,
         **repeatable,
     )
+
+
+def add_connection(command: Parser, queue: str | None = None) -> None:
+    """Add what every command that connects to Redis has; ``queue`` says what --queue is for."""
+    add_setting(command, "queues", "--queue", text=queue)
+    add_settings(command, *CONNECTION)
+
+
+def add_json(command: Parser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def add_flag(command: Parser, flag: str, kind: Kind, text: str, default: Any = None) -> None:
@@ -126,6 +209,7 @@ def names_queues(given: argparse.Namespace) -> bool:
 
 def _metavar(name: str, kind: Kind) -> str:
     if isinstance(kind, Choice):
-        return "|".join(kind.names)
+        choices = "|".join(kind.names)
+        return choices if len(choices) <= _LONGEST_CHOICE else name.rpartition("_")[2].upper()
     kinds = {Duration: "DURATION", Whole: "N", Url: "URL", Names: "NAME", KeptJobs: "KEEP"}
     return "MODULE:REGISTRY" if name == "app" else kinds.get(type(kind), "TEXT")

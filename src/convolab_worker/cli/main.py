@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-_COMMANDS = {
+COMMANDS = {
     "run": "work until told to stop",
     "drain": "process what is there, print the result as one JSON line, and exit",
     "enqueue": "add a job and print its id",
@@ -53,12 +53,12 @@ _FOLDERS = ("jobs", "doctor", "cost")
 """The commands whose modules are folders."""
 
 
-def run() -> NoReturn:
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Be the process of a command: handle its signals, run it, and end with its exit code."""
     become_init()
     SIGNALS.install()
     try:
-        code = main()
+        code = main(arguments)
     except Stopped as stopped:
         code = stopped.code if isinstance(stopped.code, int) else FAILED
     except KeyboardInterrupt:  # in between
@@ -93,19 +93,37 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     Raises SystemExit after help, the version and an error.
     """
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    top = top_parser(arguments[:1])
+    first = next(iter(arguments), "")
+    if first.startswith("-") and first not in top.options:
+        top.error(f"{first}: expected a command first, and its options behind it")
+    given, unknown = top.parse_known_args(arguments)
+    if unknown:
+        given.parser.refuse(unknown)
+    given.arguments = arguments
+    return given
+
+
+def top_parser(names: Sequence[str]) -> Parser:
+    """Return the parser of all commands, of which those that are named have their flags."""
     top = Parser(
         prog=PROGRAM,
         description="One background worker for BullMQ queues.",
         epilog=f"exit codes: {DONE} done, {FAILED} failed, {MISUSED} wrong usage or configuration",
-        allow_abbrev=False,
     )
-    top.add_argument("--version", action=VersionAction, nargs=0, help="print the version")
+    top.common.add_argument(
+        "--version", action=VersionAction, nargs=0, help="print the version and exit"
+    )
     commands = add_subcommands(top, "command")
-    for name, summary in _COMMANDS.items():
+    for name, summary in COMMANDS.items():
         command = add_command(commands, name, summary)
-        if name in arguments[:1]:
+        if name in names:
             path = f"{name}.command" if name in _FOLDERS else name
             module = import_module(f"convolab_worker.cli.commands.{path}")
+            command.example = f"{PROGRAM} {module.EXAMPLE}"
             module.add_flags(command)
-            command.set_defaults(main=module.main, arguments=arguments)
-    return top.parse_args(arguments)
+            command.set_defaults(main=module.main)
+    top.example = f"{PROGRAM} status --help"
+    return top

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence  # noqa: TC003 - FastAPI resolves JobStatus' fields
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
 
+_PARTS_OF_TRACEPARENT = 4
 _COMMANDS = 3  # that reading a job takes at most
 
 
@@ -33,7 +34,8 @@ class JobStatus:
     attempts that were used up, ``starts`` how often a worker has fetched the job. ``opts`` are
     BullMQ's options as the job was added with them, in milliseconds where they are times.
     ``parent`` is the key of the parent job, such as ``bull:courses:17``. ``stacktrace`` has one
-    text for each failed attempt, the newest last.
+    text for each failed attempt, the newest last. ``processed_by`` is the name of the worker that
+    fetched the job last, None for one that has no name.
     """
 
     id: str
@@ -55,6 +57,19 @@ class JobStatus:
     opts: Mapping[str, Any]
     parent: str | None = None
     stacktrace: Sequence[str] = ()
+    processed_by: str | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the trace that the job was added in, of its W3C ``traceparent``, or None."""
+        telemetry = self.opts.get("telemetry")
+        long = telemetry.get("metadata") if isinstance(telemetry, Mapping) else None
+        carried = long or self.opts.get("tm")
+        try:
+            parent = json.loads(carried or "null")["traceparent"].split("-")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        return parent[1] if len(parent) == _PARTS_OF_TRACEPARENT else None
 
 
 class Seen(NamedTuple):
@@ -158,6 +173,7 @@ def as_status(
         opts=opts,
         parent=fields.get("parentKey") or None,
         stacktrace=stacktrace if isinstance(stacktrace, list) else [],
+        processed_by=fields.get("pb") or None,
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import json
 import logging
-from dataclasses import asdict
+import time
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.server.gate.auth import authorization
+from convolab_worker.server.gate.signatures import HEADER, SignedBody
 from convolab_worker.settings import Settings
 from convolab_worker.telemetry.log_stream import flush_log
 from convolab_worker.worker.worker import Worker
@@ -45,8 +49,9 @@ def lambda_handler(
 
     EventBridge and other events get ``{"status", "processed", "failed", "remaining",
     "next_due_at"}``. A function URL gets that as JSON, with 200, or 503 and ``Retry-After`` where
-    work remains, so that a caller that repeats comes back; with ``CONVOLAB_WAKE_TOKEN`` set, it
-    needs ``Authorization: Bearer`` with it, and a wrong one gets 401.
+    work remains, so that a caller that repeats comes back; with ``CONVOLAB_WAKE_TOKEN`` or
+    ``CONVOLAB_WAKE_SIGNING_KEY`` set, it needs that token as ``Authorization: Bearer`` or QStash's
+    signature, and anything else gets 401.
 
     ``overrides`` are settings by name. Raises ConfigurationError for what can't work.
     """
@@ -63,6 +68,7 @@ class _LambdaFunction:
     def __init__(self, handlers: HandlerRegistry, settings: Settings, reserve: float) -> None:
         self._handlers = handlers
         self._settings = settings
+        self._authorization = authorization(settings)
         self._reserve = reserve
         self._runner: asyncio.Runner | None = None
         self._worker: Worker | None = None
@@ -70,8 +76,8 @@ class _LambdaFunction:
     def __call__(self, event: Any, context: LambdaContext) -> dict[str, Any]:
         """Run what is there; Lambda calls this once at a time."""
         request = _http_request(event)
-        if request is not None and not self._is_allowed(request):
-            return _http_answer(401, {"error": "expected the wake token as a bearer token"})
+        if request is not None and (refusal := self._refusal(request)) is not None:
+            return _http_answer(401, {"error": refusal})
         result = self._drain(context.get_remaining_time_in_millis() / 1000 - self._reserve)
         flush_log()  # the environment may be frozen from here on, and never thaw
         if request is None:
@@ -96,23 +102,46 @@ class _LambdaFunction:
             self._worker = worker
         return asdict(await self._worker.hold(budget))
 
-    def _is_allowed(self, headers: Mapping[str, str]) -> bool:
-        token = self._settings.wake_token
-        if token is None:
-            return True
-        given = headers.get("authorization", "")
-        return hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+    def _refusal(self, request: _Request) -> str | None:
+        """Why the request may not run anything; None if it may."""
+        token, signature = self._settings.wake_token, self._authorization.signature
+        if self._authorization.is_open:
+            return None
+        given = request.headers.get("authorization", "").encode()
+        if token is not None and hmac.compare_digest(given, f"Bearer {token}".encode()):
+            return None
+        signed = request.headers.get(HEADER.lower())
+        if signature is None or signed is None:
+            return "expected the wake token as a bearer token, or QStash's signature"
+        judged = signature.judge([signed], request.query, time.time())
+        problem = judged.problem(request.body) if isinstance(judged, SignedBody) else judged
+        return None if problem is None else f"{HEADER}: {problem.value}"
 
 
-def _http_request(event: Any) -> Mapping[str, str] | None:
-    """The headers of a function URL's request; None for any other event."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A function URL's request; the names of headers are in lower case."""
+
+    headers: Mapping[str, str]
+    query: str
+    body: bytes
+
+
+def _http_request(event: Any) -> _Request | None:
+    """A function URL's request; None for any other event."""
     if not isinstance(event, dict):
         return None
     context = event.get("requestContext")
     if not isinstance(context, dict) or "http" not in context:
         return None
     headers = event.get("headers")
-    return {} if not isinstance(headers, dict) else {k.lower(): str(v) for k, v in headers.items()}
+    names = headers if isinstance(headers, dict) else {}
+    body = str(event.get("body") or "")
+    return _Request(
+        headers={name.lower(): str(value) for name, value in names.items()},
+        query=str(event.get("rawQueryString") or ""),
+        body=base64.b64decode(body) if event.get("isBase64Encoded") else body.encode(),
+    )
 
 
 def _http_answer(status: int, body: Mapping[str, Any]) -> dict[str, Any]:

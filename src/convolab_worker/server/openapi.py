@@ -35,11 +35,6 @@ _PROGRESS_LINE = _object(status={"enum": ["working", "drained", "budget"]}, erro
 _ERROR = _object("error", error=_TEXT)
 _HEALTH = _object("status", status={"enum": ["ok", "unhealthy"]}, problem=_TEXT)
 _READY = _object("ready", "state", ready={"type": "boolean"}, state=_TEXT)
-_DEPTHS = _object(
-    *("queues", "commands"),
-    queues={"type": "object", "description": "by queue: the number of jobs by state"},
-    commands=_count("Redis commands that this answer cost"),
-)
 _LOOK = {"type": "object", "properties": {"commands": _count("billable commands it cost")}}
 _ACTION = _object(
     *("action", "queue"),
@@ -162,11 +157,6 @@ def document() -> dict[str, Any]:
         errors=(*_PROBE_ERRORS, 429, 503),
         is_open=True,
     )
-    depths = _operation(
-        "depths",
-        "count the jobs of each queue, which costs Redis commands",
-        {200: _json(_DEPTHS), 503: _json(_ERROR)},
-    )
     stream = "the events that keep the console up to date"
     return {
         "openapi": "3.1.0",
@@ -180,7 +170,6 @@ def document() -> dict[str, Any]:
             "/metrics": _get("metrics", "metrics for Prometheus", "text/plain", errors=_ERRORS),
             "/": _get("index", "the console", "text/html", errors=_ERRORS),
             "/events": _get("events", stream, "text/event-stream", errors=_ERRORS),
-            "/depths": {"post": depths},
             **_console(),
             "/openapi.json": {"get": description},
         },

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aiohttp import web
 
 from convolab_worker.errors import ConvolabWorkerError
+from convolab_worker.handlers.redaction import Redactions
 from convolab_worker.server.answers import answer, failure
-from convolab_worker.server.console import Console
+from convolab_worker.server.console.page import Page
+from convolab_worker.server.console.redaction import Redaction
+from convolab_worker.server.console.routes import Console
+from convolab_worker.server.console.stream import LiveEvents
 from convolab_worker.server.gate.gate import Gate
 from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, end_with_input
 from convolab_worker.server.openapi import document
 from convolab_worker.server.prometheus import CONTENT_TYPE, metrics_text
-from convolab_worker.server.status_page import Page, StatusPage
 from convolab_worker.settings.kinds import Duration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from convolab_worker.handlers.redaction import Redact
     from convolab_worker.server.gate.auth import Authorization
     from convolab_worker.server.gate.traffic import Traffic
     from convolab_worker.server.worker_proxy import WorkerProxy
@@ -50,7 +54,10 @@ def make_app(
     ``looks``: its console may ask Redis.
     """
     default_hold = settings.wake_hold if settings.wake_mode == "held" else None
-    routes = Routes(worker, default_hold, traffic, asks_again=settings.wake_retry == "on")
+    redaction = Redaction.of(settings, worker.handlers.redactions)
+    routes = Routes(
+        worker, default_hold, traffic, redaction, asks_again=settings.wake_retry == "on"
+    )
     gate = Gate(
         authorization,
         rate=settings.wake_rate,
@@ -62,7 +69,7 @@ def make_app(
     app = _app_behind(gate)
     routes.add_to(app)
     acts = _may_act(settings, authorization)
-    Console(settings, worker.handlers, acts=acts, looks=looks).add_to(app)
+    Console(settings, worker.handlers, redaction, acts=acts, looks=looks).add_to(app)
     return app, gate
 
 
@@ -72,9 +79,12 @@ def make_console(
     traffic: Traffic,
     *,
     checks_names: bool = True,
+    redact: Redact | None = None,
 ) -> tuple[web.Application, Gate]:
     """Return the console without a worker, and the gate that its requests pass."""
-    page = Page()
+    page, redactions = Page(), Redactions()
+    if redact is not None:
+        redactions.register(redact)
     gate = Gate(
         authorization,
         rate=settings.wake_rate,
@@ -89,7 +99,8 @@ def make_console(
         return page.answer()
 
     app.router.add_get("/", index, name="index")
-    Console(settings, None, acts=_may_act(settings, authorization)).add_to(app)
+    redaction = Redaction.of(settings, redactions)
+    Console(settings, None, redaction, acts=_may_act(settings, authorization)).add_to(app)
     return app, gate
 
 
@@ -116,6 +127,7 @@ class Routes:
         worker: WorkerProxy,
         default_hold: float | None,
         traffic: Traffic,
+        redaction: Redaction,
         *,
         asks_again: bool = False,
     ) -> None:
@@ -123,7 +135,7 @@ class Routes:
         self._asks_again = asks_again
         self._default_hold = default_hold
         self.page = Page()
-        self._status_page = StatusPage(worker)
+        self._live = LiveEvents(worker, redaction)
         self._traffic = traffic
 
     def add_to(self, app: web.Application) -> None:
@@ -132,15 +144,14 @@ class Routes:
         router.add_route("POST", "/wake", self.wake, name="wake")
         router.add_get("/metrics", self.metrics, name="metrics")
         router.add_get("/", self.index, name="index")
-        router.add_get("/events", self._status_page.events, name="events", allow_head=False)
-        router.add_post("/depths", self._status_page.depths, name="depths")
+        router.add_get("/events", self._live.events, name="events", allow_head=False)
         router.add_get("/openapi.json", self.openapi, name="openapi")
         for name in ("health", "healthz"):
             router.add_get(f"/{name}", self.health, name=name)
         for name in ("ready", "readyz"):
             router.add_get(f"/{name}", self.ready, name=name)
         app.cleanup_ctx.append(self._checks)
-        app.on_shutdown.append(self._status_page.close)
+        app.on_shutdown.append(self._live.close)
 
     async def wake(self, request: web.Request) -> web.StreamResponse:
         """Wake the worker and answer at once or, held, when its work is done."""

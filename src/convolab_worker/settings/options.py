@@ -197,6 +197,17 @@ class Settings:
         Names("one or more different e-mail addresses, separated by commas"),
         "whose identity tokens the wake server accepts, if CONVOLAB_WAKE_AUDIENCE is set",
     )
+    wake_signing_key: str | None = _option(
+        None,
+        Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
+        "QStash's current signing key: the wake server accepts wakes that it has signed for "
+        "CONVOLAB_WAKE_URL",
+    )
+    wake_next_signing_key: str | None = _option(
+        None,
+        Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
+        "QStash's next signing key, which signs after the keys were rolled",
+    )
     wake_mode: str = _option(
         "auto",
         Choice(("auto", "background", "held")),
@@ -233,6 +244,12 @@ class Settings:
         "shown",
         Choice(("shown", "hidden")),
         "hidden keeps data, results, progress, steps and logs of jobs out of the console",
+    )
+    console_redact: tuple[str, ...] | None = _option(
+        None,
+        Names("different names of fields, separated by commas"),
+        "fields of jobs' data, results, progress and steps that the console does not show, at any "
+        "depth, in any spelling: apiKey is api_key, too",
     )
     sleep_after: float | None = _option(
         None,

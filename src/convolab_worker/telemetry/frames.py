@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from traceback import FrameSummary
 
-_FRAME = re.compile(r'^ *File "(.+?)", line (\d+), in (.+)$', re.MULTILINE)
+# Within an ExceptionGroup's text every line has a margin, such as "    | ".
+_MARGIN = re.compile(r"^ +\| ?")
+_FRAME = re.compile(r'^ *File "(.+?)", line (\d+), in (.+)$')
+_BEGIN = re.compile(r"^(?: *\+ Exception Group )?(?:Exception Group )?Traceback \(most recent call")
+_SECOND_OF_A_GROUP = re.compile(r"^ *\+-+ 2 -+$")
 _JAVASCRIPT_FRAME = re.compile(r"^ +at \S")
 _JAVASCRIPT_LIBRARY = re.compile(r"node_modules|\bnode:|<anonymous>")
 _PACKAGES = ("site-packages", "dist-packages")
@@ -32,13 +36,6 @@ class Place(Struct, frozen=True):
         return f"{self.file}:{self.line} in {self.function}"
 
 
-def places_in(stack: str | None) -> list[Place]:
-    """The lines of a traceback's text, the outermost first."""
-    return [
-        Place(file, int(line), function) for file, line, function in _FRAME.findall(stack or "")
-    ]
-
-
 def places_of(frames: Iterable[FrameSummary]) -> list[Place]:
     """The lines of a stack, in its order."""
     return [Place(frame.filename, frame.lineno or 0, frame.name) for frame in frames]
@@ -53,9 +50,21 @@ def application_place(places: Sequence[Place]) -> Place | None:
     """
     if not places:
         return None
-    home = _package(places[0].file)
-    own = [place for place in places if _is_application(place.file, home)]
-    return (own or places)[-1]
+    own = _innermost_own(places, _package(places[0].file))
+    return own or places[-1]
+
+
+def application_place_in(stack: str | None) -> Place | None:
+    """The same for a traceback's text, which may tell of causes and of a group's exceptions.
+
+    The exception that was raised last goes before its causes, which are often a library's own, and
+    the first exception of a group before the group, whose line only waits for it.
+    """
+    tracebacks, main = _tracebacks(stack or "")
+    home = _package(main[0].file) if main else None
+    own = (_innermost_own(places, home) for places in reversed(tracebacks))
+    inmost = tracebacks[-1][-1] if tracebacks else None
+    return next(filter(None, own), inmost)
 
 
 def sections_of(stack: str) -> list[tuple[str, str]]:
@@ -64,21 +73,51 @@ def sections_of(stack: str) -> list[tuple[str, str]]:
     That is ``application`` or ``library`` for frames of Python and of JavaScript, and ``text`` for
     what is no frame. Neighbours of one kind are one part.
     """
-    home = next((_package(match[1]) for match in _FRAME.finditer(stack)), None)
+    _, main = _tracebacks(stack)
+    home = _package(main[0].file) if main else None
     parts: list[tuple[str, list[str]]] = []
     whose = "text"
     for line in stack.splitlines():
-        frame = _FRAME.match(line)
+        text = _MARGIN.sub("", line)
+        frame = _FRAME.match(text)
         if frame is not None:
             whose = "application" if _is_application(frame[1], home) else "library"
-        elif _JAVASCRIPT_FRAME.match(line):
-            whose = "library" if _JAVASCRIPT_LIBRARY.search(line) else "application"
-        elif not line.startswith("    "):  # the line of code, and the marks below it, are indented
-            whose = "text"
+        elif _JAVASCRIPT_FRAME.match(text):
+            whose = "library" if _JAVASCRIPT_LIBRARY.search(text) else "application"
+        elif not text.startswith("    ") or _SECOND_OF_A_GROUP.match(text):
+            whose = "text"  # the line of code, and the marks below it, are indented
         if not parts or parts[-1][0] != whose:
             parts.append((whose, []))
         parts[-1][1].append(line)
     return [(whose, "\n".join(lines)) for whose, lines in parts]
+
+
+def _tracebacks(stack: str) -> tuple[list[list[Place]], list[Place]]:
+    """The tracebacks of a text in its order, of a group only the first exception's; the main one.
+
+    That is the traceback of the exception that left the handler: the last one without a margin.
+    """
+    found: list[list[Place]] = []
+    current, main = list[Place](), list[Place]()
+    is_passed_over = False
+    for line in stack.splitlines():
+        text = _MARGIN.sub("", line)
+        if _BEGIN.match(text):
+            is_outer = text == line
+            is_passed_over = is_passed_over and not is_outer
+            current = []
+            main = current if is_outer else main
+        elif _SECOND_OF_A_GROUP.match(line):
+            is_passed_over = True
+        elif (frame := _FRAME.match(text)) is not None and not is_passed_over:
+            if not current:
+                found.append(current)
+            current.append(Place(frame[1], int(frame[2]), frame[3]))
+    return found, main or next(iter(found), [])
+
+
+def _innermost_own(places: Sequence[Place], home: str | None) -> Place | None:
+    return next((place for place in reversed(places) if _is_application(place.file, home)), None)
 
 
 def _is_application(file: str, home: str | None) -> bool:

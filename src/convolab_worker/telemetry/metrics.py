@@ -1,99 +1,15 @@
-"""Counts and times what a worker does, and remembers what it did lately, in memory.
-
-Bounded in size whatever happens: the last hundred jobs, an hour of counts by the minute, a day of
-commands by the quarter of an hour. Every time is an argument.
-"""
+"""Counts and times what a worker does, in memory; every time is an argument."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from convolab_worker._logs import Log
 from convolab_worker.connection.usage import CommandCounter, DailyBudget
-
-_MOST_RUNS = 100
-_MINUTE = 60.0
-_MINUTES_KEPT = 60
-# A rate is that of the last minutes: long enough for slow jobs, short enough to show a change.
-_RATE_MINUTES = 5
-_QUARTER = 900.0
-_QUARTERS_KEPT = 96
-
-
-class RecentRun(NamedTuple):
-    """A run of a job that has ended.
-
-    ``at`` is epoch seconds; ``duration`` and ``waited``, from the moment it could have started,
-    are seconds. ``outcome`` is ``completed``, ``failed``, ``retried`` and so on.
-    """
-
-    at: float
-    id: str
-    name: str
-    queue: str
-    kind: str
-    attempt: int
-    outcome: str
-    duration: float
-    waited: float
-    reason: str | None = None
-
-
-class RecentRuns:
-    """Remembers what ended since ``now`` (epoch seconds), and how many commands were sent."""
-
-    def __init__(self, now: float) -> None:
-        self.started_at = now
-        self.total = 0
-        self._runs: deque[RecentRun] = deque(maxlen=_MOST_RUNS)
-        self._minutes: deque[tuple[int, dict[str, int]]] = deque(maxlen=_MINUTES_KEPT)
-        self._quarters: deque[tuple[int, int]] = deque(maxlen=_QUARTERS_KEPT + 1)
-
-    def ended(self, run: RecentRun) -> None:
-        self.total += 1
-        self._runs.append(run)
-        minute = int(run.at // _MINUTE)
-        if not self._minutes or self._minutes[-1][0] != minute:
-            self._minutes.append((minute, {}))
-        counts = self._minutes[-1][1]
-        counts[run.kind] = counts.get(run.kind, 0) + 1
-
-    def counted(self, now: float, billable: int) -> None:
-        quarter = int(now // _QUARTER)
-        if self._quarters and self._quarters[-1][0] == quarter:
-            self._quarters[-1] = (quarter, billable)
-        else:
-            if not self._quarters:
-                self._quarters.append((quarter - 1, 0))
-            self._quarters.append((quarter, billable))
-
-    def recent(self) -> list[dict[str, Any]]:
-        """The last hundred runs that ended, newest first."""
-        return [run._asdict() for run in reversed(self._runs)]
-
-    def rates(self, now: float) -> dict[str, float]:
-        """Runs that ended a minute, by kind, over the last five minutes or since the start."""
-        first = int(now // _MINUTE) - _RATE_MINUTES + 1
-        counts: dict[str, int] = {}
-        for minute, by_kind in self._minutes:
-            if minute >= first:
-                for kind, count in by_kind.items():
-                    counts[kind] = counts.get(kind, 0) + count
-        span = min(max(now - self.started_at, _MINUTE), now - first * _MINUTE) / _MINUTE
-        return {kind: count / span for kind, count in counts.items()}
-
-    def curve(self, now: float) -> list[tuple[float, int]]:
-        """Commands by the quarter of an hour over the last day, as (its start, commands)."""
-        first = int(now // _QUARTER) - _QUARTERS_KEPT + 1
-        return [
-            (quarter * _QUARTER, total - before)
-            for (_, before), (quarter, total) in pairwise(self._quarters)
-            if quarter >= first
-        ]
-
+from convolab_worker.telemetry.recent_runs import QUARTER, QUARTERS_KEPT, RecentRun, RecentRuns
 
 _log = Log()
 
@@ -141,6 +57,12 @@ class Histogram:
                 return min(float(bound), self.longest)
         return self.longest
 
+    def percentiles(self) -> dict[str, float | None]:
+        """What half, 95 % and 99 % of the times did not pass, and the longest one."""
+        longest = self.longest if self.count else None
+        at_most = self.at_most
+        return {"median": at_most(0.5), "p95": at_most(0.95), "p99": at_most(0.99), "max": longest}
+
 
 class Metrics:
     """What a worker did since it started at ``started_at`` (epoch seconds), by kind of job.
@@ -179,12 +101,12 @@ class Metrics:
         }
 
     def kinds(self) -> dict[str, dict[str, Any]]:
-        """By kind: its ``outcomes``, and what half and 95 % of its runs took no longer than."""
+        """By kind: its ``outcomes``, and the percentiles of how long jobs took and waited."""
         return {
             kind: {
                 "outcomes": dict(outcomes),
-                "median": self._durations[kind].at_most(0.5),
-                "p95": self._durations[kind].at_most(0.95),
+                "took": self._durations[kind].percentiles(),
+                "waited": self._waits[kind].percentiles(),
             }
             for kind, outcomes in self._jobs.items()
         }
@@ -196,12 +118,11 @@ class CommandUsage:
     ``now`` is the worker's start, in epoch seconds.
     """
 
-    def __init__(
-        self, *counters: CommandCounter, budget: int | None, recent_runs: RecentRuns, now: float
-    ) -> None:
+    def __init__(self, *counters: CommandCounter, budget: int | None, now: float) -> None:
         self._counters = counters
-        self._recent_runs = recent_runs
         self._before_today = CommandCounter()
+        # What had been counted when a quarter of an hour was first looked at.
+        self._quarters = deque([(int(now // QUARTER), CommandCounter())], QUARTERS_KEPT + 1)
         self.daily = DailyBudget(budget, now)
 
     @property
@@ -220,7 +141,8 @@ class CommandUsage:
     def check(self, now: float) -> None:
         """Log the day's commands at its end, and once before if the budget will not suffice."""
         billable = self.billable
-        self._recent_runs.counted(now, billable)
+        if self._quarters[-1][0] != (quarter := int(now // QUARTER)):
+            self._quarters.append((quarter, self.total))
         report = self.daily.check(now, billable)
         if report is None:
             return
@@ -231,3 +153,16 @@ class CommandUsage:
             by_purpose = self.today.snapshot()
             self._before_today = self.total
             _log.info("commands.day", **counts, by_purpose=by_purpose)
+
+    def curve(self, now: float) -> list[tuple[float, dict[str, int]]]:
+        """Billable commands of the last day as (start of a quarter of an hour, by purpose).
+
+        Commands between two checks count for the quarter of the first one.
+        """
+        first = int(now // QUARTER) - QUARTERS_KEPT + 1
+        counted = [*self._quarters, (0, self.total)]
+        return [
+            (quarter * QUARTER, {name: counts["billable"] for name, counts in spent.items()})
+            for (quarter, before), (_, after) in pairwise(counted)
+            if quarter >= first and (spent := (after - before).snapshot())
+        ]

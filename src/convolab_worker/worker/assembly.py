@@ -32,7 +32,7 @@ from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher
 from convolab_worker.worker.dispatch.listener import Signal
-from convolab_worker.worker.dispatch.queue_state import QueueTable
+from convolab_worker.worker.dispatch.queue_table import QueueTable
 from convolab_worker.worker.dispatch.slots import Slots
 from convolab_worker.worker.execution.completer import JobCompleter
 from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
@@ -40,6 +40,7 @@ from convolab_worker.worker.execution.handler_call import LOCK_LOST, cancellatio
 from convolab_worker.worker.execution.losses import Isolation
 from convolab_worker.worker.execution.progress import ReportWriter
 from convolab_worker.worker.locks import LockKeeper
+from convolab_worker.worker.next_due import NextDue
 from convolab_worker.worker.suspension import IdlePolicy
 from convolab_worker.worker.watchdog import StackReports, Watchdog
 
@@ -61,6 +62,7 @@ class Assembly(Struct, frozen=True, kw_only=True):
     dispatcher: Dispatcher
     executor: JobExecutor
     table: QueueTable
+    next_due: NextDue
     keeper: LockKeeper[JobInHand]
     reconnection: Reconnection
     names: NamedConnections
@@ -123,10 +125,9 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         counter,
         lock_counter,
         budget=settings.command_budget,
-        recent_runs=metrics.recent_runs,
         now=time.time(),
     )
-    table = _table(handlers, settings)
+    table, next_due = _table(handlers, settings), NextDue(handlers.next_due_hooks)
     dispatcher = Dispatcher(
         backend,
         table,
@@ -139,12 +140,15 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         settings=settings,
         policy=idle_policy(settings),
     )
+    if handlers.next_due_hooks.functions:
+        dispatcher.suspension.tell_due = next_due.tell
     for one, other in (connections, connections[::-1]):
         one.on_lost = functools.partial(_connection_lost, other, signal, dispatcher)
     return Assembly(
         dispatcher=dispatcher,
         executor=executor,
         table=table,
+        next_due=next_due,
         keeper=keeper,
         reconnection=reconnection,
         names=_names(settings, route, connections, counter),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from convolab_worker.worker.dispatch.dispatcher import Dispatcher
+    from convolab_worker.worker.next_due import NextDue
 
 _log = Log()
 # What is left of a budget when jobs that still run are told to end: they have half a second, and
@@ -70,6 +71,7 @@ class HeldRequest(Struct, eq=False):
 class HeldRequests:
     """The held requests of one worker, whose ``outcomes`` it counts.
 
+    ``next_due`` hears of what is due next before the requests of a drain are answered.
     ``suspends`` is for a worker that works only when held: ``grace`` (seconds) of each budget, half
     of it at most, is kept for what runs then.
     """
@@ -78,12 +80,14 @@ class HeldRequests:
         self,
         dispatcher: Dispatcher,
         outcomes: Counter[str],
+        next_due: NextDue,
         *,
         suspends: bool = False,
         grace: float = 0.0,
     ) -> None:
         self._dispatcher = dispatcher
         self._outcomes = outcomes
+        self._next_due = next_due
         self._before = outcomes.copy()
         self._suspends = suspends
         self._reserve = grace + _ENDING_SECONDS if suspends else 0.0
@@ -159,7 +163,9 @@ class HeldRequests:
             )
         return request.answer.result()
 
-    async def _answer(self, requests: Collection[HeldRequest], status: str) -> None:
+    async def _answer(
+        self, requests: Collection[HeldRequest], status: str, *, tells: bool = True
+    ) -> None:
         """Give all of them one answer; they hold no longer."""
         ends_at = max(request.ends_at for request in requests)
         try:
@@ -167,6 +173,8 @@ class HeldRequests:
         except ConvolabWorkerError as error:
             self._refuse(requests, error)
             return
+        if tells:  # first: the platform may take the CPU away with the answer
+            await self._next_due.tell(result.next_due_at, ends_at - time.monotonic())
         for request in requests:
             self._requests.discard(request)
             if not request.answer.done():
@@ -300,7 +308,7 @@ class HeldRequests:
         if self._requests:
             try:
                 async with asyncio.timeout(_LAST_COUNT_SECONDS):
-                    await self._answer({*self._requests}, "budget")
+                    await self._answer({*self._requests}, "budget", tells=False)
             except TimeoutError:
                 _log.debug("hold.not_counted")
         self._refuse(self._requests, NotRunning("the worker has stopped"))

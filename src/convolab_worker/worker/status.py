@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE
-
 if TYPE_CHECKING:
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
@@ -67,6 +65,7 @@ def status_snapshot(
     """
     slots, metrics = assembly.table.slots, assembly.executor.metrics
     recent_runs = metrics.recent_runs
+    rates = recent_runs.rates(now)
     return {
         "now": now,
         "started_at": recent_runs.started_at,
@@ -77,17 +76,18 @@ def status_snapshot(
         "slots": {"running": slots.running, "free": slots.free, "parked": slots.parked},
         "jobs": [_job(held) for held in assembly.executor.running()],
         "kinds": {
-            kind: {**did, "rate": recent_runs.rates(now).get(kind, 0.0)}
-            for kind, did in metrics.kinds().items()
+            kind: {**did, "rate": rates.get(kind, 0.0)} for kind, did in metrics.kinds().items()
         },
         "commands": {
             **_commands(assembly.usage, now),
-            "curve": recent_runs.curve(now),
+            "curve": assembly.usage.curve(now),
         },
         "trouble": _trouble(assembly),
-        "depths_cost": 1 + COMMANDS_PER_QUEUE * len(settings.queues),
         "ended": recent_runs.total,
         "recent": recent_runs.recent(),
+        "history": recent_runs.history(now),
+        "failed": recent_runs.failed,
+        "reasons": recent_runs.reasons(),
     }
 
 

@@ -21,7 +21,7 @@ from msgspec import Struct
 from convolab_worker._logs import Log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from convolab_worker.connection.reconnect import Reconnection
 
@@ -47,8 +47,9 @@ ALWAYS_WORKING = IdlePolicy()
 class Suspension:
     """The state of a worker's suspension; only the dispatcher changes it.
 
-    ``next_time`` says when there will be something to do (epoch seconds). While the worker
-    ``has_jobs``, it does not fall asleep: their ends are still to be written.
+    ``next_time`` says when there will be something to do (epoch seconds), which ``tell_due`` hears
+    before a worker that works always falls asleep; otherwise each drain's end tells it. While the
+    worker ``has_jobs``, it does not fall asleep: their ends are still to be written.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Suspension:
         self._has_ended = False
         self.suspended = policy.works_when_held
         self.asleep = False
+        self.tell_due: Callable[[float | None], Awaitable[None]] | None = None
 
     @property
     def phase(self) -> str:
@@ -137,6 +139,10 @@ class Suspension:
             self.asleep = False
 
     async def _sleep(self) -> None:
+        if self.tell_due is not None and not self.policy.works_when_held:
+            await self._tell(self.tell_due)
+            if self._resumed.is_set():
+                return
         self.asleep = True  # first: these connections are closed, not lost
         await self._reconnection.close()
         _log.info("worker.asleep")
@@ -144,6 +150,16 @@ class Suspension:
         if not await self._resumed_within(_FOREVER if due is None else due - time.time()):
             self.resume()
         _log.info("worker.awake")
+
+    async def _tell(self, tell_due: Callable[[float | None], Awaitable[None]]) -> None:
+        """Let somebody know what is due next; who resumes the worker does not wait for that."""
+        telling = asyncio.ensure_future(tell_due(self._next_time()))
+        resumed = asyncio.create_task(self._resumed.wait(), name="convolab-resumed")
+        try:
+            await asyncio.wait({telling, resumed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            telling.cancel()
+            resumed.cancel()
 
     async def _resumed_within(self, seconds: float) -> bool:
         if seconds < _FOREVER:

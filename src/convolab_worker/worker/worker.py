@@ -8,11 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.producer import depths
-from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.source import ServerSource
-from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError, NotRunning, RedisUnavailable
 from convolab_worker.handlers.lifespan import Lifespans
 from convolab_worker.handlers.processes import IMPORTING
@@ -25,7 +20,8 @@ from convolab_worker.worker.status import Health
 from convolab_worker.worker.suspension import ALWAYS_WORKING
 
 if TYPE_CHECKING:
-    from convolab_worker.handlers.registry import HandlerRegistry, Scope
+    from convolab_worker.handlers.handler import Scope
+    from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.worker.assembly import Assembly
     from convolab_worker.worker.held_requests import HoldResult
 
@@ -176,6 +172,7 @@ class Worker:
                 self._lifespans.raise_death()
             if drain_until is not None:
                 drained = await self._drain_result(assembly, requests, drain_until)
+            await self._tell_next_due(assembly, drained)
         finally:
             await asyncio.shield(self._stopping or self._stop_task(0.0))
             assembly.keeper.stop()
@@ -187,6 +184,19 @@ class Worker:
             await requests.finish()
             _log.info("worker.stopped", outcomes=dict(assembly.executor.metrics.outcomes))
         return drained
+
+    async def _tell_next_due(self, assembly: Assembly, drained: DrainResult | None) -> None:
+        """The process may end with the worker: somebody has to start it when work is due.
+
+        A caller that is in a hurry does not wait for that, and a held drain has told it.
+        """
+        works_when_held = assembly.dispatcher.suspension.policy.works_when_held
+        if self._is_hurried or (works_when_held and drained is None):
+            return
+        at = assembly.dispatcher.next_time() if drained is None else drained.next_due_at
+        ends_at = self._grace_ends_at
+        grace = self.settings.shutdown_grace if ends_at is None else ends_at - time.monotonic()
+        await assembly.next_due.tell(at, grace)
 
     async def _drain_result(
         self, assembly: Assembly, requests: HeldRequests, ends_at: float
@@ -237,6 +247,7 @@ class Worker:
             self._requests = HeldRequests(
                 assembly.dispatcher,
                 assembly.executor.metrics.outcomes,
+                assembly.next_due,
                 suspends=assembly.dispatcher.suspension.policy.works_when_held,
                 grace=self.settings.shutdown_grace,
             )
@@ -389,25 +400,6 @@ class Worker:
         return status.status_snapshot(
             self._assemble()[0], self.settings, state=self._state, now=time.time()
         )
-
-    async def depths(self) -> dict[str, Any]:
-        """How many jobs each ``queues`` has in each state, and the ``commands`` that this cost.
-
-        Asked on a connection of its own, so that it works, and changes nothing, in a sleep too.
-        Raises RedisUnavailable.
-        """
-        assembly, settings, counter = self._assemble()[0], self.settings, CommandCounter()
-        keys = [QueueKeys(settings.prefix, queue) for queue in settings.queues]
-        connection = Connection(
-            ServerSource.of(settings), timeout=settings.command_timeout, counter=counter
-        )
-        try:
-            await connection.open()
-            found = await depths(connection, keys)
-        finally:
-            await connection.close()
-            assembly.counter.add(counter)
-        return {"queues": found, "commands": counter.client_sent}
 
     def stats(self) -> dict[str, Any]:
         """What the worker did and does, from memory, without a Redis command."""

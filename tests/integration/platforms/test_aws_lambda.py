@@ -21,6 +21,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from convolab_worker import JobClient, Settings
+from tests.support.task_queues import qstash_signature
 
 pytestmark = pytest.mark.asyncio
 
@@ -99,7 +100,9 @@ async def function(tmp_path: Path, make_settings: Any) -> AsyncIterator[RuntimeA
             **os.environ,
             "AWS_LAMBDA_RUNTIME_API": address,
             "CONVOLAB_QUEUES": settings.queues[0],
+            "CONVOLAB_WAKE_SIGNING_KEY": "sig_1",
             "CONVOLAB_WAKE_TOKEN": "secret",
+            "CONVOLAB_WAKE_URL": "https://x.lambda-url.eu-west-1.on.aws/wake",
             "PYTHONPATH": str(tmp_path),
             "REDIS_URL": settings.redis_url,
         }
@@ -166,6 +169,24 @@ async def test_a_stranger_at_the_function_url_runs_nothing(
 
         assert [answer["statusCode"] for answer in answers] == [401, 401, 401]
         assert (await client.status(waiting)).state == "waiting"
+
+
+async def test_qstash_runs_what_is_there_and_another_body_runs_nothing(
+    function: RuntimeApi, make_settings: Any
+) -> None:
+    """The function URL passes a body on in base64."""
+    token = qstash_signature("sig_1", "https://x.lambda-url.eu-west-1.on.aws/wake?a=1", b"{}")
+    event = {
+        **URL_EVENT, "headers": {"Upstash-Signature": token}, "rawQueryString": "a=1",
+        "isBase64Encoded": True,
+    }  # fmt: skip
+    async with JobClient(make_settings()) as client:
+        await client.enqueue("work")
+        refused = await function.invoke({**event, "body": "e30g"})
+        answer = await function.invoke({**event, "body": "e30="})
+
+    assert (refused["statusCode"], "another body" in refused["body"]) == (401, True)
+    assert (answer["statusCode"], json.loads(answer["body"])["processed"]) == (200, 1)
 
 
 async def test_a_function_whose_time_out_is_too_short_says_so(function: RuntimeApi) -> None:

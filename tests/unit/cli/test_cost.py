@@ -474,7 +474,7 @@ def test_neither_handlers_nor_redis_are_asked_for(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--queue a", "unrecognized arguments: --queue a"),
+        ("--queue a", "unknown option --queue; did you mean --queue-count?"),
         ("--jobs audio", "--jobs: 'audio': expected KIND=JOBS:LENGTH, such as audio=40:45s"),
         ("--jobs audio=-1:45s", "expected KIND=JOBS:LENGTH"),
         ("--jobs audio=1:soon", "expected KIND=JOBS:LENGTH"),

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from convolab_worker.cli.main import main
+from convolab_worker.cli.flags import Parser
+from convolab_worker.cli.main import COMMANDS, main, parse, top_parser
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "the following arguments are required: COMMAND"),
-        (["walk"], "invalid choice: 'walk'"),
+        (["walk"], "no command 'walk'; expected one of run, drain, enqueue, status, jobs, failed"),
+        (["statsu"], "no command 'statsu'; did you mean status?"),
+        (
+            ["jobs", "lits"],
+            "no action 'lits'; did you mean list? (see convolab-worker jobs",
+        ),
+        (["schema", "--draft", "5"], "no --draft '5'; expected one of 2020-12, 7"),
+        (
+            ["status", "--wach"],
+            "unknown option --wach; did you mean --watch? (see convolab-",
+        ),
+        (["status", "1", "2"], "unexpected argument '2'"),
+        (
+            ["--queue", "a", "status"],
+            "--queue: expected a command first, and its options",
+        ),
         (["run", "-c", "0"], "-c/--concurrency: '0': expected a whole number from 1 to 10000"),
         (["run", "--idle-min", "soon"], "--idle-min: 'soon': expected a duration from 10ms to"),
         (["run", "--app", "jobs"], "--app: 'jobs': expected MODULE:REGISTRY"),
-        (["run", "--conc", "3"], "unrecognized arguments: --conc 3"),
+        (["run", "--conc=3"], "unknown option --conc; did you mean --concurrency?"),
         (["drain", "--budget", "-1"], "--budget: "),
         (["enqueue"], "the following arguments are required: NAME"),
         (["enqueue", "x", "--attempts", "0"], "--attempts: '0': expected a whole number from 1"),
@@ -82,6 +100,45 @@ def test_help_names_each_flag_with_its_variable_and_default(
     assert re.search(r"-c(?: N)?, --concurrency N", shown)  # Python 3.13 says N once
     assert "how many jobs run at once, at most [CONVOLAB_CONCURRENCY, default: 8]" in shown
     assert "[CONVOLAB_IDLE_MAX, default: 30m]" in shown
+
+
+def leaves(parser: Parser, *path: str) -> Iterator[tuple[tuple[str, ...], Parser]]:
+    """Yield every parser below this one, with the words that lead to it."""
+    for name, command in parser.commands.items():
+        yield (*path, name), command
+        yield from leaves(command, *path, name)
+
+
+ALL = [pytest.param(words, id=" ".join(words)) for words, _ in leaves(top_parser([*COMMANDS]))]
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_help_leads_with_the_commands_own_options_and_ends_with_an_example(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What every command has stands behind; the usage is one line; the example is the command's."""
+    assert main([*words, "--help"]) == 0
+
+    usage, *_, marker, example = capsys.readouterr().out.strip().splitlines()
+    assert usage.startswith(f"usage: convolab-worker {' '.join(words)}")
+    assert usage.endswith("[OPTION ...]")
+    assert marker == "example:"
+    assert example.startswith(f"  convolab-worker {' '.join(words)}")
+    parse(shlex.split(example)[1:])  # raises SystemExit for what there is not
+    assert main(["help", *words]) == 0
+    sections = re.findall(r"^(\w.*):$", capsys.readouterr().out, re.MULTILINE)
+    assert sections[-2:] == ["common options", "example"]
+
+
+def test_options_that_every_command_has_are_common_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["cancel", "--help"])
+
+    own, _, common = capsys.readouterr().out.partition("common options:")
+    assert "--redis-url" not in own
+    assert "--fail" in own
+    assert re.findall(r"^  (?:-h, )?(--[\w-]+)", common, re.MULTILINE) == [
+        "--help", "--redis-url", "--prefix", "--log-level", "--log-format",
+    ]  # fmt: skip
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.server.gate.traffic import Traffic
 from convolab_worker.server.prometheus import metrics_text
-from convolab_worker.telemetry.metrics import BUCKETS, Metrics, RecentRun
+from convolab_worker.telemetry.metrics import BUCKETS, Metrics
+from convolab_worker.telemetry.recent_runs import RecentRun
 
 TRAFFIC = Traffic(
     answers=Counter({("wake", 202): 4}), dropped=Counter(crowded=3), connections=2, limit=96

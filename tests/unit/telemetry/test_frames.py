@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sysconfig
+import traceback
 from pathlib import Path
 
 import pytest
 
 import convolab_worker
-from convolab_worker.telemetry.frames import application_place, places_in, sections_of
+from convolab_worker.telemetry.frames import application_place_in, sections_of
 
 STDLIB = sysconfig.get_path("stdlib")
 OURS = str(Path(convolab_worker.__file__).parent)
@@ -40,9 +43,58 @@ def test_the_applications_innermost_line_is_found(
     files: tuple[str, ...], expected: str | None
 ) -> None:
     """Behind libraries' lines, between them, in an application that is installed itself."""
-    place = application_place(places_in(stack(*files) if files else None))
+    place = application_place_in(stack(*files) if files else None)
 
     assert (None if place is None else str(place)) == expected
+
+
+@pytest.mark.parametrize("link", ["The above exception was the direct cause of", "During handling"])
+def test_the_exception_that_left_the_handler_goes_before_its_causes(link: str) -> None:
+    """A library's own cause is told first, and begins in the library: httpx's of httpcore."""
+    cause = stack(f"{SITE}/httpx/_transports/default.py", f"{SITE}/httpcore/_exceptions.py")
+    text = f"{cause}\n{link} …:\n\n{stack('/app/a.py', '/app/b.py', f'{SITE}/httpx/_client.py')}"
+
+    assert str(application_place_in(text)) == "/app/b.py:2 in f2"
+    assert [whose for whose, _ in sections_of(text)] == [
+        "text", "library", "text", "application", "library", "text",
+    ]  # fmt: skip
+
+
+def test_a_cause_of_the_application_is_named_where_the_exception_is_all_a_librarys() -> None:
+    text = f"{stack('/app/a.py')}\nDuring handling …:\n\n{stack(f'{STDLIB}/json/a.py')}"
+
+    assert str(application_place_in(text)) == "/app/a.py:1 in f1"
+
+
+def test_of_a_group_the_first_exceptions_line_is_named_not_the_line_that_waits() -> None:
+    """Of real groups, one within the other, whose text has a margin."""
+
+    async def speak() -> None:
+        json.loads("{")
+
+    async def sing() -> None:
+        msg = "no voice"
+        raise ValueError(msg)
+
+    async def perform() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(speak())
+            group.create_task(sing())
+
+    async def handler() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(perform())
+
+    with pytest.raises(ExceptionGroup) as raised:
+        asyncio.run(handler())
+    text = "".join(traceback.format_exception(raised.value))
+
+    assert str(application_place_in(text)).endswith("in speak")
+    sections = sections_of(text)
+    assert "\n".join(part for _, part in sections) == text.removesuffix("\n")
+    library = [part for whose, part in sections if whose == "library"]
+    assert all("taskgroups" in part or STDLIB in part for part in library)
+    assert any("json.loads" in part for whose, part in sections if whose == "application")
 
 
 def test_a_stack_is_told_apart_by_whose_its_frames_are() -> None:

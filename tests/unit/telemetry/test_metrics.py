@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, strategies as st
 from structlog.testing import capture_logs
 
 from convolab_worker.connection.usage import CommandCounter, Purpose
@@ -12,9 +13,8 @@ from convolab_worker.telemetry.metrics import (
     CommandUsage,
     Histogram,
     Metrics,
-    RecentRun,
-    RecentRuns,
 )
+from convolab_worker.telemetry.recent_runs import RecentRun
 
 START = 1_800_000_000.0
 DAY_SECONDS = 24 * 3600.0
@@ -101,10 +101,14 @@ def test_a_kind_has_what_half_and_nearly_all_of_its_runs_took() -> None:
     metrics = Metrics()
 
     for duration in (0.02, 0.02, 0.02, 40.0):
-        metrics.job_ended(run("audio", "completed", duration))
+        metrics.job_ended(run("audio", "completed", duration, 0.5))
 
     assert metrics.kinds() == {
-        "audio": {"outcomes": {"completed": 4}, "median": 0.025, "p95": 40.0}
+        "audio": {
+            "outcomes": {"completed": 4},
+            "took": {"median": 0.025, "p95": 40.0, "p99": 40.0, "max": 40.0},
+            "waited": {"median": 0.5, "p95": 0.5, "p99": 0.5, "max": 0.5},
+        }
     }
 
 
@@ -123,10 +127,60 @@ def test_a_snapshot_is_a_copy() -> None:
 # commands
 
 
+class Spent:
+    """Usage whose commands are counted and looked at as a worker does it."""
+
+    def __init__(self) -> None:
+        self.counter = CommandCounter()
+        self.usage = CommandUsage(self.counter, budget=None, now=START)
+
+    def fetch(self, at: float, commands: int) -> None:
+        self.usage.check(at)
+        self.counter.count(Purpose.FETCH, commands)
+
+
+def test_commands_are_told_by_the_quarter_in_which_they_were_sent() -> None:
+    """Quarters without a command are left out."""
+    spent = Spent()
+
+    spent.fetch(START + 10, 5)
+    spent.fetch(START + 899, 3)
+    spent.fetch(START + 2700, 12)
+
+    assert spent.usage.curve(START + 2700) == [(START, {"fetch": 8}), (START + 2700, {"fetch": 12})]
+
+
+def test_the_curve_is_a_day_long() -> None:
+    """What was sent more than a day ago is not in the curve."""
+    spent = Spent()
+
+    for quarter in range(200):
+        spent.fetch(START + 900 * quarter, 1)
+
+    curve = spent.usage.curve(START + 900 * 199)
+    assert len(curve) == 96
+    assert curve[0] == (START + 900 * 104, {"fetch": 1})
+
+
+@given(st.lists(st.tuples(st.floats(0, 90_000), st.integers(0, 50)), max_size=300))
+def test_no_command_of_the_last_day_is_missing_from_the_curve(
+    steps: list[tuple[float, int]],
+) -> None:
+    """The curve adds up to all that was sent, whenever it was counted."""
+    spent, now = Spent(), START
+
+    for at, more in sorted(steps):
+        now = START + min(at, 85_000)
+        spent.fetch(now, more)
+
+    told = sum(commands["fetch"] for _, commands in spent.usage.curve(now))
+    assert told == spent.counter.billable
+
+
 def test_the_commands_of_all_connections_are_counted_together() -> None:
-    """By purpose, and for the curve of recent runs."""
-    counters, recent_runs = (CommandCounter(), CommandCounter()), RecentRuns(START)
-    usage = CommandUsage(*counters, budget=None, recent_runs=recent_runs, now=START)
+    """By purpose, and for the curve."""
+    counters = (CommandCounter(), CommandCounter())
+    usage = CommandUsage(*counters, budget=None, now=START)
 
     counters[0].count(Purpose.FETCH, 3)
     counters[1].count(Purpose.LOCK, 2)
@@ -134,13 +188,13 @@ def test_the_commands_of_all_connections_are_counted_together() -> None:
 
     assert (usage.billable, usage.total.billable) == (5, 5)
     assert {*usage.total.snapshot()} >= {Purpose.FETCH, Purpose.LOCK}
-    assert recent_runs.curve(START + 60) == [(START, 5)]
+    assert usage.curve(START + 60) == [(START, {"fetch": 3, "lock": 2})]
 
 
 def test_a_day_is_told_at_its_end_and_the_next_one_starts_at_none() -> None:
     """The total goes on."""
     counter = CommandCounter()
-    usage = CommandUsage(counter, budget=None, recent_runs=RecentRuns(START), now=START)
+    usage = CommandUsage(counter, budget=None, now=START)
     counter.count(Purpose.FETCH, 3)
 
     with capture_logs() as captured:
@@ -156,7 +210,7 @@ def test_a_day_is_told_at_its_end_and_the_next_one_starts_at_none() -> None:
 def test_a_day_over_its_budget_is_told_once() -> None:
     """As soon as it is over."""
     counter = CommandCounter()
-    usage = CommandUsage(counter, budget=2, recent_runs=RecentRuns(START), now=START)
+    usage = CommandUsage(counter, budget=2, now=START)
     counter.count(Purpose.FETCH, 3)
 
     with capture_logs() as captured:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, strategies as st
 
-from convolab_worker.telemetry.metrics import RecentRun, RecentRuns
+from convolab_worker.telemetry.recent_runs import RecentRun, RecentRuns
 
 START = 1_800_000_000.0  # the beginning of a quarter of an hour
 
@@ -81,39 +80,49 @@ def test_a_kind_without_jobs_lately_has_no_rate() -> None:
     assert recent_runs.rates(START + 600) == {}
 
 
-def test_commands_are_told_by_the_quarter_in_which_they_were_sent() -> None:
-    """Quarters without a command are left out."""
+def test_what_ended_is_told_by_the_minute_and_by_the_quarter_of_an_hour() -> None:
     recent_runs = RecentRuns(START)
 
-    recent_runs.counted(START + 10, 5)
-    recent_runs.counted(START + 899, 8)
-    recent_runs.counted(START + 2700, 20)
+    recent_runs.ended(run(START + 1))
+    recent_runs.ended(run(START + 2, outcome="failed", reason="no voice"))
+    recent_runs.ended(run(START + 61, kind="image"))
 
-    assert recent_runs.curve(START + 2700) == [(START, 8), (START + 2700, 12)]
+    assert recent_runs.history(START + 70) == {
+        "minutes": [
+            (START, {"audio": {"completed": 1, "failed": 1}}),
+            (START + 60, {"image": {"completed": 1}}),
+        ],
+        "quarters": [(START, {"audio": {"completed": 1, "failed": 1}, "image": {"completed": 1}})],
+    }
+    assert recent_runs.history(START + 86_400)["quarters"] == []
 
 
-def test_the_curve_is_a_day_long() -> None:
-    """What was sent more than a day ago is not in the curve."""
+def test_a_week_of_jobs_takes_no_more_memory_than_a_day() -> None:
+    """The history is bounded while time goes on, and when a clock is set back."""
     recent_runs = RecentRuns(START)
 
-    for quarter in range(200):
-        recent_runs.counted(START + 900 * quarter, quarter + 1)
+    for minute in range(7 * 24 * 60):
+        recent_runs.ended(run(START + 60 * minute, reason=f"fault {'x' * (minute % 99)}"))
+    for minute in range(200):
+        recent_runs.ended(run(START - 60 * minute))
 
-    curve = recent_runs.curve(START + 900 * 199)
-    assert len(curve) == 96
-    assert {commands for _, commands in curve} == {1}
-    assert curve[0][0] == START + 900 * 104
+    history = recent_runs.history(START + 60 * (7 * 24 * 60 - 1))
+    assert len(history["minutes"]) <= 60
+    assert len(history["quarters"]) <= 96
+    assert len(recent_runs.reasons()) == 50
 
 
-@given(st.lists(st.tuples(st.floats(0, 90_000), st.integers(0, 50)), max_size=300))
-def test_no_command_of_the_last_day_is_missing_from_the_curve(
-    steps: list[tuple[float, int]],
-) -> None:
-    """The curve adds up to all that was sent, whenever it was counted."""
-    recent_runs, now, total = RecentRuns(START), START, 0
+def test_failures_are_grouped_by_what_their_reasons_have_in_common() -> None:
+    """Numbers and quoted text make no difference; the newest one is told, and comes first."""
+    recent_runs = RecentRuns(START)
 
-    for at, more in sorted(steps):
-        now, total = START + min(at, 85_000), total + more
-        recent_runs.counted(now, total)
+    for number in range(3):
+        reason = f"no voice for chapter {number}"
+        outcome = "failed" if number == 2 else "retried"
+        recent_runs.ended(run(START + number, id=str(number), outcome=outcome, reason=reason))
+    recent_runs.ended(run(START + 3, id="3", outcome="failed", reason="quota"))
 
-    assert sum(commands for _, commands in recent_runs.curve(now)) == total
+    newest, voices = recent_runs.reasons()
+    assert (newest["reason"], newest["count"]) == ("quota", 1)
+    assert (voices["reason"], voices["id"]) == ("no voice for chapter 2", "2")
+    assert (voices["count"], voices["final"], recent_runs.failed) == (3, 1, 4)

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
 
+EXAMPLE = "console --port 8081"
+
 
 def add_flags(command: Parser) -> None:
     add_console_actions(command)
-    flags.add_settings(command, "port", "console_payloads", *flags.CONNECTING)
+    flags.add_settings(command, "port", "console_payloads", "console_redact")
+    flags.add_connection(command)
 
 
 def add_console_actions(command: Parser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.flags import CONNECTING, add_flag, add_settings, settings_of
+from convolab_worker.cli.flags import add_connection, add_flag, add_json, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result
 from convolab_worker.settings.kinds import Duration
 
@@ -16,17 +16,25 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
 
+EXAMPLE = "drain --app lessons:handlers --queue audio --budget 10m"
+
 _BUDGET = Duration(low=0.0, high=24 * 3600.0)
 
 
 def add_flags(command: Parser) -> None:
-    """Add the command's flags; ``run`` has them too."""
-    add_settings(command, "app", "concurrency", "lock_duration", "shutdown_grace", *CONNECTING)
+    add_json(command)  # as every command has it; the result is JSON with and without
+    add_work_flags(command)
+
+
+def add_work_flags(command: Parser) -> None:
+    """Add the flags of a worker's process; ``run`` has them too."""
+    add_settings(command, "app", "concurrency", "lock_duration", "shutdown_grace")
     add_settings(command, "keep_completed", "keep_failed")
     add_flag(command, "--budget", _BUDGET, "stop fetching in time to be done after this long")
     command.add_argument(
         "--embedded", action="store_true", help="start a private Valkey server to work on"
     )
+    add_connection(command)
 
 
 def main(given: argparse.Namespace) -> int:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings
 
+EXAMPLE = 'enqueue speak \'{"text": "Hello"}\' --queue audio --wait'
+
 _LOOK_AFTER_SECONDS = 1.0
 
 
@@ -41,8 +43,8 @@ def add_flags(command: Parser) -> None:
     command.add_argument(
         "--deduplication", metavar="ID", help="add no job while one with this has not ended"
     )
-    command.add_argument("--json", action="store_true", help="print JSON instead of the id")
-    flags.add_settings(command, *flags.CONNECTING)
+    flags.add_json(command)
+    flags.add_connection(command, "the queue that the job goes to (default: convolab)")
 
 
 def main(given: argparse.Namespace) -> int:

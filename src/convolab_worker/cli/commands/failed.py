@@ -9,6 +9,8 @@ from convolab_worker.cli.commands.jobs import command as jobs
 if TYPE_CHECKING:
     from convolab_worker.cli.flags import Parser
 
+EXAMPLE = "failed list --reason voice"
+
 main = jobs.main
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli.flags import add_settings, settings_of
+from convolab_worker.cli.flags import add_json, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result, table
 
 if TYPE_CHECKING:
@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
     from convolab_worker.cli.flags import Parser
 
+EXAMPLE = "handlers --app lessons:handlers"
+
 _COLUMNS = ("queue", "names", "kind", "payload", "result", "limits", "retries", "handler")
 
 
 def add_flags(command: Parser) -> None:
-    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(command)
     add_settings(command, "app")
 
 

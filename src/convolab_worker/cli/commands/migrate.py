@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from convolab_worker.client.moving import Account
     from convolab_worker.settings import Settings
 
+EXAMPLE = "migrate --from audio --to speech"
+
 
 def add_flags(command: Parser) -> None:
-    flags.add_setting(command, "queues", "--from", "--queue")
+    flags.add_setting(command, "queues", "--from", "--queue", text="the queues they come from")
     command.add_argument(
         "--to", dest="destination", metavar="NAME", required=True, help="the queue they go to"
     )
@@ -31,8 +33,8 @@ def add_flags(command: Parser) -> None:
         help="only those in this state: wait, prioritized, delayed or failed",
     )
     command.add_argument("--yes", action="store_true", help="move them")
-    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    flags.add_settings(command, "app", *(name for name in flags.CONNECTING if name != "queues"))
+    flags.add_json(command)
+    flags.add_settings(command, "app", *flags.CONNECTION)
 
 
 def main(given: argparse.Namespace) -> int:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
 
+EXAMPLE = "queue list"
+
 _LIMIT = Whole(low=1, high=10_000_000)
 _DONE = {"pause": "paused", "resume": "resumed"}
 
@@ -21,11 +23,23 @@ _DONE = {"pause": "paused", "resume": "resumed"}
 def add_flags(command: Parser) -> None:
     actions = flags.add_subcommands(command, "action")
     listing = flags.add_command(
-        actions, "list", "print all queues with their workers, or those of --queue"
+        actions, "list", "print all queues with their workers, or those of --queue", "queue list"
     )
-    pausing = flags.add_command(actions, "pause", "let no worker start jobs of these queues")
-    resuming = flags.add_command(actions, "resume", "let workers start jobs of these queues again")
-    cleaning = flags.add_command(actions, "clean", "remove old jobs of one state from these queues")
+    pausing = flags.add_command(
+        actions, "pause", "let no worker start jobs of these queues", "queue pause --queue audio"
+    )
+    resuming = flags.add_command(
+        actions,
+        "resume",
+        "let workers start jobs of these queues again",
+        "queue resume --queue audio",
+    )
+    cleaning = flags.add_command(
+        actions,
+        "clean",
+        "remove old jobs of one state from these queues",
+        "queue clean --queue audio --state completed --older-than 7d",
+    )
     cleaning.add_argument(
         "--state", metavar="STATE", required=True,
         help="completed, failed, delayed, prioritized or waiting",
@@ -33,8 +47,10 @@ def add_flags(command: Parser) -> None:
     flags.add_duration(cleaning, "--older-than", "only jobs that ended, or came, longer ago")
     flags.add_flag(cleaning, "--limit", _LIMIT, "remove at most this many from each queue")
     for action in (listing, pausing, resuming, cleaning):
-        action.add_argument("--json", action="store_true", help="print JSON instead of a table")
-        flags.add_settings(action, *flags.CONNECTING)
+        flags.add_json(action)
+    flags.add_connection(listing, flags.QUEUES_LOOKED_IN)
+    for action in (pausing, resuming, cleaning):
+        flags.add_connection(action, flags.QUEUES_ACTED_ON)
 
 
 def main(given: argparse.Namespace) -> int:
@@ -61,10 +77,12 @@ async def _list(settings: Settings, given: argparse.Namespace) -> None:
 
 
 async def _pause_or_resume(settings: Settings, given: argparse.Namespace) -> None:
+    from convolab_worker.cli.queues import acted_on
     from convolab_worker.cli.wake_service import WAKE_SECONDS
     from convolab_worker.client.client import JobClient
 
     done = _DONE[given.action]
+    settings = await acted_on(settings, given)
     async with JobClient(settings) as client:
         for queue in settings.queues:
             if given.action == "pause":
@@ -76,8 +94,10 @@ async def _pause_or_resume(settings: Settings, given: argparse.Namespace) -> Non
 
 
 async def _clean(settings: Settings, given: argparse.Namespace) -> None:
+    from convolab_worker.cli.queues import acted_on
     from convolab_worker.client.client import JobClient
 
+    settings = await acted_on(settings, given)
     async with JobClient(settings) as client:
         for queue in settings.queues:
             removed = await client.clean(

@@ -19,21 +19,38 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings
 
+EXAMPLE = "schedule list"
+
 _EVERY = Duration(low=0.001, high=3650 * 24 * 3600.0)
 _LIMIT = Whole(low=1)
 
 
 def add_flags(command: Parser) -> None:
     actions = flags.add_subcommands(command, "action")
-    listing = flags.add_command(actions, "list", "print the schedules, the next one due first")
-    setting = flags.add_command(actions, "set", "write a schedule, in the place of one of its id")
-    removing = flags.add_command(actions, "remove", "remove a schedule and its next job")
+    listing = flags.add_command(
+        actions, "list", "print the schedules, the next one due first", "schedule list"
+    )
+    setting = flags.add_command(
+        actions,
+        "set",
+        "write a schedule, in the place of one of its id",
+        """schedule set morning speak '{"text": "Good morning"}' --cron '0 7 * * *' """
+        "--tz Europe/Berlin --queue audio",
+    )
+    removing = flags.add_command(
+        actions,
+        "remove",
+        "remove a schedule and its next job",
+        "schedule remove morning --queue audio",
+    )
     for action in (setting, removing):
         action.add_argument("id", metavar="ID", help="the schedule's id")
     _add_setting(setting)
     for action in (listing, setting, removing):
-        action.add_argument("--json", action="store_true", help="print JSON instead of text")
-        flags.add_settings(action, *flags.CONNECTING)
+        flags.add_json(action)
+    flags.add_connection(listing, flags.QUEUES_LOOKED_IN)
+    flags.add_connection(setting, "the queue that its jobs go to (default: convolab)")
+    flags.add_connection(removing, flags.QUEUES_ACTED_ON)
 
 
 def _add_setting(command: Parser) -> None:
@@ -82,9 +99,12 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _acted(act: Any, settings: Settings, given: argparse.Namespace) -> int:
+    from convolab_worker.cli.queues import acted_on, looked_in
     from convolab_worker.cli.wake_service import WAKE_SECONDS
     from convolab_worker.client.client import JobClient
 
+    if given.action != "set":
+        settings = await (looked_in if given.action == "list" else acted_on)(settings, given)
     client = JobClient(settings)  # connected when the schedule is known to be right
     try:
         code: int = await act(client, given)

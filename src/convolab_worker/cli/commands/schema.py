@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli.flags import DONE, FAILED, add_settings, settings_of
+from convolab_worker.cli.flags import DONE, FAILED, add_setting, add_settings, settings_of
 from convolab_worker.cli.output import as_json, remark, result, table
 from convolab_worker.errors import ConfigurationError
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from convolab_worker.cli.flags import Parser
     from convolab_worker.contract.compatibility import Change
+
+EXAMPLE = "schema --app lessons:handlers --typescript"
 
 _DRAFTS = ("2020-12", "7")
 
@@ -42,7 +44,8 @@ def add_flags(command: Parser) -> None:
         "--json", action="store_true", help="print what --check finds as JSON instead of lines"
     )
     # A handler of any queue is described for each of these.
-    add_settings(command, "app", "queues")
+    add_settings(command, "app")
+    add_setting(command, "queues", "--queue", text="the worker's queues")
 
 
 def main(given: argparse.Namespace) -> int:

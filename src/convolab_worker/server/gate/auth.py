@@ -1,4 +1,4 @@
-"""Decides who may call: holders of the shared token, or of an identity token signed by Google."""
+"""Decides who may call: holders of the shared token, or of what Google or QStash has signed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from convolab_worker.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from convolab_worker.server.gate.signatures import SignatureVerifier
     from convolab_worker.settings import Settings
 
 CERTIFICATES_URL = "https://www.googleapis.com/oauth2/v1/certs"
@@ -38,13 +39,20 @@ _log = Log()
 class Authorization:
     """Accepts a request with the shared ``token``, or with one that ``identity`` accepts.
 
-    Without both, anybody may call.
+    The gate asks ``signature`` about wakes, whose body it has to read. Without all three, anybody
+    may call.
     """
 
-    def __init__(self, token: str | None, identity: IdentityTokenVerifier | None) -> None:
+    def __init__(
+        self,
+        token: str | None,
+        identity: IdentityTokenVerifier | None,
+        signature: SignatureVerifier | None = None,
+    ) -> None:
         self._token = None if token is None else token.encode()
         self._identity = identity
-        self.is_open = token is None and identity is None
+        self.signature = signature
+        self.is_open = token is None and identity is None and signature is None
 
     async def caller(self, header: str | None) -> str | None:
         """Return who sends a request with this ``Authorization`` header; None if it may not pass.
@@ -68,16 +76,41 @@ def authorization(settings: Settings) -> Authorization:
 
     Raises ConfigurationError if it lacks a setting, or the extra ``gcp``.
     """
+    identity = _identity_verifier(settings)
+    return Authorization(settings.wake_token, identity, _signature_verifier(settings))
+
+
+def _identity_verifier(settings: Settings) -> IdentityTokenVerifier | None:
     audience, emails = settings.wake_audience, settings.wake_emails
     if audience is None:
-        return Authorization(settings.wake_token, None)
+        return None
     if emails is None:
         msg = (
             f"CONVOLAB_WAKE_AUDIENCE={audience}: expected CONVOLAB_WAKE_EMAILS as"
             " well, since Google signs a token for that audience for anybody who asks"
         )
         raise ConfigurationError(msg)
-    return Authorization(settings.wake_token, IdentityTokenVerifier(audience, emails))
+    return IdentityTokenVerifier(audience, emails)
+
+
+def _signature_verifier(settings: Settings) -> SignatureVerifier | None:
+    keys = [settings.wake_signing_key, settings.wake_next_signing_key]
+    current = keys[0]
+    if current is None and keys[1] is not None:
+        msg = "CONVOLAB_WAKE_NEXT_SIGNING_KEY is set: expected CONVOLAB_WAKE_SIGNING_KEY as well"
+        raise ConfigurationError(msg)
+    if current is None:
+        return None
+    if settings.wake_url is None:
+        msg = (
+            "CONVOLAB_WAKE_SIGNING_KEY is set: expected CONVOLAB_WAKE_URL as well, the address that"
+            " QStash calls, since it signs for every address of its account"
+        )
+        raise ConfigurationError(msg)
+    from convolab_worker.client.wake_request import wake_address
+    from convolab_worker.server.gate.signatures import SignatureVerifier
+
+    return SignatureVerifier(wake_address(settings), [key for key in keys if key is not None])
 
 
 class Certificates:

@@ -21,6 +21,7 @@ from convolab_worker.server.gate.connections import Activity
 from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, HttpConnection
 from convolab_worker.server.gate.limits import RateLimit, client_address
 from convolab_worker.server.gate.origins import foreign_header, is_loopback
+from convolab_worker.server.gate.signatures import HEADER, SignedBody
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
     from convolab_worker.server.gate.auth import Authorization
+    from convolab_worker.server.gate.signatures import SignatureVerifier
     from convolab_worker.server.gate.traffic import Traffic
 
 _BODY_SECONDS = 10.0
@@ -41,7 +43,7 @@ _LATE_SECONDS = 0.25
 _CROWDED_RETRY_SECONDS = 5
 
 CALLER: ContextVar[str] = ContextVar("convolab_caller")
-"""Who has sent the request that is being answered, as ``Authorization.caller`` has it."""
+"""Who has sent the request: what ``Authorization.caller`` says, or ``qstash``."""
 
 _log = Log()
 
@@ -161,12 +163,35 @@ class Gate:
         if caller is not None:
             CALLER.set(caller)
             return None
+        if route == "wake" and HEADER in request.headers and self._authorization.signature:
+            return await self._badly_signed(request, self._authorization.signature)
         if route == "index" and "text/html" in request.headers.get("Accept", ""):
             refusal = self._locked_page(401)
         else:
             refusal = failure(401, "expected a valid token, as in Authorization: Bearer …")
         refusal.headers["WWW-Authenticate"] = "Bearer"
         return refusal
+
+    async def _badly_signed(
+        self, request: web.Request, verifier: SignatureVerifier
+    ) -> web.Response | None:
+        """Return the answer to a wake whose signature does not fit it, or None.
+
+        The body is read when all that does not need it is right.
+        """
+        tokens, query = request.headers.getall(HEADER), request.rel_url.raw_query_string
+        judged = verifier.judge(tokens, query, time.time())
+        if isinstance(judged, SignedBody):
+            if (unread := await _read_body(request)) is not None:
+                return unread
+            problem = judged.problem(await request.read())
+        else:
+            problem = judged
+        if problem is None:
+            CALLER.set("qstash")
+            return None
+        self._traffic.note("server.signature_refused", reason=problem.value)
+        return failure(401, f"{HEADER}: {problem.value}")
 
     def _client(self, request: web.Request) -> str:
         return client_address(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
+from convolab_worker.worker.dispatch.exemptions import Exemptions
 from convolab_worker.worker.dispatch.fetcher import Fetcher
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 from convolab_worker.worker.dispatch.listener import MarkerListener
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
     from convolab_worker.worker.dispatch.listener import Signal
-    from convolab_worker.worker.dispatch.queue_state import QueueTable
+    from convolab_worker.worker.dispatch.queue_table import QueueTable
     from convolab_worker.worker.execution.completer import JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
     from convolab_worker.worker.locks import LockKeeper
@@ -66,6 +67,7 @@ class Dispatcher:
         bounds = Bounds(shortest=settings.idle_min, longest=settings.idle_max)
         self._backend = backend
         self._table = table
+        self._choice = table.choice
         self._slots = table.slots
         self._executor = executor
         self._keeper = keeper
@@ -81,7 +83,10 @@ class Dispatcher:
         )
         self._prober = QueueProber(backend, table, stalled, executor.ids_of, bounds)
         backend.changes.heard = self._key_changed
-        self.fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
+        exemptions = Exemptions(backend, reconnection)
+        self.fetcher = Fetcher(
+            backend, table, executor, completer, keeper, self._prober, signal, exemptions
+        )
         self.suspension = Suspension(
             policy, reconnection, self.next_time, has_jobs=lambda: self.fetcher.is_running
         )
@@ -160,7 +165,7 @@ class Dispatcher:
         self._signal.clear()
         if not self._reconnection.is_open or self._generation != self._reconnection.generation:
             await self._reconnect()
-        if self.fetcher.has_lost:
+        if self.fetcher.lost:
             await self.fetcher.adopt_lost()
         await self._hear()
         if self._wants_probe and time.monotonic() >= self._may_probe_at:
@@ -169,7 +174,7 @@ class Dispatcher:
         now = self._pass_time()
         if self._halted:  # while an answer was waited for: nothing may begin any more
             return True
-        ready = self._table.next_queue()
+        ready = self._choice.next_queue()
         if ready is not None:
             await self._fill(ready, now)
             return False
@@ -182,7 +187,7 @@ class Dispatcher:
             return False
         if self._leaves_off():
             return True
-        self._listener.listen(self._table.listenable(), now, self._table.next_time())
+        self._listener.listen(self._choice.listenable(), now, self._table.next_time())
         nap = self._nap(now, check_at)
         self.expected_by = time.monotonic() + nap + self._patience
         self._error_seconds = _FIRST_ERROR_SECONDS
@@ -229,7 +234,7 @@ class Dispatcher:
         if ended != self.fetcher.ended:
             self.suspension.touch()
         for queue in self._table.pass_time(now):
-            if self._table.is_busy(queue):
+            if self._choice.is_busy(queue):
                 self._backend.republish_marker(queue)
         self._slots.end_waits(time.monotonic())
         self.fetcher.unpark()
@@ -310,8 +315,8 @@ class Dispatcher:
     @property
     def _is_idle(self) -> bool:
         fetcher = self.fetcher
-        is_busy = fetcher.is_running or fetcher.has_lost or self._slots.parked
-        return not (is_busy or self._wants_probe or self._table.waits_for_rate())
+        is_busy = fetcher.is_running or fetcher.lost or self._slots.parked
+        return not (is_busy or self._wants_probe or self._choice.waits_for_rate())
 
     @property
     def _asks_if_drained(self) -> bool:
@@ -408,7 +413,7 @@ class Dispatcher:
 
     async def _return_lost(self) -> None:
         """Return what lost fetches have taken, if Redis answers soon; otherwise it stays known."""
-        if self.fetcher.has_lost and self._reconnection.is_open:
+        if self.fetcher.lost and self._reconnection.is_open:
             with contextlib.suppress(RedisUnavailable, TimeoutError):
                 async with asyncio.timeout(STOP_PATIENCE_SECONDS):
                     await self.fetcher.adopt_lost()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend, QueueContents
     from convolab_worker.worker.dispatch.idle_backoff import Bounds
     from convolab_worker.worker.dispatch.listener import Heard
-    from convolab_worker.worker.dispatch.queue_state import QueueTable
+    from convolab_worker.worker.dispatch.queue_table import QueueTable
     from convolab_worker.worker.dispatch.stalled import StalledChecker
 
 _log = Log()
@@ -154,7 +154,7 @@ class QueueProber:
         contents = (await self._backend.probe([queue]))[queue]
         wanted = self._table.probed(queue, contents)
         if contents.ready:
-            if self._table.is_busy(queue):
+            if self._table.choice.is_busy(queue):
                 self._backend.republish_marker(queue)
         elif contents.active and not self._ids_in_hand(queue):
             self.stalled.schedule(queue)
@@ -235,7 +235,7 @@ class QueueProber:
 
     async def probe_others(self, queue: str, now: float) -> None:
         """While every slot is busy with ``queue``: see whether others have become ready."""
-        others = self._table.unwatched(queue)
+        others = self._table.choice.unwatched(queue)
         if not others or time.monotonic() - self._others_probed_at < _OTHERS_SECONDS:
             return
         self._others_probed_at = time.monotonic()

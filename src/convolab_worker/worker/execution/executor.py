@@ -22,8 +22,8 @@ from convolab_worker.bullmq.outcome import (
 from convolab_worker.bullmq.protocol.job_options import Defaults
 from convolab_worker.errors import HandlerNotFound, JobFailed, RedisUnavailable
 from convolab_worker.handlers.failures import Failure
-from convolab_worker.telemetry.frames import application_place, places_in
-from convolab_worker.telemetry.metrics import RecentRun
+from convolab_worker.telemetry.frames import application_place_in
+from convolab_worker.telemetry.recent_runs import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
 from convolab_worker.worker.execution.killed import died_of_stop
@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.failures import FailureHooks
+    from convolab_worker.handlers.handler import Handler
+    from convolab_worker.handlers.hooks import Hooks
     from convolab_worker.handlers.job import JobReporter
-    from convolab_worker.handlers.registry import Handler, HandlerRegistry
+    from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.telemetry.metrics import Metrics
     from convolab_worker.telemetry.tracing import Tracing
     from convolab_worker.worker.execution.processes.call import ProcessCall
@@ -179,7 +180,7 @@ class JobExecutor:
         hooks = self._handlers.failure_hooks
         return self._reported(held, hooks) if hooks.functions else self._attempt(held)
 
-    async def _reported(self, held: JobInHand, hooks: FailureHooks) -> Outcome:
+    async def _reported(self, held: JobInHand, hooks: Hooks[Failure]) -> Outcome:
         outcome, job = await self._attempt(held), held.job
         if isinstance(outcome, Failed):
             failure = Failure(
@@ -334,7 +335,7 @@ class JobExecutor:
         if failed.error is not None:
             names["error"] = type(failed.error).__qualname__
         names["reason"] = failed.reason[:_LONGEST_REASON]
-        if (place := application_place(places_in(failed.stack))) is not None:
+        if (place := application_place_in(failed.stack)) is not None:
             names["where"] = str(place)
         if failed.retry_in is not None:
             self._log.warning("job.retried", {"retry_in": failed.retry_in, **names})

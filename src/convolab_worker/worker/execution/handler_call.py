@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from types import FrameType
 
+    from convolab_worker.handlers.handler import Handler
     from convolab_worker.handlers.job import Job
-    from convolab_worker.handlers.registry import Handler
     from convolab_worker.worker.execution.processes.call import ProcessCall
     from convolab_worker.worker.execution.threads import HandlerThread, HandlerThreads
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.handlers.handler import Handler
     from convolab_worker.handlers.job import JobReporter
-    from convolab_worker.handlers.registry import Handler
     from convolab_worker.handlers.retry import Strategies
     from convolab_worker.worker.execution.handler_call import HandlerCall
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from convolab_worker.bullmq.protocol.records import FetchResult, Restrictions
-from convolab_worker.worker.dispatch.queue_state import FollowUp, QueueTable
+from convolab_worker.worker.dispatch.queue_state import FollowUp
+from convolab_worker.worker.dispatch.queue_table import QueueTable
 from convolab_worker.worker.dispatch.slots import Slots
 
 NO_HANDLER = "(no handler)"

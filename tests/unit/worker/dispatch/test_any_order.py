@@ -16,13 +16,9 @@ from hypothesis.stateful import (
 
 from convolab_worker.bullmq.backend import QueueContents
 from convolab_worker.bullmq.protocol.records import FetchResult, Marker, Restrictions
-from convolab_worker.worker.dispatch.queue_state import (
-    MOST_SKIPS,
-    Availability,
-    FollowUp,
-    QueueTable,
-    Turn,
-)
+from convolab_worker.worker.dispatch.queue_choice import MOST_SKIPS
+from convolab_worker.worker.dispatch.queue_state import Availability, FollowUp, Turn
+from convolab_worker.worker.dispatch.queue_table import QueueTable
 from convolab_worker.worker.dispatch.slots import Reservation, Slots
 from tests.unit.worker.dispatch.tables import NO_HANDLER, START
 
@@ -144,12 +140,12 @@ class TableMachine(RuleBasedStateMachine):
 
     def fetch(self) -> bool:
         candidates = self.fetchable()
-        queue = self.table.next_queue()
+        queue = self.table.choice.next_queue()
         if self.slots.free <= 0 or not candidates:
             assert queue is None
             return False
         assert queue in candidates
-        assert 1 <= self.table.fetch_count(queue) <= self.slots.free
+        assert 1 <= self.table.choice.fetch_count(queue) <= self.slots.free
         self.waits = Counter({name: self.waits[name] + 1 for name in candidates})
         assert max(self.waits.values()) <= MOST_SKIPS + 2 * len(QUEUES), "a queue starves"
         self.start_fetch(queue, Turn(self.now))
@@ -247,7 +243,7 @@ class TableMachine(RuleBasedStateMachine):
         self.table.job_ended(piece.queue)
         turn.jobs += 1
         assert self.slots.has_startable is bool(self.startable())
-        if self.slots.has_startable or not self.table.stays(piece.queue, turn, self.now):
+        if self.slots.has_startable or not self.table.choice.stays(piece.queue, turn, self.now):
             return
         others = [queue for queue in self.fetchable() if queue != piece.queue]
         assert not (others and turn.is_over(self.now))
@@ -336,7 +332,7 @@ class TableMachine(RuleBasedStateMachine):
         """A queue is fetched from, listened to, or tried again at a time that is known."""
         if self.slots.free <= 0:
             return
-        listenable = self.table.listenable()
+        listenable = self.table.choice.listenable()
         for queue, state in self.table.states.items():
             is_timed = state.until is not None
             is_heard = queue in listenable or queue in self.fetchable() or is_timed

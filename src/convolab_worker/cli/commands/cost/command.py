@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     Group = argparse._ArgumentGroup  # noqa: SLF001 - argparse has no public name for it
     Reader = Callable[[str], Any]
 
+EXAMPLE = "cost --jobs audio=200:45s --queue-count 1"
+
 # A language-learning app of a few dozen learners a day: an assumption, not a measurement.
 DEFAULT_JOBS = ("dialogue=40:20s", "audio=40:45s", "image=20:30s", "course=5:3m")
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
-from convolab_worker.cli.flags import CONNECTING, add_settings, settings_of
+from convolab_worker.cli.flags import add_connection, add_json, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result
 from convolab_worker.errors import RedisUnavailable
 
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
+EXAMPLE = "doctor --app lessons:handlers --queue audio"
+
 _VERDICT_WIDTH, _CHECK_WIDTH = 7, 16
 
 
 def add_flags(command: Parser) -> None:
     command.add_argument("--strict", action="store_true", help="exit with 1 for a warning, too")
-    command.add_argument("--json", action="store_true", help="print JSON instead of lines")
-    add_settings(command, "app", "idle_max", "lock_duration", "command_timeout", *CONNECTING)
+    add_json(command)
+    add_settings(command, "app", "idle_max", "lock_duration", "command_timeout")
+    add_connection(command)
 
 
 def main(given: argparse.Namespace) -> int:

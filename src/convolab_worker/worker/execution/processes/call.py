@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.handlers.handler import Handler
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.processes import ImportName, Renewal
-    from convolab_worker.handlers.registry import Handler
     from convolab_worker.worker.execution.processes.pool import HandlerProcesses
     from convolab_worker.worker.execution.processes.process import HandlerProcess
 

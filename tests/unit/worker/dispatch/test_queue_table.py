@@ -31,12 +31,12 @@ def test_a_limited_queue_is_left_alone_until_its_time() -> None:
     table.mark_ready("a")
     fetch_none(table, "a", limited_for=5)
 
-    early = (table.next_queue(), table.listenable(), table.pass_time(START + 4.9))
+    early = (table.choice.next_queue(), table.choice.listenable(), table.pass_time(START + 4.9))
     opened = table.pass_time(START + 5)
 
     assert early == (None, [], [])
     assert opened == ["a"]
-    assert table.next_queue() == "a"
+    assert table.choice.next_queue() == "a"
     assert table.next_time() is None
 
 
@@ -45,8 +45,8 @@ def test_a_paused_queue_is_listened_to() -> None:
     table = make_table("a")
     pause(table, "a")
 
-    assert (table.next_queue(), table.next_time()) == (None, None)
-    assert (table.paused(), table.listenable()) == (["a"], ["a"])
+    assert (table.choice.next_queue(), table.next_time()) == (None, None)
+    assert (table.paused(), table.choice.listenable()) == (["a"], ["a"])
 
 
 def test_a_paused_queue_is_listened_to_after_one_of_its_jobs_fell_due() -> None:
@@ -57,8 +57,8 @@ def test_a_paused_queue_is_listened_to_after_one_of_its_jobs_fell_due() -> None:
 
     table.pass_time(START + 6)
 
-    assert table.next_queue() is None
-    assert table.listenable() == ["a"]
+    assert table.choice.next_queue() is None
+    assert table.choice.listenable() == ["a"]
 
 
 def test_a_marker_ends_a_pause() -> None:
@@ -68,7 +68,7 @@ def test_a_marker_ends_a_pause() -> None:
 
     table.marker_heard(Marker("a", None), START)
 
-    assert (table.paused(), table.next_queue()) == ([], "a")
+    assert (table.paused(), table.choice.next_queue()) == ([], "a")
 
 
 def test_the_marker_of_a_job_that_is_due_later_ends_no_pause() -> None:
@@ -89,7 +89,7 @@ def test_a_probe_ends_a_pause_and_nothing_else() -> None:
     table.resumed("a")
     table.resumed("b")
 
-    assert (table.paused(), table.next_queue()) == ([], "a")
+    assert (table.paused(), table.choice.next_queue()) == ([], "a")
     assert table.states["b"].availability is Availability.EMPTY
 
 
@@ -103,8 +103,8 @@ def test_jobs_that_are_seen_in_a_queue_that_is_stopped_change_nothing() -> None:
     for queue in "abc":
         table.probed(queue, JOBS)
 
-    assert table.next_queue() is None
-    assert table.listenable() == ["a"]
+    assert table.choice.next_queue() is None
+    assert table.choice.listenable() == ["a"]
 
 
 def test_the_end_of_a_job_frees_a_queue_that_is_full() -> None:
@@ -113,11 +113,11 @@ def test_the_end_of_a_job_frees_a_queue_that_is_full() -> None:
     fetch_one(table, "a")
     fill_up(table, "a")
 
-    while_full = table.next_queue()
+    while_full = table.choice.next_queue()
     end_one(table, "a")
 
     assert while_full is None
-    assert (table.next_queue(), table.next_time()) == ("a", None)
+    assert (table.choice.next_queue(), table.next_time()) == ("a", None)
 
 
 def test_the_end_of_a_job_frees_no_queue_that_is_limited_or_paused() -> None:
@@ -131,7 +131,7 @@ def test_the_end_of_a_job_frees_no_queue_that_is_limited_or_paused() -> None:
     end_one(table, "a")
     end_one(table, "b")
 
-    assert table.next_queue() is None
+    assert table.choice.next_queue() is None
 
 
 def test_a_full_queue_is_tried_again_after_twice_as_long_each_time() -> None:
@@ -191,7 +191,7 @@ def test_a_job_that_ended_while_it_was_asked_why_has_freed_a_place() -> None:
     found = Restrictions(paused=False, concurrency=1)
     table.restricted("a", found, ours=0, now=START, ended=True)
 
-    assert table.next_queue() == "a"
+    assert table.choice.next_queue() == "a"
 
 
 def test_a_queue_that_nothing_stops_is_listened_to() -> None:
@@ -201,7 +201,7 @@ def test_a_queue_that_nothing_stops_is_listened_to() -> None:
 
     table.restricted("a", Restrictions(paused=False, concurrency=None), ours=0, now=START)
 
-    assert (table.next_queue(), table.listenable()) == (None, ["a"])
+    assert (table.choice.next_queue(), table.choice.listenable()) == (None, ["a"])
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0])
@@ -240,7 +240,7 @@ def test_a_queue_is_ready_when_a_job_of_it_is_due() -> None:
     opened = table.pass_time(START + 5)
 
     assert opened == ["a"]
-    assert table.next_queue() == "a"
+    assert table.choice.next_queue() == "a"
 
 
 def test_a_due_time_that_has_passed_asks_for_the_next_one_until_it_is_known() -> None:
@@ -327,7 +327,7 @@ def test_a_marker_makes_its_queue_ready() -> None:
 
     wanted = table.marker_heard(Marker("a", None), START)
 
-    assert (wanted, table.next_queue()) == (FollowUp.NONE, "a")
+    assert (wanted, table.choice.next_queue()) == (FollowUp.NONE, "a")
 
 
 def test_the_marker_of_a_delayed_job_tells_when_it_is_due() -> None:
@@ -336,7 +336,7 @@ def test_the_marker_of_a_delayed_job_tells_when_it_is_due() -> None:
 
     wanted = table.marker_heard(Marker("a", START + 5), START)
 
-    assert (wanted, table.next_queue()) == (FollowUp.NONE, None)
+    assert (wanted, table.choice.next_queue()) == (FollowUp.NONE, None)
     assert table.pass_time(START + 5) == ["a"]
 
 
@@ -346,7 +346,7 @@ def test_the_marker_of_a_job_that_is_due_asks_for_the_next_due_time() -> None:
 
     table.marker_heard(Marker("a", START), START)
 
-    assert table.next_queue() == "a"
+    assert table.choice.next_queue() == "a"
     assert fetch_one(table, "a") is FollowUp.ASK_DUE
 
 
@@ -356,8 +356,8 @@ def test_a_marker_after_a_fetch_is_probed_before_anything_is_fetched() -> None:
     table.mark_ready("a")
     fetch_one(table, "a")
 
-    first = table.marker_heard(Marker("a", None), START), table.next_queue()
-    second = table.marker_heard(Marker("a", None), START), table.next_queue()
+    first = table.marker_heard(Marker("a", None), START), table.choice.next_queue()
+    second = table.marker_heard(Marker("a", None), START), table.choice.next_queue()
 
     assert first == (FollowUp.PROBE, None)
     assert second == (FollowUp.NONE, "a")
@@ -375,7 +375,7 @@ def test_a_marker_of_a_job_that_can_not_be_fetched_now_is_set_again(why: str) ->
     wanted = table.marker_heard(Marker("a", None), START)
 
     assert wanted is FollowUp.REPUBLISH
-    assert table.is_busy("a")
+    assert table.choice.is_busy("a")
 
 
 def test_what_only_this_worker_knows_is_announced_when_it_stops() -> None:
@@ -397,7 +397,7 @@ def test_jobs_that_a_probe_sees_make_the_queue_ready() -> None:
     table.probed("a", JOBS)
     fetch_one(table, "a")
 
-    assert table.next_queue() == "a"
+    assert table.choice.next_queue() == "a"
 
 
 def test_delayed_jobs_are_asked_about_where_no_due_time_is_known() -> None:
@@ -442,11 +442,11 @@ def test_a_queue_whose_handlers_all_wait_is_left_alone() -> None:
     table = make_table(slots=slots, ready=["a"])
     fetch_one(table, "a")
 
-    waiting = table.next_queue(), table.listenable(), table.waits_for_rate()
+    waiting = table.choice.next_queue(), table.choice.listenable(), table.choice.waits_for_rate()
     slots.end_waits(START + 2.0)
 
     assert waiting == (None, ["b"], True)
-    assert (table.next_queue(), table.waits_for_rate()) == ("a", False)
+    assert (table.choice.next_queue(), table.choice.waits_for_rate()) == ("a", False)
 
 
 def test_a_rate_does_not_cut_a_blocking_read() -> None:
@@ -466,7 +466,7 @@ def test_a_worker_without_a_free_slot_waits_for_no_rate() -> None:
 
     fetch_one(table, "a")
 
-    assert not table.waits_for_rate()
+    assert not table.choice.waits_for_rate()
 
 
 def test_a_parked_job_waits_for_its_rate() -> None:
@@ -477,7 +477,7 @@ def test_a_parked_job_waits_for_its_rate() -> None:
     for _ in range(2):
         fetch_one(table, "a")
 
-    assert table.waits_for_rate()
+    assert table.choice.waits_for_rate()
 
 
 def test_a_slot_does_not_stay_on_a_queue_that_is_closed() -> None:
@@ -488,7 +488,7 @@ def test_a_slot_does_not_stay_on_a_queue_that_is_closed() -> None:
     fetch_one(table, "a")
     end_one(table, "a")
 
-    assert not table.stays("a", Turn(START, jobs=1), START)
+    assert not table.choice.stays("a", Turn(START, jobs=1), START)
 
 
 # changes that are told
@@ -573,9 +573,9 @@ def test_whether_a_queue_has_a_concurrency_is_asked_once_and_then_its_places_are
     asked = [table.place_freed("a"), table.place_freed("b")]
     table.limits_asked("a", Restrictions(paused=False, concurrency=2))
     table.limits_asked("b", Restrictions(paused=False, concurrency=None))
-    ready = table.next_queue()
+    ready = table.choice.next_queue()
     fetch_none(table, "a")
     again = [table.place_freed("a"), table.place_freed("b")]
 
     assert (asked, again) == ([FollowUp.ASK_LIMITS] * 2, [FollowUp.NONE] * 2)
-    assert ready == table.next_queue() == "a"
+    assert ready == table.choice.next_queue() == "a"

@@ -1,30 +1,28 @@
-"""The console's page: one HTML file, and the stream of server-sent events that keeps it up to date.
+"""The stream of server-sent events that keeps the console's page up to date.
 
-The stream has two events: ``status``, the worker's status snapshot, at most once a second and only
-if it has changed, and ``recent``, the last hundred outcomes, when a job has ended. All open pages
-share one snapshot a second, which is read from the worker's memory and not from Redis.
+The stream has four events. ``status`` is the worker's status snapshot, at most once a second and
+only if it has changed. When a job has ended come ``recent``, the last hundred outcomes, and
+``history``, the numbers of the last stretches of time, which replace those that a page has.
+``reasons`` groups failures, and comes with each. All open pages share one snapshot a second, which
+is read from the worker's memory and not from Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
-import re
 import time
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from convolab_worker.errors import ConvolabWorkerError
-from convolab_worker.server.answers import answer, failure
+from convolab_worker.server.answers import failure
 from convolab_worker.server.gate.http_connection import end_with_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from convolab_worker.server.console.redaction import Redaction
     from convolab_worker.server.worker_proxy import WorkerProxy
     from convolab_worker.worker.worker import Worker
 
@@ -33,30 +31,17 @@ _INTERVAL_SECONDS = 1.0
 _BLOCKED_AFTER_SECONDS = 1.5
 # Proxies close streams that stay silent; a comment now and then keeps this one open.
 _HEARTBEAT_SECONDS = 15.0
-_DEPTHS_TIMEOUT_SECONDS = 10.0
 _MAX_STREAMS = 50
+# Parts of a snapshot that have an event of their own, since they are large and change seldom.
+_OWN_EVENTS = {"recent", "history", "reasons"}
 
 
-class Page:
-    """The console's page, which holds no data and asks for the token where one is needed."""
+class LiveEvents:
+    """Streams what one worker does, from its memory, as far as it may be shown."""
 
-    def __init__(self) -> None:
-        self._html = files("convolab_worker.server").joinpath("console.html").read_text("utf-8")
-        self._policy = _content_security_policy(self._html)
-
-    def answer(self, status: int = 200) -> web.Response:
-        """Return the page; a browser without a token gets it too, with ``status`` 401."""
-        headers = {"Content-Security-Policy": self._policy}
-        return web.Response(
-            text=self._html, status=status, content_type="text/html", headers=headers
-        )
-
-
-class StatusPage:
-    """Answers what the page asks about one worker, from its memory."""
-
-    def __init__(self, worker: WorkerProxy) -> None:
+    def __init__(self, worker: WorkerProxy, redaction: Redaction) -> None:
         self._worker = worker
+        self._redaction = redaction
         self._closing: asyncio.Event | None = None
         self._streams = 0
         self._snapshot: dict[str, Any] = {}
@@ -77,16 +62,6 @@ class StatusPage:
         finally:
             self._streams -= 1
         return stream
-
-    async def depths(self, _request: web.Request) -> web.Response:
-        """Answer with the number of jobs in each queue, which costs Redis commands."""
-        try:
-            async with asyncio.timeout(_DEPTHS_TIMEOUT_SECONDS):
-                return answer(200, await self._worker.call(lambda worker: worker.depths()))
-        except TimeoutError:
-            return failure(503, "Redis did not answer in time")
-        except ConvolabWorkerError as error:
-            return failure(503, str(error))
 
     async def close(self, _app: web.Application) -> None:
         if self._closing is not None:
@@ -124,7 +99,7 @@ class StatusPage:
     def _answered(self, request: asyncio.Task[dict[str, Any]]) -> None:
         self._request = None
         if not request.cancelled() and request.exception() is None:
-            self._snapshot = request.result()
+            self._snapshot = self._redaction.live(request.result())
 
 
 async def _status_snapshot(worker: Worker) -> dict[str, Any]:
@@ -138,28 +113,29 @@ def _changes(snapshot: dict[str, Any], sent: dict[str, Any]) -> Iterator[str]:
     if sent.get("ended") != snapshot["ended"]:
         sent["ended"] = snapshot["ended"]
         yield _event("recent", snapshot["recent"])
-    status = {key: value for key, value in snapshot.items() if key != "recent"}
+        yield _event("history", _grown(snapshot["history"], sent))
+    if sent.get("failed") != snapshot["failed"]:
+        sent["failed"] = snapshot["failed"]
+        yield _event("reasons", snapshot["reasons"])
+    status = {key: value for key, value in snapshot.items() if key not in _OWN_EVENTS}
     without_time = {**status, "now": None}
     if sent.get("status") != without_time:
         sent["status"] = without_time
         yield _event("status", status)
 
 
+def _grown(history: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of the history that a page has not got: from the last stretch it has on."""
+    known = sent.get("history", {})
+    sent["history"] = {
+        name: stretches[-1][0] if stretches else known.get(name, 0.0)
+        for name, stretches in history.items()
+    }
+    return {
+        name: [stretch for stretch in stretches if stretch[0] >= known.get(name, 0.0)]
+        for name, stretches in history.items()
+    }
+
+
 def _event(name: str, data: Any) -> str:
     return f"event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
-
-
-def _content_security_policy(html: str) -> str:
-    """Allow the page's own script and style by their hashes, and nothing that was injected."""
-    hashes = {
-        tag: " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"
-            for body in re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-        )
-        for tag in ("script", "style")
-    }
-    return (
-        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; "
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )

@@ -1,4 +1,4 @@
-"""Queue states: which queue is next, how many jobs at once, and what is asked after each event."""
+"""Which queue is next, how many jobs at once, and what is asked after each event."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from convolab_worker.worker.dispatch.queue_state import (
-    MOST_SKIPS,
-    TURN_JOBS,
-    TURN_SECONDS,
-    FollowUp,
-    QueueTable,
-    Turn,
-)
+from convolab_worker.worker.dispatch.queue_choice import MOST_SKIPS
+from convolab_worker.worker.dispatch.queue_state import TURN_JOBS, TURN_SECONDS, FollowUp, Turn
+from convolab_worker.worker.dispatch.queue_table import QueueTable
 from tests.unit.worker.dispatch.tables import (
     START,
     end_one,
@@ -33,9 +28,9 @@ def fill(
     A count, which shows as a round of none, tells of ``counted`` jobs, or of those that wait.
     """
     rounds = []
-    while (queue := table.next_queue()) is not None:
-        count = table.fetch_count(queue)
-        wants_count = table.wants_count(queue)
+    while (queue := table.choice.next_queue()) is not None:
+        count = table.choice.fetch_count(queue)
+        wants_count = table.choice.wants_count(queue)
         rounds.append((queue, count))
         for _ in range(count):
             if waiting[queue]:
@@ -80,7 +75,7 @@ def test_what_stops_a_queue_costs_no_more_fetches_than_have_found_a_job() -> Non
     rounds = [count for _, count in fill(table, {"a": 8}, counted=1000)]
 
     assert rounds == [1, 1, 1, 1, 0, 4, 8]
-    assert table.fetch_count("a") == 1
+    assert table.choice.fetch_count("a") == 1
 
 
 def test_jobs_that_came_after_a_count_are_counted_anew() -> None:
@@ -93,7 +88,7 @@ def test_jobs_that_came_after_a_count_are_counted_anew() -> None:
 
     wanted = []
     for _ in range(4):
-        wanted.append(table.wants_count("a"))
+        wanted.append(table.choice.wants_count("a"))
         fetch_one(table, "a")
 
     assert wanted == [False, False, False, True]
@@ -107,7 +102,7 @@ def test_jobs_that_came_alone_make_no_burst() -> None:
         fetch_one(table, "a")
     table.mark_ready("a", certain=True)
 
-    assert not table.wants_count("a")
+    assert not table.choice.wants_count("a")
 
 
 def test_a_fetch_that_finds_nothing_ends_a_row_of_finds() -> None:
@@ -119,7 +114,7 @@ def test_a_fetch_that_finds_nothing_ends_a_row_of_finds() -> None:
 
     table.mark_ready("a", certain=True)
 
-    assert not table.wants_count("a")
+    assert not table.choice.wants_count("a")
 
 
 def test_ready_queues_share_the_free_slots() -> None:
@@ -129,7 +124,7 @@ def test_ready_queues_share_the_free_slots() -> None:
         table.fetch_found("a")
     table.counted("a", 100)
 
-    assert table.fetch_count("a") == 4
+    assert table.choice.fetch_count("a") == 4
 
 
 @pytest.mark.parametrize(
@@ -147,9 +142,9 @@ def test_jobs_of_limited_handlers_are_fetched_one_by_one(
     for _ in range(100):
         table.fetch_found("a")
 
-    assert not table.wants_count("a")
+    assert not table.choice.wants_count("a")
     table.counted("a", 100)
-    assert table.fetch_count("a") == 1
+    assert table.choice.fetch_count("a") == 1
 
 
 # which queue is next
@@ -159,8 +154,8 @@ def test_nothing_is_fetched_from_a_queue_that_nothing_is_known_of() -> None:
     """A new worker listens to its queues, and nothing is due."""
     table = make_table("a", "b")
 
-    assert (table.next_queue(), table.next_time()) == (None, None)
-    assert table.listenable() == ["a", "b"]
+    assert (table.choice.next_queue(), table.next_time()) == (None, None)
+    assert table.choice.listenable() == ["a", "b"]
 
 
 def test_nothing_is_fetched_without_a_free_slot() -> None:
@@ -168,8 +163,8 @@ def test_nothing_is_fetched_without_a_free_slot() -> None:
     table = make_table(concurrency=1, ready=["a"])
     fetch_one(table, "a")
 
-    assert table.next_queue() is None
-    assert table.listenable() == []
+    assert table.choice.next_queue() is None
+    assert table.choice.listenable() == []
 
 
 def test_a_closed_queue_is_left_alone() -> None:
@@ -178,8 +173,8 @@ def test_a_closed_queue_is_left_alone() -> None:
     table = make_table(slots=slots, ready=["a"])
     fetch_one(table, "a")
 
-    assert table.next_queue() is None
-    assert table.listenable() == ["b"]
+    assert table.choice.next_queue() is None
+    assert table.choice.listenable() == ["b"]
 
 
 def test_queues_that_are_full_of_jobs_take_turns() -> None:
@@ -189,7 +184,7 @@ def test_queues_that_are_full_of_jobs_take_turns() -> None:
 
     chosen = []
     for _ in range(9):
-        queue = table.next_queue()
+        queue = table.choice.next_queue()
         assert queue is not None
         chosen.append(queue)
         fetch_one(table, queue)
@@ -208,7 +203,7 @@ def test_a_queue_that_becomes_ready_comes_first() -> None:
 
     table.mark_ready("c")
 
-    assert table.next_queue() == "c"
+    assert table.choice.next_queue() == "c"
 
 
 def test_a_hint_is_good_for_one_fetch() -> None:
@@ -218,7 +213,7 @@ def test_a_hint_is_good_for_one_fetch() -> None:
 
     fetch_one(table, "a")
 
-    assert table.next_queue() is None
+    assert table.choice.next_queue() is None
 
 
 def test_seen_jobs_are_good_for_fetches_until_one_finds_nothing() -> None:
@@ -226,11 +221,11 @@ def test_seen_jobs_are_good_for_fetches_until_one_finds_nothing() -> None:
     table = make_table(ready=["a"])
 
     fetch_one(table, "a")
-    still = table.next_queue()
+    still = table.choice.next_queue()
     fetch_none(table, "a")
 
     assert still == "a"
-    assert table.next_queue() is None
+    assert table.choice.next_queue() is None
 
 
 @pytest.mark.parametrize("queues", [2, 4])
@@ -246,7 +241,7 @@ def test_a_busy_queue_is_not_starved_by_one_that_keeps_becoming_ready(queues: in
     chosen = []
     now = START
     for _ in range(40):
-        queue = table.next_queue()
+        queue = table.choice.next_queue()
         assert queue is not None
         chosen.append(queue)
         if queue in limited:
@@ -271,7 +266,7 @@ def test_a_ready_queue_is_chosen_soon_whatever_the_others_do(names: list[set[str
     for newly_ready in names:
         for name in newly_ready:
             table.mark_ready(name)
-        queue = table.next_queue()
+        queue = table.choice.next_queue()
         assert queue is not None
         fetch_one(table, queue)
         end_one(table, queue)
@@ -310,7 +305,7 @@ def test_a_hint_during_a_fetch_in_vain_is_not_lost() -> None:
     wanted = fetch_none(table, "a", meanwhile=lambda: table.mark_ready("a"))
 
     assert wanted is not FollowUp.ASK_WHY_STOPPED
-    assert table.next_queue() == "a"
+    assert table.choice.next_queue() == "a"
 
 
 def test_jobs_seen_during_a_fetch_in_vain_are_looked_for_before_a_stop_is_assumed() -> None:
@@ -342,12 +337,12 @@ def test_a_slot_stays_on_its_queue_while_no_other_is_ready() -> None:
     """Completing a job and fetching the next one in one command is the cheapest way."""
     table = make_table(ready=["a"])
 
-    assert table.stays("a", Turn(START, jobs=10_000), START + 10_000)
+    assert table.choice.stays("a", Turn(START, jobs=10_000), START + 10_000)
 
 
 def test_a_slot_does_not_stay_on_a_queue_that_is_not_ready() -> None:
     """There is nothing to fetch there as far as is known."""
-    assert not make_table().stays("a", Turn(START), START)
+    assert not make_table().choice.stays("a", Turn(START), START)
 
 
 def test_a_slot_leaves_at_once_for_a_queue_that_is_newly_ready() -> None:
@@ -357,7 +352,7 @@ def test_a_slot_leaves_at_once_for_a_queue_that_is_newly_ready() -> None:
 
     table.mark_ready("b")
 
-    assert not table.stays("a", Turn(START, jobs=1), START)
+    assert not table.choice.stays("a", Turn(START, jobs=1), START)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +371,7 @@ def test_a_turn_beside_busy_queues_is_bounded(jobs: int, seconds: float, stays: 
     for queue in ("a", "b"):
         fetch_one(table, queue)
 
-    assert table.stays("a", Turn(START, jobs=jobs), START + seconds) is stays
+    assert table.choice.stays("a", Turn(START, jobs=jobs), START + seconds) is stays
 
 
 def test_a_slot_does_not_leave_for_a_queue_that_is_limited() -> None:
@@ -384,7 +379,7 @@ def test_a_slot_does_not_leave_for_a_queue_that_is_limited() -> None:
     table = make_table(ready=["a", "b"])
     fetch_none(table, "b", limited_for=5)
 
-    assert table.stays("a", Turn(START, jobs=TURN_JOBS), START)
+    assert table.choice.stays("a", Turn(START, jobs=TURN_JOBS), START)
 
 
 def test_only_the_last_slot_leaves_other_queues_unwatched() -> None:
@@ -392,8 +387,8 @@ def test_only_the_last_slot_leaves_other_queues_unwatched() -> None:
     table = make_table("a", "b", "c", "d", concurrency=2, ready=["a", "b"])
     fetch_none(table, "c", limited_for=5)
 
-    with_two_free = table.unwatched("a")
+    with_two_free = table.choice.unwatched("a")
     fetch_one(table, "a")
 
     assert with_two_free == []
-    assert table.unwatched("a") == ["d"]
+    assert table.choice.unwatched("a") == ["d"]

@@ -1,6 +1,6 @@
 // A browser in front of the worker's status page: JSON requests on stdin, JSON answers on stdout, one a line.
 //
-//   node status_page.mjs URL CHROMIUM PROFILE
+//   node console_browser.mjs URL CHROMIUM PROFILE
 //
 // A request is {"op": NAME, ...}; its answer {"ok": ...} or {"error": "..."}.
 
@@ -56,6 +56,13 @@ const operations = {
     await page.locator(selector).fill(text);
     await page.keyboard.press("Enter");
     return {};
+  },
+  // A key on what has the focus then; what is told of it, as a screen reader reads it.
+  key: async ({ selector, key }) => {
+    const node = page.locator(selector).first();
+    await node.focus();
+    await page.keyboard.press(key);
+    return node.getAttribute("aria-valuetext");
   },
   reload: async () => {
     await page.reload();

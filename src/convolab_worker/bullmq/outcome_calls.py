@@ -1,0 +1,49 @@
+"""Which script call writes an outcome."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Postponed
+from convolab_worker.bullmq.protocol.records import extended_stacktrace
+
+if TYPE_CHECKING:
+    from convolab_worker.bullmq.outcome import Outcome
+    from convolab_worker.bullmq.protocol.calls import Call, Transitions
+    from convolab_worker.bullmq.protocol.records import ActiveJob
+
+
+def call_of(
+    transitions: Transitions, job: ActiveJob, outcome: Outcome, now_ms: int, *, fetch_next: bool
+) -> Call:
+    """The script call that writes ``outcome`` and, where BullMQ's script can, fetches the next job.
+
+    What is returned, limited or lost goes back to its queue.
+    """
+    if isinstance(outcome, Completed):
+        return transitions.finish(job, "completed", outcome.value, now_ms, fetch_next=fetch_next)
+    if isinstance(outcome, Failed):
+        return _failure(transitions, job, outcome, now_ms, fetch_next=fetch_next)
+    if isinstance(outcome, Postponed):
+        delay_ms = round(outcome.delay * 1000)
+        return transitions.delay(job, delay_ms, now_ms, skip_attempt=True, fetch_next=fetch_next)
+    if isinstance(outcome, AwaitsChildren):
+        return transitions.await_children(job, now_ms=now_ms)
+    return transitions.return_to_queue(job)
+
+
+def _failure(
+    transitions: Transitions, job: ActiveJob, failed: Failed, now_ms: int, *, fetch_next: bool
+) -> Call:
+    stacktrace = extended_stacktrace(job, failed.stack)
+    fields = {"failedReason": failed.reason, "stacktrace": stacktrace}
+    if failed.retry_in is not None and failed.retry_in <= 0:
+        return transitions.retry(job, now_ms=now_ms, fields=fields)
+    if failed.retry_in is None:
+        return transitions.finish(
+            job, "failed", failed.reason, now_ms, fetch_next=fetch_next, fields=fields
+        )
+    delay_ms = round(failed.retry_in * 1000)
+    return transitions.delay(
+        job, delay_ms, now_ms, skip_attempt=False, fetch_next=fetch_next, fields=fields
+    )

@@ -1,0 +1,1 @@
+"""The console: its page, what the page asks of Redis, and what it does there."""

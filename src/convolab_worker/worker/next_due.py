@@ -1,0 +1,40 @@
+"""Tells the application's ``on_next_due`` functions when the worker has to be called again.
+
+A moment is told once. While one that was told is still to come, no later one is: whoever calls the
+worker then makes it look, and tell the next one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from convolab_worker.handlers.hooks import LONGEST_SECONDS
+
+if TYPE_CHECKING:
+    from convolab_worker.handlers.hooks import Hooks
+
+# What a function gets at least, whose worker has no time left.
+_LEAST_SECONDS = 0.5
+
+
+class NextDue:
+    """What the ``hooks`` of one worker were told."""
+
+    def __init__(self, hooks: Hooks[float]) -> None:
+        self._hooks = hooks
+        self._told = 0
+
+    async def tell(self, at: float | None, within: float = LONGEST_SECONDS) -> None:
+        """Tell of ``at`` (epoch seconds; None: nothing is due), in ``within`` seconds at most.
+
+        Whole seconds, rounded up: task queues know no others, and a call must not come too early.
+        """
+        if at is None or not self._hooks.functions:
+            return
+        moment = math.ceil(at)
+        if moment == self._told or time.time() < self._told <= moment:
+            return
+        if await self._hooks.tell(float(moment), max(within, _LEAST_SECONDS)):
+            self._told = moment
