@@ -73,8 +73,8 @@ class Gremlin:
             (2, self._restart_server),
             (2, self._crash_server),
             (2, self._freeze_server),
-            (2, self._demote_primary),
-            (2, self._bury_primary),
+            (3, self._demote_primary),
+            (3, self._bury_primary),
         ]
 
     @property

@@ -40,13 +40,19 @@ _LEFT_CHARACTERS = 1000
 _LIMITS = "the server's client-query-buffer-limit or a proxy limits how large a command may be"
 
 
-def most_losses(size: int, *, silent: bool = False) -> int:
-    """Return after how many losses on a connection of its own a command of ``size`` is blamed.
+def is_to_blame(size: int, losses: int, silences: int) -> bool:
+    """Return whether a command of ``size`` is what its connections are lost by.
 
-    ``silent`` says that the server has not closed the connection, and did not answer in time.
+    It was lost so often, the first time with others; so often with no answer in time, not with the
+    end of the connection.
     """
-    if silent:
-        return _MOST_SILENT_LOSSES
+    if silences > _MOST_SILENT_LOSSES:
+        return True
+    return losses - silences > most_losses(size)
+
+
+def most_losses(size: int) -> int:
+    """Return after how many losses on a connection of its own a command of ``size`` is blamed."""
     return _MOST_LARGE_LOSSES if size >= LARGE_BYTES else _MOST_LOSSES
 
 
