@@ -202,7 +202,8 @@ class Ground:
             while True:
                 # Not found, or not in time: it was added to the old one, and is lost.
                 with suppress(RedisUnavailable, JobNotFound, TimeoutError):
-                    job_id = await self.client.enqueue("work", {"seconds": 0})
+                    # The next one: it does not wait for those that have piled up meanwhile.
+                    job_id = await self.client.enqueue("work", {"seconds": 0}, lifo=True)
                     await self.client.result(job_id, timeout=1.0)
                     return
                 await asyncio.sleep(0.05)
@@ -228,7 +229,7 @@ async def test_jobs_outlive_a_dozen_failovers(
     """
     queue, rng = safe_bench.queue, random.Random(1)
     url = f"redis+sentinel://{sentinels.nodes}/{MASTER}/0"
-    for _ in range(2):
+    workers = [
         safe_bench.process(
             app="tests.faults.torture.app:handlers",
             log_level="info",
@@ -238,6 +239,9 @@ async def test_jobs_outlive_a_dozen_failovers(
             idle_max=5.0,
             max_stalled_count=1000,
         )
+        for _ in range(2)
+    ]
+    await wait_until(lambda: all(each.has_started for each in workers), what="the workers")
     tasks = [
         Task(
             job_id=f"{maker}-{number}",
