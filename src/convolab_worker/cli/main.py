@@ -53,12 +53,12 @@ _FOLDERS = ("jobs", "doctor", "cost")
 """The commands whose modules are folders."""
 
 
-def run() -> NoReturn:
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Be the process of a command: handle its signals, run it, and end with its exit code."""
     become_init()
     SIGNALS.install()
     try:
-        code = main()
+        code = main(arguments)
     except Stopped as stopped:
         code = stopped.code if isinstance(stopped.code, int) else FAILED
     except KeyboardInterrupt:  # in between

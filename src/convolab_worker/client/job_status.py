@@ -34,7 +34,8 @@ class JobStatus:
     attempts that were used up, ``starts`` how often a worker has fetched the job. ``opts`` are
     BullMQ's options as the job was added with them, in milliseconds where they are times.
     ``parent`` is the key of the parent job, such as ``bull:courses:17``. ``stacktrace`` has one
-    text for each failed attempt, the newest last.
+    text for each failed attempt, the newest last. ``processed_by`` is the name of the worker that
+    fetched the job last, None for one that has no name.
     """
 
     id: str
@@ -56,6 +57,7 @@ class JobStatus:
     opts: Mapping[str, Any]
     parent: str | None = None
     stacktrace: Sequence[str] = ()
+    processed_by: str | None = None
 
     @property
     def trace_id(self) -> str | None:
@@ -171,6 +173,7 @@ def as_status(
         opts=opts,
         parent=fields.get("parentKey") or None,
         stacktrace=stacktrace if isinstance(stacktrace, list) else [],
+        processed_by=fields.get("pb") or None,
     )
 
 
