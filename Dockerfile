@@ -13,6 +13,10 @@ RUN /opt/convolab/bin/pip install --no-cache-dir --disable-pip-version-check . \
 FROM python:3.12-slim
 RUN useradd --create-home --uid 10001 convolab
 COPY --from=build /opt/convolab /opt/convolab
+# The base image has no byte code of the standard library, and this one writes none when it runs:
+# without this, every cold start would compile what it imports, which takes seconds.
+RUN python -m compileall -q -x '/(ensurepip|idlelib|lib2to3|site-packages|tkinter|turtledemo)/' \
+    "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 ENV PATH=/opt/convolab/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \

@@ -116,6 +116,12 @@ rig: $(VENV)/dev.installed node-packages ## a day on a platform like Cloud Run, 
 fuzz-door: $(VENV)/dev.installed ## 200,000 mutated requests at the wake server's socket
 	$(BIN)/python -m tests.faults.door.fuzz $(if $(SEED),--seed $(SEED))
 
+# make fuzz-options CASES=2000 SEED=42; without a seed, a random one, which is printed.
+CASES ?= 2000
+.PHONY: fuzz-options
+fuzz-options: $(VENV)/dev.installed node-packages ## random jobs, run by Node's worker and by ours
+	$(BIN)/python -m tests.interop.options_fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
+
 # make soak-door SOAK=600: seconds.
 SOAK ?= 600
 .PHONY: soak-door

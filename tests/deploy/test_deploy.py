@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,20 @@ def test_compose_starts_an_api_and_a_worker_that_understand_each_other() -> None
     assert api.wake_token == worker.wake_token
     assert (api.queues, api.redis_url) == (worker.queues, worker.redis_url)
     assert parse(services["worker"]["command"]).command == "run"
+
+
+@pytest.mark.parametrize("dockerfile", ["Dockerfile", "deploy/examples.Dockerfile"])
+def test_images_have_the_byte_code_of_what_they_run(dockerfile: str, tmp_path: Path) -> None:
+    stages = (ROOT / dockerfile).read_text(encoding="utf-8").replace("\\\n", " ").split("\nFROM ")
+    [command] = re.findall(r"^RUN (python -m compileall .+)$", stages[-1], re.MULTILINE)
+    for name in ("json/decoder.py", "idlelib/editor.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+
+    arguments = [word for word in shlex.split(command)[1:] if not word.startswith(("$", "/app"))]
+    subprocess.run([sys.executable, *arguments, tmp_path], check=True)
+
+    assert [path.parent.parent.name for path in tmp_path.rglob("*.pyc")] == ["json"]
 
 
 @pytest.mark.parametrize("page", sorted(DEPLOY.glob("*.md")), ids=lambda page: page.stem)

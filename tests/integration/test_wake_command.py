@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -122,6 +123,52 @@ async def test_what_makes_no_sense_is_refused(
 
     assert message in errors.splitlines()[-1]
     assert code == 2
+
+
+SLOW_APP = """
+import os, socket
+
+# The test is told that this module is being imported, and says when it may go on.
+socket.create_connection(("127.0.0.1", int(os.environ["TEST_GATE"]))).recv(1)
+
+from jobs import handlers
+"""
+
+
+async def test_a_request_that_comes_during_the_imports_waits_and_is_answered(
+    services: Services, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_APP)
+    importing, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def gate(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        importing.set()
+        await may_go_on.wait()
+        writer.write(b".")
+        writer.close()
+
+    async with await asyncio.start_server(gate, "127.0.0.1", 0) as gated:
+        variables = {"PORT": str(free_port()), "TEST_GATE": str(port_of(gated))}
+        await services.commands.start("run", "--app", "slow:handlers", "--wake", **variables)
+        await asyncio.wait_for(importing.wait(), TIMEOUT)
+        reader, writer = await asyncio.open_connection("127.0.0.1", variables["PORT"])
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        may_go_on.set()
+        answer = await asyncio.wait_for(reader.read(), TIMEOUT)
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+def port_of(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
 
 
 async def _json(session: ClientSession, path: str) -> tuple[int, dict[str, Any]]:

@@ -7,7 +7,7 @@ import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
 const load = createRequire(import.meta.url);
-const { Queue, Worker, Job } = load("bullmq");
+const { FlowProducer, Queue, UnrecoverableError, Worker, Job } = load("bullmq");
 const Redis = load("ioredis").default;
 const commands = new Redis(process.argv[2], { maxRetriesPerRequest: null });
 const JOBS = ["good-1", "good-2", "bad-1", "bad-2"];
@@ -36,25 +36,49 @@ const operations = {
     return refused;
   },
 
-  async work({ prefix, count, quiet }) {
+  // Jobs of tests/interop/options_fuzz.py: by Node's add or its flows, or as another program might write them.
+  async stage_jobs({ prefix, cases }) {
+    const flow = new FlowProducer({ prefix, connection: commands });
+    for (const [number, { jobs }] of cases.entries()) {
+      const name = `q${number}`;
+      const queue = new Queue(name, { prefix, connection: commands });
+      await queue.waitUntilReady();
+      for (const [at, job] of jobs.entries()) await stageOne(queue, flow, job, `w${at}`);
+      await queue.close();
+    }
+    await flow.close();
+    return {};
+  },
+
+  async work({ prefix, count, quiet, name, stalled = 30_000 }) {
     let moved = Date.now();
+    const errors = Array.from({ length: count }, () => []);
     const workers = Array.from({ length: count }, (_, number) => {
       const worker = new Worker(
         `q${number}`,
         async (job) => {
           moved = Date.now();
           for (const row of ["a", "b", "c"]) await job.log(row);
-          if (job.name.startsWith("bad")) throw new Error("no");
+          if (job.name?.startsWith("bad")) throw new Error("no");
+          return behave(job);
         },
-        { prefix, connection, lockDuration: 600_000 },
+        {
+          prefix,
+          connection,
+          lockDuration: 600_000,
+          name,
+          stalledInterval: stalled,
+          settings: { backoffStrategy },
+        },
       );
-      worker.on("error", () => {});
+      worker.on("error", ({ message }) => errors[number].push(message));
       return worker;
     });
     await Promise.all(workers.map((worker) => worker.waitUntilReady()));
-    while (Date.now() - moved < quiet) await new Promise((resolve) => setTimeout(resolve, 50));
+    const last = Date.now() + 4 * quiet; // a job that its script fails on is recovered and run again for ever
+    while (Date.now() - moved < quiet && Date.now() < last) await new Promise((resolve) => setTimeout(resolve, 50));
     await Promise.all(workers.map((worker) => worker.close(true)));
-    return {};
+    return errors;
   },
 
   // Adds a job to a queue of any name, and waits for its result.
@@ -92,6 +116,45 @@ const operations = {
     return told;
   },
 };
+
+function backoffStrategy(_, type) {
+  if (type === "custom") return 0;
+  if (type === "never") return -1;
+  throw new Error(`no strategy is named ${type}`);
+}
+
+// What a fuzzed job does is in its data, where that is an object.
+function behave({ data, attemptsMade }) {
+  const does = data?.do;
+  if (does === "unrecoverable") throw new UnrecoverableError(does);
+  if (attemptsMade < ({ fail: 6, once: 1, twice: 2 }[does] ?? 0)) throw new Error(does);
+  const isObject = data !== null && typeof data === "object" && !Array.isArray(data);
+  return isObject && "value" in data ? data.value : data;
+}
+
+async function stageOne(queue, flow, { how, name, data, opts, fields, state, children }, id) {
+  if (how === "add" || how === "flow") {
+    try {
+      const job = { name, data: JSON.parse(data), opts, queueName: queue.name };
+      if (how === "add") await queue.add(name, job.data, opts);
+      else
+        await flow.add({
+          ...job,
+          children: children.map((child) => ({ ...child, data: JSON.parse(child.data), queueName: queue.name })),
+        });
+      return;
+    } catch {
+      // Node refuses it; another program might not.
+    }
+  }
+  const base = queue.qualifiedName;
+  const at = typeof opts.jobId === "string" && opts.jobId ? opts.jobId : id;
+  const written = { name, data, opts: JSON.stringify(opts), timestamp: "1700000000000", delay: "0", priority: "0" };
+  const hash = Object.entries({ ...written, ...fields }).filter(([, value]) => value !== null);
+  await commands.hset(`${base}:${at}`, Object.fromEntries(hash));
+  await commands.lpush(`${base}:${state ?? "wait"}`, at);
+  await commands.zadd(`${base}:marker`, 0, "0");
+}
 
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line);

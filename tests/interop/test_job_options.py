@@ -49,17 +49,17 @@ STUCK = {"active", "unknown"}
 
 
 async def by_either(node: NodeProcess, server_url: str, prefix: str, cases: Sequence[Any]) -> Any:
-    """What becomes of the jobs by Node's worker, and by ours."""
-    count, found = len(cases), []
+    """What becomes of the jobs by Node's worker and by ours, and the errors that Node's had."""
+    count, found, errors = len(cases), [], []
     for whose in ("theirs", "ours"):
         at = f"{prefix}-{whose}"
         await node.ask("stage", prefix=at, cases=cases)
         if whose == "theirs":
-            await node.ask("work", prefix=at, count=count, quiet=QUIET_MS)
+            errors = await node.ask("work", prefix=at, count=count, quiet=QUIET_MS)
         else:
             await ours(server_url, at, count)
         found.append(await node.ask("report", prefix=at, count=count))
-    return zip(*found, strict=True)
+    return zip(*found, errors, strict=True)
 
 
 async def ours(server_url: str, prefix: str, count: int) -> None:
@@ -92,10 +92,10 @@ async def test_options_of_every_shape_end_as_with_nodes_worker(
         pairs = [*await by_either(script, server_url, queue_name, cases)]
 
     differences = []
-    for case, (theirs, our) in zip(cases, pairs, strict=True):
+    for case, (theirs, our, errors) in zip(cases, pairs, strict=True):
         jobs = [job for job in theirs.values() if job is not None]
         # Documented: such jobs are lost with Node, or fail with an error of its own script.
-        is_better = any(
+        is_better = errors or any(
             job["state"] in STUCK or str(job["reason"]).startswith(("ERR ", "Missing key"))
             for job in jobs
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 import unicodedata
@@ -14,7 +15,11 @@ from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.telemetry.log_stream import flush_log
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+
+_JOINER, _AS_EMOJI = "\u200d", "\ufe0f"
+_SKIN_TONES = {chr(tone) for tone in range(0x1F3FB, 0x1F400)}
 
 
 def result(text: str) -> None:
@@ -23,8 +28,10 @@ def result(text: str) -> None:
     A reader that has closed the pipe (``| head``) is not an error: the command did its work.
     """
     flush_log()
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{shown}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes once more when it exits, and would report the closed pipe.
@@ -102,25 +109,38 @@ class Bar:
             self._write("\r\x1b[K")
 
 
-def table(rows: Sequence[Sequence[object]], *, right: bool = False) -> str:
+def fits(text: str) -> bool:
+    """Whether standard output shows the text's lines whole: a terminal breaks those too long."""
+    width = _terminal_width()
+    return width is None or all(_columns(line) <= width for line in text.splitlines())
+
+
+def _terminal_width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table(rows: Sequence[Sequence[object]], *, right: bool = False, cuts: bool = False) -> str:
     """Align rows in columns: whole numbers to the right, the rest to the left.
 
-    With ``right``, all columns but the first are aligned to the right.
+    With ``right``, all columns but the first are aligned to the right. With ``cuts``, lines are cut
+    where a terminal would break them.
     """
-    cells = [[_printable(str(cell)) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
     numeric = [
         (right and place > 0)
         or (len(rows) > 1 and all(isinstance(row[place], int) for row in rows[1:]))
         for place in range(len(widths))
     ]
-    return "\n".join(
+    lines = [
         "  ".join(
             _padded(cell, width, right=number)
             for cell, width, number in zip(line, widths, numeric, strict=True)
         ).rstrip()
         for line in cells
-    )
+    ]
+    width = _terminal_width() if cuts else None
+    return "\n".join(lines if width is None else [_cut(line, width) for line in lines])
 
 
 def _padded(cell: str, width: int, *, right: bool) -> str:
@@ -128,20 +148,46 @@ def _padded(cell: str, width: int, *, right: bool) -> str:
     return padding + cell if right else cell + padding
 
 
+def _cut(line: str, width: int) -> str:
+    if _columns(line) <= width:
+        return line
+    kept = line[:width]
+    while _columns(kept) >= width:
+        kept = kept[:-1]
+    return f"{kept}…"
+
+
 def _columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes: two for a Chinese or Japanese sign."""
+    """Return how many columns of a terminal a text takes: two for a Japanese sign or an emoji.
+
+    Unicode's own table in the standard library tells all but what joins signs: three rules for that
+    are less than a dependency that every start of the command would load.
+    """
     if text.isascii():
         return len(text)
-    return sum(_columns_of(sign) for sign in text)
+    columns, previous, is_joined = 0, 0, False
+    for sign in text:
+        if sign == _JOINER:  # the next sign and the one before it are drawn as one
+            is_joined = True
+            continue
+        width = _columns_of(sign)
+        if is_joined or sign in _SKIN_TONES:
+            width = 0
+        elif sign == _AS_EMOJI and previous == 1:
+            width = 1  # makes a sign of one column an emoji of two
+        columns, previous, is_joined = columns + width, width, False
+    return columns
 
 
 def _columns_of(sign: str) -> int:
     if unicodedata.combining(sign) or unicodedata.category(sign) in {"Mn", "Me", "Cf"}:
         return 0
+    if "\u1160" <= sign <= "\u11ff":  # the middle and end of a Korean syllable written in parts
+        return 0
     return 2 if unicodedata.east_asian_width(sign) in {"W", "F"} else 1
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text without what a terminal obeys; a job's data may have anything in it."""
     if text.isprintable():
         return text
@@ -149,13 +195,3 @@ def _printable(text: str) -> str:
         sign if sign == "\n" or unicodedata.category(sign) != "Cc" else repr(sign)[1:-1]
         for sign in text
     )
-
-
-def described(fields: Mapping[str, Any]) -> str:
-    """Return fields below each other, without those that are None or an empty list."""
-    rows = [
-        [name, value if isinstance(value, str) else as_json(value)]
-        for name, value in fields.items()
-        if value is not None and value != []
-    ]
-    return table(rows)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE, depths
 from convolab_worker.bullmq.protocol import client_calls
+from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, RedisRefused
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
 
 MOST_STATUS_COMMANDS = COMMANDS_PER_QUEUE + 5
@@ -66,6 +66,15 @@ async def find_queues(connection: Connection, prefix: str) -> list[str]:
         names.update(text(raw)[len(prefix) + 1 : -len(":meta")] for raw in found)
         if cursor == b"0":
             return sorted(name for name in names if ":" not in name)
+
+
+async def not_used(connection: Connection, prefix: str, names: Sequence[str]) -> list[str]:
+    """Return which of these queues nobody has used yet: nothing of theirs is in Redis."""
+    asked = [
+        connection.call(Purpose.STATUS, "EXISTS", QueueKeys(prefix, name)["meta"]) for name in names
+    ]
+    there = await asyncio.gather(*asked)
+    return [name for name, is_there in zip(names, there, strict=True) if not is_there]
 
 
 async def overview(

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from convolab_worker.bullmq.protocol.job_options import number
+from convolab_worker.bullmq.protocol.job_options import is_true, number
 from convolab_worker.bullmq.protocol.keywords import BUILT_IN
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import is_async, place
@@ -20,6 +20,9 @@ S = TypeVar("S", bound="Callable[..., float | None]")
 
 _MAX_DELAY_MS = 2**53 - 1  # what a JavaScript producer's dashboards can count
 _NO_MORE = -1  # what BullMQ's own strategies answer for "no further attempt"
+_PASSED_MS = (
+    -0.1
+)  # due at once, but by way of the delayed jobs: below 0, or "0", true in JavaScript
 _MOST_DOUBLINGS = 64  # a millisecond, doubled so often, is more than that
 
 
@@ -49,16 +52,16 @@ def retry_delay(
         # JavaScript's Math.round, up to what is cut below anyway.
         doubled = 2.0 ** min(max(attempts_made, 0), _MOST_DOUBLINGS) * delay_ms
         delay_ms = float(math.floor(min(doubled, _longest(backoff)) + 0.5))
-    if jitter > 0:
+    if jitter > 0 and delay_ms:
         delay_ms = math.floor(random * delay_ms * jitter + delay_ms * (1 - jitter))
     if delay_ms == _NO_MORE:
         return None
-    return min(max(delay_ms, 0.0), _MAX_DELAY_MS) / 1000
+    return min(abs(max(delay_ms, _PASSED_MS)), _MAX_DELAY_MS) / 1000
 
 
 def _backoff(backoff: object) -> tuple[str, float, float]:
     """The kind, delay (milliseconds) and jitter (0 to 1) of a job's ``backoff`` option."""
-    if not backoff and not isinstance(backoff, (dict, list)):  # what is false in JavaScript
+    if not is_true(backoff):
         return "fixed", 0.0, 0.0
     if _is_number(backoff):
         return "fixed", float(backoff), 0.0  # type: ignore[arg-type]
@@ -69,17 +72,23 @@ def _backoff(backoff: object) -> tuple[str, float, float]:
     if kind not in BUILT_IN:
         msg = f"backoff: unknown strategy {kind!r}; known are {' and '.join(BUILT_IN)}"
         raise ConfigurationError(msg)
-    delay, jitter = number(backoff.get("delay")), number(backoff.get("jitter"))
-    if not (_is_number(delay) and _is_number(jitter) and 0 <= (jitter or 0) <= 1):
-        msg = f"backoff: expected a delay in milliseconds and a jitter from 0 to 1, got {backoff!r}"
+    given = backoff.get("delay")
+    delay, jitter = number(given), number(backoff.get("jitter"))
+    if delay is None and kind == "exponential":  # in JavaScript a power times NaN, which is false
+        delay = 0
+    jitter = min(jitter or 0.0, sys.float_info.max)
+    if not _is_number(delay):
+        msg = f"backoff: expected a delay in milliseconds, got {backoff!r}"
         raise ConfigurationError(msg)
-    return kind, float(delay or 0), float(jitter or 0)
+    if not (delay or jitter > 0) and kind == "fixed" and isinstance(given, str) and given:
+        return kind, _PASSED_MS, 0.0
+    return kind, float(delay or 0), float(jitter)
 
 
 def _longest(backoff: object) -> float:
     """The most milliseconds of a wait: this library's ``maxDelay``, which Node does not know."""
     longest: Any = backoff.get("maxDelay") if isinstance(backoff, dict) else None
-    return min(longest, _MAX_DELAY_MS) if _is_number(longest) else _MAX_DELAY_MS
+    return min(max(longest, 0.0), _MAX_DELAY_MS) if _is_number(longest) else _MAX_DELAY_MS
 
 
 def _is_number(value: object) -> bool:

@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker._logs import Log
-from convolab_worker.connection.forking import keep_from_forks
-from convolab_worker.errors import ConfigurationError
 from convolab_worker.server.gate.auth import authorization
 from convolab_worker.server.gate.origins import is_loopback
 from convolab_worker.server.gate.traffic import Traffic
+from convolab_worker.server.sockets import host_of, is_public, listening_sockets, wake_sockets
 from convolab_worker.server.worker_proxy import WorkerProxy
 from convolab_worker.settings import Settings
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
     from aiohttp import web
 
     from convolab_worker.worker.worker import Worker
 
 _log = Log()
-# Connections that wait to be accepted, without a descriptor: a client whose packet finds no place
-# there tries again after a second, which is too late for a probe.
-_BACKLOG = 1024
 # How long the server's thread may take to end.
 _CLOSE_SECONDS = 1.0
 
@@ -87,17 +85,17 @@ class ConsoleServer:
         from convolab_worker.server.gate.listener import Listener, connection_limit
         from convolab_worker.server.routes import make_console
 
-        is_public, traffic = not self._authorization.is_open, Traffic()
+        is_guarded, traffic = not self._authorization.is_open, Traffic()
         app, gate = make_console(
-            self._settings, self._authorization, traffic, checks_names=not is_public
+            self._settings, self._authorization, traffic, checks_names=not is_guarded
         )
-        host = self._settings.host if is_public else None
+        host = self._settings.host if is_guarded else None
         async with contextlib.AsyncExitStack() as opened:
-            socks = _listening_sockets(host, self._settings.port, is_public=is_public)
+            socks = listening_sockets(host, self._settings.port, is_public=is_guarded)
             for sock in socks:
                 opened.enter_context(sock)
             self.port = socks[0].getsockname()[1]
-            listener = Listener(app, gate, traffic, limit=connection_limit(), shares=is_public)
+            listener = Listener(app, gate, traffic, limit=connection_limit(), shares=is_guarded)
             opened.push_async_callback(listener.close)
             await listener.open(socks)
             self._opened = opened.pop_all()
@@ -113,13 +111,18 @@ class WakeServer:
     Use it as an async context manager around the worker's life, in the worker's event loop; inside,
     ``port`` is the port that it listens on. Without a token or an audience it listens on loopback
     only, unless Cloud Run checks its callers (``K_SERVICE``) or ``insecure`` allows everybody.
-    Raises ConfigurationError if the port is taken.
+    ``socks`` are bound already; the server closes them. Raises ConfigurationError if the port is
+    taken.
     """
 
-    def __init__(self, worker: Worker, *, insecure: bool = False) -> None:
+    def __init__(
+        self, worker: Worker, *, insecure: bool = False, socks: Sequence[socket.socket] = ()
+    ) -> None:
         self._worker = worker
         self._authorization = authorization(worker.settings)
         self._insecure = insecure
+        self._is_public = is_public(worker.settings, insecure=insecure)
+        self._bound = list(socks)
         self._is_closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event
@@ -130,7 +133,7 @@ class WakeServer:
     async def __aenter__(self) -> Self:
         settings = self._worker.settings
         is_guarded = not self._authorization.is_open
-        socks = _listening_sockets(settings.host, settings.port, is_public=self._is_public)
+        socks = self._bound or wake_sockets(settings, insecure=self._insecure)
         self.port = socks[0].getsockname()[1]
         proxy = WorkerProxy(self._worker, asyncio.get_running_loop())
         threading.Thread(
@@ -150,11 +153,6 @@ class WakeServer:
             mode=settings.wake_mode,
         )
         return self
-
-    @property
-    def _is_public(self) -> bool:
-        is_guarded = not self._authorization.is_open
-        return is_guarded or self._worker.settings.k_service is not None or self._insecure
 
     async def __aexit__(self, *_: object) -> None:
         await self._close()
@@ -195,7 +193,7 @@ class WakeServer:
             traffic,
             checks_names=not self._is_public,
             # Jobs' data, and hundreds of commands, are not for whoever finds the port.
-            looks=not is_open or all(is_loopback(_host_of(sock)) for sock in socks),
+            looks=not is_open or all(is_loopback(host_of(sock)) for sock in socks),
         )
         # On loopback, and behind Cloud Run's front end, all clients have one address.
         shares = self._is_public and settings.k_service is None
@@ -204,41 +202,3 @@ class WakeServer:
         self._started.set_result(None)
         await self._closing.wait()
         await listener.close()
-
-
-def _listening_sockets(host: str | None, port: int, *, is_public: bool) -> list[socket.socket]:
-    """Listen on both families, everywhere or on loopback, or on the addresses of ``host``.
-
-    A machine may have one family only. HOST is everybody's variable: one that is no address of
-    this machine is told of, and does not count.
-    """
-    if host is not None:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            return _bound([address[4][0] for address in found], port)
-        except (OSError, ConfigurationError) as error:
-            _log.warning("server.host_ignored", host=host, error=str(error))
-    return _bound(["0.0.0.0", "::"] if is_public else ["127.0.0.1", "::1"], port)  # noqa: S104
-
-
-def _host_of(sock: socket.socket) -> str:
-    """Return the address that it listens on, as a ``Host`` header has it."""
-    host: str = sock.getsockname()[0]
-    return f"[{host}]" if ":" in host else host
-
-
-def _bound(hosts: list[Any], port: int) -> list[socket.socket]:
-    socks: list[socket.socket] = []
-    for host in dict.fromkeys(hosts):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            if socks:  # there is no such family here, or another program has its port
-                continue
-            msg = f"PORT={port}: expected a port that is free on {host}: {error.strerror}"
-            raise ConfigurationError(msg) from None
-        keep_from_forks(sock)
-        socks.append(sock)
-        port = sock.getsockname()[1]  # one number for all
-    return socks

@@ -148,10 +148,14 @@ def test_the_jobs_own_options_say_what_is_kept(
         pytest.param("yes", {"count": 0}, id="text-is-true-in-javascript"),
         pytest.param("", {"count": -1}, id="empty-text-is-false"),
         pytest.param([], {}, id="list"),
-        pytest.param({"count": "5", "age": 60}, {"age": 60}, id="count-as-text"),
+        pytest.param({"count": "5", "age": "60"}, {"count": 5, "age": 60}, id="numbers-as-text"),
+        pytest.param({"count": "five", "age": 60}, {"age": 60}, id="text-that-is-no-number"),
+        pytest.param(1.5, {"count": 2}, id="a-part-of-a-job"),
+        pytest.param({"count": -0.5, "age": 0.5}, {"count": -1, "age": 0.5}, id="parts"),
+        pytest.param(2**53 + 2, {"count": 2**53}, id="more-than-lua-counts"),
         pytest.param({"count": None, "age": [1]}, {}, id="no-numbers"),
         pytest.param({"count": True}, {}, id="count-true"),
-        pytest.param({"count": 10**30}, {}, id="count-beyond-lua"),
+        pytest.param({"count": 10**30}, {"count": 2**53}, id="count-beyond-lua"),
         pytest.param({"count": float("nan")}, {}, id="count-nan"),
         pytest.param({"other": 1}, {}, id="unheard-of"),
     ],
@@ -164,7 +168,7 @@ def test_what_is_no_number_never_reaches_the_script(remove: object, kept: dict[s
 
 
 @pytest.mark.parametrize(
-    ("attempts", "told"), [(3, 3), (None, 0), ("3", 3), ([], 0), ({}, 0), (10**30, 0), ("x", 0)]
+    ("attempts", "told"), [(3, 3), (None, 0), ("3", 3), ([], 0), ({}, 0), (10**30, 2**53), ("x", 0)]
 )
 def test_the_number_of_attempts_is_a_number(attempts: object, told: int) -> None:
     """The script compares it, to announce that retries are exhausted."""

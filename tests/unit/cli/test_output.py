@@ -71,3 +71,46 @@ def test_columns_are_aligned_by_what_a_terminal_shows() -> None:
         "e\u0301e            2",
         "ab\\x1b[2J\\r   3",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("é", 1), ("e\u0301", 1), ("音", 2), ("ｱ", 1), ("한", 2), ("\u1112\u1161\u11ab", 2),
+        ("🎉", 2), ("❤", 1), ("❤\ufe0f", 2), ("👩\u200d🚀", 2), ("👍🏽", 2), ("🇯🇵", 2),
+        ("1\ufe0f\u20e3", 2),
+    ],
+)  # fmt: skip
+def test_an_emoji_is_as_wide_as_a_terminal_draws_it(text: str, columns: int) -> None:
+    """Joined ones, skin tones, flags and signs that are made emoji; Korean written in parts."""
+    rows = output.table([[text, "x"], ["aaaa", "y"]]).splitlines()
+
+    assert rows[0] == text + " " * (4 - columns) + "  x"
+
+
+def test_what_standard_output_can_not_encode_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latin-1, and a lone surrogate of some job's name even in UTF-8."""
+    for encoding, text, written in (
+        ("latin-1", "ä 日", b"\xe4 \\u65e5\n"),
+        ("utf-8", "日 \ud800", "日 \\ud800\n".encode()),
+    ):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+
+        output.result(text)
+
+        assert raw.getvalue() == written
+
+
+def test_lines_are_cut_where_a_terminal_would_break_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only on a terminal: what reads from a pipe gets all of it."""
+    rows = [["id", "reason"], ["1", "音声がない"], ["2", "no"]]
+    monkeypatch.setenv("COLUMNS", "10")
+
+    piped = output.table(rows, cuts=True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    cut = output.table(rows, cuts=True)
+
+    assert "音声がない" in piped
+    assert cut.splitlines() == ["id  reason", "1   音声…", "2   no"]
+    assert (output.fits(piped), output.fits(cut)) == (False, True)

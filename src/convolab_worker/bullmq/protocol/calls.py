@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgpack
 
 from convolab_worker.bullmq.protocol import script_costs
-from convolab_worker.bullmq.protocol.job_options import end_options, number, short_options
+from convolab_worker.bullmq.protocol.job_options import end_options, is_true, number, short_options
 from convolab_worker.bullmq.protocol.keys import STATE_KEYS
 from convolab_worker.bullmq.protocol.records import step_field
 
@@ -164,7 +164,7 @@ class Transitions:
                 "meta", "events", "delayed", "prioritized", "pc", "marker", "stalled"
             ),
         ]
-        push = "RPUSH" if job.opts.get("lifo") else "LPUSH"
+        push = "RPUSH" if is_true(job.opts.get("lifo")) else "LPUSH"
         args = (self._keys.base, now_ms, push, job.id, job.token, _flat(fields))
         return Call("retryJob", keys, args)
 

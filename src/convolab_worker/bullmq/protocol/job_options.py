@@ -26,6 +26,7 @@ _NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOR
 _RADIXES = {"0x": 16, "0o": 8, "0b": 2}
 _SHORT_NAMES = {long: short for short, long in LONG_NAMES.items()}
 _LARGEST_IN_LUA = 2**53
+_KEPT_BY = ("count", "age", "limit")
 
 
 class Options(dict[str, Any]):
@@ -77,6 +78,8 @@ def number(value: object) -> float | None:
 
     ``attempts`` and other numbers are text where they come from an environment variable.
     """
+    if isinstance(value, bool):
+        return int(value)
     if isinstance(value, (int, float)):
         return None if isinstance(value, float) and math.isnan(value) else value
     if value is None or value == []:
@@ -85,6 +88,11 @@ def number(value: object) -> float | None:
         is_text = len(value) == 1 and not isinstance(value[0], (bool, dict))
         return number(value[0]) if is_text else None
     return _number_in(value.strip()) if isinstance(value, str) else None
+
+
+def is_true(value: object) -> bool:
+    """Whether JavaScript takes a JSON value for true: empty lists and objects, too."""
+    return bool(value) or isinstance(value, (list, dict))
 
 
 def _number_in(text: str) -> float | None:
@@ -123,10 +131,10 @@ def end_options(opts: Mapping[str, Any], target: str) -> Mapping[str, Any]:
         found = known[target] = {
             "keepJobs": _keep_jobs(remove),
             "attempts": _sent(number(opts.get("attempts")), otherwise=0),
-            "fpof": bool(opts.get("failParentOnFailure")),
-            "cpof": bool(opts.get("continueParentOnFailure")),
-            "idof": bool(opts.get("ignoreDependencyOnFailure")),
-            "rdof": bool(opts.get("removeDependencyOnFailure")),
+            "fpof": is_true(opts.get("failParentOnFailure")),
+            "cpof": is_true(opts.get("continueParentOnFailure")),
+            "idof": is_true(opts.get("ignoreDependencyOnFailure")),
+            "rdof": is_true(opts.get("removeDependencyOnFailure")),
         }
     return found
 
@@ -134,17 +142,28 @@ def end_options(opts: Mapping[str, Any], target: str) -> Mapping[str, Any]:
 def _keep_jobs(remove: object) -> Mapping[str, Any]:
     """What BullMQ's ``removeOnComplete`` and ``removeOnFail`` mean (Scripts.getKeepJobs).
 
-    A part that is no number is left out: the script would stop half-way on it.
+    A part that is no number is left out, and a part of a job counts as one: the script would stop
+    half-way on them.
     """
     if isinstance(remove, (dict, list)):
         given = remove if isinstance(remove, dict) else {}
-        known = {key: _sent(given.get(key), otherwise=None) for key in ("count", "age", "limit")}
-        return {key: value for key, value in known.items() if value is not None}
-    return {"count": _sent(remove, otherwise=0 if remove else -1)}
+        known = {key: _sent(_as_lua(given.get(key)), otherwise=None) for key in _KEPT_BY}
+    else:
+        known = {"count": _sent(remove, otherwise=0 if remove else -1)}
+    return {
+        key: value if key == "age" else math.ceil(value) if value >= 0 else -1
+        for key, value in known.items()
+        if value is not None
+    }
+
+
+def _as_lua(value: object) -> object:
+    """Text becomes a number where Lua calculates with it."""
+    return number(value) if isinstance(value, str) and value.strip() else value
 
 
 def _sent(value: object, *, otherwise: int | None) -> float | None:
-    """``value`` if it is a number that Lua keeps exactly, or ``otherwise``."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    """``value`` if it is a number, the nearest that Lua keeps exactly, or ``otherwise``."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value):
         return otherwise
-    return value if abs(value) <= _LARGEST_IN_LUA else otherwise
+    return min(max(value, -_LARGEST_IN_LUA), _LARGEST_IN_LUA)

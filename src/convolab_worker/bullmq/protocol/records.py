@@ -83,10 +83,11 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
     data = get(b"data")
     if name is None:
         problem = "the job's hash has no name: it was removed, or never written whole"
-    elif data is None:
-        problem = "the job's hash has no data: it was never written whole"
     # What few jobs have is not even read: each call here is made for every job.
     made, made_before = get(b"atm"), get(b"attemptsMade")
+    attempts_made = 0 if made is None else whole_number(made)
+    if made_before is not None:
+        attempts_made = max(attempts_made, whole_number(made_before))
     stalls, delay, moved_from = get(b"stc"), get(b"delay"), get(b"movedFrom")
     deferred, parent, scheduler = get(b"defa"), get(b"parentKey"), get(b"rjk")
     steps: dict[str, bytes] = {}
@@ -97,12 +98,11 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         job_id.decode("utf-8", "surrogateescape"),
         token,
         (name or b"").decode("utf-8", "surrogateescape"),
-        b"null" if data is None else data,
+        data or b"{}",  # as Node reads what another program has left out
         opts,
         whole_number(get(b"timestamp")),
         whole_number(get(b"processedOn")),
-        (0 if made is None else whole_number(made))
-        or (0 if made_before is None else whole_number(made_before)),
+        attempts_made,
         whole_number(get(b"ats")),
         0 if delay == b"0" else whole_number(delay),
         text(deferred) if deferred else None,
@@ -124,11 +124,12 @@ def step_field(name: str) -> str:
 @functools.lru_cache(maxsize=512)
 def _options(raw: bytes) -> Options:
     """Reads a job's options once for all jobs that have the same, as those of one producer do."""
-    decoded = json.loads(raw)
-    if not isinstance(decoded, dict):
-        msg = f"got {type(decoded).__name__}"
-        raise ValueError(msg)  # noqa: TRY004 - the caller treats it like any other bad JSON
-    options: dict[str, Any] = decoded
+    decoded = json.loads(raw or b"{}")
+    if decoded is None:
+        msg = "got null"
+        raise ValueError(msg)
+    # Of a number, a text or a list JavaScript reads no option.
+    options: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
     return Options({LONG_NAMES.get(key, key): value for key, value in options.items()})
 
 
@@ -156,7 +157,7 @@ def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
         kept = json.loads(job.stacktrace)
     except (ValueError, RecursionError):
         kept = []
-    traces = [trace for trace in kept if isinstance(trace, str)] if isinstance(kept, list) else []
+    traces = kept if isinstance(kept, list) else []
     if stack is not None:
         traces.append(stack)
     limit = job.opts.get("stackTraceLimit")

@@ -43,13 +43,17 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _cancel(settings: Settings, given: argparse.Namespace) -> int:
+    from convolab_worker.cli.queues import job_of, looked_in
     from convolab_worker.client.client import JobClient
 
     job_id, wait = given.job_id, not given.no_wait
     reason = None if given.send_back else given.reason or "cancelled by an operator"
-    async with JobClient(settings) as client:
+    async with JobClient(await looked_in(settings, given)) as client:
+        queue = (await job_of(client, job_id)).queue
         try:
-            ended = await client.cancel(job_id, reason=reason, timeout=given.timeout, wait=wait)
+            ended = await client.cancel(
+                job_id, queue=queue, reason=reason, timeout=given.timeout, wait=wait
+            )
         except TimeoutError:
             remark(f"job {job_id} has not ended after {given.timeout:g} s; it was asked to end")
             return 1

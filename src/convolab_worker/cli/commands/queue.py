@@ -77,10 +77,12 @@ async def _list(settings: Settings, given: argparse.Namespace) -> None:
 
 
 async def _pause_or_resume(settings: Settings, given: argparse.Namespace) -> None:
+    from convolab_worker.cli.queues import acted_on
     from convolab_worker.cli.wake_service import WAKE_SECONDS
     from convolab_worker.client.client import JobClient
 
     done = _DONE[given.action]
+    settings = await acted_on(settings, given)
     async with JobClient(settings) as client:
         for queue in settings.queues:
             if given.action == "pause":
@@ -92,8 +94,10 @@ async def _pause_or_resume(settings: Settings, given: argparse.Namespace) -> Non
 
 
 async def _clean(settings: Settings, given: argparse.Namespace) -> None:
+    from convolab_worker.cli.queues import acted_on
     from convolab_worker.client.client import JobClient
 
+    settings = await acted_on(settings, given)
     async with JobClient(settings) as client:
         for queue in settings.queues:
             removed = await client.clean(

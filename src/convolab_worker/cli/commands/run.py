@@ -13,7 +13,8 @@ from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable
+    import socket
+    from collections.abc import Awaitable, Callable, Sequence
 
     from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
@@ -60,7 +61,11 @@ def main(given: argparse.Namespace) -> int:
 
         return reload(given.arguments, settings, embedded=given.embedded)
     if given.wake:
-        return _work(_with_mode(settings), _serve(given), given)
+        from convolab_worker.cli.ahead import bound_ahead
+
+        settings = _with_mode(settings)
+        with bound_ahead(settings, insecure=given.insecure) as socks:
+            return _work(settings, _serve(given, socks), given)
     _expect_no_wake_flags(given, settings)
     return _work(settings, lambda worker: _run(worker, given.exit_when_idle), given)
 
@@ -104,11 +109,13 @@ async def _stop_when_idle(worker: Worker, seconds: float) -> None:
     await worker.stop()
 
 
-def _serve(given: argparse.Namespace) -> Callable[[Worker], Awaitable[int]]:
+def _serve(
+    given: argparse.Namespace, socks: Sequence[socket.socket]
+) -> Callable[[Worker], Awaitable[int]]:
     from convolab_worker.server.server import WakeServer
 
     async def serve(worker: Worker) -> int:
-        async with WakeServer(worker, insecure=given.insecure):
+        async with WakeServer(worker, insecure=given.insecure, socks=socks):
             return await _run(worker, given.exit_when_idle)
 
     return serve

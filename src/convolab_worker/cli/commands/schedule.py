@@ -99,9 +99,12 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _acted(act: Any, settings: Settings, given: argparse.Namespace) -> int:
+    from convolab_worker.cli.queues import acted_on, looked_in
     from convolab_worker.cli.wake_service import WAKE_SECONDS
     from convolab_worker.client.client import JobClient
 
+    if given.action != "set":
+        settings = await (looked_in if given.action == "list" else acted_on)(settings, given)
     client = JobClient(settings)  # connected when the schedule is known to be right
     try:
         code: int = await act(client, given)

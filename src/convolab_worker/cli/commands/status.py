@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from convolab_worker.cli import flags
-from convolab_worker.cli.output import as_json, described, remark, result, table
+from convolab_worker.cli.commands.jobs.command import add_full, print_job
+from convolab_worker.cli.output import as_json, fits, remark, result, table
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings import OPTIONS
 from convolab_worker.settings.kinds import Duration
 
 if TYPE_CHECKING:
@@ -37,6 +39,13 @@ def add_flags(command: Parser) -> None:
         type=flags.reader_of(_INTERVAL),
         help="print the table again and again, this long apart, until Ctrl-C (default: 2s)",
     )
+    add_full(command)
+    command.add_argument(
+        "--app",
+        metavar="MODULE:REGISTRY",
+        type=flags.reader(OPTIONS["app"].read),
+        help="the application's handlers: also say which of them no queue reaches",
+    )
     flags.add_json(command)
     flags.add_connection(command, flags.QUEUES_LOOKED_IN)
 
@@ -56,18 +65,34 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _print(settings: Settings, given: argparse.Namespace) -> None:
+    from convolab_worker.cli.queues import looked_in
     from convolab_worker.client.client import JobClient
 
+    if given.job_id is not None:
+        from convolab_worker.cli.commands.jobs.actions import find
+
+        there = await looked_in(settings, given)
+        print_job(await find(there, given.job_id, whole=given.json or given.full), given)
+        return
+    finds = not flags.names_queues(given)
+    if not finds:
+        await looked_in(settings, given)  # says which of them nobody uses
     async with JobClient(settings) as client:
-        if given.job_id is not None:
-            job = asdict(await client.status(given.job_id))
-            result(as_json(job) if given.json else described(job))
-            return
-        queues = await client.queues(find=not flags.names_queues(given))
-        if given.json:
-            result(as_json(as_rows(queues)))
-        else:
-            print_queues(queues)
+        queues = await client.queues(find=finds)
+    if given.json:
+        result(as_json(as_rows(queues)))
+    else:
+        print_queues(queues)
+    if given.app is not None:
+        _remark_on_handlers(settings, [queue.name for queue in queues])
+
+
+def _remark_on_handlers(settings: Settings, queues: Sequence[str]) -> None:
+    """Say which handlers no job of the queues can reach."""
+    from convolab_worker.cli.process import load_handlers
+
+    for handler in load_handlers(settings).unreachable(queues):
+        remark(f"no queue for {handler.place}: it is for {handler.queue}, which is not listed")
 
 
 async def _watch(settings: Settings, given: argparse.Namespace) -> NoReturn:
@@ -109,7 +134,16 @@ def as_rows(queues: Sequence[QueueStatus]) -> dict[str, dict[str, Any]]:
 
 
 def _table(queues: Sequence[QueueStatus]) -> str:
+    """Return the table; on a terminal that is too narrow, without states that no job is in."""
     states = list(dict.fromkeys(state for queue in queues for state in queue.counts))
+    text = _table_of(queues, states)
+    if fits(text):
+        return text
+    used = [state for state in states if any(queue.counts.get(state) for queue in queues)]
+    return _table_of(queues, used)
+
+
+def _table_of(queues: Sequence[QueueStatus], states: Sequence[str]) -> str:
     rows = [
         [
             queue.name,
@@ -126,17 +160,14 @@ def _table(queues: Sequence[QueueStatus]) -> str:
 def _note(queue: QueueStatus) -> str:
     waits = queue.counts.get("waiting", 0) + queue.counts.get("prioritized", 0)
     notes = ["paused"] if queue.paused else []
+    if queue.concurrency is not None:
+        notes.append(f"at most {queue.concurrency} at once")
     if waits and queue.workers is not None and not queue.workers:
         notes.append("no worker is connected")
     return ", ".join(notes)
 
 
 def _age(since: float | None) -> str:
-    """Return how long ago that was, in its largest unit."""
-    if since is None:
-        return "-"
-    seconds = max(time.time() - since, 0.0)
-    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f}{unit}"
-    return f"{seconds:.0f}s"
+    from convolab_worker.cli.job_view import length
+
+    return "-" if since is None else length(int(max(time.time() - since, 0.0)))

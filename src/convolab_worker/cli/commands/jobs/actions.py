@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.output import Bar
 from convolab_worker.cli.process import connected
+from convolab_worker.cli.queues import job_of
 from convolab_worker.client.actions import BATCH, DONE, UNPLACED, Action
 from convolab_worker.client.client import JobClient
+from convolab_worker.client.console_client import ConsoleClient
 from convolab_worker.client.job_status import Seen, seen
 from convolab_worker.client.jobs import Search, Wanted
 from convolab_worker.errors import JobNotFound
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Collection, Coroutine, Sequence
 
+    from convolab_worker.client.console_client import JobDetails
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.connection.connection import Connection
     from convolab_worker.settings import Settings
@@ -43,18 +46,21 @@ async def newest(
     return found
 
 
-async def find(settings: Settings, job_id: str, states: Collection[str] | None) -> dict[str, Any]:
-    """Return a job with its stack traces and its log, if it is in one of those states.
+async def find(
+    settings: Settings, job_id: str, states: Collection[str] | None = None, *, whole: bool
+) -> JobDetails:
+    """Return a job with everything that is kept of it, if it is in one of those states.
 
-    Raises JobNotFound.
+    Without ``whole`` only the newest rows of its log are read. Raises JobNotFound.
     """
-    async with JobClient(settings) as client:
-        status = await client.status(job_id)
-        if states is not None and status.state not in states:
+    async with ConsoleClient(settings) as client:
+        job = await job_of(client, job_id)
+        if states is not None and job.state not in states:
             wanted = " or ".join(states)
-            msg = f"job {job_id!r} on {status.queue} is {status.state}, not {wanted}"
+            msg = f"job {job_id!r} on {job.queue} is {job.state}, not {wanted}"
             raise JobNotFound(msg)
-        return {**asdict(status), "logs": await client.logs(job_id, status.queue)}
+        details = await client.details(job_id, job.queue)
+        return replace(details, logs=await client.logs(job_id, job.queue)) if whole else details
 
 
 async def carry_out(
@@ -97,7 +103,7 @@ async def _named(
     async with JobClient(settings) as client:
         for job_id in dict.fromkeys(ids):
             try:
-                job = seen(await client.status(job_id))
+                job = seen(await job_of(client, job_id))
             except JobNotFound:
                 outcomes[f"no job has the id {job_id}"] += 1
                 continue

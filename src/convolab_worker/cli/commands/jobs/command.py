@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli import flags
-from convolab_worker.cli.output import as_json, described, remark, result, table
+from convolab_worker.cli.output import as_json, remark, result, table
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.kinds import Whole
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolab_worker.cli.flags import Parser
+    from convolab_worker.client.console_client import JobDetails
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.jobs import Wanted
 
@@ -41,6 +42,7 @@ def add_actions(command: Parser, *, failed: bool) -> None:
     flags.add_flag(listing, "--limit", _LIMIT, "print at most this many (default: 50)", default=50)
     showing = flags.add_command(actions, "show", "print all that is kept of a job", f"{me} show 2")
     showing.add_argument("job_id", metavar="ID", help="the job to look at")
+    add_full(showing)
     summary = f"put {which if failed else 'failed or completed jobs'} back into their queues"
     retrying = flags.add_command(actions, "retry", summary, f"{me} retry 2 --forget-steps")
     retrying.add_argument(
@@ -70,6 +72,12 @@ def add_actions(command: Parser, *, failed: bool) -> None:
         looks = action in (listing, showing)
         flags.add_connection(action, flags.QUEUES_LOOKED_IN if looks else flags.QUEUES_ACTED_ON)
         action.set_defaults(only_failed=failed)
+
+
+def add_full(command: Parser) -> None:
+    command.add_argument(
+        "--full", action="store_true", help="cut no value, and fold no frame of a library"
+    )
 
 
 def main(given: argparse.Namespace) -> int:
@@ -108,8 +116,13 @@ def _list(given: argparse.Namespace) -> int:
     settings, wanted, states = flags.settings_of(given), _wanted(given), _states(given)
     from convolab_worker.cli.commands.jobs import actions
     from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.queues import looked_in
 
-    found = run_client(settings, actions.newest(settings, wanted, states, given.limit))
+    async def newest() -> list[JobStatus]:
+        there = await looked_in(settings, given)
+        return await actions.newest(there, wanted, states, given.limit)
+
+    found = run_client(settings, newest())
     if given.json:
         for job in found:
             result(as_json(asdict(job)))
@@ -125,7 +138,7 @@ def _list(given: argparse.Namespace) -> int:
         rows = [
             [*_named(job), job.state, _when(job), job.attempts_made, _reason(job)] for job in found
         ]
-    result(table([head, *rows]))
+    result(table([head, *rows], cuts=True))
     return 0
 
 
@@ -133,11 +146,26 @@ def _show(given: argparse.Namespace) -> int:
     settings = flags.settings_of(given)
     from convolab_worker.cli.commands.jobs import actions
     from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.queues import looked_in
 
     states = ("failed",) if given.only_failed else None
-    job = run_client(settings, actions.find(settings, given.job_id, states))
-    result(as_json(job) if given.json else described(job))
+
+    async def find() -> JobDetails:
+        there = await looked_in(settings, given)
+        return await actions.find(there, given.job_id, states, whole=given.json or given.full)
+
+    print_job(run_client(settings, find()), given)
     return 0
+
+
+def print_job(details: JobDetails, given: argparse.Namespace) -> None:
+    """Print one job; ``status`` does it, too."""
+    from convolab_worker.cli.job_view import job_json, job_text
+
+    if given.json:
+        result(as_json(job_json(details)))
+    else:
+        result(job_text(details, time.time(), full=given.full))
 
 
 def _act(given: argparse.Namespace) -> int:
@@ -149,17 +177,22 @@ def _act(given: argparse.Namespace) -> int:
         raise ConfigurationError(msg)
     from convolab_worker.cli.commands.jobs import actions
     from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.queues import acted_on, looked_in
     from convolab_worker.cli.wake_service import wake_service
 
     outcomes: Counter[str] = Counter()
     done = _DONE_TO_THEM[given.action]
     how = {what: getattr(given, what, False) for what in ("reset_attempts", "forget_steps")}
     action = actions.Action(given.action, settings.prefix, **how)
-    doing = actions.carry_out(
-        settings, wanted, states, given.ids, action, outcomes, dry_run=given.dry_run
-    )
+
+    async def carry_out() -> None:
+        there = await (looked_in if given.ids else acted_on)(settings, given)
+        await actions.carry_out(
+            there, wanted, states, given.ids, action, outcomes, dry_run=given.dry_run
+        )
+
     try:
-        run_client(settings, doing)
+        run_client(settings, carry_out())
     except KeyboardInterrupt:
         count = outcomes[actions.DONE]
         remark(f"stopped: {count} jobs were {done}, each of them completely; run it again")
@@ -220,11 +253,13 @@ def _named(job: JobStatus) -> list[str]:
 
 def _when(job: JobStatus) -> str:
     """Return when a job ended, is due, has started or was added."""
+    from convolab_worker.cli.job_view import date
+
     started = job.processed_on if job.state == "active" else None
     for at in (job.finished_on, job.due_at, started, job.timestamp):
         if at is not None:
-            return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    return "-"
+            break
+    return date(at)
 
 
 def _reason(job: JobStatus) -> str:

@@ -1,0 +1,118 @@
+"""Which queues, and which job, a command means.
+
+Who names no queue means those that there are, as the server tells; but what changes more than jobs
+that were named by their ids asks for a queue, unless there is only one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from convolab_worker.cli import flags
+from convolab_worker.cli.output import remark
+from convolab_worker.cli.process import connected
+from convolab_worker.client.queues import find_queues, not_used
+from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobNotFound
+from convolab_worker.settings.kinds import suggestion
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from convolab_worker.client.client import JobClient
+    from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.settings import Settings
+
+_MOST_NAMED = 8
+
+
+async def looked_in(settings: Settings, given: argparse.Namespace) -> Settings:
+    """Return the settings with the queues to look in; say which queue that was named is not used.
+
+    Raises RedisUnavailable.
+    """
+    if flags.names_queues(given):
+        for text in await _unknown(settings, given):
+            remark(text)
+        return settings
+    found = await _found(settings)
+    if not found:
+        remark(_nothing(settings))
+        return settings
+    return settings.replace(queues=tuple(found))
+
+
+async def acted_on(settings: Settings, given: argparse.Namespace) -> Settings:
+    """Return the settings with the queues to act on.
+
+    Raises ConfigurationError if none is named and there are several, and ConvolabWorkerError for
+    one that is named and not used.
+    """
+    if flags.names_queues(given):
+        unknown = await _unknown(settings, given)
+        if unknown:
+            raise ConvolabWorkerError("; ".join(unknown))
+        return settings
+    found = await _found(settings)
+    if not found:
+        raise ConvolabWorkerError(_nothing(settings))
+    if len(found) > 1:
+        msg = f"which queue is meant? expected --queue with one or more of {_listed(found)}"
+        raise ConfigurationError(msg)
+    return settings.replace(queues=tuple(found))
+
+
+async def job_of(client: JobClient, job_id: str) -> JobStatus:
+    """Return the job from that of the client's queues which has it.
+
+    Raises JobNotFound, and ConfigurationError if several have it: Node counts its jobs' ids in each
+    queue.
+    """
+    queues = client.settings.queues
+    found: list[JobStatus] = []
+    asked = [client.status(job_id, queue) for queue in queues]
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        if not isinstance(answer, BaseException):
+            found.append(answer)
+        elif not isinstance(answer, JobNotFound):
+            raise answer
+    if not found:
+        msg = f"no job {job_id!r} on {_listed(queues)}: never added, or removed when it ended"
+        raise JobNotFound(msg)
+    if len(found) > 1:
+        there = _listed([job.queue for job in found])
+        msg = f"job {job_id!r} is on {there}: expected --queue with one of them"
+        raise ConfigurationError(msg)
+    return found[0]
+
+
+async def _found(settings: Settings) -> list[str]:
+    async with connected(settings) as connection:
+        return await find_queues(connection, settings.prefix)
+
+
+async def _unknown(settings: Settings, given: argparse.Namespace) -> list[str]:
+    """Return a sentence for each queue that a flag names and nobody has used yet.
+
+    A variable may well name one: it was written for the worker.
+    """
+    if given.queues is None:
+        return []
+    async with connected(settings) as connection:
+        unused = await not_used(connection, settings.prefix, settings.queues)
+        there = await find_queues(connection, settings.prefix) if unused else []
+    sentences = []
+    for name in unused:
+        near = suggestion(name, there) or (f"; there are {_listed(there)}" if there else "")
+        sentences.append(f"there is no queue {name}{near}")
+    return sentences
+
+
+def _nothing(settings: Settings) -> str:
+    return f"no queue was found under the prefix {settings.prefix}: nothing was ever added"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,169 @@
+"""What the command line finds by itself: queues that nobody has named, and one job's all."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from tests.support.commands import Commands
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.asyncio
+Data = dict[str, Any]
+
+
+class Prefix:
+    """A prefix of the test's own with some queues, and the command line without a queue's name."""
+
+    def __init__(self, commands: Commands, client: JobClient, name: str) -> None:
+        self.client = client
+        self.name = name
+        self._commands = commands
+
+    async def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Return exit code, standard output and standard error of a command."""
+        return await self._commands.run(*arguments, CONVOLAB_QUEUES="", CONVOLAB_PREFIX=self.name)
+
+    async def printed(self, *arguments: str) -> str:
+        """Return what a command prints that is to end well and has nothing to remark."""
+        code, out, err = await self.run(*arguments)
+        assert (code, err) == (0, "")
+        return out
+
+
+@pytest_asyncio.fixture
+async def prefix(tmp_path: Path, server_url: str) -> AsyncIterator[Prefix]:
+    name = f"p{uuid.uuid4().hex[:12]}"
+    commands = Commands(tmp_path, server_url, "")
+    async with JobClient(Settings(redis_url=server_url, prefix=name)) as client:
+        yield Prefix(commands, client, name)
+    await commands.close()
+
+
+async def test_queues_that_nobody_names_are_looked_in(prefix: Prefix) -> None:
+    for queue in ("audio", "音声"):
+        await prefix.client.enqueue("speak", {"to": queue}, queue=queue)
+
+    listed = await prefix.printed("jobs", "list", "--json")
+    table = await prefix.printed("status")
+
+    assert {json.loads(line)["queue"] for line in listed.splitlines()} == {"audio", "音声"}
+    assert "no worker is connected" in table
+    audio, japanese = table.splitlines()[1:]
+    assert audio.index("no worker") == japanese.index("no worker") + 2  # two wide signs
+    assert await prefix.printed("schedule", "list", "--json") == ""
+    code, out, err = await prefix.run("jobs", "list", "--queue", "audoi")
+    assert (code, out, err) == (
+        0, "no job fits\n", "there is no queue audoi; did you mean audio?\n"
+    )  # fmt: skip
+
+
+async def test_a_job_is_found_by_its_id_and_one_id_on_two_queues_is_not_guessed(
+    prefix: Prefix,
+) -> None:
+    """Node counts in each queue; above all, no command acts on another job than was meant."""
+    first = await prefix.client.enqueue("speak", queue="audio", delay=60, job_id="a1")
+    assert "queue     audio" in await prefix.printed("status", first)
+
+    await prefix.client.enqueue("draw", queue="images", job_id=first)
+    ambiguous = f"job '{first}' is on audio, images: expected --queue with one of them"
+    for command in (
+        ["status", first], ["jobs", "show", first], ["cancel", first], ["jobs", "promote", first],
+    ):  # fmt: skip
+        for named in ([], ["--queue", "audio,images"]):
+            code, _, err = await prefix.run(*command, *named)
+            assert (code, ambiguous in err) == (2, True), command
+    states = [(await prefix.client.status(first, queue)).state for queue in ("audio", "images")]
+    assert states == ["delayed", "waiting"]
+
+    assert await prefix.printed("cancel", first, "--queue", "images") == "removed\n"
+    assert await prefix.printed("jobs", "promote", first) == "1 job promoted\n"
+    code, _, err = await prefix.run("status", "99")
+    assert (code, "no job '99' on audio, images: never added, or" in err) == (1, True)
+
+
+async def test_what_is_done_to_a_whole_queue_asks_which_unless_there_is_one(
+    prefix: Prefix,
+) -> None:
+    code, _, err = await prefix.run("queue", "pause")
+    assert (code, "no queue was found under the prefix" in err) == (1, True)
+
+    await prefix.client.enqueue("speak", queue="audio")
+    assert await prefix.printed("queue", "pause") == "audio is paused\n"
+    assert "paused, no worker is connected" in await prefix.printed("status")
+    assert await prefix.printed("queue", "resume") == "audio is resumed\n"
+
+    await prefix.client.enqueue("draw", queue="images")
+    for command in (
+        ["queue", "pause"], ["queue", "clean", "--state", "waiting"], ["jobs", "remove", "--all"],
+        ["failed", "retry", "--all"],
+    ):  # fmt: skip
+        code, _, err = await prefix.run(*command)
+        assert (code, "expected --queue with one or more of audio, images" in err) == (2, True)
+    code, _, err = await prefix.run("queue", "pause", "--queue", "audoi")
+    assert (code, "there is no queue audoi; did you mean audio?" in err) == (1, True)
+    assert len([job async for job in prefix.client.jobs(queue="audio")]) == 1
+
+
+async def test_status_of_a_job_shows_what_the_console_shows_and_retry_may_forget_steps(
+    prefix: Prefix, server_url: str, redis: Redis
+) -> None:
+    """Data, options, progress, log, steps, stack and family; one way to retry for both."""
+    handlers, said = HandlerRegistry(), list[str]()
+
+    @handlers.audio("speak", queue="audio", attempts=1)
+    async def speak(job: Job[Data]) -> None:
+        await job.step("voice", said.append, "spoken")
+        await job.progress({"pct": 20, "step": "voice"})
+        job.log.info("trying")
+        json.loads("{")
+
+    settings = Settings(redis_url=server_url, prefix=prefix.name, queues=("audio",))
+    async with Worker(handlers, settings.replace(idle_min=0.05, idle_max=0.5)):
+        job_id = await prefix.client.enqueue("speak", {"text": "日本"}, queue="audio")
+        failed = f"{prefix.name}:audio:failed"
+        await wait_until(lambda: redis.zcard(failed), what="the failure")
+        text = await prefix.printed("status", job_id)
+        found = json.loads(await prefix.printed("failed", "show", job_id, "--json"))
+
+        for forget, calls in (([], 1), (["--forget-steps"], 2)):
+            assert await prefix.printed("failed", "retry", job_id, *forget) == "1 job retried\n"
+            await wait_until(lambda: redis.zcard(failed), what="the next failure")
+            assert len(said) == calls
+
+    assert 'progress  {"pct": 20, "step": "voice"}' in text
+    assert '"text": "日本"' in text
+    assert "test_finding.py" in text
+    assert "frames of libraries" in text
+    assert "[info] trying" in text
+    assert "voice  null" in text
+    assert found["steps"] == {"voice": None}
+    assert found["where"].endswith("in speak")
+    assert found["data"] == {"text": "日本"}
+
+
+async def test_status_names_handlers_that_no_queue_reaches(prefix: Prefix, tmp_path: Path) -> None:
+    (tmp_path / "lessons.py").write_text(
+        "from convolab_worker import HandlerRegistry\n"
+        "handlers = HandlerRegistry()\n"
+        "@handlers.audio('speak', queue='speech')\n"
+        "async def speak(job): ...\n"
+        "@handlers.image('draw')\n"
+        "async def draw(job): ...\n"
+    )
+    await prefix.client.enqueue("draw", queue="images")
+
+    code, out, err = await prefix.run("status", "--app", "lessons:handlers")
+
+    assert (code, out.count("\n")) == (0, 2)
+    assert "lessons.speak" in err
+    assert "it is for speech, which is not listed" in err
+    assert "draw" not in err
