@@ -149,14 +149,10 @@ async def test_a_place_is_taken_within_a_second_though_others_take_and_free_plac
 
         began, sent = time.monotonic(), worker.stats()["commands"]["sent"]
         while time.monotonic() - began < 3:
-            async with (
-                redis.pipeline() as swap
-            ):  # one job ends, the next begins: never a free place
-                await (
-                    swap.lrem(f"{keys}:active", 1, "theirs")
-                    .lpush(f"{keys}:active", "theirs")
-                    .execute()
-                )
+            async with redis.pipeline() as swap:  # a job ends, the next begins: no place is free
+                swap.lrem(f"{keys}:active", 1, "theirs")
+                swap.lpush(f"{keys}:active", "theirs")
+                await swap.execute()
             await asyncio.sleep(0.02)
         sent = worker.stats()["commands"]["sent"] - sent
         await redis.lrem(f"{keys}:active", 1, "theirs")
