@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq import flows, producer, reconcile
+from convolab_worker.bullmq.child_jobs import nothing_to_wait_for
 from convolab_worker.bullmq.outcome import Failed, Outcome, Returned
 from convolab_worker.errors import ConvolabWorkerError, LockLost
 from convolab_worker.worker.execution.losses import too_large
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.bullmq.flows import ChildJob
+    from convolab_worker.bullmq.child_jobs import ChildJob
     from convolab_worker.bullmq.outcome import AwaitsChildren
     from convolab_worker.worker.execution.executor import JobInHand
 
@@ -43,7 +44,7 @@ async def await_children(
         if await flows.have_ended(backend, job, outcome.children):
             return True
     # Twice there was nothing to wait for, and nothing had ended: it would go round for ever.
-    raise flows.nothing_to_wait_for(outcome.children, ())
+    raise nothing_to_wait_for(outcome.children, ())
 
 
 async def _add_children(
@@ -52,8 +53,8 @@ async def _add_children(
     """Add the children that have not ended, and give those.
 
     Raises Aborted if the job is told to end, and there are more to add. The next run, which asks
-    for the same children, adds those. A job that a
-    failed child keeps from ever completing gets none: they would run for nothing.
+    for the same children, adds those. A job that a failed child keeps from ever completing gets
+    none: they would run for nothing.
     """
     job = held.job
     if job.starts > 1:  # a job that was retried by hand, and the child that failed it was not
