@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolab_worker.cli.flags import Parser
-    from convolab_worker.client.console.details import JobDetails
+    from convolab_worker.client.console.details import Attempts, JobDetails
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.jobs import Wanted
 
@@ -165,22 +165,22 @@ def _show(given: argparse.Namespace) -> int:
 
     states = ("failed",) if given.only_failed else None
 
-    async def find() -> JobDetails:
+    async def find() -> tuple[JobDetails, Attempts]:
         there = await looked_in(settings, given)
         return await actions.find(there, given.job_id, states, whole=given.json or given.full)
 
-    print_job(run_client(settings, find()), given)
+    print_job(*run_client(settings, find()), given)
     return 0
 
 
-def print_job(details: JobDetails, given: argparse.Namespace) -> None:
+def print_job(details: JobDetails, attempts: Attempts, given: argparse.Namespace) -> None:
     """Print one job; ``status`` does it, too."""
     from convolab_worker.cli.job_view import job_json, job_text
 
     if given.json:
-        result(as_json(job_json(details)))
+        result(as_json(job_json(details, attempts)))
     else:
-        result(job_text(details, time.time(), full=given.full))
+        result(job_text(details, attempts, time.time(), full=given.full))
 
 
 def _act(given: argparse.Namespace) -> int:
