@@ -9,9 +9,10 @@ from __future__ import annotations
 import ipaddress
 import threading
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
+
+from msgspec.structs import replace
 
 from convolab_worker.connection.source import ServerSource
 
