@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.job import Job
     from convolab_worker.handlers.middleware import CallNext
     from convolab_worker.handlers.processes import Renewal
+    from convolab_worker.handlers.redaction import Shown
     from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
     from convolab_worker.handlers.sync_job import SyncJob
@@ -58,6 +59,7 @@ __all__ = [
     "Schedule",
     "ScheduleOptions",
     "Settings",
+    "Shown",
     "SyncJob",
     "SyncJobClient",
     "Worker",
@@ -86,6 +88,7 @@ _MODULES = {
     "Schedule": "bullmq.protocol.schedules",
     "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
+    "Shown": "handlers.redaction",
     "SyncJob": "handlers.sync_job",
     "SyncJobClient": "client.sync_client",
     "Worker": "worker.worker",

@@ -25,6 +25,7 @@ async def test_a_cancelled_parked_job_whose_end_was_never_written_is_ended_by_th
         _, parked = await stage.bench.add({"waits": True}, {"waits": True}, name="one-at-a-time")
         holding = asyncio.create_task(worker.hold(30))
         await wait_until(lambda: worker.stats()["parked"] == 1, what="the parking")
+        await wait_until(stage.bench.blocked, what="the wait for what comes next")
         commands = stage.proxy.links[0]  # the first connection of a worker sends its commands
         commands.set_mode("hold")
         await client.cancel(parked, reason="asked", wait=False)

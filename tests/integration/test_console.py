@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from aiohttp import ClientSession, web
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Shown, Worker
 from convolab_worker.errors import UnrecoverableError
 from convolab_worker.server.server import ConsoleServer, WakeServer, console_app
 from tests.support.commandstats import counted_commands
@@ -113,7 +117,8 @@ async def test_a_page_of_fifty_jobs_costs_what_it_says_and_pages_have_each_job_o
             page = await read(session, "jobs", state="failed", after=page["after"])
             seen += [job["id"] for job in page["jobs"]]
 
-    assert first["commands"] == counted.total == 51
+    assert first["commands"] == counted.total == 52
+    assert first["total"] == 120
     assert len(seen) == len(set(seen)) == 120
     assert seen[0] == "119"
 
@@ -128,7 +133,7 @@ async def test_waiting_jobs_come_in_pages_too(client: JobClient, redis: Redis) -
 
     ids = [job["id"] for job in page["jobs"] + rest["jobs"]]
     assert ids == [f"j{n}" for n in reversed(range(70))]
-    assert page["commands"] == counted.total == 52
+    assert page["commands"] == counted.total == 54
 
 
 async def test_a_search_looks_at_a_bounded_number_of_jobs(
@@ -219,6 +224,104 @@ async def test_failures_are_grouped_by_reason_and_a_group_is_retried_at_once(
     assert [len(group["ids"]) for group in groups] == [20, 10]
     assert (status, done["done"]) == (200, 20)
     assert [group["reason"] for group in left] == ["rate limited"]
+
+
+async def test_an_action_on_all_that_match_says_how_many_and_costs_what_is_billed(
+    make_settings: Callable[..., Settings], redis: Redis
+) -> None:
+    """All of a state, those of a name, and those with a text: the ids first, then the action."""
+    settings = make_settings(console_actions="on")
+    queue = await add_failed(redis, settings, 240)
+    async with console(settings) as session:
+        await read(session, "queues")
+        async with counted_commands(redis) as counted:
+            every = await read(session, "matching", state="failed")
+        named = await read(session, "matching", state="failed", name="speak")
+        other = await read(session, "matching", state="failed", name="whisper")
+        limited = await read(session, "matching", state="failed", text="rate limited")
+        order = {"action": "retry", "queue": queue, "state": "failed", "ids": limited["ids"]}
+        await act(session, **{**order, "ids": ["0"]})  # the server knows the script now
+        async with counted_commands(redis) as spent:
+            _, done = await act(session, **order)
+        _, again = await act(session, **order)
+
+    assert every["commands"] == counted.total == 1
+    assert (len(every["ids"]), len(named["ids"]), other["ids"]) == (240, 240, [])
+    assert (named["commands"], limited["looked_at"]) == (241, 240)
+    assert (len(limited["ids"]), done["done"], again["done"]) == (80, 79, 0)
+    assert done["commands"] == pytest.approx(spent.total, rel=0.02)
+
+
+@pytest.mark.parametrize("action", ["remove", "promote", "retry", "pause", "resume"])
+async def test_an_actions_price_has_what_its_script_runs_inside_redis(
+    action: str, client: JobClient, redis: Redis
+) -> None:
+    queue, state = client.settings.queues[0], "failed" if action == "retry" else "delayed"
+    mark = "" if action == "retry" else "j"
+    if action == "retry":
+        await add_failed(redis, client.settings, 40)
+    else:
+        await client.enqueue_many(
+            [{"name": "a", "job_id": f"j{n}", "delay": 900} for n in range(40)]
+        )
+    about = {} if action in {"pause", "resume"} else {"state": state}
+    async with console(client.settings.replace(console_actions="on")) as session:
+        await read(session, "queues")  # connects
+        first = {"ids": [f"{mark}0"]} if about else {}
+        await act(session, action=action, queue=queue, **about, **first)  # sends the script's text
+        ids = {"ids": [f"{mark}{n}" for n in range(1, 40)]} if about else {}
+        async with counted_commands(redis) as spent:
+            _, done = await act(session, action=action, queue=queue, **about, **ids)
+
+    assert done["done"] == (39 if about else 1)
+    assert done["commands"] == pytest.approx(spent.total, rel=0.03, abs=1)
+
+
+async def test_a_job_is_run_again_with_other_data(client: JobClient) -> None:
+    """As a new job, with numbers as they were written."""
+    queue = client.settings.queues[0]
+    async with console(client.settings.replace(console_actions="on")) as session:
+        status, done = await act(
+            session,
+            action="enqueue",
+            queue=queue,
+            name="speak",
+            data={"chapter": 9007199254740991},
+            options={"priority": 3, "attempts": 2},
+        )
+        refused, told = await act(
+            session, action="enqueue", queue=queue, name="a", options={"priority": -1}
+        )
+        unsafe, _ = await act(session, action="enqueue", queue=queue, name="a", data=2**60)
+
+    job = await client.status(done["id"])
+    assert (status, job.name, job.data) == (200, "speak", {"chapter": 9007199254740991})
+    assert (job.priority, job.max_attempts) == (3, 2)
+    assert (refused, "priority" in told["error"], unsafe) == (400, True, 400)
+
+
+async def test_the_times_of_a_jobs_attempts_are_read_from_its_queues_events(
+    make_settings: Callable[..., Settings],
+) -> None:
+    handlers = HandlerRegistry()
+
+    @handlers.audio("stutter", attempts=2)
+    async def stutter(job: Job[Data]) -> None:
+        if job.attempt == 1:
+            msg = "lost for words"
+            raise RuntimeError(msg)
+
+    async with serving(handlers, make_settings()) as (_, client, session):
+        job_id = await client.enqueue("stutter", attempts=2, backoff=0.01)
+        await client.enqueue("stutter", attempts=1)
+        await client.result(job_id, 10)
+        await read(session, "queues")  # connects
+        found = await read(session, "attempts", id=job_id)
+
+    first, second = found["attempts"]
+    assert (first["outcome"], second["outcome"]) == ("failed, tried again later", "completed")
+    assert first["started_at"] <= first["ended_at"] <= second["started_at"] <= second["ended_at"]
+    assert (found["complete"], found["commands"]) == (True, 2)
 
 
 async def test_every_action_does_what_the_client_does_and_says_who_asked(client: JobClient) -> None:
@@ -357,11 +460,13 @@ async def test_payloads_can_be_hidden(make_settings: Callable[..., Settings]) ->
                 ("schedules", {}),
             )
         ]
-        for path in ("payload?id=j1", "jobs?state=failed&text=hunter2"):
-            async with session.get(f"/api/{path}") as answer:
-                assert answer.status == 400
+        assert (await read(session, "jobs", state="failed", text="hunter2"))["jobs"] == []
+        by_reason = await read(session, "jobs", state="failed", text="for chapter j1")
+        async with session.get("/api/payload?id=j1") as answer:
+            assert answer.status == 400
 
     assert job["hidden"] is True
+    assert [one["id"] for one in by_reason["jobs"]] == ["j1"]
     assert job["steps"] == {"speech": None}
     assert not any("hunter2" in text or "chars" in text for text in texts)
 
@@ -379,6 +484,98 @@ async def test_a_large_payload_is_cut_and_can_be_downloaded_whole(
     assert len(whole["data"]["text"]) == 2_000_000
 
 
+async def test_a_schedule_is_told_in_words_with_its_next_times_and_is_removed(
+    client: JobClient,
+) -> None:
+    """In its zone, over the day when the clock is set; one that Node can't go on with is named."""
+    queue = client.settings.queues[0]
+    await client.schedule("nightly", "a", cron="30 2 * * 1-5", tz="Europe/Berlin")
+    await client.schedule("often", "a", every=3600, limit=3)
+    async with console(client.settings.replace(console_actions="on")) as session:
+        found = (await read(session, "schedules"))["schedules"]
+        status, done = await act(session, action="unschedule", queue=queue, schedule="nightly")
+        left = (await read(session, "schedules"))["schedules"]
+
+    nightly = next(one for one in found if one["id"] == "nightly")
+    often = next(one for one in found if one["id"] == "often")
+    assert nightly["words"] == "at 02:30 on Monday to Friday"
+    zone = ZoneInfo("Europe/Berlin")
+    moments = [datetime.fromtimestamp(at, zone) for at in nightly["next"]]
+    assert [moment.strftime("%H:%M") for moment in moments] == ["02:30"] * 5
+    assert len({moment.date() for moment in moments}) == 5
+    assert [b - a for a, b in pairwise(often["next"])] == [3600.0]
+    assert (status, done["done"], [one["id"] for one in left]) == (200, 1, ["often"])
+
+
+async def test_a_queue_says_what_keeps_its_jobs_from_being_run(
+    client: JobClient, redis: Redis
+) -> None:
+    """A pause, no worker, and the queue's own limits as Node writes them."""
+    queue, prefix = client.settings.queues[0], client.settings.prefix
+    await client.enqueue("a")
+    await client.pause(queue)
+    meta: dict[Any, Any] = {"concurrency": 4, "max": 10, "duration": 60_000}
+    await redis.hset(f"{prefix}:{queue}:meta", mapping=meta)
+    await redis.set(f"{prefix}:{queue}:limiter", 11, px=30_000)
+    async with console(client.settings) as session:
+        (row,) = (await read(session, "queues"))["queues"]
+
+    assert row["problems"] == ["it is paused", "no worker listens, and 1 jobs wait"]
+    assert (row["concurrency"], row["rate_limit"]) == (4, [10, 60.0])
+    assert 0 < row["limited_for"] <= 30
+
+
+async def test_fields_and_texts_are_redacted_wherever_they_are_shown(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """In lists, jobs, steps, logs, downloads, the stream, and not to be found by a search."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("speak")
+    async def speak(job: Job[Data]) -> None:
+        await job.progress({"apiKey": "hunter2", "pct": 20})
+        await job.step("login", lambda: {"api_key": "hunter2"})
+        job.log.info("tried hunter2")
+        msg = f"refused hunter2 of {job.id}"
+        raise UnrecoverableError(msg)
+
+    @handlers.redact
+    def without_password(shown: Shown) -> Any:
+        if shown.name == "broken":
+            raise KeyError
+        return (
+            shown.value.replace("hunter2", "***") if isinstance(shown.value, str) else shown.value
+        )
+
+    settings = make_settings(console_redact=("api-key",))
+    async with serving(handlers, settings) as (_, client, session):
+        data = {"user": {"API_KEY": "hunter2", "name": "Ida"}}
+        await client.enqueue("speak", data, job_id="j1")
+        await client.enqueue("broken", data, job_id="j2", delay=900)
+        await wait_until(lambda: _is(client, "j1", "failed"), what="its failure")
+        job = (await read(session, "job", id="j1"))["job"]
+        broken = (await read(session, "job", id="j2"))["job"]
+        texts = [
+            str(await read(session, path, **asked))
+            for path, asked in (
+                ("job", {"id": "j1"}),
+                ("jobs", {"state": "failed"}),
+                ("payload", {"id": "j1"}),
+                ("failures", {}),
+            )
+        ]
+        found = await read(session, "jobs", state="failed", text="hunter2")
+        async with session.get("/events") as stream:
+            texts.append((await stream.content.readuntil(b"event: status")).decode())
+
+    assert not any("hunter2" in text for text in texts)
+    assert found["jobs"] == []
+    assert json.loads(job["data"]["text"]) == {"user": {"API_KEY": "[not shown]", "name": "Ida"}}
+    assert (job["reason"], job["redacted"]) == ("refused *** of j1", True)
+    assert job["steps"] == {"login": '{"api_key": "[not shown]"}'}
+    assert broken["data"]["text"] == '"[not shown]"'
+
+
 async def test_handlers_and_schedules_are_listed(make_settings: Callable[..., Settings]) -> None:
     async with serving(failing(), make_settings()) as (_, client, session):
         await client.schedule("nightly", "course", cron="0 3 * * *", tz="Europe/Berlin")
@@ -387,6 +584,9 @@ async def test_handlers_and_schedules_are_listed(make_settings: Callable[..., Se
 
     assert [one["names"] for one in handlers["handlers"]] == [["chapter"], ["course"], ["speak"]]
     assert handlers["commands"] == 0
+    assert [one["reachable"] for one in handlers["handlers"]] == [True, True, True]
+    assert handlers["handlers"][2]["schema"]["type"] == "object"
+    assert handlers["handlers"][2]["defaults"] == {"attempts": 3}
     assert (schedule["cron"], schedule["tz"]) == ("0 3 * * *", "Europe/Berlin")
 
 
@@ -397,9 +597,13 @@ async def test_handlers_and_schedules_are_listed(make_settings: Callable[..., Se
         ("job", 404),
         ("jobs?state=nonsense", 400),
         ("jobs?after=x", 400),
-        ("jobs?after=1e999~99999999999", 400),
-        ("jobs?after=7~7&state=waiting", 200),
-        ("jobs?after=-1~5&state=waiting", 200),
+        ("jobs?after=0~1e999~99999999999", 400),
+        ("jobs?after=7~7~7&state=waiting", 400),
+        ("jobs?after=0~7~7&state=waiting", 200),
+        ("jobs?after=0~-1~5&state=waiting", 200),
+        ("jobs?after=6~7~7&state=any", 200),
+        ("matching?state=any", 400),
+        ("attempts?id=nowhere", 404),
         ("jobs?queue=a:b", 400),
         ("job?id=" + "x" * 20_000, 400),
         ("queues?find=all&find=none", 200),
@@ -424,6 +628,11 @@ async def test_wrong_looks_are_answered_in_json(
         b'{"action": "retry", "queue": "q"}', b'{"action": "retry", "queue": "q", "ids": [1]}',
         b'{"action": "pause", "queue": "q", "ids": ["1"]}', b'{"action": "pause", "queue": "a:b"}',
         b'{"action": "retry", "queue": "q", "ids": ["1"], "forget_steps": 1}',
+        b'{"action": "retry", "queue": "q", "ids": ["1"], "state": 7}',
+        b'{"action": "enqueue", "queue": "q", "data": {}}',
+        b'{"action": "unschedule", "queue": "q"}',
+        b'{"action": "enqueue", "queue": "q", "name": "n", "options": {"jobId": "1"}}',
+        b'{"action": "enqueue", "queue": "q", "name": "n", "options": {"delay": "soon"}}',
     ],
 )  # fmt: skip
 async def test_wrong_actions_are_refused(

@@ -7,6 +7,7 @@ and a tenth, and say why in the commit.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.asyncio
 
 JOBS = 300
 PACKAGE = str(Path(convolab_worker.__file__).parent)
+ROOT = Path(__file__).parents[2]
 # Measured on Python 3.11, which counts most: later ones inline comprehensions.
 CALLS_A_JOB = {1: 132, 50: 138}  # by concurrency
 CALLS_AN_ADD = 42
@@ -84,6 +86,36 @@ async def test_a_job_costs_few_calls_and_one_command(
         sent["fetch"]["sent"] + sent["complete"]["sent"]
     ) / JOBS <= COMMANDS_A_JOB + concurrency / JOBS
     assert calls.each(JOBS) <= CALLS_A_JOB[concurrency], calls.told(JOBS)
+
+
+async def test_a_jobs_way_is_as_short_as_the_page_on_architecture_says(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """At most fifteen modules hand it on; these and those that they ask are what the page lists."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("noop")
+    async def noop(_job: Job[Any]) -> None:
+        """Do nothing."""
+
+    settings = make_settings(concurrency=1)
+    async with JobClient(settings) as client:
+        await client.enqueue_many([{"name": "noop"}] * JOBS)
+    with Calls() as calls:
+        await Worker(handlers, settings).drain()
+
+    by_module: Counter[str] = Counter()
+    for name, count in calls.by_function.items():
+        by_module[name.partition(".")[0]] += count
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = page.partition("### How long these ways are")[2].partition("**A lost lock")[0]
+    handing, asked = [
+        re.findall(r"`(\w+)`", line) for line in re.findall(r"^> .*$", told, re.MULTILINE)
+    ]
+    assert {name for name, count in by_module.items() if count > JOBS / 2} == {*handing, *asked}
+    assert f"**A job: {len(handing)} modules**" in told
+    assert f"ask {len(asked)} others" in told
+    assert len(handing) <= 15
 
 
 async def test_adding_costs_few_calls(make_settings: Callable[..., Settings]) -> None:

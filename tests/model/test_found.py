@@ -184,6 +184,27 @@ FOUND = {
     "whoever holds hangs up while what is left is counted": Plan(
         held=True, steps=(Hold(calls=2), Freeze(), HangUp(all=True))
     ),
+    "the connection breaks as a parked job starts": Plan(
+        concurrency=2,
+        steps=(
+            Add(kind="narrow", takes=None, count=2),
+            Until(),
+            Let(),
+            Arm(command="addToStallCount"),
+            Open(),
+            Until("trouble"),
+        ),
+    ),
+    "the connection breaks as a job is parked": Plan(
+        concurrency=2,
+        steps=(
+            Let(),
+            Arm(command="addToStallCount"),
+            Add(kind="narrow", takes=None, count=2),
+            Until("trouble"),
+            Open(),
+        ),
+    ),
     "a parent is returned when its children are there, and they end as it runs again": Plan(
         held=True,
         concurrency=2,

@@ -56,6 +56,7 @@ function proseOf(text) {
     .replace(/^(```|~~~)[\s\S]*?^\1.*$/gm, blank)
     .replace(/<!-- (?:make bench writes|the suite's own table)[\s\S]*?<!-- (?:to here|end of the table) -->/g, blank)
     .replace(/<!--[\s\S]*?-->/g, blank)
+    .replace(/(?<=\b[a-zA-Z])\.(?=\s|$)/gm, "!") // a sentence that ends in a unit, which is no abbreviation
     .replace(/^:::.*(?:\n {4}.*)*$/gm, blank)
     .replace(/\[(?:`[^`]*`|[^\]\s]*[./_][^\]\s]*)\]\([^)\s]*\)/g, (match) => `\`${"x".repeat(match.length - 2)}\``);
 }

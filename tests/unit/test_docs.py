@@ -129,6 +129,44 @@ def test_the_architecture_page_names_every_module() -> None:
     assert sorted(drawn) == sorted(modules | packages)
 
 
+def test_the_architecture_page_lists_the_modules_of_the_folders_that_a_job_passes_through() -> None:
+    """Each module has its line in the trees below the table, and no line is of one that is gone."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = page.partition("## The house")[2].partition("```\n")[2].partition("```")[0]
+    package = Path(next(iter(convolab_worker.__path__)))
+
+    listed = _modules_of_tree(tree)
+
+    there = {
+        path.relative_to(package).with_suffix("").as_posix()
+        for path in package.rglob("*.py")
+        if path.stem != "__init__"
+    }
+    whole = {module for module in there if module.partition("/")[0] in _FOLDERS_OF_JOBS}
+    missing, gone = sorted(whole - {*listed}), sorted({*listed} - there)
+    assert (missing, gone) == ([], []), "the tree in docs/architecture.md"
+
+
+_FOLDERS_OF_JOBS = {"bullmq", "client", "connection", "server", "worker"}
+
+
+def _modules_of_tree(tree: str) -> list[str]:
+    """``folder/module`` of each name in the tree, in which four levels of indentation nest."""
+    found: list[str] = []
+    above: list[str] = []
+    for line in tree.splitlines():
+        names = re.match(r"( {0,6})(\w[\w., ]*?/?)(?:$|  )", line)
+        if names is None:
+            continue  # it goes on with the line above
+        depth = len(names[1]) // 2
+        if names[2].endswith("/"):
+            above[depth:] = [names[2].rstrip("/")]
+            continue
+        modules = [name for name in re.findall(r"[\w.]+", names[2]) if "." not in name]
+        found += ["/".join([*above[:depth], name]) for name in modules]
+    return found
+
+
 def test_the_api_page_has_every_public_name() -> None:
     """docs/api.md asks for the docstrings of all that the package exports."""
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from convolab_worker.telemetry.frames import application_place_in, sections_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from convolab_worker.client.console_client import JobDetails, Relative
+    from convolab_worker.client.console.details import JobDetails, Relative
     from convolab_worker.client.job_status import JobStatus
 
 _LONGEST_TEXT = 20_000  # characters of a value; --full and --json print all of it

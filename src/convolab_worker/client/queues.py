@@ -6,11 +6,11 @@ import asyncio
 import base64
 import re
 from collections.abc import Mapping, Sequence  # noqa: TC003 - an API may answer with a QueueStatus
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE, depths
-from convolab_worker.bullmq.protocol import client_calls
+from convolab_worker.bullmq.protocol import client_calls, script_costs
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.bullmq.script_runner import run_script
@@ -20,7 +20,7 @@ from convolab_worker.errors import ConfigurationError, RedisRefused
 if TYPE_CHECKING:
     from convolab_worker.connection.connection import Connection
 
-MOST_STATUS_COMMANDS = COMMANDS_PER_QUEUE + 5
+MOST_STATUS_COMMANDS = COMMANDS_PER_QUEUE + 6
 """What ``overview`` sends for a queue at most; ``CLIENT LIST`` is one more for all."""
 _SCANNED_AT_ONCE = 5000
 _CLEANED_AT_ONCE = 1000  # a server answers nobody else meanwhile
@@ -41,7 +41,10 @@ class QueueStatus:
     ``counts`` has the number of jobs by state. ``workers`` has the names of the workers that listen
     to the queue, one of Node's without a name as ``""``; it is None where the server does not
     tell. ``oldest_waiting`` is when the job that has waited longest was added (epoch seconds), as
-    far as the ends of the queue tell. ``concurrency`` is the queue's global limit.
+    far as the ends of the queue tell. ``concurrency`` is the queue's global limit, ``rate_limit``
+    its global rate: so many jobs in so many seconds. ``limited_for`` is the seconds until a rate
+    limit that has been reached, whoever set it, lets jobs start again. ``addresses`` has the
+    addresses that the workers are connected from, by their names.
     """
 
     name: str
@@ -50,6 +53,9 @@ class QueueStatus:
     concurrency: int | None
     workers: Sequence[str] | None
     oldest_waiting: float | None
+    rate_limit: tuple[int, float] | None = None
+    limited_for: float | None = None
+    addresses: Mapping[str, str] = field(default_factory=dict)
 
 
 async def find_queues(connection: Connection, prefix: str) -> list[str]:
@@ -84,7 +90,8 @@ async def overview(
     call = connection.call
     asked = [
         (
-            call(Purpose.STATUS, "HMGET", keys["meta"], "paused", "concurrency"),
+            call(Purpose.STATUS, "HMGET", keys["meta"], "paused", "concurrency", "max", "duration"),
+            call(Purpose.STATUS, "PTTL", keys["limiter"]),
             call(Purpose.STATUS, "LINDEX", keys["wait"], -1),
             call(Purpose.STATUS, "ZRANGE", keys["prioritized"], 0, 0),
         )
@@ -93,8 +100,8 @@ async def overview(
     counts = await depths(connection, queues)
     workers = await _workers(connection, prefix)
     found = []
-    for keys, (meta, last, first) in zip(queues, asked, strict=True):
-        paused, concurrency = await meta
+    for keys, (meta, left, last, first) in zip(queues, asked, strict=True):
+        paused, concurrency, most, duration = await meta
         ends = [raw for raw in (await last, *(await first)) if raw is not None]
         limit = read_number(concurrency)
         found.append(
@@ -103,8 +110,11 @@ async def overview(
                 counts=counts[keys.queue],
                 paused=paused is not None,
                 concurrency=None if limit is None else int(limit),
-                workers=None if workers is None else workers.get(keys.queue, ()),
+                workers=None if workers is None else sorted(workers.get(keys.queue, ())),
                 oldest_waiting=await _oldest(connection, keys, ends),
+                rate_limit=_rate(read_number(most), read_number(duration)),
+                limited_for=_seconds(await left),
+                addresses={} if workers is None else workers.get(keys.queue, {}),
             )
         )
     return found
@@ -121,13 +131,21 @@ async def _oldest(
     return min((at / 1000 for at in times if at is not None), default=None)
 
 
-async def _workers(connection: Connection, prefix: str) -> dict[str, list[str]] | None:
-    """Return the names of connected workers by queue, as Node's ``queue.getWorkers()`` does."""
+def _seconds(left_ms: int) -> float | None:
+    return left_ms / 1000 if left_ms > 0 else None
+
+
+def _rate(most: float | None, duration: float | None) -> tuple[int, float] | None:
+    return None if not most or not duration else (int(most), duration / 1000)
+
+
+async def _workers(connection: Connection, prefix: str) -> dict[str, dict[str, str]] | None:
+    """Return connected workers by queue, as Node's ``queue.getWorkers()``: name and address."""
     try:
         listed = await connection.call(Purpose.STATUS, "CLIENT", "LIST")
     except RedisRefused:
         return None
-    found: dict[str, set[str]] = {}
+    found: dict[str, dict[str, str]] = {}
     for line in text(listed).splitlines():
         fields = dict(field.partition("=")[::2] for field in line.split(" "))
         name = fields.get("name", "")
@@ -138,8 +156,8 @@ async def _workers(connection: Connection, prefix: str) -> dict[str, list[str]] 
             queue = base64.b64decode(encoded, validate=True).decode()
         except ValueError:
             continue
-        found.setdefault(queue, set()).add(worker)
-    return {queue: sorted(names) for queue, names in found.items()}
+        found.setdefault(queue, {})[worker] = fields.get("addr", "").rpartition(":")[0]
+    return found
 
 
 async def pause(connection: Connection, queues: Sequence[QueueKeys]) -> None:
@@ -178,6 +196,7 @@ async def clean(
             )
             call = client_calls.clean_jobs(keys, place, round(before * 1000), left)
             ids = await run_script(connection, Purpose.STATUS, call)
+            connection.counter.count_inner(Purpose.STATUS, script_costs.clean(len(ids)))
             removed += [text(raw) for raw in ids]
             if len(ids) < left:
                 break

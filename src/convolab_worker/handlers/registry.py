@@ -25,6 +25,7 @@ from convolab_worker.handlers.hooks import Hooks
 from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
 from convolab_worker.handlers.middleware import Middleware, MiddlewareFunction
 from convolab_worker.handlers.processes import import_name
+from convolab_worker.handlers.redaction import Redactions, RedactT
 from convolab_worker.handlers.retry import S, Strategies
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class HandlerRegistry:
         self.strategies = Strategies()
         self.failure_hooks: Hooks[Failure] = Hooks("on_failure", "the Failure")
         self.next_due_hooks: Hooks[float] = Hooks("on_next_due", "the time in epoch seconds")
+        self.redactions = Redactions()
 
     @property
     def audio(self) -> Registrar:
@@ -222,17 +224,28 @@ class HandlerRegistry:
         """
         return self.next_due_hooks.register(hook)
 
+    def redact(self, function: RedactT) -> RedactT:
+        """Have the decorated function choose what the console shows in the place of a value.
+
+        It is given a Shown for each value, payload or text, of every job, and returns what is shown
+        instead, which may be the value itself. It runs in the server's thread, and has to be quick.
+        Where it raises, nothing is shown, and the log says why. ``console_app(redact=...)`` takes
+        such a function where there is no registry.
+        """
+        return self.redactions.register(function)
+
     def include(self, other: HandlerRegistry) -> None:
         """Take over every handler of ``other``, or none: raises DuplicateHandler on a clash.
 
         Its lifespan and its middleware come with it, for its own handlers, and its backoff
-        strategies and its ``on_failure`` and ``on_next_due`` functions for all.
+        strategies and its ``on_failure``, ``on_next_due`` and ``redact`` functions for all.
         """
         for (queue, name), handler in other._handlers.items():
             self._check_free(queue, name, handler.function)
         self.strategies.include(other.strategies)
         self.failure_hooks.include(other.failure_hooks)
         self.next_due_hooks.include(other.next_due_hooks)
+        self.redactions.include(other.redactions)
         self._scopes.update(other._scopes)
         for key, handler in other._handlers.items():
             scopes = tuple(dict.fromkeys((self._scope, *handler.scopes)))

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aiohttp import web
 
 from convolab_worker.errors import ConvolabWorkerError
+from convolab_worker.handlers.redaction import Redactions
 from convolab_worker.server.answers import answer, failure
 from convolab_worker.server.console.page import Page
+from convolab_worker.server.console.redaction import Redaction
 from convolab_worker.server.console.routes import Console
 from convolab_worker.server.console.stream import LiveEvents
 from convolab_worker.server.gate.gate import Gate
@@ -24,6 +26,7 @@ from convolab_worker.settings.kinds import Duration
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from convolab_worker.handlers.redaction import Redact
     from convolab_worker.server.gate.auth import Authorization
     from convolab_worker.server.gate.traffic import Traffic
     from convolab_worker.server.worker_proxy import WorkerProxy
@@ -51,7 +54,10 @@ def make_app(
     ``looks``: its console may ask Redis.
     """
     default_hold = settings.wake_hold if settings.wake_mode == "held" else None
-    routes = Routes(worker, default_hold, traffic, asks_again=settings.wake_retry == "on")
+    redaction = Redaction.of(settings, worker.handlers.redactions)
+    routes = Routes(
+        worker, default_hold, traffic, redaction, asks_again=settings.wake_retry == "on"
+    )
     gate = Gate(
         authorization,
         rate=settings.wake_rate,
@@ -63,7 +69,7 @@ def make_app(
     app = _app_behind(gate)
     routes.add_to(app)
     acts = _may_act(settings, authorization)
-    Console(settings, worker.handlers, acts=acts, looks=looks).add_to(app)
+    Console(settings, worker.handlers, redaction, acts=acts, looks=looks).add_to(app)
     return app, gate
 
 
@@ -73,9 +79,12 @@ def make_console(
     traffic: Traffic,
     *,
     checks_names: bool = True,
+    redact: Redact | None = None,
 ) -> tuple[web.Application, Gate]:
     """Return the console without a worker, and the gate that its requests pass."""
-    page = Page()
+    page, redactions = Page(), Redactions()
+    if redact is not None:
+        redactions.register(redact)
     gate = Gate(
         authorization,
         rate=settings.wake_rate,
@@ -90,7 +99,8 @@ def make_console(
         return page.answer()
 
     app.router.add_get("/", index, name="index")
-    Console(settings, None, acts=_may_act(settings, authorization)).add_to(app)
+    redaction = Redaction.of(settings, redactions)
+    Console(settings, None, redaction, acts=_may_act(settings, authorization)).add_to(app)
     return app, gate
 
 
@@ -117,6 +127,7 @@ class Routes:
         worker: WorkerProxy,
         default_hold: float | None,
         traffic: Traffic,
+        redaction: Redaction,
         *,
         asks_again: bool = False,
     ) -> None:
@@ -124,7 +135,7 @@ class Routes:
         self._asks_again = asks_again
         self._default_hold = default_hold
         self.page = Page()
-        self._live = LiveEvents(worker)
+        self._live = LiveEvents(worker, redaction)
         self._traffic = traffic
 
     def add_to(self, app: web.Application) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from convolab_worker.handlers.redaction import Redact
     from convolab_worker.worker.worker import Worker
 
 _log = Log()
@@ -53,19 +54,22 @@ def wake_app(worker: Worker) -> web.Application:
     return app
 
 
-def console_app(settings: Settings | None = None, **overrides: Any) -> web.Application:
+def console_app(
+    settings: Settings | None = None, *, redact: Redact | None = None, **overrides: Any
+) -> web.Application:
     """Make an aiohttp application that is the console, without a worker.
 
     Serve it by itself, or under a path of an application of yours (``add_subapp``). The settings,
     those of the environment by default, say which Redis it shows, who may call (``wake_token``)
-    and whether it may act where it asks for no token (``console_actions``). ``wake_app`` has the
+    and whether it may act where it asks for no token (``console_actions``). ``redact`` is given
+    each value of a job, as a Shown, and returns what is shown in its place. ``wake_app`` has the
     console of a worker, with what that worker knows. Raises ConfigurationError.
     """
     from convolab_worker.server.routes import make_console
 
     settings = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
-    checks_names = settings.k_service is None
-    return make_console(settings, authorization(settings), Traffic(), checks_names=checks_names)[0]
+    checks_names, checked = settings.k_service is None, authorization(settings)
+    return make_console(settings, checked, Traffic(), checks_names=checks_names, redact=redact)[0]
 
 
 class ConsoleServer:

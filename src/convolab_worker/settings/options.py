@@ -245,6 +245,12 @@ class Settings:
         Choice(("shown", "hidden")),
         "hidden keeps data, results, progress, steps and logs of jobs out of the console",
     )
+    console_redact: tuple[str, ...] | None = _option(
+        None,
+        Names("different names of fields, separated by commas"),
+        "fields of jobs' data, results, progress and steps that the console does not show, at any "
+        "depth, in any spelling: apiKey is api_key, too",
+    )
     sleep_after: float | None = _option(
         None,
         Duration(0.01, _DAY),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from convolab_worker.cli.job_view import date, job_json, job_text, length
-from convolab_worker.client.console_client import JobDetails, Relative
+from convolab_worker.client.console.details import JobDetails, Relative
 from convolab_worker.client.job_status import JobStatus
 
 STDLIB = sysconfig.get_path("stdlib")

@@ -108,8 +108,9 @@ def retry_job(
     reset = "1" if reset_attempts else "0"
     args = (job_id, "RPUSH" if lifo else "LPUSH", _END_FIELDS[state], state, reset, reset)
     if forget_steps:
-        return Call("retryAnew", names, (*args, STEP_FIELD))
-    return Call("reprocessJob", names, args)
+        inner = script_costs.RETRY_ENDED + script_costs.FORGET_STEPS
+        return Call("retryAnew", names, (*args, STEP_FIELD), inner)
+    return Call("reprocessJob", names, args, script_costs.RETRY_ENDED)
 
 
 def remove_job(keys: QueueKeys, job_id: str) -> Call:
@@ -119,7 +120,7 @@ def remove_job(keys: QueueKeys, job_id: str) -> Call:
     run is it.
     """
     names = [keys.job(job_id), keys["repeat"]]
-    return Call("removeJob", names, (job_id, 1, keys.base))
+    return Call("removeJob", names, (job_id, 1, keys.base), script_costs.remove("unknown"))
 
 
 def remove_job_in(keys: QueueKeys, job_id: str, state: str) -> Call:
@@ -127,17 +128,19 @@ def remove_job_in(keys: QueueKeys, job_id: str, state: str) -> Call:
     # BullMQ before 6 kept the jobs of a paused queue in a list of its own.
     places = ("wait", "paused") if state == "waiting" else (state, "id")
     names = [keys.job(job_id), *keys.named("repeat", *places)]
-    return Call("removeJobIn", names, (job_id, 1, keys.base))
+    return Call("removeJobIn", names, (job_id, 1, keys.base), script_costs.remove(state))
 
 
 def promote_job(keys: QueueKeys, job_id: str) -> Call:
     """Let a delayed job wait from now on, as Node's ``job.promote()``; -3 if it is not delayed."""
-    return Call("promote", keys.named(*_PROMOTE_KEYS), (keys.base, job_id))
+    args = (keys.base, job_id)
+    return Call("promote", keys.named(*_PROMOTE_KEYS), args, script_costs.PROMOTE)
 
 
 def pause_queue(keys: QueueKeys) -> Call:
     """Let no worker start a job of the queue from now on, as Node's ``queue.pause()``."""
-    return Call("pause", keys.named("wait", "paused", *_PAUSE_KEYS), ("paused", "1"))
+    names = keys.named("wait", "paused", *_PAUSE_KEYS)
+    return Call("pause", names, ("paused", "1"), script_costs.PAUSE)
 
 
 def resume_queue(keys: QueueKeys, *, again: bool) -> Call:
@@ -147,7 +150,8 @@ def resume_queue(keys: QueueKeys, *, again: bool) -> Call:
     then it is to be called ``again``.
     """
     args = ("resumed", "0" if again else "1")
-    return Call("pause", keys.named("paused", "wait", *_PAUSE_KEYS), args)
+    names = keys.named("paused", "wait", *_PAUSE_KEYS)
+    return Call("pause", names, args, script_costs.RESUME)
 
 
 def clean_jobs(keys: QueueKeys, place: str, before_ms: int, limit: int) -> Call:

@@ -55,6 +55,15 @@ ADD_NAMED = 1  # whether a job of an id that was chosen is there
 REMOVE_SCHEDULE = 6
 _ADD_SCHEDULE = 14  # a new one; up to 10 more in the place of another
 _ADD_CHILD = 2
+# What operators do to a job or a queue.
+RETRY_ENDED = 10
+FORGET_STEPS = 3  # a look at the fields, and one more for each step; most jobs have one or two
+PROMOTE = 8
+PAUSE = 3
+RESUME = 6
+_REMOVE = {"completed": 16, "delayed": 18, "failed": 19}
+_REMOVE_OTHER = 20
+_CLEAN, _CLEAN_EACH = 3, 3
 # The places in which BullMQ looks for a job, in its order.
 _LOOKED_UP = ("completed", "failed", "delayed", "prioritized", "active", "waiting")
 _LOOKED_UP_ALL = 8
@@ -63,6 +72,16 @@ _LOOKED_UP_ALL = 8
 def state_of(state: str) -> int:
     """Returns the commands of the script that has found a job in this state."""
     return _LOOKED_UP.index(state) + 1 if state in _LOOKED_UP else _LOOKED_UP_ALL
+
+
+def remove(state: str) -> int:
+    """Returns the commands of the script that removes a job without children from this state."""
+    return _REMOVE.get(state, _REMOVE_OTHER)
+
+
+def clean(removed: int) -> int:
+    """Returns the commands of the script that has cleaned so many jobs away."""
+    return _CLEAN + _CLEAN_EACH * removed
 
 
 def add(script: str, *, is_child: bool = False) -> int:

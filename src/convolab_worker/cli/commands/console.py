@@ -18,7 +18,7 @@ EXAMPLE = "console --port 8081"
 
 def add_flags(command: Parser) -> None:
     add_console_actions(command)
-    flags.add_settings(command, "port", "console_payloads")
+    flags.add_settings(command, "port", "console_payloads", "console_redact")
     flags.add_connection(command)
 
 

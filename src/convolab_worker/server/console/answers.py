@@ -1,4 +1,7 @@
-"""What the console's routes answer about jobs, queues and schedules, as JSON has it. Pure."""
+"""What the console's routes answer about jobs, queues, schedules and handlers, as JSON has it.
+
+Pure: each takes what was read, and what may be shown of it.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,41 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker.bullmq import schedulers
+from convolab_worker.bullmq.cron.words import in_words
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.handlers.facts import facts_of
+from convolab_worker.payloads.describe import payload_schema
 from convolab_worker.telemetry.frames import sections_of
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.schedules import Schedule
-    from convolab_worker.client.console_client import FailureGroup, JobDetails
+    from convolab_worker.client.console.client import FailureGroup
+    from convolab_worker.client.console.details import JobDetails
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.handlers.handler import Handler
+    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.server.console.redaction import Redaction
+    from convolab_worker.settings import Settings
 
 _LONGEST_TEXT = 20_000  # characters of a payload; the rest is a download
 _LONGEST_REASON = 300  # characters, in a list
 _LONGEST_STACK = 50_000
 _TIMES = ("timestamp", "processed_on", "finished_on", "due_at")
+_WAITS = ("waiting", "prioritized")
+_NEXT = 5  # moments of a schedule
 
 
-def job_row(job: JobStatus, *, hides: bool) -> dict[str, Any]:
+def job_row(job: JobStatus, redaction: Redaction) -> dict[str, Any]:
     """Return a job as a list shows it, without what may be large."""
+    names = {"name": job.name, "queue": job.queue}
     return {
         "id": job.id,
-        "queue": job.queue,
-        "name": job.name,
+        **names,
         "state": job.state,
-        "reason": _cut(job.failed_reason, _LONGEST_REASON),
-        "progress": None if hides else _payload(job.progress),
+        "reason": _cut(redaction.text("reason", job.failed_reason, **names), _LONGEST_REASON),
+        "progress": _payload(redaction.payload("progress", job.progress, **names)),
         "attempts_made": job.attempts_made,
         "max_attempts": job.max_attempts,
         "priority": job.priority,
@@ -36,25 +51,36 @@ def job_row(job: JobStatus, *, hides: bool) -> dict[str, Any]:
     }
 
 
-def job_whole(details: JobDetails, *, hides: bool) -> dict[str, Any]:
-    """Return a job with everything kept of it; ``hides`` leaves out what handlers were given."""
+def job_whole(details: JobDetails, redaction: Redaction) -> dict[str, Any]:
+    """Return a job with everything kept of it that may be shown."""
     job = details.job
+    names = {"name": job.name, "queue": job.queue}
+    data = redaction.payload("data", job.data, **names)
+    logs = [] if redaction.hides else details.logs
+    stacks = [
+        redaction.text("stack", stack[:_LONGEST_STACK], **names) or ""
+        for stack in map(str, job.stacktrace)
+    ]
+    is_completed = job.state == "completed"
     return {
-        **job_row(job, hides=hides),
-        "reason": _cut(job.failed_reason, _LONGEST_STACK),
+        **job_row(job, redaction),
+        "reason": _cut(redaction.text("reason", job.failed_reason, **names), _LONGEST_STACK),
         "starts": job.starts,
         "options": dict(job.opts),
-        "hidden": hides,
-        "data": None if hides else _payload(job.data),
-        "result": None if hides or job.state != "completed" else _payload(job.result),
+        "hidden": redaction.hides,
+        "redacted": data != job.data,
+        "data": _payload(data),
+        "result": _payload(redaction.payload("result", job.result, **names))
+        if is_completed
+        else None,
         "steps": {
-            name: None if hides else _cut(text, _LONGEST_TEXT)
-            for name, text in details.steps.items()
+            step: _cut(redaction.step(text, **names), _LONGEST_TEXT)
+            for step, text in details.steps.items()
         },
-        "logs": [] if hides else list(details.logs),
+        "logs": [redaction.text("log", row, **names) for row in logs],
         "stacks": [
-            [{"whose": whose, "text": text} for whose, text in sections_of(stack[:_LONGEST_STACK])]
-            for stack in map(str, job.stacktrace)
+            [{"whose": whose, "text": text} for whose, text in sections_of(stack)]
+            for stack in stacks
         ],
         "trace": job.trace_id,
         "parents": [parent._asdict() for parent in details.parents],
@@ -63,27 +89,80 @@ def job_whole(details: JobDetails, *, hides: bool) -> dict[str, Any]:
     }
 
 
-def failure_group(group: FailureGroup) -> dict[str, Any]:
+def failure_group(group: FailureGroup, queue: str, redaction: Redaction) -> dict[str, Any]:
     """Return a group of failed jobs, its reason cut."""
-    return {**group._asdict(), "reason": _cut(group.reason, _LONGEST_REASON)}
+    reason = redaction.text("reason", group.reason, name=group.name, queue=queue)
+    return {**group._asdict(), "reason": _cut(reason, _LONGEST_REASON)}
 
 
 def queue_row(queue: QueueStatus) -> dict[str, Any]:
-    """Return a queue's state."""
-    return asdict(queue)
+    """Return a queue's state, and in words what keeps its jobs from being run."""
+    waiting = sum(queue.counts.get(state, 0) for state in _WAITS)
+    problems = ["it is paused"] if queue.paused else []
+    if queue.workers is not None and not queue.workers:
+        problems.append(f"no worker listens, and {waiting} jobs wait" if waiting else "no worker")
+    return {**asdict(queue), "problems": problems}
 
 
-def schedule_row(schedule: Schedule, *, hides: bool) -> dict[str, Any]:
-    """Return a schedule; ``hides`` leaves out the data of its jobs."""
+def schedule_row(schedule: Schedule, redaction: Redaction, now: float) -> dict[str, Any]:
+    """Return a schedule, in words, with the next times that it is due after ``now``."""
     row = {name: value for name, value in asdict(schedule).items() if name != "options"}
-    return {**row, "data": None if hides else _payload(schedule.data)}
+    data = redaction.payload("data", schedule.data, name=schedule.name, queue=schedule.queue)
+    words, moments, problem = None, list[float](), None
+    try:
+        if schedule.cron is not None:
+            words = in_words(schedule.cron, schedule.id)
+        moments = _moments(schedule, now)
+    except schedulers.UNREADABLE as error:
+        problem = f"it ends after its next job: {error}"
+    return {**row, "data": _payload(data), "words": words, "next": moments, "problem": problem}
+
+
+def _moments(schedule: Schedule, now: float) -> list[float]:
+    """Return when it is due next. Raises one of schedulers.UNREADABLE."""
+    left = _NEXT if schedule.limit is None else min(max(schedule.limit - schedule.count, 0), _NEXT)
+    found = [schedule.next_at]
+    repeat = {"pattern": schedule.cron, "tz": schedule.tz}
+    while len(found) < left:
+        if schedule.cron is None:
+            after = found[-1] + (schedule.every or 0.0)
+        else:
+            base = round(found[-1] * 1000)
+            due = schedulers.next_due(repeat, base, now=round(now * 1000), seed=schedule.id)
+            after = (due or 0) / 1000
+        if after <= found[-1] or (schedule.until is not None and after > schedule.until):
+            break
+        found.append(after)
+    return found
+
+
+def handlers(registry: HandlerRegistry, settings: Settings) -> list[dict[str, Any]]:
+    """Return the handlers of a worker, those that none of its queues reaches among them."""
+    unreachable = {handler.key for handler in registry.unreachable(settings.queues)}
+    rows = [
+        {
+            **facts_of([handler])[0],
+            "key": handler.key,
+            "reachable": handler.key not in unreachable,
+            "schema": _schema(handler),
+        }
+        for handler in registry
+    ]
+    return sorted(rows, key=lambda row: (row["queue"] or "", row["names"]))
+
+
+def _schema(handler: Handler) -> dict[str, Any] | None:
+    try:
+        return payload_schema(handler.job_type.payload)
+    except ConfigurationError:  # it has no schema
+        return None
 
 
 def _payload(value: Any) -> dict[str, Any] | None:
     """Return a value as text to read, cut if it is long; ``size`` is that of all, in characters."""
     if value is None:
         return None
-    text = json.dumps(value, ensure_ascii=False, indent=2)
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
     return {
         "text": text[:_LONGEST_TEXT],
         "size": len(text),

@@ -7,20 +7,21 @@ number is its own. Nothing here asks Redis by itself.
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
+    InvalidResult,
     JobNotFound,
     JobNotRunning,
     WrongState,
 )
-from convolab_worker.handlers.facts import facts_of
 from convolab_worker.server.answers import answer, failure
 from convolab_worker.server.console import answers as shown
+from convolab_worker.server.console.orders import Order
 from convolab_worker.server.gate.gate import CALLER
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from convolab_worker.client.console_client import ConsoleClient
+    from convolab_worker.client.console.client import ConsoleClient
+    from convolab_worker.client.job_status import JobStatus
     from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.server.console.redaction import Redaction
     from convolab_worker.settings import Settings
 
     Look = Callable[[ConsoleClient, Mapping[str, str]], Awaitable[dict[str, Any]]]
 
 _TIMEOUT_SECONDS = 30.0
-_MOST_JOBS = 500  # that one action is done to
 _LOGGED_IDS = 20
 _LONGEST_PARAMETER = 1000
 _LONGEST_ID = 10_000
@@ -44,27 +46,16 @@ _STATUS_OF = {
     WrongState: 409,
     JobNotRunning: 409,
     ConfigurationError: 400,
+    InvalidResult: 400,
 }
-_JOB_ACTIONS = ("retry", "promote", "remove", "cancel")
-_QUEUE_ACTIONS = ("pause", "resume")
-
 _log = Log()
-
-
-class Order(NamedTuple):
-    """An action that was asked for, checked."""
-
-    action: str
-    queue: str
-    ids: list[str]
-    reset_attempts: bool
-    forget_steps: bool
 
 
 class Console:
     """Answers the console's requests about the settings' Redis.
 
     ``handlers`` are those of the worker whose memory the page shows, None for no worker.
+    ``redaction`` says what of jobs may be shown.
     ``acts``: jobs and queues may be acted upon. ``looks``: Redis may be asked, which shows data and
     costs commands.
     """
@@ -73,6 +64,7 @@ class Console:
         self,
         settings: Settings,
         handlers: HandlerRegistry | None,
+        redaction: Redaction,
         *,
         acts: bool,
         looks: bool = True,
@@ -81,7 +73,7 @@ class Console:
         self._handlers = handlers
         self._acts = acts and looks
         self._looks = looks
-        self._hides = settings.console_payloads == "hidden"
+        self._redaction = redaction
         self._client: ConsoleClient | None = None
         self._lock = asyncio.Lock()
 
@@ -94,6 +86,8 @@ class Console:
             "jobs": self._jobs,
             "job": self._job,
             "payload": self._payload,
+            "attempts": self._attempts,
+            "matching": self._matching,
             "failures": self._failures,
             "schedules": self._schedules,
         }
@@ -112,7 +106,7 @@ class Console:
             {
                 "live": self._handlers is not None,
                 "acts": self._acts,
-                "hides": self._hides,
+                "hides": self._redaction.hides,
                 "queues": list(self._settings.queues),
                 "caller": CALLER.get(),
             },
@@ -120,7 +114,7 @@ class Console:
 
     async def handlers(self, _request: web.Request) -> web.Response:
         """Answer with what the worker's handlers are, from memory."""
-        found = [] if self._handlers is None else facts_of(self._handlers)
+        found = [] if self._handlers is None else shown.handlers(self._handlers, self._settings)
         return answer(200, {"handlers": found, "commands": 0})
 
     async def act(self, request: web.Request) -> web.Response:
@@ -130,22 +124,28 @@ class Console:
         if request.content_type != "application/json":  # no form of another site can send that
             return failure(415, "expected Content-Type: application/json")
         try:
-            order = _order(await request.read())
+            order = Order.read(await request.read())
         except ValueError as error:
             return failure(400, str(error))
 
+        done: dict[str, Any] = {}
+
         async def carry_out(client: ConsoleClient, _: Mapping[str, str]) -> dict[str, Any]:
-            return {"done": await _carry_out(client, order)}
+            done.update(await order.carry_out(client))
+            return done
 
         answered = await self._answer(carry_out, {})
+        ids = [done["id"]] if "id" in done else order.ids
+        more = {} if order.schedule is None else {"schedule": order.schedule}
         _log.info(
             "console.action",
             action=order.action,
             queue=order.queue,
-            jobs=len(order.ids),
-            job_ids=order.ids[:_LOGGED_IDS],
+            jobs=len(ids),
+            job_ids=ids[:_LOGGED_IDS],
             status=answered.status,
             by=CALLER.get(),
+            **more,
         )
         return answered
 
@@ -154,43 +154,68 @@ class Console:
         return {"queues": [shown.queue_row(queue) for queue in found]}
 
     async def _jobs(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
-        containing = asked.get("text") or None
-        if containing is not None and self._hides:
-            msg = "text: payloads are hidden, and can't be searched"
-            raise ConfigurationError(msg)
+        state = asked.get("state", "failed")
         page = await client.page(
-            self._queue(asked),
-            asked.get("state", "failed"),
-            after=asked.get("after"),
-            containing=containing,
+            self._queue(asked), state, after=asked.get("after"), fits=self._filter(asked)
         )
         return {
-            "jobs": [shown.job_row(job, hides=self._hides) for job in page.jobs],
+            "jobs": [shown.job_row(job, self._redaction) for job in page.jobs],
             "after": page.after,
             "looked_at": page.looked_at,
+            "total": page.total,
         }
+
+    async def _matching(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
+        found = await client.matching(
+            self._queue(asked),
+            asked.get("state", "failed"),
+            name=asked.get("name") or None,
+            fits=self._filter(asked) if asked.get("text") else None,
+        )
+        return found._asdict()
 
     async def _job(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
         details = await client.details(asked.get("id", ""), self._queue(asked))
-        return {"job": shown.job_whole(details, hides=self._hides)}
+        return {"job": shown.job_whole(details, self._redaction)}
+
+    async def _attempts(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
+        found = await client.attempts(asked.get("id", ""), self._queue(asked))
+        return {
+            "attempts": [attempt._asdict() for attempt in found.attempts],
+            "complete": found.complete,
+        }
 
     async def _payload(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
-        if self._hides:
+        if self._redaction.hides:
             msg = "payloads are hidden: CONVOLAB_CONSOLE_PAYLOADS=hidden"
             raise ConfigurationError(msg)
         job = await client.status(asked.get("id", ""), self._queue(asked))
-        return {"data": job.data, "result": job.result}
+        names = {"name": job.name, "queue": job.queue}
+        return {
+            what: self._redaction.payload(what, getattr(job, what), **names)
+            for what in ("data", "result")
+        }
 
     async def _failures(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
-        groups = await client.failures(self._queue(asked))
-        return {"groups": [shown.failure_group(group) for group in groups]}
+        queue = self._queue(asked)
+        groups = await client.failures(queue)
+        return {"groups": [shown.failure_group(group, queue, self._redaction) for group in groups]}
 
     async def _schedules(self, client: ConsoleClient, asked: Mapping[str, str]) -> dict[str, Any]:
-        found = await client.schedules(asked.get("queue"))
-        return {"schedules": [shown.schedule_row(one, hides=self._hides) for one in found]}
+        found, now = await client.schedules(asked.get("queue")), time.time()
+        return {"schedules": [shown.schedule_row(one, self._redaction, now) for one in found]}
 
     def _queue(self, asked: Mapping[str, str]) -> str:
         return asked.get("queue") or self._settings.queues[0]
+
+    def _filter(self, asked: Mapping[str, str]) -> Callable[[JobStatus], bool] | None:
+        """Return what tells whether a job has that name, and that text in what may be shown."""
+        name, wanted = asked.get("name"), asked.get("text")
+        if not name and not wanted:
+            return None
+        return lambda job: (
+            (not name or job.name == name) and (not wanted or self._redaction.contains(job, wanted))
+        )
 
     def _answering(self, look: Look) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
@@ -217,7 +242,7 @@ class Console:
 
     def _opened(self) -> ConsoleClient:
         if self._client is None:
-            from convolab_worker.client.console_client import ConsoleClient
+            from convolab_worker.client.console.client import ConsoleClient
 
             self._client = ConsoleClient(self._settings)
         return self._client
@@ -225,64 +250,3 @@ class Console:
     async def _close(self, _app: web.Application) -> None:
         if self._client is not None:
             await self._client.close()
-
-
-async def _carry_out(client: ConsoleClient, order: Order) -> int:
-    """Do it; return to how many jobs or queues it was done."""
-    ids: Any = order.ids[0] if len(order.ids) == 1 else order.ids
-    if order.action == "pause":
-        await client.pause(order.queue)
-        return 1
-    if order.action == "resume":
-        await client.resume(order.queue)
-        return 1
-    if order.action == "retry":
-        return await client.retry(
-            ids,
-            queue=order.queue,
-            reset_attempts=order.reset_attempts,
-            forget_steps=order.forget_steps,
-        )
-    if order.action == "promote":
-        return await client.promote(ids, queue=order.queue)
-    if order.action == "remove":
-        return await client.remove(ids, queue=order.queue)
-    done = 0
-    for job_id in order.ids:
-        try:
-            await client.cancel(job_id, queue=order.queue, wait=False)
-        except (JobNotFound, JobNotRunning, WrongState):
-            if len(order.ids) == 1:
-                raise
-            continue
-        done += 1
-    return done
-
-
-def _order(body: bytes) -> Order:
-    """Return the order of a request's body. Raises ValueError with what was expected."""
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        msg = "expected a JSON object"
-        raise ValueError(msg)  # noqa: TRY004 - the caller treats it like any other wrong body
-    action, queue, ids = given.get("action"), given.get("queue"), given.get("ids", [])
-    if action not in (*_JOB_ACTIONS, *_QUEUE_ACTIONS):
-        msg = f"action: expected one of {', '.join((*_JOB_ACTIONS, *_QUEUE_ACTIONS))}"
-        raise ValueError(msg)
-    if not isinstance(queue, str) or not queue or ":" in queue:
-        msg = "queue: expected the name of a queue"
-        raise ValueError(msg)
-    if not isinstance(ids, list) or not all(isinstance(one, str) and one for one in ids):
-        msg = "ids: expected a list of job ids"
-        raise ValueError(msg)
-    if (action in _JOB_ACTIONS) != (0 < len(ids) <= _MOST_JOBS):
-        msg = f"ids: expected 1 to {_MOST_JOBS} jobs for {', '.join(_JOB_ACTIONS)}, none otherwise"
-        raise ValueError(msg)
-    flags = [given.get(name, False) for name in ("reset_attempts", "forget_steps")]
-    if not all(isinstance(flag, bool) for flag in flags):
-        msg = "reset_attempts, forget_steps: expected true or false"
-        raise ValueError(msg)
-    return Order(action, queue, ids, *flags)

@@ -22,6 +22,7 @@ from convolab_worker.server.gate.http_connection import end_with_input
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from convolab_worker.server.console.redaction import Redaction
     from convolab_worker.server.worker_proxy import WorkerProxy
     from convolab_worker.worker.worker import Worker
 
@@ -36,10 +37,11 @@ _OWN_EVENTS = {"recent", "history", "reasons"}
 
 
 class LiveEvents:
-    """Streams what one worker does, from its memory."""
+    """Streams what one worker does, from its memory, as far as it may be shown."""
 
-    def __init__(self, worker: WorkerProxy) -> None:
+    def __init__(self, worker: WorkerProxy, redaction: Redaction) -> None:
         self._worker = worker
+        self._redaction = redaction
         self._closing: asyncio.Event | None = None
         self._streams = 0
         self._snapshot: dict[str, Any] = {}
@@ -97,7 +99,7 @@ class LiveEvents:
     def _answered(self, request: asyncio.Task[dict[str, Any]]) -> None:
         self._request = None
         if not request.cancelled() and request.exception() is None:
-            self._snapshot = request.result()
+            self._snapshot = self._redaction.live(request.result())
 
 
 async def _status_snapshot(worker: Worker) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
+from convolab_worker.worker.dispatch.exemptions import Exemptions
 from convolab_worker.worker.dispatch.fetcher import Fetcher
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 from convolab_worker.worker.dispatch.listener import MarkerListener
@@ -82,7 +83,10 @@ class Dispatcher:
         )
         self._prober = QueueProber(backend, table, stalled, executor.ids_of, bounds)
         backend.changes.heard = self._key_changed
-        self.fetcher = Fetcher(backend, table, executor, completer, keeper, self._prober, signal)
+        exemptions = Exemptions(backend, reconnection)
+        self.fetcher = Fetcher(
+            backend, table, executor, completer, keeper, self._prober, signal, exemptions
+        )
         self.suspension = Suspension(
             policy, reconnection, self.next_time, has_jobs=lambda: self.fetcher.is_running
         )
@@ -161,7 +165,7 @@ class Dispatcher:
         self._signal.clear()
         if not self._reconnection.is_open or self._generation != self._reconnection.generation:
             await self._reconnect()
-        if self.fetcher.has_lost:
+        if self.fetcher.lost:
             await self.fetcher.adopt_lost()
         await self._hear()
         if self._wants_probe and time.monotonic() >= self._may_probe_at:
@@ -311,7 +315,7 @@ class Dispatcher:
     @property
     def _is_idle(self) -> bool:
         fetcher = self.fetcher
-        is_busy = fetcher.is_running or fetcher.has_lost or self._slots.parked
+        is_busy = fetcher.is_running or fetcher.lost or self._slots.parked
         return not (is_busy or self._wants_probe or self._choice.waits_for_rate())
 
     @property
@@ -409,7 +413,7 @@ class Dispatcher:
 
     async def _return_lost(self) -> None:
         """Return what lost fetches have taken, if Redis answers soon; otherwise it stays known."""
-        if self.fetcher.has_lost and self._reconnection.is_open:
+        if self.fetcher.lost and self._reconnection.is_open:
             with contextlib.suppress(RedisUnavailable, TimeoutError):
                 async with asyncio.timeout(STOP_PATIENCE_SECONDS):
                     await self.fetcher.adopt_lost()

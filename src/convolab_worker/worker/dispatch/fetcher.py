@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
 from convolab_worker.bullmq.outcome import AwaitsChildren, Limited, Lost, Outcome, Returned
-from convolab_worker.bullmq.reconcile import fetch, find_by_token
+from convolab_worker.bullmq.reconcile import fetch
 from convolab_worker.errors import RedisUnavailable, ReplyLost
+from convolab_worker.worker.dispatch.lost_jobs import LostJobs
 from convolab_worker.worker.dispatch.queue_state import FollowUp, Turn
 from convolab_worker.worker.execution.handler_call import SHUTDOWN, STOP_PATIENCE_SECONDS, AbortKind
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob, FetchResult
+    from convolab_worker.worker.dispatch.exemptions import Exemptions
     from convolab_worker.worker.dispatch.listener import Signal
     from convolab_worker.worker.dispatch.prober import QueueProber
     from convolab_worker.worker.dispatch.queue_table import QueueTable
@@ -36,28 +38,7 @@ if TYPE_CHECKING:
 _log = Log()
 # A job whose lock was lost may be nobody's: stalled jobs are looked for so soon.
 _LOST_SECONDS = 1.0
-# So often it is asked what became of a fetch, if the connection is lost with each question.
-_MOST_QUESTIONS = 4
 _NO_JOB = (None, FollowUp.NONE)
-
-
-class _Missing(NamedTuple):
-    """What was lost from sight and may be active under ``token``: what a fetch took, or ``held``.
-
-    The end of a job that is ``held`` may be written, and the call that wrote it may have fetched
-    the next one under the same token.
-    """
-
-    queue: str
-    token: str
-    held: JobInHand | None = None
-
-    def outcome_of(self, job: ActiveJob) -> Outcome | None:
-        """What the job came to, if it is the one that was held, and has not been fetched since."""
-        held = self.held
-        if held is None or (held.job.id, held.job.starts) != (job.id, job.starts):
-            return None
-        return held.outcome
 
 
 class Fetcher:
@@ -72,6 +53,7 @@ class Fetcher:
         keeper: LockKeeper[JobInHand],
         prober: QueueProber,
         signal: Signal,
+        exemptions: Exemptions,
     ) -> None:
         self._backend = backend
         self._table = table
@@ -82,21 +64,16 @@ class Fetcher:
         self._keeper = keeper
         self._prober = prober
         self._signal = signal
+        self._exemptions = exemptions
         self._is_stopped = False
         self._chains: dict[asyncio.Task[None], JobInHand] = {}
-        self._lost: list[_Missing] = []
-        self._questions: dict[str, int] = {}  # lost with the connection, by token
+        self.lost = LostJobs(backend, prober.stalled)
         self.found = 0  # jobs fetched so far
         self.ended = 0  # chains that have ended so far
 
     @property
     def is_running(self) -> bool:
         return bool(self._chains)
-
-    @property
-    def has_lost(self) -> bool:
-        """Whether a fetch may have taken a job that nobody knows of."""
-        return bool(self._lost)
 
     def start(self) -> None:
         self._is_stopped = False
@@ -130,7 +107,7 @@ class Fetcher:
                 result = await fetch(self._backend, queue, token)
                 held, wanted = await self._accept(queue, result, slot, asked_at)
             except (ReplyLost, asyncio.CancelledError):
-                self._lost.append(_Missing(queue, token))
+                self.lost.add(queue, token)
                 raise
         if held is not None:
             self._begin(held)
@@ -179,46 +156,26 @@ class Fetcher:
         held.has_slot = self._slots.admit(slot, held.handler_key, held, time.monotonic())
         if held.has_slot:
             return held
-        self._backend.exempt_from_stall_count(job, 1)
+        self._exemptions.begin(job)
         _log.debug("job.parked", job_id=job.id, queue=job.queue, job_name=job.name)
         return None
 
     async def adopt_lost(self) -> None:
-        """Find the jobs that were lost from sight; write the end that one has had, or run it."""
-        while self._lost:
-            lost = self._lost[-1]
-            try:
-                job = await find_by_token(self._backend, lost.queue, lost.token)
-            except ReplyLost:
-                self._not_found(lost)
-                raise
+        """Find what was lost with a connection; write the end that one has had, or run it."""
+        await self._exemptions.catch_up()
+        while self.lost:
+            lost, job = await self.lost.ask()
             held, outcome = None, None
             if job is not None:
-                _log.info("job.adopted", job_id=job.id, queue=lost.queue)
                 outcome = lost.outcome_of(job)
                 held = await self._adopt(job, outcome)
-            self._questions.pop(lost.token, None)
-            self._lost.remove(lost)  # not before: its return may be cut off
+            self.lost.remove(lost)  # not before: its return may be cut off
             if held is None:
                 continue
             if outcome is None:
                 self._begin(held)
             else:
                 self._spawn(self._write_late(held, outcome), held)
-
-    def _not_found(self, lost: _Missing) -> None:
-        """The connection was lost with the question: after a few times the job is left to others.
-
-        What a job has may be too large for its answer. Its lock runs out, and BullMQ's stalled
-        checks, which do not read it, fail it in the end.
-        """
-        self._questions[lost.token] = self._questions.get(lost.token, 0) + 1
-        if self._questions[lost.token] < _MOST_QUESTIONS:
-            return
-        del self._questions[lost.token]
-        self._lost.remove(lost)
-        self._prober.stalled.schedule(lost.queue)
-        _log.error("job.not_adopted", queue=lost.queue, losses=_MOST_QUESTIONS)
 
     async def _adopt(self, job: ActiveJob, outcome: Outcome | None) -> JobInHand | None:
         """Take the job in hand again; None if it is parked, or no longer ours."""
@@ -245,7 +202,7 @@ class Fetcher:
         """Begin the parked jobs whose handlers have room, while slots are free."""
         while (held := self._slots.unpark(time.monotonic())) is not None:
             held.has_slot = True
-            self._backend.exempt_from_stall_count(held.job, -1)
+            self._exemptions.end(held.job)
             self._begin(held)
 
     async def _follow_up(self, queue: str, wanted: FollowUp) -> None:
@@ -265,7 +222,7 @@ class Fetcher:
     def _chain_ended(self, chain: asyncio.Task[None]) -> None:
         held = self._chains.pop(chain)
         if chain.cancelled() and held in self._executor.jobs:  # before its first step, or parked
-            self._lost.append(_Missing(held.job.queue, held.job.token, held))
+            self.lost.add(held.job.queue, held.job.token, held)
         self._let_go(held)
         self.ended += 1
         self._signal.set()
@@ -284,7 +241,7 @@ class Fetcher:
                 following, wanted = await self._serve(current, turn)
             except asyncio.CancelledError:  # it, or the job after it, may be active under its token
                 current.outcome = current.outcome or Returned()
-                self._lost.append(_Missing(queue, current.job.token, current))
+                self.lost.add(queue, current.job.token, current)
                 raise
             finally:
                 self._let_go(current)
@@ -403,8 +360,9 @@ class Fetcher:
         outcome: Outcome = abort.outcome or Returned()
         if abort.kind is AbortKind.LOCK_LOST:
             outcome = Lost("the lock was lost while the job was parked")
+            self._exemptions.forget(held.job)
         else:
-            await self._completer.end_exemption(held.job)
+            await self._exemptions.end_now(held.job)
         held.outcome = outcome
         await self._complete(held, outcome)
 
@@ -432,12 +390,13 @@ class Fetcher:
         except TimeoutError:
             left = [held for held in parked if held in self._executor.jobs]
             _log.warning("jobs.not_returned", job_ids=[held.job.id for held in left])
-            self._lost += [_Missing(held.job.queue, held.job.token, held) for held in left]
+            for held in left:
+                self.lost.add(held.job.queue, held.job.token, held)
         for held in parked:
             self._executor.untrack(held)
 
     async def _return(self, held: JobInHand) -> None:
-        await self._completer.end_exemption(held.job)
+        await self._exemptions.end_now(held.job)
         held.outcome = Returned()
         await self._completer.complete(held, held.outcome)
         self._executor.untrack(held)

@@ -116,16 +116,6 @@ class JobCompleter:
         """Add the iteration that follows a repeated job."""
         await advance(self._backend, self._reconnection, job)
 
-    async def end_exemption(self, job: ActiveJob) -> None:
-        """Count the job's stalls again, before it is returned; once, if the reply is lost."""
-        try:
-            await self._backend.exempt_from_stall_count(job, -1)
-        except RedisRefused:  # the job itself can be returned all the same
-            return
-        except RedisUnavailable:
-            with contextlib.suppress(RedisRefused):
-                await self._reconnection.answered(lambda: self._backend.end_exemption_again(job))
-
     async def still_holds(self, job: ActiveJob) -> bool:
         """Whether the job's lock is still ours; yes if that can't be asked now."""
         try:

@@ -13,7 +13,7 @@ from convolab_worker.cli.process import connected
 from convolab_worker.cli.queues import job_of
 from convolab_worker.client.actions import BATCH, DONE, UNPLACED, Action
 from convolab_worker.client.client import JobClient
-from convolab_worker.client.console_client import ConsoleClient
+from convolab_worker.client.console.client import ConsoleClient
 from convolab_worker.client.job_status import Seen, seen
 from convolab_worker.client.jobs import Search, Wanted
 from convolab_worker.errors import JobNotFound
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Collection, Coroutine, Sequence
 
-    from convolab_worker.client.console_client import JobDetails
+    from convolab_worker.client.console.details import JobDetails
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.connection.connection import Connection
     from convolab_worker.settings import Settings

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolab_worker.cli.flags import Parser
-    from convolab_worker.client.console_client import JobDetails
+    from convolab_worker.client.console.details import JobDetails
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.jobs import Wanted
 

@@ -1,0 +1,1 @@
+"""What the console asks of Redis beyond what every JobClient does."""

@@ -1,0 +1,145 @@
+"""ConsoleClient: what the console asks of Redis beyond what every JobClient does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from convolab_worker.bullmq.protocol.records import read_number, text
+from convolab_worker.client.actions import DONE, Action
+from convolab_worker.client.client import JobClient
+from convolab_worker.client.console.details import read_attempts, read_details
+from convolab_worker.client.console.pages import WINDOW, matching, read_page
+from convolab_worker.client.job_status import Seen, options_of
+from convolab_worker.connection.usage import Purpose
+from convolab_worker.telemetry.recent_runs import pattern_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from convolab_worker.client.actions import Kind
+    from convolab_worker.client.console.details import Attempts, JobDetails
+    from convolab_worker.client.console.pages import JobPage, Matches
+    from convolab_worker.client.job_status import JobStatus
+
+
+class FailureGroup(NamedTuple):
+    """Failed jobs of one name whose reasons differ in numbers and quoted text at most."""
+
+    name: str
+    reason: str
+    ids: list[str]
+    newest: float
+
+
+class ConsoleClient(JobClient):
+    """A client that reads pages of jobs, one job whole, and failures by reason."""
+
+    async def page(
+        self,
+        queue: str,
+        state: str,
+        *,
+        after: str | None = None,
+        fits: Callable[[JobStatus], bool] | None = None,
+    ) -> JobPage:
+        """Return a page of the jobs of a state, or of ``any``: a command a job, and up to eleven.
+
+        With ``fits``, the next 500 jobs are read, until a page of them fits. Raises
+        ConfigurationError.
+        """
+        keys = self._keys_of(queue)
+        connection = await self._current_session().open()
+        return await read_page(connection, keys, state, after, fits)
+
+    async def matching(
+        self,
+        queue: str,
+        state: str,
+        *,
+        name: str | None = None,
+        fits: Callable[[JobStatus], bool] | None = None,
+    ) -> Matches:
+        """Return the ids of the newest 10,000 jobs of a state, or of those that fit.
+
+        A command or two, and one a job where a name is given or a filter has to read them. Raises
+        ConfigurationError.
+        """
+        keys = self._keys_of(queue)
+        connection = await self._current_session().open()
+        return await matching(connection, keys, state, name, fits)
+
+    async def details(self, job_id: str, queue: str) -> JobDetails:
+        """Return everything kept of a job, its parents and its children. Raises JobNotFound."""
+        connection = await self._current_session().open()
+        return await read_details(connection, self.settings.prefix, queue, job_id)
+
+    async def attempts(self, job_id: str, queue: str) -> Attempts:
+        """Return when each attempt of a job ran, as far as its queue's events still tell.
+
+        One command for the job, and one for each 2,500 events since it was added, four at most.
+        Raises JobNotFound.
+        """
+        keys = self._keys_of(queue)
+        return await read_attempts(await self._current_session().open(), keys, job_id)
+
+    async def failures(self, queue: str) -> list[FailureGroup]:
+        """Return the newest 500 failed jobs by reason: one command a job, and one more."""
+        keys = self._keys_of(queue)
+        connection = await self._current_session().open()
+        ids = await connection.call(
+            Purpose.STATUS, "ZREVRANGE", keys["failed"], 0, WINDOW - 1, "WITHSCORES"
+        )
+        asked = [
+            connection.call(Purpose.STATUS, "HMGET", keys.job(text(raw)), "name", "failedReason")
+            for raw in ids[::2]
+        ]
+        groups: dict[tuple[str, str], FailureGroup] = {}
+        for raw, score, fields in zip(
+            ids[::2], ids[1::2], await asyncio.gather(*asked), strict=True
+        ):
+            name, reason = [(part or b"").decode("utf-8", "replace") for part in fields]
+            at = (read_number(score) or 0.0) / 1000
+            new = FailureGroup(name, reason, [], at)
+            groups.setdefault((name, pattern_of(reason)), new).ids.append(text(raw))
+        return sorted(groups.values(), key=lambda group: len(group.ids), reverse=True)
+
+    async def act(
+        self,
+        kind: Kind,
+        queue: str,
+        state: str,
+        ids: Sequence[str],
+        *,
+        reset_attempts: bool = False,
+        forget_steps: bool = False,
+    ) -> int:
+        """Do that to the jobs that are in that state; return to how many it was done.
+
+        Unlike ``retry``, ``promote`` and ``remove`` it does not look where the jobs are: one script
+        a job and, to retry it, one command before. For one job it raises JobNotFound or WrongState;
+        of several, those that are gone or in another state are passed over.
+        """
+        session, keys = self._current_session(), self._keys_of(queue)
+        action = Action(kind, self.settings.prefix, reset_attempts, forget_steps)
+        connection = await session.open()
+        opts: list[Any] = [None] * len(ids)
+        if kind == "retry":
+            asked = [connection.call(Purpose.STATUS, "HGET", keys.job(one), "opts") for one in ids]
+            opts = await asyncio.gather(*asked)
+        jobs = [
+            Seen(keys.queue, job_id, state, "", "", 0.0, _is_lifo(raw))
+            for job_id, raw in zip(ids, opts, strict=True)
+        ]
+        try:
+            if len(jobs) == 1:
+                await action.run_on_one(session, jobs[0])
+                return 1
+            return (await action.run(connection, jobs)).count(DONE)
+        finally:
+            if kind != "remove":
+                self._wake(session, {None})
+
+
+def _is_lifo(raw: bytes | None) -> bool:
+    return raw is not None and bool(options_of(raw.decode("utf-8", "replace")).get("lifo"))

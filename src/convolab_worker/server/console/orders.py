@@ -1,0 +1,156 @@
+"""What the console is asked to do: the body of a request, checked, and the calls that do it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.errors import JobNotFound, JobNotRunning, WrongState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from convolab_worker.client.console.client import ConsoleClient
+
+    _Check = Callable[[Any], bool]
+
+MOST_JOBS = 500
+"""How many jobs one action is done to."""
+_ON_JOBS = ("retry", "promote", "remove", "cancel")
+_ON_QUEUE = ("pause", "resume")
+_ACTIONS = (*_ON_JOBS, *_ON_QUEUE, "enqueue", "unschedule")
+_FLAGS = ("reset_attempts", "forget_steps")
+_OPTIONS = ("delay", "priority", "attempts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An action that was asked for, checked.
+
+    ``state`` is where the jobs of ``ids`` were seen, or None. ``flags`` say how to retry. ``name``,
+    ``data`` and ``options`` are a new job's, ``schedule`` is the id of the one to remove.
+    """
+
+    action: str
+    queue: str
+    ids: Sequence[str] = ()
+    state: str | None = None
+    flags: Mapping[str, bool] = field(default_factory=dict)
+    name: str = ""
+    data: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: str | None = None
+
+    @classmethod
+    def read(cls, body: bytes) -> Order:
+        """Return the order of a request's body. Raises ValueError with what was expected."""
+        try:
+            given = json.loads(body)
+        except (ValueError, RecursionError):
+            given = None
+        if not isinstance(given, dict):
+            msg = "expected a JSON object"
+            raise ValueError(msg)  # noqa: TRY004 - the caller treats it like any other wrong body
+        action, ids = given.get("action"), given.get("ids", [])
+        order = cls(
+            action=_checked(given, "action", f"one of {', '.join(_ACTIONS)}", _is_action),
+            queue=_checked(given, "queue", "the name of a queue", _is_queue),
+            ids=_checked({"ids": ids}, "ids", "a list of job ids", _are_ids),
+            state=_checked(given, "state", "the name of a state", _is_optional_text),
+            flags={
+                name: _checked({name: False, **given}, name, "true or false", _is_flag)
+                for name in _FLAGS
+            },
+            name=_checked({"name": "", **given}, "name", "the name of a job", _is_any_text),
+            data=given.get("data"),
+            options=_options(given.get("options", {})),
+            schedule=_checked(given, "schedule", "the id of a schedule", _is_optional_text),
+        )
+        many = f"1 to {MOST_JOBS} jobs for {', '.join(_ON_JOBS)}, none otherwise"
+        _require("ids", many, (action in _ON_JOBS) == (0 < len(order.ids) <= MOST_JOBS))
+        _require("name", "that of a job to enqueue", (action == "enqueue") == bool(order.name))
+        is_fitting = (action == "unschedule") == bool(order.schedule)
+        _require("schedule", "the id of one to remove", is_fitting)
+        return order
+
+    async def carry_out(self, client: ConsoleClient) -> dict[str, Any]:
+        """Do it; return to how many it was ``done``, and the ``id`` of a new job."""
+        if self.action == "enqueue":
+            job_id = await client.enqueue(self.name, self.data, queue=self.queue, **self.options)
+            return {"done": 1, "id": str(job_id)}
+        return {"done": await self._count(client)}
+
+    async def _count(self, client: ConsoleClient) -> int:
+        ids: Any = self.ids[0] if len(self.ids) == 1 else self.ids
+        if self.action in _ON_QUEUE:
+            await (client.pause if self.action == "pause" else client.resume)(self.queue)
+            return 1
+        if self.action == "unschedule":
+            return int(await client.unschedule(self.schedule or "", self.queue))
+        if self.action == "cancel":
+            return await self._cancel(client)
+        flags = self.flags if self.action == "retry" else {}
+        if self.state is not None:
+            kind: Any = self.action
+            return await client.act(kind, self.queue, self.state, self.ids, **flags)
+        if self.action == "retry":
+            return await client.retry(ids, queue=self.queue, **flags)
+        return await (client.promote if self.action == "promote" else client.remove)(
+            ids, queue=self.queue
+        )
+
+    async def _cancel(self, client: ConsoleClient) -> int:
+        done = 0
+        for job_id in self.ids:
+            try:
+                await client.cancel(job_id, queue=self.queue, wait=False)
+            except (JobNotFound, JobNotRunning, WrongState):
+                if len(self.ids) == 1:
+                    raise
+                continue
+            done += 1
+        return done
+
+
+def _options(given: Any) -> dict[str, Any]:
+    is_fitting = isinstance(given, dict) and {*given} <= {*_OPTIONS}
+    _require("options", f"an object with some of {', '.join(_OPTIONS)}", is_fitting)
+    options: dict[str, Any] = given
+    return options
+
+
+def _checked(given: Mapping[str, Any], name: str, expected: str, fits: _Check) -> Any:
+    value = given.get(name)
+    _require(name, expected, fits(value))
+    return value
+
+
+def _require(name: str, expected: str, is_fitting: bool) -> None:  # noqa: FBT001
+    if not is_fitting:
+        msg = f"{name}: expected {expected}"
+        raise ValueError(msg)
+
+
+def _is_action(value: Any) -> bool:
+    return isinstance(value, str) and value in _ACTIONS
+
+
+def _is_queue(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and ":" not in value
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) and one for one in value)
+
+
+def _is_optional_text(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and bool(value))
+
+
+def _is_any_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
