@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.settings import Settings
 from tests.support.node import NodeScripts
+from tests.support.parsing import parse_undisturbed
 from tests.support.proxy import TcpProxy
 from tests.support.server import TEST_OPTIONS, ServerProcess, server_program
 
@@ -35,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the settings of whoever runs the tests out of them, and the speed of the machine."""
     del config
+    parse_undisturbed()
     slow = [HealthCheck.too_slow]
     hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=slow)
     hypothesis_settings.load_profile("untimed")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import structlog
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -122,6 +123,25 @@ async def test_a_job_of_nodes_goes_on_in_its_producers_trace(
     assert attributes["messaging.system"] == "bullmq"
     assert [event.name for event in consumer.events] == ["job completed"]
     assert consumer.status.status_code is trace.StatusCode.UNSET
+
+
+@pytest.mark.parametrize(("name", "last"), [("work", "job.completed"), ("break", "job.failed")])
+async def test_a_jobs_lines_belong_to_its_span(settings: Settings, name: str, last: str) -> None:
+    """The last one, too, which is written when the span has ended."""
+    lines: dict[str, trace.SpanContext] = {}
+
+    def note(_: Any, __: str, event: MutableMapping[str, Any]) -> Any:
+        lines[event["event"]] = trace.get_current_span().get_span_context()
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[note])
+    async with JobClient(settings) as client:
+        await client.enqueue(name)
+    await Worker(registry(), settings).drain()
+
+    (consumer,) = spans("process work")
+    assert lines["job.started"] == lines[last] == consumer.get_span_context()
+    assert not lines["worker.stopped"].is_valid
 
 
 async def test_a_failed_job_has_a_failed_span(client: JobClient) -> None:

@@ -86,6 +86,19 @@ class OpenTelemetry(Tracing):
         propagate.inject(carrier)
         return {"tm": json.dumps(carrier, separators=(",", ":"))} if carrier else {}
 
+    def span(self) -> Context:
+        """Return the current context, with its span and its baggage."""
+        return context.get_current()
+
+    @contextmanager
+    def resumed(self, span: Context) -> Iterator[None]:
+        """Make a context the current one, without beginning or ending a span."""
+        token = context.attach(span)
+        try:
+            yield
+        finally:
+            context.detach(token)
+
     def ended(self, job: ActiveJob, outcome: Outcome, seconds: float) -> None:
         """Count an attempt of a job, which took ``seconds``."""
         state = _state(outcome)

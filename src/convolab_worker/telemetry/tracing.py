@@ -31,6 +31,14 @@ class Tracing:
         """Return the job options that carry the current span on to a child job."""
         return {}
 
+    def span(self) -> Any:
+        """Return what stands for the current span; None if there are no spans."""
+        return None
+
+    def resumed(self, _span: Any) -> AbstractContextManager[object]:
+        """Make a span that has ended the current one again: what is logged belongs to it."""
+        return nullcontext()
+
     def ended(self, _job: ActiveJob, _outcome: Outcome, _seconds: float) -> None:
         """Count an attempt of a job, which took ``seconds``."""
 

@@ -59,6 +59,7 @@ _LABELS = {
     Lost: "lost",
 }
 NO_OPTIONS: Mapping[str, Any] = {}
+_NO_SPAN: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 NO_HANDLER = "(no handler)"
 """Stands for the handler, and the kind, of a job whose name nobody handles."""
 
@@ -73,6 +74,7 @@ class JobInHand(HeldLock, eq=False):
     has_slot: bool = False  # its fetcher's to write
     names: dict[str, object] | None = None  # in its log lines, once it was told of
     outcome: Outcome | None = None  # what it came to, until that is written; its fetcher's too
+    span: Any = None  # in which it ran, which its last log line belongs to, too
 
     @property
     def handler_key(self) -> str:
@@ -199,6 +201,7 @@ class JobExecutor:
 
     async def _traced(self, held: JobInHand) -> Outcome:
         with self._tracing.running(held.job) as tell:
+            held.span = self._tracing.span()
             outcome = await self._outcome(held)
             if isinstance(outcome, AwaitsChildren):
                 outcome = AwaitsChildren(outcome.children, self._tracing.carried())
@@ -306,29 +309,30 @@ class JobExecutor:
     # reporting
 
     def report(self, held: JobInHand, outcome: Outcome) -> None:
-        """Count and log what the job has come to."""
-        job, came = held.job, label(outcome)
-        now = time.time()
-        ran = max(now - job.processed_on / 1000, 0.0)
-        waited = max((job.processed_on - job.timestamp - job.delay) / 1000, 0.0)
-        kind = NO_HANDLER if held.handler is None else held.handler.kind
-        self._tracing.ended(job, outcome, ran)
-        reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
-        self.metrics.job_ended(
-            RecentRun(
-                now, job.id, job.name, job.queue, kind, job.attempt, came, ran, waited,
-                reason and reason[:_LONGEST_SHOWN],
-            )
-        )  # fmt: skip
-        if type(outcome) is Completed and not self._tells:
-            return
-        names = held.names or _names(held)
-        if isinstance(outcome, Failed):
-            self._tell_failure(outcome, names)
-        elif isinstance(outcome, Lost):
-            self._log.error("job.lost", {"reason": outcome.reason, **names})
-        else:
-            self._log.info(f"job.{came}", {"duration_ms": round(ran * 1000), **names})
+        """Count and log what the job has come to; in the span that it ran in, if there was one."""
+        with _NO_SPAN if held.span is None else self._tracing.resumed(held.span):
+            job, came = held.job, label(outcome)
+            now = time.time()
+            ran = max(now - job.processed_on / 1000, 0.0)
+            waited = max((job.processed_on - job.timestamp - job.delay) / 1000, 0.0)
+            kind = NO_HANDLER if held.handler is None else held.handler.kind
+            self._tracing.ended(job, outcome, ran)
+            reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
+            self.metrics.job_ended(
+                RecentRun(
+                    now, job.id, job.name, job.queue, kind, job.attempt, came, ran, waited,
+                    reason and reason[:_LONGEST_SHOWN],
+                )
+            )  # fmt: skip
+            if type(outcome) is Completed and not self._tells:
+                return
+            names = held.names or _names(held)
+            if isinstance(outcome, Failed):
+                self._tell_failure(outcome, names)
+            elif isinstance(outcome, Lost):
+                self._log.error("job.lost", {"reason": outcome.reason, **names})
+            else:
+                self._log.info(f"job.{came}", {"duration_ms": round(ran * 1000), **names})
 
     def _tell_failure(self, failed: Failed, names: dict[str, object]) -> None:
         """A failure for good is an error that somebody has to look at; one attempt is a warning."""
