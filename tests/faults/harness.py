@@ -8,7 +8,7 @@ import os
 import time
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from redis import Redis
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from types import TracebackType
 
-    from convolab_worker.embedded import EmbeddedServer
 
 APP = "tests.faults.app:handlers"
 LEDGER_URL, LEDGER_NAME = "FAULTS_LEDGER_URL", "FAULTS_LEDGER_NAME"
@@ -89,10 +88,20 @@ class Ledger:
         return [entry for entry in entries if job_id in (None, entry["id"])]
 
 
+class _Server(Protocol):
+    """A server, or an address that leads to one."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+
 class Bench:
     """One queue on one server, workers for it, and the account of its jobs."""
 
-    def __init__(self, server: EmbeddedServer, ledger: Ledger, queue: str, folder: Path) -> None:
+    def __init__(self, server: _Server, ledger: Ledger, queue: str, folder: Path) -> None:
         self._server = server
         self.ledger = ledger
         self.queue = queue

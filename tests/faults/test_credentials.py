@@ -13,7 +13,7 @@ from redis.credentials import CredentialProvider
 from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.connection import reconnect
+from convolab_worker.connection import logins
 from convolab_worker.errors import RedisUnavailable
 from tests.faults.harness import Bench
 from tests.support.waiting import wait_until
@@ -86,7 +86,7 @@ async def test_a_token_is_renewed_on_open_connections(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the old one ends; the connections stay, and the job that runs too."""
-    monkeypatch.setattr(reconnect, "_CREDENTIALS_SECONDS", 0.1)
+    monkeypatch.setattr(logins, "_ASK_SECONDS", 0.1)
     tokens = Tokens()
     calls: list[str] = []
     bench.redis.execute_command("ACL", "SETUSER", "worker", "on", ">first", "~*", "&*", "+@all")
@@ -117,6 +117,41 @@ async def test_a_token_is_renewed_on_open_connections(
     assert auths["failed_calls"] == 0
     assert len(calls) == 1
     assert "MainThread" not in tokens.threads
+    await source.aclose()
+
+
+async def test_a_client_keeps_its_connections_when_a_token_is_renewed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one for commands, and the one that waits for events, which is blocked meanwhile."""
+    monkeypatch.setattr(logins, "_ASK_SECONDS", 0.1)
+    tokens = Tokens()
+    bench.redis.execute_command("ACL", "SETUSER", "worker", "on", ">first", "~*", "&*", "+@all")
+    source: Redis = Redis(port=bench.port, credential_provider=tokens)
+    settings = Settings.from_redis(source, queues=(bench.queue,))
+
+    def logged_in() -> int:
+        return int(bench.redis.info("commandstats")["cmdstat_auth"]["calls"])
+
+    with capture_logs() as logs:
+        async with JobClient(settings) as client:
+            waiting = asyncio.create_task(client.result(await client.enqueue("work", 1)))
+            await wait_until(lambda: bench.blocked() == 1, what="the block")
+            before, auths = bench.redis.info("stats")["total_connections_received"], logged_in()
+            bench.redis.execute_command("ACL", "SETUSER", "worker", "resetpass", ">second")
+            tokens.token = "second"
+            await wait_until(lambda: logged_in() == auths + 2, what="the login of both")
+            tokens.token = "made-up"
+            await wait_until(
+                lambda: [line for line in logs if line["event"] == "redis.login_refused"],
+                what="a refusal in the log",
+            )
+            await client.enqueue("work", 2)
+
+            assert bench.redis.info("stats")["total_connections_received"] == before
+            assert not waiting.done()
+            waiting.cancel()
+    assert "made-up" not in str(logs)
     await source.aclose()
 
 

@@ -16,9 +16,10 @@ import pytest
 from redis.exceptions import RedisError
 
 from convolab_worker import JobClient
+from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import JobNotFound, RedisUnavailable
 from tests.faults.harness import Bench, lasting
-from tests.faults.torture.producers import Task, produce, produce_with_node
+from tests.faults.torture.producers import Task, add_until_taken, produce, produce_with_node
 from tests.support.replicas import MASTER, Replicas, SentinelProcesses
 from tests.support.waiting import wait_until
 
@@ -31,9 +32,8 @@ pytestmark = [
 
 JOBS = int(os.environ.get("FAILOVER_JOBS", "5000"))
 FAULTS = ("killed", "demoted", "handed over") * 4
-# How soon a job ends after a primary serves, on a machine with nothing else to do.
+# How soon a job ends after a primary serves.
 RECOVERY_SECONDS = 2.0
-_COMMAND_SECONDS = {"killed": 0.0, "demoted": 0.0, "handed over": 1.0}
 _STATES = {"wait": "llen", "active": "llen", "delayed": "zcard", "prioritized": "zcard"}
 
 
@@ -47,17 +47,61 @@ def replicas() -> Iterator[Replicas]:
 @pytest.fixture
 def sentinels(replicas: Replicas, tmp_path: Path) -> Iterator[SentinelProcesses]:
     """Three Sentinels."""
-    with SentinelProcesses(replicas, tmp_path) as sentinels:
+    # On a busy machine a server may be slow: the test alone decides when it is replaced.
+    with SentinelProcesses(replicas, tmp_path, down_after=3.0) as sentinels:
         yield sentinels
 
 
 @dataclass(slots=True)
 class Failover:
-    """What was done to a primary, how soon jobs ended again, and what its replica had not got."""
+    """What was done to a primary, how soon jobs ended again, and how far its successor had got.
+
+    ``stream`` is the primary's replication id; its successor had got it up to the offset ``got``.
+    """
 
     what: str
     recovery: float
+    stream: str
+    got: int
     bytes_lost: int
+    jobs_lost: list[str] = field(default_factory=list)
+
+
+class Acknowledged:
+    """Which primary has acknowledged each job: its replication id, and its offset then."""
+
+    def __init__(self) -> None:
+        self.by_job: dict[str, tuple[str, int]] = {}
+
+    async def add(self, client: JobClient, task: Task) -> None:
+        """Add the job as ``produce`` does, and ask the server that has taken it."""
+        while True:
+            session = client._current_session()  # noqa: SLF001 - no job of a client asks that
+            before = session.connection.client_id
+            await add_until_taken(client, task)
+            with suppress(RedisUnavailable):
+                raw = await session.connection.call(Purpose.STATUS, "INFO", "replication")
+                if session.connection.client_id == before:  # the same has done both
+                    told = dict(line.partition(":")[::2] for line in raw.decode().split("\r\n"))
+                    offset = int(told["master_repl_offset"])
+                    self.by_job[task.job_id] = told["master_replid"], offset
+                    return
+
+    def explain(self, missing: set[str], failovers: list[Failover]) -> list[str]:
+        """Give each missing job to the failover that has lost it; return those that none has.
+
+        Only one that was acknowledged behind what the successor had got can be lost by it.
+        """
+        by_stream = {failover.stream: failover for failover in failovers}
+        unexplained = []
+        for job_id in sorted(missing):
+            stream, offset = self.by_job[job_id]
+            failover = by_stream.get(stream)
+            if failover is None or offset <= failover.got:
+                unexplained.append(job_id)
+            else:
+                failover.jobs_lost.append(job_id)
+        return unexplained
 
 
 @dataclass(slots=True)
@@ -74,26 +118,30 @@ class Ground:
         """Make another server the primary, and wait until jobs end on it."""
         old = await asyncio.to_thread(self._serving)
         before: Any = self.replicas.clients[old]
-        written = self._offset(old, "master_repl_offset")
+        stream = str(self._told(old)["master_replid"])
+        written = int(self._told(old)["master_repl_offset"])
         if what == "killed":
             await asyncio.to_thread(self.replicas.servers[old].kill)
         else:
             if what == "handed over":  # nobody writes any more, and a replica has all
                 before.client_pause(20_000, all=False)
-                await asyncio.to_thread(before.wait, 2, 2000)
+                await asyncio.to_thread(self.replicas.await_written, old)
             await asyncio.to_thread(self._ask_for_failover)
         new = await asyncio.to_thread(self.sentinels.await_other_primary, old)
         served_at = time.monotonic()
-        got = self._offset(new, "second_repl_offset") - 1
+        told = self._told(new)
+        assert told["master_replid2"] == stream, "it is another's successor"
+        got = int(told["second_repl_offset"]) - 1
         await self._run_one()
         recovery = time.monotonic() - served_at
         if what == "demoted":
             # A Sentinel leaves it a primary for some ten seconds more, to whom it serves already.
             written = await asyncio.to_thread(self._written_until_demoted, old, new)
-        self.failovers.append(Failover(what, recovery, max(written - got, 0)))
+        self.failovers.append(Failover(what, recovery, stream, got, max(written - got, 0)))
         if what == "killed":
             await asyncio.to_thread(self.replicas.servers[old].start)
-        elif what == "handed over":
+        elif what == "handed over":  # what was held is refused, and nothing is written in vain
+            self.replicas.demote(old, new)
             before.client_unpause()
         await asyncio.to_thread(self.await_replicas, new)
 
@@ -133,9 +181,7 @@ class Ground:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with suppress(RedisError):
-                told = self.replicas.clients[primary].info("replication")
-                good = [told.get(f"slave{n}", {}).get("state") for n in range(2)]
-                if good == ["online", "online"]:
+                if self.replicas.all_follow(primary):
                     return
                 if self.sentinels.primary() != primary:
                     primary = self._serving()
@@ -146,8 +192,9 @@ class Ground:
         msg = "the replicas do not follow"
         raise AssertionError(msg)
 
-    def _offset(self, place: int, name: str) -> int:
-        return int(self.replicas.clients[place].info("replication")[name])
+    def _told(self, place: int) -> dict[str, Any]:
+        told: dict[str, Any] = self.replicas.clients[place].info("replication")
+        return told
 
     async def _run_one(self) -> None:
         """Add a job as an application does, which tries again, and wait for its end."""
@@ -155,7 +202,8 @@ class Ground:
             while True:
                 # Not found, or not in time: it was added to the old one, and is lost.
                 with suppress(RedisUnavailable, JobNotFound, TimeoutError):
-                    job_id = await self.client.enqueue("work", {"seconds": 0})
+                    # The next one: it does not wait for those that have piled up meanwhile.
+                    job_id = await self.client.enqueue("work", {"seconds": 0}, lifo=True)
                     await self.client.result(job_id, timeout=1.0)
                     return
                 await asyncio.sleep(0.05)
@@ -175,13 +223,13 @@ async def test_jobs_outlive_a_dozen_failovers(
 ) -> None:
     """None is stuck, none lost but what a killed primary had not told its replicas.
 
-    A primary acknowledges before its replicas have the write: what they had not got when it was
-    killed, or demoted, is counted in bytes of its replication stream, and only then may a job be
-    missing.
+    A primary acknowledges before its replicas have the write. Each job is acknowledged with a
+    place in the replication stream of a primary, and only one behind what that one's successor had
+    got may be missing. Where writes are paused before, there is none.
     """
     queue, rng = safe_bench.queue, random.Random(1)
     url = f"redis+sentinel://{sentinels.nodes}/{MASTER}/0"
-    for _ in range(2):
+    workers = [
         safe_bench.process(
             app="tests.faults.torture.app:handlers",
             log_level="info",
@@ -191,6 +239,9 @@ async def test_jobs_outlive_a_dozen_failovers(
             idle_max=5.0,
             max_stalled_count=1000,
         )
+        for _ in range(2)
+    ]
+    await wait_until(lambda: all(each.has_started for each in workers), what="the workers")
     tasks = [
         Task(
             job_id=f"{maker}-{number}",
@@ -203,11 +254,12 @@ async def test_jobs_outlive_a_dozen_failovers(
     ]
     seconds = 10.0 * len(FAULTS)
     known = [{"host": "127.0.0.1", "port": port} for port in sentinels.ports]
+    acknowledged = Acknowledged()
     async with JobClient(safe_bench.settings(redis_url=url)) as client, asyncio.TaskGroup() as all_:
-        all_.create_task(produce(client, tasks[: JOBS // 2], seconds))
+        all_.create_task(produce(client, tasks[: JOBS // 2], seconds, acknowledged.add))
         ground = Ground(replicas, sentinels, queue, client)
         where = {"sentinels": known, "name": MASTER}
-        all_.create_task(
+        by_node = all_.create_task(
             produce_with_node(where, tasks[JOBS // 2 :], [queue], seconds, 60 + seconds)
         )
         await lasting(2.0)
@@ -218,18 +270,16 @@ async def test_jobs_outlive_a_dozen_failovers(
     await wait_until(lambda: not ground.left(place), timeout=60, what="the last job")
 
     ended = set(replicas.clients[place].zrange(f"bull:{queue}:completed", 0, -1))
-    missing = sorted({task.job_id for task in tasks} - ended)
-    lost = sum(f.bytes_lost for f in ground.failovers if f.what != "handed over")
-    # One that is handed over answers no write meanwhile: a command's time-out tells the client so,
-    # and then the worker.
-    late = [
-        failover
-        for failover in ground.failovers
-        if failover.recovery > RECOVERY_SECONDS + 2 * _COMMAND_SECONDS[failover.what]
-    ]
-    print(  # noqa: T201 - the account
-        f"{JOBS} jobs, {len(FAULTS)} failovers; {len(missing)} missing for {lost} bytes that were "
-        f"not replicated: {missing}; {[(f.what, round(f.recovery, 2)) for f in ground.failovers]}"
-    )
-    assert not missing or lost, missing
+    missing = {task.job_id for task in tasks} - ended
+    acknowledged.by_job.update(by_node.result())
+    unexplained = acknowledged.explain(missing, ground.failovers)
+    print(f"{JOBS} jobs, {len(missing)} lost")  # noqa: T201 - the account
+    for each in ground.failovers:
+        print(  # noqa: T201
+            f"{each.what}: recovered in {each.recovery:.2f} s; {len(each.jobs_lost)} jobs in "
+            f"{each.bytes_lost} bytes behind {each.got}: {' '.join(each.jobs_lost)}"
+        )
+    assert not unexplained, [(each, acknowledged.by_job[each]) for each in unexplained]
+    assert not [each for each in ground.failovers if each.what == "handed over" and each.jobs_lost]
+    late = [each for each in ground.failovers if each.recovery > RECOVERY_SECONDS]
     assert not late, late

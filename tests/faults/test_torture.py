@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 from tests.faults.harness import Bench, Ledger
 from tests.faults.torture.account import Account, Deed, Fate, Story, judge
 from tests.faults.torture.diary import How, Run
+from tests.faults.torture.pair import Pair
 from tests.faults.torture.run import SERVER_OPTIONS, Options, Torture
 from tests.faults.torture.table import tables
-from tests.support.server import ServerProcess
 
 FIRST, SECOND = 11, 22
 KILL = Deed("kill -9 of a worker", frozenset({FIRST}), 1500, 1501)
@@ -23,15 +22,16 @@ STOP = Deed("SIGTERM of a worker", frozenset({FIRST}), 1050, 1090)
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("node")
 async def test_no_job_is_lost_or_run_twice_for_no_reason(
-    start_server: Callable[..., ServerProcess], ledger: Ledger, queue_name: str, tmp_path: Path
+    ledger: Ledger, queue_name: str, tmp_path: Path
 ) -> None:
     """Whatever a gremlin does in 6 s, each of 300 jobs ends as it may."""
     options = Options(jobs=300, seed=3, seconds=6.0, pause=0.4, workers=3, held=1)
 
-    with Bench(
-        start_server(durable=True, options=SERVER_OPTIONS), ledger, queue_name, tmp_path
-    ) as bench:
-        report = await Torture(bench, options).run()
+    with (
+        Pair(tmp_path, SERVER_OPTIONS) as pair,
+        Bench(pair, ledger, queue_name, tmp_path) as bench,
+    ):
+        report = await Torture(bench, pair, options).run()
 
     assert report.is_good, tables(report)
     assert report.account.fates.total() == 300 + report.parts

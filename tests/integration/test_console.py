@@ -23,6 +23,7 @@ from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Sh
 from convolab_worker.errors import UnrecoverableError
 from convolab_worker.server.server import ConsoleServer, WakeServer, console_app
 from tests.support.commandstats import counted_commands
+from tests.support.failed_jobs import add_failed
 from tests.support.serving import serving
 from tests.support.waiting import wait_until
 
@@ -73,33 +74,6 @@ async def console(settings: Settings) -> AsyncIterator[ClientSession]:
         ClientSession(f"http://127.0.0.1:{server.port}") as session,
     ):
         yield session
-
-
-async def add_failed(redis: Redis, settings: Settings, count: int) -> str:
-    """Write failed jobs as BullMQ keeps them; return the queue."""
-    queue = settings.queues[0]
-    async with redis.pipeline(transaction=False) as pipeline:
-        for number in range(count):
-            key = f"{settings.prefix}:{queue}:{number}"
-            reason = f"no voice for {number}" if number % 3 else "rate limited"
-            pipeline.hset(
-                key,
-                mapping={
-                    "name": "speak",
-                    "data": f'{{"text": "héllo {number}"}}',
-                    "opts": '{"attempts": 1}',
-                    "timestamp": "1700000000000",
-                    "finishedOn": str(1_700_000_000_000 + number // 7),
-                    "failedReason": reason,
-                    "atm": "1",
-                },
-            )
-            pipeline.zadd(
-                f"{settings.prefix}:{queue}:failed",
-                {str(number): 1_700_000_000_000 + number // 7},
-            )
-        await pipeline.execute()
-    return queue
 
 
 async def test_a_page_of_fifty_jobs_costs_what_it_says_and_pages_have_each_job_once(

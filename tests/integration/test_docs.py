@@ -23,6 +23,8 @@ from tests.support.server import server_program
 # Pages without Python describe commands one by one; tests/unit/test_docs.py looks at those.
 STORIES = [page for page in PAGES if any(block.kind == "python" for block in blocks(page))]
 _PATIENCE_SECONDS = 60.0
+_GO_ON = {"run": "worker.started", "console": "the console is at"}
+"""The commands that go on until Ctrl-C, and what each says when it has started."""
 
 
 @pytest.mark.parametrize("page", STORIES, ids=shown)
@@ -53,6 +55,7 @@ class Story:
             **os.environ,
             "PATH": f"{self._shims()}{os.pathsep}{os.environ['PATH']}",
             "REDIS_URL": redis_url,
+            "PORT": "0",
             "DJANGO_SETTINGS_MODULE": "settings",
         }
         self._printed = ""
@@ -93,8 +96,8 @@ class Story:
     def _command(self, command: str, output: str, where: str) -> None:
         command = command.replace("python manage.py", "python -m django")  # the same, says Django
         words = shlex.split(command)
-        is_run = words[:2] == ["convolab-worker", "run"] and "--burst" not in words
-        if is_run or words[:4] == ["python", "-m", "django", "convolab_worker"]:
+        goes_on = words[0] == "convolab-worker" and words[1] in _GO_ON and "--burst" not in words
+        if goes_on or words[:4] == ["python", "-m", "django", "convolab_worker"]:
             worker = self._start(command)
             self._workers.append(worker)
             _wait_until_started(worker, where)
@@ -162,7 +165,7 @@ def _wait_until_started(worker: subprocess.Popen[str], where: str) -> None:
     lines: list[str] = []
     for line in worker.stdout:
         lines.append(line)
-        if "worker.started" in line:
+        if any(said in line for said in _GO_ON.values()):
             return
     pytest.fail(f"{where}: the worker ended, printing\n{''.join(lines)}")
 

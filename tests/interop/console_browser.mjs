@@ -4,14 +4,19 @@
 //
 // A request is {"op": NAME, ...}; its answer {"ok": ...} or {"error": "..."}.
 
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+
 import { chromium } from "playwright-core";
 
 import { answer } from "./requests.mjs";
 
+const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
 const [url, executablePath, profile] = process.argv.slice(2);
 const FLAGS = [
   "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync",
+  "--disable-component-update", "--disable-sync", "--enable-precise-memory-info",
 ];
 const browser = await chromium.launchPersistentContext(profile, { executablePath, args: FLAGS, headless: true });
 const page = browser.pages()[0] ?? (await browser.newPage());
@@ -21,6 +26,23 @@ page.on("pageerror", (error) => faults.push(error.message));
 page.on("console", (message) => {
   if (message.type() === "error" && !message.text().includes("401")) faults.push(message.text());
 });
+
+async function reach(tag, name) {
+  const wanted = page.locator(tag, { hasText: name }).filter({ visible: true });
+  await wanted.first().waitFor();
+  for (let steps = 0; steps < 300; steps += 1) {
+    const isThere = await page.evaluate(({ tag, name }) => {
+      const at = document.activeElement;
+      return at.matches(tag) && at.innerText.trim() === name;
+    }, { tag, name });
+    if (isThere) {
+      await page.keyboard.press("Enter");
+      return { steps };
+    }
+    await page.keyboard.press("Tab");
+  }
+  throw new Error(`Tab does not lead to ${name}`);
+}
 
 const operations = {
   open: async ({ width, scheme, hash }) => {
@@ -41,17 +63,9 @@ const operations = {
     await page.locator(selector).filter({ hasText: text ?? "" }).first().waitFor();
     return page.locator(selector).first().innerText();
   },
-  press: async ({ name }) => {
-    await page.getByRole("button", { name, exact: true }).focus();
-    await page.keyboard.press("Enter");
-    return {};
-  },
-  // By keyboard too: a link has the focus, Enter follows it.
-  follow: async ({ name }) => {
-    await page.getByRole("link", { name, exact: true }).first().focus();
-    await page.keyboard.press("Enter");
-    return {};
-  },
+  // By keyboard alone: Tab goes to a button or a link, Enter presses or follows it.
+  press: async ({ name }) => reach("button", name),
+  follow: async ({ name }) => reach("a", name),
   type: async ({ selector, text }) => {
     await page.locator(selector).fill(text);
     await page.keyboard.press("Enter");
@@ -68,6 +82,18 @@ const operations = {
     await page.reload();
     return {};
   },
+  download: async ({ name }) => {
+    const [file] = await Promise.all([page.waitForEvent("download"), reach("button", name)]);
+    return { name: file.suggestedFilename(), text: await readFile(await file.path(), "utf8") };
+  },
+  fill: async ({ selector, text }) => {
+    await page.locator(selector).fill(text);
+    return {};
+  },
+  choose: async ({ selector, value }) => {
+    await page.locator(selector).selectOption(value);
+    return {};
+  },
   buttons: async ({ selector }) => page.locator(`${selector} button`).allInnerTexts(),
   rows: async ({ table }) => page.locator(`${table} tbody tr`).allInnerTexts(),
   look: async ({ picture }) => {
@@ -82,6 +108,40 @@ const operations = {
           && !node.getAttribute("aria-label") && !node.getAttribute("aria-labelledby") && !node.caption)
         .map((node) => node.outerHTML.slice(0, 80)),
     }));
+  },
+  // What axe-core finds wrong with the page as it stands.
+  axe: async () => {
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+    return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html.slice(0, 120)).join(" | ")}`);
+  },
+  expand: async ({ selector }) => {
+    await page.locator(`${selector} > summary`).evaluateAll((nodes) => nodes.forEach((node) => node.click()));
+    return {};
+  },
+  // A day of events, one in half an hour, as an open page gets them; what it has in memory on the way.
+  day: async ({ status, run }) => {
+    const session = await page.context().newCDPSession(page);
+    const memory = async () => {
+      await session.send("HeapProfiler.collectGarbage");
+      const { nodes } = await session.send("Memory.getDOMCounters");
+      return { nodes, heap: await page.evaluate(() => performance.memory.usedJSHeapSize) };
+    };
+    const told = [];
+    for (let hour = 0; hour < 24; hour += 1) {
+      await page.evaluate(({ status, run, hour }) => {
+        const start = Math.floor(status.now / 900) * 900;
+        for (let minute = hour * 60; minute < (hour + 1) * 60; minute += 30) {
+          const at = start + minute * 60, kinds = { audio: { completed: minute % 7, failed: minute % 3 } };
+          receive("history", JSON.stringify({ minutes: [[at, kinds]], quarters: [[Math.floor(at / 900) * 900, kinds]] }));
+          receive("recent", JSON.stringify(Array.from({ length: 100 }, (_, place) => ({ ...run, at, id: `${minute}-${place}` }))));
+          receive("reasons", JSON.stringify([{ ...run, at, count: minute, final: 0 }]));
+          receive("status", JSON.stringify({ ...status, now: at, ended: minute }));
+        }
+      }, { status, run, hour });
+      if (hour % 11 === 1) told.push(await memory());
+    }
+    return told;
   },
   faults: async () => faults,
 };

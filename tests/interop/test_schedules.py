@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.asyncio
 SEED = 20_261_126
 MINUTES = 600.0
+_IN_CIRCLES = "loop limit exceeded"
 
 
 async def differences(node: NodeScripts, asked: Sequence[Schedule], **options: Any) -> list[str]:
@@ -29,7 +30,9 @@ async def differences(node: NodeScripts, asked: Sequence[Schedule], **options: A
     told = []
     for schedule, their in zip(asked, theirs, strict=True):
         our = schedule.moments()
-        if their.get("at") != our.get("at"):
+        # Documented: where cron-parser turns in circles a schedule goes on here.
+        is_lost = schedule.tz == "Australia/Lord_Howe" and _IN_CIRCLES in their.get("error", "")
+        if their.get("at") != our.get("at") and not is_lost:
             told.append(f"{schedule}\n  Node {their}\n  ours {our}")
     return told
 

@@ -63,9 +63,30 @@ class Replicas:
             f"server {place} follows",
         )
 
+    def await_written(self, primary: int) -> None:
+        """Wait until all the others have what the primary has now."""
+        written = self.clients[primary].info("replication")["master_repl_offset"]
+        others = [client for place, client in enumerate(self.clients) if place != primary]
+        _until(
+            lambda: all(
+                client.info("replication")["slave_repl_offset"] >= written for client in others
+            ),
+            "the replicas have it all",
+        )
+
+    def all_follow(self, primary: int) -> bool:
+        """Whether all the others have what the primary had when they began to follow it."""
+        others = [client for place, client in enumerate(self.clients) if place != primary]
+        told = [client.info("replication") for client in others]
+        return all(
+            each.get("master_port") == self.servers[primary].port
+            and each["master_link_status"] == "up"
+            for each in told
+        )
+
     def hand_over(self, old: int, new: int) -> None:
         """Make a replica the primary, once it has everything; the old one follows it."""
-        self.clients[old].wait(1, 5000)
+        self.await_written(old)
         self.clients[new].replicaof("NO", "ONE")
         self.demote(old, new)
 
@@ -81,7 +102,16 @@ class Replicas:
 class SentinelProcesses:
     """Three Sentinels that watch ``replicas``; a context manager that starts and ends them."""
 
-    def __init__(self, replicas: Replicas, folder: Path, *, password: str | None = None) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        folder: Path,
+        *,
+        password: str | None = None,
+        down_after: float = 0.5,
+    ) -> None:
+        """``down_after`` so many seconds a server that does not answer is down for them."""
+        self._down_after = down_after
         self._replicas = replicas
         self._folder = folder
         self._password = password
@@ -126,7 +156,7 @@ class SentinelProcesses:
             f"port {port}",
             "bind 127.0.0.1",
             f"sentinel monitor {MASTER} 127.0.0.1 {primary} 2",
-            f"sentinel down-after-milliseconds {MASTER} 500",
+            f"sentinel down-after-milliseconds {MASTER} {self._down_after * 1000:.0f}",
             f"sentinel failover-timeout {MASTER} 3000",
         ]
         if self._password is not None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import convolab_worker
-from convolab_worker.cli.main import main
+from convolab_worker.cli.flags import Parser
+from convolab_worker.cli.main import COMMANDS as OURS, main, top_parser
 from tests.support.markdown import PAGES, ROOT, blocks, shown
 
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?!https?:)(?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
@@ -102,6 +104,22 @@ def _leads_somewhere(page: Path, target: str, anchor: str | None) -> bool:
 def _anchors(page: Path) -> set[str]:
     headings = [match["text"] for match in _HEADING.finditer(page.read_text(encoding="utf-8"))]
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def test_the_page_of_commands_runs_every_example_of_the_help() -> None:
+    """tests/integration/test_docs.py runs the page: each command's example is one that works."""
+    page = ROOT / "docs" / "commands.md"
+    run = [command for block in blocks(page) for command, _ in block.commands]
+    examples = [each.example for each in _commands(top_parser([*OURS])) if not each.commands]
+
+    assert len(examples) > len(OURS)
+    assert [each for each in examples if not any(it.startswith(each) for it in run)] == []
+
+
+def _commands(parser: Parser) -> Iterator[Parser]:
+    for command in parser.commands.values():
+        yield command
+        yield from _commands(command)
 
 
 def test_every_page_is_listed_in_the_readme() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from convolab_worker._logs import Log
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.calls import Call, advance_scheduler
+from convolab_worker.bullmq.protocol.job_options import is_true, number
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
@@ -70,9 +71,10 @@ def next_iteration(keys: QueueKeys, job: ActiveJob, now: int) -> Call:
         msg = "the job has no options of its schedule: expected opts.repeat"
         raise TypeError(msg)
     count = int(repeat.get("count") or 0) + 1
-    limit, end = repeat.get("limit"), milliseconds(repeat.get("endDate"))
-    if limit is not None and count > float(limit):
-        msg = f"it has run {limit} times, its limit"
+    end = milliseconds(repeat.get("endDate"))
+    limit = number(repeat["limit"]) if "limit" in repeat else None
+    if limit is not None and count > limit:
+        msg = f"it has run {limit:g} times, its limit"
         raise ScheduleOver(msg)
     base = max(now, int(job.opts.get("prevMillis") or 0))
     next_at = next_due(repeat, base, now=now, seed=job.scheduler_id or "")
@@ -107,6 +109,7 @@ def _next_options(
     job: ActiveJob, repeat: Mapping[str, Any], next_at: int, now: int, count: int
 ) -> dict[str, Any]:
     offset = repeat.get("offset") if repeat.get("every") else None
+    offset = offset if is_true(offset) else None
     again = {
         **{key: value for key, value in repeat.items() if key != "immediately"},
         "offset": offset,
@@ -114,11 +117,12 @@ def _next_options(
         "startDate": milliseconds(repeat.get("startDate")),
         "endDate": milliseconds(repeat.get("endDate")),
     }
+    shift = number(offset) or 0
     next_opts = {
         "attempts": 0,
         **job.opts,
         "jobId": f"repeat:{job.scheduler_id}:{next_at}",
-        "delay": max(next_at + (offset or 0) - now, 0),
+        "delay": max(next_at + shift - now, 0),
         "timestamp": now,
         "prevMillis": next_at,
         "repeatJobKey": job.scheduler_id,

@@ -54,9 +54,14 @@ class Parser(argparse.ArgumentParser):
         self.common.add_argument("-h", "--help", action="help", help="show this and exit")
 
     @property
-    def options(self) -> list[str]:
-        """Every option's names."""
-        return [*self._option_string_actions]
+    def options(self) -> dict[str, argparse.Action]:
+        """Every option by its longest name."""
+        actions = [each for each in self._actions if each.option_strings]
+        return {each.option_strings[-1]: each for each in actions}
+
+    @property
+    def positionals(self) -> list[argparse.Action]:
+        return [each for each in self._actions if not each.option_strings]
 
     def error(self, message: str) -> NoReturn:
         """End the process with the exit code for wrong usage."""
@@ -68,7 +73,7 @@ class Parser(argparse.ArgumentParser):
         if option is None:
             self.error(f"unexpected argument {unknown[0]!r}")
         name = option.partition("=")[0]
-        self.error(f"unknown option {name}{suggestion(name, self.options)}")
+        self.error(f"unknown option {name}{suggestion(name, [*self.options])}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

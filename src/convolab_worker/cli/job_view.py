@@ -79,7 +79,8 @@ def _facts(job: JobStatus, now: float) -> Iterator[tuple[str, str]]:
         yield "due", f"{date(job.due_at)}, {when}"
     if job.processed_on is not None:
         waited = _between(job.timestamp, job.processed_on, "after")
-        yield "started", f"{_ago(job.processed_on, now)}{waited}"
+        worker = "" if job.processed_by is None else f", by {job.processed_by}"
+        yield "started", f"{_ago(job.processed_on, now)}{waited}{worker}"
     if job.finished_on is not None:
         yield (
             "ended",

@@ -47,6 +47,7 @@ COMMANDS = {
     "them with those of an API",
     "console": "serve the console alone, without handlers, for an operator's machine",
     "doctor": "check the server, the queues and the settings, and say what to do",
+    "completion": "print a script that completes the command line in bash, zsh or fish",
     "cost": "compute what a workload costs a day and a month, by several ways of working",
 }
 _FOLDERS = ("jobs", "doctor", "cost")
@@ -97,7 +98,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         arguments = [*arguments[1:], "--help"]
     top = top_parser(arguments[:1])
     first = next(iter(arguments), "")
-    if first.startswith("-") and first not in top.options:
+    if first.startswith("-") and first not in ("-h", *top.options):
         top.error(f"{first}: expected a command first, and its options behind it")
     given, unknown = top.parse_known_args(arguments)
     if unknown:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.client.events import Events
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.logins import LoginKeeper
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ class Session:
         self.loop = asyncio.get_running_loop()
         self.max_size = max_size
         self._make = functools.partial(Connection, route, timeout=timeout, counter=counter)
-        self.connection = self._make()
-        self.events = Events(self._make(), self.connection)
+        self.connection, reader = self._make(), self._make()
+        self.events = Events(reader, self.connection)
+        self._logins = LoginKeeper(route, self.connection, reader)
         self.backlog = Backlog()
         self.is_over = False
 
@@ -105,6 +107,7 @@ class Session:
             raise RedisUnavailable(_CLOSED)
         if not self.connection.is_open:
             await self.connection.open()
+            self._logins.start()
         return self.connection
 
     @asynccontextmanager
@@ -121,5 +124,6 @@ class Session:
         """Close both connections; calls that are under way raise RedisUnavailable."""
         self.is_over = True
         self.backlog.refuse(_CLOSED)
+        await self._logins.close()
         await self.events.close()
         await self.connection.close()

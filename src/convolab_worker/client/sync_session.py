@@ -60,6 +60,8 @@ class _Client(JobClient):
         return await self._add_many(self._current_session(), new)
 
     async def open_blocking(self) -> BlockingConnection | None:
+        # The session's own connection hears of another primary, and of credentials that change.
+        await self._current_session().open()
         timeout = self.settings.command_timeout
         return await open_blocking(self._route, timeout=timeout, counter=self.counter)
 

@@ -31,12 +31,19 @@ _PAUSE_SECONDS = 1.0
 
 
 class BlockingConnection:
-    """An open connection that one thread at a time may use."""
+    """An open connection to the server of the ``route``, which one thread at a time may use."""
 
-    def __init__(self, sock: socket.socket, timeout: float) -> None:
+    def __init__(self, sock: socket.socket, timeout: float, route: Route) -> None:
         sock.settimeout(timeout)
+        self._route = route
+        self._epoch, self._login = route.epoch, route.login
         self._socket = sock
         self._reader = hiredis.Reader(replyError=RedisRefused)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether its server was found unable to serve, or its login is one that ends."""
+        return (self._epoch, self._login) != (self._route.epoch, self._route.login)
 
     def call(self, *args: Any) -> Any:
         """Send one command and return its answer.
@@ -72,11 +79,14 @@ async def open_blocking(
     """
     connection = Connection(route, timeout=timeout, counter=counter, identify=False)
     await connection.open()
+    if not connection.is_open:
+        msg = "the connection was lost as soon as it was open"
+        raise RedisUnavailable(msg)
     sock = connection.detach()
     if sock is None:
         await connection.close()
         return None
-    return BlockingConnection(sock, timeout)
+    return BlockingConnection(sock, timeout, route)
 
 
 class BlockingPool:
@@ -131,8 +141,12 @@ class BlockingPool:
 
     def _borrowed(self) -> BlockingConnection | None:
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_outdated:
+                    return connection
+                connection.close()
+                self._count -= 1
             if self._count >= _MOST or time.monotonic() < self._paused_until:
                 return None
             self._count += 1

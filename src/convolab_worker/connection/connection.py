@@ -51,9 +51,6 @@ _log = Log()
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write
 # for each turn of the loop, the server would idle while we work, and we while it works.
 _FLUSH_AT = 4
-# How often Sentinels are asked whether the primary is still the same. They leave one that they have
-# replaced writable for some ten seconds, and everything written to it meanwhile is lost.
-_SENTINEL_SECONDS = 1.0
 _CLOSED = "the connection was closed"
 
 
@@ -93,7 +90,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self._route = address if isinstance(address, Route) else Route(address)
         self._route.join(self)
-        self._epoch = 0
+        self._epoch: int | None = None  # of the route, when this one was led to its server
+        self._gone = _CLOSED
         self._login = 0  # with which of the route's credentials
         self._greetings = 0  # commands of the handshake that are unanswered
         self._unfit: RedisRefused | None = None
@@ -153,41 +151,24 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if opening.cancelled() and not (task and task.cancelling()):
-                raise RedisUnavailable(_CLOSED) from None  # close() ended it, not our caller
+                raise RedisUnavailable(self._gone) from None  # our caller did not end it
             raise
-
-    def _watch_primary(self, address: Address) -> None:
-        """Leave a primary that the Sentinels have replaced, though it still serves."""
-        if self._identify and self._route.source.address.sentinels is not None:
-            watching = self._still_primary(address, self._epoch)
-            self._watching = asyncio.create_task(watching, name="convolab-sentinels")
-
-    async def _still_primary(self, address: Address, epoch: int) -> None:
-        route = self._route
-        while True:
-            await asyncio.sleep(_SENTINEL_SECONDS)
-            with contextlib.suppress(RedisUnavailable):  # no Sentinel answers: nothing is known
-                now = await route.source.locate()
-                if (now.host, now.port) != (address.host, address.port):
-                    if route.doubt(epoch, f"the Sentinels name another primary, {now}"):
-                        _log.warning("redis.primary_replaced", was=str(address), now=str(now))
-                    return
 
     @property
     def is_outdated(self) -> bool:
         """Whether the route has other credentials than the connection has logged in with."""
         return self._login != self._route.login
 
-    def log_in_again(self) -> None:
+    def log_in_again(self) -> list[asyncio.Future[Any]]:
         """Send the route's credentials, if they are newer than those of the connection.
 
-        Where the server does not take them, the connection stays what it was.
+        Returns the answers to come. Where the server does not take the credentials, the connection
+        stays what it was.
         """
         if not self.is_outdated or self._opening is not None:
-            return
+            return []
         self._login = self._route.login
-        for command in log_in(*self._route.credentials):
-            self.call(Purpose.CONNECT, *command)
+        return [self.call(Purpose.CONNECT, *each) for each in log_in(*self._route.credentials)]
 
     def _opening_done(self, task: asyncio.Task[None]) -> None:
         self._opening = None
@@ -195,12 +176,16 @@ class Connection(asyncio.Protocol):
             task.exception()
 
     async def _connect(self) -> None:
-        route = self._route
-        epoch = self._epoch = route.epoch
-        address = route.address
+        route, address = self._route, self._route.address
+        epoch, self._epoch, self._gone = route.epoch, None, _CLOSED
         try:
             async with asyncio.timeout(self._connect_timeout):
                 address = await route.locate()
+                epoch = self._epoch = route.epoch
+                if route.may_be_replaced and self._identify:  # while it connects, too
+                    self._watching = asyncio.create_task(
+                        route.watch_primary(), name="convolab-sentinels"
+                    )
                 self._login = route.login
                 self._reader = hiredis.Reader(replyError=RedisRefused)
                 await dial(address, self)
@@ -224,7 +209,6 @@ class Connection(asyncio.Protocol):
                 route.trust(epoch)
                 if welcome.nodes:
                     route.learn(welcome.nodes)
-                self._watch_primary(address)
         except (RedisRefused, OSError, ReplyLost) as error:  # a TimeoutError is an OSError too
             self._drop(error)
             if cannot_serve(str(error)):
@@ -316,15 +300,21 @@ class Connection(asyncio.Protocol):
 
     def leave(self, epoch: int, reason: str) -> None:
         """Give up a connection that was made before ``epoch``; from any thread."""
-        if self._open:
+        if self._epoch is not None:
             with contextlib.suppress(
                 RuntimeError
             ):  # its loop is closed, and the connection with it
                 self._loop.call_soon_threadsafe(self._leave, epoch, reason)
 
     def _leave(self, epoch: int, reason: str) -> None:
-        if self._open and self._epoch < epoch and self._opening is None:
-            self._drop(ReplyLost(f"the server can't serve any more: {reason}"))
+        if self._epoch is None or self._epoch >= epoch:
+            return
+        gone = f"the server can't serve any more: {reason}"
+        if self._opening is not None:  # it may not answer the handshake, and is not waited for
+            self._gone = gone
+            self._opening.cancel()
+        elif self._open:
+            self._drop(ReplyLost(gone))
 
     def _drop(self, error: Exception, *, stale: bool = True) -> None:
         was_open, self._open = self._open, False
@@ -392,7 +382,7 @@ class Connection(asyncio.Protocol):
 
     def _all_read(self) -> None:
         """Every answer that has come was given to who asked."""
-        if (unfit := self._unfit) is not None:
+        if (unfit := self._unfit) is not None and self._epoch is not None:
             self._route.doubt(self._epoch, str(unfit))
             self._drop(ReplyLost(f"the server can't serve any more: {unfit}"))
         elif self._redirects.commands and not self._pending:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import cannot_serve, explain, is_about_data
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.logins import LoginKeeper
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ _MOST_LOSSES = 10
 _PASSING = ("LOADING", "BUSY", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 # Refusals of who we are: they pass where credentials change by themselves, and nowhere else.
 _UNKNOWN_USER = ("NOAUTH", "WRONGPASS", "ERR invalid password")
-# How often changing credentials are asked for: tokens last for minutes.
-_CREDENTIALS_SECONDS = 60.0
 # So often a server that can't serve is asked again soon: for some five minutes.
 _MOST_FAILOVER_TRIES = 300
 # A connection that is lost so soon after it was opened may be lost since what is sent on it is
@@ -95,8 +94,13 @@ class Reconnection:
         self._connections = connections
         self._where = where
         self._route = route
+        if route is not None:
+            route.join(self)
+        self.replaced = 0  # how often the server was left for another primary
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._next_server = asyncio.Event()
         self._credentials_change = route is not None and route.source.changes_credentials
-        self._refreshing: asyncio.Task[None] | None = None
+        self._logins = LoginKeeper(route, *connections) if route and connections else None
         self._opened_at = float("-inf")
         self._soon_lost = 0
         self._task: asyncio.Task[None] | None = None
@@ -140,35 +144,13 @@ class Reconnection:
                 elif reason != logged:
                     logged = reason
                     _log.error("redis.unavailable", error=reason)
-                await asyncio.sleep(self._delay(failures, refusals, refusal))
+                await self.pause(self._delay(failures, refusals, refusal))
         self.generation += 1
         self._opened_at = asyncio.get_running_loop().time()
-        if self._credentials_change and self._refreshing is None:
-            self._refreshing = asyncio.create_task(
-                self._refresh_credentials(), name="convolab-credentials"
-            )
+        if self._logins is not None:
+            self._logins.start()
         if failures:
             _log.info("redis.connected", redis=self._where, attempts=failures + 1)
-
-    async def _refresh_credentials(self) -> None:
-        """Log in anew before a token ends, on connections that are open: no job notices."""
-        route = cast("Route", self._route)
-        while True:
-            await asyncio.sleep(_CREDENTIALS_SECONDS)
-            try:
-                await route.refresh_credentials()
-            except RedisUnavailable as error:
-                _log.warning("redis.no_credentials", error=str(error))
-            if not self.is_open:
-                continue  # the next connections have the new ones
-            first, *others = self._connections
-            stale = [connection for connection in (first, *others) if connection.is_outdated]
-            for connection in stale:
-                connection.log_in_again()
-                if connection is not first:  # it may be blocked, and reads no further until then
-                    first.call(Purpose.CONNECT, "CLIENT", "UNBLOCK", connection.client_id or 0)
-            if stale:
-                _log.info("redis.logged_in_again", redis=self._where)
 
     def _delay(self, failures: int, refusals: int, refusal: RedisRefused | None) -> float:
         """The seconds until the next attempt to connect."""
@@ -192,7 +174,48 @@ class Reconnection:
             _log.warning(
                 "redis.unstable", redis=self._where, losses=self._soon_lost, pause=round(pause, 3)
             )
-            await asyncio.sleep(pause)
+            await self.pause(pause)
+
+    # another primary
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until the Sentinels, if there are any, name another primary.
+
+        What was wrong with the last one need not be wrong with the next.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._happens(self._next_server)
+
+    async def _happens(self, event: asyncio.Event) -> None:
+        """Wait for the event; the Sentinels are asked meanwhile, with no connection open, too."""
+        route = self._route
+        if route is None or not route.may_be_replaced:
+            await event.wait()
+            return
+        self._loop = asyncio.get_running_loop()
+        watching = asyncio.create_task(route.watch_primary(), name="convolab-sentinels")
+        try:
+            await event.wait()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    def leave(self, *_: object) -> None:
+        """End all pauses, if the server was left for another primary; from any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed, and nobody waits in it
+                self._loop.call_soon_threadsafe(self._end_pauses)
+
+    def _end_pauses(self) -> None:
+        replaced = 0 if self._route is None else self._route.replaced
+        if replaced == self.replaced:
+            return  # the same server was found unable to serve
+        self.replaced, self._soon_lost = replaced, 0
+        self._next_server.set()
+        self._next_server = asyncio.Event()
+        if self._pause is not None:
+            self._end_pause(self._pause)
 
     def explain(self, error: RedisRefused) -> str:
         """Return one sentence for an operator: which Redis refuses, what, and what to do."""
@@ -215,7 +238,7 @@ class Reconnection:
             loading = str(error).startswith(_PASSING)
             delay = refusal_delay(1 if loading else self._refusals, random=random.random())
             asyncio.get_running_loop().call_later(delay, self._end_pause, self._pause)
-        await self._pause.wait()
+        await self._happens(self._pause)
 
     def _tell_refusal(self, error: RedisRefused) -> None:
         self._refusals += 1
@@ -264,11 +287,11 @@ class Reconnection:
 
     async def close(self) -> None:
         """Stop connecting, and close every connection; a later ``wait`` opens them again."""
-        tasks = [task for task in (self._task, self._refreshing) if task is not None]
-        self._refreshing = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._logins is not None:
+            await self._logins.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         self._opened_at = float("-inf")  # what is closed on purpose is not lost
         for connection in self._connections:
             await connection.close()

@@ -6,6 +6,8 @@ where a cluster's keys are, and that a server can't serve any more.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import threading
 from collections import deque
@@ -14,21 +16,30 @@ from weakref import WeakSet
 
 from msgspec.structs import replace
 
+from convolab_worker._logs import Log
 from convolab_worker.connection.source import ServerSource
+from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from convolab_worker.connection.address import Address
+    from convolab_worker.connection.sentinel import Primary
     from convolab_worker.connection.unanswered import Unanswered
     from convolab_worker.errors import RedisRefused
 
 
+_log = Log()
+# How often Sentinels are asked whether the primary is still the same. They leave one that they have
+# replaced writable for some ten seconds, and everything written to it meanwhile is lost.
+_SENTINEL_SECONDS = 1.0
+
+
 class Traveller(Protocol):
-    """A connection that uses a route."""
+    """Whoever uses a route: a connection, and what waits for one."""
 
     def leave(self, epoch: int, reason: str) -> None:
-        """Give up a connection that was made before ``epoch``; from any thread."""
+        """Give up what was connected to before ``epoch``; from any thread."""
 
 
 class Route:
@@ -36,7 +47,8 @@ class Route:
 
     ``address`` is where the last connection went. A key ``prefix`` with a hash tag is for a
     cluster. ``epoch`` counts how often the server was found unable to serve; until a connection has
-    seen one that can, each has to check. Connections of several threads may share a route.
+    seen one that can, each has to check. ``replaced`` counts how often the Sentinels have named
+    another primary. Connections of several threads may share a route.
     """
 
     def __init__(self, source: ServerSource | Address, *, prefix: str = "convolab_worker") -> None:
@@ -45,6 +57,8 @@ class Route:
         self.is_cluster = "{" in prefix
         self.probed_key = f"{prefix}:can-you-write"
         self._node: tuple[str, int] | None = None
+        self._primary: Primary | None = None  # as the Sentinels named it last
+        self.replaced = 0
         self._nodes: deque[tuple[str, int]] = deque()
         self._travellers: WeakSet[Traveller] = WeakSet()
         self._lock = threading.Lock()
@@ -56,10 +70,50 @@ class Route:
     async def locate(self) -> Address:
         """Return where to connect to now, with the credentials of now. Raises RedisUnavailable."""
         node = self._node
-        address = await (self.source.locate() if node is None else self.source.with_credentials())
+        address = await self.source.with_credentials()
         self._learn_credentials(address)
-        self.address = address if node is None else self._at(address, *node)
-        return self.address
+        if node is not None:
+            address = self._at(address, *node)
+        elif (primary := await self._find_primary()) is not None:
+            address = replace(address, host=primary.host, port=primary.port, sentinels=None)
+        self.address = address
+        return address
+
+    async def _find_primary(self) -> Primary | None:
+        """Ask the Sentinels, if there are any; if they name another primary, everybody leaves.
+
+        Old news is not believed while the known primary serves: the Sentinel that knows more may
+        have been too slow to answer.
+        """
+        while True:
+            known = self._primary
+            primary = await self.source.primary(known)
+            with self._lock:
+                if known != self._primary:
+                    continue  # somebody has heard of another one meanwhile: this may be the old one
+                if primary is None:
+                    return None
+                if known is not None and primary.config_epoch < known.config_epoch:
+                    return known
+                self._primary = primary
+                if known is None or primary.is_at(known):
+                    return primary
+                self.replaced += 1
+            _log.warning("redis.primary_replaced", was=str(known), now=str(primary))
+            self._leave(self.epoch, f"the Sentinels name another primary, {primary}")
+            return primary
+
+    @property
+    def may_be_replaced(self) -> bool:
+        """Whether Sentinels have to be asked if the primary is still the same."""
+        return self.source.address.sentinels is not None
+
+    async def watch_primary(self) -> None:
+        """Ask the Sentinels again and again; if they name another primary, everybody leaves."""
+        while True:
+            await asyncio.sleep(_SENTINEL_SECONDS)
+            with contextlib.suppress(RedisUnavailable):  # no Sentinel answers: nothing is known
+                await self._find_primary()
 
     async def refresh_credentials(self) -> bool:
         """Ask for the credentials of now; whether they have changed. Raises RedisUnavailable."""
@@ -94,11 +148,17 @@ class Route:
 
         Another node may have the keys of one that is gone, or knows which one has.
         """
+        self._believe_any()
         if self._node is None and self._nodes:
             self._node = self._nodes[0]
             self._nodes.rotate(-1)
         else:
             self._node = None
+
+    def _believe_any(self) -> None:
+        """Believe the Sentinels whatever they say: were they set up anew, they count from 0."""
+        if (primary := self._primary) is not None:
+            self._primary = primary._replace(config_epoch=0)
 
     # servers that can't serve
 
@@ -121,6 +181,10 @@ class Route:
 
         Returns False for no news: everybody has left that server already.
         """
+        self._believe_any()
+        return self._leave(seen_in, reason)
+
+    def _leave(self, seen_in: int, reason: str) -> bool:
         with self._lock:
             if seen_in < self.epoch:
                 return False

@@ -12,6 +12,7 @@ from convolab_worker.connection.address import Address
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
+    from convolab_worker.connection.sentinel import Primary
     from convolab_worker.settings import Settings
     from convolab_worker.settings.redis_clients import CredentialProvider
 
@@ -43,22 +44,23 @@ class ServerSource(Struct, frozen=True):
     def changes_credentials(self) -> bool:
         return self.password_file is not None or self.provider is not None
 
-    async def locate(self) -> Address:
-        """Return the server's address of now, with the credentials of now.
+    async def primary(self, known: Primary | None = None) -> Primary | None:
+        """Return where the primary is by its Sentinels; None where there are none.
 
-        Raises RedisUnavailable if no Sentinel knows the primary, and for a file or a provider that
-        gives no password.
+        ``known`` is which one is believed now. Raises RedisUnavailable if no Sentinel knows it.
         """
-        address = await self.with_credentials()
-        if address.sentinels is None:
-            return address
+        sentinels = self.address.sentinels
+        if sentinels is None:
+            return None
         from convolab_worker.connection.sentinel import primary_of  # few have Sentinels
 
-        host, port = await primary_of(address, address.sentinels)
-        return replace(address, host=host, port=port, sentinels=None)
+        return await primary_of(self.address, sentinels, known)
 
     async def with_credentials(self) -> Address:
-        """Return the address as it is configured, with the credentials of now."""
+        """Return the address as it is configured, with the credentials of now.
+
+        Raises RedisUnavailable for a file or a provider that gives no password.
+        """
         if self.password_file is not None:
             return replace(self.address, password=_read_password(self.password_file))
         if self.provider is not None:

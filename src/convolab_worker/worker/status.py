@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from convolab_worker.handlers.registry import HandlerRegistry
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
     from convolab_worker.worker.assembly import Assembly
@@ -56,7 +57,7 @@ def stats(assembly: Assembly, requests: HeldRequests, *, state: str, now: float)
 
 
 def status_snapshot(
-    assembly: Assembly, settings: Settings, *, state: str, now: float
+    assembly: Assembly, settings: Settings, handlers: HandlerRegistry, *, state: str, now: float
 ) -> dict[str, Any]:
     """What the console shows; times are epoch seconds, durations seconds.
 
@@ -74,6 +75,9 @@ def status_snapshot(
         "queues": list(settings.queues),
         "waiting": {**assembly.dispatcher.waiting, "longest": settings.idle_max},
         "slots": {"running": slots.running, "free": slots.free, "parked": slots.parked},
+        "stopped": assembly.table.stopped(),
+        "unreachable": [each.place for each in handlers.unreachable(settings.queues)],
+        "parked": slots.parked_jobs(),
         "jobs": [_job(held) for held in assembly.executor.running()],
         "kinds": {
             kind: {**did, "rate": rates.get(kind, 0.0)} for kind, did in metrics.kinds().items()

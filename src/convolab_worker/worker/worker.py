@@ -398,7 +398,11 @@ class Worker:
     def status_snapshot(self) -> dict[str, Any]:
         """What the console shows, from memory, without a Redis command."""
         return status.status_snapshot(
-            self._assemble()[0], self.settings, state=self._state, now=time.time()
+            self._assemble()[0],
+            self.settings,
+            self.handlers,
+            state=self._state,
+            now=time.time(),
         )
 
     def stats(self) -> dict[str, Any]:

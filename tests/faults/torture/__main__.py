@@ -11,10 +11,10 @@ from pathlib import Path
 
 from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import Bench, Ledger
+from tests.faults.torture.pair import Pair
 from tests.faults.torture.run import SERVER_OPTIONS, Options, Report, Torture
 from tests.faults.torture.table import tables
 from tests.support.node import NodeScripts
-from tests.support.server import ServerProcess
 
 # Fewer than two cores manage, so that what a fault holds up is made up for.
 _JOBS_PER_SECOND = 150.0
@@ -48,10 +48,10 @@ def _options(arguments: list[str]) -> tuple[Options, bool]:
 def _torture(options: Options, folder: Path) -> Report:
     with (
         EmbeddedServer() as quiet,
-        ServerProcess(data_dir=folder / "server", options=SERVER_OPTIONS) as server,
-        Bench(server, Ledger(quiet.url, "torture"), "torture", folder) as bench,
+        Pair(folder, SERVER_OPTIONS) as pair,
+        Bench(pair, Ledger(quiet.url, "torture"), "torture", folder) as bench,
     ):
-        return asyncio.run(Torture(bench, options).run())
+        return asyncio.run(Torture(bench, pair, options).run())
 
 
 def main(arguments: list[str]) -> int:

@@ -83,7 +83,7 @@ class Fleet:
         return self
 
     def _proxy(self) -> TcpProxy:
-        return self._stack.enter_context(TcpProxy(self._bench.server.port))
+        return self._stack.enter_context(TcpProxy(self._bench.port))
 
     def __exit__(
         self,

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from tests.faults.harness import lasting
 from tests.faults.torture.account import KILL, STOP, STOP_GROUP, Deed
 from tests.support.proxy import TcpProxy
+from tests.support.server import ServerProcess
 
 if TYPE_CHECKING:
     import random
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.faults.harness import Bench
     from tests.faults.torture.fleet import Fleet, Place
+    from tests.faults.torture.pair import Pair
     from tests.support.logged import LoggedProcess
 
 _SOME_REPLIES = 3
@@ -30,15 +32,23 @@ _BUSY_SECONDS = 5.0
 
 
 class Gremlin:
-    """Torments the workers of ``fleet`` and the server of ``bench``; keeps account of its deeds.
+    """Torments the workers of ``fleet`` and the servers of ``pair``; keeps account of its deeds.
 
     ``lock_duration`` (seconds) is the measure of how long it stops what it stops.
     """
 
     def __init__(
-        self, bench: Bench, fleet: Fleet, rng: random.Random, *, lock_duration: float, grace: float
+        self,
+        bench: Bench,
+        pair: Pair,
+        fleet: Fleet,
+        rng: random.Random,
+        *,
+        lock_duration: float,
+        grace: float,
     ) -> None:
         self._bench = bench
+        self._pair = pair
         self._fleet = fleet
         self._rng = rng
         self._lock_duration = lock_duration
@@ -63,6 +73,8 @@ class Gremlin:
             (2, self._restart_server),
             (2, self._crash_server),
             (2, self._freeze_server),
+            (3, self._demote_primary),
+            (3, self._bury_primary),
         ]
 
     @property
@@ -217,19 +229,19 @@ class Gremlin:
     # the server
 
     async def _restart_server(self) -> None:
-        await self._server_away("server restarted", self._bench.server.stop)
+        await self._server_away("server restarted", ServerProcess.stop)
 
     async def _crash_server(self) -> None:
-        await self._server_away("server killed", self._bench.server.kill)
+        await self._server_away("server killed", ServerProcess.kill)
 
-    async def _server_away(self, what: str, end: Callable[[], None]) -> None:
+    async def _server_away(self, what: str, end: Callable[[ServerProcess], None]) -> None:
         if self._server.locked():
             return
         async with self._server:
-            began = time.time()
-            await asyncio.to_thread(end)
+            began, primary = time.time(), self._pair.primary
+            await asyncio.to_thread(end, primary)
             await lasting(self._some_time(0.0, 1.0))
-            await asyncio.to_thread(self._bench.server.start)
+            await asyncio.to_thread(primary.start)
             self._note(what, began, None)
 
     async def _freeze_server(self) -> None:
@@ -237,7 +249,22 @@ class Gremlin:
             return
         async with self._server:
             began = time.time()
-            self._bench.server.suspend()
+            self._pair.primary.suspend()
             await lasting(self._some_time(0.1, 1.5))
-            self._bench.server.resume()
+            self._pair.primary.resume()
             self._note("SIGSTOP of the server", began, None)
+
+    async def _demote_primary(self) -> None:
+        await self._fail_over("primary demoted, connections left open", self._pair.demote)
+
+    async def _bury_primary(self) -> None:
+        await self._fail_over("primary killed, replica promoted", self._pair.bury)
+
+    async def _fail_over(self, what: str, move: Callable[[], None]) -> None:
+        if self._server.locked():
+            return
+        async with self._server:
+            began = time.time()
+            await asyncio.to_thread(move)
+            self._bench.redis.connection_pool.disconnect()  # it may be one to the old primary
+            self._note(what, began, None)

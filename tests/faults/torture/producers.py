@@ -15,7 +15,7 @@ from tests.support.node import NodeScripts
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 HERE = Path(__file__).parent
 _LANES = 8
@@ -87,8 +87,14 @@ def _task(rng: random.Random, job_id: str, queues: Sequence[str], longest: float
     return Task(job_id=job_id, queue=rng.choice(queues), name=name, data=data, opts=opts)
 
 
-async def produce(client: JobClient, jobs: Sequence[Task], seconds: float) -> None:
+async def produce(
+    client: JobClient,
+    jobs: Sequence[Task],
+    seconds: float,
+    add: Callable[[JobClient, Task], Awaitable[None]] | None = None,
+) -> None:
     """Add the jobs over so many seconds, each until the server has said that it has it."""
+    add_one = add or add_until_taken
     began = time.monotonic()
     numbered = iter(enumerate(jobs))
 
@@ -96,12 +102,13 @@ async def produce(client: JobClient, jobs: Sequence[Task], seconds: float) -> No
         for number, task in numbered:
             due = began + seconds * number / len(jobs)
             await lasting(max(due - time.monotonic(), 0.0))
-            await _add_until_taken(client, task)
+            await add_one(client, task)
 
     await asyncio.gather(*[lane() for _ in range(_LANES)])
 
 
-async def _add_until_taken(client: JobClient, task: Task) -> None:
+async def add_until_taken(client: JobClient, task: Task) -> None:
+    """Add the job until the server has said that it has it."""
     delay = task.opts.get("delay")
     while True:
         try:
@@ -127,8 +134,12 @@ async def produce_with_node(
     queues: Sequence[str],
     seconds: float,
     patience: float,
-) -> None:
-    """The same by BullMQ for Node, in a process of its own; ``where`` is a port, or Sentinels."""
+) -> dict[str, tuple[str, int]]:
+    """The same by BullMQ for Node, in a process of its own; ``where`` is a port, or Sentinels.
+
+    Returns for each job, where there are Sentinels, the replication id of the primary that has
+    acknowledged it, and the offset of its stream then.
+    """
     async with await NodeScripts(HERE).start("producer.mjs") as node:
         await node.send(
             {
@@ -141,4 +152,5 @@ async def produce_with_node(
             }
         )
         answer = await node.receive(timeout=seconds + patience)
-    assert answer == {"added": len(jobs)}, answer
+    assert answer["added"] == len(jobs), answer
+    return {job_id: (told[0], told[1]) for job_id, told in answer["acknowledged"].items()}

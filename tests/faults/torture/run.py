@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tests.faults.harness import Bench
+    from tests.faults.torture.pair import Pair
 
 SERVER_OPTIONS = {"client-query-buffer-limit": "1mb"}
 """What the tortured server refuses by closing the connection: some results are larger."""
@@ -75,10 +76,11 @@ class Report:
 
 
 class Torture:
-    """A run on ``bench``, whose server it harms; the diary goes to the bench's ledger's server."""
+    """A run on ``bench``, whose servers, a ``pair``, it harms; the diary is kept elsewhere."""
 
-    def __init__(self, bench: Bench, options: Options) -> None:
+    def __init__(self, bench: Bench, pair: Pair, options: Options) -> None:
         self._bench = bench
+        self._pair = pair
         self._options = options
         self._rng = random.Random(options.seed)
         self._queues = (bench.queue, f"{bench.queue}-2")
@@ -102,6 +104,7 @@ class Torture:
         with self._fleet() as fleet:
             gremlin = Gremlin(
                 self._bench,
+                self._pair,
                 fleet,
                 random.Random(options.seed + 1),
                 lock_duration=options.lock_duration,
@@ -167,7 +170,7 @@ class Torture:
         await self._finished(fleet)
 
     async def _produce(self) -> None:
-        seconds, port = self._options.seconds, self._bench.server.port
+        seconds, port = self._options.seconds, self._bench.port
         settings = self._bench.settings(queues=self._queues)
         async with asyncio.TaskGroup() as group:
             client = JobClient(settings)

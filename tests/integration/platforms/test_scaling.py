@@ -75,6 +75,30 @@ async def test_it_costs_one_command_while_there_is_nothing_and_none_within_its_t
     assert (busy.total, told.commands, told.ready) == (13, 13, 1)
 
 
+async def test_it_costs_a_ninth_of_what_kedas_own_triggers_cost(
+    start_server: Any, make_settings: Any
+) -> None:
+    """KEDA's Redis trigger runs a script that asks for a key's type and for its length.
+
+    https://github.com/kedacore/keda/blob/v2.17.0/pkg/scalers/redis_scaler.go
+    """
+    server = start_server()
+    asks = "redis.call('TYPE', KEYS[1]) return redis.call('LLEN', KEYS[1])"
+    async with (
+        Redis.from_url(server.url) as redis,
+        JobClient(make_settings(redis_url=server.url)) as client,
+    ):
+        await client.counts()  # connected
+        async with counted_commands(redis) as kedas:
+            for key in ("wait", "prioritized", "active"):
+                await redis.eval(asks, 1, f"bull:q:{key}")
+        async with counted_commands(redis) as ours:
+            await client.demand()
+
+    a_day = 24 * 3600 // 30
+    assert (kedas.total * a_day, ours.total * a_day) == (25_920, 2_880)
+
+
 async def test_a_stranger_is_told_nothing_and_a_lost_redis_is_no_zero(make_settings: Any) -> None:
     """401 without the token, 405 for what is no question, 503 when nobody knows."""
     away = JobClient(make_settings(redis_url="redis://127.0.0.1:1"))

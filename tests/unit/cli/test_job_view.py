@@ -33,7 +33,7 @@ def details(**changes: Any) -> JobDetails:
         "data": {"text": "日本", "n": 1}, "progress": {"pct": 20, "step": "speech"},
         "result": None, "failed_reason": "no voice", "attempts_made": 2,
         "timestamp": NOW - 200, "processed_on": NOW - 190, "finished_on": NOW - 150.5,
-        "max_attempts": 3, "starts": 3, "priority": 2,
+        "processed_by": "host-1", "max_attempts": 3, "starts": 3, "priority": 2,
         "opts": {"attempts": 3, "tm": '{"traceparent": "00-abc-def-01"}'},
         "parent": "bull:courses:4",
         "stacktrace": [STACK.replace("no voice", "first"), STACK],
@@ -59,7 +59,7 @@ name      音声
 queue     audio
 state     failed
 added     2026-09-21 14:10:00Z, 3m ago
-started   2026-09-21 14:10:10Z, 3m ago, after 10s
+started   2026-09-21 14:10:10Z, 3m ago, after 10s, by host-1
 ended     2026-09-21 14:10:49Z, 3m ago, ran 40s
 attempts  2 of 3, started 3 times
 priority  2

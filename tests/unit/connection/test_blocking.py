@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from convolab_worker.connection.address import Address
 from convolab_worker.connection.blocking import BlockingConnection, BlockingPool
+from convolab_worker.connection.route import Route
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
@@ -19,6 +21,7 @@ class Server:
     def __init__(self, answer: bytes | None) -> None:
         """Of None the connection is closed."""
         self._answer = answer
+        self.route = Route(Address.parse("redis://localhost"))
         self.opened = 0
 
     def open(self) -> BlockingConnection:
@@ -26,7 +29,7 @@ class Server:
         self.opened += 1
         ours, theirs = socket.socketpair()
         threading.Thread(target=self._serve, args=(theirs,), daemon=True).start()
-        return BlockingConnection(ours, timeout=5)
+        return BlockingConnection(ours, timeout=5, route=self.route)
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
@@ -49,6 +52,22 @@ def test_calls_one_after_the_other_share_a_connection() -> None:
     assert answers == [b"OK"] * 5
     assert server.opened == 1
     assert (counter.sent[Purpose.ENQUEUE], counter.inner[Purpose.ENQUEUE]) == (5, 15)
+
+
+@pytest.mark.parametrize("news", ["another server", "other credentials"])
+def test_a_connection_that_is_out_of_date_is_used_no_more(news: str) -> None:
+    server = Server(b"+OK\r\n")
+    pool, _ = pool_of(server.open)
+    pool.call(Purpose.ENQUEUE, "PING")
+    if news == "another server":
+        server.route.doubt(0, "the test says so")
+    else:
+        server.route.login += 1
+
+    assert pool.call(Purpose.ENQUEUE, "PING") == b"OK"
+    pool.close()
+
+    assert server.opened == 2
 
 
 @pytest.mark.parametrize("answer", [b"-NOSCRIPT No matching script\r\n", b"-READONLY no\r\n"])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a clock's reading has no zone of its own
 _MOST_STEPS = 9_999  # after which cron-parser gives up
+_MOST_WALKS, _DAY_MS, _BEHIND_MS = 3, 86_400_000, 7_200_000
 _EVERY_HOUR, _WEEK = 24, 7
 
 
@@ -37,18 +38,25 @@ def next_after(
     None if that is later than ``until_ms``. ``offset`` is the zone: seconds since the epoch in,
     seconds east of UTC out. Raises InvalidPattern if it is never due.
     """
-    walk = _Walk(pattern, offset, after_ms // 1000)
-    if after_ms % 1000:
-        walk.add(seconds=1)
-    for _ in range(_MOST_STEPS):
-        at_ms = walk.at * 1000
-        if until_ms is not None and at_ms > until_ms:
-            return None
-        if not walk.fits():
-            continue
-        if at_ms != after_ms:
-            return at_ms
-        walk.add(seconds=1)
+    begin_ms = after_ms
+    for _ in range(_MOST_WALKS):
+        walk = _Walk(pattern, offset, begin_ms // 1000)
+        if begin_ms % 1000:
+            walk.add(seconds=1)
+        for _ in range(_MOST_STEPS):
+            at_ms = walk.at * 1000
+            if until_ms is not None and at_ms > until_ms:
+                return None
+            if not walk.fits():
+                continue
+            if at_ms != after_ms:
+                return at_ms
+            walk.add(seconds=1)
+        if walk.at * 1000 > begin_ms + _DAY_MS:
+            break
+        # Where a clock is set back by half an hour the walk turns in circles: with Node a schedule
+        # can end there. This one begins anew behind it.
+        begin_ms = walk.at * 1000 + _BEHIND_MS
     msg = "it is never due"
     raise InvalidPattern(msg)
 

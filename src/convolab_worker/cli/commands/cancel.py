@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
 
-EXAMPLE = "cancel 4"
+EXAMPLE = "cancel later"
 
 
 def add_flags(command: Parser) -> None:

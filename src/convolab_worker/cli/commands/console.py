@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from convolab_worker.cli.flags import Parser
     from convolab_worker.settings import Settings
 
-EXAMPLE = "console --port 8081"
+EXAMPLE = "console"
 
 
 def add_flags(command: Parser) -> None:
@@ -31,12 +31,15 @@ def add_console_actions(command: Parser) -> None:
     )
 
 
-def main(given: argparse.Namespace) -> NoReturn:
-    """Serve until a signal ends the process."""
+def main(given: argparse.Namespace) -> int:
+    """Serve until a signal ends the process; Ctrl-C is how one ends it, and no failure."""
     settings = flags.settings_of(given)
     from convolab_worker.cli.process import run_client
 
-    run_client(settings, _serve(settings))
+    try:
+        run_client(settings, _serve(settings))
+    except KeyboardInterrupt:
+        return flags.DONE
 
 
 async def _serve(settings: Settings) -> NoReturn:

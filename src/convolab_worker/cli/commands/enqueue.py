@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings
 
-EXAMPLE = 'enqueue speak \'{"text": "Hello"}\' --queue audio --wait'
+EXAMPLE = """enqueue speak '{"text": "Hello"}' --queue audio --wait"""
 
 _LOOK_AFTER_SECONDS = 1.0
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.queues import QueueStatus
     from convolab_worker.settings import Settings
 
-EXAMPLE = "status 1"
+EXAMPLE = "status silent"
 
 _INTERVAL = Duration(low=0.1, high=24 * 3600.0)
 _CLEAR = "\x1b[H\x1b[J"  # to the upper left corner, and delete what is below

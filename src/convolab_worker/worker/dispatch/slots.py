@@ -162,6 +162,10 @@ class Slots(Generic[T]):
         """Whether a parked job could run, were a slot free."""
         return any(self._has_room(handler) for handler in self._parked)
 
+    def parked_jobs(self) -> dict[str, int]:
+        """How many jobs are parked, by the key of their handler."""
+        return {handler: len(waiting) for handler, waiting in self._parked.items()}
+
     def drop_parked(self, wanted: T) -> bool:
         """Forget a parked job; whether it was parked here."""
         for handler, waiting in self._parked.items():

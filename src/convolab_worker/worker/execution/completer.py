@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
 from math import inf
@@ -41,8 +40,8 @@ from convolab_worker.worker.execution.losses import (
     SMALL_CHARACTERS,
     Isolation,
     blamed,
+    is_to_blame,
     loss_delay,
-    most_losses,
     size_of,
     too_large,
 )
@@ -84,6 +83,8 @@ class _Tries(Struct):
     fetch_next: bool
     refusals: int = 0
     losses: int = 0
+    silences: int = 0  # of these, with no answer in time
+    servers: int = 0  # that were replaced by another one before it was lost last
 
 
 class JobCompleter:
@@ -199,17 +200,23 @@ class JobCompleter:
             return
         if not (tries.losses or isinstance(error, ReplyLost)):
             return  # it was not sent
-        if tries.losses and size >= LARGE_BYTES:
+        silent = isinstance(error, ReplyLost) and error.silent
+        replaced = self._reconnection.replaced
+        if tries.servers != replaced:  # that explains the losses before it, and this one
+            tries.servers, tries.losses, tries.silences = replaced, 0, 0
+        if tries.losses and size >= LARGE_BYTES and not silent:
             self._lost_size = min(self._lost_size, size)
         tries.losses, tries.fetch_next = tries.losses + 1, False
-        if tries.losses > most_losses(size):
+        tries.silences += silent
+        if is_to_blame(size, tries.losses, tries.silences):
             _log.error("job.write_given_up", job_id=job.id, queue=job.queue, bytes=size)
-            tries.outcome, tries.losses = blamed(tries.outcome, size, tries.losses), 1
+            tries.outcome = blamed(tries.outcome, size, tries.losses)
+            tries.losses, tries.silences = 1, 0
             return
         _log.warning(
             "job.write_lost", job_id=job.id, queue=job.queue, bytes=size, losses=tries.losses
         )
-        await asyncio.sleep(loss_delay(tries.losses, random=random.random()))
+        await self._reconnection.pause(loss_delay(tries.losses, random=random.random()))
 
     # writing
 

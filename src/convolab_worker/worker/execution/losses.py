@@ -31,10 +31,24 @@ LARGE_BYTES = 64 * 1024
 # A result of so many characters is not measured: no setting allows less.
 SMALL_CHARACTERS = 256
 _MOST_LARGE_LOSSES, _MOST_LOSSES = 3, 6
+# One that is too large is answered by the end of the connection; silence has other reasons, such as
+# writes that are paused on the server until another one takes over.
+_MOST_SILENT_LOSSES = 20
 _LONGEST_SECONDS = 5.0
 # What is left of a reason or a stack trace that can't be written.
 _LEFT_CHARACTERS = 1000
 _LIMITS = "the server's client-query-buffer-limit or a proxy limits how large a command may be"
+
+
+def is_to_blame(size: int, losses: int, silences: int) -> bool:
+    """Return whether a command of ``size`` is what its connections are lost by.
+
+    It was lost so often, the first time with others; so often with no answer in time, not with the
+    end of the connection.
+    """
+    if silences > _MOST_SILENT_LOSSES:
+        return True
+    return losses - silences > most_losses(size)
 
 
 def most_losses(size: int) -> int:

@@ -116,6 +116,13 @@ def test_a_pattern_that_is_never_due_is_refused() -> None:
         due("0 0 31 2,4 *", "2026-11-26 00:00")
 
 
+def test_a_clock_that_is_set_by_half_an_hour_ends_no_schedule() -> None:
+    """cron-parser's search turns in circles then, and Node's schedule ends without a word."""
+    moments = due("32/21 */22 9 * * *", "2030-04-06 00:53", 3, "Australia/Lord_Howe")
+
+    assert moments == ["04-06 22:30:32", "04-06 22:30:53", "04-06 22:52:32"]
+
+
 @pytest.mark.parametrize("name", ["", "Berlin", "Mars/Olympus", "UTC+123", "../etc", 1.5, True, []])
 def test_a_zone_that_is_none_is_refused(name: object) -> None:
     with pytest.raises(InvalidPattern, match="is no time zone"):

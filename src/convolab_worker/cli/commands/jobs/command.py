@@ -40,11 +40,13 @@ def add_actions(command: Parser, *, failed: bool) -> None:
     listing = flags.add_command(actions, "list", summary, f"{me} list --name speak")
     _add_filters(listing, failed=failed)
     flags.add_flag(listing, "--limit", _LIMIT, "print at most this many (default: 50)", default=50)
-    showing = flags.add_command(actions, "show", "print all that is kept of a job", f"{me} show 2")
+    showing = flags.add_command(
+        actions, "show", "print all that is kept of a job", f"{me} show silent"
+    )
     showing.add_argument("job_id", metavar="ID", help="the job to look at")
     add_full(showing)
     summary = f"put {which if failed else 'failed or completed jobs'} back into their queues"
-    retrying = flags.add_command(actions, "retry", summary, f"{me} retry 2 --forget-steps")
+    retrying = flags.add_command(actions, "retry", summary, f"{me} retry silent --forget-steps")
     retrying.add_argument(
         "--reset-attempts", action="store_true", help="give them all their attempts again"
     )
@@ -62,7 +64,7 @@ def add_actions(command: Parser, *, failed: bool) -> None:
                 actions,
                 "promote",
                 "let delayed jobs wait for a worker from now on",
-                "jobs promote 3",
+                "jobs promote later",
             )
         )
     for action in acting:

@@ -1,6 +1,10 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const COUNT = new Intl.NumberFormat("en");
+// Making one takes longer than the rest of a row.
+const CLOCK = new Intl.DateTimeFormat([], { timeStyle: "medium" });
+const MOMENT = new Intl.DateTimeFormat([], { dateStyle: "short", timeStyle: "medium" });
+const HOUR = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 
 function put(id, text) {
   const node = $(id);
@@ -16,7 +20,7 @@ function span(seconds) {
   return `${Math.round(seconds / 86400)} days`;
 }
 
-function clock(at) { return new Date(at * 1000).toLocaleTimeString(); }
+function clock(at) { return CLOCK.format(at * 1000); }
 function now() { return Date.now() / 1000 + offset; }
 
 function cell(text, { label, css, head } = {}) {
@@ -51,6 +55,11 @@ function make(tag, attributes = {}, ...parts) {
   return node;
 }
 
+// A handler may allow more attempts than the job says.
+function attemptsText(job) {
+  return job.attempts_made > job.max_attempts ? `${job.attempts_made}` : `${job.attempts_made} of ${job.max_attempts}`;
+}
+
 function jobLink({ queue, id }, text = id) {
   return make("a", { href: `#job?${new URLSearchParams({ queue, id })}` }, text);
 }
@@ -58,7 +67,7 @@ function jobLink({ queue, id }, text = id) {
 function moment(at) {
   if (at === null || at === undefined) return "–";
   const date = new Date(at * 1000);
-  return make("time", { datetime: date.toISOString(), title: date.toISOString() }, date.toLocaleString());
+  return make("time", { datetime: date.toISOString(), title: date.toISOString() }, MOMENT.format(date));
 }
 
 function jobs(count) { return `${COUNT.format(count)} job${count === 1 ? "" : "s"}`; }
@@ -66,4 +75,3 @@ function jobs(count) { return `${COUNT.format(count)} job${count === 1 ? "" : "s
 function titled(title, ...parts) { return [make("h3", {}, title), ...parts]; }
 function code(text, css = "") { return make("pre", { tabindex: "0", class: css }, text); }
 
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;

@@ -83,7 +83,7 @@ class Chart {
     return (start - new Date().getTimezoneOffset() * 60) % every === 0;
   }
 
-  time(start) { return new Date(start * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }); }
+  time(start) { return HOUR.format(start * 1000); }
 
   told(index) {
     const { start, up, down } = this.columns[index];

@@ -46,6 +46,12 @@ function showNow() {
   put("redis", snapshot.state === "asleep" ? "not needed" : snapshot.connected ? "connected" : "not reachable");
   put("uptime", span(now() - snapshot.started_at));
   put("queues", `queues: ${snapshot.queues.join(", ")}`);
+  const problems = [
+    ...Object.entries(snapshot.stopped).map(([queue, why]) => `${queue} is ${why}`),
+    ...snapshot.unreachable.map((handler) => `no queue of this worker reaches the handler ${handler}`),
+  ];
+  $("problems").hidden = problems.length === 0;
+  put("problems", problems.join("; "));
   fill("jobs", snapshot.jobs.map((job) => [
     cell(jobLink(job), { css: "id", head: true }),
     cell(job.name, { label: "name" }),
@@ -174,6 +180,11 @@ function show() {
   showHistory();
 }
 
+function showOverview() {
+  show();
+  showRecent();
+}
+
 function headers() {
   const token = sessionStorage.getItem("token");
   return token ? { Authorization: `Bearer ${token}` } : {};
@@ -196,13 +207,10 @@ function receive(event, data) {
   const found = JSON.parse(data);
   if (event === "recent") {
     recent = found;
-    return showRecent();
+    return view === "overview" ? showRecent() : undefined;
   }
   if (event === "history") return keepHistory(found);
   if (event === "reasons") return showReasons(found);
-  if (snapshot === null) {
-    showRecent();
-  }
   const isFirst = snapshot === null;
   snapshot = found;
   if (isFirst) arrange();

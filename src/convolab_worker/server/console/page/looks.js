@@ -1,5 +1,5 @@
 // The views: what is asked of Redis is asked once, by whoever goes there, and says what it cost.
-let about = null, view = "", asked = new URLSearchParams(), spent = 0, listed = [], turn = 0;
+let about = null, view = "", asked = new URLSearchParams(), spent = 0, turn = 0;
 
 function say(text) { put("said", text); }
 

@@ -1,15 +1,5 @@
-const VIEWS = { overview: show, costs: show, queues: () => showQueues(), jobs: showJobs, job: showJob, handlers: showHandlers, schedules: showSchedules };
+const VIEWS = { overview: showOverview, costs: show, queues: () => showQueues(), jobs: showJobs, job: showJob, handlers: showHandlers, schedules: showSchedules };
 
-$("look").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const text = $("look-text").value.trim();
-  const hash = `#jobs?${new URLSearchParams({ queue: $("look-queue").value, state: $("look-state").value, ...(text && { text }) })}`;
-  if (location.hash === hash) route();
-  else location.hash = hash;
-});
-$("group").addEventListener("click", showGroups);
-$("queues-again").addEventListener("click", () => showQueues());
-$("queues-find").addEventListener("click", () => showQueues({ find: "all" }));
 $("skip").addEventListener("click", (event) => { event.preventDefault(); $("main").focus(); });
 window.addEventListener("hashchange", route);
 
