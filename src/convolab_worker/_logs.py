@@ -60,12 +60,14 @@ class Log:
         try:
             direct = None if self._logger is not None else _direct_now()
             if direct is not None:
-                return BoundLog(*(direct.writer(level) for level in BoundLog.LEVELS))
+                return BoundLog(
+                    *(_never_raising(direct.writer(level)) for level in BoundLog.LEVELS)
+                )
             logger = (self._logger or _own_logger()).bind()
             logger = getattr(logger, "sync_bl", logger)
             is_enabled = getattr(logger, "is_enabled_for", None)
             tells = is_enabled is None or bool(is_enabled(logging.INFO))
-            methods = [_apart(getattr(logger, level)) for level in BoundLog.LEVELS]
+            methods = (_taken_apart(getattr(logger, level)) for level in BoundLog.LEVELS)
             return BoundLog(*methods, tells=tells)
         except Exception as error:  # noqa: BLE001 - whatever the application's configuration raises
             _tell_once(error)
@@ -135,24 +137,37 @@ class BoundLog:
         *,
         tells: bool = True,
     ) -> None:
-        self.info, self.warning = _never_raising(info), _never_raising(warning)
-        self.error = _never_raising(error)
+        self.info, self.warning, self.error = (
+            info or _nothing,
+            warning or _nothing,
+            error or _nothing,
+        )
         self.tells = tells and info is not None
 
 
-def _apart(write: Callable[..., Any]) -> _Write:
-    return lambda event, keys: write(event, **keys)
+def _nothing(_event: str, _keys: Mapping[str, Any]) -> None:
+    """Writes no line: those of this level go nowhere."""
 
 
-def _never_raising(
-    write: _Write | None,
-) -> Callable[[str, Mapping[str, Any]], None]:
+def _never_raising(write: _Write | None) -> _Write | None:
     if write is None:
-        return lambda _event, _keys: None
+        return None
 
     def write_line(event: str, keys: Mapping[str, Any]) -> None:
         try:
-            answer = write(event, keys)
+            write(event, keys)
+        except Exception as error:  # noqa: BLE001 - as above
+            _tell_once(error)
+
+    return write_line
+
+
+def _taken_apart(write: Callable[..., Any]) -> _Write:
+    """Returns a method of structlog's with the keys as one mapping; it never raises."""
+
+    def write_line(event: str, keys: Mapping[str, Any]) -> None:
+        try:
+            answer = write(event, **keys)
             if answer is not None and inspect.iscoroutine(answer):
                 answer.close()
                 _tell_once(TypeError("has to be awaited"))

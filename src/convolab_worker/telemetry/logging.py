@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
 from convolab_worker._logs import use_direct
-from convolab_worker.telemetry.log_lines import GoogleLine, TextLine, json_line
+from convolab_worker.telemetry.log_lines import GoogleLine, TextLine, json_line, own_json_line
 from convolab_worker.telemetry.log_stream import LogStream, flush_log, use_stream
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ class _Direct:
         if logging.getLevelNamesMapping()[level.upper()] < self._least:
             return None
         render, write = self._render, getattr(self._lines, level)
+        if render is json_line:
+            return lambda event, keys: write(own_json_line(level, event, keys))
         return lambda event, keys: write(render(None, level, {"event": event, **keys}))
 
 
