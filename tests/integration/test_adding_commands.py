@@ -88,7 +88,7 @@ def test_schedules_are_written_listed_and_removed(run: Run, redis: Any, queue_na
         (["--every", "0s"], "expected a duration from 1ms"),
         (["--cron", "0 6 * * *", "--start", "2098-01-01T00:00:00"], "a time with its zone"),
         (["--cron", "0 6 * * *", "--until", "soon"], "a time with its zone"),
-        ([], "expected either seconds, or a pattern"),
+        ([], "expected either --every DURATION or --cron"),
         (["--every", "5s", "--queue", "other"], "expected the one queue that its jobs go to"),
         (["--every", "5s", "--backoff", "exponential"], "exponential:2s:1m, or a strategy's name"),
         (["--every", "5s", "--keep-failed", "soon"], "expected how many jobs to keep"),

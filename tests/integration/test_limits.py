@@ -133,6 +133,36 @@ async def test_a_place_that_another_worker_frees_is_taken_within_a_second(
     assert took < A_SECOND
 
 
+async def test_a_place_is_taken_within_a_second_though_others_take_and_free_places_all_the_time(
+    running: Running, redis: Redis, queue_name: str
+) -> None:
+    """Their jobs follow each other; to be told of each costs one command a second or so."""
+    held, keys = Held(), f"bull:{queue_name}"
+    await redis.hset(f"{keys}:meta", "concurrency", "1")
+    await redis.lpush(f"{keys}:active", "theirs")
+    await redis.set(f"{keys}:theirs:lock", "another", px=60_000)
+
+    async with running(held.handlers, **IDLE) as (worker, client):
+        await client.enqueue("work")
+        worker.wake()
+        await listening(worker, redis)
+
+        began, sent = time.monotonic(), worker.stats()["commands"]["sent"]
+        while time.monotonic() - began < 3:
+            async with redis.pipeline() as swap:  # a job ends, the next begins: no place is free
+                swap.lrem(f"{keys}:active", 1, "theirs")
+                swap.lpush(f"{keys}:active", "theirs")
+                await swap.execute()
+            await asyncio.sleep(0.02)
+        sent = worker.stats()["commands"]["sent"] - sent
+        await redis.lrem(f"{keys}:active", 1, "theirs")
+        took = await held.run_to(1)
+        held.end(*held.running)
+
+    assert sent <= 5
+    assert took < A_SECOND
+
+
 async def test_a_rate_limit_that_is_lifted_is_noticed_within_a_second(
     running: Running, redis: Redis, queue_name: str
 ) -> None:

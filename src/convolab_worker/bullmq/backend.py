@@ -306,6 +306,10 @@ class Backend:
         )
         return read_score(answer[1]) if answer else None
 
+    async def count_active(self, queue: str) -> int:
+        """Returns how many jobs of the queue are active, whoever has them."""
+        return int(await self.connection.call(Purpose.PROBE, "LLEN", self.keys[queue]["active"]))
+
     async def count_waiting(self, queue: str) -> int:
         """Returns how many jobs of the queue can be fetched: two commands."""
         keys = self.keys[queue]

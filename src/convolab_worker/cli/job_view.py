@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.job_status import JobStatus
 
 _LONGEST_TEXT = 20_000  # characters of a value; --full and --json print all of it
+_NO_FRACTION = 10  # seconds: from there on a tenth of one tells nothing
 _UNITS = (("d", 86_400.0), ("h", 3600.0), ("m", 60.0))
 
 
@@ -35,7 +36,8 @@ def length(seconds: float) -> str:
     for unit, size in _UNITS:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f}{unit}"
-    return f"{seconds:.0f}s" if seconds >= 10 or seconds == int(seconds) else f"{seconds:.1f}s"  # noqa: PLR2004
+    amount = f"{seconds:.0f}" if seconds >= _NO_FRACTION else f"{seconds:.1f}".removesuffix(".0")
+    return f"{amount}s"
 
 
 def job_json(details: JobDetails) -> dict[str, Any]:

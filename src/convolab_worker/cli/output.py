@@ -119,11 +119,21 @@ def _terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def table(rows: Sequence[Sequence[object]], *, right: bool = False, cuts: bool = False) -> str:
+def shortened(line: str) -> str:
+    """Return a line, cut where the terminal would break it; only a terminal cuts."""
+    width = _terminal_width()
+    if width is None or _columns(line) <= width:
+        return line
+    kept = line[:width]
+    while _columns(kept) >= width:
+        kept = kept[:-1]
+    return f"{kept}…"
+
+
+def table(rows: Sequence[Sequence[object]], *, right: bool = False) -> str:
     """Align rows in columns: whole numbers to the right, the rest to the left.
 
-    With ``right``, all columns but the first are aligned to the right. With ``cuts``, lines are cut
-    where a terminal would break them.
+    With ``right``, all columns but the first are aligned to the right.
     """
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
@@ -132,29 +142,18 @@ def table(rows: Sequence[Sequence[object]], *, right: bool = False, cuts: bool =
         or (len(rows) > 1 and all(isinstance(row[place], int) for row in rows[1:]))
         for place in range(len(widths))
     ]
-    lines = [
+    return "\n".join(
         "  ".join(
             _padded(cell, width, right=number)
             for cell, width, number in zip(line, widths, numeric, strict=True)
         ).rstrip()
         for line in cells
-    ]
-    width = _terminal_width() if cuts else None
-    return "\n".join(lines if width is None else [_cut(line, width) for line in lines])
+    )
 
 
 def _padded(cell: str, width: int, *, right: bool) -> str:
     padding = " " * (width - _columns(cell))
     return padding + cell if right else cell + padding
-
-
-def _cut(line: str, width: int) -> str:
-    if _columns(line) <= width:
-        return line
-    kept = line[:width]
-    while _columns(kept) >= width:
-        kept = kept[:-1]
-    return f"{kept}…"
 
 
 def _columns(text: str) -> int:

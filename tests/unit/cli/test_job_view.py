@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import sysconfig
 from typing import Any
 
 import pytest
 
+from convolab_worker.cli.commands.jobs.command import jobs_table
 from convolab_worker.cli.job_view import date, job_json, job_text, length
 from convolab_worker.client.console.details import JobDetails, Relative
 from convolab_worker.client.job_status import JobStatus
@@ -148,8 +150,8 @@ def test_json_has_nothing_that_is_json_within_text() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(0, "0s"), (0.26, "0.3s"), (12.4, "12s"), (119, "119s"), (120, "2m"), (7200, "2h"),
-     (3 * 86_400, "3d")],
+    [(0, "0s"), (0.26, "0.3s"), (1.04, "1s"), (12.4, "12s"), (119, "119s"), (120, "2m"),
+     (7200, "2h"), (3 * 86_400, "3d")],
 )  # fmt: skip
 def test_a_length_is_in_its_largest_unit(seconds: float, expected: str) -> None:
     assert length(seconds) == expected
@@ -157,3 +159,24 @@ def test_a_length_is_in_its_largest_unit(seconds: float, expected: str) -> None:
 
 def test_what_is_no_moment_is_shown_as_the_number_that_it_is() -> None:
     assert (date(None), date(1e30)) == ("-", "1e+30")
+
+
+def test_on_a_narrow_terminal_each_reason_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An id of 32 signs would otherwise leave no room for what is looked for."""
+    rows: list[list[object]] = [
+        ["id", "attempts", "reason"],
+        ["a" * 20, 3, "no 音声"],
+        ["b" * 20, 1, ""],
+    ]
+    monkeypatch.setenv("COLUMNS", "32")
+
+    assert "3  no 音声" in jobs_table(rows)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert jobs_table(rows).splitlines() == [
+        "id                    attempts",
+        f"{'a' * 20}         3",
+        "    no 音声",
+        f"{'b' * 20}         1",
+    ]

@@ -54,6 +54,7 @@ from convolab_worker.cli.main import COMMANDS, main, parse, top_parser
         (["enqueue", "x", "--timeout", "1s"], "expected --wait with it"),
         (["enqueue", "x", "--queue", "a,b"], "--queue a,b: expected the one queue that the job"),
         (["enqueue", "x", "{'a': 1}"], "JSON: expected a JSON value: Expecting property name"),
+        (["schedule", "set", "a", "x"], "when is it due? expected either --every DURATION or --cr"),
         (["enqueue", "x", "NaN"], "JSON: expected a JSON value: NaN is not JSON"),
     ],
 )

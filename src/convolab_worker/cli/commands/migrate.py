@@ -129,7 +129,8 @@ def _print(account: Account, destination: str, *, execute: bool, as_lines: bool)
             f"since their own is in use on {destination}"
         )
     if not execute:
-        result(f"nothing was moved: with --yes, {account.moved} jobs go to {destination}")
+        jobs = "1 job goes" if account.moved == 1 else f"{account.moved} jobs go"
+        result(f"nothing was moved: with --yes, {jobs} to {destination}")
 
 
 def _in_words(outcome: str, *, execute: bool) -> str:

@@ -88,6 +88,9 @@ def main(given: argparse.Namespace) -> int:
 
     settings = flags.settings_of(given)
     if given.action == "set":
+        if (given.every is None) == (given.cron is None):
+            msg = "when is it due? expected either --every DURATION or --cron PATTERN"
+            raise ConfigurationError(msg)
         from convolab_worker.cli.commands.enqueue import read_data
 
         if given.queues is not None and len(settings.queues) > 1:

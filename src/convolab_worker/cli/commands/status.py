@@ -65,6 +65,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _print(settings: Settings, given: argparse.Namespace) -> None:
+    from convolab_worker.cli.process import load_handlers
     from convolab_worker.cli.queues import looked_in
     from convolab_worker.client.client import JobClient
 
@@ -74,6 +75,7 @@ async def _print(settings: Settings, given: argparse.Namespace) -> None:
         there = await looked_in(settings, given)
         print_job(await find(there, given.job_id, whole=given.json or given.full), given)
         return
+    handlers = None if given.app is None else load_handlers(settings)
     finds = not flags.names_queues(given)
     if not finds:
         await looked_in(settings, given)  # says which of them nobody uses
@@ -83,15 +85,8 @@ async def _print(settings: Settings, given: argparse.Namespace) -> None:
         result(as_json(as_rows(queues)))
     else:
         print_queues(queues)
-    if given.app is not None:
-        _remark_on_handlers(settings, [queue.name for queue in queues])
-
-
-def _remark_on_handlers(settings: Settings, queues: Sequence[str]) -> None:
-    """Say which handlers no job of the queues can reach."""
-    from convolab_worker.cli.process import load_handlers
-
-    for handler in load_handlers(settings).unreachable(queues):
+    unreachable = [] if handlers is None else handlers.unreachable([each.name for each in queues])
+    for handler in unreachable:
         remark(f"no queue for {handler.place}: it is for {handler.queue}, which is not listed")
 
 

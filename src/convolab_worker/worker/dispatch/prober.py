@@ -126,7 +126,10 @@ class QueueProber:
 
     def next_time(self) -> float | None:
         """When ``run_due_checks`` has something to do; epoch seconds, 0 for at once."""
-        return 0.0 if self._sweep_due or self._to_probe else self.stalled.next_time()
+        if self._sweep_due or self._to_probe:
+            return 0.0
+        times = (self.stalled.next_time(), self._table.next_look())
+        return min((at for at in times if at is not None), default=None)
 
     async def run_due_checks(self, now: float) -> None:
         """Probe doubtful queues, sweep after a wait, recover stalled jobs: whatever is due."""
@@ -137,6 +140,8 @@ class QueueProber:
             await self._sweep(now)
             await self._ask_for_earlier(now)
             self._sweep_due = False
+        for queue in self._table.looks_due(now):
+            self._table.looked(queue, await self._backend.count_active(queue))
         for queue in self.stalled.due(now):
             await self._check_stalled(queue, now)
 

@@ -85,5 +85,8 @@ class QueueState(Struct):
     has_own_marker: bool = False  # a fetch of ours has set the marker again
     has_concurrency: bool | None = None  # whether it has one of its own; None if not known
     is_told: bool = False  # changes of its keys are told
+    places: int | None = None  # of FULL, where jobs of others have them: its own concurrency
+    places_changed: bool = False  # a job of it began or ended since the last fetch from it
+    look_at: float | None = None  # when to see whether a place is free
     was_paused: bool = False  # it was paused when that was last known
     tried_at: float = 0.0  # when it was found at a limit

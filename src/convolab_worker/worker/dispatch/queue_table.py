@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # No marker tells of a place that another worker has freed. Where changes of a queue's keys are
 # told, a full queue is tried when they are, but no sooner after the last time; the longest pause
 # then is as long as Node's worker needs to notice.
-_LONGEST_TOLD_SECONDS = 5.0
+# How often to see whether others have left a place of a full queue, while its jobs come and go.
+_LOOK_SECONDS = 0.75
 # A rate limit that is over sooner is waited for, and not watched.
 _SHORT_LIMIT_SECONDS = 1.0
 # A queue on whose keys BullMQ's scripts fail is tried again after this, then after twice as long.
@@ -66,7 +67,7 @@ class QueueTable:
         if state.newly_ready:
             for other in self.states.values():
                 other.skipped += other.availability is _READY and not other.newly_ready
-        state.newly_ready = state.hinted_during_fetch = False
+        state.newly_ready = state.hinted_during_fetch = state.places_changed = False
         state.skipped, state.fetch_seq = 0, self.fetches
 
     def fetch_found(self, queue: str) -> FollowUp:
@@ -219,7 +220,7 @@ class QueueTable:
         """
         state = self.states[queue]
         state.has_concurrency = found.concurrency is not None
-        state.tried_at, state.was_paused = now, found.paused
+        state.tried_at, state.was_paused, state.places = now, found.paused, None
         if found.paused:
             self._stop(state, Availability.PAUSED, None)
         elif found.concurrency is not None and ended:
@@ -228,10 +229,11 @@ class QueueTable:
             self._stop(state, Availability.FULL, now + self._longest_full)
         elif found.concurrency is not None:
             seconds = min(state.full_seconds, self._longest_full)
-            state.full_seconds = 2 * seconds
             if state.is_told:
-                state.full_seconds = min(2 * seconds, _LONGEST_TOLD_SECONDS)
-                seconds = self._longest_full
+                seconds, state.places = self._longest_full, found.concurrency
+                state.look_at = now + _LOOK_SECONDS if state.places_changed else None
+            else:
+                state.full_seconds = 2 * seconds
             self._stop(state, Availability.FULL, now + seconds)
 
     def limits_asked(self, queue: str, found: Restrictions) -> None:
@@ -260,8 +262,8 @@ class QueueTable:
     def changed(self, queue: str, kind: str, now: float) -> None:
         """A key of the queue was changed: ``meta`` has its limits, ``active`` its places.
 
-        A place is worth a try only after a while, since it is mostly taken by the worker that has
-        freed it.
+        Where others have all places, jobs begin and end all the time: a look at most in so many
+        seconds, at one command, says whether one is free.
         """
         state = self.states[queue]
         if kind == "meta":
@@ -271,9 +273,34 @@ class QueueTable:
             self._try_by(state, now)
         elif kind == "limiter" and state.availability is Availability.LIMITED:
             self._try_by(state, max(now, state.tried_at + _SHORT_LIMIT_SECONDS))
-        elif kind == "active" and state.availability is Availability.FULL:
-            pause = max(state.full_seconds / 2, FIRST_FULL_SECONDS)
-            self._try_by(state, max(now, state.tried_at + pause))
+        elif kind == "active":
+            state.places_changed = True
+            if state.availability is Availability.FULL and state.places is not None:
+                state.look_at = max(now, state.tried_at + _LOOK_SECONDS)
+
+    def next_look(self) -> float | None:
+        """When ``looks_due`` has a queue next."""
+        return min((at for _, at in self._looks()), default=None)
+
+    def looks_due(self, now: float) -> list[str]:
+        """The full queues that may have a free place; they are taken to be looked at now."""
+        due = [queue for queue, at in self._looks() if at <= now]
+        for queue in due:
+            self.states[queue].look_at, self.states[queue].tried_at = None, now
+        return due
+
+    def _looks(self) -> list[tuple[str, float]]:
+        return [
+            (queue, state.look_at)
+            for queue, state in self.states.items()
+            if state.look_at is not None and state.availability is Availability.FULL
+        ]
+
+    def looked(self, queue: str, active: int) -> None:
+        """So many jobs of the queue are active, whoever has them."""
+        state = self.states[queue]
+        if state.availability is Availability.FULL and active < (state.places or 0):
+            self._open(queue)
 
     @staticmethod
     def _try_by(state: QueueState, at: float) -> None:
@@ -342,6 +369,8 @@ class QueueTable:
             state.tried_at += seconds
             if state.until is not None:
                 state.until += seconds
+            if state.look_at is not None:
+                state.look_at += seconds
 
     # what others are told
 

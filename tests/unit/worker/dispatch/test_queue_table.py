@@ -509,24 +509,44 @@ def test_a_change_of_a_full_queues_limits_makes_it_ready_at_once() -> None:
     assert table.pass_time(START + 100) == ["a"]
 
 
-def test_a_place_that_is_freed_is_tried_soon_and_then_less_often() -> None:
-    """The worker that frees it mostly takes it again: as often as Node's worker looks."""
+def test_a_full_queue_is_looked_at_within_a_second_while_its_jobs_come_and_go() -> None:
+    """However often they do; the queue is fetched from only if a place is free."""
     table = make_table("a")
-    fill_up(table, "a", most=1)
+    fill_up(table, "a", most=2)
     table.watched("a", START)
-    now, pauses = START, []
+    table.pass_time(START + 1)
+    fetch_none(table, "a", START + 1)
+    table.restricted("a", Restrictions(paused=False, concurrency=2), ours=0, now=START + 1)
+    before = table.next_look()
+    now, pauses = START + 1, []
 
-    for _ in range(6):
-        table.changed("a", "active", now)
-        at = table.next_time()
+    for _ in range(4):
+        table.changed("a", "active", now + 0.1)
+        at = table.next_look()
         assert at is not None
         pauses.append(at - now)
         now = at
-        table.pass_time(now)
-        fetch_none(table, "a", now)
-        table.restricted("a", Restrictions(paused=False, concurrency=1), ours=0, now=now)
+        assert table.looks_due(now) == ["a"]
+        table.looked("a", 2)
+        assert table.states["a"].availability is Availability.FULL
+    table.looked("a", 1)
 
-    assert pauses == [1.0, 2.0, 2.5, 2.5, 2.5, 2.5]
+    assert (before, table.next_look()) == (None, None)
+    assert max(pauses) < 1
+    assert table.states["a"].availability is Availability.READY
+
+
+def test_a_place_that_is_freed_while_a_fetch_is_under_way_is_looked_at_too() -> None:
+    """The fetch may have been answered before that."""
+    table = make_table("a")
+    fill_up(table, "a", most=1)
+    table.watched("a", START)
+    table.pass_time(START + 1)
+    table.fetch_started("a")
+    table.changed("a", "active", START + 1)
+    table.restricted("a", Restrictions(paused=False, concurrency=1), ours=0, now=START + 1)
+
+    assert table.looks_due(START + 2) == ["a"]
 
 
 def test_other_keys_and_other_states_are_no_reason_to_look() -> None:

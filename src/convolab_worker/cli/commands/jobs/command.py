@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli import flags
-from convolab_worker.cli.output import as_json, remark, result, table
+from convolab_worker.cli.output import as_json, fits, printable, remark, result, shortened, table
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.kinds import Whole
 
@@ -140,8 +140,21 @@ def _list(given: argparse.Namespace) -> int:
         rows = [
             [*_named(job), job.state, _when(job), job.attempts_made, _reason(job)] for job in found
         ]
-    result(table([head, *rows], cuts=True))
+    result(jobs_table([head, *rows]))
     return 0
+
+
+def jobs_table(rows: Sequence[Sequence[object]]) -> str:
+    """Return the table; on a terminal too narrow for it each reason has a line of its own."""
+    text = table(rows)
+    if fits(text):
+        return text
+    lines = []
+    for line, row in zip(table([row[:-1] for row in rows]).split("\n"), rows, strict=True):
+        lines.append(line)
+        if row is not rows[0] and row[-1]:
+            lines.append(f"    {printable(str(row[-1]))}")
+    return "\n".join(map(shortened, lines))
 
 
 def _show(given: argparse.Namespace) -> int:
