@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import state_of
 from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, most_attempts
+from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.bullmq.protocol.records import read_score, whole_number
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.usage import Purpose
@@ -114,6 +115,8 @@ def not_found(queues: Sequence[QueueKeys], job_id: str) -> JobNotFound:
 
 async def read_status(session: Session, keys: QueueKeys, job_id: str) -> JobStatus | None:
     """Return the job as that queue has it, None if it has not."""
+    if job_id in OWN_KEYS:
+        return None
     connection = await session.open()
     await session.backlog.enter(_COMMANDS, 0)
     try:

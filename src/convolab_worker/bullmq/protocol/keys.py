@@ -13,6 +13,9 @@ _SUFFIXES = (
     "marker",
 )  # fmt: skip
 
+OWN_KEYS = frozenset(_SUFFIXES)
+"""What no job may be called: its hash would be one of the queue's own keys."""
+
 # Where a job can stand, in the order in which BullMQ's getStateV2 wants the keys.
 STATE_KEYS = (
     "completed", "failed", "delayed", "active", "wait", "paused", "waiting-children",

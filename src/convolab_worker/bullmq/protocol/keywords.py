@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from msgspec import Struct
 
+from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.kinds import KEEP_EXPECTED, parse_keep, suggestion
 
@@ -326,9 +327,12 @@ def checked_id(job_id: object) -> str | None:
     """Returns a producer's own job id, by BullMQ's rules for them (its Job.validateOptions)."""
     if job_id is None:
         return None
-    fits = isinstance(job_id, str) and job_id != "" and not job_id.isdecimal() and ":" not in job_id
-    if not fits or not isinstance(job_id, str) or not _is_unicode(job_id):
+    fits = isinstance(job_id, str) and not job_id.isdecimal() and ":" not in job_id
+    if not fits or not isinstance(job_id, str) or not job_id or not _is_unicode(job_id):
         msg = f"job_id={job_id!r}: expected text that is not a whole number and has no ':'"
+        raise ConfigurationError(msg)
+    if job_id in OWN_KEYS:
+        msg = f"job_id={job_id!r}: expected another, since a queue has a key of that name"
         raise ConfigurationError(msg)
     return job_id
 

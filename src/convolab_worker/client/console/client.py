@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.client.actions import DONE, Action
 from convolab_worker.client.client import JobClient
@@ -122,7 +123,7 @@ class ConsoleClient(JobClient):
         """
         session, keys = self._current_session(), self._keys_of(queue)
         action = Action(kind, self.settings.prefix, reset_attempts, forget_steps)
-        connection = await session.open()
+        connection, ids = await session.open(), [one for one in ids if one not in OWN_KEYS]
         opts: list[Any] = [None] * len(ids)
         if kind == "retry":
             asked = [connection.call(Purpose.STATUS, "HGET", keys.job(one), "opts") for one in ids]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
 from convolab_worker.bullmq.protocol.records import STEP_FIELD, read_number, text
 from convolab_worker.client.job_status import as_status, not_found, state_now
 from convolab_worker.connection.usage import Purpose
@@ -78,6 +78,8 @@ class Attempts(NamedTuple):
 async def read_details(connection: Connection, prefix: str, queue: str, job_id: str) -> JobDetails:
     """Return everything kept of a job, its parents and its children. Raises JobNotFound."""
     keys = QueueKeys(prefix, queue)
+    if job_id in OWN_KEYS:
+        raise not_found([keys], job_id)
     key, call = keys.job(job_id), connection.call
     state = await state_now(connection, keys, job_id)
     asked = [
@@ -122,6 +124,8 @@ async def read_details(connection: Connection, prefix: str, queue: str, job_id: 
 
 async def read_attempts(connection: Connection, keys: QueueKeys, job_id: str) -> Attempts:
     """Return a job's attempts, from the events since it was added. Raises JobNotFound."""
+    if job_id in OWN_KEYS:
+        raise not_found([keys], job_id)
     fields = await connection.call(
         Purpose.STATUS, "HMGET", keys.job(job_id), "timestamp", "finishedOn", "ats"
     )

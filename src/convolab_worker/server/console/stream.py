@@ -58,7 +58,7 @@ class LiveEvents:
         await stream.prepare(request)
         self._streams += 1
         try:
-            await self._send_changes(stream)
+            await self._sendchanges(stream)
         finally:
             self._streams -= 1
         return stream
@@ -67,12 +67,12 @@ class LiveEvents:
         if self._closing is not None:
             self._closing.set()
 
-    async def _send_changes(self, stream: web.StreamResponse) -> None:
+    async def _sendchanges(self, stream: web.StreamResponse) -> None:
         closing = self._closing = self._closing or asyncio.Event()
         sent: dict[str, Any] = {}
         sent_at = time.monotonic()
         while not closing.is_set():
-            text = "".join(_changes(await self._newest(), sent))
+            text = "".join(changes(await self._newest(), sent))
             if not text and time.monotonic() - sent_at >= _HEARTBEAT_SECONDS:
                 text = ":\n\n"
             if text:
@@ -106,7 +106,7 @@ async def _status_snapshot(worker: Worker) -> dict[str, Any]:
     return worker.status_snapshot()
 
 
-def _changes(snapshot: dict[str, Any], sent: dict[str, Any]) -> Iterator[str]:
+def changes(snapshot: dict[str, Any], sent: dict[str, Any]) -> Iterator[str]:
     """Yield the events that bring a page up to date, and note them in ``sent``."""
     if "ended" not in snapshot:  # the worker has not answered yet
         return
