@@ -11,8 +11,7 @@ With ``CONVOLAB_WAKE_URL`` set there is no worker in here: the jobs wake the ser
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI, Request
@@ -21,6 +20,7 @@ from pydantic import BaseModel
 
 from convolab_worker import JobClient, JobStatus, Settings, Worker
 from convolab_worker.errors import JobNotFound, RedisUnavailable
+from convolab_worker.frameworks.starlette import job_client, jobs_lifespan
 from examples.convolab.app import handlers
 from examples.convolab.payloads import COURSE, DEFAULT_EPISODE, QUEUES
 
@@ -41,32 +41,16 @@ class Enqueued(BaseModel):
     jobId: str  # noqa: N815 - the application's name
 
 
-def client_of(request: Request) -> JobClient:
-    """Return the service's client."""
-    client: JobClient = request.app.state.client
-    return client
-
-
-Client = Annotated[JobClient, Depends(client_of)]
+Client = Annotated[JobClient, Depends(job_client)]
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Make the service; nothing is connected before it starts."""
     chosen = settings or Settings.from_env(queues=QUEUES)
-
-    @asynccontextmanager
-    async def background(app: FastAPI) -> AsyncIterator[None]:
-        """Keep a client open, and run the worker if it is here, as long as the service runs.
-
-        Leaving gives running jobs the settings' grace, then gives them back to their queue.
-        """
-        async with AsyncExitStack() as stack:
-            app.state.client = await stack.enter_async_context(JobClient(chosen))
-            if chosen.wake_url is None:
-                await stack.enter_async_context(Worker(handlers, chosen))
-            yield
-
-    app = FastAPI(title="Courses", lifespan=background)
+    workers = [Worker(handlers, chosen)] if chosen.wake_url is None else []
+    # The client and the worker live as long as the service. Its end gives running jobs the
+    # settings' grace, then gives them back to their queue.
+    app = FastAPI(title="Courses", lifespan=jobs_lifespan(*workers, settings=chosen))
     app.add_api_route("/courses", add_course, methods=["POST"], status_code=202)
     app.add_api_route("/jobs/{job_id}", show_job)
     app.add_exception_handler(JobNotFound, _answer(404))

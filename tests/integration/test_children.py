@@ -163,6 +163,42 @@ async def test_a_part_that_ends_between_the_look_and_the_asking_calls_the_handle
     assert seen == [set(), {"quick"}, {"quick", "slow"}]
 
 
+async def test_a_part_that_fails_before_its_parent_waits_lets_it_go_on_at_once(
+    make_settings: Callable[..., Settings],
+    client: JobClient,
+    queue_name: str,
+    server: EmbeddedServer,
+    start_proxy: Callable[[EmbeddedServer], TcpProxy],
+) -> None:
+    """BullMQ tells only a parent that waits already, and another worker is quicker than ours."""
+    parents, parts = HandlerRegistry(), HandlerRegistry()
+    queue, seen, may_end = f"{queue_name}-parts", list[set[str]](), asyncio.Event()
+
+    @parents.course("course")
+    async def course(job: Job[Any]) -> None:
+        seen.append({*await job.children_results()})
+        if "quick" in seen[-1]:
+            may_end.set()
+        quick = Child("quick", queue=queue, on_failure="continue")
+        await job.enqueue_children([quick, Child("slow", queue=queue)])
+
+    @parts.audio("quick")
+    async def quick(_: Job[Any]) -> None:
+        raise ValueError
+
+    @parts.audio("slow")
+    async def slowly(_: Job[Any]) -> None:
+        await may_end.wait()
+
+    far = far_away(make_settings, start_proxy(server), 0.3)
+    async with Worker(parents, far), Worker(parts, make_settings(queues=(queue,))):
+        await client.enqueue("course")
+        async with asyncio.timeout(SOON):
+            await may_end.wait()
+
+    assert seen[:2] == [set(), {"quick"}]
+
+
 async def test_a_part_that_was_removed_while_its_parent_waited_is_asked_for_again(
     running: Running, redis: Redis, queue_name: str
 ) -> None:

@@ -101,7 +101,7 @@ async def test_the_fastapi_service_makes_the_course_that_was_posted(
         body = {"courseId": "f1", "language": "es", "dialogueLength": 4}
         posted = await service.post("/courses", json=body)
         job_id = posted.json()["jobId"]
-        await app.state.client.result(job_id, timeout=ENDED)
+        await app.state.job_client.result(job_id, timeout=ENDED)
         job = (await service.get(f"/jobs/{job_id}")).json()
         absent = await service.get("/jobs/nothing")
         invalid = await service.post("/courses", json={"courseId": "f2", "language": "xx"})

@@ -109,6 +109,24 @@ const operations = {
         .map((node) => node.outerHTML.slice(0, 80)),
     }));
   },
+  // When the page was painted first, and when it showed so many running jobs (ms after the request).
+  paint: async ({ jobs }) => {
+    await page.addInitScript((count) => {
+      const look = () => {
+        const rows = document.querySelectorAll("#jobs tbody tr").length;
+        if (rows >= count) globalThis.jobsShownAt = performance.now();
+        else requestAnimationFrame(look);
+      };
+      requestAnimationFrame(look);
+    }, jobs);
+    await page.goto(url);
+    await page.waitForFunction(() => globalThis.jobsShownAt);
+    return page.evaluate(() => ({
+      first: performance.getEntriesByName("first-contentful-paint")[0].startTime,
+      jobs: globalThis.jobsShownAt,
+      requests: performance.getEntriesByType("resource").map(({ name }) => new URL(name).pathname),
+    }));
+  },
   // What axe-core finds wrong with the page as it stands.
   axe: async () => {
     await page.evaluate(axe);

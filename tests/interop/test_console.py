@@ -327,6 +327,7 @@ async def test_a_page_that_is_open_for_a_day_has_no_more_in_memory_than_after_an
         serving(speaking(), make_settings()) as (worker, _, session),
         browsing(node, session, tmp_path) as page,
     ):
+        painted = await page.ask("paint", jobs=0)
         await page.ask("open", width=1280, scheme="light")
         await page.shows("#state", "waiting")
         told = await page.ask("day", status=worker.status_snapshot(), run=run)
@@ -335,4 +336,5 @@ async def test_a_page_that_is_open_for_a_day_has_no_more_in_memory_than_after_an
     first, middle, last = told
     assert last["nodes"] <= middle["nodes"] + 100
     assert last["heap"] <= first["heap"] + 1_000_000
+    assert {*painted["requests"]} <= {"/api/console", "/events"}  # all else is in the page
     assert faults == []

@@ -201,12 +201,14 @@ class Backend:
         returned = self.return_to_queue(job)
         await asyncio.gather(limited, returned)
 
-    async def await_children(self, job: ActiveJob) -> bool:
+    async def await_children(self, job: ActiveJob, going_on: Sequence[str] = ()) -> bool:
         """Moves a parent to waiting-children; returns False if none of its children is pending.
 
-        Raises LockLost and Refusal as ``transition`` does.
+        It also returns False if one of ``going_on`` has failed, keys of children whose failure lets
+        the parent go on at once. Raises LockLost and Refusal as ``transition`` does.
         """
-        call = self.transitions[job.queue].await_children(job, now_ms=now_ms())
+        transitions = self.transitions[job.queue]
+        call = transitions.await_children(job, now_ms=now_ms(), going_on=going_on)
         raw = await run_script(self.connection, Purpose.COMPLETE, call)
         if raw < 0:
             raise _refused(raw)

@@ -225,6 +225,16 @@ def pipelines(
     return producer.pipelines(jobs, lambda added: len(added[1].data))
 
 
+def keys_going_on(backend: Backend, parent: ActiveJob, children: Iterable[ChildJob]) -> list[str]:
+    """Returns the keys of those children whose failure lets their parent go on at once."""
+    ids = ChildIds.of(backend.keys[parent.queue], parent)
+    return [
+        backend.keys_of(child.queue or parent.queue).job(ids.id_of(child.result_key))
+        for child in children
+        if child.on_failure == "continue"
+    ]
+
+
 async def have_ended(backend: Backend, parent: ActiveJob, children: Sequence[ChildJob]) -> bool:
     """Returns whether children have ended of which the parent's handler has not been told.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import HTTPConnection  # noqa: TC002 - FastAPI looks at it when it runs
 
 from convolab_worker.client.client import JobClient
+from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -27,16 +28,24 @@ def jobs_lifespan(
     client = JobClient(settings, **overrides)
 
     @asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
         async with client, AsyncExitStack() as stack:
             for other in others:
                 await stack.enter_async_context(other)
-            yield {"job_client": client}
+            app.state.job_client = client  # for tests that call it without a server
+            yield {"job_client": client}  # for applications that are mounted into it
 
     return lifespan
 
 
 def job_client(connection: HTTPConnection) -> JobClient:
-    """Return the application's client: ``Annotated[JobClient, Depends(job_client)]``."""
-    client: JobClient = connection.state.job_client
-    return client
+    """Return the application's client: ``Annotated[JobClient, Depends(job_client)]``.
+
+    Raises ConfigurationError in an application without ``jobs_lifespan``.
+    """
+    for state in (connection.state, connection.app.state):
+        client: JobClient | None = getattr(state, "job_client", None)
+        if client is not None:
+            return client
+    msg = "job_client: expected an application with lifespan=jobs_lifespan(), which has begun"
+    raise ConfigurationError(msg)

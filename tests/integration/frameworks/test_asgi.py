@@ -287,6 +287,33 @@ async def test_endpoints_get_the_applications_client(
             assert (await http.post("/work")).json() == {"result": "done"}
 
 
+async def test_a_client_is_there_in_mounted_applications_and_without_a_server(
+    make_settings: Callable[..., Settings],
+) -> None:
+    settings = make_settings()
+    inner = FastAPI()
+
+    @inner.get("/same")
+    async def same(client: Client) -> bool:
+        return client.settings == settings
+
+    api = FastAPI(lifespan=jobs_lifespan(settings=settings))
+    api.mount("/inner", inner)
+    api.add_api_route("/same", same)
+
+    async with served(api) as http:
+        assert (await http.get("/inner/same")).json() is True
+    transport = httpx.ASGITransport(api)
+    async with (
+        api.router.lifespan_context(api),
+        httpx.AsyncClient(transport=transport, base_url="http://api") as http,
+    ):
+        assert (await http.get("/same")).json() is True
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(inner), base_url="http://a") as http:
+        with pytest.raises(ConfigurationError, match="jobs_lifespan"):
+            await http.get("/same")
+
+
 def _opened_once(mount: AsgiMount) -> int:
     async def ask() -> int:
         async with served(mount) as http:

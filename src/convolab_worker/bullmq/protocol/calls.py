@@ -177,8 +177,12 @@ class Transitions:
         args = (job.id, job.token, self._keys.job(job.id))
         return Call("moveJobFromActiveToWait", keys, args, script_costs.RETURN_TO_QUEUE)
 
-    def await_children(self, job: ActiveJob, *, now_ms: int) -> Call:
-        """Move a job to ``waiting-children``; the answer is 1 if no child is pending."""
+    def await_children(self, job: ActiveJob, *, now_ms: int, going_on: Sequence[str] = ()) -> Call:
+        """Move a job to ``waiting-children``; the answer is 1 if no child is pending.
+
+        It is also 1 if one of ``going_on`` has failed: the keys of children whose failure lets the
+        job go on at once.
+        """
         job_key = self._keys.job(job.id)
         keys = [
             *self._keys.named("active", "waiting-children"),
@@ -188,7 +192,12 @@ class Transitions:
             *self._keys.named("stalled", "events"),
         ]
         args = (job.token, "", now_ms, job.id, self._keys.base)
-        return Call("moveToWaitingChildren", keys, args, script_costs.AWAIT_CHILDREN)
+        if not going_on:
+            return Call("moveToWaitingChildren", keys, args, script_costs.AWAIT_CHILDREN)
+        inner = script_costs.AWAIT_CHILDREN + script_costs.failures_read(len(going_on))
+        return Call(
+            "awaitChildren", [*keys, f"{job_key}:failed"], (*args, _packed(going_on)), inner
+        )
 
     def recover_stalled(self, *, max_stalled: int, now_ms: int, interval_ms: int) -> Call:
         """One pass of the stalled check: recover marked jobs without a lock, mark all others."""

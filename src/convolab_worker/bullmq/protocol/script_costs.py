@@ -69,6 +69,11 @@ _LOOKED_UP = ("completed", "failed", "delayed", "prioritized", "active", "waitin
 _LOOKED_UP_ALL = 8
 
 
+def failures_read(children: int) -> int:
+    """What ``awaitChildren`` runs before BullMQ's script, for so many children."""
+    return -(-children // 1000)
+
+
 def state_of(state: str) -> int:
     """Returns the commands of the script that has found a job in this state."""
     return _LOOKED_UP.index(state) + 1 if state in _LOOKED_UP else _LOOKED_UP_ALL

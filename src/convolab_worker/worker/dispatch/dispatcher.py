@@ -424,9 +424,12 @@ class Dispatcher:
         self.stopping = True
         self._executor.stopping.set()
         self.suspension.end()
-        await self.halt()
+        self.fetcher.stop()
+        # At the same time: a server that does not answer gives no handler a longer grace.
+        halting = asyncio.create_task(self.halt(), name="convolab-halt")
         await self.fetcher.all_ended(ends_at - time.monotonic())
         await self.fetcher.abort_all()
+        await halting
         await self._return_lost()
         await self._backend.changes.close()  # the end of a job may have begun to watch again
 

@@ -11,6 +11,7 @@ from convolab_worker.worker.execution.losses import too_large
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend
+    from convolab_worker.bullmq.flows import ChildJob
     from convolab_worker.bullmq.outcome import AwaitsChildren
     from convolab_worker.worker.execution.executor import JobInHand
 
@@ -32,8 +33,8 @@ async def await_children(
     """
     job = held.job
     for _ in range(2):
-        await _add_children(backend, held, outcome, max_size)
-        if await backend.await_children(job):
+        added = await _add_children(backend, held, outcome, max_size)
+        if await backend.await_children(job, flows.keys_going_on(backend, job, added)):
             return False
         if not await reconcile.holds(backend, job):
             # A write before this one was executed, and the children have ended since.
@@ -47,10 +48,11 @@ async def await_children(
 
 async def _add_children(
     backend: Backend, held: JobInHand, outcome: AwaitsChildren, max_size: int
-) -> None:
-    """Add the children. Raises Aborted if the job is told to end, and there are more to add.
+) -> list[ChildJob]:
+    """Add the children that have not ended, and give those.
 
-    The next run, which asks for the same children, adds those.
+    Raises Aborted if the job is told to end, and there are more to add. The next run, which asks
+    for the same children, adds those.
     """
     job = held.job
     left = await flows.left_to_add(backend, job, outcome.children)
@@ -63,3 +65,4 @@ async def _add_children(
         if job.largest_child > max_size:
             raise Aborted(too_large(outcome, job.largest_child, max_size))
         await producer.add_all(backend.connection, batch)
+    return left
