@@ -100,12 +100,12 @@ def measure(options: argparse.Namespace) -> Section:
             progress(f"round {number + 1} of {options.rounds}: {middle} ms")
         versions = {**bench.versions, "taskiq-redis": taskiq.version}
     rows = []
-    for label, found in rounds.items():
-        pairs = zip(found, rounds["taskiq"], strict=True)
+    for label, each in rounds.items():
+        pairs = zip(each, rounds["taskiq"], strict=True)
         ratio = median(median(one) / median(other) for one, other in pairs)
-        everything = [delay for each in found for delay in each]
-        middle = median(median(each) for each in found)
-        rows.append((label, middle, quantile(everything, 0.9), f"{ratio:.2f}"))
+        everything = [delay for found in each for delay in found]
+        p50 = median(median(found) for found in each)
+        rows.append((label, p50, quantile(everything, 0.9), f"{ratio:.2f}"))
     return Section(
         title="Pick-up from idle",
         note=f"Milliseconds from add to the handler's first line, {options.jobs} jobs in each of "
