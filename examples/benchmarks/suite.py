@@ -116,8 +116,8 @@ def _part(sections: dict[str, Section], pictures: dict[str, str], minutes: float
         f"Measured by `make bench` on {datetime.now(UTC):%d %B %Y}, in {minutes:.0f} minutes, on "
         f"{on['cores']} cores of an {on['processor']}, {on['system']}, Python {on['python']}: "
         f"{versions}. This worker runs at its defaults, its log as JSON in a file, where no row "
-        "says otherwise; bullmq's workers log nothing. Each worker in Python has an environment that "
-        "holds it and what it needs, and nothing else."
+        "says otherwise; bullmq's workers log nothing. Each worker in Python has an environment "
+        "that holds it and what it needs, and nothing else."
     )
     parts = [head, ""]
     for name, section in sections.items():
