@@ -241,7 +241,9 @@ async def test_jobs_outlive_a_dozen_failovers(
         )
         for _ in range(2)
     ]
-    await wait_until(lambda: all(each.has_started for each in workers), what="the workers")
+    await wait_until(
+        lambda: all(each.has_started for each in workers), timeout=60, what="the workers"
+    )
     tasks = [
         Task(
             job_id=f"{maker}-{number}",

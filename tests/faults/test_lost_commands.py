@@ -15,6 +15,7 @@ from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import ConfigurationError, JobFailed, RedisUnavailable
 from tests.support.scripted import ScriptedProxy, Trouble
 from tests.support.server import ServerProcess
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
 
@@ -187,3 +188,24 @@ async def test_a_connection_that_is_always_lost_at_a_command_is_met_with_calm(
     assert {"job.write_lost", "redis.unstable", "redis.unavailable"} & {
         line["event"] for line in logs
     }
+
+
+async def test_renewals_that_are_lost_each_time_come_ever_more_seldom(
+    server: EmbeddedServer, queue_name: str
+) -> None:
+    """Every eighth of a lock, as long as that may save it; once it has run out, less often."""
+    with capture_logs() as logs, ScriptedProxy(server.port) as proxy:
+        async with _working(proxy.url, queue_name, lock_duration=1.0) as (_, client):
+            _lose(proxy, "extendLocks", 1000)
+            await client.enqueue("short", 0)
+            await wait_until(lambda: proxy.done, what="a loss")
+            await asyncio.sleep(0.5)
+            await client.enqueue("short", 0)  # so that there is always a lock to renew
+            await asyncio.sleep(0.5)
+            early = len(proxy.done)
+            await client.enqueue("short", 0)
+            await asyncio.sleep(1.6)
+            late = len(proxy.done) - early
+            proxy.heal()
+    assert 1 <= late <= 6
+    assert "locks.not_renewed" in {line["event"] for line in logs}

@@ -139,6 +139,10 @@ async def test_status_of_a_job_shows_what_the_console_shows_and_retry_may_forget
             await wait_until(lambda: redis.zcard(failed), what="the next failure")
             assert len(said) == calls
 
+    again = await prefix.printed("status", job_id)
+    assert again.count(": failed\n") == 3
+    assert "ran" in again.partition("\nruns\n")[2]
+    assert [attempt["outcome"] for attempt in found["attempts"]] == ["failed"]
     assert 'progress  {"pct": 20, "step": "voice"}' in text
     assert '"text": "日本"' in text
     assert "test_finding.py" in text

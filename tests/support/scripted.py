@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ class ScriptedProxy(TcpProxy):
         self._calm_at = 0.0
         self.seen: Counter[str] = Counter()
         self.done: list[Trouble] = []
+        self.done_at: list[float] = []
 
     def make_link(self, number: int, mode: Mode) -> Link:
         """Make a link that knows commands and replies."""
@@ -105,6 +107,7 @@ class ScriptedProxy(TcpProxy):
                 self._armed.append((trouble, left))
         if met is not None:
             self.done.append(met)
+            self.done_at.append(time.monotonic())
         return met
 
     def begin_stall(self, seconds: float) -> None:

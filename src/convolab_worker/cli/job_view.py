@@ -13,7 +13,7 @@ from convolab_worker.telemetry.frames import application_place_in, sections_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from convolab_worker.client.console.details import JobDetails, Relative
+    from convolab_worker.client.console.details import Attempts, JobDetails, Relative
     from convolab_worker.client.job_status import JobStatus
 
 _LONGEST_TEXT = 20_000  # characters of a value; --full and --json print all of it
@@ -40,13 +40,15 @@ def length(seconds: float) -> str:
     return f"{amount}s"
 
 
-def job_json(details: JobDetails) -> dict[str, Any]:
+def job_json(details: JobDetails, attempts: Attempts) -> dict[str, Any]:
     """Return a job as JSON has it, with nothing in it that is JSON within text."""
     job = details.job
     return {
         **asdict(job),
         "opts": dict(job.opts),
         "where": _where(job),
+        "attempts": [attempt._asdict() for attempt in attempts.attempts],
+        "attempts_complete": attempts.complete,
         "trace_id": job.trace_id,
         "steps": {name: _value(text) for name, text in details.steps.items()},
         "logs": list(details.logs),
@@ -56,14 +58,14 @@ def job_json(details: JobDetails) -> dict[str, Any]:
     }
 
 
-def job_text(details: JobDetails, now: float, *, full: bool = False) -> str:
-    """Return a job as text: what it is, then data, outcome, steps, log and family.
+def job_text(details: JobDetails, attempts: Attempts, now: float, *, full: bool = False) -> str:
+    """Return a job as text: what it is, then data, outcome, attempts, steps, log and family.
 
     Without ``full``, long values are cut, frames of libraries are counted, and only the newest
     stack is whole. ``now`` is epoch seconds.
     """
     blocks = [table([list(row) for row in _facts(details.job, now)])]
-    for title, text in _blocks(details, full=full):
+    for title, text in _blocks(details, attempts, full=full):
         indented = "\n".join(f"  {line}" if line else "" for line in printable(text).split("\n"))
         blocks.append(f"{title}\n{indented}")
     return "\n\n".join(blocks)
@@ -100,7 +102,7 @@ def _facts(job: JobStatus, now: float) -> Iterator[tuple[str, str]]:
         yield "trace", job.trace_id
 
 
-def _blocks(details: JobDetails, *, full: bool) -> Iterator[tuple[str, str]]:
+def _blocks(details: JobDetails, attempts: Attempts, *, full: bool) -> Iterator[tuple[str, str]]:
     job = details.job
     yield "data", _shown(job.data, full=full)
     if job.state == "completed" or job.result is not None:
@@ -108,6 +110,8 @@ def _blocks(details: JobDetails, *, full: bool) -> Iterator[tuple[str, str]]:
     if job.failed_reason is not None:
         where = _where(job)
         yield "reason", job.failed_reason if where is None else f"{job.failed_reason}\nat {where}"
+    if job.starts > 1:
+        yield "runs", "\n".join(_runs(attempts))
     yield from _stacks(job, full=full)
     if details.steps:
         values = {name: _value(text) for name, text in details.steps.items()}
@@ -119,6 +123,14 @@ def _blocks(details: JobDetails, *, full: bool) -> Iterator[tuple[str, str]]:
         yield "log", "\n".join(details.logs)
     if details.parents or details.children_count:
         yield "family", "\n".join(_tree(details))
+
+
+def _runs(attempts: Attempts) -> Iterator[str]:
+    if not attempts.complete:
+        yield "… earlier ones are no longer among the queue's events"
+    for started_at, ended_at, outcome in attempts.attempts:
+        ran = "" if ended_at is None else f", ran {length(max(ended_at - started_at, 0.0))}"
+        yield f"{date(started_at)}{ran}: {outcome or 'runs'}"
 
 
 def _stacks(job: JobStatus, *, full: bool) -> Iterator[tuple[str, str]]:

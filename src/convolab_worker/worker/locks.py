@@ -45,6 +45,8 @@ _LOOK_PART = 1 / 8
 _OLD_PART = 3 / 8
 # How long a look, a connection and a renewal take at most.
 _TRY_PART = 1 / 4
+# Where the connection is lost with every renewal, the pauses grow from when all locks have run out.
+_LONGEST_PART = 1 / 2
 # A thread that is not back after this was not waiting for Redis: the whole process stood still.
 _STILL_PART = 3 / 4
 
@@ -92,6 +94,7 @@ class LockKeeper(Generic[J]):
         self._on_look = on_look
         self._alive_at = time.monotonic()
         self._stood_still_at = float("-inf")
+        self._failing_since: float | None = None
         self._wanted = asyncio.Event()
         self._is_parked = False
         self._hurried = asyncio.Event()
@@ -172,9 +175,9 @@ class LockKeeper(Generic[J]):
             counter=self._counter,
             connect_timeout=min(patience, 5.0),
         )
-        pause = self._duration * _LOOK_PART
         try:
             while not self._stopped:
+                pause = self._pause()
                 if not self._jobs:
                     await connection.close()
                     if self._instead is not None:  # the next job tries to have a thread again
@@ -186,6 +189,14 @@ class LockKeeper(Generic[J]):
                 self._note_time()
         finally:
             await connection.close()
+
+    def _pause(self) -> float:
+        """The seconds until the next look: longer, once renewals have failed for a whole lock."""
+        pause = self._duration * _LOOK_PART
+        if self._failing_since is None:
+            return pause
+        late = time.monotonic() - self._failing_since - self._duration
+        return min(pause + max(late, 0.0), self._duration * _LONGEST_PART)
 
     async def _park(self) -> None:
         """Wait for the first job; the loop goes on turning, or the connection would stay open."""
@@ -227,8 +238,11 @@ class LockKeeper(Generic[J]):
                 await connection.open()
                 await self._renew(connection, queue, jobs)
             except RedisUnavailable as error:
+                if self._failing_since is None:
+                    self._failing_since = now
                 _log.warning("locks.not_renewed", jobs=len(jobs), error=str(error))
                 return
+            self._failing_since = None
 
     async def _renew(self, connection: Connection, queue: str, jobs: list[J]) -> None:
         asked_at = time.monotonic()

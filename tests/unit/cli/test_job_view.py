@@ -11,11 +11,14 @@ import pytest
 
 from convolab_worker.cli.commands.jobs.command import jobs_table
 from convolab_worker.cli.job_view import date, job_json, job_text, length
-from convolab_worker.client.console.details import JobDetails, Relative
+from convolab_worker.client.console.details import Attempt, Attempts, JobDetails, Relative
 from convolab_worker.client.job_status import JobStatus
 
 STDLIB = sysconfig.get_path("stdlib")
 NOW = 1_790_000_000.0
+RUNS = Attempts(
+    [Attempt(NOW - 190, NOW - 189, "stalled"), Attempt(NOW - 180, None, None)], complete=False
+)
 STACK = """\
 Traceback (most recent call last):
   File "/app/speech.py", line 7, in speak
@@ -54,7 +57,7 @@ def details(**changes: Any) -> JobDetails:
 
 def test_a_job_is_told_whole_with_its_stack_folded_and_its_family_as_a_tree() -> None:
     assert (
-        job_text(details(), NOW)
+        job_text(details(), RUNS, NOW)
         == """\
 job       17
 name      音声
@@ -78,6 +81,11 @@ data
 reason
   no voice
   at /app/speech.py:7 in speak
+
+runs
+  … earlier ones are no longer among the queue's events
+  2026-09-21 14:10:10Z, ran 1s: stalled
+  2026-09-21 14:10:20Z: runs
 
 stack of attempt 2
   Traceback (most recent call last):
@@ -109,16 +117,16 @@ def test_all_of_it_is_there_in_full() -> None:
     """Every stack whole, and values however long; without it they are cut, which is said."""
     long = details(data="x" * 30_000)
 
-    assert job_text(long, NOW, full=True).count("httpx/_client.py") == 4
-    assert "x" * 30_000 in job_text(long, NOW, full=True)
-    assert "… of 30,002 characters; --full prints all" in job_text(long, NOW)
+    assert job_text(long, RUNS, NOW, full=True).count("httpx/_client.py") == 4
+    assert "x" * 30_000 in job_text(long, RUNS, NOW, full=True)
+    assert "… of 30,002 characters; --full prints all" in job_text(long, RUNS, NOW)
 
 
 def test_a_stack_of_libraries_alone_is_not_folded() -> None:
     frames = [f'  File "{STDLIB}/asyncio/{name}.py", line 1, in f' for name in ("tasks", "runners")]
     stack = "\n".join(["Traceback (most recent call last):", *frames, "OSError: no"])
 
-    text = job_text(details(stacktrace=[stack]), NOW)
+    text = job_text(details(stacktrace=[stack]), RUNS, NOW)
 
     assert f"{STDLIB}/asyncio/runners.py" in text
     assert "of libraries" not in text
@@ -127,24 +135,28 @@ def test_a_stack_of_libraries_alone_is_not_folded() -> None:
 def test_a_job_that_waits_has_no_outcome_and_one_that_is_delayed_says_when() -> None:
     fresh: dict[str, Any] = {
         "processed_on": None, "finished_on": None, "failed_reason": None, "stacktrace": [],
-        "steps": {}, "logs": [], "parents": [], "children": [], "children_count": 0,
+        "starts": 0, "steps": {}, "logs": [], "parents": [], "children": [], "children_count": 0,
     }  # fmt: skip
 
-    text = job_text(details(state="delayed", due_at=NOW + 300, **fresh), NOW)
+    text = job_text(details(state="delayed", due_at=NOW + 300, **fresh), RUNS, NOW)
 
     assert "due       2026-09-21 14:18:20Z, in 5m" in text
     assert text.endswith('data\n  {\n    "text": "日本",\n    "n": 1\n  }')
-    assert "4m ago" in job_text(details(due_at=NOW - 240), NOW)
+    assert "4m ago" in job_text(details(due_at=NOW - 240), RUNS, NOW)
 
 
 def test_json_has_nothing_that_is_json_within_text() -> None:
-    found = json.loads(json.dumps(job_json(details())))
+    found = json.loads(json.dumps(job_json(details(), RUNS)))
 
     assert found["steps"] == {"speech": {"url": "a"}, "odd": "no JSON"}
     assert found["children"] == [
         {"queue": "parts", "id": "9", "name": "part", "state": "completed"}
     ]
     assert (found["trace_id"], found["where"]) == ("abc", "/app/speech.py:7 in speak")
+    assert found["attempts"][0] == {
+        "started_at": NOW - 190, "ended_at": NOW - 189, "outcome": "stalled",
+    }  # fmt: skip
+    assert found["attempts_complete"] is False
     assert (found["data"], found["children_count"]) == ({"text": "日本", "n": 1}, 3)
 
 

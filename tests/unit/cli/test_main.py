@@ -153,8 +153,8 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_loads_nothing_heavy() -> None:
     """Help and refusals answer without asyncio, redis, structlog or aiohttp."""
     program = (
-        "import sys; from convolab_worker.cli.main import main; main(['run', '--help']);"
-        "print(*sys.modules, sep='\\n')"
+        "import sys; from convolab_worker.cli.main import COMMANDS, main;"
+        "[main([name, '--help']) for name in COMMANDS]; print(*sys.modules, sep='\\n')"
     )
 
     listed = subprocess.run(

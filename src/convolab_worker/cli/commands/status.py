@@ -73,7 +73,7 @@ async def _print(settings: Settings, given: argparse.Namespace) -> None:
         from convolab_worker.cli.commands.jobs.actions import find
 
         there = await looked_in(settings, given)
-        print_job(await find(there, given.job_id, whole=given.json or given.full), given)
+        print_job(*await find(there, given.job_id, whole=given.json or given.full), given)
         return
     handlers = None if given.app is None else load_handlers(settings)
     finds = not flags.names_queues(given)

@@ -122,6 +122,14 @@ async def read_details(connection: Connection, prefix: str, queue: str, job_id: 
     )
 
 
+def only_attempt(job: JobStatus) -> Attempts:
+    """Return the attempts of a job that has started once at most, as its record tells."""
+    if job.processed_on is None:
+        return Attempts([], complete=True)
+    outcome = job.state if job.finished_on is not None else None
+    return Attempts([Attempt(job.processed_on, job.finished_on, outcome)], complete=True)
+
+
 async def read_attempts(connection: Connection, keys: QueueKeys, job_id: str) -> Attempts:
     """Return a job's attempts, from the events since it was added. Raises JobNotFound."""
     if job_id in OWN_KEYS:

@@ -14,6 +14,7 @@ from convolab_worker.cli.queues import job_of
 from convolab_worker.client.actions import BATCH, DONE, UNPLACED, Action
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.client import ConsoleClient
+from convolab_worker.client.console.details import only_attempt
 from convolab_worker.client.job_status import Seen, seen
 from convolab_worker.client.jobs import Search, Wanted
 from convolab_worker.errors import JobNotFound
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Collection, Coroutine, Sequence
 
-    from convolab_worker.client.console.details import JobDetails
+    from convolab_worker.client.console.details import Attempts, JobDetails
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.connection.connection import Connection
     from convolab_worker.settings import Settings
@@ -48,8 +49,10 @@ async def newest(
 
 async def find(
     settings: Settings, job_id: str, states: Collection[str] | None = None, *, whole: bool
-) -> JobDetails:
+) -> tuple[JobDetails, Attempts]:
     """Return a job with everything that is kept of it, if it is in one of those states.
+
+    When a job that has started more than once did so is asked of its queue's events.
 
     Without ``whole`` only the newest rows of its log are read. Raises JobNotFound.
     """
@@ -60,7 +63,11 @@ async def find(
             msg = f"job {job_id!r} on {job.queue} is {job.state}, not {wanted}"
             raise JobNotFound(msg)
         details = await client.details(job_id, job.queue)
-        return replace(details, logs=await client.logs(job_id, job.queue)) if whole else details
+        if whole:
+            details = replace(details, logs=await client.logs(job_id, job.queue))
+        if details.job.starts > 1:
+            return details, await client.attempts(job_id, job.queue)
+        return details, only_attempt(details.job)
 
 
 async def carry_out(

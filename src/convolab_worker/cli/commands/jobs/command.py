@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolab_worker.cli.flags import Parser
-    from convolab_worker.client.console.details import JobDetails
+    from convolab_worker.client.console.details import Attempts, JobDetails
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.jobs import Wanted
 
@@ -52,6 +52,11 @@ def add_actions(command: Parser, *, failed: bool) -> None:
     )
     retrying.add_argument(
         "--forget-steps", action="store_true", help="run their steps anew, recorded or not"
+    )
+    retrying.add_argument(
+        "--with-children",
+        action="store_true",
+        help="retry their failed children, too, and have them wait for these",
     )
     summary = f"remove {which}, with their children, logs and every other key of theirs"
     removing = flags.add_command(
@@ -165,22 +170,22 @@ def _show(given: argparse.Namespace) -> int:
 
     states = ("failed",) if given.only_failed else None
 
-    async def find() -> JobDetails:
+    async def find() -> tuple[JobDetails, Attempts]:
         there = await looked_in(settings, given)
         return await actions.find(there, given.job_id, states, whole=given.json or given.full)
 
-    print_job(run_client(settings, find()), given)
+    print_job(*run_client(settings, find()), given)
     return 0
 
 
-def print_job(details: JobDetails, given: argparse.Namespace) -> None:
+def print_job(details: JobDetails, attempts: Attempts, given: argparse.Namespace) -> None:
     """Print one job; ``status`` does it, too."""
     from convolab_worker.cli.job_view import job_json, job_text
 
     if given.json:
-        result(as_json(job_json(details)))
+        result(as_json(job_json(details, attempts)))
     else:
-        result(job_text(details, time.time(), full=given.full))
+        result(job_text(details, attempts, time.time(), full=given.full))
 
 
 def _act(given: argparse.Namespace) -> int:
@@ -197,7 +202,8 @@ def _act(given: argparse.Namespace) -> int:
 
     outcomes: Counter[str] = Counter()
     done = _DONE_TO_THEM[given.action]
-    how = {what: getattr(given, what, False) for what in ("reset_attempts", "forget_steps")}
+    retried = ("reset_attempts", "forget_steps", "with_children")
+    how = {what: getattr(given, what, False) for what in retried}
     action = actions.Action(given.action, settings.prefix, **how)
 
     async def carry_out() -> None:
