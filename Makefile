@@ -112,6 +112,10 @@ DAY ?= 360
 rig: $(VENV)/dev.installed node-packages ## a day on a platform like Cloud Run, and what it costs
 	$(BIN)/python -m tests.faults.rig --seconds $(DAY) $(if $(SEED),--seed $(SEED))
 
+.PHONY: rig-places
+rig-places: $(VENV)/dev.installed node-packages ## a day on stand-ins for six platforms, into docs/platforms.md
+	$(BIN)/python -m tests.faults.rig --places --seconds $(DAY) $(if $(SEED),--seed $(SEED))
+
 .PHONY: fuzz-door
 fuzz-door: $(VENV)/dev.installed ## 200,000 mutated requests at the wake server's socket
 	$(BIN)/python -m tests.faults.door.fuzz $(if $(SEED),--seed $(SEED))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from aiohttp import ClientSession
 
 from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import LEDGER_NAME, LEDGER_URL, Bench, Ledger, eventually, lasting
+from tests.faults.rig.__main__ import days_of
 from tests.faults.rig.day import Day
-from tests.faults.rig.run import Contender, Rig
+from tests.faults.rig.run import Contender, Place, Rig
 from tests.faults.rig.supervisor import CloudRun
 from tests.support.node import NodeScripts
 from tests.support.server import server_program
@@ -43,6 +45,29 @@ async def test_every_job_of_two_days_is_done_once(
     assert (account.killed, account.died) == (0, 0), result.log
     assert set(account.exit_codes) == {0}, result.log
     assert account.billed_seconds < account.alive_seconds
+
+
+async def done_once(places: Sequence[Place], tmp_path: Path) -> None:
+    """A short day on stand-ins for the platforms, at the same time."""
+    day = Day(seconds=3, jobs=8, seed=seed(), scheduler_every=1.0, idle=0.9)
+    print(f"seed {day.seed}")  # noqa: T201 - to run the same day again
+    for result in await days_of(places, day, tmp_path):
+        done = (result.ended, result.ended_twice, result.begun_again)
+        assert done == (8, 0, 0), f"{result.contender}\n{result.log}"
+        assert result.account.killed == 0, result.log
+
+
+async def test_every_job_is_done_once_where_machines_are_stopped_polled_for_and_invoked(
+    tmp_path: Path,
+) -> None:
+    """Fly.io's proxy, KEDA and AWS Lambda; task queues have tests of their own."""
+    await done_once([Place.FLY, Place.KEDA, Place.LAMBDA], tmp_path)
+
+
+@pytest.mark.long
+async def test_every_job_is_done_once_wherever_the_worker_runs(tmp_path: Path) -> None:
+    """All six, as in ``make rig-places``."""
+    await done_once(list(Place), tmp_path)
 
 
 @pytest.mark.parametrize("contender", [Contender.HELD, Contender.SKETCH])

@@ -171,6 +171,24 @@ def not_async(job: Job[Any], call_next: CallNext) -> int:
     return 1
 
 
+# hooks
+
+
+@handlers.on_next_due
+async def call_again(at: float) -> None:
+    assert_type(at, float)
+
+
+@handlers.on_next_due
+def note(at: float) -> None:
+    assert_type(at, float)
+
+
+@handlers.on_next_due  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+def wants_text(at: str) -> None:
+    return None
+
+
 # workers, clients, tests
 
 

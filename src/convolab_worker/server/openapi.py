@@ -57,11 +57,16 @@ _RETRY = {
     "schema": {"enum": ["on", "off"]},
 }
 _BEARER: list[dict[str, list[str]]] = [{"bearer": []}, {}]
+_BEARER_OR_QSTASH: list[dict[str, list[str]]] = [{"bearer": []}, {"qstash": []}, {}]
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "qstash": {"type": "apiKey", "in": "header", "name": "Upstash-Signature"},
+}
 _DESCRIPTIONS = {
     200: "success",
     202: "accepted: the worker checks its queues now",
     400: "the request is not valid",
-    401: "the token is missing or wrong",
+    401: "the token or signature is missing or wrong",
     403: "without a token: sent by a web page of another site, or under a foreign name",
     404: "there is no such job",
     409: "the job is not in a state for that",
@@ -106,7 +111,13 @@ def _operation(
 def _wake(name: str) -> dict[str, Any]:
     held = {**_json(_HOLD_RESULT), "application/x-ndjson": {"schema": _PROGRESS_LINE}}
     contents = {200: held, 202: _json(_AWAKE), 503: _json(_ERROR)}
-    return _operation(name, "wake the worker", contents, parameters=[_HOLD, _RETRY])
+    return _operation(
+        name,
+        "wake the worker",
+        contents,
+        parameters=[_HOLD, _RETRY],
+        security=_BEARER_OR_QSTASH,
+    )
 
 
 def _probe(name: str, summary: str, schema: Any) -> dict[str, Any]:
@@ -173,5 +184,5 @@ def document() -> dict[str, Any]:
             **_console(),
             "/openapi.json": {"get": description},
         },
-        "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+        "components": {"securitySchemes": _SCHEMES},
     }

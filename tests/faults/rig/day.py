@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import random
 
+RECIPE = "RIG_RECIPE"
+"""The variable with the module of docs/platforms.md by which the worker asks for calls."""
 QUEUES = ("audio-generation", "dialogue-generation", "image-generation", "course-generation")
 _HOURS = (1, 1, 1, 1, 1, 2, 4, 8, 12, 10, 8, 8, 10, 8, 6, 6, 8, 10, 14, 16, 12, 8, 4, 2)
 _BURST_SHARE, _LARGEST_BURST = 0.3, 6

@@ -34,7 +34,26 @@ if TYPE_CHECKING:
 APP = "tests.faults.rig.app:handlers"
 _RUN = (*RUN, "--app", APP)
 _SCHEDULER = {"User-Agent": "Google-Cloud-Scheduler"}
+_LEAST_PATIENCE_SECONDS = 30.0  # a process starts no faster on a fast clock
 _TWICE_SHARE = 0.05  # a scheduler delivers at least once
+
+
+class Place(Enum):
+    """Where the day's work is done, and what calls the worker there; all from Python."""
+
+    CLOUD_RUN = "Cloud Run: the API's wakes, a scheduler"
+    CLOUD_TASKS = "Cloud Run: Cloud Tasks alone"
+    QSTASH = "Cloud Run: QStash alone, signed"
+    FLY = "Fly.io: the API's wakes, QStash when due"
+    KEDA = "Kubernetes: KEDA asks the API"
+    LAMBDA = "AWS Lambda: the API's events, a schedule"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """How its process is started."""
+        if self is Place.LAMBDA:
+            return (sys.executable, "-m", "awslambdaric", "tests.faults.rig.app.function")
+        return _RUN if self is Place.KEDA else (*_RUN, "--wake")
 
 
 class Contender(Enum):
@@ -56,7 +75,7 @@ class Contender(Enum):
 class Result:
     """What became of a day."""
 
-    contender: Contender
+    contender: Contender | Place
     jobs: int
     ended: int
     ended_twice: int
@@ -82,7 +101,12 @@ class Rig:
     """A server, a platform in front of a contender, and whoever gives them work."""
 
     def __init__(
-        self, contender: Contender, day: Day, server: EmbeddedServer, ledger: Ledger, folder: Path
+        self,
+        contender: Contender | Place,
+        day: Day,
+        server: EmbeddedServer,
+        ledger: Ledger,
+        folder: Path,
     ) -> None:
         self._contender = contender
         self._day = day
@@ -98,13 +122,7 @@ class Rig:
         rng = random.Random(f"{self._day.seed} day")
         jobs = [planned(self._day, rng, f"{number}-") for number in range(days)]
         async with Redis.from_url(self._server.url, decode_responses=True) as redis:
-            platform = CloudRun(
-                self._contender.command,
-                self._environ(),
-                self._folder / f"{self._contender.name}.log",
-                idle=self._day.idle,
-                lose=self._lose,
-            )
+            platform = self._platform()
             async with counted_commands(redis) as commands, platform:
                 for number, today in enumerate(jobs):
                     if number:
@@ -114,6 +132,15 @@ class Rig:
                 job.job_id: await _could_run(redis, job) for today in jobs for job in today
             }
         return self._result(could_run, commands, platform)
+
+    def _platform(self) -> CloudRun:
+        return CloudRun(
+            self._contender.command,
+            self._environ(),
+            self._folder / f"{self._contender.name}.log",
+            idle=self._day.idle,
+            lose=self._lose,
+        )
 
     def _environ(self) -> dict[str, str]:
         second = 1 / self._day.scale
@@ -127,8 +154,11 @@ class Rig:
             LEDGER_NAME: self._ledger.name,
         }
         if self._contender is Contender.HELD:
-            environ |= {"K_SERVICE": "worker", "CONVOLAB_WAKE_LINGER": f"{10 * second:.4f}"}
+            environ |= self._held()
         return environ
+
+    def _held(self) -> dict[str, str]:
+        return {"K_SERVICE": "worker", "CONVOLAB_WAKE_LINGER": f"{10 / self._day.scale:.4f}"}
 
     def _lose(self, request: web.Request) -> web.Response | None:
         """Lose some of the APIs' wakes, and the first: told of, or silently as a front end may."""
@@ -158,7 +188,7 @@ class Rig:
         """Wait until the day is over and every job has ended, or an hour more has gone by."""
         dawn = time.monotonic()
         wanted = {job.job_id for job in jobs}
-        patience = self._day.seconds + max(3600 / self._day.scale, 5.0)
+        patience = self._day.seconds + max(3600 / self._day.scale, _LEAST_PATIENCE_SECONDS)
 
         async def done() -> bool:
             await lasting(0.1)
@@ -185,7 +215,9 @@ class Rig:
             return  # the next call comes
 
     async def _produce(self, jobs: Sequence[Planned], url: str | None, over: asyncio.Event) -> None:
-        settings = Settings(redis_url=self._server.url, queues=QUEUES, wake_url=url)
+        settings = Settings(
+            redis_url=self._server.url, queues=QUEUES, wake_url=url, **self._wake_settings()
+        )
         began = time.monotonic()
         async with JobClient(settings) as client:
             for job in jobs:
@@ -200,7 +232,15 @@ class Rig:
                     attempts=job.opts.get("attempts"),
                     backoff=job.opts.get("backoff"),
                 )
+                self._added(job)
             await over.wait()  # an API stays: so do its wakes that are held, and those to come
+
+    def _wake_settings(self) -> dict[str, Any]:
+        """What the Python API needs to wake the worker, beside the address."""
+        return {}
+
+    def _added(self, job: Planned) -> None:
+        """A job was added from Python."""
 
     async def _produce_with_node(
         self, jobs: Sequence[Planned], url: str | None, over: asyncio.Event

@@ -60,3 +60,42 @@ def _wait(result: Result, day: Day, share: float) -> str:
 
 def _share(seconds: float, day: Day) -> str:
     return f"{seconds:.1f} s ({seconds / day.seconds:.0%} of the day)"
+
+
+def places_table(results: Sequence[Result], day: Day) -> str:
+    """What became of the day, a line for each place."""
+    head = [
+        "",
+        "jobs done",
+        "twice",
+        "begun again",
+        "wait, median",
+        "worst",
+        "starts",
+        "time billed",
+    ]
+    cells = [[*head, "commands"]]
+    cells += [
+        [
+            result.contender.value,
+            f"{result.ended} of {result.jobs}",
+            f"{result.ended_twice}",
+            f"{result.begun_again}",
+            _of_the_day(result, day, 0.5),
+            _of_the_day(result, day, 1.0),
+            f"{result.account.starts}",
+            f"{result.account.billed_seconds / day.seconds:.0%}",
+            f"{result.commands.total:,}",
+        ]
+        for result in results
+    ]
+    rule = "|".join(["", "---", *["--:"] * (len(head)), ""])
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _of_the_day(result: Result, day: Day, share: float) -> str:
+    if not result.waits:
+        return "never"
+    at = min(int(share * len(result.waits)), len(result.waits) - 1)
+    return f"{result.waits[at] * day.scale:,.0f} s"
