@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from convolab_worker import HandlerRegistry, Job, Settings
 from tests.support.markdown import ROOT
 from tests.support.serving import serving
+from tests.support.waiting import wait_until
 
 DASHBOARD = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text("utf-8"))
 RULES = yaml.safe_load((ROOT / "deploy/alerts.yaml").read_text("utf-8"))["groups"][0]["rules"]
@@ -49,18 +50,33 @@ def selectors(expression: Any) -> Iterator[tuple[str, set[str]]]:
 
 @pytest_asyncio.fixture
 async def exposed(make_settings: Callable[..., Settings]) -> dict[str, set[str]]:
-    """The samples of a server whose worker has a budget and has run a job, with their labels."""
+    """The samples of a server whose worker has a budget and has run a job, with their labels.
+
+    Its queue is paused then, and one of its handlers is bound to a queue that it does not serve.
+    """
     handlers = HandlerRegistry()
 
     @handlers.audio("work")
     async def work(_job: Job[Any]) -> None:
         pass
 
+    handlers.image("draw", queue="elsewhere")(work)
     settings = make_settings(command_budget=1000)
     async with serving(handlers, settings) as (_, client, session):
         await client.result(await client.enqueue("work", {}), timeout=20)
-        async with session.get("/health"), session.get("/metrics") as answer:
-            text = await answer.text()
+        await client.pause()
+        await client.enqueue("work", {})
+        text = ""
+
+        async def tells_of_the_pause() -> bool:
+            nonlocal text
+            async with session.get("/health"), session.get("/wake"):
+                pass
+            async with session.get("/metrics") as answer:
+                text = await answer.text()
+            return "queue_stopped{" in text
+
+        await wait_until(tells_of_the_pause, what="the pause to be known")
     return {
         sample.name: set(sample.labels)
         for family in text_string_to_metric_families(text)

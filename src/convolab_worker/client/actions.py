@@ -7,8 +7,10 @@ from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import is_lifo, text
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.client.job_status import JobStatus, Seen, find_job, seen
 from convolab_worker.connection.usage import Purpose
@@ -54,6 +56,7 @@ class Action:
     prefix: str
     reset_attempts: bool = False
     forget_steps: bool = False
+    with_children: bool = False
 
     def call(self, job: Seen) -> Call:
         """Return what does it, provided that the job still is in the state it was seen in."""
@@ -71,6 +74,7 @@ class Action:
             lifo=job.lifo,
             reset_attempts=self.reset_attempts,
             forget_steps=self.forget_steps,
+            wait_from=now_ms() if self.with_children else None,
         )
 
     async def run(self, connection: Connection, jobs: Sequence[Seen]) -> list[str]:
@@ -80,10 +84,31 @@ class Action:
     async def _run_one(self, connection: Connection, job: Seen) -> str:
         if job.state not in STATES[self.kind]:
             return f"it is {job.state}"
+        if self.with_children:
+            await self._retry_failed_children(connection, QueueKeys(self.prefix, job.queue), job)
         answer = await run_script(connection, Purpose.STATUS, self.call(job))
         if answer == (0 if self.kind == "promote" else 1):
             return DONE
         return _ANSWERS.get(answer, f"it is not {job.state} any more")
+
+    async def _retry_failed_children(
+        self, connection: Connection, keys: QueueKeys, job: Seen
+    ) -> None:
+        """Retry the job's failed children, their own before them; forget those that are gone."""
+        key = keys.job(job.id)
+        failed, ignored = f"{key}:unsuccessful", f"{key}:failed"
+        found = [
+            connection.call(Purpose.STATUS, "ZRANGE", failed, 0, -1),
+            connection.call(Purpose.STATUS, "HKEYS", ignored),
+        ]
+        children = dict.fromkeys([raw for answer in found for raw in await answer])
+        for child in map(text, children):
+            queue, _, child_id = child.removeprefix(f"{self.prefix}:").partition(":")
+            opts = await connection.call(Purpose.STATUS, "HGET", child, "opts")
+            place = Seen(queue, child_id, "failed", "", "", 0.0, lifo=is_lifo(opts))
+            if await self._run_one(connection, place) == _GONE:
+                await connection.call(Purpose.STATUS, "ZREM", failed, child)
+                await connection.call(Purpose.STATUS, "HDEL", ignored, child)
 
     async def run_on_one(self, session: Session, job: Seen) -> None:
         """Do it to one job. Raises WrongState, or JobNotFound if it is gone in the meantime."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import state_of
-from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, most_attempts
+from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, is_true, most_attempts
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.bullmq.protocol.records import read_score, whole_number
 from convolab_worker.bullmq.script_runner import run_script
@@ -92,7 +92,7 @@ def seen(status: JobStatus) -> Seen:
     at = status.finished_on if status.finished_on is not None else status.timestamp
     return Seen(
         status.queue, status.id, status.state, status.name, status.failed_reason or "", at or 0.0,
-        bool(status.opts.get("lifo")),
+        is_true(status.opts.get("lifo")),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from convolab_worker.bullmq.protocol.job_options import is_true
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.client.job_status import JobStatus, Seen, as_status, options_of, seen
@@ -216,7 +217,7 @@ class Search:
                 (raw or b"").decode("utf-8", "replace") for raw in fields[: len(_LOOKED_AT) - 1]
             ]
             at = _time_of(state, score, (read_number(fields[-1]) or 0.0) / 1000)
-            lifo = bool(options_of(opts).get("lifo"))
+            lifo = is_true(options_of(opts).get("lifo"))
             found.append(Seen(keys.queue, job_id, state, name, reason, at, lifo))
         return found
 

@@ -108,15 +108,24 @@ class Operations:
         queue: str | None = None,
         reset_attempts: bool = False,
         forget_steps: bool = False,
+        with_children: bool = False,
     ) -> int:
         """Put a job that has failed, or is completed, back into its queue: ``job.retry()`` in Node.
 
         With ``reset_attempts`` it has all of its attempts again; with ``forget_steps`` its steps
-        run anew, where their recorded results count otherwise. ``jobs`` and what is returned are as
-        for ``remove``. For one id it raises JobNotFound, and WrongState if it has not ended.
+        run anew, where their recorded results count otherwise. With ``with_children`` its failed
+        children are retried in the same way, and theirs, and it waits for them as it did at first:
+        without, it runs at once, and fails again while the child that failed it is failed.
+        ``jobs`` and what is returned (of the jobs alone, without children) are as for ``remove``.
+        For one id it raises JobNotFound, and WrongState if it has not ended.
         """
         return await self._act(
-            jobs, queue, "retry", reset_attempts=reset_attempts, forget_steps=forget_steps
+            jobs,
+            queue,
+            "retry",
+            reset_attempts=reset_attempts,
+            forget_steps=forget_steps,
+            with_children=with_children,
         )
 
     async def _act(self, jobs: Jobs, queue: str | None, kind: actions.Kind, **how: bool) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
-from convolab_worker.bullmq.flows import ChildJob, OnFailure
+from convolab_worker.bullmq.child_jobs import ChildJob, OnFailure
 from convolab_worker.bullmq.job_type import JobType, job_type_of
 from convolab_worker.bullmq.protocol.keywords import JobPolicy
 

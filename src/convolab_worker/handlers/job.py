@@ -16,7 +16,7 @@ from typing import (
 )
 
 from convolab_worker._logs import bound_logger
-from convolab_worker.bullmq.flows import ChildJob, check_keys
+from convolab_worker.bullmq.child_jobs import ChildJob, check_keys
 from convolab_worker.handlers.worker_loop import WorkerLoop
 from convolab_worker.payloads.encode import encode_data
 

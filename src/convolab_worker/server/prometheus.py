@@ -80,6 +80,11 @@ def _worker(stats: Mapping[str, Any]) -> Iterator[_Metric]:
     stopped = [_Sample(1, {"queue": name, "why": why}) for name, why in stats["stopped"].items()]
     help_text = "1 for each queue that gives no jobs, as last known: paused, limited, full, broken."
     yield _Metric("queue_stopped", "gauge", help_text, stopped)
+    served = [_Sample(1, {"queue": name}) for name in stats["queues"]]
+    yield _Metric("queue_served", "gauge", "1 for each queue that the worker serves.", served)
+    lost = [_Sample(1, {"job_name": name, "queue": queue}) for name, queue in stats["unreachable"]]
+    help_text = "1 for each job name whose handler is bound to a queue that is not served here."
+    yield _Metric("handler_unreachable", "gauge", help_text, lost)
     yield _gauge("held_requests", "Requests that are held open.", stats["held"])
     help_text = "Drains that held requests started."
     yield _Metric("drains_total", "counter", help_text, [_Sample(stats["drains"], {})])

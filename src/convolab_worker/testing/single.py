@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.flows import not_ended, nothing_to_wait_for
+from convolab_worker.bullmq.child_jobs import not_ended, nothing_to_wait_for
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,

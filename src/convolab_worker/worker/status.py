@@ -30,8 +30,16 @@ class Health:
     overdue: bool
 
 
-def stats(assembly: Assembly, requests: HeldRequests, *, state: str, now: float) -> dict[str, Any]:
+def stats(
+    assembly: Assembly,
+    requests: HeldRequests,
+    handlers: HandlerRegistry,
+    *,
+    state: str,
+    now: float,
+) -> dict[str, Any]:
     slots, total = assembly.table.slots, assembly.usage.total
+    queues = list(assembly.table.states)
     return {
         "state": state,
         "phase": assembly.dispatcher.suspension.phase,
@@ -41,7 +49,11 @@ def stats(assembly: Assembly, requests: HeldRequests, *, state: str, now: float)
         "running": slots.running,
         "free": slots.free,
         "parked": slots.parked,
+        "queues": queues,
         "stopped": assembly.table.stopped(),
+        "unreachable": sorted(
+            {(name, each.queue) for each in handlers.unreachable(queues) for name in each.names}
+        ),
         "outcomes": dict(assembly.executor.metrics.outcomes),
         "commands": {
             "sent": total.client_sent,

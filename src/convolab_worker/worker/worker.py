@@ -409,7 +409,9 @@ class Worker:
         """What the worker did and does, from memory, without a Redis command."""
         if self._assembly is None or self._requests is None:
             return {"state": "new"}
-        return status.stats(self._assembly, self._requests, state=self._state, now=time.time())
+        return status.stats(
+            self._assembly, self._requests, self.handlers, state=self._state, now=time.time()
+        )
 
 
 def _log_death(background: asyncio.Task[None]) -> None:

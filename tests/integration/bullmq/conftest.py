@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from convolab_worker.bullmq import flows, producer
 from convolab_worker.bullmq.backend import Backend, now_ms
-from convolab_worker.bullmq.flows import ChildIds, ChildJob
+from convolab_worker.bullmq.child_jobs import ChildIds, ChildJob
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys

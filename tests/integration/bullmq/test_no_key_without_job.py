@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from convolab_worker.bullmq import flows, job_lock, producer, reconcile, steps
 from convolab_worker.bullmq.backend import now_ms
-from convolab_worker.bullmq.flows import ChildJob
+from convolab_worker.bullmq.child_jobs import ChildJob
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.records import ActiveJob

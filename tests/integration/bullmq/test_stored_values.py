@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from convolab_worker.bullmq import flows, job_lock, reconcile
+from convolab_worker.bullmq.child_jobs import ChildJob
 from convolab_worker.bullmq.outcome import Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob, Marker, Restrictions
 from convolab_worker.bullmq.schedulers import advance
@@ -292,6 +293,6 @@ async def test_results_of_children_that_are_no_json_do_not_stop_the_next_asking(
     ended = ours.keys.job(ours.child_id(job, "a"))
     await ours.redis.hset(f"{ours.keys.job('1')}:processed", ended, "no json")
 
-    left = await flows.left_to_add(ours.backend, job, [flows.ChildJob("a"), flows.ChildJob("b")])
+    left = await flows.left_to_add(ours.backend, job, [ChildJob("a"), ChildJob("b")])
 
     assert [child.result_key for child in left] == ["b"]

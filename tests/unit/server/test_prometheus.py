@@ -37,7 +37,9 @@ def stats() -> dict[str, Any]:
         "phase": "suspended",
         "held": 2,
         "drains": 5,
+        "queues": ["jobs"],
         "stopped": {"jobs": "paused"},
+        "unreachable": [("draw", "image")],
         "connected": True,
         "running": 1,
         "free": 7,
@@ -75,6 +77,9 @@ def test_the_counts_are_those_of_the_worker() -> None:
 
     assert found[key("jobs_total", kind="audio", outcome="completed")] == 1
     assert found[key("jobs_total", kind='odd "kind"\\\n', outcome="completed")] == 1
+    assert found[key("queue_served", queue="jobs")] == 1
+    assert found[key("queue_stopped", queue="jobs", why="paused")] == 1
+    assert found[key("handler_unreachable", job_name="draw", queue="image")] == 1
     assert found[key("slots", state="running")] == 1
     assert found[key("slots", state="free")] == 7
     assert found[key("parked_jobs")] == 3

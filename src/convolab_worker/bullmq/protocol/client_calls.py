@@ -98,19 +98,27 @@ def retry_job(
     lifo: bool,
     reset_attempts: bool,
     forget_steps: bool = False,
+    wait_from: int | None = None,
 ) -> Call:
     """Put a job that is ``failed`` or ``completed`` back into its queue, as Node's ``job.retry()``.
 
-    With ``forget_steps`` the results of its steps are removed. The answer is 1, or -1 if it is
-    gone, or -3 if it is not in that state any more.
+    With ``forget_steps`` the results of its steps are removed. With ``wait_from``, the time in
+    milliseconds, it waits for its children that have not ended, if there are any. The answer is 1,
+    or -1 if it is gone, or -3 if it is not in that state any more.
     """
     names = [keys.job(job_id), *keys.named("events", state, *_REPROCESS_KEYS)]
     reset = "1" if reset_attempts else "0"
     args = (job_id, "RPUSH" if lifo else "LPUSH", _END_FIELDS[state], state, reset, reset)
-    if forget_steps:
-        inner = script_costs.RETRY_ENDED + script_costs.FORGET_STEPS
-        return Call("retryAnew", names, (*args, STEP_FIELD), inner)
-    return Call("reprocessJob", names, args, script_costs.RETRY_ENDED)
+    if not forget_steps and wait_from is None:
+        return Call("reprocessJob", names, args, script_costs.RETRY_ENDED)
+    names += [keys["waiting-children"], f"{keys.job(job_id)}:dependencies"]
+    anew = (STEP_FIELD if forget_steps else "", "" if wait_from is None else wait_from)
+    inner = (
+        script_costs.RETRY_ENDED
+        + script_costs.FORGET_STEPS * forget_steps
+        + script_costs.WAIT_FOR_CHILDREN * (wait_from is not None)
+    )
+    return Call("retryAnew", names, (*args, *anew), inner)
 
 
 def remove_job(keys: QueueKeys, job_id: str) -> Call:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct, field
 
-from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, Options, most_attempts, number
+from convolab_worker.bullmq.protocol.job_options import (
+    LONG_NAMES,
+    Options,
+    is_true,
+    most_attempts,
+    number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,6 +137,14 @@ def _options(raw: bytes) -> Options:
     # Of a number, a text or a list JavaScript reads no option.
     options: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
     return Options({LONG_NAMES.get(key, key): value for key, value in options.items()})
+
+
+def is_lifo(opts: bytes | None) -> bool:
+    """Whether a job with these options, as its hash has them, goes to the head of its queue."""
+    try:
+        return is_true(_options(opts or b"{}").get("lifo"))
+    except (ValueError, RecursionError):
+        return False
 
 
 def text(raw: bytes) -> str:

@@ -58,6 +58,7 @@ _ADD_CHILD = 2
 # What operators do to a job or a queue.
 RETRY_ENDED = 10
 FORGET_STEPS = 3  # a look at the fields, and one more for each step; most jobs have one or two
+WAIT_FOR_CHILDREN = 5
 PROMOTE = 8
 PAUSE = 3
 RESUME = 6

@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
-from convolab_worker.bullmq.protocol.records import read_number, text
+from convolab_worker.bullmq.protocol.records import is_lifo, read_number, text
 from convolab_worker.client.actions import DONE, Action
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.details import read_attempts, read_details
 from convolab_worker.client.console.pages import WINDOW, matching, read_page
-from convolab_worker.client.job_status import Seen, options_of
+from convolab_worker.client.job_status import Seen
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.telemetry.recent_runs import pattern_of
 
@@ -129,7 +129,7 @@ class ConsoleClient(JobClient):
             asked = [connection.call(Purpose.STATUS, "HGET", keys.job(one), "opts") for one in ids]
             opts = await asyncio.gather(*asked)
         jobs = [
-            Seen(keys.queue, job_id, state, "", "", 0.0, _is_lifo(raw))
+            Seen(keys.queue, job_id, state, "", "", 0.0, is_lifo(raw))
             for job_id, raw in zip(ids, opts, strict=True)
         ]
         try:
@@ -140,7 +140,3 @@ class ConsoleClient(JobClient):
         finally:
             if kind != "remove":
                 self._wake(session, {None})
-
-
-def _is_lifo(raw: bytes | None) -> bool:
-    return raw is not None and bool(options_of(raw.decode("utf-8", "replace")).get("lifo"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq import flows, producer, reconcile
+from convolab_worker.bullmq.child_jobs import nothing_to_wait_for
 from convolab_worker.bullmq.outcome import Outcome, Returned
 from convolab_worker.errors import ConvolabWorkerError, LockLost
 from convolab_worker.worker.execution.losses import too_large
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.bullmq.flows import ChildJob
+    from convolab_worker.bullmq.child_jobs import ChildJob
     from convolab_worker.bullmq.outcome import AwaitsChildren
     from convolab_worker.worker.execution.executor import JobInHand
 
@@ -43,7 +44,7 @@ async def await_children(
         if await flows.have_ended(backend, job, outcome.children):
             return True
     # Twice there was nothing to wait for, and nothing had ended: it would go round for ever.
-    raise flows.nothing_to_wait_for(outcome.children, ())
+    raise nothing_to_wait_for(outcome.children, ())
 
 
 async def _add_children(

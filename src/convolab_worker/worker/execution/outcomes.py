@@ -7,7 +7,7 @@ import itertools
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.flows import check_keys
+from convolab_worker.bullmq.child_jobs import check_keys
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,

@@ -53,6 +53,11 @@ def add_actions(command: Parser, *, failed: bool) -> None:
     retrying.add_argument(
         "--forget-steps", action="store_true", help="run their steps anew, recorded or not"
     )
+    retrying.add_argument(
+        "--with-children",
+        action="store_true",
+        help="retry their failed children, too, and have them wait for these",
+    )
     summary = f"remove {which}, with their children, logs and every other key of theirs"
     removing = flags.add_command(
         actions, "remove", summary, f"{me} remove --queue audio --name speak --dry-run"
@@ -197,7 +202,8 @@ def _act(given: argparse.Namespace) -> int:
 
     outcomes: Counter[str] = Counter()
     done = _DONE_TO_THEM[given.action]
-    how = {what: getattr(given, what, False) for what in ("reset_attempts", "forget_steps")}
+    retried = ("reset_attempts", "forget_steps", "with_children")
+    how = {what: getattr(given, what, False) for what in retried}
     action = actions.Action(given.action, settings.prefix, **how)
 
     async def carry_out() -> None:
