@@ -410,7 +410,7 @@ def _text(raw: bytes, prefix: str) -> str:
 
 
 def _number(text: str) -> float:
-    """A number as whoever reads JSON has it: its spelling is Python's or JavaScript's, documented."""
+    """A number as whoever reads JSON has it; documented: Python spells some in its own way."""
     return int(float(text)) if float(text).is_integer() else float(text)
 
 
