@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from convolab_worker.handlers.redaction import Redact
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
 
@@ -61,13 +62,16 @@ def wake_asgi(worker: Worker) -> AsgiMount:
     return AsgiMount(lambda: wake_app(worker))
 
 
-def console_asgi(settings: Settings | None = None, **overrides: Any) -> AsgiMount:
+def console_asgi(
+    settings: Settings | None = None, *, redact: Redact | None = None, **overrides: Any
+) -> AsgiMount:
     """Make an ASGI application that is the console, without a worker, as ``console_app`` does.
 
     ``api.mount("/jobs", console_asgi())``. It shows jobs to anybody, unless the settings have a
-    token or your application asks who it is. Raises ConfigurationError.
+    token or your application asks who it is. ``redact`` is given each value of a job, as a Shown,
+    and returns what is shown in its place. Raises ConfigurationError.
     """
-    return AsgiMount(lambda: console_app(settings, **overrides))
+    return AsgiMount(lambda: console_app(settings, redact=redact, **overrides))
 
 
 class AsgiMount:

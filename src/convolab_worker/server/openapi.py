@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from convolab_worker.server.console.orders import ACTIONS, MOST_JOBS
+
 _TEXT = {"type": "string"}
 
 
@@ -38,11 +40,16 @@ _READY = _object("ready", "state", ready={"type": "boolean"}, state=_TEXT)
 _LOOK = {"type": "object", "properties": {"commands": _count("billable commands it cost")}}
 _ACTION = _object(
     *("action", "queue"),
-    action={"enum": ["retry", "promote", "remove", "cancel", "pause", "resume"]},
+    action={"enum": [*ACTIONS]},
     queue=_TEXT,
-    ids={"type": "array", "items": _TEXT, "maxItems": 500},
+    ids={"type": "array", "items": _TEXT, "maxItems": MOST_JOBS},
+    state={"type": "string", "description": "the state that the jobs were seen in"},
     reset_attempts={"type": "boolean", "description": "a retry has all attempts again"},
     forget_steps={"type": "boolean", "description": "a retry runs recorded steps anew"},
+    name={"type": "string", "description": "the name of a job to enqueue"},
+    data={"description": "its data"},
+    options={"type": "object", "description": "its delay (seconds), priority and attempts"},
+    schedule={"type": "string", "description": "the id of a schedule to remove"},
 )
 _HOLD = {
     "name": "hold",
@@ -135,8 +142,10 @@ def _console() -> dict[str, Any]:
         "console": ("what the console may do", ()),
         "handlers": ("the worker's handlers", ()),
         "queues": ("the queues: counts, pauses, workers; find=all looks for all", ("find",)),
-        "jobs": ("a page of a state's jobs", ("queue", "state", "after", "text")),
+        "jobs": ("a page of a state's jobs", ("queue", "state", "after", "name", "text")),
+        "matching": ("the ids of all jobs that fit", ("queue", "state", "name", "text")),
         "job": ("one job whole", ("queue", "id")),
+        "attempts": ("when a job's attempts ran", ("queue", "id")),
         "payload": ("a job's data and result, uncut", ("queue", "id")),
         "failures": ("failed jobs by reason", ("queue",)),
         "schedules": ("the schedules", ("queue",)),

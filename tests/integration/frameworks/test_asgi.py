@@ -251,12 +251,15 @@ async def test_a_token_is_asked_for(
 async def test_the_console_by_itself(make_settings: Callable[..., Settings]) -> None:
     """An ASGI server opens and closes it, and Redis is asked when somebody looks."""
     settings = make_settings(console_actions="on")
-    async with served(console_asgi(settings)) as http, JobClient(settings) as client:
+    mount = console_asgi(settings, redact=lambda shown: f"no {shown.what}")
+    async with served(mount) as http, JobClient(settings) as client:
         job_id = await client.enqueue("work", {"n": 1})
+        shown = (await http.get("/api/payload", params={"id": str(job_id)})).json()
         listed = (await http.get("/api/jobs", params={"state": "waiting"})).json()
         order = {"action": "remove", "queue": settings.queues[0], "ids": [str(job_id)]}
         done = await http.post("/api/actions", json=order)
 
+        assert shown["data"] == "no data"
         assert [job["id"] for job in listed["jobs"]] == [job_id]
         assert done.json()["done"] == 1
 

@@ -19,7 +19,7 @@ MOST_JOBS = 500
 """How many jobs one action is done to."""
 _ON_JOBS = ("retry", "promote", "remove", "cancel")
 _ON_QUEUE = ("pause", "resume")
-_ACTIONS = (*_ON_JOBS, *_ON_QUEUE, "enqueue", "unschedule")
+ACTIONS = (*_ON_JOBS, *_ON_QUEUE, "enqueue", "unschedule")
 _FLAGS = ("reset_attempts", "forget_steps")
 _OPTIONS = ("delay", "priority", "attempts")
 
@@ -54,7 +54,7 @@ class Order:
             raise ValueError(msg)  # noqa: TRY004 - the caller treats it like any other wrong body
         action, ids = given.get("action"), given.get("ids", [])
         order = cls(
-            action=_checked(given, "action", f"one of {', '.join(_ACTIONS)}", _is_action),
+            action=_checked(given, "action", f"one of {', '.join(ACTIONS)}", _is_action),
             queue=_checked(given, "queue", "the name of a queue", _is_queue),
             ids=_checked({"ids": ids}, "ids", "a list of job ids", _are_ids),
             state=_checked(given, "state", "the name of a state", _is_optional_text),
@@ -133,7 +133,7 @@ def _require(name: str, expected: str, is_fitting: bool) -> None:  # noqa: FBT00
 
 
 def _is_action(value: Any) -> bool:
-    return isinstance(value, str) and value in _ACTIONS
+    return isinstance(value, str) and value in ACTIONS
 
 
 def _is_queue(value: Any) -> bool:

@@ -61,6 +61,7 @@ async function showJobs() {
   const query = wanted();
   chooseQueue(query.queue);
   for (const part of ["state", "name", "text"]) $(`look-${part}`).value = query[part];
+  if (about.hides) put("look-text-label", "text in id, name or reason");
   showPrice();
   $("groups-box").hidden = true;
   $("groups-none").hidden = true;
