@@ -101,6 +101,20 @@ async def test_what_the_server_does_not_take_fails_its_job_and_no_other(
     assert all(lost.count(one) <= 1 for one in others)
 
 
+async def test_what_the_server_refuses_for_its_size_fails_its_job(
+    server: EmbeddedServer, queue_name: str
+) -> None:
+    """By an error reply, as Upstash does it; before, it was sent six times, ever more seldom."""
+    with ScriptedProxy(server.port) as proxy:
+        async with _working(proxy.url, queue_name) as (_, client):
+            reply = "ERR max request size exceeded. Limit: 10485760 bytes"
+            proxy.arm(Trouble("error", "moveToFinished", reply=reply))
+            job_id = await client.enqueue("result", LARGE, attempts=1)
+
+            with pytest.raises(JobFailed, match=rf"its result of 3145\d+ bytes.*{reply}"):
+                await client.result(job_id, timeout=10)
+
+
 async def test_progress_that_the_server_does_not_take_is_given_up(
     tight_server: ServerProcess, queue_name: str
 ) -> None:

@@ -26,7 +26,6 @@ from tests.support.proxy import Link, Mode, TcpProxy
 from tests.support.resp import Frames, arguments
 
 What = Literal["cut", "cut_all", "silence", "stall", "refuse", "error"]
-_REFUSAL = b"-BUSY the test says so\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,7 @@ class Trouble:
     after: bool = False
     nth: int = 1
     seconds: float = 0.0
+    reply: str = "BUSY the test says so"
 
 
 class ScriptedProxy(TcpProxy):
@@ -186,7 +186,7 @@ class _CommandLink(Link):
         replies = b""
         while self._asked and (trouble := self._asked[0]) is not None and trouble.what == "error":
             self._asked.popleft()
-            replies += _REFUSAL
+            replies += f"-{trouble.reply}\r\n".encode()
         return replies
 
     def _refuse_commands(self) -> None:

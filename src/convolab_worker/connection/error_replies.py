@@ -77,6 +77,11 @@ def is_about_data(error: str) -> bool:
     return "WRONGTYPE" in error or meaning(error) is None
 
 
+def is_about_size(error: str) -> bool:
+    """Return whether a command was refused for its size, as providers with a limit do it."""
+    return "max request size exceeded" in error or "max single record size exceeded" in error
+
+
 def explain(error: str, where: str) -> str:
     """Return one sentence for an operator: what Redis at ``where`` refuses, and what to do."""
     known = meaning(error)

@@ -27,7 +27,7 @@ from convolab_worker.bullmq.protocol.records import (
     FetchResult,
 )
 from convolab_worker.bullmq.schedulers import advance
-from convolab_worker.connection.error_replies import meaning
+from convolab_worker.connection.error_replies import is_about_size, meaning
 from convolab_worker.errors import (
     ConvolabWorkerError,
     RedisRefused,
@@ -42,6 +42,7 @@ from convolab_worker.worker.execution.losses import (
     blamed,
     is_to_blame,
     loss_delay,
+    refused_for_size,
     size_of,
     too_large,
 )
@@ -172,7 +173,8 @@ class JobCompleter:
             except RedisUnavailable as error:
                 if await self._errors.was_written(job, error, call):
                     return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
-                if once and isinstance(error, RedisRefused):
+                is_refused = isinstance(error, RedisRefused) and not is_about_size(str(error))
+                if once and is_refused:
                     return Completion(tries.outcome, is_refused=True)
                 is_parent = isinstance(tries.outcome, AwaitsChildren)
                 size = held.job.largest_child if is_parent else size_of(call)
@@ -195,7 +197,9 @@ class JobCompleter:
         """
         if isinstance(error, RedisRefused):
             tries.refusals += 1
-            if tries.refusals > _PATIENT_REFUSALS and meaning(str(error)) is None:
+            if is_about_size(str(error)):
+                tries.outcome = refused_for_size(tries.outcome, size, str(error))
+            elif tries.refusals > _PATIENT_REFUSALS and meaning(str(error)) is None:
                 tries.outcome = _given_up(tries.outcome, error)
             return
         if not (tries.losses or isinstance(error, ReplyLost)):

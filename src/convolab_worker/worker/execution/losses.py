@@ -86,6 +86,11 @@ def too_large(outcome: Outcome, size: int, limit: int) -> Outcome:
     return _shorter(outcome, size, told)
 
 
+def refused_for_size(outcome: Outcome, size: int, error: str) -> Outcome:
+    """Return what a job comes to whose outcome the server refuses for its size."""
+    return _shorter(outcome, size, f"can't be written: Redis refuses it: {error}")
+
+
 def _shorter(outcome: Outcome, size: int, told: str) -> Outcome:
     if isinstance(outcome, Failed):
         stack = outcome.stack or ""
