@@ -1,7 +1,7 @@
-"""This worker beside other Python queues, those that are installed: no-op jobs a second.
+"""This worker beside other Python queues, each in an environment of its own: no-op jobs a second.
 
 Each has its own protocol, so each adds its jobs itself, and the time is from the first handler to
-the last. ``pip install --group peers`` brings them (pip 25.1 or newer).
+the last. This worker logs as it does by default, as JSON into a file.
 
     python examples/benchmarks/peers.py --rounds 3 --json peers.json
 """
@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.benchmarks.benchkit.child import LineProcess
+from examples.benchmarks.benchkit.environments import PLAIN, python_of
 from examples.benchmarks.benchkit.report import progress
 from examples.benchmarks.benchkit.section import Section, run_alone
 from examples.benchmarks.benchkit.server import PrivateServer
@@ -65,7 +66,8 @@ def measure(options: argparse.Namespace) -> Section:
 
 
 def _round(url: str, name: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    program = [sys.executable, "-m", "examples.benchmarks.contenders.peers"]
+    python = python_of(PLAIN if name == "ours" else name)
+    program = [python, "-m", "examples.benchmarks.contenders.peers"]
     command = [*program, name, url, str(options.concurrency), str(options.jobs)]
     with LineProcess(name, command) as peer:
         line = peer.expect("done", "missing", timeout=_PATIENCE)

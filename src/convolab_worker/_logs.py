@@ -3,6 +3,9 @@
 They go through structlog as the application has configured it. A processor, a renderer or a logger
 of the application that raises costs its line, and nothing else; a logger that is to be awaited
 (``AsyncBoundLogger``) is called at once.
+
+structlog itself is imported by the first line that needs it, which takes 10 ms and 2 MB: where the
+command line has set up the log and the application has nothing else in mind, none does.
 """
 
 from __future__ import annotations
@@ -12,12 +15,36 @@ import functools
 import inspect
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
-
-import structlog
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import structlog
+
+    _Write = Callable[[str, Mapping[str, Any]], Any]
+
+
+class DirectLog(Protocol):
+    """Writes lines as structlog would if it were asked, without it."""
+
+    def writer(self, level: str) -> Callable[[str, Mapping[str, Any]], None] | None:
+        """Returns what writes a line of that level; None if such lines go nowhere."""
+
+    def is_what_structlog_does(self) -> bool:
+        """Whether structlog is not imported, or is configured to do the same."""
+
+
+_direct: list[DirectLog] = []
+
+
+def use_direct(direct: DirectLog) -> None:
+    """Has the library's lines written by ``direct`` while that is what structlog does."""
+    _direct[:] = [direct]
+
+
+def _direct_now() -> DirectLog | None:
+    return _direct[0] if _direct and _direct[0].is_what_structlog_does() else None
 
 
 class Log:
@@ -26,21 +53,25 @@ class Log:
     __slots__ = ("_logger",)
 
     def __init__(self, logger: Any = None) -> None:
-        # The only place that asks for structlog's: whoever has that one may raise. It looks at the
-        # configuration at each call, so that an application may configure logging late, or anew.
-        own = structlog.wrap_logger(
-            None, logger_factory_args=("convolab_worker",), cache_logger_on_first_use=False
-        )
-        self._logger = own if logger is None else logger
+        self._logger = logger
 
     def bound(self) -> BoundLog:
         """Returns a log that takes its configuration now, and is quicker for it."""
         try:
-            logger = self._logger.bind()
-            return BoundLog(getattr(logger, "sync_bl", logger))
+            direct = None if self._logger is not None else _direct_now()
+            if direct is not None:
+                return BoundLog(
+                    *(_never_raising(direct.writer(level)) for level in BoundLog.LEVELS)
+                )
+            logger = (self._logger or _own_logger()).bind()
+            logger = getattr(logger, "sync_bl", logger)
+            is_enabled = getattr(logger, "is_enabled_for", None)
+            tells = is_enabled is None or bool(is_enabled(logging.INFO))
+            methods = (_taken_apart(getattr(logger, level)) for level in BoundLog.LEVELS)
+            return BoundLog(*methods, tells=tells)
         except Exception as error:  # noqa: BLE001 - whatever the application's configuration raises
             _tell_once(error)
-            return BoundLog(self)
+            return BoundLog(None, None, None)
 
     def debug(self, event: str, **keys: Any) -> None:
         self._write("debug", event, keys)
@@ -63,32 +94,77 @@ class Log:
 
     def _write(self, level: str, event: str, keys: dict[str, Any]) -> None:
         try:
-            answer = getattr(self._logger, level)(event, **keys)
+            logger = self._logger
+            if logger is None:
+                if (direct := _direct_now()) is not None:
+                    if (write := direct.writer(level)) is not None:
+                        write(event, keys)
+                    return
+                logger = _own_logger()
+            answer = getattr(logger, level)(event, **keys)
             if answer is not None and inspect.iscoroutine(answer):
                 answer.close()
-                getattr(self._logger.bind().sync_bl, level)(event, **keys)
+                getattr(logger.bind().sync_bl, level)(event, **keys)
         except Exception as error:  # noqa: BLE001 - as above
             _tell_once(error)
+
+
+@functools.cache
+def _own_logger() -> Any:
+    """The library's logger; it looks at the configuration at each call, which may come late."""
+    import structlog
+
+    return structlog.wrap_logger(
+        None, logger_factory_args=("convolab_worker",), cache_logger_on_first_use=False
+    )
 
 
 class BoundLog:
     """A logger of the library as it is configured now, for lines of each job; no method raises.
 
-    Each method takes a line's keys as one mapping, which is not taken apart and put together
-    again on the way to structlog. ``tells`` is whether lines of level info go anywhere.
+    Each method takes a line's keys as one mapping. ``tells`` is whether lines of level info go
+    anywhere.
     """
 
-    __slots__ = ("error", "info", "tells", "warning")
+    LEVELS = ("info", "warning", "error")
+    __slots__ = (*LEVELS, "tells")
 
-    def __init__(self, logger: Any) -> None:
-        self.info = _never_raising(logger.info)
-        self.warning = _never_raising(logger.warning)
-        self.error = _never_raising(logger.error)
-        is_enabled = getattr(logger, "is_enabled_for", None)
-        self.tells = is_enabled is None or bool(is_enabled(logging.INFO))
+    def __init__(
+        self,
+        info: _Write | None,
+        warning: _Write | None,
+        error: _Write | None,
+        *,
+        tells: bool = True,
+    ) -> None:
+        self.info, self.warning, self.error = (
+            info or _nothing,
+            warning or _nothing,
+            error or _nothing,
+        )
+        self.tells = tells and info is not None
 
 
-def _never_raising(write: Callable[..., Any]) -> Callable[[str, Mapping[str, Any]], None]:
+def _nothing(_event: str, _keys: Mapping[str, Any]) -> None:
+    """Writes no line: those of this level go nowhere."""
+
+
+def _never_raising(write: _Write | None) -> _Write | None:
+    if write is None:
+        return None
+
+    def write_line(event: str, keys: Mapping[str, Any]) -> None:
+        try:
+            write(event, keys)
+        except Exception as error:  # noqa: BLE001 - as above
+            _tell_once(error)
+
+    return write_line
+
+
+def _taken_apart(write: Callable[..., Any]) -> _Write:
+    """Returns a method of structlog's with the keys as one mapping; it never raises."""
+
     def write_line(event: str, keys: Mapping[str, Any]) -> None:
         try:
             answer = write(event, **keys)
@@ -108,6 +184,8 @@ def bound_logger(
 
     None of its methods raises, or has to be awaited.
     """
+    import structlog
+
     config = structlog.get_config()
     try:
         factory = config["logger_factory"]
@@ -125,6 +203,8 @@ def bound_logger(
 def _bound(
     logger: Any, processors: list[structlog.typing.Processor], wrapper: type[Any], keys: Any
 ) -> structlog.typing.FilteringBoundLogger:
+    import structlog
+
     lazy = structlog.wrap_logger(
         logger, processors=processors, wrapper_class=wrapper, cache_logger_on_first_use=True
     )
@@ -135,6 +215,8 @@ def _bound(
 @functools.cache
 def _harmless(wrapper: type[Any]) -> type[Any]:
     """Returns a bound logger like ``wrapper`` whose methods write at once, and never raise."""
+    import structlog
+
     if not issubclass(wrapper, structlog.BoundLoggerBase):
         wrapper = structlog.stdlib.BoundLogger
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import re
+import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import yaml
 from convolab_worker.cli.main import parse
 from convolab_worker.settings import Settings
 from convolab_worker.settings.kinds import parse_duration
-from tests.support.markdown import ROOT
+from tests.support.markdown import ROOT, blocks
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -251,6 +253,18 @@ def test_systemd_gives_it_time_to_stop() -> None:
 
     grace = Settings().shutdown_grace
     assert grace + MARGIN_SECONDS <= parse_duration(unit["Service"]["TimeoutStopSec"])
+
+
+def test_fly_starts_what_is_there_and_gives_it_time_to_stop() -> None:
+    """The page's fly.toml, whose proxy stops machines without an open request."""
+    page = blocks(ROOT / "docs" / "platforms.md")
+    (file,) = [tomllib.loads(block.text) for block in page if block.kind == "toml"]
+    (command,) = file["processes"].values()
+
+    assert parse(shlex.split(command)).wake
+    assert Settings().shutdown_grace + MARGIN_SECONDS <= parse_duration(file["kill_timeout"])
+    assert file["http_service"]["internal_port"] == Settings().port
+    assert file["http_service"]["min_machines_running"] == 0
 
 
 def test_the_table_of_grace_periods_has_what_the_files_have() -> None:

@@ -7,18 +7,21 @@ and a tenth, and say why in the commit.
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import pytest
+import structlog
 
 import convolab_worker
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker.telemetry.logging import configure_logging
 
 pytestmark = pytest.mark.asyncio
 
@@ -26,10 +29,25 @@ JOBS = 300
 PACKAGE = str(Path(convolab_worker.__file__).parent)
 ROOT = Path(__file__).parents[2]
 # Measured on Python 3.11, which counts most: later ones inline comprehensions.
-CALLS_A_JOB = {1: 132, 50: 138}  # by concurrency
+CALLS_A_JOB = {1: 128, 50: 136}  # by concurrency
+CALLS_OF_ITS_LOG = 17  # of two lines, in the command line's own format
+WRITES_A_JOB = 0.4  # at concurrency 50
 CALLS_AN_ADD = 42
 CALLS_AN_ADD_OF_MANY = 32
 COMMANDS_A_JOB = 1.1
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Iterator[TextIO]:
+    """A file for the log, whose set-up is undone afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with (tmp_path / "log").open("w", encoding="utf-8") as file:
+        yield file
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 class Calls:
@@ -86,6 +104,30 @@ async def test_a_job_costs_few_calls_and_one_command(
         sent["fetch"]["sent"] + sent["complete"]["sent"]
     ) / JOBS <= COMMANDS_A_JOB + concurrency / JOBS
     assert calls.each(JOBS) <= CALLS_A_JOB[concurrency], calls.told(JOBS)
+    if concurrency > 1:
+        assert calls.by_function["connection.Connection._flush"] / JOBS <= WRITES_A_JOB
+
+
+async def test_the_log_of_a_job_costs_few_calls(
+    make_settings: Callable[..., Settings], log_file: TextIO
+) -> None:
+    handlers = HandlerRegistry()
+
+    @handlers.audio("noop")
+    async def noop(_job: Job[Any]) -> None:
+        """Do nothing."""
+
+    settings = make_settings(concurrency=1)
+    counts, told = {}, ""
+    for level in ("warning", "info"):
+        configure_logging(level, "json", log_file)
+        async with JobClient(settings) as client:
+            await client.enqueue_many([{"name": "noop"}] * JOBS)
+        with Calls() as calls:
+            await Worker(handlers, settings).drain()
+        counts[level], told = calls.each(JOBS), calls.told(JOBS)
+
+    assert counts["info"] - counts["warning"] <= CALLS_OF_ITS_LOG, told
 
 
 async def test_a_jobs_way_is_as_short_as_the_page_on_architecture_says(

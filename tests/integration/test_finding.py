@@ -60,10 +60,9 @@ async def test_queues_that_nobody_names_are_looked_in(prefix: Prefix) -> None:
     audio, japanese = table.splitlines()[1:]
     assert audio.index("no worker") == japanese.index("no worker") + 2  # two wide signs
     assert await prefix.printed("schedule", "list", "--json") == ""
-    code, out, err = await prefix.run("jobs", "list", "--queue", "audoi")
-    assert (code, out, err) == (
-        0, "no job fits\n", "there is no queue audoi; did you mean audio?\n"
-    )  # fmt: skip
+    for command in (["jobs", "list"], ["status"], ["queue", "list"], ["migrate", "--to", "b"]):
+        code, _, err = await prefix.run(*command, "--queue", "audoi")
+        assert (code, err) == (0, "there is no queue audoi; did you mean audio?\n")
 
 
 async def test_a_job_is_found_by_its_id_and_one_id_on_two_queues_is_not_guessed(

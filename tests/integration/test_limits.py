@@ -184,6 +184,31 @@ async def test_a_rate_limit_that_is_lifted_is_noticed_within_a_second(
     assert took < A_SECOND
 
 
+async def test_a_limit_that_is_none_is_told_and_its_mending_is_noticed_within_a_second(
+    running: Running, redis: Redis, queue_name: str
+) -> None:
+    """BullMQ's scripts fail on it; however long that was so."""
+    held, meta = Held(), f"bull:{queue_name}:meta"
+
+    with capture_logs() as logs:
+        async with running(held.handlers, **IDLE) as (worker, client):
+            await client.pause()
+            await client.enqueue("work")
+            await redis.hset(meta, "concurrency", "many")
+            await redis.hdel(meta, "paused")
+            worker.wake()
+            await wait_until(
+                lambda: "broken" in worker.stats()["stopped"].values(), what="a broken queue"
+            )
+            await asyncio.sleep(2.5)  # the pauses between two tries grow
+            await redis.hset(meta, "concurrency", "1")
+            took = await held.run_to(1)
+            held.end(*held.running)
+
+    assert [line["queue"] for line in logs if line["event"] == "queue.broken"] == [queue_name]
+    assert took < A_SECOND
+
+
 async def test_a_job_that_came_while_the_queue_was_full_starts_when_ours_has_ended(
     running: Running, redis: Redis, queue_name: str
 ) -> None:

@@ -167,6 +167,23 @@ async def test_a_failure_that_was_ignored_is_retried_too(
         assert await client.result("whole", 10.0) == ["child"]
 
 
+async def test_a_job_that_is_retried_without_them_fails_again_and_adds_none(
+    running: Running, family: Family
+) -> None:
+    """They would run, and cost, for nothing: it can't complete while the failed one is failed."""
+    family.broken = {"b"}
+    async with running(family.handlers) as (_, client):
+        job_id = await client.enqueue("asking", {"parts": ["b"]})
+        await has_failed(client, job_id)
+        family.broken.clear()
+        await client.retry(job_id)
+        await has_failed(client, job_id)
+        reason = (await client.status(job_id)).failed_reason
+
+    assert family.ran == ["asking", "b", "asking"]
+    assert "failed: b is broken" in str(reason)
+
+
 async def test_a_child_that_is_gone_is_forgotten_and_asked_for_anew(
     running: Running, family: Family, redis: Redis, queue_name: str
 ) -> None:

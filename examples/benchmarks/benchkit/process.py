@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from examples.benchmarks.benchkit.child import ROOT, LineProcess
+from examples.benchmarks.benchkit.environments import PLAIN, UVLOOP, python_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,21 +22,28 @@ class BenchmarkError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A kind of worker: its label in tables, and the program in contenders/ that runs it."""
+    """A kind of worker: its label in tables, and the program in contenders/ that runs it.
+
+    One in Python runs in an ``environment`` of its own.
+    """
 
     key: str
     label: str
     program: str
+    environment: str = PLAIN
     options: Mapping[str, object] = field(default_factory=dict)
 
 
-OURS = Contender(key="ours", label="this worker", program="ours.py")
-OURS_LOGGING = Contender(
-    key="ours-logging",
-    label="this worker, its log at info",
+# At its defaults: two lines a job, as JSON, into a file.
+OURS = Contender(key="ours", label="this worker", program="ours.py", options={"log": True})
+OURS_UVLOOP = Contender(
+    key="ours-uvloop",
+    label="this worker, on uvloop",
     program="ours.py",
+    environment=UVLOOP,
     options={"log": True},
 )
+OURS_QUIET = Contender(key="ours-quiet", label="this worker, its log at warning", program="ours.py")
 BULLMQ_PYTHON = Contender(key="bullmq-python", label="bullmq Python", program="bullmq_python.py")
 BULLMQ_NODE = Contender(key="bullmq-node", label="bullmq Node", program="bullmq_node.mjs")
 CONTENDERS: Mapping[str, Contender] = {
@@ -75,7 +82,7 @@ class WorkerProcess(LineProcess):
     def __init__(self, plan: WorkerPlan) -> None:
         """Start the worker that ``plan`` describes and wait until it is connected."""
         command = [
-            *_program(plan.contender.program),
+            *_program(plan.contender),
             plan.url,
             ",".join(plan.queues),
             str(plan.concurrency),
@@ -115,7 +122,7 @@ class Producer(LineProcess):
 
     def __init__(self) -> None:
         """Start the producer; it connects when a queue is opened."""
-        super().__init__("producer", _program("producer.mjs"))
+        super().__init__("producer", node_program("producer.mjs"))
 
     def open(self, url: str, queue_name: str) -> None:
         """Connect to a queue, so that its first job pays for no connection."""
@@ -182,9 +189,15 @@ def resident(pid: int) -> int:
     raise BenchmarkError(msg)
 
 
-def _program(file: str) -> list[str]:
-    if file.endswith(".py"):
-        return [sys.executable, "-m", f"examples.benchmarks.contenders.{file.removesuffix('.py')}"]
+def _program(contender: Contender) -> list[str]:
+    if not contender.program.endswith(".py"):
+        return node_program(contender.program)
+    module = f"examples.benchmarks.contenders.{contender.program.removesuffix('.py')}"
+    return [python_of(contender.environment), "-m", module]
+
+
+def node_program(file: str) -> list[str]:
+    """The command of a program of contenders/."""
     return [node(), str(ROOT / "examples" / "benchmarks" / "contenders" / file)]
 
 

@@ -6,12 +6,12 @@ Options are those of ``Settings``, and win over the environment.
 from __future__ import annotations
 
 import asyncio
-import gc
 from importlib.metadata import PackageNotFoundError, version
 from tempfile import TemporaryFile
 from typing import Any
 
 from convolab_worker import HandlerRegistry, Job, Worker
+from convolab_worker.cli.process import run_in_loop
 from convolab_worker.telemetry.logging import configure_logging
 from examples.benchmarks.contenders.harness import (
     Arguments,
@@ -55,7 +55,7 @@ async def main() -> None:
 
 
 def _configure_logging(*, to_file: bool) -> None:
-    """Only warnings, as bullmq's workers log nothing; or a real worker's lines, to a file."""
+    """A worker's lines at its defaults, to a file; or only warnings, as bullmq's log nothing."""
     if to_file:
         configure_logging("info", "json", TemporaryFile("w", encoding="utf-8"))  # noqa: SIM115
     else:
@@ -70,5 +70,4 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
-    gc.freeze()  # as the command `run` does
-    asyncio.run(main())
+    run_in_loop(main())  # as the command `run` does: uvloop where it is installed

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from tempfile import TemporaryFile
 
 from examples.benchmarks.contenders.harness import emit
 
@@ -61,7 +62,7 @@ async def ours(url: str, concurrency: int, jobs: int) -> None:
     from convolab_worker.telemetry.logging import configure_logging
 
     tally, handlers = Tally(jobs, "convolab-worker"), HandlerRegistry()
-    configure_logging("warning", "json")
+    configure_logging("info", "json", TemporaryFile("w", encoding="utf-8"))  # noqa: SIM115
 
     @handlers.audio("noop")
     async def noop(_job: Job[object]) -> None:

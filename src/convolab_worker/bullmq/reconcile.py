@@ -253,11 +253,16 @@ async def restore(backend: Backend, job: ActiveJob, duration: float, error: str)
     return bool(await run_script(backend.connection, Purpose.COMPLETE, call))
 
 
-async def failed_child_reason(backend: Backend, job: ActiveJob) -> str:
-    """Returns why the job can't go on: its first failed child, and that child's own reason."""
+async def failed_child_reason(backend: Backend, job: ActiveJob) -> str | None:
+    """Returns why the job can't go on: its first failed child, and that child's own reason.
+
+    None if it can.
+    """
     unsuccessful = f"{backend.keys[job.queue].job(job.id)}:unsuccessful"
     failed = await backend.connection.call(Purpose.FETCH, "ZRANGE", unsuccessful, 0, 0)
-    return await child_reason(backend, f"child {text(failed[0])} failed" if failed else "")
+    if not failed:
+        return None
+    return await child_reason(backend, f"child {text(failed[0])} failed")
 
 
 async def child_reason(backend: Backend, deferred: str) -> str:

@@ -76,7 +76,7 @@ def _option(action: argparse.Action) -> Option:
 def bash(commands: Sequence[Command]) -> str:
     """Return the script for bash, from 3.2 on, which macOS has."""
     lines = [
-        f"# Completes {PROGRAM}. In ~/.bashrc: source <({PROGRAM} completion bash)",
+        f'# Completes {PROGRAM}. In ~/.bashrc: eval "$({PROGRAM} completion bash)"',
         f"{_FUNCTION}() {{",
         '    local word="${COMP_WORDS[COMP_CWORD]}" last="${COMP_WORDS[COMP_CWORD-1]}"',
         '    local at="" words="" index',

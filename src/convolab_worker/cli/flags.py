@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,6 +32,7 @@ QUEUES_LOOKED_IN = "only these queues; if none is named, all that are found"
 QUEUES_ACTED_ON = "the queues that are meant; may be left out where there is only one"
 CONNECTION = ("redis_url", "prefix", "log_level", "log_format")
 """The settings that every command that connects to Redis has as flags, beside --queue."""
+_ANY_WIDTH = 80
 _LONGEST_CHOICE = 16  # characters in a flag's place; longer ones are listed in its help
 
 _NAMES = {"queues": ("--queue",), "concurrency": ("-c", "--concurrency")}
@@ -43,6 +45,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
+        # Of a given width, or it would import what measures terminals for each flag that is added.
+        options["formatter_class"] = functools.partial(argparse.HelpFormatter, width=_ANY_WIDTH)
         super().__init__(**options, allow_abbrev=False, add_help=False)
         self.example = ""
         self.commands: Mapping[str, Parser] = {}
@@ -83,6 +87,7 @@ class Parser(argparse.ArgumentParser):
         self.usage = self._usage()  # not before: argparse makes names of subcommands of it
         self._action_groups.sort(key=lambda group: group is self.common)
         example = f"\nexample:\n  {self.example}\n" if self.example else ""
+        self.formatter_class = argparse.HelpFormatter
         return super().format_help() + example
 
     def _usage(self) -> str:

@@ -36,6 +36,8 @@ def length(seconds: float) -> str:
     for unit, size in _UNITS:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f}{unit}"
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
     amount = f"{seconds:.0f}" if seconds >= _NO_FRACTION else f"{seconds:.1f}".removesuffix(".0")
     return f"{amount}s"
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
-import unicodedata
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
@@ -116,6 +114,8 @@ def fits(text: str) -> bool:
 
 
 def _terminal_width() -> int | None:
+    import shutil
+
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -179,6 +179,8 @@ def _columns(text: str) -> int:
 
 
 def _columns_of(sign: str) -> int:
+    import unicodedata
+
     if unicodedata.combining(sign) or unicodedata.category(sign) in {"Mn", "Me", "Cf"}:
         return 0
     if "\u1160" <= sign <= "\u11ff":  # the middle and end of a Korean syllable written in parts
@@ -190,6 +192,8 @@ def printable(text: str) -> str:
     """Return a text without what a terminal obeys; a job's data may have anything in it."""
     if text.isprintable():
         return text
+    import unicodedata
+
     return "".join(
         sign if sign == "\n" or unicodedata.category(sign) != "Cc" else repr(sign)[1:-1]
         for sign in text

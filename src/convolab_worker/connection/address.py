@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from convolab_worker.errors import ConfigurationError, RedisUnavailable
 from convolab_worker.settings.urls import mask_url, parse_redis_url
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from convolab_worker.settings.urls import Sentinels
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(Struct, frozen=True, kw_only=True):
     """A Redis server and the credentials for it; its repr shows no password.
 
     With ``sentinels`` the host and port are not known before one of them is asked. The server's
@@ -27,7 +27,7 @@ class Address:
     path: str | None = None
     tls: bool = False
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: str | None = None
     database: int = 0
     tls_options: tuple[tuple[str, str], ...] = ()
     tls_name: str | None = None
@@ -44,6 +44,9 @@ class Address:
         except ValueError as error:
             msg = f"REDIS_URL={mask_url(url)!r}: expected {error}"
             raise ConfigurationError(msg) from None
+
+    def __repr__(self) -> str:
+        return f"Address({self!s}, database={self.database}, tls={self.tls})"
 
     def __str__(self) -> str:
         """Where the server is, without credentials."""

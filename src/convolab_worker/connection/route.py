@@ -11,9 +11,10 @@ import contextlib
 import ipaddress
 import threading
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
+
+from msgspec.structs import replace
 
 from convolab_worker._logs import Log
 from convolab_worker.connection.source import ServerSource

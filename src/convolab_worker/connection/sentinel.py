@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
 
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter, Purpose

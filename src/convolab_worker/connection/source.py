@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from convolab_worker.connection.address import Address
 from convolab_worker.errors import RedisUnavailable
@@ -73,6 +72,8 @@ class ServerSource(Struct, frozen=True):
 def _read_password(file: str) -> str:
     """Return the text of the file without the line ends behind it."""
     try:
+        from pathlib import Path
+
         password = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -41,8 +41,7 @@ _PLAIN = frozenset({str, bool, type(None), date, UUID})
 _write = msgspec.json.Encoder().encode
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class EncodedJson:
+class EncodedJson(msgspec.Struct, frozen=True):
     """A value that has been written as JSON already: in another process."""
 
     text: str

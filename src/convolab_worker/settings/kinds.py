@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Protocol
 
@@ -57,13 +56,24 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
-@dataclass(frozen=True, slots=True)
 class StartRate:
     """At most ``starts`` in any ``seconds``; ``text`` is what was written, as in ``30/m``."""
 
-    starts: int
-    seconds: float
-    text: str = field(default="", compare=False)
+    __slots__ = ("seconds", "starts", "text")
+
+    def __init__(self, starts: int, seconds: float, text: str = "") -> None:
+        self.starts, self.seconds, self.text = starts, seconds, text
+
+    def __repr__(self) -> str:
+        return f"StartRate({self.starts}, {self.seconds}, {self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StartRate):
+            return NotImplemented
+        return (self.starts, self.seconds) == (other.starts, other.seconds)
+
+    def __hash__(self) -> int:
+        return hash((self.starts, self.seconds))
 
     @property
     def interval(self) -> float:
@@ -147,12 +157,14 @@ class _AsWritten:
         return str(value)
 
 
-@dataclass(frozen=True, slots=True)
 class Duration:
     """Seconds as a float, within bounds; text may have a unit."""
 
-    low: float
-    high: float
+    __slots__ = ("high", "low")
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.high = high
 
     @property
     def expected(self) -> str:
@@ -177,12 +189,14 @@ class Duration:
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True)
 class Whole(_AsWritten):
     """A whole number within bounds."""
 
-    low: int
-    high: int | None = None
+    __slots__ = ("high", "low")
+
+    def __init__(self, low: int, high: int | None = None) -> None:
+        self.low = low
+        self.high = high
 
     @property
     def expected(self) -> str:
@@ -202,11 +216,13 @@ class Whole(_AsWritten):
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True)
 class Choice(_AsWritten):
     """One of a few names, in upper or lower case."""
 
-    names: tuple[str, ...]
+    __slots__ = ("names",)
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
 
     @property
     def expected(self) -> str:
@@ -218,13 +234,15 @@ class Choice(_AsWritten):
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True)
 class Text(_AsWritten):
     """Text that matches a pattern; ``expected`` says the pattern in words."""
 
-    pattern: str
-    expected: str
-    secret: bool = False
+    __slots__ = ("expected", "pattern", "secret")
+
+    def __init__(self, pattern: str, expected: str, *, secret: bool = False) -> None:
+        self.pattern = pattern
+        self.expected = expected
+        self.secret = secret
 
     def check(self, value: Any) -> str:
         if isinstance(value, str) and re.fullmatch(self.pattern, value):
@@ -232,22 +250,23 @@ class Text(_AsWritten):
         raise ValueError(self.expected)
 
 
-@dataclass(frozen=True, slots=True)
 class Rate(Text):
     """Jobs per time, as text that ``parse_rate`` reads; spaces in it do not count."""
 
-    pattern: str = _RATE.pattern
-    expected: str = RATE_EXPECTED
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(_RATE.pattern, RATE_EXPECTED)
 
     def parse(self, text: str) -> str:
         return text.replace(" ", "")
 
 
-@dataclass(frozen=True, slots=True)
 class KeptJobs(_AsWritten):
     """How many jobs that have ended are kept, as ``parse_keep`` reads it; a value is text."""
 
-    expected: str = KEEP_EXPECTED
+    __slots__ = ()
+    expected = KEEP_EXPECTED
 
     def check(self, value: Any) -> str:
         try:
@@ -257,7 +276,6 @@ class KeptJobs(_AsWritten):
         return "".join(str(value).split())
 
 
-@dataclass(frozen=True, slots=True)
 class Names:
     """A tuple of different names that are not empty; text has commas between them.
 
@@ -265,8 +283,11 @@ class Names:
     list.
     """
 
-    expected: str
-    any_text: bool = False
+    __slots__ = ("any_text", "expected")
+
+    def __init__(self, expected: str, *, any_text: bool = False) -> None:
+        self.expected = expected
+        self.any_text = any_text
 
     def parse(self, text: str) -> tuple[str, ...]:
         if self.any_text and text.startswith("["):
@@ -302,11 +323,13 @@ class Names:
         return f"{name!r} is there twice" if names.count(name) > 1 else ""
 
 
-@dataclass(frozen=True, slots=True)
 class Url(_AsWritten):
     """An address with one of a few schemes; messages never show its password."""
 
-    schemes: tuple[str, ...]
+    __slots__ = ("schemes",)
+
+    def __init__(self, schemes: tuple[str, ...]) -> None:
+        self.schemes = schemes
 
     @property
     def expected(self) -> str:

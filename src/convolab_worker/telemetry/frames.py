@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import re
-import sysconfig
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -21,8 +20,7 @@ _SECOND_OF_A_GROUP = re.compile(r"^ *\+-+ 2 -+$")
 _JAVASCRIPT_FRAME = re.compile(r"^ +at \S")
 _JAVASCRIPT_LIBRARY = re.compile(r"node_modules|\bnode:|<anonymous>")
 _PACKAGES = ("site-packages", "dist-packages")
-_STDLIB = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib")})
-_OURS = str(PurePath(__file__).parent.parent) + "/"
+_OURS = __file__.removesuffix("telemetry/frames.py")
 
 
 class Place(Struct, frozen=True):
@@ -126,11 +124,20 @@ def _is_application(file: str, home: str | None) -> bool:
     package = _package(file)
     if package is not None:
         return package == home
-    return not file.startswith(_STDLIB)
+    return not file.startswith(_stdlib())
+
+
+@functools.cache
+def _stdlib() -> tuple[str, ...]:
+    import sysconfig
+
+    return tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib")})
 
 
 def _package(file: str) -> str | None:
     """The path of the installed package that a file belongs to, or None."""
+    from pathlib import PurePath
+
     parts = PurePath(file).parts
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] in _PACKAGES:

@@ -6,14 +6,18 @@ import atexit
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TextIO
 
-import structlog
-
-from convolab_worker.telemetry.log_lines import GoogleLine, TextLine, json_line
+from convolab_worker._logs import use_direct
+from convolab_worker.telemetry.log_lines import GoogleLine, TextLine, json_line, own_json_line
 from convolab_worker.telemetry.log_stream import LogStream, flush_log, use_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from structlog.typing import EventDict, WrappedLogger
 
     from convolab_worker.telemetry.log_lines import Format
@@ -44,12 +48,12 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> Non
     least = logging.getLevelNamesMapping()[level.upper()]
     render = _format(fmt, terminal=stream.isatty())
     lines = use_stream(stream)
-    structlog.configure(
-        processors=[render],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=lambda *_: lines,
-        cache_logger_on_first_use=True,
-    )
+    direct = _Direct(lines, least, render)
+    use_direct(direct)
+    if "structlog" in sys.modules:
+        direct.configure_structlog()
+    else:
+        _WhenImported.do(direct.configure_structlog)
     _configure_stdlib(lines, least, render)
     atexit.unregister(flush_log)
     atexit.register(flush_log)
@@ -64,15 +68,83 @@ def _format(name: str, *, terminal: bool) -> Format:
     return GoogleLine(os.environ.get(_PROJECT_VARIABLE)) if name == "google" else json_line
 
 
+class _Direct:
+    """Lines in one format into one stream; structlog is configured to do the same."""
+
+    def __init__(self, lines: LogStream, least: int, render: Format) -> None:
+        self._lines, self._least, self._render = lines, least, render
+        self._configured: dict[str, Any] = {}
+
+    def configure_structlog(self) -> None:
+        import structlog
+
+        lines = self._lines
+        self._configured = {
+            "processors": [self._render],
+            "wrapper_class": structlog.make_filtering_bound_logger(self._least),
+            "logger_factory": lambda *_: lines,
+            "cache_logger_on_first_use": True,
+        }
+        structlog.configure(**self._configured)
+
+    def is_what_structlog_does(self) -> bool:
+        structlog = sys.modules.get("structlog")
+        if structlog is None or not self._configured:
+            return True
+        now = structlog.get_config()
+        # The list is changed in place by the helpers for tests that structlog has.
+        return self._configured["processors"] == [self._render] and all(
+            now[name] is value for name, value in self._configured.items()
+        )
+
+    def writer(self, level: str) -> Callable[[str, Mapping[str, Any]], None] | None:
+        if logging.getLevelNamesMapping()[level.upper()] < self._least:
+            return None
+        render, write = self._render, getattr(self._lines, level)
+        if render is json_line:
+            return lambda event, keys: write(own_json_line(level, event, keys))
+        return lambda event, keys: write(render(None, level, {"event": event, **keys}))
+
+
+class _WhenImported:
+    """Configures structlog as soon as somebody imports it; found by Python on ``sys.meta_path``."""
+
+    def __init__(self, configure: Callable[[], None]) -> None:
+        self._configure = configure
+
+    @classmethod
+    def do(cls, configure: Callable[[], None]) -> None:
+        """Call ``configure`` then, and nothing that an earlier call has asked for."""
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, cls)]
+        sys.meta_path.insert(0, cls(configure))
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        if name != "structlog":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                load(module)
+                self._configure()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
 class _StdlibHandler(logging.Handler):
     """Writes the records of the standard library's ``logging`` to the same stream."""
 
-    def __init__(self, lines: LogStream) -> None:
+    def __init__(self, lines: LogStream, render: Format) -> None:
         super().__init__()
-        self._lines = lines
+        self._lines, self._render = lines, render
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            if self.formatter is None:
+                self.formatter = _stdlib_formatter(self._render)
             line = self.format(record).encode("utf-8", "backslashreplace")
         except Exception:  # noqa: BLE001 - as logging's own handlers do
             self.handleError(record)
@@ -81,22 +153,23 @@ class _StdlibHandler(logging.Handler):
         write(line)
 
 
-def _configure_stdlib(lines: LogStream, least: int, render: Format) -> None:
-    """Give the root logger our handler, in the place of one from an earlier call."""
+def _stdlib_formatter(render: Format) -> logging.Formatter:
+    import structlog
 
     def as_text(logger: WrappedLogger, method: str, event: EventDict) -> str:
         return render(logger, method, event).decode()
 
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder()],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, as_text],
+    )
+
+
+def _configure_stdlib(lines: LogStream, least: int, render: Format) -> None:
+    """Give the root logger our handler, in the place of one from an earlier call."""
     root = logging.getLogger()
     for earlier in [known for known in root.handlers if isinstance(known, _StdlibHandler)]:
         root.removeHandler(earlier)
-    handler = _StdlibHandler(lines)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, as_text],
-        )
-    )
-    root.addHandler(handler)
+    root.addHandler(_StdlibHandler(lines, render))
     root.setLevel(least)
     logging.captureWarnings(capture=True)

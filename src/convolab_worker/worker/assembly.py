@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import secrets
 import socket
 import time
 from typing import TYPE_CHECKING, Any
@@ -193,7 +192,7 @@ def _backend(settings: Settings, connections: list[Connection], changes: KeyChan
         connection=connection,
         waiting=blocking,
         changes=changes,
-        worker_id=secrets.token_hex(8),
+        worker_id=os.urandom(8).hex(),
         worker_name=worker_name(settings),
         lock_duration=settings.lock_duration,
         limiter=limiter,

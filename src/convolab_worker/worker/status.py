@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from convolab_worker.handlers.registry import HandlerRegistry
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 _LONGEST_PROGRESS = 200  # characters, of a progress that is no number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Health(Struct, frozen=True, kw_only=True):
     """A worker's life, as another thread may see it.
 
     ``ready`` says that it is connected, or asleep and can be woken. ``overdue`` says that the loop

@@ -34,7 +34,7 @@ async def counted(mode: str, seconds: float) -> dict[str, Any]:
 
 async def test_a_worker_that_sleeps_sends_nothing_and_works_when_it_is_woken() -> None:
     """In both ways of working; one that never sleeps is heard by the same counter."""
-    for result in await asyncio.gather(counted("background", 2.0), counted("held", 2.0)):
+    for result in await asyncio.gather(counted("background", 1.5), counted("held", 1.5)):
         assert (result["asleep"], result["asleep_again"]) == (0, 0)
         assert (result["status"], result["state"]) == ("drained", "completed")
         assert result["woken"] > 10

@@ -162,8 +162,8 @@ def test_json_has_nothing_that_is_json_within_text() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(0, "0s"), (0.26, "0.3s"), (1.04, "1s"), (12.4, "12s"), (119, "119s"), (120, "2m"),
-     (7200, "2h"), (3 * 86_400, "3d")],
+    [(0, "0s"), (0.26, "260ms"), (2.26, "2.3s"), (1.04, "1s"), (12.4, "12s"),
+     (119, "119s"), (120, "2m"), (7200, "2h"), (3 * 86_400, "3d")],
 )  # fmt: skip
 def test_a_length_is_in_its_largest_unit(seconds: float, expected: str) -> None:
     assert length(seconds) == expected

@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import os
 import re
-from pathlib import Path
 
 from msgspec import Struct
 
 from convolab_worker.errors import ConfigurationError
 
-_OWN_FOLDER = Path(__file__).parents[1] / "lua"
+_OWN_FOLDER = f"{os.path.dirname(os.path.dirname(__file__))}/lua"  # noqa: PTH120 - see _scripts_in
 _HEAD = re.compile(r"\A--\[\[.*?\]\]\n", re.DOTALL)
 _INCLUDE = re.compile(r'^--- @include "(\w+)"$', re.MULTILINE)
 
@@ -38,27 +38,32 @@ def script(name: str) -> Script:
     A line ``--- @include "NAME"`` of an own script stands for the text of BullMQ's script NAME.
     Raises ConfigurationError if the installed bullmq has no such script.
     """
-    own = [*_OWN_FOLDER.glob(f"{name}-*.lua")]
-    file = own[0] if own else _bullmqs_file(name)
-    text = file.read_text(encoding="utf-8")
-    if own:
+    own = _scripts_in(_OWN_FOLDER).get(name)
+    file = own or _scripts_in(_bullmqs_folder()).get(name)
+    if file is None:
+        msg = f"bullmq has no script named {name!r}; a version that was tested has one"
+        raise ConfigurationError(msg)
+    with open(file, encoding="utf-8") as opened:  # noqa: PTH123 - see _scripts_in
+        text = opened.read()
+    if own is not None:
         text = _INCLUDE.sub(lambda line: script(line[1]).text, _HEAD.sub("", text))
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    return Script(name=name, keys=int(file.stem.rpartition("-")[2]), text=text, sha=sha)
-
-
-def _bullmqs_file(name: str) -> Path:
-    found = sorted(_bullmqs_folder().glob(f"{name}-*.lua"))
-    if len(found) != 1:
-        msg = f"bullmq has {len(found)} scripts named {name!r}; a version that was tested has one"
-        raise ConfigurationError(msg)
-    return found[0]
+    return Script(
+        name=name, keys=int(file.removesuffix(".lua").rpartition("-")[2]), text=text, sha=sha
+    )
 
 
 @functools.cache
-def _bullmqs_folder() -> Path:
+def _scripts_in(folder: str) -> dict[str, str]:
+    """The files of a folder by the names of their scripts; pathlib is not worth its import here."""
+    files = [file for file in os.listdir(folder) if file.endswith(".lua")]  # noqa: PTH208
+    return {file.rpartition("-")[0]: f"{folder}/{file}" for file in files if "-" in file}
+
+
+@functools.cache
+def _bullmqs_folder() -> str:
     spec = importlib.util.find_spec("bullmq")
     if spec is None or not spec.submodule_search_locations:
         msg = "the bullmq package is not installed: pip install bullmq"
         raise ConfigurationError(msg)
-    return Path(spec.submodule_search_locations[0]) / "commands"
+    return f"{spec.submodule_search_locations[0]}/commands"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.errors import ConfigurationError
@@ -20,8 +21,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # what UTF-8 can't carry
 _OPTIONS = ("attempts", "backoff", "timeout")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCall:
+class StepCall(Struct, frozen=True, kw_only=True):
     """A step as its handler asks for it.
 
     ``policy`` are its attempts and backoff as BullMQ's options; ``timeout`` is in seconds.

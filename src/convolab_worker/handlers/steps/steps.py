@@ -15,8 +15,9 @@ import functools
 import hashlib
 import inspect
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from convolab_worker._logs import Log
 from convolab_worker.errors import (
@@ -169,8 +170,7 @@ def _written(name: str, result: Any) -> str:
         raise InvalidResult(msg) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
+class _Reader(Struct, frozen=True):
     """Reads a kept result as the type that the step's function says it returns."""
 
     name: str

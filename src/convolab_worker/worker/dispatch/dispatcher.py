@@ -19,6 +19,7 @@ from convolab_worker.worker.dispatch.fetcher import Fetcher
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 from convolab_worker.worker.dispatch.listener import MarkerListener
 from convolab_worker.worker.dispatch.prober import QueueProber
+from convolab_worker.worker.dispatch.queue_state import FollowUp
 from convolab_worker.worker.dispatch.stalled import StalledChecker
 from convolab_worker.worker.execution.handler_call import STOP_PATIENCE_SECONDS
 from convolab_worker.worker.suspension import Drains, Suspension
@@ -203,6 +204,7 @@ class Dispatcher:
                 raise
             if self._table.fetch_failed(queue, now):
                 _log.error("queue.broken", queue=queue, error=self._reconnection.explain(error))
+                await self._prober.follow_up(queue, FollowUp.WATCH)
         else:
             self._reconnection.served()
 

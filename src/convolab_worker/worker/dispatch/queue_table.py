@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # No marker tells of a place that another worker has freed. Where changes of a queue's keys are
 # told, a full queue is tried when they are, but no sooner after the last time; the longest pause
 # then is as long as Node's worker needs to notice.
+_WATCHED = frozenset({Availability.FULL, Availability.LIMITED, Availability.BROKEN})
 # How often to see whether others have left a place of a full queue, while its jobs come and go.
 _LOOK_SECONDS = 0.75
 # A rate limit that is over sooner is waited for, and not watched.
@@ -123,6 +124,9 @@ class QueueTable:
         """A script failed on what the queue holds; whether it is the first time in a row."""
         state = self.states[queue]
         is_first = not state.broken_seconds
+        state.was_paused = (
+            False  # of a paused queue a script looks at nothing that it could fail on
+        )
         state.broken_seconds = min(
             max(2 * state.broken_seconds, _FIRST_BROKEN_SECONDS), _LONGEST_BROKEN_SECONDS
         )
@@ -242,9 +246,9 @@ class QueueTable:
         self.place_freed(queue)
 
     def wants_watch(self, queue: str) -> bool:
-        """Whether the queue is at a limit, and changes of its keys are not told."""
+        """Whether the queue is at a limit, or has one that is none, and no change of it is told."""
         state = self.states[queue]
-        return not state.is_told and state.availability in {Availability.FULL, Availability.LIMITED}
+        return not state.is_told and state.availability in _WATCHED
 
     def watched(self, queue: str, now: float) -> None:
         """Changes of the queue's keys are told from now on; one just before may be missed."""

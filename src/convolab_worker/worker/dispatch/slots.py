@@ -160,7 +160,7 @@ class Slots(Generic[T]):
     @property
     def has_startable(self) -> bool:
         """Whether a parked job could run, were a slot free."""
-        return any(self._has_room(handler) for handler in self._parked)
+        return bool(self._parked) and any(self._has_room(handler) for handler in self._parked)
 
     def parked_jobs(self) -> dict[str, int]:
         """How many jobs are parked, by the key of their handler."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq import flows, producer, reconcile
 from convolab_worker.bullmq.child_jobs import nothing_to_wait_for
-from convolab_worker.bullmq.outcome import Outcome, Returned
+from convolab_worker.bullmq.outcome import Failed, Outcome, Returned
 from convolab_worker.errors import ConvolabWorkerError, LockLost
 from convolab_worker.worker.execution.losses import too_large
 
@@ -53,9 +53,14 @@ async def _add_children(
     """Add the children that have not ended, and give those.
 
     Raises Aborted if the job is told to end, and there are more to add. The next run, which asks
-    for the same children, adds those.
+    for the same children, adds those. A job that a failed child keeps from ever completing gets
+    none: they would run for nothing.
     """
     job = held.job
+    if job.starts > 1:  # a job that was retried by hand, and the child that failed it was not
+        reason = await reconcile.failed_child_reason(backend, job)
+        if reason is not None:
+            raise Aborted(Failed(reason))
     left = await flows.left_to_add(backend, job, outcome.children)
     is_first = True
     for batch in flows.pipelines(backend, job, left, outcome.carried):

@@ -68,6 +68,7 @@ class JobInHand(HeldLock, eq=False):
     """A job whose lock this worker holds: parked, running, or being completed."""
 
     handler: Handler | None = None
+    handler_key: str = NO_HANDLER
     call: HandlerCall | None = None
     aborted: Abort | None = None  # told before its handler began
     reporter: JobReporter | None = None
@@ -75,10 +76,6 @@ class JobInHand(HeldLock, eq=False):
     names: dict[str, object] | None = None  # in its log lines, once it was told of
     outcome: Outcome | None = None  # what it came to, until that is written; its fetcher's too
     span: Any = None  # in which it ran, which its last log line belongs to, too
-
-    @property
-    def handler_key(self) -> str:
-        return NO_HANDLER if self.handler is None else self.handler.key
 
 
 class JobExecutor:
@@ -143,7 +140,9 @@ class JobExecutor:
 
     def receive(self, job: ActiveJob, renewed_at: float) -> JobInHand:
         """Register a job whose lock was set or renewed at ``renewed_at`` (monotonic)."""
-        held = JobInHand(job, renewed_at, handler=self._handlers.find(job.queue, job.name))
+        handler = self._handlers.find(job.queue, job.name)
+        key = NO_HANDLER if handler is None else handler.key
+        held = JobInHand(job, renewed_at, handler=handler, handler_key=key)
         defaults = self._completed_by.get(held.handler) or self._defaults_of(held.handler)
         if defaults.options:
             job.policy = defaults.complete(job.opts)

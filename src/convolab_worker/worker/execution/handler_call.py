@@ -20,7 +20,6 @@ from traceback import StackSummary
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
-from structlog.contextvars import bind_contextvars
 
 from convolab_worker.bullmq.outcome import (
     Failed,
@@ -30,6 +29,7 @@ from convolab_worker.bullmq.outcome import (
 )
 from convolab_worker.handlers.middleware import MiddlewareChain
 from convolab_worker.payloads.encode import EncodedJson
+from convolab_worker.telemetry.log_context import bind_job
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class HandlerCall:
     def _bind_context(self) -> None:
         """Name the job in every line that is logged while it runs, by whatever library."""
         job = self._job
-        bind_contextvars(job_id=job.id, job_name=job.name, queue=job.queue, attempt=job.attempt)
+        bind_job(job.id, job.name, job.queue, job.attempt)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self._value, self.error = value, error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 
 def left_behind(thread_id: int | None, since: float) -> list[tuple[int, str]]:
@@ -13,7 +12,7 @@ def left_behind(thread_id: int | None, since: float) -> list[tuple[int, str]]:
     ``since`` is in epoch seconds. Nothing where the system does not tell.
     """
     try:
-        children = Path(f"/proc/self/task/{thread_id}/children").read_text(encoding="ascii")
+        children = _read(f"/proc/self/task/{thread_id}/children")
     except OSError:
         return []
     found = (_running(int(pid), since) for pid in children.split())
@@ -22,7 +21,7 @@ def left_behind(thread_id: int | None, since: float) -> list[tuple[int, str]]:
 
 def _running(pid: int, since: float) -> tuple[int, str] | None:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        stat = _read(f"/proc/{pid}/stat")
     except OSError:
         return None
     name, _, rest = stat.partition("(")[2].rpartition(")")
@@ -32,3 +31,8 @@ def _running(pid: int, since: float) -> tuple[int, str] | None:
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
     is_older = time.time() - age < since - 0.02  # a tick is a hundredth
     return None if state == "Z" or is_older else (pid, name)
+
+
+def _read(file: str) -> str:
+    with open(file, encoding="utf-8", errors="replace") as opened:  # noqa: PTH123 - no pathlib at a start
+        return opened.read()

@@ -139,6 +139,7 @@ class WriteErrors:
 
     async def _failed_child(self, job: ActiveJob) -> Failed:
         try:
-            return Failed(await reconcile.failed_child_reason(self._backend, job))
+            reason = await reconcile.failed_child_reason(self._backend, job)
+            return Failed(reason or "a child has failed")
         except RedisUnavailable:  # the job's own failure is written again until it is
             return Failed("a child has failed")

@@ -1,0 +1,74 @@
+"""Environments that hold only what a user would have, made once and kept in .venvs."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from examples.benchmarks.benchkit.child import ROOT
+from examples.benchmarks.benchkit.report import progress
+
+PLAIN = "plain"
+UVLOOP = "uvloop"
+TASKIQ = "taskiq"
+# What is installed beside what it needs itself; ours is built from this repository.
+_HERE = "convolab_worker"
+_PACKAGES = {
+    PLAIN: (_HERE,),
+    UVLOOP: (f"{_HERE}[uvloop]",),
+    TASKIQ: ("taskiq-redis>=1.1",),
+    "saq": ("saq[redis]>=0.24",),
+    "streaq": ("streaq>=6",),
+    "arq": ("arq>=0.25",),
+    "celery": ("celery[redis]>=5.5",),
+}
+_FOLDER = ROOT / ".venvs"
+
+
+@functools.cache
+def python_of(environment: str) -> str:
+    """The interpreter of an environment; ours is installed anew by each benchmark."""
+    home = _FOLDER / f"bench-{environment}"
+    python = home / "bin" / "python"
+    packages = _PACKAGES[environment]
+    is_ours = packages[0].startswith(_HERE)
+    if not python.exists():
+        progress(f"making the environment {home.name}")
+        venv.create(home, with_pip=True)
+        _pip(python, *(_from_here(each) for each in packages))
+    elif is_ours:
+        _pip(python, "--force-reinstall", "--no-deps", str(_wheel()))
+    return str(python)
+
+
+def installed(environment: str) -> str:
+    """What an environment holds, as a sentence has it."""
+    listed = subprocess.run(
+        [python_of(environment), "-m", "pip", "list", "--format", "freeze"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    tools = ("pip", "setuptools", "wheel")
+    lines = (line.replace("==", " ") for line in listed.stdout.split())
+    return ", ".join(line for line in lines if line.split()[0] not in tools)
+
+
+def _from_here(package: str) -> str:
+    return f"{package} @ {_wheel().as_uri()}" if package.startswith(_HERE) else package
+
+
+@functools.cache
+def _wheel() -> Path:
+    folder = _FOLDER / "wheel"
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", str(folder)]
+    subprocess.run([*command, str(ROOT)], check=True, stderr=subprocess.DEVNULL)
+    return next(folder.glob("*.whl"))
+
+
+def _pip(python: Path, *arguments: str) -> None:
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*command, *arguments], check=True, stderr=subprocess.DEVNULL)
