@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import string
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from convolab_worker._logs import Log
 from convolab_worker.server.server import console_app, wake_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 
     from aiohttp import web
 
@@ -48,8 +48,6 @@ _OF_THE_CONNECTION = frozenset(
 )  # fmt: skip
 _SAFE_IN_PATHS = "/:@!$&'()*+,;=~"
 _SAFE_IN_QUERIES = string.punctuation.replace("#", "")
-
-_log = Log()
 
 
 def wake_asgi(worker: Worker) -> AsgiMount:
@@ -85,8 +83,7 @@ class AsgiMount:
         self._make = make
         self._next: web.Application | None = make()  # so that what can't be is told now
         self._runner: web.AppRunner | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[web.Server] | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request, as ASGI has it."""
@@ -106,7 +103,7 @@ class AsgiMount:
 
     async def close(self) -> None:
         """End the streams and give up the held requests, then close what is open."""
-        runner, self._runner = self._runner, None
+        runner, self._runner, self._opening = self._runner, None, None
         if runner is not None:
             await runner.cleanup()
 
@@ -123,38 +120,42 @@ class AsgiMount:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _server(self) -> web.Server:
-        """Return what makes a connection, in this event loop."""
+        """Return what makes a connection in this event loop; who comes first has it opened."""
+        opening, loop = self._opening, asyncio.get_running_loop()
+        if opening is None or opening.get_loop() is not loop:
+            opening = self._opening = loop.create_task(self._open(), name="convolab-asgi-open")
+        return await asyncio.shield(opening)
+
+    async def _open(self) -> web.Server:
         from aiohttp import web
 
-        async with self._opening:
-            loop = asyncio.get_running_loop()
-            if self._runner is None or self._loop is not loop:
-                app, self._next = self._next or self._make(), None
-                self._loop = loop
-                self._runner = web.AppRunner(
-                    app,
-                    access_log=None,
-                    handler_cancellation=True,  # a client that hangs up gives up its request
-                    lingering_time=0.0,  # what is left of a body is the ASGI server's
-                    shutdown_timeout=_CLOSE_SECONDS,
-                    max_line_size=_HEAD_BYTES,
-                    max_field_size=_HEAD_BYTES,
-                )
-                await self._runner.setup()
-            server = self._runner.server
-        assert server is not None  # noqa: S101 - set up above
-        return server
+        app, self._next = self._next or self._make(), None
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,  # a client that hangs up gives up its request
+            lingering_time=0.0,  # what is left of a body is the ASGI server's
+            shutdown_timeout=_CLOSE_SECONDS,
+            max_line_size=_HEAD_BYTES,
+            max_field_size=_HEAD_BYTES,
+        )
+        await self._runner.setup()
+        assert self._runner.server is not None  # noqa: S101 - set up above
+        return self._runner.server
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         connection = _Connection(scope, (await self._server())())
         reading = asyncio.create_task(connection.read(scope, receive), name="convolab-asgi")
+        reading.add_done_callback(lambda _: connection.lose())
         try:
-            async for message in connection.answer():
-                await send(message)
+            async with aclosing(connection.answer()) as messages:
+                async for message in messages:
+                    await send(message)
         finally:
             reading.cancel()
-            connection.lose()
-            await asyncio.gather(reading, return_exceptions=True)
+            (failed,) = await asyncio.gather(reading, return_exceptions=True)
+        if isinstance(failed, Exception):  # the ASGI server's own, or a middleware's
+            raise failed
 
 
 class _Connection(asyncio.Transport):
@@ -186,11 +187,10 @@ class _Connection(asyncio.Transport):
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                break
+                return
             self._receive(message.get("body", b""))
-        self.lose()
 
-    async def answer(self) -> AsyncIterator[Message]:
+    async def answer(self) -> AsyncGenerator[Message, None]:
         """Give the answer as ASGI has it, while it comes; nothing more if the client is gone."""
         head = b""
         while not head:
@@ -262,15 +262,13 @@ class _Connection(asyncio.Transport):
 async def _whole_body(receive: Receive) -> tuple[bytes, bool]:
     """Read a body whose length nobody has told, and say whether more was to come."""
     body = bytearray()
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(_BODY_SECONDS):
             while len(body) < _BODY_BYTES:
                 message = await receive()
                 body += message.get("body", b"")
                 if not message.get("more_body", False):
                     return bytes(body), False
-    except TimeoutError:
-        _log.debug("asgi.slow_body", bytes=len(body))
     return bytes(body), True
 
 

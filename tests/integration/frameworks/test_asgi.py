@@ -319,8 +319,11 @@ async def test_a_client_is_there_in_mounted_applications_and_without_a_server(
 
 def _opened_once(mount: AsgiMount) -> int:
     async def ask() -> int:
-        async with served(mount) as http:
-            return (await http.get("/api/console")).status_code
+        transport = httpx.ASGITransport(mount)
+        async with mount, httpx.AsyncClient(transport=transport, base_url="http://h") as http:
+            await mount.close()
+            answers = await asyncio.gather(*[http.get("/api/console") for _ in range(3)])
+            return sum(answer.status_code for answer in answers)
 
     return asyncio.run(ask())
 
@@ -331,7 +334,7 @@ async def test_a_mount_can_be_opened_again_in_another_loop(
     mount = console_asgi(make_settings())
 
     for _ in range(2):
-        assert await asyncio.to_thread(_opened_once, mount) == 200
+        assert await asyncio.to_thread(_opened_once, mount) == 3 * 200
 
 
 # what a server can't do for us
@@ -398,6 +401,21 @@ async def test_a_request_that_the_server_gives_up_ends_in_the_route() -> None:
         answering.cancel()
         await asyncio.wait({answering})
         await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_what_a_middleware_raises_ends_the_request() -> None:
+    """Nobody waits for an answer that can't come, and the server hears of the reason."""
+
+    async def handler(_: web.Request) -> web.Response:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def receive() -> Any:
+        raise OSError("no more")  # noqa: EM101, TRY003
+
+    scope = {**SCOPE, "headers": [(b"content-length", b"3")]}
+    async with streaming(handler) as mount:
+        with pytest.raises(OSError, match="no more"):
+            await asyncio.wait_for(mount(scope, receive, _ignore), 10)
 
 
 async def test_a_header_cant_end_the_head() -> None:
