@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -21,6 +24,8 @@ from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import RedisUnavailable, ReplyLost
 from tests.faults.harness import seconds_since
+from tests.support.kinds import debian_redis, tls
+from tests.support.scripted import ScriptedProxy, Trouble
 from tests.support.sentinel import ToldSentinel
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
@@ -183,3 +188,61 @@ async def test_a_synchronous_clients_own_connections_leave_too(
     with Redis(port=old.port) as left, Redis(port=new.port) as next_one:
         lengths = [each.llen(f"bull:{queue_name}:wait") for each in (left, next_one)]
     assert lengths == [8, 8]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "CLUSTERDOWN The cluster is down",
+        "LOADING Valkey is loading the dataset in memory",
+        "NOAUTH Authentication required.",
+    ],
+    ids=lambda refusal: refusal.partition(" ")[0],
+)
+async def test_a_server_that_says_it_can_not_serve_is_left(
+    servers: tuple[ServerProcess, ServerProcess], queue_name: str, refusal: str
+) -> None:
+    """The connections stay open, and the name leads to another server by now."""
+    old, new = servers
+    with capture_logs() as logs, ScriptedProxy(old.port) as name:
+        settings = Settings(redis_url=name.url, queues=(queue_name,), idle_min=60.0, idle_max=60.0)
+        async with Worker(_handlers(), settings) as worker, JobClient(settings) as client:
+            assert await client.result(await client.enqueue("work", 1), timeout=10) == 1
+            name.lead_to(new.port)
+            name.arm(Trouble("error", "addStandardJob", reply=refusal))
+            name.arm(Trouble("error", "EXISTS", reply=refusal))
+            worker.wake()
+
+            async with asyncio.timeout(RECOVERY_SECONDS):
+                job_id = await client.enqueue("work", 2)
+                assert await client.result(job_id) == 2
+            assert len(name.done) == 2
+    assert [line["event"] for line in logs].count("redis.refused") <= 1
+    with Redis(port=new.port) as admin:
+        assert admin.exists(f"bull:{queue_name}:{job_id}")
+
+
+async def test_sentinels_and_their_primary_speak_tls(tmp_path: Path) -> None:
+    """Each by itself: the certificates of both are checked, against the same authority."""
+    (tmp_path / "server").mkdir()
+    with tls(debian_redis(), tmp_path / "server") as primary:
+        where = urlsplit(primary.url)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tmp_path / "server/server.crt", tmp_path / "server/server.key")
+        async with ToldSentinel(where.port or 0, tls=context) as sentinel:
+            told = f"rediss+sentinel://{sentinel.node}/told/0"
+            for url, problem in (
+                (f"{told}?{where.query}", None),
+                (f"{told}?{where.query}&sentinel_ssl=false", "no Sentinel knows"),
+                (told, "is not trusted"),
+            ):
+                route = Route(ServerSource(Address.parse(url)))
+                connection = Connection(route, timeout=10.0, counter=CommandCounter())
+                if problem is None:
+                    await connection.open()
+                    assert await connection.call(Purpose.STATUS, "PING") == b"PONG"
+                else:
+                    with pytest.raises(RedisUnavailable, match=problem):
+                        await connection.open()
+                await connection.close()

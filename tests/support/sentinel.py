@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Self
 import hiredis
 
 if TYPE_CHECKING:
+    import ssl
     from types import TracebackType
 
 
 class ToldSentinel:
     """Names the primary at ``port`` on loopback, as of ``config_epoch``; use it with ``async``."""
 
-    def __init__(self, port: int, config_epoch: int = 1) -> None:
+    def __init__(
+        self, port: int, config_epoch: int = 1, *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._tls = tls
         self.primary = port
         self.config_epoch = config_epoch
         self.asked = 0
@@ -35,7 +39,7 @@ class ToldSentinel:
         self.config_epoch += 1
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         return self
 
     async def __aexit__(

@@ -321,6 +321,7 @@ class Connection(asyncio.Protocol):
     def _drop(self, error: Exception, *, stale: bool = True) -> None:
         was_open, self._open = self._open, False
         self._unfit, self._greetings = None, 0
+        self._epoch = None
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.abort()
