@@ -20,7 +20,7 @@ _PACKAGES = {
     PLAIN: (_HERE,),
     UVLOOP: (f"{_HERE}[uvloop]",),
     TASKIQ: ("taskiq-redis>=1.1",),
-    "saq": ("saq[redis]>=0.24",),
+    "saq": ("saq[redis]>=0.24", "typing-extensions"),  # it imports what it does not ask for
     "streaq": ("streaq>=6",),
     "arq": ("arq>=0.25",),
     "celery": ("celery[redis]>=5.5",),
