@@ -409,6 +409,11 @@ def _text(raw: bytes, prefix: str) -> str:
     return raw.decode("utf-8", "surrogateescape").replace(prefix, "P")
 
 
+def _number(text: str) -> float:
+    """A number as whoever reads JSON has it; documented: Python spells some in its own way."""
+    return int(float(text)) if float(text).is_integer() else float(text)
+
+
 def _field(name: str, value: str) -> Any:
     if name in _TIMED and _TIME.fullmatch(value):
         return "<time>"
@@ -417,7 +422,7 @@ def _field(name: str, value: str) -> Any:
     if name not in {"returnvalue", "stacktrace"}:
         return value
     try:
-        read = json.loads(value)
+        read = json.loads(value, parse_float=_number)
     except ValueError:
         return value
     is_traces = name == "stacktrace" and isinstance(read, list)

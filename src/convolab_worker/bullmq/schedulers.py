@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,9 @@ _log = Log()
 # What a pattern, a time zone or a date raises that can't be read: any JSON may stand there.
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 _MOST_LISTED = 999
+# NAME:ID:END:ZONE:PATTERN, or how often in the place of the pattern: before BullMQ 5.16.
+_LEGACY_ID = re.compile(r"[^:]*:[^:]*:\d*:[^:]*:(.* .*|\d+)", re.ASCII | re.DOTALL)
+_LEGACY = "BullMQ 6 goes on with no repeatable job from before 5.16: make it a job scheduler"
 
 
 class ScheduleOver(Exception):
@@ -49,7 +53,11 @@ async def advance(backend: Backend, reconnection: Reconnection, job: ActiveJob) 
         _log.error("scheduler.not_advanced", error=str(error), repeat=_told(job), **names)
         return
     try:
-        await reconnection.answered(lambda: run_script(backend.connection, Purpose.FETCH, call))
+        next_job = await reconnection.answered(
+            lambda: run_script(backend.connection, Purpose.FETCH, call)
+        )
+        if next_job is None and _LEGACY_ID.fullmatch(job.scheduler_id or ""):
+            _log.error("scheduler.not_advanced", error=_LEGACY, repeat=_told(job), **names)
     except RedisUnavailable as error:
         _log.error("scheduler.not_advanced", error=str(error), repeat=_told(job), **names)
 

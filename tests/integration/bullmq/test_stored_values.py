@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from convolab_worker.bullmq import flows, job_lock, reconcile
+from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.child_jobs import ChildJob
 from convolab_worker.bullmq.outcome import Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob, Marker, Restrictions
@@ -273,6 +274,26 @@ async def test_no_schedule_ends_in_silence(
     assert [line["event"] for line in logs] == [event]
     assert told in str(logs[0])
     assert (logs[0]["scheduler"], logs[0]["queue"]) == ("daily", ours.queue)
+
+
+@pytest.mark.parametrize("key", ["work:id::UTC:* * * * *", "work::::5000", "n:i:1800000000000::7"])
+async def test_a_repeatable_job_that_bullmq_6_does_not_repeat_is_told(
+    ours: BackendOfWorker, key: str
+) -> None:
+    """It was set before BullMQ 5.16: its next iteration is nobody's."""
+    reconnection = Reconnection(ours.backend.connection, where="here")
+    await ours.redis.zadd(ours.keys["repeat"], {key: now_ms()})
+    job = repeated(ours, {"every": 5000})
+    job.scheduler_id = key
+
+    with capture_logs() as logs:
+        await advance(ours.backend, reconnection, job)
+
+    assert [(line["event"], line["scheduler"]) for line in logs] == [
+        ("scheduler.not_advanced", key)
+    ]
+    assert "job scheduler" in logs[0]["error"]
+    assert await ours.redis.zcard(ours.keys["delayed"]) == 0
 
 
 def repeated(ours: BackendOfWorker, repeat: Any) -> ActiveJob:
