@@ -56,7 +56,7 @@ _PROGRAMS: tuple[tuple[ModuleType, str], ...] = (
     (memory, "--rounds 2"),
     (scaling, "--rounds 3"),
     (growth, ""),
-    (peers, "--rounds 5"),
+    (peers, "--rounds 5 --jobs 1000"),
 )
 
 

@@ -240,7 +240,7 @@ async def test_a_connection_that_is_always_lost_at_a_command_is_met_with_calm(
 ) -> None:
     """Bounds, growing pauses and a word in the log; when it is over, every job ends.
 
-    A job may have failed by then, for what could not be written.
+    A job may have failed by then, for what could not be written, or not be read by its handler.
     """
     with _telling() as told:
         harms = await asyncio.gather(*[_endure(server, each, seconds) for each in commands])
@@ -259,7 +259,7 @@ async def test_a_connection_that_is_always_lost_at_a_command_is_met_with_calm(
 
 
 def _is_blamed(end: Any) -> bool:
-    return isinstance(end, JobFailed) and "connection was lost" in end.reason
+    return isinstance(end, JobFailed) and "connection" in end.reason
 
 
 @dataclass(slots=True)

@@ -252,7 +252,7 @@ async def test_a_job_that_has_not_failed_is_not_shown_as_failed(desk: Desk) -> N
 async def test_status_is_watched_until_it_is_told_to_end(desk: Desk) -> None:
     """A line of counts each time, newer jobs among them; what it costs is said first."""
     watching = await desk.commands.start("status", "--watch", "100ms", "--json")
-    assert "for up to 13 Redis commands each time" in await watching.until("Redis commands")
+    assert "for up to 14 Redis commands each time" in await watching.until("Redis commands")
     assert watching.stdout is not None
     before = json.loads(await asyncio.wait_for(watching.stdout.readline(), 20))
     await desk.client.enqueue("plain")

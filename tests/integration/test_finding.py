@@ -89,14 +89,17 @@ async def test_a_job_is_found_by_its_id_and_one_id_on_two_queues_is_not_guessed(
 
 
 async def test_what_is_done_to_a_whole_queue_asks_which_unless_there_is_one(
-    prefix: Prefix,
+    prefix: Prefix, redis: Redis
 ) -> None:
     code, _, err = await prefix.run("queue", "pause")
     assert (code, "no queue was found under the prefix" in err) == (1, True)
 
     await prefix.client.enqueue("speak", queue="audio")
     assert await prefix.printed("queue", "pause") == "audio is paused\n"
-    assert "paused, no worker is connected" in await prefix.printed("status")
+    await redis.set(f"{prefix.name}:audio:limiter", "1", px=600_000)
+    await redis.hset(f"{prefix.name}:audio:meta", "concurrency", "3")
+    notes = "paused, at most 3 at once, rate limit: no job for 10m, no worker is connected"
+    assert notes in await prefix.printed("status")
     assert await prefix.printed("queue", "resume") == "audio is resumed\n"
 
     await prefix.client.enqueue("draw", queue="images")

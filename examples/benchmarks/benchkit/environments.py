@@ -41,6 +41,7 @@ def python_of(environment: str) -> str:
         _pip(python, *(_from_here(each) for each in packages))
     elif is_ours:
         _pip(python, "--force-reinstall", "--no-deps", str(_wheel()))
+        _pip(python, *(_from_here(each) for each in packages))  # what it needs now, too
     return str(python)
 
 

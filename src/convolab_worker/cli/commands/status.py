@@ -153,10 +153,14 @@ def _table_of(queues: Sequence[QueueStatus], states: Sequence[str]) -> str:
 
 
 def _note(queue: QueueStatus) -> str:
+    from convolab_worker.cli.job_view import length
+
     waits = queue.counts.get("waiting", 0) + queue.counts.get("prioritized", 0)
     notes = ["paused"] if queue.paused else []
     if queue.concurrency is not None:
         notes.append(f"at most {queue.concurrency} at once")
+    if queue.limited_for:
+        notes.append(f"rate limit: no job for {length(queue.limited_for)}")
     if waits and queue.workers is not None and not queue.workers:
         notes.append("no worker is connected")
     return ", ".join(notes)

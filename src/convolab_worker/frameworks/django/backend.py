@@ -83,12 +83,15 @@ class BullMQBackend(BaseTaskBackend):  # type: ignore[misc] # Django has no type
         self._on_commit = options.pop("enqueue_on_commit", False)
         self._defaults = {name: options.pop(name, None) for name in ("attempts", "backoff")}
         try:
-            job_options(f"TASKS[{alias!r}]", self._defaults)
+            job_options("OPTIONS", self._defaults)
             self.settings = Settings.for_client(**options)
+            self.settings.replace(
+                queues=self.bullmq_queues
+            )  # which raises for a name that can't be
             self._client = _client_of(self.settings, options)
             self.setting_options = options
         except ConfigurationError as error:
-            msg = f"TASKS[{alias!r}]: OPTIONS: {error}"
+            msg = f"TASKS[{alias!r}]: {error}"
             raise ImproperlyConfigured(msg) from None
 
     @property

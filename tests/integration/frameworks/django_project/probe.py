@@ -127,6 +127,7 @@ def before_a_worker() -> None:
         "arguments": raised(lambda: tasks.add.enqueue(object())),
         "options": raised(wrong_options),
         "job options": raised(lambda: BullMQBackend("x", {"OPTIONS": {"attempts": 0}})),
+        "queue names": raised(lambda: BullMQBackend("x", {"QUEUES": ["default", "a:b"]})),
     }
     SEEN["refused added"] = CLIENT.counts()
     with override_settings(TASKS={"default": {**nowhere()}}):
