@@ -64,7 +64,7 @@ RESULTS: dict[str, Any] = {
 # The data as the producer wrote it, and what the failure's reason says of it; None: it is fine.
 DATA: dict[str, tuple[bytes, str | None]] = {
     "not JSON": (b"{size: 1", "expected"),
-    "empty": (b"", "expected"),
+    "empty": (b"", None),  # which Node reads as no data
     "NaN": (b'{"size": NaN}', "NaN"),
     "Infinity": (b"[-Infinity]", "Infinity"),
     "not UTF-8": (b'"\xff\xfe"', "UTF-8"),

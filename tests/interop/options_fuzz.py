@@ -357,12 +357,14 @@ async def _left(redis: Any, prefix: str, count: int) -> list[dict[str, Any]]:
         for key in keys:
             asked.type(key)
         kinds = [kind.decode() for kind in await asked.execute()]
-        for key, kind in zip(keys, kinds, strict=True):
+        # "none" is a key that has run out meanwhile: a rate limit, a deduplication.
+        there = [(key, kind) for key, kind in zip(keys, kinds, strict=True) if kind != "none"]
+        for key, kind in there:
             _READERS[kind](asked, key)
         values = await asked.execute()
         await asked.unlink(*keys).execute()
     queues: list[dict[str, Any]] = [{} for _ in range(count)]
-    for key, kind, value in zip(keys, kinds, values, strict=True):
+    for (key, kind), value in zip(there, values, strict=True):
         name = key.decode()
         if not name.endswith(_HINTS):
             queue, _, short = name.removeprefix(f"{prefix}:q").partition(":")
