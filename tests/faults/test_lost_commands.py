@@ -123,8 +123,10 @@ async def test_progress_that_the_server_does_not_take_is_given_up(
         async with _working(tight_server.url, queue_name) as (_, client):
             job_id = await client.enqueue("progress", LARGE)
             assert await client.result(job_id, timeout=10) == "done"
-    lost = [line for line in logs if line["event"] == "job.report_lost"]
-    assert 1 <= len(lost) <= 3
+    events = [line["event"] for line in logs]
+    # A write that finds no connection, since the last one took it down, is lost too, and blames nothing.
+    assert 1 <= events.count("job.report_lost") <= 6
+    assert events.count("job.reports_given_up") <= 1
 
 
 async def test_a_job_that_the_server_does_not_take_is_an_error_that_says_so(
