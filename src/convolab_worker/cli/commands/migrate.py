@@ -65,6 +65,12 @@ def main(given: argparse.Namespace) -> int:
     _print(account, destination, execute=given.yes, as_lines=given.json)
     if settings.app is not None:
         _warn_of_handlers(settings.app, destination, account)
+    elif account.moved:
+        names = ", ".join(sorted({name for name, _ in _moved(account)}))
+        remark(
+            f"the workers of {destination} need handlers for: {names}. A worker without them "
+            "fails these jobs for good (--app MODULE:REGISTRY checks an application)"
+        )
     return 0
 
 
