@@ -116,24 +116,30 @@ async def _elsewhere(settings: Settings, job_id: str) -> list[str]:
 
 
 async def _expect_used(settings: Settings, given: argparse.Namespace) -> None:
-    """Raise ConvolabWorkerError for a queue that a flag names, nobody has used and nobody serves.
+    sentences = await unused(settings, given)
+    if sentences:
+        raise ConvolabWorkerError("; ".join(sentences))
+
+
+async def unused(settings: Settings, given: argparse.Namespace) -> list[str]:
+    """Return a sentence for each queue that a flag names, nobody has used and nobody serves.
 
     A variable may well name one: it was written for the worker.
     """
     if given.queues is None:
-        return
+        return []
     async with connected(settings) as connection:
-        unused = await not_used(connection, settings.prefix, settings.queues)
-        if unused:
+        names = await not_used(connection, settings.prefix, settings.queues)
+        if names:
             served = await workers_by_queue(connection, settings.prefix) or {}
-            unused = [name for name in unused if name not in served]
-        there = await find_queues(connection, settings.prefix) if unused else []
+            names = [name for name in names if name not in served]
+        there = await find_queues(connection, settings.prefix) if names else []
     sentences = []
-    for name in unused:
-        near = suggestion(name, there) or (f"; there are {_listed(there)}" if there else "")
+    for name in names:
+        are = "is only" if len(there) == 1 else "are"
+        near = suggestion(name, there) or (f"; there {are} {_listed(there)}" if there else "")
         sentences.append(f"there is no queue {name}{near}")
-    if sentences:
-        raise ConvolabWorkerError("; ".join(sentences))
+    return sentences
 
 
 def _nothing(settings: Settings) -> str:

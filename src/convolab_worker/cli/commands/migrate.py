@@ -44,14 +44,15 @@ def main(given: argparse.Namespace) -> int:
         raise ConfigurationError(msg)
     settings = flags.settings_of(given)
     from convolab_worker.cli.process import run_client
-    from convolab_worker.cli.queues import looked_in
+    from convolab_worker.cli.queues import unused
     from convolab_worker.cli.wake_service import wake_service
     from convolab_worker.client.moving import Account
 
     destination, account = given.destination, Account()
     states = _checked_states(settings, given)
     try:
-        run_client(settings, looked_in(settings, given))  # says which of them nobody uses
+        for text in run_client(settings, unused(settings, given)):
+            remark(text)  # and no error: this may be the second run
         run_client(settings, _migrate(settings, destination, states, account, execute=given.yes))
     except KeyboardInterrupt:
         remark(
