@@ -66,10 +66,11 @@ class RetryLater(ConvolabWorkerError):
 
 
 class RateLimited(ConvolabWorkerError):
-    """Raised by a handler: no worker starts a job of this queue for ``delay`` seconds.
+    """Raised by a handler: its worker starts no job of this queue for ``delay`` seconds.
 
     This job goes back to the head of the queue, and uses up no attempt. Has the meaning of BullMQ's
-    ``queue.rateLimit`` and RateLimitError: workers in Node have to have a ``limiter`` to heed it.
+    ``queue.rateLimit`` and RateLimitError: other workers heed it if they have a rate limit of their
+    own (``rate_limit`` in Settings, ``limiter`` in Node).
     """
 
     def __init__(self, delay: float, reason: str = "") -> None:

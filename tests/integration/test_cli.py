@@ -245,7 +245,9 @@ async def test_a_drain_that_is_told_to_stop_still_prints_its_result(
 async def test_run_embedded_brings_its_own_server(commands: Commands) -> None:
     """The address is told on standard error, jobs run on it, and it ends with the worker."""
     worker = await commands.start("run", "--app", "jobs:handlers", "--embedded")
-    url = (await worker.until("embedded server: ")).split()[-1]
+    line = await worker.until("REDIS_URL")
+    assert line.startswith("export REDIS_URL=redis://127.0.0.1:")  # to be pasted
+    url = line.strip().partition("=")[2]
 
     code, out, errors = await commands.run("enqueue", "echo", "--wait", "--redis-url", url)
     worker.send(signal.SIGTERM)
@@ -338,6 +340,7 @@ async def test_status_counts_jobs_by_queue_and_state(
     """The table has a line for each queue; --json prints the same numbers."""
     await client.enqueue("echo", {})
     await client.enqueue("echo", {}, delay=3600)
+    await client.enqueue("echo", {}, queue=f"{queue_name}-b")
     queues = ["--queue", queue_name, "--queue", f"{queue_name}-b"]
 
     code, table, errors = await commands.run("status", *queues)

@@ -145,13 +145,13 @@ async def test_schedules_that_stand_still_and_queues_that_give_no_job_are_found(
     await redis.zrem("bull:jobs:repeat", "bad", "lost", "over")
     well, others = await patient.examine()
 
-    assert (code, verdict, paused) == (1, "failure", ("warning", "paused"))
+    assert (code, verdict, paused) == (1, "failure", ("warning", "it is paused, and 0 jobs wait"))
     assert "bad: the pattern '@midnight' can't be followed" in told
     assert "lost: nothing of it was added since" in told
     assert "still listed: over" in told
     assert "good" not in told
     assert (well, others["queue jobs, schedules"]) == (0, ("ok", "1 go on"))
-    assert others["queue jobs, paused"][1] == "its global concurrency is 0"
+    assert others["queue jobs, paused"][1] == "its global concurrency is 0, and 0 jobs wait"
 
 
 async def test_a_history_that_grows_without_bound_is_warned_of_with_its_size(
@@ -307,6 +307,42 @@ async def test_a_wake_server_that_is_open_to_everybody_is_warned_of(patient: Pat
 
     assert code == 0
     assert found["wake, strangers"] == ("warning", "anybody who reaches it may wake it")
+
+
+async def test_queues_that_nobody_names_are_found_with_their_pauses_and_failures(
+    patient: Patient, tmp_path: Path
+) -> None:
+    """Handlers are compared with their own queues alone; one that a worker serves is reached."""
+    (tmp_path / "mine.py").write_text(
+        "from convolab_worker import HandlerRegistry\n"
+        "handlers = HandlerRegistry()\n"
+        "for queue in ('mail', 'unused'):\n"
+        "    handlers.audio('send', queue=queue)(lambda job: None)\n"
+    )
+    now = time.time() * 1000
+    async with JobClient(redis_url=patient.server.url) as client:
+        await client.enqueue("make", queue="video")
+        await client.enqueue("send", queue="mail")
+        await client.enqueue("odd", queue="mail")
+        await client.pause("mail")
+    await patient.redis.zadd("bull:mail:failed", {"old": now - 2 * 24 * 3600 * 1000, "new": now})
+    unused = HandlerRegistry()
+    unused.audio("send")(lambda _job: None)
+    settings = Settings(redis_url=patient.server.url, queues=("unused",))
+
+    async with Worker(unused, settings):
+        code, found = await patient.examine("--app", "mine:handlers", CONVOLAB_QUEUES="")
+        told = await patient.commands.run("doctor", "--queue", "video", CONVOLAB_QUEUES="")
+
+    assert found["queue mail, paused"] == ("warning", "it is paused, and 2 jobs wait")
+    assert found["queue mail, failed"][1] == "1 job failed for good in the last 24 hours"
+    assert found["queue video, workers"][1] == "1 job waits, and no worker is connected"
+    assert (code, found["queue mail, handlers"]) == (1, ("failure", "no handler for: odd"))
+    assert "queue video, handlers" not in found
+    assert "queue convolab" not in found
+    assert "handlers" not in found
+    assert "start a worker with handlers for: make." in told[1]
+    assert "queue mail, paused" not in told[1]
 
 
 async def test_it_reads_as_lines_with_what_to_do(patient: Patient) -> None:

@@ -60,9 +60,10 @@ async def test_queues_that_nobody_names_are_looked_in(prefix: Prefix) -> None:
     audio, japanese = table.splitlines()[1:]
     assert audio.index("no worker") == japanese.index("no worker") + 2  # two wide signs
     assert await prefix.printed("schedule", "list", "--json") == ""
-    for command in (["jobs", "list"], ["queue", "list"]):
-        code, _, err = await prefix.run(*command, "--queue", "audoi")
-        assert (code, err) == (0, "there is no queue audoi; did you mean audio?\n")
+    for command in (["jobs", "list"], ["queue", "list"], ["status"], ["failed", "show", "1"]):
+        code, out, err = await prefix.run(*command, "--queue", "audoi")
+        assert (code, out) == (1, "")
+        assert "error: there is no queue audoi; did you mean audio?\n" in err
 
 
 async def test_a_job_is_found_by_its_id_and_one_id_on_two_queues_is_not_guessed(
@@ -86,6 +87,12 @@ async def test_a_job_is_found_by_its_id_and_one_id_on_two_queues_is_not_guessed(
     assert await prefix.printed("jobs", "promote", first) == "1 job promoted\n"
     code, _, err = await prefix.run("status", "99")
     assert (code, "no job '99' on audio, images: never added, or" in err) == (1, True)
+    await prefix.client.enqueue("draw", queue="images", job_id="there")
+    code, out, err = await prefix.run("failed", "retry", "there", "--queue", "audio")
+    assert (code, out) == (1, "0 jobs retried\n")
+    assert err == "1 not retried: no job 'there' on audio; it is on images\n"
+    code, _, err = await prefix.run("jobs", "show", "meta", "--queue", "audio")
+    assert (code, "never added" in err) == (1, True)
 
 
 async def test_what_is_done_to_a_whole_queue_asks_which_unless_there_is_one(
@@ -107,8 +114,26 @@ async def test_what_is_done_to_a_whole_queue_asks_which_unless_there_is_one(
         code, _, err = await prefix.run(*command)
         assert (code, "expected --queue with one or more of audio, images" in err) == (2, True)
     code, _, err = await prefix.run("queue", "pause", "--queue", "audoi")
-    assert (code, "there is no queue audoi; did you mean audio?" in err) == (1, True)
+    assert (code, "there is no queue audoi; did you mean audio? (--new" in err) == (1, True)
     assert len([job async for job in prefix.client.jobs(queue="audio")]) == 1
+
+
+async def test_a_queue_is_paused_before_its_first_job(prefix: Prefix, server_url: str) -> None:
+    """One that a worker serves as any other is, one that is yet to be deployed with --new."""
+    handlers = HandlerRegistry()
+    handlers.audio("speak")(lambda _job: None)
+    settings = Settings(redis_url=server_url, prefix=prefix.name, queues=("served",))
+    await prefix.client.enqueue("speak", queue="audio")
+
+    async with Worker(handlers, settings):
+        empty = await prefix.printed("status", "--queue", "served")
+        assert await prefix.printed("queue", "pause", "--queue", "served") == "served is paused\n"
+    paused = await prefix.printed("queue", "pause", "--new", "--queue", "planned")
+
+    assert empty.splitlines()[1].split()[0] == "served"
+    assert paused == "planned is paused\n"
+    assert "paused" in (await prefix.printed("status", "--queue", "planned"))
+    assert await prefix.printed("queue", "resume", "--queue", "planned") == "planned is resumed\n"
 
 
 async def test_status_of_a_job_shows_what_the_console_shows_and_retry_may_forget_steps(

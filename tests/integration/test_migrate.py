@@ -82,10 +82,12 @@ async def test_without_yes_it_only_tells(house: House) -> None:
     await _fill(house)
     before = [await house.keys(queue) for queue in (house.one, house.two, house.new)]
 
-    code, out, _ = await house.migrate("--json")
+    code, out, err = await house.migrate("--json")
 
     told = json.loads(out)
     assert code == 0
+    assert f"the workers of {house.new} need handlers for: later, plain, urgent." in err
+    assert "fails these jobs for good" in err
     assert told["moved"] == 0
     assert not told["executed"]
     assert {(row["queue"], row["state"], row["name"], row["jobs"]) for row in told["jobs"]} == {

@@ -84,7 +84,7 @@ async def test_doctor_finds_jobs_without_a_worker_and_handlers_without_a_queue(
 
     found = {each["check"]: (each["verdict"], each["found"]) for each in json.loads(out)}
     assert found["queue misspelt, workers"] == (
-        "warning", "1 jobs wait, and no worker is connected",
+        "warning", "1 job waits, and no worker is connected",
     )  # fmt: skip
     assert found["handlers"][0] == "warning"
     assert "no queue of jobs reaches" in found["handlers"][1]

@@ -273,10 +273,10 @@ async def test_jobs_on_the_command_line(
     assert (await commands.run("jobs", "retry", "--all"))[:2] == (0, "1 job retried\n")
     code, out, err = await commands.run("jobs", "remove", "later", "nowhere", "--json")
     assert (code, json.loads(out)["removed"]) == (1, 1)
-    assert "no job has the id nowhere" in err
+    assert "1 not removed: no job 'nowhere' on " in err
     wrong = await commands.run("jobs", "promote", "ready")
     assert wrong[:2] == (1, "0 jobs promoted\n")
-    assert "1 not: ready is waiting" in wrong[2]
+    assert "1 not promoted: ready is waiting" in wrong[2]
     assert (await commands.run("jobs", "show", "nowhere"))[0] == 1
     assert (await commands.run("jobs", "remove"))[0] == 2
     assert (await commands.run("jobs", "promote", "--state", "failed"))[0] == 2

@@ -131,7 +131,7 @@ async def test_ctrl_c_ends_it_while_nothing_runs(commands: Commands, tmp_path: P
 async def test_a_private_server_outlives_the_restarts(commands: Commands, tmp_path: Path) -> None:
     """With --embedded, jobs that wait are there after a change."""
     process = await commands.start("run", "--reload", "--embedded", "--app", "jobs:handlers")
-    url = (await process.until("embedded server: ")).split()[-1]
+    url = (await process.until("export REDIS_URL=")).strip().partition("=")[2]
     await process.until("worker.started")
 
     write(tmp_path, "two")
@@ -143,7 +143,7 @@ async def test_a_private_server_outlives_the_restarts(commands: Commands, tmp_pa
     code, _, errors = await process.ended()
 
     assert version == "two"
-    assert "embedded server" not in errors.partition("reload:")[2]
+    assert "REDIS_URL" not in errors.partition("reload:")[2]
     assert code == 0
 
 

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from convolab_worker.contract.typescript import typescript
 from convolab_worker.embedded import EmbeddedServer
 from examples.convolab.handlers import dialogue
 from tests.interop.session import PACKAGES
+from tests.support.markdown import ROOT, blocks
 from tests.support.node import INTEROP, NodeScripts
 
 pytestmark = pytest.mark.skipif(
@@ -208,6 +210,72 @@ async def test_the_example_s_producer_compiles_and_runs(
 
     assert compiled == ""
     assert json.loads(said) == {"lines": 4, "file": "from-typescript/dialogue.json"}
+
+
+def types_of(folder: Path, page: str, *more: str) -> None:
+    """Write a page's Python files, and what it says `schema --typescript` makes of them."""
+    for block in blocks(ROOT / "docs" / page):
+        if block.kind == "python" and block.file is not None:
+            (folder / block.file).write_text(block.text)
+    command = [sys.executable, "-m", "convolab_worker", "schema", *more, "--typescript"]
+    with (folder / "jobs.d.ts").open("w") as types:
+        subprocess.run(command, stdout=types, check=True, cwd=folder)
+
+
+@pytest.mark.asyncio
+async def test_the_page_s_producer_compiles_and_runs(tmp_path: Path) -> None:
+    """docs/contract.md: its compiler's options, the types, and what the producer prints."""
+    page = blocks(ROOT / "docs" / "contract.md")
+    shown = {block.file: block.text for block in page}
+    (config,) = (json.loads(block.text) for block in page if block.kind == "json")
+    printed = {command: output for block in page for command, output in block.commands}
+    project(tmp_path, "bullmq", config)
+    await asyncio.to_thread(
+        types_of, tmp_path, "contract.md", "--app", "handlers:handlers", "--queue", "audio"
+    )
+    (tmp_path / "producer.ts").write_text(shown["producer.ts"])
+    wrong = shown["producer.ts"].replace('{ text: "Guten Tag" }', "{ txt: 3 }")
+    (tmp_path / "wrong.ts").write_text(wrong)
+    compiled = await asyncio.to_thread(compile_in, tmp_path)
+
+    async with private_server() as url:
+        environment = {**os.environ, "REDIS_URL": url}
+        worker = await asyncio.create_subprocess_exec(
+            *[sys.executable, "-m", "convolab_worker", "run"],
+            *["--app", "handlers:handlers", "--queue", "audio"],
+            cwd=tmp_path,
+            env=environment,
+        )
+        try:
+            producer = await asyncio.create_subprocess_exec(
+                "node", tmp_path / "producer.js", env=environment, stdout=asyncio.subprocess.PIPE
+            )
+            said, _ = await asyncio.wait_for(producer.communicate(), 90)
+        finally:
+            worker.terminate()
+            await asyncio.wait_for(worker.wait(), 30)
+
+    types = (tmp_path / "jobs.d.ts").read_text()
+    assert [part for part in shown["jobs.d.ts"].split("\n\n") if part.strip() not in types] == []
+    errors = [line for line in compiled.splitlines() if line[:1].strip()]
+    assert [error for error in errors if not error.startswith("wrong.ts(")] == []
+    assert "'txt' does not exist in type 'AudioRequest'" in compiled
+    assert said.decode() == printed["node producer.js"]
+
+
+def test_the_types_fit_the_producer_of_the_page_of_bullmq(tmp_path: Path) -> None:
+    """docs/bullmq.md: its producer with the two lines that the types change compiles."""
+    page = blocks(ROOT / "docs" / "bullmq.md")
+    (producer,) = (block.text for block in page if block.kind == "typescript")
+    (typed,) = (block.text for block in page if block.kind == "ts" and "TypedQueue" in block.text)
+    imported, queue = typed.splitlines()
+    lines = [queue if line.startswith("const queue =") else line for line in producer.splitlines()]
+    project(tmp_path, "bullmq", {"compilerOptions": {**OPTIONS, "noEmit": True}})
+    types_of(tmp_path, "bullmq.md", "--app", "jobs:handlers")
+    (tmp_path / "producer.ts").write_text("\n".join([imported, *lines]))
+
+    assert queue in "\n".join([imported, *lines])
+    assert compile_in(tmp_path) == ""
 
 
 @asynccontextmanager

@@ -19,9 +19,13 @@ from convolab_worker.cli.main import COMMANDS as OURS, main, top_parser
 from tests.support.markdown import PAGES, ROOT, blocks, shown
 
 _LINK = re.compile(r"(?<!!)\[[^\]]+\]\((?!https?:)(?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
+_FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_NAMED_PATH = re.compile(r"(?<!\[)`(?:docs|deploy|examples)/[^`\s]*`")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 # Programs that pages show and that are not ours.
-_FOREIGN = {".", "curl", "datamodel-codegen", "npm", "pip", "printf", "python3", "uv"}
+_FOREIGN = {
+    ".", "curl", "datamodel-codegen", "node", "npm", "npx", "pip", "printf", "python3", "uv"
+}  # fmt: skip
 
 COMMANDS = [
     pytest.param(command, id=f"{shown(page)}: {command[:60]}")
@@ -104,6 +108,14 @@ def _leads_somewhere(page: Path, target: str, anchor: str | None) -> bool:
 def _anchors(page: Path) -> set[str]:
     headings = [match["text"] for match in _HEADING.finditer(page.read_text(encoding="utf-8"))]
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_a_path_that_a_page_names_is_a_link(page: Path) -> None:
+    """Whoever reads of a page, an example or a file to deploy gets there by a click."""
+    prose = _FENCED.sub("", page.read_text(encoding="utf-8"))
+
+    assert _NAMED_PATH.findall(prose) == []
 
 
 def test_the_page_of_commands_runs_every_example_of_the_help() -> None:

@@ -98,8 +98,10 @@ def _facts(job: JobStatus, now: float) -> Iterator[tuple[str, str]]:
         yield "priority", str(job.priority)
     if job.progress not in (None, 0):
         yield "progress", _progress(job.progress)
-    if job.opts:
-        yield "options", as_json(dict(job.opts))
+    # BullMQ writes "attempts": 0 where nobody asked for any; the job has one all the same.
+    options = {key: value for key, value in job.opts.items() if (key, value) != ("attempts", 0)}
+    if options:
+        yield "options", as_json(options)
     if job.trace_id is not None:
         yield "trace", job.trace_id
 

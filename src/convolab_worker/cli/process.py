@@ -220,5 +220,5 @@ def private_server(settings: Settings, *, embedded: bool) -> Iterator[Settings]:
     from convolab_worker.embedded import EmbeddedServer
 
     with EmbeddedServer() as server:
-        remark(f"embedded server: {server.url}")
+        remark(f"export REDIS_URL={server.url}")  # to be pasted into another terminal
         yield settings.replace(redis_url=server.url)

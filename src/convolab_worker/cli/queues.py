@@ -9,11 +9,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
 from convolab_worker.cli import flags
 from convolab_worker.cli.output import remark
 from convolab_worker.cli.process import connected
-from convolab_worker.client.queues import find_queues, not_used
-from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, JobNotFound
+from convolab_worker.client.queues import find_queues, not_used, workers_by_queue
+from convolab_worker.connection.usage import Purpose
+from convolab_worker.errors import (
+    ConfigurationError,
+    ConvolabWorkerError,
+    JobNotFound,
+    RedisRefused,
+)
 from convolab_worker.settings.kinds import suggestion
 
 if TYPE_CHECKING:
@@ -28,13 +35,12 @@ _MOST_NAMED = 8
 
 
 async def looked_in(settings: Settings, given: argparse.Namespace) -> Settings:
-    """Return the settings with the queues to look in; say which queue that was named is not used.
+    """Return the settings with the queues to look in.
 
-    Raises RedisUnavailable.
+    Raises ConvolabWorkerError for one that is named, not used, and served by no worker.
     """
     if flags.names_queues(given):
-        for text in await _unknown(settings, given):
-            remark(text)
+        await _expect_used(settings, given)
         return settings
     found = await _found(settings)
     if not found:
@@ -47,12 +53,10 @@ async def acted_on(settings: Settings, given: argparse.Namespace) -> Settings:
     """Return the settings with the queues to act on.
 
     Raises ConfigurationError if none is named and there are several, and ConvolabWorkerError for
-    one that is named and not used.
+    one that is named, not used, and served by no worker.
     """
     if flags.names_queues(given):
-        unknown = await _unknown(settings, given)
-        if unknown:
-            raise ConvolabWorkerError("; ".join(unknown))
+        await _expect_used(settings, given)
         return settings
     found = await _found(settings)
     if not found:
@@ -78,7 +82,11 @@ async def job_of(client: JobClient, job_id: str) -> JobStatus:
         elif not isinstance(answer, JobNotFound):
             raise answer
     if not found:
-        msg = f"no job {job_id!r} on {_listed(queues)}: never added, or removed when it ended"
+        elsewhere = await _elsewhere(client.settings, job_id)
+        if elsewhere:
+            msg = f"no job {job_id!r} on {_listed(queues)}; it is on {_listed(elsewhere)}"
+        else:
+            msg = f"no job {job_id!r} on {_listed(queues)}: never added, or removed when it ended"
         raise JobNotFound(msg)
     if len(found) > 1:
         there = _listed([job.queue for job in found])
@@ -92,19 +100,44 @@ async def _found(settings: Settings) -> list[str]:
         return await find_queues(connection, settings.prefix)
 
 
-async def _unknown(settings: Settings, given: argparse.Namespace) -> list[str]:
-    """Return a sentence for each queue that a flag names and nobody has used yet.
+async def _elsewhere(settings: Settings, job_id: str) -> list[str]:
+    """Return the other queues that have a job of this id, as far as the user may look for them."""
+    if job_id in OWN_KEYS:  # no job has such an id, and a queue has such a key
+        return []
+    async with connected(settings) as connection:
+        try:
+            found = await find_queues(connection, settings.prefix)
+        except RedisRefused:
+            return []
+        others = [QueueKeys(settings.prefix, name) for name in found if name not in settings.queues]
+        asked = [connection.call(Purpose.STATUS, "EXISTS", keys.job(job_id)) for keys in others]
+        there = await asyncio.gather(*asked)
+    return [keys.queue for keys, is_there in zip(others, there, strict=True) if is_there]
+
+
+async def _expect_used(settings: Settings, given: argparse.Namespace) -> None:
+    sentences = await unused(settings, given)
+    if sentences:
+        raise ConvolabWorkerError("; ".join(sentences))
+
+
+async def unused(settings: Settings, given: argparse.Namespace) -> list[str]:
+    """Return a sentence for each queue that a flag names, nobody has used and nobody serves.
 
     A variable may well name one: it was written for the worker.
     """
     if given.queues is None:
         return []
     async with connected(settings) as connection:
-        unused = await not_used(connection, settings.prefix, settings.queues)
-        there = await find_queues(connection, settings.prefix) if unused else []
+        names = await not_used(connection, settings.prefix, settings.queues)
+        if names:
+            served = await workers_by_queue(connection, settings.prefix) or {}
+            names = [name for name in names if name not in served]
+        there = await find_queues(connection, settings.prefix) if names else []
     sentences = []
-    for name in unused:
-        near = suggestion(name, there) or (f"; there are {_listed(there)}" if there else "")
+    for name in names:
+        are = "is only" if len(there) == 1 else "are"
+        near = suggestion(name, there) or (f"; there {are} {_listed(there)}" if there else "")
         sentences.append(f"there is no queue {name}{near}")
     return sentences
 

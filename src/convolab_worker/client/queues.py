@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MOST_STATUS_COMMANDS = COMMANDS_PER_QUEUE + 6
 """What ``overview`` sends for a queue at most; ``CLIENT LIST`` is one more for all."""
 _SCANNED_AT_ONCE = 5000
+# A resumed queue has no "meta" any more where nothing else stood in it.
+_SIGNS_OF_USE = ("meta", "id", "events", "wait", "prioritized", "delayed", "completed", "failed")
 _CLEANED_AT_ONCE = 1000  # a server answers nobody else meanwhile
 CLEANED = {
     "completed": ("completed",),
@@ -77,7 +79,10 @@ async def find_queues(connection: Connection, prefix: str) -> list[str]:
 async def not_used(connection: Connection, prefix: str, names: Sequence[str]) -> list[str]:
     """Return which of these queues nobody has used yet: nothing of theirs is in Redis."""
     asked = [
-        connection.call(Purpose.STATUS, "EXISTS", QueueKeys(prefix, name)["meta"]) for name in names
+        connection.call(
+            Purpose.STATUS, "EXISTS", *[QueueKeys(prefix, name)[key] for key in _SIGNS_OF_USE]
+        )
+        for name in names
     ]
     there = await asyncio.gather(*asked)
     return [name for name, is_there in zip(names, there, strict=True) if not is_there]
@@ -98,7 +103,7 @@ async def overview(
         for keys in queues
     ]
     counts = await depths(connection, queues)
-    workers = await _workers(connection, prefix)
+    workers = await workers_by_queue(connection, prefix)
     found = []
     for keys, (meta, left, last, first) in zip(queues, asked, strict=True):
         paused, concurrency, most, duration = await meta
@@ -139,8 +144,11 @@ def _rate(most: float | None, duration: float | None) -> tuple[int, float] | Non
     return None if not most or not duration else (int(most), duration / 1000)
 
 
-async def _workers(connection: Connection, prefix: str) -> dict[str, dict[str, str]] | None:
-    """Return connected workers by queue, as Node's ``queue.getWorkers()``: name and address."""
+async def workers_by_queue(connection: Connection, prefix: str) -> dict[str, dict[str, str]] | None:
+    """Return connected workers by queue, as Node's ``queue.getWorkers()``: name and address.
+
+    It is None where the server does not tell.
+    """
     try:
         listed = await connection.call(Purpose.STATUS, "CLIENT", "LIST")
     except RedisRefused:

@@ -65,6 +65,11 @@ def application_place_in(stack: str | None) -> Place | None:
     return next(filter(None, own), inmost)
 
 
+def names_application(stack: str) -> bool:
+    """Whether a line of the application is among those of a stack's text."""
+    return any(whose == "application" for whose, _ in sections_of(stack))
+
+
 def sections_of(stack: str) -> list[tuple[str, str]]:
     """The parts of a stack's text, in its order, each with whose it is.
 

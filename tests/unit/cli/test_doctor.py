@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from convolab_worker.bullmq.protocol.records import read_restrictions
 from convolab_worker.cli.commands.doctor import app_checks, checks
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, UNKNOWN, WARNING, Finding
 from convolab_worker.cli.commands.doctor.waiting import Refusal
@@ -30,7 +31,12 @@ def stream(entries: int, bytes: int) -> Finding:  # noqa: A002
 
 def unserved(waiting: int, *, is_woken: bool = False) -> Finding:
     """The finding on a queue that nobody listens to."""
-    finding = app_checks.unserved("q", waiting, 0, is_woken=is_woken)
+    return app_checks.unserved("q", waiting, ["render"], is_woken=is_woken)
+
+
+def failed(recent: int) -> Finding:
+    """The finding on a queue with such failures."""
+    finding = app_checks.failed("q", recent)
     assert finding is not None
     return finding
 
@@ -100,8 +106,8 @@ VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
     ),
     (lambda: stream(entries=100, bytes=2**20), OK, "100 entries, 1.0 MiB; 100.0 MiB with as many"),
     (lambda: stream(entries=12_000, bytes=2**25), WARNING, "12,000 entries, 32.0 MiB"),
-    (lambda: checks.blocking(1.0, 1.05), OK, "1.1 s of 1 s"),
-    (lambda: checks.blocking(1.0, 0.3), FAILURE, "0.3 s of 1 s"),
+    (lambda: checks.blocking(1.0, 1.05), OK, "to last 1 s, and lasted 1.1 s"),
+    (lambda: checks.blocking(1.0, 0.3), FAILURE, "to last 1 s, and lasted 0.3 s"),
     (lambda: checks.blocking(1.0, None), FAILURE, "cut or refused"),
     (lambda: checks.scripts(None), OK, "cmsgpack"),
     (lambda: checks.scripts("NOPERM no eval"), FAILURE, "NOPERM"),
@@ -117,7 +123,7 @@ VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
     (lambda: checks.billing("localhost", None), OK, "no provider"),
     (lambda: checks.billing("eu1-x.upstash.io", None), WARNING, "Upstash"),
     (lambda: checks.billing("eu1-x.upstash.io", 10_000), OK, "Upstash"),
-    (lambda: app_checks.queue_version("q", None), OK, "not used yet"),
+    (lambda: app_checks.queue_version("q", None), OK, "no BullMQ version is recorded"),
     (lambda: app_checks.queue_version("q", "bullmq:6.7.0"), OK, "BullMQ 6.7.0"),
     (lambda: app_checks.queue_version("q", "bullmq:5.81.5"), WARNING, "BullMQ 5.81.5"),
     (lambda: app_checks.queue_version("q", "bullmq-pro:8.1"), WARNING, "bullmq-pro:8.1"),
@@ -132,7 +138,11 @@ VERDICTS: list[tuple[Callable[[], Finding], str, str]] = [
         "no handler for: x",
     ),
     (lambda: unserved(3), WARNING, "3 jobs wait, and no worker is connected"),
+    (lambda: unserved(1), WARNING, "1 job waits, and no worker is connected"),
     (lambda: unserved(3, is_woken=True), OK, "3 jobs wait"),
+    (lambda: failed(1), WARNING, "1 job failed for good in the last 24 hours"),
+    (lambda: app_checks.not_looked_for(["convolab"]), UNKNOWN, "only convolab is checked"),
+    (lambda: app_checks.too_many(50, 1200), UNKNOWN, "50 of 1,200 queues"),
     (unreachable, WARNING, "no queue of a, b reaches jobs.py:7 (queue c)"),
     (lambda: app_checks.refused("q", []), OK, "take the data"),
     (
@@ -186,8 +196,23 @@ def test_the_advice_for_a_cluster_is_the_prefix_with_a_hash_tag() -> None:
     assert "{jobs}" in checks.cluster(True, "jobs").advice  # noqa: FBT003
 
 
-def test_routing_that_is_well_or_unknown_is_not_spoken_of() -> None:
-    assert app_checks.unserved("q", 0, 0, is_woken=False) is None
-    assert app_checks.unserved("q", 3, 1, is_woken=False) is None
-    assert app_checks.unserved("q", 3, None, is_woken=False) is None
+def test_the_advice_names_the_queue_and_the_handlers_that_its_jobs_need() -> None:
+    """A worker without them fails the jobs for good, so "move them" alone would be harmful."""
+    paused = app_checks.paused("q", read_restrictions([b"1", None]), 2)
+
+    assert paused is not None
+    assert paused.found == "it is paused, and 2 jobs wait"
+    assert paused.advice == "resume it: convolab-worker queue resume --queue q"
+    assert unserved(3).advice == (
+        "start a worker with handlers for: render. Move the jobs only to a queue whose worker has "
+        "these handlers: convolab-worker migrate --from q --to …"
+    )
+    assert "failed list --queue q" in failed(1).advice
+    old = app_checks.paused_list("q", 3)
+    assert old is not None
+    assert "migrate --from q --to …" in old.advice
+
+
+def test_what_is_well_is_not_spoken_of() -> None:
+    assert app_checks.failed("q", 0) is None
     assert app_checks.unreachable([], ["a"]) is None

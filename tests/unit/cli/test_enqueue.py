@@ -74,3 +74,11 @@ def test_data_that_can_not_be_read_is_named(
 
     assert str(caught.value).startswith(str(file))
     assert message in str(caught.value)
+    assert "shell" not in str(caught.value)
+
+
+def test_an_argument_that_is_no_json_is_told_how_a_shell_wants_it() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"""put JSON into single quotes: '{"item": "tea"}'"""
+    ):
+        read_data("{'item': 'tea'}")

@@ -145,6 +145,14 @@ def test_a_job_that_waits_has_no_outcome_and_one_that_is_delayed_says_when() -> 
     assert "4m ago" in job_text(details(due_at=NOW - 240), RUNS, NOW)
 
 
+def test_attempts_that_nobody_asked_for_are_no_option() -> None:
+    """BullMQ writes 0, and the job has one attempt all the same."""
+    assert "options" not in job_text(details(opts={"attempts": 0}), RUNS, NOW)
+    assert 'options   {"lifo": true}\n' in job_text(
+        details(opts={"attempts": 0, "lifo": True}), RUNS, NOW
+    )
+
+
 def test_json_has_nothing_that_is_json_within_text() -> None:
     found = json.loads(json.dumps(job_json(details(), RUNS)))
 

@@ -150,6 +150,15 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("convolab-worker ")
 
 
+@pytest.mark.parametrize("command", ["run", "drain", "doctor"])
+def test_help_of_a_command_that_adds_no_job_does_not_speak_of_adding(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([command, "--help"])
+
+    assert "added" not in capsys.readouterr().out
+
+
 def test_help_loads_nothing_heavy() -> None:
     """Help and refusals answer without asyncio, redis, structlog or aiohttp."""
     program = (

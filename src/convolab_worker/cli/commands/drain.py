@@ -32,9 +32,12 @@ def add_work_flags(command: Parser) -> None:
     add_settings(command, "keep_completed", "keep_failed")
     add_flag(command, "--budget", _BUDGET, "stop fetching in time to be done after this long")
     command.add_argument(
-        "--embedded", action="store_true", help="start a private Valkey server to work on"
+        "--embedded",
+        action="store_true",
+        help="start a private Valkey server to work on, and print the line that has other "
+        "commands use it",
     )
-    add_connection(command)
+    add_connection(command, "the queues to work on (default: convolab)")
 
 
 def main(given: argparse.Namespace) -> int:

@@ -169,6 +169,8 @@ def read_data(text: str) -> Any:
         msg = f"{source}: expected a JSON value, and it is nested too deeply"
     except ValueError as error:
         msg = f"{source}: expected a JSON value: {error}"
+        if source == "JSON":
+            msg += """; in a shell, put JSON into single quotes: '{"item": "tea"}'"""
     raise ConfigurationError(msg)
 
 

@@ -44,14 +44,15 @@ def main(given: argparse.Namespace) -> int:
         raise ConfigurationError(msg)
     settings = flags.settings_of(given)
     from convolab_worker.cli.process import run_client
-    from convolab_worker.cli.queues import looked_in
+    from convolab_worker.cli.queues import unused
     from convolab_worker.cli.wake_service import wake_service
     from convolab_worker.client.moving import Account
 
     destination, account = given.destination, Account()
     states = _checked_states(settings, given)
     try:
-        run_client(settings, looked_in(settings, given))  # says which of them nobody uses
+        for text in run_client(settings, unused(settings, given)):
+            remark(text)  # and no error: this may be the second run
         run_client(settings, _migrate(settings, destination, states, account, execute=given.yes))
     except KeyboardInterrupt:
         remark(
@@ -65,6 +66,12 @@ def main(given: argparse.Namespace) -> int:
     _print(account, destination, execute=given.yes, as_lines=given.json)
     if settings.app is not None:
         _warn_of_handlers(settings.app, destination, account)
+    elif account.moved:
+        names = ", ".join(sorted({name for name, _ in _moved(account)}))
+        remark(
+            f"the workers of {destination} need handlers for: {names}. A worker without them "
+            "fails these jobs for good (--app MODULE:REGISTRY checks an application)"
+        )
     return 0
 
 

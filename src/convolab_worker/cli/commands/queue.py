@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.cli import flags
 from convolab_worker.cli.output import as_json, result
+from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.settings.kinds import Whole
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def add_flags(command: Parser) -> None:
     )  # fmt: skip
     flags.add_duration(cleaning, "--older-than", "only jobs that ended, or came, longer ago")
     flags.add_flag(cleaning, "--limit", _LIMIT, "remove at most this many from each queue")
+    pausing.add_argument(
+        "--new", action="store_true", help="also a queue that nobody has used or serves yet"
+    )
     for action in (listing, pausing, resuming, cleaning):
         flags.add_json(action)
     flags.add_connection(listing, flags.QUEUES_LOOKED_IN)
@@ -81,12 +85,12 @@ async def _list(settings: Settings, given: argparse.Namespace) -> None:
 
 
 async def _pause_or_resume(settings: Settings, given: argparse.Namespace) -> None:
-    from convolab_worker.cli.queues import acted_on
     from convolab_worker.cli.wake_service import WAKE_SECONDS
     from convolab_worker.client.client import JobClient
 
     done = _DONE[given.action]
-    settings = await acted_on(settings, given)
+    if not (given.action == "pause" and given.new and flags.names_queues(given)):
+        settings = await _used(settings, given)
     async with JobClient(settings) as client:
         for queue in settings.queues:
             if given.action == "pause":
@@ -95,6 +99,24 @@ async def _pause_or_resume(settings: Settings, given: argparse.Namespace) -> Non
                 await client.resume(queue)
             result(as_json({"queue": queue, "done": done}) if given.json else f"{queue} is {done}")
         await client.wake_heard(WAKE_SECONDS)
+
+
+async def _used(settings: Settings, given: argparse.Namespace) -> Settings:
+    """Return the settings with the queues that are meant, or say how to pause one before its use.
+
+    Raises ConfigurationError, and ConvolabWorkerError for a queue that nobody uses.
+    """
+    from convolab_worker.cli.queues import acted_on
+
+    try:
+        return await acted_on(settings, given)
+    except ConfigurationError:
+        raise
+    except ConvolabWorkerError as error:
+        if given.action != "pause" or given.queues is None:
+            raise
+        msg = f"{error} (--new pauses a queue before its first job)"
+        raise ConvolabWorkerError(msg) from None
 
 
 async def _clean(settings: Settings, given: argparse.Namespace) -> None:

@@ -343,8 +343,9 @@ class JobExecutor:
         if failed.retry_in is not None:
             self._log.warning("job.retried", {"retry_in": failed.retry_in, **names})
             return
-        if failed.stack and self._longest_traceback:
-            names["exception"] = failed.stack.rstrip()[-self._longest_traceback :]
+        stack = (failed.stack or "").rstrip()
+        if "\n" in stack and self._longest_traceback:  # one line says no more than the reason
+            names["exception"] = stack[-self._longest_traceback :]
         self._log.error("job.failed", names)
 
 

@@ -32,6 +32,7 @@ from convolab_worker.handlers.groups import members
 from convolab_worker.handlers.job import AwaitChildren, Job
 from convolab_worker.handlers.retry import NO_STRATEGIES, FailedAttempt, retry_delay
 from convolab_worker.payloads.encode import encode_json
+from convolab_worker.telemetry.frames import names_application
 from convolab_worker.worker.execution import handler_call, threads
 from convolab_worker.worker.execution.handler_call import AbortKind
 
@@ -134,7 +135,7 @@ def failure(
 
     A group means what the exceptions in it mean: one that no further attempt follows counts most.
     """
-    stack, errors = stack_of(error), members(error)
+    stack, errors = _told_stack(error), members(error)
     failed = [each for each in errors if not isinstance(each, _NO_FAILURE)] or errors
     reason = "; ".join(reason_of(each) for each in failed)
     error = failed[0] if len(failed) == 1 else error
@@ -213,6 +214,18 @@ def stack_of(error: BaseException, *skipped: str) -> str:
     except Exception:  # noqa: BLE001 - an exception whose str or repr raises
         lines = [f"{type(error).__name__} (its traceback can't be shown)"]
     return _encodable("".join(lines))
+
+
+def _told_stack(error: BaseException) -> str:
+    """The stack that is kept with a job.
+
+    That of data which does not fit is one line, unless a line of the application raised it: the
+    handler was not called, and no line of a library tells more than the reason.
+    """
+    stack = stack_of(error)
+    if isinstance(error, InvalidPayload) and not names_application(stack):
+        return _encodable("".join(traceback.format_exception_only(error)))
+    return stack
 
 
 def _encodable(text: str) -> str:

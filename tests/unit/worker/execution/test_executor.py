@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from convolab_worker.bullmq.outcome import (
     Returned,
 )
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.errors import RedisUnavailable
+from convolab_worker.errors import InvalidPayload, RedisUnavailable
 from convolab_worker.handlers.failures import Failure
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
@@ -343,6 +344,49 @@ async def test_a_failure_for_good_has_the_end_of_its_traceback(stage: Stage) -> 
     assert len(final["exception"]) == 50
     assert final["exception"].endswith("x\nValueError: no voice")
     assert "exception" not in again
+
+
+@dataclass
+class Strict:
+    """Data with a check of its own, which has a bug."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        raise AttributeError
+
+
+async def test_data_that_does_not_fit_has_no_stack_of_libraries(stage: Stage) -> None:
+    """One line says all; a line of the application's own in the reading of it is told."""
+
+    async def plain(_job: Job[dict[str, str]]) -> None: ...
+
+    async def strict(_job: Job[Strict]) -> None: ...
+
+    stacks = []
+    for handler in (plain, strict):
+        stage.handlers.audio(handler.__name__)(handler)
+        held = stage.receive(name=handler.__name__, data=b'{"n":1}')
+        outcome = await stage.run(held)
+        assert isinstance(outcome, Failed)
+        stacks.append(outcome.stack or "")
+
+    assert stacks[0].startswith("convolab_worker.errors.InvalidPayload: data.n: expected str")
+    assert stacks[0].count("\n") == 1
+    assert "in __post_init__" in stacks[1]
+
+
+async def test_a_stack_of_one_line_is_not_logged_beside_its_reason(stage: Stage) -> None:
+    """As of data that does not fit: there is no line of the application to look at."""
+    failed = Failed(
+        "data.n: no", "InvalidPayload: data.n: no\n", error=InvalidPayload("data.n: no")
+    )
+
+    with capture_logs() as captured:
+        stage.executor.report(stage.receive(), failed)
+
+    assert captured[0]["reason"] == "data.n: no"
+    assert not {"where", "exception"} & set(captured[0])
 
 
 async def test_every_failed_attempt_is_told_and_no_hook_can_break_a_job(stage: Stage) -> None:

@@ -26,6 +26,7 @@ from convolab_worker.errors import (
 )
 from convolab_worker.handlers.children import Child
 from convolab_worker.handlers.job import AwaitChildren, Job
+from convolab_worker.payloads.decode import decode_data
 from convolab_worker.worker.execution import handler_call
 from convolab_worker.worker.execution.outcomes import failure
 from tests.unit.worker.execution.trials import SOON, Trial, active_job
@@ -172,6 +173,18 @@ async def test_some_failures_are_for_good(kind: type[Exception]) -> None:
     outcome = await failed(handler, ONE_MORE)
 
     assert (outcome.reason, outcome.retry_in) == ("never", None)
+
+
+@pytest.mark.asyncio
+async def test_an_invalid_payload_of_the_handlers_own_call_keeps_its_stack() -> None:
+    """It says which call was refused."""
+
+    async def handler(_job: Job[Any]) -> None:
+        decode_data("{")
+
+    outcome = await failed(handler)
+
+    assert "in handler" in (outcome.stack or "")
 
 
 @pytest.mark.asyncio

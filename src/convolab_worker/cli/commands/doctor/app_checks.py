@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
+from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, UNKNOWN, WARNING, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from convolab_worker.bullmq.protocol.records import Restrictions
     from convolab_worker.bullmq.schedulers import ListedSchedule
@@ -55,7 +55,8 @@ def queue_version(queue: str, version: str | None) -> Finding:
     """Judge which BullMQ last wrote the queue's metadata, such as ``bullmq:6.7.0``."""
     check = f"queue {queue}"
     if version is None:
-        return Finding(check=check, verdict=OK, found="not used yet, or by Python alone")
+        found = "no BullMQ version is recorded: no Node program has used this queue"
+        return Finding(check=check, verdict=OK, found=found)
     library, _, number = version.partition(":")
     if library != "bullmq":
         return Finding(
@@ -85,29 +86,49 @@ def paused_list(queue: str, jobs: int) -> Finding | None:
         verdict=FAILURE,
         found=f"{jobs} jobs in the list of BullMQ 5's paused queues",
         why="neither BullMQ 6 nor this worker fetches jobs from that list",
-        advice="resume the queue with BullMQ 5, or move the jobs: convolab-worker migrate",
+        advice="resume the queue with BullMQ 5, or move the jobs to a queue whose worker has their "
+        f"handlers: convolab-worker migrate --from {queue} --to …",
     )
 
 
-def paused(queue: str, restrictions: Restrictions) -> Finding | None:
+def paused(queue: str, restrictions: Restrictions, waiting: int) -> Finding | None:
     """Judge what keeps a queue from giving jobs; None where nothing does."""
+    jobs = f"{_jobs(waiting)} {'waits' if waiting == 1 else 'wait'}"
     if restrictions.paused:
         return Finding(
             check=f"queue {queue}, paused",
             verdict=WARNING,
-            found="paused",
+            found=f"it is paused, and {jobs}",
             why="no worker fetches a job from it until it is resumed",
-            advice="resume it: convolab-worker queue resume",
+            advice=f"resume it: convolab-worker queue resume --queue {queue}",
         )
     if restrictions.concurrency == 0:
         return Finding(
             check=f"queue {queue}, paused",
             verdict=WARNING,
-            found="its global concurrency is 0",
+            found=f"its global concurrency is 0, and {jobs}",
             why="no worker fetches a job from it",
             advice="queue.setGlobalConcurrency() in Node, or removeGlobalConcurrency()",
         )
     return None
+
+
+def failed(queue: str, recent: int) -> Finding | None:
+    """Judge the jobs that have failed for good within the last day; None without any."""
+    if not recent:
+        return None
+    return Finding(
+        check=f"queue {queue}, failed",
+        verdict=WARNING,
+        found=f"{_jobs(recent)} failed for good in the last 24 hours",
+        why="a job that has failed for good runs again only if somebody retries it",
+        advice=f"see why: convolab-worker failed list --queue {queue}, then failed show ID; "
+        "failed retry ID runs one again",
+    )
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count:,} jobs"
 
 
 def schedules(queue: str, listed: Sequence[ListedSchedule]) -> Finding | None:
@@ -179,19 +200,38 @@ def unhandled(queue: str, waiting: Iterable[str], known: Iterable[str]) -> Findi
     )
 
 
-def unserved(queue: str, waiting: int, workers: int | None, *, is_woken: bool) -> Finding | None:
-    """Judge whether somebody fetches a queue's jobs; None where nothing is amiss, or known.
+def unserved(queue: str, waiting: int, names: Collection[str], *, is_woken: bool) -> Finding:
+    """Judge a queue that has jobs of these names, and no worker that is connected.
 
-    ``workers`` is how many are connected. With ``is_woken`` they may be asleep.
+    With ``is_woken`` its workers may be asleep.
     """
-    if not waiting or workers or workers is None:
-        return None
+    needed = f"with handlers for: {', '.join(sorted(names))}" if names else "for this queue"
     return Finding(
         check=f"queue {queue}, workers",
         verdict=OK if is_woken else WARNING,
-        found=f"{waiting} jobs wait, and no worker is connected",
-        why="nobody runs them: the queue's name is another one than the worker's, or it is down",
-        advice="start a worker for this queue, or move the jobs: convolab-worker migrate",
+        found=f"{_jobs(waiting)} {'waits' if waiting == 1 else 'wait'}, and no worker is connected",
+        why="either the worker is down, or it serves a queue of another name",
+        advice=f"start a worker {needed}. Move the jobs only to a queue whose "
+        f"worker has these handlers: convolab-worker migrate --from {queue} --to …",
+    )
+
+
+def not_looked_for(queues: Iterable[str]) -> Finding:
+    """Tell that nobody has named a queue, and that only these were checked."""
+    return Finding(
+        check="queues",
+        verdict=UNKNOWN,
+        found="the server has too many keys to look for queues, or refuses to let this user look: "
+        f"only {', '.join(queues)} is checked. --queue names others",
+    )
+
+
+def too_many(checked: int, found: int) -> Finding:
+    """Tell that more queues were found than are checked one by one."""
+    return Finding(
+        check="queues",
+        verdict=UNKNOWN,
+        found=f"{checked} of {found:,} queues are checked one by one. --queue names others",
     )
 
 
@@ -208,7 +248,7 @@ def unreachable(handlers: Iterable[tuple[str, str]], queues: Iterable[str]) -> F
         verdict=WARNING,
         found=f"no queue of {', '.join(queues)} reaches {', '.join(found)}",
         why="their jobs wait until a worker serves that queue",
-        advice="add the queue to CONVOLAB_QUEUES, or run another worker for it",
+        advice="add the queue to CONVOLAB_QUEUES or --queue, or run another worker for it",
     )
 
 

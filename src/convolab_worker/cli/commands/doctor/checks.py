@@ -150,7 +150,8 @@ def persistence(append_only: bool | None) -> Finding:  # noqa: FBT001 - a fact
         verdict=OK if append_only else WARNING,
         found="append-only file" if append_only else "no append-only file",
         why="a server that dies loses the jobs that were added or ended last",
-        advice="appendonly yes, with appendfsync everysec or always",
+        advice='set "appendonly yes", with "appendfsync everysec" or "always", in the server\'s '
+        "configuration (redis.conf), or the provider's setting for it",
     )
 
 
@@ -199,7 +200,9 @@ def blocking(asked: float, lasted: float | None) -> Finding:
     return Finding(
         check="blocking read",
         verdict=OK if lasted is not None and lasted >= asked * 0.9 else FAILURE,
-        found="cut or refused" if lasted is None else f"{lasted:.1f} s of {asked:g} s",
+        found="cut or refused"
+        if lasted is None
+        else f"it was to last {asked:g} s, and lasted {lasted:.1f} s",
         why="a worker waits for jobs in long blocking reads; without them it would have to poll",
         advice="allow BZPOPMIN, and look for a proxy in between that cuts connections",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from convolab_worker.cli import flags
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
 from convolab_worker.cli.flags import add_connection, add_json, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result
@@ -27,7 +28,7 @@ def add_flags(command: Parser) -> None:
     command.add_argument("--strict", action="store_true", help="exit with 1 for a warning, too")
     add_json(command)
     add_settings(command, "app", "idle_max", "lock_duration", "command_timeout")
-    add_connection(command)
+    add_connection(command, flags.QUEUES_LOOKED_IN)
 
 
 def main(given: argparse.Namespace) -> int:
@@ -36,7 +37,9 @@ def main(given: argparse.Namespace) -> int:
     from convolab_worker.cli.process import load_handlers, run_client
 
     handlers = None if settings.app is None else load_handlers(settings)
-    findings = run_client(settings, _examine(settings, handlers, as_lines=given.json))
+    finds = not flags.names_queues(given)
+    examination = _examine(settings, handlers, finds=finds, as_lines=given.json)
+    findings = run_client(settings, examination)
     if given.json:
         result(as_json([asdict(finding) for finding in findings]))
     bad = {FAILURE, WARNING} if given.strict else {FAILURE}
@@ -44,7 +47,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _examine(
-    settings: Settings, handlers: HandlerRegistry | None, *, as_lines: bool
+    settings: Settings, handlers: HandlerRegistry | None, *, finds: bool, as_lines: bool
 ) -> list[Finding]:
     """Return all findings; without ``as_lines``, print each as soon as it is known."""
     from convolab_worker.cli.commands.doctor.survey import Survey, unreachable
@@ -63,7 +66,7 @@ async def _examine(
         async with connected(settings) as connection:
             address = ServerSource.of(settings)
             report(Finding(check="connection", verdict=OK, found=f"Redis at {address}"))
-            async for finding in Survey(connection, settings, handlers).findings():
+            async for finding in Survey(connection, settings, handlers, finds=finds).findings():
                 report(finding)
     except RedisUnavailable as error:
         report(unreachable(error, settings))

@@ -6,7 +6,6 @@ import time
 import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.keys import QueueKeys
@@ -14,16 +13,15 @@ from convolab_worker.bullmq.protocol.records import read_restrictions, text
 from convolab_worker.bullmq.schedulers import listed
 from convolab_worker.cli.commands.doctor import app_checks, checks, waiting
 from convolab_worker.cli.commands.doctor.history import Retention, ended, event_stream
-from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
-from convolab_worker.client.queues import find_queues, overview
-from convolab_worker.client.wake_request import wake_address
+from convolab_worker.cli.commands.doctor.wake_server import reach
+from convolab_worker.client.queues import find_queues, overview, workers_by_queue
 from convolab_worker.connection.error_replies import explain
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from convolab_worker.bullmq.schedulers import ListedSchedule
     from convolab_worker.cli.commands.doctor.checks import Finding
@@ -35,7 +33,8 @@ if TYPE_CHECKING:
 _PINGS = 20
 _BLOCK_SECONDS = 1.0
 _MOST_KEYS = 200_000  # a larger database is not looked through for queues
-_WAKE_SECONDS = 60.0  # a service at zero instances has to start first
+_MOST_QUEUES = 50  # about 20 commands each, and 160 more where jobs that have ended are kept
+_DAY_MS = 24 * 3600 * 1000
 _LUA = "cjson.encode({1}) return cmsgpack.unpack(cmsgpack.pack('ok'))"
 # The commands that the library sends, with arguments that a dry run accepts. Those that run
 # inside scripts are among them: a script may only run commands that its user may run.
@@ -59,14 +58,23 @@ _USED = (
 
 
 class Survey:
-    """Looks once at everything that the settings name, through an open connection."""
+    """Looks once at everything that the settings name, through an open connection.
+
+    With ``finds`` nobody has named the queues, and it looks for them.
+    """
 
     def __init__(
-        self, connection: Connection, settings: Settings, handlers: HandlerRegistry | None
+        self,
+        connection: Connection,
+        settings: Settings,
+        handlers: HandlerRegistry | None,
+        *,
+        finds: bool,
     ) -> None:
         self._connection = connection
         self._settings = settings
         self._handlers = handlers
+        self._finds = finds
         self._retention = Retention(settings, handlers)
 
     async def findings(self) -> AsyncIterator[Finding]:
@@ -89,16 +97,24 @@ class Survey:
         yield checks.idle_timeout(None if timeout is None else int(timeout), settings.idle_max)
         yield checks.lock(settings.lock_duration, settings.command_timeout)
         yield checks.billing(ServerSource.of(settings).address.host, settings.command_budget)
-        for queue in settings.queues:
+        found = await self._find()
+        queues = [*settings.queues]
+        if self._finds and found is None:
+            yield app_checks.not_looked_for(queues)
+        elif self._finds and found:
+            queues = found
+            if len(found) > _MOST_QUEUES:
+                yield app_checks.too_many(_MOST_QUEUES, len(found))
+        for queue in queues[:_MOST_QUEUES] if self._finds else queues:
             async for finding in self._queue(QueueKeys(settings.prefix, queue)):
                 yield finding
-        async for finding in self._routing():
+        async for finding in self._routing(queues, found or []):
             yield finding
         if settings.wake_url is not None:
-            error, status = await _reach(settings, with_token=True)
+            error, status = await reach(settings, with_token=True)
             yield app_checks.wake(error, status)
             if error is None:
-                yield app_checks.strangers((await _reach(settings, with_token=False))[1])
+                yield app_checks.strangers((await reach(settings, with_token=False))[1])
 
     async def _ask(self, *command: Any) -> Any:
         """Return the reply; None if the server refuses the command."""
@@ -178,44 +194,60 @@ class Survey:
         if paused is not None:
             yield paused
         fields = await self._ask("HMGET", keys["meta"], "paused", "concurrency")
-        stopped = app_checks.paused(keys.queue, read_restrictions(fields or [None, None]))
-        if stopped is not None:
-            yield stopped
-        schedules = app_checks.schedules(keys.queue, await self._schedules(keys))
-        if schedules is not None:
-            yield schedules
+        waits = await self._ask("LLEN", keys["wait"]) or 0
+        waits += await self._ask("ZCARD", keys["prioritized"]) or 0
+        day_ago = now_ms() - _DAY_MS
         for finding in (
+            app_checks.paused(keys.queue, read_restrictions(fields or [None, None]), waits),
+            app_checks.schedules(keys.queue, await self._schedules(keys)),
+            app_checks.failed(
+                keys.queue, await self._ask("ZCOUNT", keys["failed"], day_ago, "+inf") or 0
+            ),
             app_checks.history(keys.queue, await ended(self._ask, keys, self._retention)),
             app_checks.events(keys.queue, await event_stream(self._ask, keys)),
         ):
             if finding is not None:
                 yield finding
-        if self._handlers is not None:
+        if self._handlers is not None and self._is_for(keys.queue, self._handlers):
             async for each in self._jobs_of_handlers(keys, self._handlers):
                 yield each
 
-    async def _routing(self) -> AsyncIterator[Finding]:
-        """Find jobs that nobody fetches, on queues that are not the settings' too, and handlers."""
-        settings, connection = self._settings, self._connection
-        names = [*settings.queues]
+    def _is_for(self, queue: str, handlers: HandlerRegistry) -> bool:
+        """Whether the application is to handle the queue's jobs: one that was found may not be."""
+        return (
+            not self._finds
+            or queue in self._settings.queues
+            or any(each.queue == queue for each in handlers)
+        )
+
+    async def _find(self) -> list[str] | None:
+        """Return the names of all queues; None where there is too much to look through."""
         if ((await self._ask("DBSIZE")) or _MOST_KEYS) < _MOST_KEYS:
             with suppress(RedisRefused):
-                names += await find_queues(connection, settings.prefix)
-        queues = [QueueKeys(settings.prefix, name) for name in dict.fromkeys(names)]
-        found: list[QueueStatus] = []
+                return await find_queues(self._connection, self._settings.prefix)
+        return None
+
+    async def _routing(self, named: Sequence[str], found: Sequence[str]) -> AsyncIterator[Finding]:
+        """Find jobs that nobody fetches, on queues that nobody named too, and handlers."""
+        settings, connection = self._settings, self._connection
+        queues = [QueueKeys(settings.prefix, name) for name in dict.fromkeys([*named, *found])]
+        states: list[QueueStatus] = []
         with suppress(RedisRefused):  # a user that may not look
-            found = await overview(connection, settings.prefix, queues)
-        for queue in found:
+            states = await overview(connection, settings.prefix, queues)
+        for keys, queue in zip(queues, states, strict=False):
             count = queue.counts.get("waiting", 0) + queue.counts.get("prioritized", 0)
-            workers = None if queue.workers is None else len(queue.workers)
+            if not count or queue.workers is None or queue.workers:
+                continue
             is_woken = settings.wake_url is not None and queue.name in settings.queues
-            finding = app_checks.unserved(queue.name, count, workers, is_woken=is_woken)
-            if finding is not None:
-                yield finding
+            jobs: dict[str, list[str]] = {}
+            with suppress(RedisRefused):
+                jobs = await waiting.waiting_jobs(connection, keys)
+            yield app_checks.unserved(queue.name, count, jobs, is_woken=is_woken)
         if self._handlers is not None:
-            unreachable = self._handlers.unreachable(settings.queues)
+            served = await workers_by_queue(connection, settings.prefix) or {}
+            unreachable = self._handlers.unreachable([*named, *served])
             bound = [(each.place, each.queue or "") for each in unreachable]
-            finding = app_checks.unreachable(bound, settings.queues)
+            finding = app_checks.unreachable(bound, named)
             if finding is not None:
                 yield finding
 
@@ -246,36 +278,6 @@ def _number(info: dict[str, str] | None, name: str) -> int | None:
 def _flag(info: dict[str, str] | None, name: str) -> bool | None:
     number = _number(info, name)
     return None if number is None else bool(number)
-
-
-async def _reach(settings: Settings, *, with_token: bool) -> tuple[str | None, int | None]:
-    """Ask the wake server for its metrics, which need the same token and start no work.
-
-    Returns what went wrong, or the status of the answer.
-    """
-    from aiohttp import ClientError, ClientSession, ClientTimeout
-
-    parts = urlsplit(wake_address(settings))
-    url = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0] + "/metrics"))
-    try:
-        headers = await _credentials(settings) if with_token else {}
-        timeout = ClientTimeout(total=_WAKE_SECONDS)
-        async with (
-            ClientSession(timeout=timeout) as session,
-            session.get(url, headers=headers) as answer,
-        ):
-            return None, answer.status
-    except IdentityUnavailable as error:
-        return str(error), None
-    except (ClientError, TimeoutError) as error:
-        return f"not reached: {str(error) or type(error).__name__}", None
-
-
-async def _credentials(settings: Settings) -> dict[str, str]:
-    token = settings.wake_token
-    if settings.wake_audience is not None:
-        token = await IdentityTokenSource(settings.wake_audience).token()
-    return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
 def unreachable(error: Exception, settings: Settings) -> Finding:

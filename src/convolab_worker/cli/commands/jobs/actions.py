@@ -111,8 +111,8 @@ async def _named(
         for job_id in dict.fromkeys(ids):
             try:
                 job = seen(await job_of(client, job_id))
-            except JobNotFound:
-                outcomes[f"no job has the id {job_id}"] += 1
+            except JobNotFound as error:
+                outcomes[str(error)] += 1
                 continue
             if job.state not in (*states, UNPLACED):
                 outcomes[f"{job_id} is {job.state}"] += 1

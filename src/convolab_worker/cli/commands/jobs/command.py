@@ -228,7 +228,7 @@ def _act(given: argparse.Namespace) -> int:
         would = "would be " if given.dry_run else ""
         result(f"{count} job{'' if count == 1 else 's'} {would}{done}")
     for reason, jobs in outcomes.items():
-        remark(f"{jobs} not: {reason}")
+        remark(f"{jobs} not {done}: {reason}")
     return int(bool(given.ids) and bool(outcomes))
 
 
