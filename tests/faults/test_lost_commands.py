@@ -124,7 +124,7 @@ async def test_progress_that_the_server_does_not_take_is_given_up(
             job_id = await client.enqueue("progress", LARGE)
             assert await client.result(job_id, timeout=10) == "done"
     events = [line["event"] for line in logs]
-    # A write that finds no connection, since the last one took it down, is lost too, and blames nothing.
+    # A write that finds no connection, as the last one took it down, is lost without blame.
     assert 1 <= events.count("job.report_lost") <= 6
     assert events.count("job.reports_given_up") <= 1
 
