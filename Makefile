@@ -19,8 +19,9 @@ NODE_PACKAGES := tests/interop/node_modules/.installed
 # For one test or other options: make unit PYTEST_ARGS="-k idle -x"
 PYTEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest
-# Whole files at a time: what a file's tests share is made once. WORKERS=0 runs one after the other.
-WORKERS ?= 2
+# Whole files at a time: what a file's tests share is made once. Most tests wait, so that three fit two
+# cores. WORKERS=0 runs one after the other.
+WORKERS ?= 3
 
 ##@ Use
 .PHONY: demo

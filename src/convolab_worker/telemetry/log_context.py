@@ -19,9 +19,13 @@ def bind_job(job_id: str, job_name: str, queue: str, attempt: int) -> None:
     Those of one name are two where structlog is imported while a job runs, until that job's end.
     """
     if "structlog" in sys.modules:
-        from structlog.contextvars import bind_contextvars
+        # This waits for a thread that is importing it. Its modules must not be imported meanwhile:
+        # both imports would wait for each other, and one of them fail.
+        import structlog
 
-        bind_contextvars(job_id=job_id, job_name=job_name, queue=queue, attempt=attempt)
+        structlog.contextvars.bind_contextvars(
+            job_id=job_id, job_name=job_name, queue=queue, attempt=attempt
+        )
         return
     global _variables  # noqa: PLW0603 - made by the first job
     if not _variables:

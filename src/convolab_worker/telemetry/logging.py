@@ -50,7 +50,8 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> Non
     lines = use_stream(stream)
     direct = _Direct(lines, least, render)
     use_direct(direct)
-    if "structlog" in sys.modules:
+    # At debug asyncio has lines for each event loop, and threads would be the first to import it.
+    if "structlog" in sys.modules or least <= logging.DEBUG:
         direct.configure_structlog()
     else:
         _WhenImported.do(direct.configure_structlog)

@@ -119,3 +119,49 @@ def test_a_job_is_bound_to_the_lines_of_a_structlog_that_comes_later() -> None:
 
     told = {name: lines[0][name] for name in ("job_id", "job_name", "queue", "attempt")}
     assert told == {"job_id": "7", "job_name": "audio", "queue": "q", "attempt": 2}
+
+
+def test_a_thread_that_imports_it_while_a_job_is_bound_gets_it_whole() -> None:
+    lines = lines_of(
+        "import threading\n"
+        "from importlib.util import find_spec\n"
+        "began, go, failed = threading.Event(), threading.Event(), []\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name != 'structlog' or self not in sys.meta_path:\n"
+        "            return None\n"
+        "        sys.meta_path.remove(self)\n"
+        "        spec = find_spec(name)\n"
+        "        load = spec.loader.exec_module\n"
+        "        def exec_module(module):\n"
+        "            began.set()\n"
+        "            go.wait(10)\n"
+        "            load(module)\n"
+        "        spec.loader.exec_module = exec_module\n"
+        "        return spec\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "def first():\n"
+        "    try:\n"
+        "        import structlog\n"
+        "    except ImportError as error:\n"
+        "        failed.append(str(error))\n"
+        "thread = threading.Thread(target=first)\n"
+        "thread.start()\n"
+        "began.wait(10)\n"
+        "threading.Timer(0.2, go.set).start()\n"
+        "bind_job('7', 'work', 'q', 1)\n"
+        "thread.join()\n"
+        "from structlog.contextvars import get_contextvars\n"
+        "Log().info('end', failed=failed, job=get_contextvars()['job_id'])\n"
+    )
+
+    assert [(line["failed"], line["job"]) for line in lines] == [([], "7")]
+
+
+def test_at_debug_it_is_there_before_a_thread_can_ask_for_it() -> None:
+    lines = lines_of(
+        "configure_logging('debug', 'json', sys.stdout)\n"
+        "Log().info('end', imported='structlog' in sys.modules)\n"
+    )
+
+    assert [line["imported"] for line in lines] == [True]
