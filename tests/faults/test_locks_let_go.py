@@ -104,6 +104,6 @@ async def test_a_job_that_ends_while_its_lock_is_looked_at_is_forgotten(
 
         await wait_until(
             lambda: kept(marker, longer_than=PAYLOAD // 2) == 0,
-            timeout=SOON,
+            timeout=5.0,  # sooner than the next look at the locks
             what="that nothing has the job's data",
         )

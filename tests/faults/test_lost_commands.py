@@ -123,10 +123,10 @@ async def test_progress_that_the_server_does_not_take_is_given_up(
         async with _working(tight_server.url, queue_name) as (_, client):
             job_id = await client.enqueue("progress", LARGE)
             assert await client.result(job_id, timeout=10) == "done"
-    events = [line["event"] for line in logs]
-    # A write that finds no connection, as the last one took it down, is lost without blame.
-    assert 1 <= events.count("job.report_lost") <= 6
-    assert events.count("job.reports_given_up") <= 1
+    lost = [line["error"] for line in logs if line["event"] == "job.report_lost"]
+    # A write that finds no connection is lost too, and is not to blame for that.
+    blamed = [error for error in lost if not error.startswith("not connected")]
+    assert 1 <= len(blamed) <= 3, lost
 
 
 async def test_a_job_that_the_server_does_not_take_is_an_error_that_says_so(

@@ -24,7 +24,7 @@ _AIOHTTP = "aiohttp.web"
 # The module of aiohttp that reads the system's certificates, for clients, when it is imported.
 _READS_CERTIFICATES = "aiohttp.connector"
 _LOOK_SECONDS = 0.002
-# What a worker needs beside them.
+# What a worker needs of ours.
 _OURS = (
     "convolab_worker.cli.process",
     "convolab_worker.cli.app_loader",

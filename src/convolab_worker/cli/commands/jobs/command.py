@@ -41,7 +41,7 @@ def add_actions(command: Parser, *, failed: bool) -> None:
     _add_filters(listing, failed=failed)
     flags.add_flag(listing, "--limit", _LIMIT, "print at most this many (default: 50)", default=50)
     showing = flags.add_command(
-        actions, "show", "print all that is kept of a job", f"{me} show silent"
+        actions, "show", "print everything that Redis keeps of a job", f"{me} show silent"
     )
     showing.add_argument("job_id", metavar="ID", help="the job to look at")
     add_full(showing)
