@@ -146,8 +146,21 @@ class Search:
             oldest_first=oldest_first,
         )
 
-    async def jobs(self, state: str) -> AsyncGenerator[JobStatus, None]:
-        """Yield the jobs of all queues, in one order."""
+    async def jobs(
+        self, states: Sequence[str], limit: int | None
+    ) -> AsyncGenerator[JobStatus, None]:
+        """Yield the jobs of these states, one state after the other, at most ``limit``."""
+        count = 0
+        for state in states:
+            async with aclosing(self._of_all_queues(state)) as found:
+                async for job in found:
+                    if count == limit:
+                        return
+                    count += 1
+                    yield job
+
+    async def _of_all_queues(self, state: str) -> AsyncGenerator[JobStatus, None]:
+        """Yield the jobs of a state in one order."""
         streams = [self._jobs_of(keys, state) for keys in self.queues]
         sign = 1 if self.oldest_first else -1
         heads: list[tuple[float, int, JobStatus]] = []

@@ -28,7 +28,7 @@ class Operations:
 
     settings: Settings
 
-    async def jobs(
+    def jobs(
         self,
         state: str | Sequence[str] | None = None,
         *,
@@ -60,21 +60,28 @@ class Operations:
         not, and RedisUnavailable.
         """
         wanted = Wanted.of(name=name, older_than=older_than, newer_than=newer_than, reason=reason)
-        states, count = checked_states(state), 0
+        states, queues = checked_states(state), self._queues(queue)
+        return self._found(states, queues, wanted, limit, oldest_first=oldest_first)
+
+    async def _found(
+        self,
+        states: Sequence[str],
+        queues: Sequence[QueueKeys],
+        wanted: Wanted,
+        limit: int | None,
+        *,
+        oldest_first: bool,
+    ) -> AsyncGenerator[JobStatus, None]:
         search = Search(
             connection=await self._current_session().open(),
-            queues=self._queues(queue),
+            queues=queues,
             wanted=wanted,
             now=time.time(),
             oldest_first=oldest_first,
         )
-        for each in states:
-            async with aclosing(search.jobs(each)) as found:
-                async for job in found:
-                    if limit is not None and count >= limit:
-                        return
-                    count += 1
-                    yield job
+        async with aclosing(search.jobs(states, limit)) as found:
+            async for job in found:
+                yield job
 
     async def logs(self, job_id: str, queue: str | None = None) -> list[str]:
         """Return the rows of the job's log, the oldest first. Raises JobNotFound."""
