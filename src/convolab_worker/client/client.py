@@ -127,14 +127,13 @@ class JobClient(Schedules):
 
     async def _add(self, session: Session, new: Addition, **tried: Any) -> JobId[Any]:
         """Add a job and wake the service."""
-        delay = new.job.opts.get("delay", 0) / 1000 or None
         try:
             added = await enqueue.add(session, new, **tried)
         except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
-            self._wake(session, {delay})
+            self._wake(session, {new.delay})
             raise
         if self._waker is not None:
-            self._wake(session, {delay})
+            self._wake(session, {new.delay})
         return added
 
     @overload
@@ -195,7 +194,7 @@ class JobClient(Schedules):
         delays: set[float | None] = set()  # of those that may be there, if not all are sent
 
         def note(sent: list[Addition]) -> None:
-            delays.update(new.job.opts.get("delay", 0) / 1000 for new in sent)
+            delays.update(new.delay for new in sent)
 
         try:
             return await enqueue.add_many(session, additions, on_send=note)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import actions, queues as of_queues
-from convolab_worker.client.job_status import find_job
+from convolab_worker.client.job_status import find_job, readable
 from convolab_worker.client.jobs import Search, Wanted, checked_states
 from convolab_worker.connection.usage import Purpose
 
@@ -89,7 +89,7 @@ class Operations:
         keys, _ = await find_job(session, self._queues(queue, job_id), job_id)
         connection = await session.open()
         rows = await connection.call(Purpose.STATUS, "LRANGE", f"{keys.job(job_id)}:logs", 0, -1)
-        return [row.decode("utf-8", "replace") for row in rows]
+        return [readable(row) for row in rows]
 
     async def remove(self, jobs: Jobs, *, queue: str | None = None) -> int:
         """Remove a job with its children and everything kept of it, as Node's ``job.remove()``.

@@ -132,7 +132,7 @@ class FakeJobClient(JobClient):
             return job_id
         if one_of is not None:
             self._deduplicated[queue, one_of] = job.id
-        delay, priority = job.opts.get("delay", 0) / 1000, job.opts.get("priority", 0)
+        delay, priority = new.delay, job.opts.get("priority", 0)
         now, data = time.time(), json.loads(job.data)
         kept = JobStatus(
             id=job.id,
