@@ -159,6 +159,17 @@ def test_the_architecture_page_names_every_module() -> None:
     assert sorted(drawn) == sorted(modules | packages)
 
 
+def test_the_package_has_few_folders_and_modules_at_its_top() -> None:
+    """What a newcomer sees first can be taken in at once; each folder's docstring says its role."""
+    package = Path(next(iter(convolab_worker.__path__)))
+    folders = [*package.glob("*/__init__.py")]
+
+    assert len(folders) <= 12
+    assert len([*package.glob("*.py")]) <= 8
+    for folder in folders:
+        assert folder.read_text(encoding="utf-8").startswith('"""'), folder
+
+
 def test_the_architecture_page_lists_the_modules_of_the_folders_that_a_job_passes_through() -> None:
     """Each module has its line in the trees below the table, and no line is of one that is gone."""
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -1,25 +1,29 @@
-"""The cost model's report: the text of report.txt in at most 100 columns, or JSON."""
+"""The cost model's report: the text of report.txt in at most 100 columns, JSON, or a picture."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.resources import files
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.commands.cost import model
 from convolab_worker.cli.commands.cost.prices import DAYS_PER_MONTH
 from convolab_worker.cli.output import as_json, table
+from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.kinds import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from convolab_worker.cli.commands.cost.model import Row, Workload
     from convolab_worker.cli.commands.cost.prices import Hosting, Prices
 
 WIDTH = 100
 _TEN_THOUSAND, _TEN_MILLION = 1e4, 1e7
+_FORMATS = (".png", ".svg", ".pdf")
+_BULLMQ, _OURS = "#b3541e", "#1f6f8b"
 _EVENTS = [value for value in vars(model).values() if isinstance(value, model.Event)]
 _COMMANDS = ("", "client-sent", "billable", "idle part", "starts", "worst wait", "signal lost")
 _MONEY = ("", "M commands", "metered", "plan", "Redis", "compute", "scheduler", "total")
@@ -58,6 +62,43 @@ def as_lines(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequenc
             "prices": asdict(prices),
         }
     )
+
+
+def draw(rows: Sequence[Row], prices: Prices, file: Path) -> None:
+    """Draw commands a day, USD a month and the worst wait, a bar for each way of working.
+
+    Raises ConfigurationError without matplotlib (the extra ``plot``), for a file name that ends
+    in none of ``.png``, ``.svg`` and ``.pdf``, and for a file that can't be written.
+    """
+    if file.suffix.lower() not in _FORMATS:
+        msg = f"--plot {file}: expected a file name that ends in {', '.join(_FORMATS)}"
+        raise ConfigurationError(msg)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        msg = "--plot needs matplotlib: pip install 'convolab_worker[plot]'"
+        raise ConfigurationError(msg) from error
+    figure: Any = Figure(figsize=(13, 1.6 + 0.5 * len(rows)), layout="constrained")
+    figure.suptitle("Redis commands, money and waiting, by way of working")
+    commands, money, waits = figure.subplots(1, 3, sharey=True)
+    commands.set_yticks(range(len(rows)), [row.way.name for row in rows])
+    commands.invert_yaxis()
+    free_per_day = prices.redis.free_plan_commands_per_month / DAYS_PER_MONTH
+    commands.axvline(free_per_day, color="black", linestyle="--", linewidth=1)
+    dashed = f"dashed: the free plan, {free_per_day:,.0f}"
+    commands.set_xlabel(f"billable commands a day, idle part dark\n({dashed})")
+    _draw_bars(commands, rows, lambda row: (row.commands.billable, row.idle.billable), count)
+    money.set_xlabel("USD a month, Redis (on its cheapest plan) dark")
+    _draw_bars(money, rows, lambda row: (row.total_usd, row.redis.plan_usd), "{:,.2f}".format)
+    waits.set_xlabel("worst wait for a job's start, seconds")
+    _draw_bars(waits, rows, lambda row: (row.worst_pickup_seconds, 0.0), duration)
+    commands.set(xscale="log", xlim=(1, None))
+    waits.set(xscale="log", xlim=(0.001, None))
+    try:
+        figure.savefig(file, dpi=150)
+    except OSError as error:
+        msg = f"--plot {file}: can't be written: {error.strerror or error}"
+        raise ConfigurationError(msg) from error
 
 
 def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence[Row]) -> str:
@@ -126,3 +167,18 @@ def count(number: float, places: int = 0) -> str:
 def duration(seconds: float | None) -> str:
     """Write a time to three digits: ``5.4ms``, ``2.01s``, ``5m``."""
     return "next wake" if seconds is None else format_duration(float(f"{seconds:.3g}"))
+
+
+def _draw_bars(
+    axes: Any,
+    rows: Sequence[Row],
+    amounts: Callable[[Row], tuple[float, float]],
+    label: Callable[[float], str],
+) -> None:
+    """Draw a bar for each row, with a dark part inside, and label the whole."""
+    wholes, parts = zip(*map(amounts, rows), strict=True)
+    colours = [_BULLMQ if row.way.bullmq_waits else _OURS for row in rows]
+    bars = axes.barh(range(len(rows)), wholes, color=colours, alpha=0.45)
+    axes.barh(range(len(rows)), parts, height=0.3, color=colours)
+    axes.bar_label(bars, [label(whole) for whole in wholes], padding=3, fontsize=8)
+    axes.margins(x=0.5)  # room for the labels
