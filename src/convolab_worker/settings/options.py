@@ -27,11 +27,10 @@ from convolab_worker.settings.kinds import (
     Text,
     Url,
     Whole,
-    format_duration,
-    parse_duration,
     show,
     suggestion,
 )
+from convolab_worker.settings.units import format_duration, parse_duration
 from convolab_worker.settings.urls import REDIS_SCHEMES, mask_url
 
 if TYPE_CHECKING:
