@@ -10,13 +10,8 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.environment import (
-    EVERYBODYS,
-    VARIABLES_START,
-    understood,
-    unknown_variables,
-)
+from convolab_worker.settings.checking import check_values, read_values, refuse_unknown
+from convolab_worker.settings.environment import VARIABLES_START
 from convolab_worker.settings.kinds import (
     Choice,
     Duration,
@@ -28,7 +23,6 @@ from convolab_worker.settings.kinds import (
     Url,
     Whole,
     show,
-    suggestion,
 )
 from convolab_worker.settings.units import format_duration, parse_duration
 from convolab_worker.settings.urls import REDIS_SCHEMES, mask_url
@@ -333,11 +327,7 @@ class Settings:
     """What ``from_env`` passed over: unknown variables, and values of others that it can't read."""
 
     def __post_init__(self) -> None:
-        values = {name: getattr(self, name) for name in OPTIONS}
-        problems: list[str] = []
-        right = _checked(values, problems)
-        problems += _across({**_DEFAULTS, **right}, {})
-        _raise_all(problems)
+        right = check_values(OPTIONS, {name: getattr(self, name) for name in OPTIONS})
         for name, value in right.items():
             object.__setattr__(self, name, value)
 
@@ -351,35 +341,15 @@ class Settings:
         ConfigurationError for other values outside their range, for keyword arguments that do not
         exist, and with ``CONVOLAB_STRICT=on`` for unknown variables.
         """
-        return cls._from_env(OPTIONS, os.environ if environ is None else environ, overrides)
+        given = os.environ if environ is None else environ
+        values, remarks = read_values(OPTIONS, OPTIONS, given, overrides)
+        return cls(**values, remarks=remarks)
 
     @classmethod
     def for_client(cls, **overrides: Any) -> Settings:
         """Return the settings of ``os.environ`` that a client uses; the others are not read."""
-        used = {name: OPTIONS[name] for name in _CLIENTS}
-        return cls._from_env(used, os.environ, overrides)
-
-    @classmethod
-    def _from_env(
-        cls, used: Mapping[str, Option], environ: Mapping[str, str], overrides: Mapping[str, Any]
-    ) -> Settings:
-        remarks = unknown_variables(environ, [option.variable for option in OPTIONS.values()])
-        problems = _unknown_names(overrides)
-        texts = {
-            name: text
-            for name, option in used.items()
-            if name not in overrides and (text := environ.get(option.variable, "").strip())
-        }
-        if environ.get(OPTIONS["strict_variables"].variable, "").strip().lower() == "on":
-            problems, remarks = remarks + problems, []
-        remarks += _understand(texts)
-        given = {name: value for name, value in overrides.items() if name in OPTIONS}
-        values = _checked(texts, problems, are_texts=True) | _checked(given, problems)
-        problems += _across(
-            {**_DEFAULTS, **values}, {name: OPTIONS[name].variable for name in texts}
-        )
-        _raise_all(problems)
-        return cls(**values, remarks=tuple(remarks))
+        values, remarks = read_values(OPTIONS, _CLIENTS, os.environ, overrides)
+        return cls(**values, remarks=remarks)
 
     @classmethod
     def from_redis(cls, client: Any, **overrides: Any) -> Settings:
@@ -403,7 +373,7 @@ class Settings:
 
         A ``redis_url`` takes the place of the server that ``from_redis`` has taken.
         """
-        _raise_all(_unknown_names(overrides))
+        refuse_unknown(OPTIONS, overrides)
         given = None if "redis_url" in overrides else self.redis_given
         values = {name: getattr(self, name) for name in OPTIONS} | overrides
         return Settings(**values, redis_given=given, remarks=self.remarks)
@@ -426,73 +396,3 @@ _CLIENTS = (
     "redis_url", "redis_password_file", "queues", "prefix", "command_timeout", "wake_url",
     "wake_token", "wake_audience", "k_service", "otel", "strict_variables",
 )  # fmt: skip
-_DEFAULTS: Mapping[str, Any] = {name: option.default for name, option in OPTIONS.items()}
-
-
-def _checked(
-    values: Mapping[str, Any], problems: list[str], *, are_texts: bool = False
-) -> dict[str, Any]:
-    """Return the values that are right, in their own types, and note what is wrong.
-
-    Those that ``are_texts`` are of variables.
-    """
-    right: dict[str, Any] = {}
-    for name, value in values.items():
-        option = OPTIONS[name]
-        try:
-            right[name] = option.read(value) if are_texts else option.check(value)
-        except ValueError as error:
-            label = option.variable if are_texts else name
-            problems.append(f"{label}={option.show(value)}: expected {error}")
-    return right
-
-
-def _across(values: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
-    """Return the problems of values that do not fit each other.
-
-    ``labels`` has the names of the values that the user gave by another name than the field's.
-    """
-    if values["idle_min"] <= values["idle_max"]:
-        return []
-    low, high = (
-        f"{labels.get(name, name)}={format_duration(values[name])}"
-        for name in ("idle_min", "idle_max")
-    )
-    return [f"{low}: expected no more than {high}"]
-
-
-def _understand(texts: dict[str, str]) -> list[str]:
-    """Puts our words for those of everybody's variables; leaves out, and tells, what has none."""
-    remarks = []
-    for name in EVERYBODYS:
-        text, option = texts.get(name), OPTIONS[name]
-        if text is None:
-            continue
-        known = understood(name, text, option.read)
-        if known is None:
-            del texts[name]
-            remarks.append(
-                f"{option.variable}={option.show(text)}: not understood, so {option.default_text}"
-            )
-        else:
-            texts[name] = known
-    return remarks
-
-
-def _unknown_names(overrides: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}: no such setting{suggestion(name, list(OPTIONS))}"
-        for name in overrides
-        if name not in OPTIONS
-    ]
-
-
-def _raise_all(problems: list[str]) -> None:
-    """Raise one error for all problems, in one line if there is only one."""
-    if not problems:
-        return
-    if len(problems) == 1:
-        raise ConfigurationError(problems[0])
-    lines = "".join(f"\n  {problem}" for problem in problems)
-    msg = f"{len(problems)} settings are wrong:{lines}"
-    raise ConfigurationError(msg)
