@@ -1,14 +1,14 @@
 """Every option: its name, its unit, its variable, its range, and what it means.
 
-The fields of Settings are the only table of options: the environment, the flags of the command
-line, their help and the documentation come from it.
+The class Settings is the only table of options: the environment, the flags of the command line,
+their help and the documentation come from it. It is no dataclass: to make one of so many fields
+takes 3 ms and half a megabyte of every start.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, dataclass_transform
 
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.environment import (
@@ -53,14 +53,17 @@ _DAY = 24 * 3600.0
 _PRINTABLE = Text(r"[!-~]+", "printable ASCII without spaces")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """An option: its variable, what it may be, what it means, and its default."""
 
-    variable: str
-    kind: Kind
-    help: str
-    default: Any
+    __slots__ = ("default", "help", "kind", "variable")
+
+    def __init__(self, default: Any, kind: Kind, help: str, variable: str | None) -> None:  # noqa: A002
+        self.default, self.kind, self.help = default, kind, help
+        self.variable = variable or ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.variable = self.variable or VARIABLES_START + name.upper()
 
     @property
     def default_text(self) -> str:
@@ -86,15 +89,48 @@ class Option:
 
 def _option(default: _T, kind: Kind, help: str, variable: str | None = None) -> _T:  # noqa: A002
     """Describe a field; its variable is CONVOLAB_ and the field's name, where none is given."""
-    described: _T = field(
-        default=default,
-        metadata={"kind": kind, "help": help, "default": default, "variable": variable},
-    )
-    return described
+    return cast("_T", Option(default, kind, help, variable))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Settings:
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class _Checked:
+    """Holds the values of a subclass's options; they are checked once, and never changed.
+
+    A type checker sees a frozen dataclass whose fields are the options and what stands below them.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        more = {name: given.pop(name, getattr(type(self), name)) for name in _BESIDE}
+        if unknown := given.keys() - OPTIONS.keys():
+            msg = f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}"
+            raise TypeError(msg)
+        problems: list[str] = []
+        right = _checked(given, problems)
+        values = {**_DEFAULTS, **right}
+        problems += _across(values, {})
+        _raise_all(problems)
+        self.__dict__.update(values, **more)
+
+    def _compared(self) -> tuple[Any, ...]:
+        return tuple(value for name, value in self.__dict__.items() if name != "remarks")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Checked):
+            return NotImplemented
+        return type(self) is type(other) and self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        self.__delattr__(name)
+
+    def __delattr__(self, name: str) -> NoReturn:
+        msg = f"{name!r} can't be changed: replace() returns settings with another value"
+        raise AttributeError(msg)
+
+
+class Settings(_Checked):
     """Every option of workers and clients; durations are in seconds.
 
     Raises ConfigurationError, which lists everything that is wrong.
@@ -326,19 +362,10 @@ class Settings:
         "CONVOLAB_STRICT",
     )
 
-    redis_given: GivenServer | None = field(default=None)
+    redis_given: GivenServer | None = None
     """The server of ``from_redis``, which then counts instead of ``redis_url``."""
-    remarks: tuple[str, ...] = field(default=(), compare=False)
+    remarks: tuple[str, ...] = ()
     """What ``from_env`` passed over: unknown variables, and values of others that it can't read."""
-
-    def __post_init__(self) -> None:
-        values = {name: getattr(self, name) for name in OPTIONS}
-        problems: list[str] = []
-        right = _checked(values, problems)
-        problems += _across({**_DEFAULTS, **right}, {})
-        _raise_all(problems)
-        for name, value in right.items():
-            object.__setattr__(self, name, value)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -394,8 +421,7 @@ class Settings:
 
         environ = {name: text for name, text in os.environ.items() if name != "REDIS_URL"}
         settings = cls.from_env(environ, **overrides)
-        object.__setattr__(settings, "redis_given", server_of(client))
-        return settings
+        return cls(**_values(settings), redis_given=server_of(client), remarks=settings.remarks)
 
     def replace(self, **overrides: Any) -> Settings:
         """Return these settings with some of them changed. Raises ConfigurationError.
@@ -404,7 +430,7 @@ class Settings:
         """
         _raise_all(_unknown_names(overrides))
         given = None if "redis_url" in overrides else self.redis_given
-        values = {name: getattr(self, name) for name in OPTIONS} | overrides
+        values = _values(self) | overrides
         return Settings(**values, redis_given=given, remarks=self.remarks)
 
     def __repr__(self) -> str:
@@ -413,11 +439,7 @@ class Settings:
 
 
 OPTIONS: Mapping[str, Option] = {
-    f.name: Option(
-        **{**f.metadata, "variable": f.metadata["variable"] or VARIABLES_START + f.name.upper()}
-    )
-    for f in fields(Settings)
-    if "kind" in f.metadata
+    name: option for name, option in vars(Settings).items() if isinstance(option, Option)
 }
 """Every option by the name of its field, in the order of the fields."""
 
@@ -426,6 +448,12 @@ _CLIENTS = (
     "wake_token", "wake_audience", "k_service", "otel", "strict_variables",
 )  # fmt: skip
 _DEFAULTS: Mapping[str, Any] = {name: option.default for name, option in OPTIONS.items()}
+# What settings have beside their options.
+_BESIDE = ("redis_given", "remarks")
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in OPTIONS}
 
 
 def _checked(
