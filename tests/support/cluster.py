@@ -16,7 +16,6 @@ from convolab_worker.embedded import EmbeddedServer
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from types import TracebackType
 
 _SLOTS = 16384
 _NODES = 3
@@ -100,12 +99,7 @@ class Cluster:
             assert time.monotonic() < deadline, otherwise
             time.sleep(0.05)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _is_whole(self) -> bool:

@@ -60,6 +60,11 @@ class Addition(NamedTuple):
         """Return it with further options: those that carry a trace's context on."""
         return self._replace(job=self.job.carrying(carried))
 
+    @property
+    def delay(self) -> float | None:
+        """In how many seconds the job is due; None for at once."""
+        return self.job.opts.get("delay", 0) / 1000 or None
+
     def job_id_to_be(self) -> JobId[Any]:
         """Return the id that the job will have, if none is kept instead."""
         return JobId(self.job.id, queue=self.keys.queue, job_type=self.job_type)

@@ -51,6 +51,8 @@ __all__ = [
 _T = TypeVar("_T")
 _DAY = 24 * 3600.0
 _PRINTABLE = Text(r"[!-~]+", "printable ASCII without spaces")
+_SECRET = Text(_PRINTABLE.pattern, _PRINTABLE.expected, secret=True)
+_SWITCH = Choice(("off", "on"))
 
 
 class Option:
@@ -220,7 +222,7 @@ class Settings(_Checked):
     )
     wake_token: str | None = _option(
         None,
-        Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
+        _SECRET,
         "bearer token that the wake server expects and that clients send",
     )
     wake_audience: str | None = _option(
@@ -235,13 +237,13 @@ class Settings(_Checked):
     )
     wake_signing_key: str | None = _option(
         None,
-        Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
+        _SECRET,
         "QStash's current signing key: the wake server accepts wakes that it has signed for "
         "CONVOLAB_WAKE_URL",
     )
     wake_next_signing_key: str | None = _option(
         None,
-        Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
+        _SECRET,
         "QStash's next signing key, which signs after the keys were rolled",
     )
     wake_mode: str = _option(
@@ -262,7 +264,7 @@ class Settings(_Checked):
     )
     wake_retry: str = _option(
         "off",
-        Choice(("off", "on")),
+        _SWITCH,
         "on answers a held request whose time is over with 503 and Retry-After, so that a task "
         "queue or scheduler that repeats what failed comes back",
     )
@@ -273,7 +275,7 @@ class Settings(_Checked):
     )
     console_actions: str = _option(
         "off",
-        Choice(("off", "on")),
+        _SWITCH,
         "on lets whoever may open the console act on jobs and queues where it asks for no token",
     )
     console_payloads: str = _option(
@@ -317,7 +319,7 @@ class Settings(_Checked):
     )
     listed: str = _option(
         "on",
-        Choice(("on", "off")),
+        _SWITCH,
         "on lists this worker in getWorkers() of Node: a command a queue at each connect, and a "
         "connection for each queue beyond two",
     )
@@ -333,7 +335,7 @@ class Settings(_Checked):
     )
     otel: str = _option(
         "off",
-        Choice(("off", "on")),
+        _SWITCH,
         "on makes OpenTelemetry spans and metrics of jobs; needs the extra convolab_worker[otel]",
     )
     log_level: str = _option(
@@ -357,7 +359,7 @@ class Settings(_Checked):
 
     strict_variables: str = _option(
         "off",
-        Choice(("off", "on")),
+        _SWITCH,
         "on makes an unknown CONVOLAB_ variable an error, which is a warning otherwise",
         "CONVOLAB_STRICT",
     )
