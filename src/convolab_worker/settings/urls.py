@@ -46,48 +46,18 @@ _OPTIONS = ("db", "username", "password", *_TLS_OPTIONS)
 # What redis-py, ioredis, Celery and others take in an address, which mean nothing here. An option
 # that nobody has is a mistake.
 _OF_OTHERS = frozenset(
-    [
-        "abortConnect",
-        "cache_enabled",
-        "client_cache",
-        "client_name",
-        "connectTimeout",
-        "connection_pool",
-        "connect_timeout",
-        "decode_responses",
-        "encoding",
-        "encoding_errors",
-        "enableReadyCheck",
-        "family",
-        "health_check_interval",
-        "keepAlive",
-        "keyPrefix",
-        "lazyConnect",
-        "lib_name",
-        "lib_version",
-        "maxRetriesPerRequest",
-        "max_connections",
-        "max_idle",
-        "name",
-        "pool_size",
-        "pool_timeout",
-        "protocol",
-        "read_timeout",
-        "retry_on_error",
-        "retry_on_timeout",
-        "showFriendlyErrorStack",
-        "single_connection_client",
-        "socket_connect_timeout",
-        "socket_keepalive",
-        "socket_keepalive_options",
-        "socket_read_size",
-        "socket_timeout",
-        "timeout",
-        "visibility_timeout",
-        "virtual_host",
-        "write_timeout",
-    ]
-)
+    {
+        "abortConnect", "cache_enabled", "client_cache", "client_name", "connectTimeout",
+        "connection_pool", "connect_timeout", "decode_responses", "encoding", "encoding_errors",
+        "enableReadyCheck", "family", "health_check_interval", "keepAlive", "keyPrefix",
+        "lazyConnect", "lib_name", "lib_version", "maxRetriesPerRequest", "max_connections",
+        "max_idle", "name", "pool_size", "pool_timeout", "protocol", "read_timeout",
+        "retry_on_error", "retry_on_timeout", "showFriendlyErrorStack",
+        "single_connection_client", "socket_connect_timeout", "socket_keepalive",
+        "socket_keepalive_options", "socket_read_size", "socket_timeout", "timeout",
+        "visibility_timeout", "virtual_host", "write_timeout",
+    }
+)  # fmt: skip
 
 
 class RedisUrl(TypedDict):
