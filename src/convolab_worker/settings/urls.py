@@ -8,9 +8,11 @@ may be a secret.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from convolab_worker.settings.sentinels import Sentinels
 
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 REDIS_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
@@ -56,25 +58,6 @@ _OF_OTHERS = frozenset(
         "visibility_timeout", "virtual_host", "write_timeout",
     }
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sentinels:
-    """The Sentinels that know where the primary called ``master`` is, and how to talk to them.
-
-    ``nodes`` are their hosts and ports. Their credentials are their own; ``tls`` says whether they
-    speak TLS, with the options of the address.
-    """
-
-    nodes: tuple[tuple[str, int], ...]
-    master: str
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: bool = False
-
-    def __str__(self) -> str:
-        asked = ", ".join(f"{host}:{port}" for host, port in self.nodes)
-        return f"the primary {self.master} of the Sentinels {asked}"
 
 
 class RedisUrl(TypedDict):
@@ -132,6 +115,8 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 def _parse_sentinels(url: str) -> RedisUrl:
     """Read ``redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/PRIMARY/DATABASE``."""
+    from convolab_worker.settings.sentinels import Sentinels  # few have them
+
     _refuse_white_space(url)
     scheme, _, rest = url.partition("://")
     location, _, query_text = rest.partition("?")
