@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from convolab_worker.cli import flags
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.kinds import KeptJobs, Whole, parse_duration
+from convolab_worker.settings.kinds import KeptJobs, Whole
+from convolab_worker.settings.units import parse_duration
 
 if TYPE_CHECKING:
     import argparse

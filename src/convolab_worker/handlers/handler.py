@@ -19,7 +19,7 @@ from convolab_worker.payloads.annotation import (
     payload_annotation,
     result_annotation,
 )
-from convolab_worker.settings.kinds import StartRate, parse_rate
+from convolab_worker.settings.units import StartRate, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.payloads import pydantic_types
 from convolab_worker.payloads.annotation import resolve_local_classes
 from convolab_worker.payloads.decode import msgspec_refusal, nodes
 
@@ -43,6 +42,8 @@ def _schema(annotation: Any, *, is_result: bool) -> dict[str, Any]:
     resolve_local_classes(annotation)
     refusal = msgspec_refusal(annotation)
     if refusal is not None:
+        from convolab_worker.payloads import pydantic_types  # which most handlers do without
+
         return pydantic_types.schema(annotation, refusal, is_result=is_result)
     try:
         schema = msgspec.json.schema(annotation)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.cli import flags, job_flags
 from convolab_worker.cli.output import as_json, remark, result, table
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.kinds import Duration, Whole, format_duration
+from convolab_worker.settings.kinds import Duration, Whole
+from convolab_worker.settings.units import format_duration
 
 if TYPE_CHECKING:
     import argparse

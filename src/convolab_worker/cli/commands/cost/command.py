@@ -18,7 +18,8 @@ from convolab_worker.cli.output import result
 from convolab_worker.errors import ConfigurationError, InvalidPayload
 from convolab_worker.payloads.decode import decode_data, decoder
 from convolab_worker.settings import OPTIONS, Settings
-from convolab_worker.settings.kinds import Whole, format_duration, parse_duration
+from convolab_worker.settings.kinds import Whole
+from convolab_worker.settings.units import format_duration, parse_duration
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
 if TYPE_CHECKING:

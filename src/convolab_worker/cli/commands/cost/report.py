@@ -11,7 +11,7 @@ from convolab_worker.cli.commands.cost import model
 from convolab_worker.cli.commands.cost.prices import DAYS_PER_MONTH
 from convolab_worker.cli.output import as_json, table
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.kinds import format_duration
+from convolab_worker.settings.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
