@@ -12,7 +12,6 @@ from examples.benchmarks.benchkit.process import (
     BenchmarkError,
     Contender,
     Producer,
-    WorkerPlan,
     WorkerProcess,
 )
 from examples.benchmarks.benchkit.server import PrivateServer
@@ -122,8 +121,7 @@ class Bench:
     ) -> WorkerProcess:
         """Start a worker and warm it up, beside others that have ended ``already`` jobs."""
         url = self.server.url
-        plan = WorkerPlan(contender=contender, url=url, queues=[queue], concurrency=concurrency)
-        worker = WorkerProcess(plan)
+        worker = WorkerProcess(contender, url, queue, concurrency=concurrency)
         try:
             self.versions.update(worker.ready["versions"])
             self.producer.bulk(url, queue, self.warm_up)
