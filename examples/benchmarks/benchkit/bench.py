@@ -64,7 +64,6 @@ class Bench:
         self.versions: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        """Start the server and the producer."""
         with ExitStack() as ends:
             ends.enter_context(self.server)
             self.producer = ends.enter_context(Producer())
@@ -73,7 +72,6 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop both."""
         self._ends.close()
 
     def timed(

@@ -27,13 +27,11 @@ class Tally:
     """Called by every handler: notes the first, and ends the process at the last."""
 
     def __init__(self, jobs: int, package: str) -> None:
-        """Expect so many calls."""
         self._left = self._jobs = jobs
         self._package = package
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
-        """Count one call, from any thread."""
         with self._lock:
             if self._left == self._jobs:
                 self._began, self._cpu = time.perf_counter(), _cpu_seconds()
