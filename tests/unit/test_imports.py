@@ -89,7 +89,9 @@ def loaded_by(program: str) -> set[str]:
             "process.configure_logging('info', 'json'); Log().info('worker.started')\n"
             "async def main(): assemble(handlers, Settings())\n"
             "process.asyncio.run(main())",
-            HEAVY | {"structlog", "shutil", "pathlib", "secrets", "sysconfig"},
+            HEAVY
+            | {"structlog", "shutil", "pathlib", "secrets", "sysconfig"}
+            | {"urllib.parse", "ipaddress", "convolab_worker.settings.judged_urls"},
             id="the-command-run",
         ),
         pytest.param(
