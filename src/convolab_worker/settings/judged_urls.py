@@ -33,8 +33,8 @@ _SENTINEL_FORM = (
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")
 _TLS_VALUES = {"ssl_cert_reqs": ("required", "optional", "none")}
-_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_TLS_OPTIONS = (*_TLS_VALUES, *_TLS_FILES, "ssl_check_hostname")
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS_OPTIONS = (*_TLS_VALUES, *TLS_FILES, "ssl_check_hostname")
 _SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password", "sentinel_ssl")
 _OPTIONS = ("db", "username", "password", *_TLS_OPTIONS)
 # What redis-py, ioredis, Celery and others take in an address, which mean nothing here. An option
@@ -202,7 +202,7 @@ def _tls_options(scheme: str, query: dict[str, str]) -> tuple[tuple[str, str], .
         if name not in _TLS_OPTIONS:
             msg = f"no option but {', '.join(_TLS_OPTIONS)} that starts with ssl_"
             raise ValueError(msg)
-        if name not in _TLS_FILES:
+        if name not in TLS_FILES:
             given[name] = _tls_word(name, value.lower())
     if "ssl_keyfile" in given and "ssl_certfile" not in given:
         msg = "ssl_certfile as well as ssl_keyfile"
