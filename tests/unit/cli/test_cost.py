@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from msgspec import structs
 from hypothesis import given, strategies as st
+from msgspec import structs
 
 from convolab_worker.cli.commands.cost.command import load_prices
 from convolab_worker.cli.commands.cost.model import (
