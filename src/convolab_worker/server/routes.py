@@ -46,7 +46,7 @@ def make_app(
     authorization: Authorization,
     traffic: Traffic,
     *,
-    checks_names: bool = True,
+    checks_names: bool,
     looks: bool = True,
 ) -> tuple[web.Application, Gate]:
     """Return the application, and the gate that its requests pass.
@@ -72,7 +72,7 @@ def make_console(
     authorization: Authorization,
     traffic: Traffic,
     *,
-    checks_names: bool = True,
+    checks_names: bool,
     redact: Redact | None = None,
 ) -> tuple[web.Application, Gate]:
     """Return the console without a worker, and the gate that its requests pass."""
@@ -130,7 +130,7 @@ class Routes:
         traffic: Traffic,
         redaction: Redaction,
         *,
-        asks_again: bool = False,
+        asks_again: bool,
     ) -> None:
         self._worker = worker
         self._asks_again = asks_again
