@@ -32,12 +32,10 @@ class QuotaGate:
         return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aenter__(self) -> Self:
-        """Listen."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close everything."""
         assert self._server is not None
         self._server.close()
         for task in self._tasks:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import redis
 from hypothesis import given, strategies as st
 
 from convolab_worker import JobClient
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings import OPTIONS, Settings, format_duration, mask_url, parse_duration
+from convolab_worker.settings.judged_urls import redis_url
+from convolab_worker.settings.urls import plain_redis_url
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "running.md"
 
@@ -456,8 +460,58 @@ def test_settings_can_not_be_changed_in_place() -> None:
     """Settings are frozen: what was checked stays as it was."""
     settings = Settings()
 
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match=r"'concurrency' can't be changed: replace\(\)"):
         settings.concurrency = 1  # type: ignore[misc]
+    with pytest.raises(AttributeError, match=r"'concurrency' can't be changed: replace\(\)"):
+        del settings.concurrency
+
+    assert settings.concurrency == 8
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost:6379",
+        "redis://10.0.0.7",
+        "redis://:s3cret@redis.internal:6380/2",
+        "rediss://default:AX-k_9~.z@eu1-tidy-cat-1.upstash.io:6379",
+    ],
+)
+def test_most_addresses_are_plain(url: str) -> None:
+    """They mean what they would mean to the judge of all others, which need not be imported."""
+    assert plain_redis_url(url) == redis_url(url)
+
+
+@given(
+    st.from_regex(
+        r"(redis|rediss|unix|Redis|http)://(([\w%~]{0,3}):([\w%~@:/]{0,4})@)?[a-zA0-9.\[:-]{0,6}"
+        r"(:[0-9a]{0,6})?(/[0-9@]{0,11})?([?]db=[0-9])?(#)?",
+        fullmatch=True,
+    )
+)
+def test_no_address_is_plain_that_means_something_else_to_the_judge(url: str) -> None:
+    plain = plain_redis_url(url)
+
+    assert plain is None or plain == redis_url(url)
+
+
+def test_settings_of_the_same_values_are_equal() -> None:
+    """What they passed over on the way is no part of that, and the server they were given is."""
+    settings = Settings(concurrency=3)
+    told = Settings(concurrency=3, remarks=("CONVOLAB_SPEED: no such variable",))
+    served = Settings.from_redis(redis.Redis(), concurrency=3)
+
+    assert settings == told == copy.copy(settings)
+    assert settings == pickle.loads(pickle.dumps(settings))  # noqa: S301 - our own
+    assert hash(settings) == hash(told)
+    assert settings not in (Settings(), served, {"concurrency": 3})
+    assert served == served.replace()
+
+
+def test_an_option_that_does_not_exist_is_a_type_error() -> None:
+    """As of any function."""
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'concurency'"):
+        Settings(concurency=3)  # type: ignore[call-arg]
 
 
 def test_a_repr_shows_the_settings_without_their_secrets() -> None:

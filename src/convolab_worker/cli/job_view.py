@@ -97,7 +97,7 @@ def _facts(job: JobStatus, now: float) -> Iterator[tuple[str, str]]:
     if job.priority:
         yield "priority", str(job.priority)
     if job.progress not in (None, 0):
-        yield "progress", _progress(job.progress)
+        yield "progress", progress(job.progress)
     # BullMQ writes "attempts": 0 where nobody asked for any; the job has one all the same.
     options = {key: value for key, value in job.opts.items() if (key, value) != ("attempts", 0)}
     if options:
@@ -205,7 +205,8 @@ def _between(start: float | None, end: float, word: str) -> str:
     return "" if start is None or end < start else f", {word} {length(end - start)}"
 
 
-def _progress(value: Any) -> str:
+def progress(value: Any) -> str:
+    """Return a job's progress as text: numbers are per cent."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value:g} %" if is_number else as_json(value)
 

@@ -194,7 +194,8 @@ class JobClient(Schedules):
         delays: set[float | None] = set()  # of those that may be there, if not all are sent
 
         def note(sent: list[Addition]) -> None:
-            delays.update(new.delay for new in sent)
+            if self._waker is not None:
+                delays.update(new.delay for new in sent)
 
         try:
             return await enqueue.add_many(session, additions, on_send=note)

@@ -6,7 +6,6 @@ types that msgspec refuses. docs/handlers.md has the rules.
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,7 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from convolab_worker.errors import InvalidPayload, InvalidResult
-from convolab_worker.payloads.annotation import is_more_than_its_fields, resolve_local_classes
+from convolab_worker.payloads.annotation import (
+    is_anything,
+    is_more_than_its_fields,
+    resolve_local_classes,
+)
 from convolab_worker.payloads.problems import (
     ABSENT,
     find,
@@ -74,7 +77,7 @@ def result_decoder(annotation: object) -> Callable[[bytes], Any]:
 
 
 def _compiled(annotation: object, *, as_written: bool) -> Callable[[bytes], Any]:
-    if any(annotation is anything for anything in (Any, object, inspect.Parameter.empty)):
+    if is_anything(annotation):
         return decode_data
     resolve_local_classes(annotation)
     refusal = msgspec_refusal(annotation)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiohttp import web
+from msgspec import structs
 
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.handlers.redaction import Redactions
@@ -46,7 +46,7 @@ def make_app(
     authorization: Authorization,
     traffic: Traffic,
     *,
-    checks_names: bool = True,
+    checks_names: bool,
     looks: bool = True,
 ) -> tuple[web.Application, Gate]:
     """Return the application, and the gate that its requests pass.
@@ -72,7 +72,7 @@ def make_console(
     authorization: Authorization,
     traffic: Traffic,
     *,
-    checks_names: bool = True,
+    checks_names: bool,
     redact: Redact | None = None,
 ) -> tuple[web.Application, Gate]:
     """Return the console without a worker, and the gate that its requests pass."""
@@ -130,7 +130,7 @@ class Routes:
         traffic: Traffic,
         redaction: Redaction,
         *,
-        asks_again: bool = False,
+        asks_again: bool,
     ) -> None:
         self._worker = worker
         self._asks_again = asks_again
@@ -169,8 +169,8 @@ class Routes:
         except ConvolabWorkerError as error:
             return failure(503, str(error))
         if asks_again and result.status == "budget":
-            return answer(503, asdict(result), {"Retry-After": "1"})
-        return answer(200, asdict(result))
+            return answer(503, structs.asdict(result), {"Retry-After": "1"})
+        return answer(200, structs.asdict(result))
 
     async def _stream_progress(self, request: web.Request, seconds: float) -> web.StreamResponse:
         """Hold, and send a line of JSON each second; the last line is the result."""
@@ -181,7 +181,7 @@ class Routes:
             while not (await asyncio.wait({holding}, timeout=_PROGRESS_SECONDS))[0]:
                 await _write_line(response, {"status": "working", **self._worker.progress()})
             try:
-                last = asdict(await holding)
+                last = structs.asdict(await holding)
             except ConvolabWorkerError as error:
                 last = {"error": str(error)}
             await _write_line(response, last)

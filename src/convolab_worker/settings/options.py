@@ -1,14 +1,14 @@
 """Every option: its name, its unit, its variable, its range, and what it means.
 
-The fields of Settings are the only table of options: the environment, the flags of the command
-line, their help and the documentation come from it.
+The class Settings is the only table of options: the environment, the flags of the command line,
+their help and the documentation come from it. It is no dataclass: Python takes 3 ms of every start
+to make one of so many fields.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, dataclass_transform
 
 from convolab_worker.settings.checking import check_values, read_values, refuse_unknown
 from convolab_worker.settings.environment import VARIABLES_START
@@ -48,14 +48,17 @@ _SECRET = Text(_PRINTABLE.pattern, _PRINTABLE.expected, secret=True)
 _SWITCH = Choice(("off", "on"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """An option: its variable, what it may be, what it means, and its default."""
 
-    variable: str
-    kind: Kind
-    help: str
-    default: Any
+    __slots__ = ("default", "help", "kind", "variable")
+
+    def __init__(self, default: Any, kind: Kind, help: str, variable: str | None) -> None:  # noqa: A002
+        self.default, self.kind, self.help = default, kind, help
+        self.variable = variable or ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.variable = self.variable or VARIABLES_START + name.upper()
 
     @property
     def default_text(self) -> str:
@@ -81,15 +84,44 @@ class Option:
 
 def _option(default: _T, kind: Kind, help: str, variable: str | None = None) -> _T:  # noqa: A002
     """Describe a field; its variable is CONVOLAB_ and the field's name, where none is given."""
-    described: _T = field(
-        default=default,
-        metadata={"kind": kind, "help": help, "default": default, "variable": variable},
-    )
-    return described
+    return cast("_T", Option(default, kind, help, variable))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Settings:
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class _Frozen:
+    """Holds the values of a subclass's options; they are checked once, and never changed.
+
+    A type checker sees a frozen dataclass whose fields are the options and what stands below them.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        more = {name: given.pop(name, getattr(type(self), name)) for name in _BESIDE}
+        if unknown := given.keys() - OPTIONS.keys():
+            msg = f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}"
+            raise TypeError(msg)
+        values = {name: option.default for name, option in OPTIONS.items()}
+        self.__dict__.update(values, **check_values(OPTIONS, given), **more)
+
+    def _compared(self) -> tuple[Any, ...]:
+        return tuple(value for name, value in self.__dict__.items() if name != "remarks")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Frozen):
+            return NotImplemented
+        return type(self) is type(other) and self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        self.__delattr__(name)
+
+    def __delattr__(self, name: str) -> NoReturn:
+        msg = f"{name!r} can't be changed: replace() returns settings with another value"
+        raise AttributeError(msg)
+
+
+class Settings(_Frozen):
     """Every option of workers and clients; durations are in seconds.
 
     Raises ConfigurationError, which lists everything that is wrong.
@@ -321,15 +353,10 @@ class Settings:
         "CONVOLAB_STRICT",
     )
 
-    redis_given: GivenServer | None = field(default=None)
+    redis_given: GivenServer | None = None
     """The server of ``from_redis``, which then counts instead of ``redis_url``."""
-    remarks: tuple[str, ...] = field(default=(), compare=False)
+    remarks: tuple[str, ...] = ()
     """What ``from_env`` passed over: unknown variables, and values of others that it can't read."""
-
-    def __post_init__(self) -> None:
-        right = check_values(OPTIONS, {name: getattr(self, name) for name in OPTIONS})
-        for name, value in right.items():
-            object.__setattr__(self, name, value)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -364,9 +391,8 @@ class Settings:
         from convolab_worker.settings.redis_clients import server_of
 
         environ = {name: text for name, text in os.environ.items() if name != "REDIS_URL"}
-        settings = cls.from_env(environ, **overrides)
-        object.__setattr__(settings, "redis_given", server_of(client))
-        return settings
+        values, remarks = read_values(OPTIONS, OPTIONS, environ, overrides)
+        return cls(**values, redis_given=server_of(client), remarks=remarks)
 
     def replace(self, **overrides: Any) -> Settings:
         """Return these settings with some of them changed. Raises ConfigurationError.
@@ -384,11 +410,7 @@ class Settings:
 
 
 OPTIONS: Mapping[str, Option] = {
-    f.name: Option(
-        **{**f.metadata, "variable": f.metadata["variable"] or VARIABLES_START + f.name.upper()}
-    )
-    for f in fields(Settings)
-    if "kind" in f.metadata
+    name: option for name, option in vars(Settings).items() if isinstance(option, Option)
 }
 """Every option by the name of its field, in the order of the fields."""
 
@@ -396,3 +418,5 @@ _CLIENTS = (
     "redis_url", "redis_password_file", "queues", "prefix", "command_timeout", "wake_url",
     "wake_token", "wake_audience", "k_service", "otel", "strict_variables",
 )  # fmt: skip
+# What settings have beside their options.
+_BESIDE = ("redis_given", "remarks")

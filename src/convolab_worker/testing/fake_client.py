@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from convolab_worker.bullmq import schedulers
 from convolab_worker.bullmq.job_id import JobId
+from convolab_worker.bullmq.producer import COUNTED_STATES
 from convolab_worker.bullmq.protocol.schedules import Schedule
 from convolab_worker.client import actions, enqueue, queues as of_queues, schedules
 from convolab_worker.client.client import JobClient, typed_result
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from convolab_worker.client.jobs import Wanted
     from convolab_worker.client.session import Session
     from convolab_worker.settings import Settings
-
-_COUNTED = (
-    "waiting", "prioritized", "delayed", "active", "waiting-children", "completed", "failed",
-)  # fmt: skip
 
 
 class FakeJobClient(JobClient):
@@ -222,7 +219,7 @@ class FakeJobClient(JobClient):
 
     def _counted(self, queue: str) -> dict[str, int]:
         states = [job.state for job in self._kept.values() if job.queue == queue]
-        return {state: states.count(state) for state in _COUNTED}
+        return {state: states.count(state) for state in COUNTED_STATES}
 
     async def logs(self, job_id: str, queue: str | None = None) -> list[str]:
         self._find(job_id, queue)

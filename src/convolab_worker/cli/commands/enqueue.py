@@ -124,6 +124,8 @@ async def _tell_why_it_waits(client: JobClient, job_id: str, queue: str) -> None
 
 
 async def _follow(client: JobClient, job_id: str, queue: str) -> int:
+    from convolab_worker.cli.job_view import progress
+
     async for update in client.watch(job_id, queue=queue):
         if update.event == "completed":
             result(as_json(update.data))
@@ -131,10 +133,6 @@ async def _follow(client: JobClient, job_id: str, queue: str) -> int:
         if update.event == "failed":
             remark(f"job {job_id} failed: {update.data}")
             return 1
-        if update.event != "progress":
-            remark(f"job {job_id}: {update.event}")
-        elif isinstance(update.data, int | float) and not isinstance(update.data, bool):
-            remark(f"job {job_id}: {update.data:g} %")
-        else:
-            remark(f"job {job_id}: {as_json(update.data)}")
+        is_progress = update.event == "progress"
+        remark(f"job {job_id}: {progress(update.data) if is_progress else update.event}")
     return 1  # pragma: no cover - the last event is one of the first two

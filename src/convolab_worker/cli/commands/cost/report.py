@@ -7,6 +7,8 @@ from importlib.resources import files
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from convolab_worker.cli.commands.cost import model
 from convolab_worker.cli.commands.cost.prices import DAYS_PER_MONTH
 from convolab_worker.cli.output import as_json, table
@@ -20,13 +22,32 @@ if TYPE_CHECKING:
     from convolab_worker.cli.commands.cost.model import Row, Workload
     from convolab_worker.cli.commands.cost.prices import Hosting, Prices
 
+    Columns = dict[str, Callable[[Row], str]]
+
 WIDTH = 100
 _TEN_THOUSAND, _TEN_MILLION = 1e4, 1e7
 _FORMATS = (".png", ".svg", ".pdf")
 _BULLMQ, _OURS = "#b3541e", "#1f6f8b"
 _EVENTS = [value for value in vars(model).values() if isinstance(value, model.Event)]
-_COMMANDS = ("", "client-sent", "billable", "idle part", "starts", "worst wait", "signal lost")
-_MONEY = ("", "M commands", "metered", "plan", "Redis", "compute", "scheduler", "total")
+_COMMANDS: Columns = {
+    "": lambda row: row.way.name,
+    "client-sent": lambda row: count(row.commands.client_sent),
+    "billable": lambda row: count(row.commands.billable),
+    "idle part": lambda row: count(row.idle.billable),
+    "starts": lambda row: count(row.starts) if row.way.sleeps else "-",
+    "worst wait": lambda row: duration(row.worst_pickup_seconds),
+    "signal lost": lambda row: duration(row.if_signal_lost_seconds),
+}
+_MONEY: Columns = {
+    "": lambda row: row.way.name,
+    "M commands": lambda row: count(row.redis.commands_per_month / 1e6, 3),
+    "metered": lambda row: count(row.redis.pay_as_you_go_usd, 2),
+    "plan": lambda row: row.redis.plan,
+    "Redis": lambda row: count(row.redis.plan_usd, 2),
+    "compute": lambda row: count(row.compute_usd, 2),
+    "scheduler": lambda row: count(row.scheduler_usd, 2),
+    "total": lambda row: count(row.total_usd, 2),
+}
 _DELAYED = (
     "{0.delayed_jobs_per_day:g} of the jobs are delayed or tried again, by "
     "{0.mean_delay_seconds:g} s on average, all on one queue. While one is there, bullmq waits "
@@ -54,7 +75,7 @@ def as_lines(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequenc
     lines = _filled(workload, hosting, prices, rows).splitlines()
     return as_json(
         {
-            "workload": asdict(workload),
+            "workload": asdict(workload) | {"idle": structs.asdict(workload.idle)},
             "hosting": asdict(hosting),
             "ways": [asdict(row) | {"total_usd": row.total_usd} for row in rows],
             "events": [asdict(event) for event in _EVENTS],
@@ -118,8 +139,8 @@ def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence
             f"{kind.jobs_per_day:g} {kind.name} of {duration(kind.mean_seconds)}"
             for kind in workload.kinds
         ),
-        commands=table([_COMMANDS, *map(_commands, rows)], right=True),
-        money=table([_MONEY, *map(_money, rows)], right=True),
+        commands=_tabled(_COMMANDS, rows),
+        money=_tabled(_MONEY, rows),
         events=table([["client-sent", "billable", "event"], *events]),
         warning=too_few_slots if workload.load >= slots else "",
         steps=len(model.wait_ends(workload.idle)),
@@ -135,26 +156,9 @@ def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence
     )  # fmt: skip
 
 
-def _commands(row: Row) -> list[str]:
-    return [
-        row.way.name,
-        *map(count, (row.commands.client_sent, row.commands.billable, row.idle.billable)),
-        count(row.starts) if row.way.sleeps else "-",
-        *map(duration, (row.worst_pickup_seconds, row.if_signal_lost_seconds)),
-    ]
-
-
-def _money(row: Row) -> list[str]:
-    return [
-        row.way.name,
-        count(row.redis.commands_per_month / 1e6, 3),
-        count(row.redis.pay_as_you_go_usd, 2),
-        row.redis.plan,
-        *(
-            count(usd, 2)
-            for usd in (row.redis.plan_usd, row.compute_usd, row.scheduler_usd, row.total_usd)
-        ),
-    ]
+def _tabled(columns: Columns, rows: Sequence[Row]) -> str:
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    return table([[*columns], *cells], right=True)
 
 
 def count(number: float, places: int = 0) -> str:
