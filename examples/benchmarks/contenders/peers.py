@@ -32,6 +32,7 @@ class Tally:
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
+        """Count one call, from any thread."""
         with self._lock:
             if self._left == self._jobs:
                 self._began, self._cpu = time.perf_counter(), _cpu_seconds()

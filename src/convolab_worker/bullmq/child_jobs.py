@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
@@ -31,15 +30,14 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ChildJob:
+class ChildJob(Struct, frozen=True):
     """A part of a job as BullMQ knows it: handlers ask for it by ``handlers.children.Child``.
 
     Raises ConfigurationError for values that can't be.
     """
 
     name: str
-    data: Any = field(default_factory=dict)
+    data: Any = {}
     queue: str | None = None
     key: str | None = None
     attempts: int | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiohttp import web
+from msgspec import structs
 
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.handlers.redaction import Redactions
@@ -169,8 +169,8 @@ class Routes:
         except ConvolabWorkerError as error:
             return failure(503, str(error))
         if asks_again and result.status == "budget":
-            return answer(503, asdict(result), {"Retry-After": "1"})
-        return answer(200, asdict(result))
+            return answer(503, structs.asdict(result), {"Retry-After": "1"})
+        return answer(200, structs.asdict(result))
 
     async def _stream_progress(self, request: web.Request, seconds: float) -> web.StreamResponse:
         """Hold, and send a line of JSON each second; the last line is the result."""
@@ -181,7 +181,7 @@ class Routes:
             while not (await asyncio.wait({holding}, timeout=_PROGRESS_SECONDS))[0]:
                 await _write_line(response, {"status": "working", **self._worker.progress()})
             try:
-                last = asdict(await holding)
+                last = structs.asdict(await holding)
             except ConvolabWorkerError as error:
                 last = {"error": str(error)}
             await _write_line(response, last)
