@@ -91,7 +91,7 @@ def loaded_by(program: str) -> set[str]:
             "process.asyncio.run(main())",
             HEAVY
             | {"structlog", "shutil", "pathlib", "secrets", "sysconfig"}
-            | {"urllib.parse", "ipaddress", "convolab_worker.settings.judged_urls"},
+            | {"urllib.parse", "ipaddress", "convolab_worker.settings.judged_urls", "hashlib"},
             id="the-command-run",
         ),
         pytest.param(

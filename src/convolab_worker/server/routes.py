@@ -13,13 +13,12 @@ from msgspec import structs
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.handlers.redaction import Redactions
 from convolab_worker.server.answers import answer, failure
-from convolab_worker.server.console.page import Page
+from convolab_worker.server.console.page import page
 from convolab_worker.server.console.redaction import Redaction
 from convolab_worker.server.console.routes import Console
 from convolab_worker.server.console.stream import LiveEvents
 from convolab_worker.server.gate.gate import Gate
 from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, end_with_input
-from convolab_worker.server.openapi import document
 from convolab_worker.server.prometheus import CONTENT_TYPE, metrics_text
 from convolab_worker.settings.kinds import Duration
 
@@ -58,9 +57,7 @@ def make_app(
     routes = Routes(
         worker, default_hold, traffic, redaction, asks_again=settings.wake_retry == "on"
     )
-    app, gate = _app_behind_gate(
-        settings, authorization, traffic, routes.page, checks_names=checks_names
-    )
+    app, gate = _app_behind_gate(settings, authorization, traffic, checks_names=checks_names)
     routes.add_to(app)
     acts = _may_act(settings, authorization)
     Console(settings, worker.handlers, redaction, acts=acts, looks=looks).add_to(app)
@@ -76,13 +73,13 @@ def make_console(
     redact: Redact | None = None,
 ) -> tuple[web.Application, Gate]:
     """Return the console without a worker, and the gate that its requests pass."""
-    page, redactions = Page(), Redactions()
+    redactions = Redactions()
     if redact is not None:
         redactions.register(redact)
-    app, gate = _app_behind_gate(settings, authorization, traffic, page, checks_names=checks_names)
+    app, gate = _app_behind_gate(settings, authorization, traffic, checks_names=checks_names)
 
     async def index(_request: web.Request) -> web.Response:
-        return page.answer()
+        return page()
 
     app.router.add_get("/", index, name="index")
     redaction = Redaction.of(settings, redactions)
@@ -94,7 +91,6 @@ def _app_behind_gate(
     settings: Settings,
     authorization: Authorization,
     traffic: Traffic,
-    page: Page,
     *,
     checks_names: bool,
 ) -> tuple[web.Application, Gate]:
@@ -104,7 +100,7 @@ def _app_behind_gate(
         behind_front_end=settings.k_service is not None,
         checks_names=checks_names,
         traffic=traffic,
-        locked_page=page.answer,
+        locked_page=page,
     )
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[gate.handle])
     app.on_response_prepare.append(gate.answering)
@@ -135,7 +131,6 @@ class Routes:
         self._worker = worker
         self._asks_again = asks_again
         self._default_hold = default_hold
-        self.page = Page()
         self._live = LiveEvents(worker, redaction)
         self._traffic = traffic
 
@@ -214,9 +209,11 @@ class Routes:
         return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def index(self, _request: web.Request) -> web.Response:
-        return self.page.answer()
+        return page()
 
     async def openapi(self, _request: web.Request) -> web.Response:
+        from convolab_worker.server.openapi import document  # few ask for it
+
         return answer(200, document())
 
     async def _checks(self, _app: web.Application) -> AsyncIterator[None]:
