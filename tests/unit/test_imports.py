@@ -91,7 +91,13 @@ def loaded_by(program: str) -> set[str]:
             "process.asyncio.run(main())",
             HEAVY
             | {"structlog", "shutil", "pathlib", "secrets", "sysconfig"}
-            | {"urllib.parse", "ipaddress", "convolab_worker.settings.judged_urls", "hashlib"},
+            | {
+                "urllib.parse",
+                "ipaddress",
+                "convolab_worker.settings.judged_urls",
+                "hashlib",
+                "random",
+            },
             id="the-command-run",
         ),
         pytest.param(

@@ -15,11 +15,11 @@ one more wake, after the answer: the service may have looked for the last time j
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from convolab_worker._chance import chance
 from convolab_worker._logs import Log
 from convolab_worker.client.wake_policy import GivenUp, Heard, due_in, judge
 from convolab_worker.client.wake_request import WakeSender, open_session, wake_address
@@ -162,7 +162,7 @@ class Waker:
                 attempt=attempt,
                 futile=self._futile,
                 now=time.time(),
-                random=random.random(),
+                random=chance(),
             )
             if isinstance(verdict, Heard):
                 return await self._settle(verdict)

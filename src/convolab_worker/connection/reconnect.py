@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from typing import TYPE_CHECKING, TypeVar
 
+from convolab_worker._chance import chance
 from convolab_worker._logs import Log
 from convolab_worker.connection.error_replies import cannot_serve, explain, is_about_data
 from convolab_worker.connection.logins import LoginKeeper
@@ -154,22 +154,22 @@ class Reconnection:
 
     def _delay(self, failures: int, refusals: int, refusal: RedisRefused | None) -> float:
         """The seconds until the next attempt to connect."""
-        chance = random.random()
-        again = reconnect_delay(failures, random=chance)
+        drawn = chance()
+        again = reconnect_delay(failures, random=drawn)
         if refusal is None:
             return again
         text = str(refusal)
         is_credentials = text.startswith(_UNKNOWN_USER)
         if _is_about_server(text) or (is_credentials and self._credentials_change):
-            return max(failover_delay(refusals, random=chance), again)
+            return max(failover_delay(refusals, random=drawn), again)
         passing = any(word in text for word in _PASSING)
-        return max(refusal_delay(1 if passing else refusals, random=chance), again)
+        return max(refusal_delay(1 if passing else refusals, random=drawn), again)
 
     async def _pause_if_unstable(self) -> None:
         """Wait where connections are lost as soon as they are open, longer each time."""
         age = asyncio.get_running_loop().time() - self._opened_at
         self._soon_lost = self._soon_lost + 1 if age < _SOON_SECONDS else 0
-        pause = instability_delay(self._soon_lost, random=random.random())
+        pause = instability_delay(self._soon_lost, random=chance())
         if pause:
             _log.warning(
                 "redis.unstable", redis=self._where, losses=self._soon_lost, pause=round(pause, 3)
@@ -236,7 +236,7 @@ class Reconnection:
             self._tell_refusal(error)
             self._pause = asyncio.Event()
             loading = str(error).startswith(_PASSING)
-            delay = refusal_delay(1 if loading else self._refusals, random=random.random())
+            delay = refusal_delay(1 if loading else self._refusals, random=chance())
             asyncio.get_running_loop().call_later(delay, self._end_pause, self._pause)
         await self._happens(self._pause)
 

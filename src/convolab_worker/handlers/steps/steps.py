@@ -14,11 +14,11 @@ import contextvars
 import functools
 import hashlib
 import inspect
-import random
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
+from convolab_worker._chance import chance
 from convolab_worker._logs import Log
 from convolab_worker.errors import (
     ConfigurationError,
@@ -150,7 +150,7 @@ class Steps:
             except Exception as error:
                 if any(isinstance(each, _FINAL) for each in members(error)):
                     raise
-                delay = retry_delay(call.policy, made, random=random.random())
+                delay = retry_delay(call.policy, made, random=chance())
                 if delay is None:
                     raise
                 _log.info(

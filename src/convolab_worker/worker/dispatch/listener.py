@@ -11,11 +11,11 @@ The read is down or up, and is never cancelled to wake the worker:
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from convolab_worker._chance import chance
 from convolab_worker._logs import Log
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 from convolab_worker.worker.dispatch.idle_backoff import cut, next_wait
@@ -150,7 +150,7 @@ class MarkerListener:
         else:
             is_over = marker is None and is_whole and not self._is_unblocked
             if is_over:
-                self._wait = next_wait(self._wait, bounds=self._bounds, random=random.random())
+                self._wait = next_wait(self._wait, bounds=self._bounds, random=chance())
             self._heard.append(Heard(marker, is_over))
         finally:
             self._read = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
+from convolab_worker._chance import chance
 from convolab_worker._logs import Log
 from convolab_worker.bullmq import reconcile
 from convolab_worker.bullmq.backend import Refusal, now_ms
@@ -220,7 +220,7 @@ class JobCompleter:
         _log.warning(
             "job.write_lost", job_id=job.id, queue=job.queue, bytes=size, losses=tries.losses
         )
-        await self._reconnection.pause(loss_delay(tries.losses, random=random.random()))
+        await self._reconnection.pause(loss_delay(tries.losses, random=chance()))
 
     # writing
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker._chance import chance
 from convolab_worker._logs import Log, named
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
@@ -247,7 +247,7 @@ class JobExecutor:
         error = call.error if call.aborted is None else None
         if error is not None and await self._is_stopped_by(error):
             return Returned()
-        return conclude(call, job, handler, random.random, self._handlers.strategies)
+        return conclude(call, job, handler, chance, self._handlers.strategies)
 
     async def _is_stopped_by(self, error: BaseException) -> bool:
         """Whether a stop's signal, which may only be on its way to this process, caused the error.
@@ -263,7 +263,7 @@ class JobExecutor:
 
     def failure(self, error: BaseException, job: ActiveJob) -> Failed:
         """The outcome of an attempt that failed with ``error`` outside its handler."""
-        return failure(error, job, random.random, self._handlers.strategies)
+        return failure(error, job, chance, self._handlers.strategies)
 
     async def _deferred_reason(self, job: ActiveJob) -> str:
         deferred = job.deferred_failure or ""
