@@ -34,7 +34,7 @@ from convolab_worker.connection.opening import (
     why_not_open,
 )
 from convolab_worker.connection.route import Redirects, Route
-from convolab_worker.connection.unanswered import SilenceTimer, pack
+from convolab_worker.connection.unanswered import Answer, SilenceTimer, pack
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=RedisRefused)
         self._pending: deque[Unanswered] = deque()
         self._out: list[bytes] = []
-        self._flush_due = False
+        self._flush_due = self._is_reading = False
         self._silence = SilenceTimer(self._pending, self._on_silence)
         self._opening: asyncio.Task[None] | None = None
         self._identity: ClientIdentity | None = None
@@ -240,21 +240,22 @@ class Connection(asyncio.Protocol):
             future = asyncio.get_running_loop().create_future()
             _fail(future, RedisUnavailable(f"not connected to Redis at {self._route.address}"))
             return future
-        future = self._loop.create_future()
-        self._send(future, pack(args), self._timeout if timeout is None else timeout)
-        self.counter.count(purpose)
-        return future
+        answer = Answer(loop=self._loop)
+        self._send(answer, pack(args), self._timeout if timeout is None else timeout)
+        self.counter.sent[purpose] += 1
+        return answer
 
-    def _send(self, future: asyncio.Future[Any], packed: bytes, seconds: float) -> None:
+    def _send(self, answer: Answer, packed: bytes, seconds: float) -> None:
         loop = self._loop
-        self._pending.append((future, loop.time() + seconds, packed, seconds))
+        self._pending.append((answer, loop.time() + seconds, packed, seconds))
         self._out.append(packed)
         unsent, unanswered = len(self._out), len(self._pending)
         if unanswered == 1 or (unsent >= _FLUSH_AT and 2 * unsent >= unanswered):
             self._flush()
         elif not self._flush_due:
             self._flush_due = True
-            loop.call_soon(self._flush)
+            if not self._is_reading:  # what has been read flushes at its end
+                loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -348,9 +349,19 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._silence.heard_at = self._loop.time()
-        reader, pending = self._reader, self._pending
+        self._is_reading = True
+        try:
+            self._read(data)
+        finally:
+            self._is_reading = False
+        if self._flush_due:
+            self._flush()
+
+    def _read(self, data: bytes) -> None:
+        """Deliver each answer; who gets one goes on at once, and may send, or drop all of this."""
+        reader, pending, transport = self._reader, self._pending, self._transport
         reader.feed(data)
-        while True:
+        while self._transport is transport:
             try:
                 answer = reader.gets()
             except hiredis.ProtocolError as error:
@@ -368,11 +379,12 @@ class Connection(asyncio.Protocol):
                 self._drop(ReplyLost(f"Redis at {where} answered what was not asked"))
                 return
             command = pending.popleft()
-            is_greeting, self._greetings = self._greetings > 0, max(self._greetings - 1, 0)
+            if is_greeting := self._greetings > 0:
+                self._greetings -= 1
             if command[0].done():
                 continue
             if not isinstance(answer, RedisRefused):
-                command[0].set_result(answer)
+                command[0].deliver(answer)
             elif is_greeting or not self._sent_on(answer, command):
                 _fail(command[0], answer)
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 _MOST_RUNS = 100
 _MOST_REASONS = 50
@@ -25,7 +28,7 @@ _VARYING = (  # compiled when a job fails
 )
 
 
-class RecentRun(NamedTuple):
+class RecentRun(Struct, frozen=True):
     """A run of a job that has ended.
 
     ``at`` is epoch seconds; ``duration`` and ``waited``, from the moment it could have started,
@@ -130,7 +133,7 @@ class RecentRuns:
 
     def recent(self) -> list[dict[str, Any]]:
         """The last hundred runs that ended, newest first."""
-        return [run._asdict() for run in reversed(self._runs)]
+        return [asdict(run) for run in reversed(self._runs)]
 
     def reasons(self) -> list[dict[str, Any]]:
         """The reasons for which runs failed, the one that came last first."""

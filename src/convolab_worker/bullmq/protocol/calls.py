@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
+from msgspec import Struct
 
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.job_options import end_options, is_true, number, short_options
@@ -34,9 +35,10 @@ _SCHEDULER_KEYS = (
 
 
 _MOST_ROWS = 2**31  # which nobody keeps: no limit
+_MOST_PACKED = 1000
 
 
-class Call(NamedTuple):
+class Call(Struct, frozen=True):
     """One run of a script: its name, its KEYS and its ARGV.
 
     ``inner`` is how many commands the script runs inside Redis, where that is known before its
@@ -88,6 +90,7 @@ class Transitions:
             target: (keys.named(*_FETCH_KEYS, target), f"{keys.base}metrics:{target}")
             for target in ("completed", "failed")
         }
+        self._packed: dict[str, tuple[Mapping[str, Any], bytes]] = {}
         self._delay_keys = keys.named(*_DELAY_KEYS)
         self._delay_more_keys = keys.named(*_DELAY_MORE_KEYS)
 
@@ -110,8 +113,6 @@ class Transitions:
         base = self._keys.base
         fixed, metrics = self._finish_keys[target]
         keys = [*fixed, base + job.id, metrics, self._fetch_keys[-1]]
-        at_end = end_options(job.policy or job.opts, target)
-        opts = {"token": job.token, **self._finish_opts, **at_end}
         args: list[Any] = [
             job.id,
             now_ms,
@@ -120,7 +121,7 @@ class Transitions:
             target,
             "1" if fetch_next else "",
             base,
-            msgpack.packb(opts),
+            self._options(job.token, end_options(job.policy or job.opts, target)),
         ]
         if fields:
             args.append(_flat(fields))
@@ -128,6 +129,20 @@ class Transitions:
             args.append(_packed([step_field(name) for name in job.steps]))
             return Call("finishWithSteps", keys, args)
         return Call("moveToFinished", keys, args)
+
+    def _options(self, token: str, at_end: Mapping[str, Any]) -> bytes:
+        """Pack what the script that ends a job is told of its options.
+
+        The jobs of one slot have one token, and most of them the same options.
+        """
+        known = self._packed.get(token)
+        if known is not None and known[0] is at_end:
+            return known[1]
+        packed: bytes = msgpack.packb({"token": token, **self._finish_opts, **at_end})
+        if len(self._packed) >= _MOST_PACKED:
+            self._packed.clear()
+        self._packed[token] = at_end, packed
+        return packed
 
     def delay(
         self,

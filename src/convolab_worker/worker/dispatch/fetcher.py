@@ -8,7 +8,6 @@ chain later. Whatever ends a chain frees its slot and takes its job out of the r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -322,8 +321,10 @@ class Fetcher:
                 wanted = self._table.place_freed(queue)
                 if wanted is not FollowUp.NONE:
                     await self._follow_up(queue, wanted)
-        with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
+        try:
             self._executor.report(held, completion.outcome)
+        except Exception:  # noqa: BLE001, S110 - a log that can't be written is no reason to stop
+            pass
         if isinstance(completion.outcome, Lost):
             self._prober.stalled.schedule(held.job.queue, after=_LOST_SECONDS)
         return completion

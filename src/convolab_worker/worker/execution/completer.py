@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -63,7 +63,7 @@ _log = Log()
 _PATIENT_REFUSALS = 5
 
 
-class Completion(NamedTuple):
+class Completion(Struct, frozen=True):
     """What was written of a job, and what came of the fetch with it.
 
     ``outcome`` is another than was asked for where BullMQ refused that one or the lock was lost.

@@ -59,7 +59,6 @@ _LABELS = {
     Lost: "lost",
 }
 NO_OPTIONS: Mapping[str, Any] = {}
-_NO_SPAN: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 NO_HANDLER = "(no handler)"
 """Stands for the handler, and the kind, of a job whose name nobody handles."""
 
@@ -126,9 +125,7 @@ class JobExecutor:
             await asyncio.to_thread(self._processes.close)
         self._threads.close()
 
-    def _in_process(self, job: ActiveJob, handler: Handler) -> ProcessCall | None:
-        if handler.process is None:
-            return None
+    def _in_process(self, job: ActiveJob, handler: Handler) -> ProcessCall:
         from convolab_worker.worker.execution.processes.call import ProcessCall
         from convolab_worker.worker.execution.processes.pool import HandlerProcesses
 
@@ -226,14 +223,16 @@ class JobExecutor:
             self._log.info("job.started", held.names)
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
-        call = HandlerCall(job, handler, self._threads, self._in_process(active_job, handler))
+        in_process = None if handler.process is None else self._in_process(active_job, handler)
+        call = HandlerCall(job, handler, self._threads, in_process)
         call.on_stuck = self._report_stuck
         held.call, held.reporter = call, reporter
         try:
             await call.run()
         finally:
             held.call = None
-        self._report_programs(call, active_job)
+        if call.aborted is not None or call.killed_programs:
+            self._report_programs(call, active_job)
         return await self._concluded(call, active_job, handler, reporter)
 
     async def _concluded(
@@ -309,29 +308,36 @@ class JobExecutor:
 
     def report(self, held: JobInHand, outcome: Outcome) -> None:
         """Count and log what the job has come to; in the span that it ran in, if there was one."""
-        with _NO_SPAN if held.span is None else self._tracing.resumed(held.span):
-            job, came = held.job, label(outcome)
-            now = time.time()
-            ran = max(now - job.processed_on / 1000, 0.0)
-            waited = max((job.processed_on - job.timestamp - job.delay) / 1000, 0.0)
-            kind = NO_HANDLER if held.handler is None else held.handler.kind
+        if held.span is None:
+            self._report(held, outcome)
+            return
+        with self._tracing.resumed(held.span):
+            self._report(held, outcome)
+
+    def _report(self, held: JobInHand, outcome: Outcome) -> None:
+        job, came = held.job, label(outcome)
+        now = time.time()
+        ran = max(now - job.processed_on / 1000, 0.0)
+        waited = max((job.processed_on - job.timestamp - job.delay) / 1000, 0.0)
+        kind = NO_HANDLER if held.handler is None else held.handler.kind
+        if self._tracing is not NO_TRACING:
             self._tracing.ended(job, outcome, ran)
-            reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
-            self.metrics.job_ended(
-                RecentRun(
-                    now, job.id, job.name, job.queue, kind, job.attempt, came, ran, waited,
-                    reason and reason[:_LONGEST_SHOWN],
-                )
-            )  # fmt: skip
-            if type(outcome) is Completed and not self._tells:
-                return
-            names = held.names or _names(held)
-            if isinstance(outcome, Failed):
-                self._tell_failure(outcome, names)
-            elif isinstance(outcome, Lost):
-                self._log.error("job.lost", {"reason": outcome.reason, **names})
-            else:
-                self._log.info(f"job.{came}", {"duration_ms": round(ran * 1000), **names})
+        reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
+        self.metrics.job_ended(
+            RecentRun(
+                now, job.id, job.name, job.queue, kind, job.attempt, came, ran, waited,
+                reason and reason[:_LONGEST_SHOWN],
+            )
+        )  # fmt: skip
+        if type(outcome) is Completed and not self._tells:
+            return
+        names = held.names or _names(held)
+        if isinstance(outcome, Failed):
+            self._tell_failure(outcome, names)
+        elif isinstance(outcome, Lost):
+            self._log.error("job.lost", {"reason": outcome.reason, **names})
+        else:
+            self._log.info(f"job.{came}", {"duration_ms": round(ran * 1000), **names})
 
     def _tell_failure(self, failed: Failed, names: dict[str, object]) -> None:
         """A failure for good is an error that somebody has to look at; one attempt is a warning."""
@@ -368,6 +374,6 @@ def _names(held: JobInHand) -> dict[str, object]:
 
 
 def label(outcome: Outcome) -> str:
-    if isinstance(outcome, Failed):
+    if type(outcome) is Failed:
         return "failed" if outcome.retry_in is None else "retried"
     return _LABELS[type(outcome)]

@@ -33,7 +33,7 @@ from convolab_worker.telemetry.log_context import bind_job
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from types import FrameType
 
     from convolab_worker.handlers.handler import Handler
@@ -86,6 +86,24 @@ class HandlerCall:
     In the last case a thread waits for the process.
     """
 
+    # What most calls leave as it is stands here, and not in each of them: one is made for every job.
+    _task: asyncio.Task[None] | None = None
+    _thread: HandlerThread | None = None  # while it makes this call
+    _thread_id: int | None = None  # of the thread that it runs in, if not the loop's
+    _chain: MiddlewareChain | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _began = False
+    _value: Any = None
+    error: BaseException | None = None
+    aborted: Abort | None = None
+    abandoned = False
+    killed = False
+    # Programs that the handler left running: job.subprocess's, killed, and others, which run.
+    killed_programs: Sequence[str] = ()
+    running_programs: Sequence[str] = ()
+    # Called while the handler still stands where it is: its time is over, or it is abandoned.
+    on_stuck: Callable[[HandlerCall], None] | None = None
+
     def __init__(
         self,
         job: Job[Any],
@@ -98,23 +116,7 @@ class HandlerCall:
         self._threads = threads
         self._in_process = in_process
         self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._task: asyncio.Task[None] | None = None
-        self._thread: HandlerThread | None = None  # while it makes this call
-        self._thread_id: int | None = None  # of the thread that it runs in, if not the loop's
-        self._chain: MiddlewareChain | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._began = False
-        self._value: Any = None
-        self.error: BaseException | None = None
-        self.aborted: Abort | None = None
-        self.abandoned = False
-        self.killed = False
-        # Programs that the handler left running: job.subprocess's, killed, and others, which run.
-        self.killed_programs: list[str] = []
-        self.running_programs: list[str] = []
-        # Called while the handler still stands where it is: its time is over, or it is abandoned.
-        self.on_stuck: Callable[[HandlerCall], None] | None = None
+        self._ended: asyncio.Future[None] = asyncio.Future(loop=self._loop)
 
     async def run(self) -> None:
         """Start the handler and wait until it has ended or has been abandoned."""
@@ -343,9 +345,11 @@ def _begin(
     handling: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str
 ) -> asyncio.Task[None]:
     """A task of the handler's own; from Python 3.12 on it begins at once, not in the next turn."""
-    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+    if loop.get_task_factory() is not None:
+        return loop.create_task(handling, name=name)
+    if sys.version_info >= (3, 12):
         return asyncio.Task(handling, loop=loop, name=name, eager_start=True)
-    return loop.create_task(handling, name=name)
+    return asyncio.Task(handling, loop=loop, name=name)
 
 
 def job_of_frame(frame: FrameType) -> dict[str, Any] | None:

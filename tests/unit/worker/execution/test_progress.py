@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import threading
 from typing import Any, cast
 
 import pytest
@@ -26,6 +27,7 @@ class Writes:
         self.interval = interval
         self.max_size = 2**20
         self.loop = asyncio.get_running_loop()
+        self.lock = threading.Lock()
         self.down = down
         self.made: list[tuple[str | None, list[str]]] = []
         self.written = asyncio.Event()
