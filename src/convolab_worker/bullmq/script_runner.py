@@ -38,7 +38,6 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
     """
     scripts = connection.scripts
     found = script(call.script)
-    command = ("EVALSHA", found.sha, len(call.keys), *call.keys, *call.args)
     while True:
         is_known = found.sha in scripts.known
         if not is_known and (asked := scripts.asked.get(found.sha)) is not None:
@@ -48,10 +47,13 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
                 raise ReplyLost(msg)
             continue
         try:
-            if is_known:
-                answer = await connection.call(purpose, *command)
+            if not is_known:
+                answer = await _ask(scripts, found, connection, purpose, call)
+            elif call.packed is not None:
+                packed = found.head(len(call.args)) + call.packed
+                answer = await connection.send(purpose, packed)
             else:
-                answer = await _ask(scripts, found, connection, purpose, command)
+                answer = await connection.call(purpose, *_command(found, call))
         except RedisUnavailable as error:
             if not isinstance(error, RedisRefused):
                 scripts.known.clear()
@@ -65,24 +67,31 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
 
 
 async def _ask(
-    scripts: KnownScripts, found: Script, connection: Connection, purpose: Purpose, command: Any
+    scripts: KnownScripts, found: Script, connection: Connection, purpose: Purpose, call: Call
 ) -> Any:
     """Runs a script that may be unknown to the server, while other calls of it wait."""
     asked = scripts.asked[found.sha] = asyncio.Event()
     try:
         try:
-            answer = await connection.call(purpose, *command)
+            answer = await connection.call(purpose, *_command(found, call))
         except RedisRefused as error:
             if not _is_unknown(error):
                 # Or all who wait would be refused one by one.
                 scripts.known.add(found.sha)
                 raise
-            answer = await connection.call(purpose, "EVAL", found.text, *command[2:])
+            text = found.text
+            answer = await connection.call(
+                purpose, "EVAL", text, len(call.keys), *call.keys, *call.args
+            )
         scripts.known.add(found.sha)
         return answer
     finally:
         del scripts.asked[found.sha]
         asked.set()
+
+
+def _command(found: Script, call: Call) -> tuple[Any, ...]:
+    return ("EVALSHA", found.sha, len(call.keys), *call.keys, *call.args)
 
 
 async def run_pipeline(
@@ -93,13 +102,14 @@ async def run_pipeline(
     Raises the first error once all calls are answered.
     """
     scripts = connection.scripts
-    shas = [script(call.script).sha for call in calls]
+    known = [script(call.script) for call in calls]
+    shas = [found.sha for found in known]
     answers: list[Any] = [None] * len(calls)
     left = list(range(len(calls)))
     if scripts.known.issuperset(shas):  # without a task for each call, which takes longer
         sent = [
-            connection.call(purpose, "EVALSHA", sha, len(call.keys), *call.keys, *call.args)
-            for sha, call in zip(shas, calls, strict=True)
+            connection.call(purpose, *_command(found, call))
+            for found, call in zip(known, calls, strict=True)
         ]
         answers = await asyncio.gather(*sent, return_exceptions=True)
         done = [not isinstance(answer, RedisUnavailable) for answer in answers]

@@ -236,16 +236,22 @@ class Connection(asyncio.Protocol):
         The future raises RedisRefused for an error reply, and ReplyLost when the connection went
         away first, in which case the command may or may not have run.
         """
+        return self.send(purpose, pack(args), timeout=timeout)
+
+    def send(
+        self, purpose: Purpose, packed: bytes, *, timeout: float | None = None
+    ) -> asyncio.Future[Any]:
+        """Send one command that is packed already, as ``call`` does."""
         if not self._open:
             future = asyncio.get_running_loop().create_future()
             _fail(future, RedisUnavailable(f"not connected to Redis at {self._route.address}"))
             return future
         answer = Answer(loop=self._loop)
-        self._send(answer, pack(args), self._timeout if timeout is None else timeout)
+        self._queue(answer, packed, self._timeout if timeout is None else timeout)
         self.counter.sent[purpose] += 1
         return answer
 
-    def _send(self, answer: Answer, packed: bytes, seconds: float) -> None:
+    def _queue(self, answer: Answer, packed: bytes, seconds: float) -> None:
         loop = self._loop
         self._pending.append((answer, loop.time() + seconds, packed, seconds))
         self._out.append(packed)
@@ -369,7 +375,8 @@ class Connection(asyncio.Protocol):
                 self._drop(ReplyLost(f"Redis at {where} spoke something else: {error}"))
                 return
             if answer is False:
-                self._all_read()
+                if self._unfit is not None or self._redirects.commands:
+                    self._all_read()
                 return
             if not pending and self.on_message is not None:
                 self.on_message(answer)
@@ -428,7 +435,7 @@ class Connection(asyncio.Protocol):
             raise
         for future, _, packed, seconds in commands:
             if not future.done():
-                self._send(future, packed, seconds)
+                self._queue(future, packed, seconds)
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

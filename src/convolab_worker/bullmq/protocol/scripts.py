@@ -13,8 +13,9 @@ import importlib.util
 import os
 import re
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from convolab_worker.bullmq.protocol.packing import pack_head
 from convolab_worker.errors import ConfigurationError
 
 _OWN_FOLDER = f"{os.path.dirname(os.path.dirname(__file__))}/lua"  # noqa: PTH120 - see _scripts_in
@@ -29,6 +30,14 @@ class Script(Struct, frozen=True):
     keys: int
     text: str
     sha: str
+    heads: dict[int, bytes] = field(default_factory=dict)
+
+    def head(self, arguments: int) -> bytes:
+        """Returns the beginning of a call with so many ARGV, as Redis reads it."""
+        known = self.heads.get(arguments)
+        if known is None:
+            known = self.heads[arguments] = pack_head(self.sha, self.keys, arguments)
+        return known
 
 
 @functools.cache

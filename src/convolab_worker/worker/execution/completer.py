@@ -166,10 +166,13 @@ class JobCompleter:
                     tries.outcome = too_large(tries.outcome, size, self._max_size)
                     continue
             try:
-                if not tries.losses:
-                    completion = await self._write(self._backend, held, tries.outcome, call)
-                else:
+                if tries.losses:
                     completion = await self._write_alone(held, tries.outcome, call)
+                elif type(tries.outcome) is Completed:
+                    result = await self._backend.transition(job, call)
+                    completion = Completion(tries.outcome, result)
+                else:
+                    completion = await self._write(self._backend, held, tries.outcome, call)
             except RedisUnavailable as error:
                 if await self._errors.was_written(job, error, call):
                     return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)

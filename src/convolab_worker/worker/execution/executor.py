@@ -172,9 +172,8 @@ class JobExecutor:
 
     def run(self, held: JobInHand) -> Coroutine[Any, Any, Outcome]:
         """Run the job, in its span if there are any; its outcome, whatever happens."""
-        return self._outcome(held) if self._tracing is NO_TRACING else self._traced(held)
-
-    def _outcome(self, held: JobInHand) -> Coroutine[Any, Any, Outcome]:
+        if self._tracing is not NO_TRACING:
+            return self._traced(held)
         hooks = self._handlers.failure_hooks
         return self._reported(held, hooks) if hooks.functions else self._attempt(held)
 
@@ -198,7 +197,8 @@ class JobExecutor:
     async def _traced(self, held: JobInHand) -> Outcome:
         with self._tracing.running(held.job) as tell:
             held.span = self._tracing.span()
-            outcome = await self._outcome(held)
+            hooks = self._handlers.failure_hooks
+            outcome = await self._reported(held, hooks)
             if isinstance(outcome, AwaitsChildren):
                 outcome = AwaitsChildren(outcome.children, self._tracing.carried())
             tell(outcome)
@@ -325,7 +325,7 @@ class JobExecutor:
         reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
         self.metrics.job_ended(
             RecentRun(
-                now, job.id, job.name, job.queue, kind, job.attempt, came, ran, waited,
+                now, job.id, job.name, job.queue, kind, job.attempts_made + 1, came, ran, waited,
                 reason and reason[:_LONGEST_SHOWN],
             )
         )  # fmt: skip

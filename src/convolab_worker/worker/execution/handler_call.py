@@ -93,6 +93,8 @@ class HandlerCall:
     _chain: MiddlewareChain | None = None
     _timer: asyncio.TimerHandle | None = None
     _began = False
+    _is_over = False  # ended or abandoned
+    _over: asyncio.Future[None] | None = None  # for ``run``, while it waits for that
     _value: Any = None
     error: BaseException | None = None
     aborted: Abort | None = None
@@ -116,7 +118,6 @@ class HandlerCall:
         self._threads = threads
         self._in_process = in_process
         self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = asyncio.Future(loop=self._loop)
 
     async def run(self) -> None:
         """Start the handler and wait until it has ended or has been abandoned."""
@@ -129,14 +130,16 @@ class HandlerCall:
         else:
             name = f"job {self._job.name} {self._job.id}"
             self._task = _begin(self._call(), self._loop, name)
-        if self._ended.done():  # it needed nothing to wait for, and no turn of the loop
+        if self._is_over:  # it needed nothing to wait for, and no turn of the loop
             self._end_programs()
             return
-        if self._in_process is None:
+        if self._in_process is None and self._handler.timeout is not None:
             self._start_clock()
+        self._over = asyncio.Future(loop=self._loop)
         try:
-            await self._ended
+            await self._over
         except asyncio.CancelledError:  # nobody waits for it any more
+            self._is_over = True
             self._job.cancelled.set()
             if self._task is not None:
                 self._task.cancel()
@@ -173,7 +176,7 @@ class HandlerCall:
 
     def _start_clock(self) -> None:
         """From now on the time-out counts."""
-        if self._handler.timeout is not None and self.aborted is None and not self._ended.done():
+        if self._handler.timeout is not None and self.aborted is None and not self._is_over:
             self._timer = self._loop.call_later(self._handler.timeout, self._time_out)
 
     async def _call(self) -> None:
@@ -254,8 +257,9 @@ class HandlerCall:
         return value.decoded() if type(value) is EncodedJson else value
 
     def _end(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+        self._is_over = True
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
 
     def _time_out(self) -> None:
         self._tell_stuck()
@@ -263,7 +267,7 @@ class HandlerCall:
 
     def abort(self, abort: Abort) -> None:
         """Tell the handler to end; of several aborts the first says what the job comes to."""
-        if self._ended.done():
+        if self._is_over:
             return
         if self.aborted is None:
             self.aborted = abort
@@ -283,23 +287,23 @@ class HandlerCall:
         self._timer = self._loop.call_later(abort.patience, self._abandon)
 
     def _abandon(self) -> None:
-        if self._in_process is not None and not self.killed and not self._ended.done():
+        if self._in_process is not None and not self.killed and not self._is_over:
             self.killed = True
             self._tell_stuck()
             self._in_process.kill()
             self._timer = self._loop.call_later(_KILLED_SECONDS, self._abandon)
-        elif not self._ended.done():
+        elif not self._is_over:
             self.abandoned = True
             self._tell_stuck()
             self._leave_thread()
-            self._ended.set_result(None)
+            self._end()
 
     def _leave_thread(self) -> None:
         if self._thread is not None:
             self._threads.abandon(self._thread)
 
     def _tell_stuck(self) -> None:
-        if self.on_stuck is not None and not self._ended.done():
+        if self.on_stuck is not None and not self._is_over:
             self.on_stuck(self)
 
     @property
