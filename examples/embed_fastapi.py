@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from convolab_worker import JobClient, JobStatus, Settings, Worker
 from convolab_worker.errors import JobNotFound, RedisUnavailable
-from convolab_worker.frameworks.starlette import job_client, jobs_lifespan
+from convolab_worker.integrations.starlette import job_client, jobs_lifespan
 from examples.convolab.app import handlers
 from examples.convolab.payloads import COURSE, DEFAULT_EPISODE, QUEUES
 

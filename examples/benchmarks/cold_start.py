@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace) -> Section:
         f"medians of {options.rounds} in turns; the ratios are medians within each turn. Imports "
         "of ours are what `-X importtime` says of each module with all that it brings first, "
         "which takes longer while it is watched. Installed were, and nothing else: "
-        f"{installed(PLAIN)}.",
+        f"{', '.join(installed(PLAIN))}.",
         headings=("what", "ms", "× imports of redis, bullmq, structlog", "× import of aiohttp.web"),
         rows=rows,
         results={"ms": times, "imports": imports},

@@ -23,17 +23,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.benchmarks.benchkit.day import from_rate
-from examples.benchmarks.benchkit.report import progress, say, table, write_json
+from examples.benchmarks.benchkit.report import progress
+from examples.benchmarks.benchkit.section import Section, run_alone
 from examples.benchmarks.benchkit.server import PrivateServer
-from examples.benchmarks.recovery import (
-    CONTENDERS,
-    command_of,
-    interpreter,
-    running,
-    versions_of,
-)
+from examples.benchmarks.recovery import CONTENDERS, command_of, running
 
-_ROOT = Path(__file__).resolve().parents[2]
 _SETTLED_SECONDS = 30.0
 _THEIRS = [key for key in CONTENDERS if not key.startswith("ours")]
 _OWN_COMMANDS = frozenset({"info", "client|list", "client|setinfo", "client|setname", "hello"})
@@ -57,22 +51,22 @@ def _counted(server: PrivateServer) -> dict[str, int]:
     return {name: count for name, count in calls.items() if name not in _OWN_COMMANDS}
 
 
-def measure(keys: list[str], environments: Path, minutes: float) -> list[IdlePeer]:
+def measure(options: argparse.Namespace) -> Section:
     """Let all of them idle side by side, and count."""
-    contenders = [CONTENDERS[key] for key in keys]
-    pythons = [interpreter(contender, environments) for contender in contenders]
+    contenders = [CONTENDERS[key] for key in options.contenders]
+    commands = [command_of(contender) for contender in contenders]
     with ExitStack() as ends:
         servers = [ends.enter_context(PrivateServer()) for _ in contenders]
-        for contender, python, server in zip(contenders, pythons, servers, strict=True):
-            environment = {**os.environ, **contender.environment, "RECOVERY_URL": server.url}
-            ends.enter_context(running(command_of(contender, python), environment))
-        progress(f"all idle for {minutes:g} minutes")
+        for contender, command, server in zip(contenders, commands, servers, strict=True):
+            environment = {**os.environ, **contender.settings, "RECOVERY_URL": server.url}
+            ends.enter_context(running(command, environment))
+        progress(f"all idle for {options.minutes:g} minutes")
         time.sleep(_SETTLED_SECONDS)
         began, before = time.monotonic(), [_counted(server) for server in servers]
-        time.sleep(minutes * 60)
+        time.sleep(options.minutes * 60)
         seconds, after = time.monotonic() - began, [_counted(server) for server in servers]
     peers = []
-    for contender, python, old, new in zip(contenders, pythons, before, after, strict=True):
+    for contender, old, new in zip(contenders, before, after, strict=True):
         billed = {name: new[name] - old.get(name, 0) for name in new}
         billed = {name: count for name, count in billed.items() if count}
         peers.append(
@@ -81,50 +75,33 @@ def measure(keys: list[str], environments: Path, minutes: float) -> list[IdlePee
                 seconds=seconds,
                 billed=billed,
                 billed_a_day=from_rate(sum(billed.values()), seconds),
-                versions=versions_of(contender, python),
+                versions=contender.versions,
             )
         )
-    return sorted(peers, key=lambda peer: peer.billed_a_day)
+    peers.sort(key=lambda peer: peer.billed_a_day)
+    return Section(
+        title="Idle workers",
+        note=f"Counted for {options.minutes:g} minutes, {_SETTLED_SECONDS:g} s after the start.",
+        headings=("idle worker", "billed", "billed a day", "commands", "versions"),
+        rows=[
+            (
+                peer.contender,
+                sum(peer.billed.values()),
+                round(peer.billed_a_day),
+                " ".join(f"{name} {count}" for name, count in sorted(peer.billed.items())),
+                ", ".join(peer.versions),
+            )
+            for peer in peers
+        ],
+        results=[asdict(peer) for peer in peers],
+    )
 
 
-def report(peers: list[IdlePeer]) -> str:
-    """Lay the results out as a table."""
-    rows = [
-        (
-            peer.contender,
-            sum(peer.billed.values()),
-            round(peer.billed_a_day),
-            " ".join(f"{name} {count}" for name, count in sorted(peer.billed.items())),
-            ", ".join(peer.versions),
-        )
-        for peer in peers
-    ]
-    return table(("idle worker", "billed", "billed a day", "commands", "versions"), rows)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the program's flags."""
     parser.add_argument("--minutes", type=float, default=10.0, help="how long all of them idle")
     parser.add_argument("--contenders", nargs="+", choices=_THEIRS, default=_THEIRS)
-    parser.add_argument(
-        "--environments",
-        type=Path,
-        default=_ROOT / ".venvs",
-        metavar="FOLDER",
-        help="where the other libraries are installed",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Measure, print the table, and write the JSON where asked."""
-    options = _options()
-    peers = measure(options.contenders, options.environments, options.minutes)
-    say(report(peers))
-    if options.json:
-        write_json(options.json, {"peers": [asdict(peer) for peer in peers]})
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, add_options)

@@ -29,7 +29,8 @@ from examples.benchmarks.benchkit.process import (
     WorkerPlan,
     WorkerProcess,
 )
-from examples.benchmarks.benchkit.report import progress, say, table, write_json
+from examples.benchmarks.benchkit.report import progress
+from examples.benchmarks.benchkit.section import Section, run_alone
 from examples.benchmarks.benchkit.server import PrivateServer
 
 _WARM_UP = 2
@@ -49,7 +50,45 @@ class LoneJobs:
     scripted: dict[str, float]
 
 
-def measure(
+def measure(options: argparse.Namespace) -> Section:
+    """Let lone jobs arrive at each contender, one contender at a time."""
+    results: list[LoneJobs] = []
+    with PrivateServer() as server, Producer() as producer:
+        for concurrency in options.concurrency:
+            for key in options.contenders:
+                progress(f"concurrency {concurrency}, {CONTENDERS[key].label}")
+                results.append(_lone(server, producer, CONTENDERS[key], concurrency, options))
+    return Section(
+        title="A lone job",
+        note=f"Medians of {options.jobs} lone jobs each, {options.settle:g} s apart.",
+        headings=(
+            "concurrency, worker",
+            "sent",
+            "billable",
+            "lowest and highest bill",
+            "pick-up p50 ms",
+            "worst ms",
+            "sent by name (mean)",
+        ),
+        rows=[_row(result) for result in results],
+        results=[asdict(result) for result in results],
+        versions={"valkey": server.version},
+    )
+
+
+def _row(result: LoneJobs) -> tuple[object, ...]:
+    return (
+        f"{result.concurrency:>2}  {result.contender}",
+        f"{median(result.client_sent):g}",
+        f"{median(result.billable):g}",
+        f"{min(result.billable)} … {max(result.billable)}",
+        f"{median(result.pick_up_ms):.2f}",
+        f"{max(result.pick_up_ms):.2f}",
+        ", ".join(f"{name} {calls:g}" for name, calls in result.sent.items()),
+    )
+
+
+def _lone(
     server: PrivateServer,
     producer: Producer,
     contender: Contender,
@@ -92,34 +131,8 @@ def _mean(counts: list[dict[str, int]]) -> dict[str, float]:
     return {name: round(calls / len(counts), 2) for name, calls in total.most_common()}
 
 
-def report(results: list[LoneJobs]) -> str:
-    """Lay the results out as a table."""
-    headings = (
-        "concurrency, worker",
-        "sent",
-        "billable",
-        "lowest and highest bill",
-        "pick-up p50 ms",
-        "worst ms",
-        "sent by name (mean)",
-    )
-    rows = [
-        (
-            f"{result.concurrency:>2}  {result.contender}",
-            f"{median(result.client_sent):g}",
-            f"{median(result.billable):g}",
-            f"{min(result.billable)} … {max(result.billable)}",
-            f"{median(result.pick_up_ms):.2f}",
-            f"{max(result.pick_up_ms):.2f}",
-            ", ".join(f"{name} {calls:g}" for name, calls in result.sent.items()),
-        )
-        for result in results
-    ]
-    return table(headings, rows)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the program's flags."""
     parser.add_argument("--jobs", type=int, default=11, help="lone jobs for each worker")
     parser.add_argument(
         "--settle", type=float, default=1.0, metavar="SECONDS", help="quiet time after each job"
@@ -128,26 +141,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Measure, print the table, and write the JSON where asked."""
-    options = _options()
-    results = []
-    with PrivateServer() as server, Producer() as producer:
-        for concurrency in options.concurrency:
-            for key in options.contenders:
-                contender = CONTENDERS[key]
-                progress(f"concurrency {concurrency}, {contender.label}")
-                results.append(measure(server, producer, contender, concurrency, options))
-    say(report(results))
-    say()
-    say(f"Medians of {options.jobs} lone jobs each, {options.settle:g} s apart.")
-    if options.json:
-        write_json(options.json, {"results": [asdict(result) for result in results]})
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, add_options)

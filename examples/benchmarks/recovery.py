@@ -4,9 +4,6 @@ Each contender has a private Valkey. A worker starts, one job is added, the job 
 worker is killed with all its children, and a new one is started at once. The queue is empty
 otherwise. Contenders wait side by side, all at their defaults unless their label says so.
 
-Libraries other than bullmq are installed into environments of their own, as some want versions
-of redis-py that others don't: --environments says where.
-
     python examples/benchmarks/recovery.py --rounds 3 --cap 1300 --json recovery.json
 """
 
@@ -20,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,26 +26,36 @@ from typing import TYPE_CHECKING
 # Run as a file, only the file's own folder is importable.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from examples.benchmarks.benchkit.child import ROOT
+from examples.benchmarks.benchkit.environments import PLAIN, TASKIQ, python_of, versions_of
 from examples.benchmarks.benchkit.process import BenchmarkError, node
-from examples.benchmarks.benchkit.report import progress, say, table, write_json
+from examples.benchmarks.benchkit.report import progress
+from examples.benchmarks.benchkit.section import Section, run_alone
 from examples.benchmarks.benchkit.server import PrivateServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 60.0
 _PACKAGE = "examples.benchmarks.recovering"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovering:
-    """A kind of worker; ``packages`` are what its own environment has, if it needs one."""
+    """A kind of worker: its program in recovering/, and the ``environment`` that has its library.
+
+    ``settings`` are variables that its process has.
+    """
 
     label: str
     program: str
-    packages: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: str = PLAIN
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def versions(self) -> list[str]:
+        """The releases of its library, where that has an environment of its own."""
+        return [] if self.environment == PLAIN else versions_of(self.environment)
 
 
 CONTENDERS = {
@@ -57,17 +63,17 @@ CONTENDERS = {
     "ours-10s": Recovering(
         label="this worker, locks of 10 s",
         program="ours",
-        environment={"CONVOLAB_LOCK_DURATION": "10s"},
+        settings={"CONVOLAB_LOCK_DURATION": "10s"},
     ),
     "bullmq-node": Recovering(label="bullmq Node", program="bullmq_node.mjs"),
     "bullmq-python": Recovering(label="bullmq Python, mended", program="bullmq_python"),
-    "streaq": Recovering(label="streaq", program="streaq", packages=("streaq",)),
-    "arq": Recovering(label="arq", program="arq", packages=("arq",)),
-    "docket": Recovering(label="docket", program="docket", packages=("pydocket",)),
-    "saq": Recovering(label="SAQ", program="saq", packages=("saq[redis]", "typing_extensions")),
-    "taskiq": Recovering(label="taskiq", program="taskiq", packages=("taskiq", "taskiq-redis")),
-    "dramatiq": Recovering(label="Dramatiq", program="dramatiq", packages=("dramatiq[redis]",)),
-    "celery": Recovering(label="Celery, acks late", program="celery", packages=("celery[redis]",)),
+    "streaq": Recovering(label="streaq", program="streaq", environment="streaq"),
+    "arq": Recovering(label="arq", program="arq", environment="arq"),
+    "docket": Recovering(label="docket", program="docket", environment="docket"),
+    "saq": Recovering(label="SAQ", program="saq", environment="saq"),
+    "taskiq": Recovering(label="taskiq", program="taskiq", environment=TASKIQ),
+    "dramatiq": Recovering(label="Dramatiq", program="dramatiq", environment="dramatiq"),
+    "celery": Recovering(label="Celery, acks late", program="celery", environment="celery"),
 }
 
 
@@ -103,12 +109,40 @@ class Words:
         self._socket.close()
 
 
-def measure(contender: Recovering, python: Path, rounds: int, cap: float) -> Recovery:
+def measure(options: argparse.Namespace) -> Section:
+    """Kill a worker of each contender, side by side."""
+    chosen = [CONTENDERS[key] for key in options.contenders]
+    for contender in chosen:
+        python_of(contender.environment)  # made before anything is timed
+    with ThreadPoolExecutor(len(chosen)) as threads:
+        pending = [
+            threads.submit(_recovered, contender, options.rounds, options.cap)
+            for contender in chosen
+        ]
+        results = [result for each in pending if (result := _seen(each))]
+    return Section(
+        title="Recovery",
+        note=f"At most {options.rounds} kills of each; given up after {options.cap:,.0f} s.",
+        headings=("killed worker", "s until its job runs again", "versions"),
+        rows=[
+            (
+                result.contender,
+                ", ".join(f"{seconds:.1f}" for seconds in result.seconds)
+                or f"not within {result.given_up_after:,.0f}",
+                ", ".join(result.versions),
+            )
+            for result in results
+        ],
+        results=[asdict(result) for result in results],
+    )
+
+
+def _recovered(contender: Recovering, rounds: int, cap: float) -> Recovery:
     """Kill that many workers, unless one round takes longer than ``cap`` seconds."""
     seconds: list[float] = []
     given_up = None
     for _ in range(rounds):
-        took = _one_round(contender, python, cap)
+        took = _one_round(contender, cap)
         if took is None:
             given_up = cap
             break
@@ -121,24 +155,24 @@ def measure(contender: Recovering, python: Path, rounds: int, cap: float) -> Rec
         contender=contender.label,
         seconds=seconds,
         given_up_after=given_up,
-        versions=versions_of(contender, python),
+        versions=contender.versions,
     )
 
 
-def _one_round(contender: Recovering, python: Path, cap: float) -> float | None:
+def _one_round(contender: Recovering, cap: float) -> float | None:
     with ExitStack() as ends:
         server = ends.enter_context(PrivateServer())
         words = Words()
         ends.callback(words.close)
         environment = {
             **os.environ,
-            **contender.environment,
+            **contender.settings,
             "RECOVERY_URL": server.url,
             "RECOVERY_PORT": str(words.port),
         }
-        command = command_of(contender, python)
+        command = command_of(contender)
         victim = ends.enter_context(running(command, environment))
-        subprocess.run([*command, "add"], cwd=_ROOT, env=environment, check=True, timeout=60)
+        subprocess.run([*command, "add"], cwd=ROOT, env=environment, check=True, timeout=60)
         first = words.wait(_START_SECONDS)
         if first is None:
             raise BenchmarkError(victim.told(f"{contender.label}: its job did not start"))
@@ -156,7 +190,7 @@ class _Worker:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill()
         self._process = subprocess.Popen(
             [*command, "work"],
-            cwd=_ROOT,
+            cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self._said,
@@ -186,40 +220,11 @@ def running(command: list[str], environment: Mapping[str, str]) -> Iterator[_Wor
         worker.kill()
 
 
-def command_of(contender: Recovering, python: Path) -> list[str]:
+def command_of(contender: Recovering) -> list[str]:
     """Say what starts the contender; "work" or "add" goes behind it."""
     if contender.program.endswith(".mjs"):
-        return [node(), str(_ROOT / "examples" / "benchmarks" / "recovering" / contender.program)]
-    return [str(python), "-m", f"{_PACKAGE}.{contender.program}"]
-
-
-def interpreter(contender: Recovering, folder: Path) -> Path:
-    """Give the interpreter that has what the contender needs; make its environment if need be."""
-    if not contender.packages:
-        return Path(sys.executable)
-    home = folder / contender.program
-    python = home / "bin" / "python"
-    if not python.exists():
-        progress(f"installing {' '.join(contender.packages)}")
-        venv.create(home, with_pip=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *contender.packages], check=True)
-    return python
-
-
-def versions_of(contender: Recovering, python: Path) -> list[str]:
-    """Name the releases that were measured."""
-    if not contender.packages:
-        return []
-    names = {package.partition("[")[0] for package in (*contender.packages, "redis")}
-    program = (
-        "import sys; from importlib.metadata import distributions as d;"
-        "print(*(f'{x.name} {x.version}' for x in d() if x.name in sys.argv[1:]), sep=chr(10))"
-    )
-    listed = subprocess.run(
-        [str(python), "-c", program, *names], check=True, capture_output=True, text=True
-    )
-    return listed.stdout.split("\n")[:-1]
+        return [node(), str(ROOT / "examples" / "benchmarks" / "recovering" / contender.program)]
+    return [python_of(contender.environment), "-m", f"{_PACKAGE}.{contender.program}"]
 
 
 def _seen(pending: Future[Recovery]) -> Recovery | None:
@@ -231,53 +236,14 @@ def _seen(pending: Future[Recovery]) -> Recovery | None:
         return None
 
 
-def report(results: list[Recovery]) -> str:
-    """Lay the results out as a table."""
-    rows = [
-        (
-            result.contender,
-            ", ".join(f"{seconds:.1f}" for seconds in result.seconds)
-            or f"not within {result.given_up_after:,.0f}",
-            ", ".join(result.versions),
-        )
-        for result in results
-    ]
-    return table(("killed worker", "s until its job runs again", "versions"), rows)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the program's flags."""
     parser.add_argument("--rounds", type=int, default=1, help="kills, as long as --cap allows them")
     parser.add_argument("--cap", type=float, default=1300.0, metavar="SECONDS", help="give up then")
     parser.add_argument(
         "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)
     )
-    parser.add_argument(
-        "--environments",
-        type=Path,
-        default=_ROOT / ".venvs",
-        metavar="FOLDER",
-        help="where the other libraries are installed",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Measure, print the table, and write the JSON where asked."""
-    options = _options()
-    chosen = [CONTENDERS[key] for key in options.contenders]
-    pythons = [interpreter(contender, options.environments) for contender in chosen]
-    with ThreadPoolExecutor(len(chosen)) as threads:
-        pending = [
-            threads.submit(measure, contender, python, options.rounds, options.cap)
-            for contender, python in zip(chosen, pythons, strict=True)
-        ]
-        results = [result for each in pending if (result := _seen(each))]
-    say(report(results))
-    if options.json:
-        write_json(options.json, {"results": [asdict(result) for result in results]})
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(__doc__, measure, add_options)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 # Run as a file, only the file's own folder is importable.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from convolab_worker.settings.kinds import parse_duration
+from convolab_worker.settings.units import parse_duration
 from examples.benchmarks.benchkit.process import (
     BULLMQ_NODE,
     OURS,

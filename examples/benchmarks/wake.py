@@ -57,7 +57,7 @@ _IMPORTS = {
     "redis.asyncio, bullmq, structlog": "import redis.asyncio, bullmq, structlog",
     "our worker and command": "import convolab_worker.cli.process, convolab_worker.worker.worker",
     "our worker and wake server": (
-        "import convolab_worker.cli.commands.run, convolab_worker.server.server,"
+        "import convolab_worker.cli.commands.run.command, convolab_worker.server.server,"
         " convolab_worker.server.routes"
     ),
 }

@@ -21,7 +21,6 @@ from convolab_worker.errors import ConfigurationError, RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 _HOST = "127.0.0.1"
 # Below the ranges that Linux and macOS use for outgoing connections. A client that reconnects to a
@@ -139,12 +138,7 @@ class EmbeddedServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _running(self) -> subprocess.Popen[bytes]:

@@ -17,7 +17,7 @@ import yaml
 
 from convolab_worker.cli.main import parse
 from convolab_worker.settings import Settings
-from convolab_worker.settings.kinds import parse_duration
+from convolab_worker.settings.units import parse_duration
 from tests.support.markdown import ROOT
 
 DEPLOY = ROOT / "deploy"

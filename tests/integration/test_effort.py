@@ -7,21 +7,26 @@ and a tenth, and say why in the commit.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self, TextIO
 
+import msgspec
 import pytest
 import structlog
+from redis.asyncio import Redis
 
 import convolab_worker
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.telemetry.logging import configure_logging
+from convolab_worker.worker.execution.handler_call import HandlerCall
 
 pytestmark = pytest.mark.asyncio
 
@@ -35,6 +40,8 @@ WRITES_A_JOB = 0.4  # at concurrency 50
 CALLS_AN_ADD = 42
 CALLS_AN_ADD_OF_MANY = 32
 COMMANDS_A_JOB = 1.1
+# Issue 13's bounds for the ways through the code.
+MODULES_OF_A_JOB, CALLS_OF_A_LOST_LOCK, CALLS_OF_A_CANCEL = 15, 4, 8
 
 
 @pytest.fixture
@@ -130,21 +137,108 @@ async def test_the_log_of_a_job_costs_few_calls(
     assert counts["info"] - counts["warning"] <= CALLS_OF_ITS_LOG, told
 
 
+class Journey:
+    """Follows one job, whose id, data and result have ``MARK``, until its result is sent.
+
+    ``takes`` are the modules that are given it, as an argument or as what a call of theirs returns;
+    ``gives`` those that call another module with it, or return it to one.
+    """
+
+    MARK = "m4rked"
+
+    def __init__(self) -> None:
+        self.takes: set[str | None] = set()
+        self.gives: set[str | None] = set()
+        self._is_sent = False
+
+    def __enter__(self) -> Self:
+        sys.setprofile(self._see)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _see(self, frame: FrameType, event: str, value: Any) -> None:
+        here = module_of(frame)
+        if self._is_sent or here is None:
+            return
+        if event == "call" and any(map(self._is_in, _arguments(frame))):
+            self._hand_on(_caller_of(frame), here)
+            self._is_sent = frame.f_code.co_qualname == "Connection._send"
+        elif event == "return" and self._is_in(value):
+            self._hand_on(here, _caller_of(frame))
+
+    def _hand_on(self, giver: str | None, taker: str | None) -> None:
+        if giver != taker:
+            self.gives.add(giver)
+            self.takes.add(taker)
+
+    def _is_in(self, value: Any, depth: int = 4) -> bool:
+        if isinstance(value, str | bytes | bytearray):
+            return self.MARK in (value if isinstance(value, str) else value.decode("latin-1"))
+        parts: Any = ()
+        if isinstance(value, dict):
+            parts = value.values()
+        elif isinstance(value, list | tuple):
+            parts = value
+        elif isinstance(value, msgspec.Struct):
+            parts = (getattr(value, name) for name in value.__struct_fields__)
+        elif isinstance(value, Job | HandlerCall):
+            names = getattr(value, "__slots__", None) or vars(value)
+            parts = (getattr(value, name, None) for name in names)
+        return depth > 0 and any(self._is_in(part, depth - 1) for part in parts)
+
+
+def _arguments(frame: FrameType) -> Iterator[Any]:
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return (frame.f_locals.get(name) for name in names)
+
+
+def module_of(frame: FrameType) -> str | None:
+    file = frame.f_code.co_filename
+    return Path(file).stem if file.startswith(PACKAGE) else None
+
+
+def stack_of(frame: FrameType | None) -> list[str]:
+    """The package's modules on a frame's stack, the innermost last, each run of one once."""
+    modules: list[str] = []
+    while frame is not None:
+        module = module_of(frame)
+        if module is not None and modules[-1:] != [module]:
+            modules.append(module)
+        frame = frame.f_back
+    return modules[::-1]
+
+
+def _caller_of(frame: FrameType) -> str | None:
+    """The nearest module of the package that called; None for the event loop."""
+    caller = frame.f_back
+    while caller is not None and module_of(caller) is None:
+        caller = caller.f_back
+    return None if caller is None else module_of(caller)
+
+
 async def test_a_jobs_way_is_as_short_as_the_page_on_architecture_says(
     make_settings: Callable[..., Settings],
 ) -> None:
     """At most fifteen modules hand it on; these and those that they ask are what the page lists."""
     handlers = HandlerRegistry()
 
-    @handlers.audio("noop")
-    async def noop(_job: Job[Any]) -> None:
-        """Do nothing."""
+    @handlers.audio("echo")
+    async def echo(job: Job[dict[str, str]]) -> dict[str, str]:
+        return job.data
 
     settings = make_settings(concurrency=1)
+    plain = {"name": "echo", "data": {"text": "x"}}
+    marked = {"name": "echo", "data": {"text": Journey.MARK}, "job_id": Journey.MARK}
     async with JobClient(settings) as client:
-        await client.enqueue_many([{"name": "noop"}] * JOBS)
-    with Calls() as calls:
-        await Worker(handlers, settings).drain()
+        await client.enqueue_many([plain] * JOBS)
+        with Calls() as calls:
+            await Worker(handlers, settings).drain()
+        await client.enqueue_many([plain, marked, plain])
+        with Journey() as journey:
+            await Worker(handlers, settings).drain()
 
     by_module: Counter[str] = Counter()
     for name, count in calls.by_function.items():
@@ -154,10 +248,86 @@ async def test_a_jobs_way_is_as_short_as_the_page_on_architecture_says(
     handing, asked = [
         re.findall(r"`(\w+)`", line) for line in re.findall(r"^> .*$", told, re.MULTILINE)
     ]
-    assert {name for name, count in by_module.items() if count > JOBS / 2} == {*handing, *asked}
+    assert journey.takes & journey.gives - {None} == {*handing}
+    assert len(handing) <= MODULES_OF_A_JOB
     assert f"**A job: {len(handing)} modules**" in told
+    assert {name for name, count in by_module.items() if count > JOBS / 2} == {*handing, *asked}
     assert f"ask {len(asked)} others" in told
-    assert len(handing) <= 15
+
+
+class Stacks:
+    """By which modules some functions were called first, in whatever thread."""
+
+    def __init__(self, *names: str) -> None:
+        self.of: dict[str, list[str]] = {}
+        self._names = names
+
+    def __enter__(self) -> Self:
+        threading.setprofile(self._see)
+        sys.setprofile(self._see)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+    def _see(self, frame: FrameType, event: str, _: Any) -> None:
+        name = frame.f_code.co_qualname
+        if event == "call" and name in self._names and name not in self.of:
+            self.of[name] = stack_of(frame)
+
+
+class Endless:
+    """A handler that ends only when it is cancelled, and tells when it begins and ends."""
+
+    def __init__(self) -> None:
+        self.handlers = HandlerRegistry()
+        self.handlers.audio("work")(self._work)
+        self.begun, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def _work(self, _job: Job[Any]) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+
+async def test_a_lost_lock_takes_few_calls_to_its_handlers_cancellation(
+    make_settings: Callable[..., Settings], redis: Redis, queue_name: str
+) -> None:
+    """Counted from the lock keeper's thread, which finds that another token stands in the lock."""
+    endless, settings = Endless(), make_settings(lock_duration=1.0)
+    with Stacks("_in_loop", "HandlerCall.abort") as stacks:
+        async with JobClient(settings) as client, Worker(endless.handlers, settings):
+            job_id = await client.enqueue("work")
+            await asyncio.wait_for(endless.begun.wait(), 10)
+            await redis.set(f"bull:{queue_name}:{job_id}:lock", "another worker's")
+            await asyncio.wait_for(endless.ended.wait(), 10)
+
+    in_thread, in_loop = stacks.of["_in_loop"], stacks.of["HandlerCall.abort"]
+    assert (in_thread[0], in_loop[-1]) == ("locks", "handler_call")
+    assert len(in_thread + in_loop) - 1 <= CALLS_OF_A_LOST_LOCK, (in_thread, in_loop)
+
+
+async def test_a_cancel_request_takes_few_calls_to_its_handlers_cancellation(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """Counted from the blocking read that hears it: in the loop, the keeper's thread, the loop."""
+    endless, settings = Endless(), make_settings()
+    heard, checked, taken = "MarkerListener.heard", "LockKeeper.check_soon", "take_back"
+    with Stacks(heard, checked, taken, "_in_loop", "HandlerCall.abort") as stacks:
+        async with JobClient(settings) as client, Worker(endless.handlers, settings):
+            job_id = await client.enqueue("work")
+            await asyncio.wait_for(endless.begun.wait(), 10)
+            await client.cancel(job_id, reason="not wanted", timeout=10)
+
+    ways = [stacks.of[heard][-2:], stacks.of[checked][-2:], stacks.of[taken]]
+    ways.append(stacks.of["_in_loop"] + stacks.of["HandlerCall.abort"])
+    assert ways[0] == ["dispatcher", "listener"]
+    assert [way[0] for way in ways] == ["dispatcher", "dispatcher", "locks", "locks"]
+    assert ways[-1][-1] == "handler_call"
+    assert sum(len(way) - 1 for way in ways) <= CALLS_OF_A_CANCEL, ways
 
 
 async def test_adding_costs_few_calls(make_settings: Callable[..., Settings]) -> None:

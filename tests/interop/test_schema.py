@@ -18,10 +18,10 @@ import pytest
 from msgspec import Meta
 
 from convolab_worker import HandlerRegistry, Job, Settings, Worker
-from convolab_worker.contract.compatibility import compare
-from convolab_worker.contract.document import contract_of
-from convolab_worker.contract.typescript import typescript
 from convolab_worker.embedded import EmbeddedServer
+from convolab_worker.handlers.contract.compatibility import compare
+from convolab_worker.handlers.contract.document import contract_of
+from convolab_worker.handlers.contract.typescript import typescript
 from examples.convolab.handlers import dialogue
 from tests.interop.session import PACKAGES
 from tests.support.markdown import ROOT, blocks

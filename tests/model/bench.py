@@ -11,8 +11,6 @@ from redis import Redis
 from tests.support.scripted import script_texts
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from convolab_worker.embedded import EmbeddedServer
 
 LISTS = ("wait", "paused", "active")
@@ -44,12 +42,7 @@ class ModelBench:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.redis.close()
 
     def load_scripts(self) -> None:

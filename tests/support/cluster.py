@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -12,15 +11,13 @@ from redis import Redis
 from redis.crc import key_slot
 
 from convolab_worker.embedded import EmbeddedServer
+from tests.support.waiting import wait_for_servers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-    from types import TracebackType
 
 _SLOTS = 16384
 _NODES = 3
-_PATIENCE_SECONDS = 30.0
 _TLS_PORTS = range(12_000, 19_000)
 _OPTIONS = {
     "cluster-enabled": "yes",
@@ -78,11 +75,11 @@ class Cluster:
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last - 1)
             if number:
                 self.nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port)
-        self._await(self._is_whole, "the cluster did not come together")
+        wait_for_servers(self._is_whole, "the cluster comes together")
         for number in range(_NODES, self._count):
             primary = self.nodes[number % _NODES].execute_command("CLUSTER", "MYID")
             self.nodes[number].execute_command("CLUSTER", "REPLICATE", primary)
-        self._await(self._is_synced, "the replicas did not follow")
+        wait_for_servers(self._is_synced, "the replicas follow")
 
     def _node(self, stack: ExitStack) -> tuple[EmbeddedServer, int]:
         """Start a node: it and its port. That of its bus is 10,000 higher."""
@@ -94,18 +91,7 @@ class Cluster:
         server = EmbeddedServer(port=None, options=options, program=self._program)
         return stack.enter_context(server), port
 
-    def _await(self, predicate: Callable[[], bool], otherwise: str) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not predicate():
-            assert time.monotonic() < deadline, otherwise
-            time.sleep(0.05)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _is_whole(self) -> bool:

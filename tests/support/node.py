@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 INTEROP = Path(__file__).parents[1] / "interop"
 HOW_TO_RUN = "install Node.js 20 or newer with npm, then run `make test` or `make interop`"
@@ -80,12 +79,7 @@ class NodeProcess:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def _drain(self) -> None:

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
 Mode = Literal["pass", "hold", "drop"]
 _T = TypeVar("_T")
@@ -279,12 +278,7 @@ class TcpProxy:
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(_CALL_SECONDS)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_CALL_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 from redis import Redis
-from redis.exceptions import RedisError
 
 from convolab_worker.embedded import EmbeddedServer, _find_program
 from tests.support.server import server_program
+from tests.support.waiting import wait_for_servers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
 MASTER = "the-primary"
-_PATIENCE_SECONDS = 30.0
 _OPTIONS = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
 
 
@@ -48,17 +45,12 @@ class Replicas:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def await_sync(self, place: int) -> None:
         """Wait until a replica has what its primary has."""
-        _until(
+        wait_for_servers(
             lambda: self.clients[place].info("replication").get("master_link_status") == "up",
             f"server {place} follows",
         )
@@ -67,7 +59,7 @@ class Replicas:
         """Wait until all the others have what the primary has now."""
         written = self.clients[primary].info("replication")["master_repl_offset"]
         others = [client for place, client in enumerate(self.clients) if place != primary]
-        _until(
+        wait_for_servers(
             lambda: all(
                 client.info("replication")["slave_repl_offset"] >= written for client in others
             ),
@@ -133,16 +125,11 @@ class SentinelProcesses:
                 self._processes.append(self._start(port))
                 client = Redis(port=port, password=self._password, decode_responses=True)
                 self.clients.append(stack.enter_context(client))
-            _until(self._are_ready, "the Sentinels know each other")
+            wait_for_servers(self._are_ready, "the Sentinels know each other")
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _end(self) -> None:
@@ -197,7 +184,7 @@ class SentinelProcesses:
                 found.add(self._replicas.place_of(int(where[1])))
             return len(found) == 1
 
-        _until(agree, "the Sentinels agree")
+        wait_for_servers(agree, "the Sentinels agree")
         return found.pop()
 
     def await_other_primary(self, than: int) -> int:
@@ -209,7 +196,7 @@ class SentinelProcesses:
             found = self.primary()
             return found != than and self._replicas.clients[found].role()[0] == "master"
 
-        _until(serves, "another primary")
+        wait_for_servers(serves, "another primary")
         return found
 
 
@@ -219,15 +206,3 @@ def _free_ports(count: int) -> list[int]:
         for sock in sockets:
             sock.bind(("127.0.0.1", 0))
         return [sock.getsockname()[1] for sock in sockets]
-
-
-def _until(predicate: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            if predicate():
-                return
-        except (RedisError, KeyError):
-            pass
-        assert time.monotonic() < deadline, f"{what}: not within {_PATIENCE_SECONDS:g} s"
-        time.sleep(0.02)

@@ -10,7 +10,6 @@ import hiredis
 
 if TYPE_CHECKING:
     import ssl
-    from types import TracebackType
 
 
 class ToldSentinel:
@@ -42,12 +41,7 @@ class ToldSentinel:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
         for writer in self._writers:

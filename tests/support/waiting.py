@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _POLL_SECONDS = 0.01
+_SERVERS_POLL_SECONDS, _SERVERS_SECONDS = 0.02, 30.0
 
 
 async def wait_until(
@@ -35,3 +39,17 @@ async def wait_until(
             msg = f"{what} did not come true within {timeout:g} s"
             raise AssertionError(msg)
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def wait_for_servers(predicate: Callable[[], object], what: str) -> None:
+    """Return once servers that are being set up, or fail over, have come so far.
+
+    One that answers with an error, or not yet, has not. Fails the test after half a minute.
+    """
+    deadline = time.monotonic() + _SERVERS_SECONDS
+    while True:
+        with suppress(RedisError, KeyError):
+            if predicate():
+                return
+        assert time.monotonic() < deadline, f"{what}: not within {_SERVERS_SECONDS:g} s"
+        time.sleep(_SERVERS_POLL_SECONDS)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import tomllib
@@ -157,6 +158,18 @@ def test_the_architecture_page_names_every_module() -> None:
     ]
 
     assert sorted(drawn) == sorted(modules | packages)
+
+
+def test_the_package_has_few_folders_and_modules_at_its_top() -> None:
+    """What a newcomer sees first can be taken in at once: what each folder owns, and never does."""
+    package = Path(next(iter(convolab_worker.__path__)))
+    folders = [*package.glob("*/__init__.py")]
+
+    assert len(folders) <= 12
+    assert len([*package.glob("*.py")]) <= 8
+    for folder in folders:
+        role = ast.get_docstring(ast.parse(folder.read_text(encoding="utf-8"))) or ""
+        assert len(re.findall(r"\.(?:\s|$)", role)) >= 2, folder
 
 
 def test_the_architecture_page_lists_the_modules_of_the_folders_that_a_job_passes_through() -> None:

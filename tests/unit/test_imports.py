@@ -65,7 +65,11 @@ def loaded_by(program: str) -> set[str]:
             "import asyncio\n"
             "async def main(): assemble(handlers, Settings())\n"
             "asyncio.run(main()); script('moveToActive')",
-            HEAVY | {"convolab_worker.worker.execution.processes"},
+            HEAVY
+            | {
+                "convolab_worker.payloads.pydantic_types",
+                "convolab_worker.worker.execution.processes",
+            },
             id="a-worker-about-to-start",
         ),
         pytest.param(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import redis
 from hypothesis import given, strategies as st
 
 from convolab_worker import JobClient
@@ -456,8 +458,31 @@ def test_settings_can_not_be_changed_in_place() -> None:
     """Settings are frozen: what was checked stays as it was."""
     settings = Settings()
 
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match=r"'concurrency' can't be changed: replace\(\)"):
         settings.concurrency = 1  # type: ignore[misc]
+    with pytest.raises(AttributeError, match=r"'concurrency' can't be changed: replace\(\)"):
+        del settings.concurrency
+
+    assert settings.concurrency == 8
+
+
+def test_settings_of_the_same_values_are_equal() -> None:
+    """What they passed over on the way is no part of that, and the server they were given is."""
+    settings = Settings(concurrency=3)
+    told = Settings(concurrency=3, remarks=("CONVOLAB_SPEED: no such variable",))
+    served = Settings.from_redis(redis.Redis(), concurrency=3)
+
+    assert settings == told == copy.copy(settings)
+    assert settings == pickle.loads(pickle.dumps(settings))  # noqa: S301 - our own
+    assert hash(settings) == hash(told)
+    assert settings not in (Settings(), served, {"concurrency": 3})
+    assert served == served.replace()
+
+
+def test_an_option_that_does_not_exist_is_a_type_error() -> None:
+    """As of any function."""
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'concurency'"):
+        Settings(concurency=3)  # type: ignore[call-arg]
 
 
 def test_a_repr_shows_the_settings_without_their_secrets() -> None:

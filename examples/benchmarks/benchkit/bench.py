@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from examples.benchmarks.benchkit.monitor import CommandCount, MonitorTap, count
 from examples.benchmarks.benchkit.process import (
@@ -16,9 +16,6 @@ from examples.benchmarks.benchkit.process import (
     WorkerProcess,
 )
 from examples.benchmarks.benchkit.server import PrivateServer
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _POLL_SECONDS = 0.02
 _STUCK_SECONDS = 60.0
@@ -76,12 +73,7 @@ class Bench:
         self.versions = {"valkey": self.server.version, **self.producer.ready["versions"]}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop both."""
         self._ends.close()
 

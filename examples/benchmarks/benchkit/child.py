@@ -19,7 +19,6 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[3]
 _START_SECONDS = 30.0
@@ -58,12 +57,7 @@ class JsonChild:
         """Give the running process."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the process: by end of input first, by force if it does not follow."""
         self.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
 import sys
 import venv
@@ -24,6 +25,8 @@ _PACKAGES = {
     "streaq": ("streaq>=6",),
     "arq": ("arq>=0.25",),
     "celery": ("celery[redis]>=5.5",),
+    "docket": ("pydocket",),
+    "dramatiq": ("dramatiq[redis]",),
 }
 _FOLDER = ROOT / ".venvs"
 
@@ -45,15 +48,21 @@ def python_of(environment: str) -> str:
     return str(python)
 
 
-def installed(environment: str) -> str:
-    """What an environment holds, as a sentence has it."""
+def installed(environment: str) -> list[str]:
+    """What an environment holds: names with versions."""
     listed = subprocess.run(
         [python_of(environment), "-m", "pip", "list", "--format", "freeze"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     tools = ("pip", "setuptools", "wheel")
     lines = (line.replace("==", " ") for line in listed.stdout.split())
-    return ", ".join(line for line in lines if line.split()[0] not in tools)
+    return [line for line in lines if line.split()[0] not in tools]
+
+
+def versions_of(environment: str) -> list[str]:
+    """The releases of what an environment is for, and of its redis-py."""
+    asked = {re.split(r"[\[<>= ]", package)[0] for package in _PACKAGES[environment]}
+    return [each for each in installed(environment) if each.split()[0] in asked | {"redis"}]
 
 
 def _from_here(package: str) -> str:

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
 
 # What a provider that bills by the command leaves off its bill (Upstash, 2026).
 FREE_COMMANDS = frozenset({"auth", "command", "info", "ping", "quit"})
@@ -118,12 +117,7 @@ class MonitorTap:
         self.mark()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Hang up and wait for the reading thread."""
         self._echo.close()
         self._socket.shutdown(socket.SHUT_RDWR)

@@ -103,15 +103,15 @@ def read_added(keys: QueueKeys, job: NewJob, answer: Any) -> Added:
 
 
 _COUNTED = {
-    "wait": "LLEN",
-    "prioritized": "ZCARD",
-    "delayed": "ZCARD",
-    "active": "LLEN",
-    "waiting-children": "ZCARD",
-    "completed": "ZCARD",
-    "failed": "ZCARD",
+    "waiting": ("LLEN", "wait"),
+    "prioritized": ("ZCARD", "prioritized"),
+    "delayed": ("ZCARD", "delayed"),
+    "active": ("LLEN", "active"),
+    "waiting-children": ("ZCARD", "waiting-children"),
+    "completed": ("ZCARD", "completed"),
+    "failed": ("ZCARD", "failed"),
 }
-_STATE_NAMES = {"wait": "waiting"}
+COUNTED_STATES = tuple(_COUNTED)
 COMMANDS_PER_QUEUE = len(_COUNTED)
 
 
@@ -120,11 +120,11 @@ async def depths(
 ) -> dict[str, dict[str, int]]:
     """Returns the numbers of jobs by queue and state, asked for in one pipeline."""
     asked = {
-        (keys.queue, kind): connection.call(Purpose.STATUS, command, keys[kind])
+        (keys.queue, state): connection.call(Purpose.STATUS, command, keys[key])
         for keys in queues
-        for kind, command in _COUNTED.items()
+        for state, (command, key) in _COUNTED.items()
     }
     counts: dict[str, dict[str, int]] = {keys.queue: {} for keys in queues}
-    for (queue, kind), future in asked.items():
-        counts[queue][_STATE_NAMES.get(kind, kind)] = await future
+    for (queue, state), future in asked.items():
+        counts[queue][state] = await future
     return counts

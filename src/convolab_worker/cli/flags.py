@@ -171,6 +171,14 @@ def add_json(command: Parser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
+def add_list(command: Parser, flag: str, text: str) -> None:
+    """Add a flag that may be given again; ``--name`` is read as ``names``."""
+    name = flag.removeprefix("--")
+    command.add_argument(
+        flag, dest=f"{name}s", metavar=name.upper(), action="append", default=[], help=text
+    )
+
+
 def add_flag(command: Parser, flag: str, kind: Kind, text: str, default: Any = None) -> None:
     """Add a flag that is not a setting; ``kind`` reads and checks its value."""
     command.add_argument(

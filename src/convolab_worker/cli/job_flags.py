@@ -1,11 +1,16 @@
-"""The flags of a job's options, for every command that adds jobs."""
+"""The flags of a job's data, queue and options, for every command that adds jobs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from convolab_worker.cli import flags
-from convolab_worker.settings.kinds import KeptJobs, Whole, parse_duration
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.kinds import KeptJobs, Whole
+from convolab_worker.settings.units import parse_duration
 
 if TYPE_CHECKING:
     import argparse
@@ -13,6 +18,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.keywords import Backoff
     from convolab_worker.cli.flags import Parser
+    from convolab_worker.settings import Settings
 
 _PRIORITY = Whole(low=0, high=2_097_151)
 _ATTEMPTS = Whole(low=1, high=10_000)
@@ -38,6 +44,24 @@ def add_flags(command: Parser) -> None:
     )
 
 
+def add_data(command: Parser, whose: str) -> None:
+    """Add the argument that ``read_data`` reads; ``whose`` begins its help."""
+    command.add_argument(
+        "data",
+        metavar="JSON",
+        nargs="?",
+        default="{}",
+        help=f"{whose}; @FILE reads a file, - reads standard input (default: {{}})",
+    )
+
+
+def expect_one_queue(given: argparse.Namespace, settings: Settings, what: str) -> None:
+    """Refuse several queues: it is one that ``what``. Raises ConfigurationError."""
+    if given.queues is not None and len(settings.queues) > 1:
+        msg = f"--queue {','.join(settings.queues)}: expected the one queue that {what}"
+        raise ConfigurationError(msg)
+
+
 def job_options(given: argparse.Namespace) -> dict[str, Any]:
     """Return the keywords of JobOptions that the flags gave."""
     return {name: getattr(given, name) for name in _NAMES if getattr(given, name) is not None}
@@ -46,7 +70,6 @@ def job_options(given: argparse.Namespace) -> dict[str, Any]:
 def read_backoff(text: str) -> Backoff:
     """Return the backoff that a flag's text means; raises ValueError, which says what it may be."""
     from convolab_worker.bullmq.protocol.keywords import Exponential, Fixed
-    from convolab_worker.errors import ConfigurationError
 
     kind, *parts = text.split(":")
     makers: dict[str, tuple[Callable[..., Backoff], int]] = {
@@ -62,3 +85,31 @@ def read_backoff(text: str) -> Backoff:
         return parse_duration(text) if text[0].isdecimal() else text
     except (ConfigurationError, ValueError):
         raise ValueError(_BACKOFF_EXPECTED) from None
+
+
+def read_data(text: str) -> Any:
+    """Return the JSON value that an argument means: itself, ``@FILE`` or ``-`` for standard input.
+
+    Raises ConfigurationError that names where the text came from and what is wrong with it.
+    """
+    source = "standard input" if text == "-" else text[1:] if text.startswith("@") else "JSON"
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{source} can't be read: {getattr(error, 'strerror', None) or error}"
+    except RecursionError:
+        msg = f"{source}: expected a JSON value, and it is nested too deeply"
+    except ValueError as error:
+        msg = f"{source}: expected a JSON value: {error}"
+        if source == "JSON":
+            msg += """; in a shell, put JSON into single quotes: '{"item": "tea"}'"""
+    raise ConfigurationError(msg)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    msg = f"{name} is not JSON"
+    raise ValueError(msg)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.output import as_json, printable, table
+from convolab_worker.client.job_status import json_or_text
 from convolab_worker.telemetry.frames import application_place_in, sections_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def job_json(details: JobDetails, attempts: Attempts) -> dict[str, Any]:
         "attempts": [attempt._asdict() for attempt in attempts.attempts],
         "attempts_complete": attempts.complete,
         "trace_id": job.trace_id,
-        "steps": {name: _value(text) for name, text in details.steps.items()},
+        "steps": {name: json_or_text(text) for name, text in details.steps.items()},
         "logs": list(details.logs),
         "parents": [parent._asdict() for parent in details.parents],
         "children": [child._asdict() for child in details.children],
@@ -97,7 +97,7 @@ def _facts(job: JobStatus, now: float) -> Iterator[tuple[str, str]]:
     if job.priority:
         yield "priority", str(job.priority)
     if job.progress not in (None, 0):
-        yield "progress", _progress(job.progress)
+        yield "progress", progress(job.progress)
     # BullMQ writes "attempts": 0 where nobody asked for any; the job has one all the same.
     options = {key: value for key, value in job.opts.items() if (key, value) != ("attempts", 0)}
     if options:
@@ -118,7 +118,7 @@ def _blocks(details: JobDetails, attempts: Attempts, *, full: bool) -> Iterator[
         yield "runs", "\n".join(_runs(attempts))
     yield from _stacks(job, full=full)
     if details.steps:
-        values = {name: _value(text) for name, text in details.steps.items()}
+        values = {name: json_or_text(text) for name, text in details.steps.items()}
         yield (
             "steps done",
             table([[name, _line(value, full=full)] for name, value in values.items()]),
@@ -205,7 +205,8 @@ def _between(start: float | None, end: float, word: str) -> str:
     return "" if start is None or end < start else f", {word} {length(end - start)}"
 
 
-def _progress(value: Any) -> str:
+def progress(value: Any) -> str:
+    """Return a job's progress as text: numbers are per cent."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return f"{value:g} %" if is_number else as_json(value)
 
@@ -222,10 +223,3 @@ def _cut(text: str, *, full: bool) -> str:
     if full or len(text) <= _LONGEST_TEXT:
         return text
     return f"{text[:_LONGEST_TEXT]}\n… of {len(text):,} characters; --full prints all"
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

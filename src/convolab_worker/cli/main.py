@@ -50,7 +50,7 @@ COMMANDS = {
     "completion": "print a script that completes the command line in bash, zsh or fish",
     "cost": "compute what a workload costs a day and a month, by several ways of working",
 }
-_FOLDERS = ("jobs", "doctor", "cost")
+_FOLDERS = ("run", "jobs", "doctor", "cost")
 """The commands whose modules are folders."""
 
 

@@ -188,6 +188,12 @@ def _columns_of(sign: str) -> int:
     return 2 if unicodedata.east_asian_width(sign) in {"W", "F"} else 1
 
 
+def listed(names: Sequence[str], most: int) -> str:
+    """Return the first names with commas between them, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def printable(text: str) -> str:
     """Return a text without what a terminal obeys; a job's data may have anything in it."""
     if text.isprintable():

@@ -6,7 +6,6 @@ What signals do to it is in ``signals``.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker._logs import Log
 from convolab_worker.cli.ending import end_children
+from convolab_worker.cli.garbage import look_as_usual
 from convolab_worker.cli.output import remark
 from convolab_worker.cli.signals import SIGNALS
 from convolab_worker.connection.connection import Connection
@@ -69,12 +69,8 @@ def run_worker(
 
 
 def run_in_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run ``main`` to its end as ``asyncio.run`` does, in uvloop's loop where it is installed.
-
-    The garbage collector no longer looks through what has been imported so far. That would
-    delay jobs by 10 to 100 ms each time, depending on the size of the application.
-    """
-    gc.freeze()
+    """Run ``main`` to its end as ``asyncio.run`` does, in uvloop's loop where it is installed."""
+    look_as_usual()
     with asyncio.Runner(loop_factory=_uvloop_factory()) as runner:
         return runner.run(main)
 

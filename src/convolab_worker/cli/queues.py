@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
 from convolab_worker.cli import flags
-from convolab_worker.cli.output import remark
+from convolab_worker.cli.output import listed, remark
 from convolab_worker.cli.process import connected
 from convolab_worker.client.queues import find_queues, not_used, workers_by_queue
 from convolab_worker.connection.usage import Purpose
@@ -147,5 +147,4 @@ def _nothing(settings: Settings) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return listed(names, _MOST_NAMED)

@@ -31,14 +31,14 @@ from convolab_worker.settings import Settings
 from convolab_worker.telemetry.tracing import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping
 
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.client.enqueue import Addition
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.waker import Waker
-    from convolab_worker.handlers.sync_job import SyncJob
+    from convolab_worker.handlers.sync_job import AsyncHandler, PlainHandler
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -81,20 +81,12 @@ class JobClient(Schedules):
 
     @overload
     async def enqueue(
-        self,
-        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
-        data: P,
-        /,
-        **options: Unpack[EnqueueOptions],
+        self, handler: AsyncHandler[P, R], data: P, /, **options: Unpack[EnqueueOptions]
     ) -> JobId[R]: ...
 
     @overload
     async def enqueue(
-        self,
-        handler: Callable[[SyncJob[P, Any]], R],
-        data: P,
-        /,
-        **options: Unpack[EnqueueOptions],
+        self, handler: PlainHandler[P, R], data: P, /, **options: Unpack[EnqueueOptions]
     ) -> JobId[R]: ...
 
     @overload
@@ -135,14 +127,13 @@ class JobClient(Schedules):
 
     async def _add(self, session: Session, new: Addition, **tried: Any) -> JobId[Any]:
         """Add a job and wake the service."""
-        delay = new.job.opts.get("delay", 0) / 1000 or None
         try:
             added = await enqueue.add(session, new, **tried)
         except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
-            self._wake(session, {delay})
+            self._wake(session, {new.delay})
             raise
         if self._waker is not None:
-            self._wake(session, {delay})
+            self._wake(session, {new.delay})
         return added
 
     @overload
@@ -152,20 +143,12 @@ class JobClient(Schedules):
 
     @overload
     async def enqueue_many(
-        self,
-        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
-        data: Iterable[P],
-        /,
-        **options: Unpack[EnqueueOptions],
+        self, handler: AsyncHandler[P, R], data: Iterable[P], /, **options: Unpack[EnqueueOptions]
     ) -> list[JobId[R]]: ...
 
     @overload
     async def enqueue_many(
-        self,
-        handler: Callable[[SyncJob[P, Any]], R],
-        data: Iterable[P],
-        /,
-        **options: Unpack[EnqueueOptions],
+        self, handler: PlainHandler[P, R], data: Iterable[P], /, **options: Unpack[EnqueueOptions]
     ) -> list[JobId[R]]: ...
 
     @overload
@@ -211,7 +194,8 @@ class JobClient(Schedules):
         delays: set[float | None] = set()  # of those that may be there, if not all are sent
 
         def note(sent: list[Addition]) -> None:
-            delays.update(new.job.opts.get("delay", 0) / 1000 for new in sent)
+            if self._waker is not None:
+                delays.update(new.delay for new in sent)
 
         try:
             return await enqueue.add_many(session, additions, on_send=note)

@@ -11,7 +11,6 @@ from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.job_type import order
-from convolab_worker.bullmq.protocol.calls import state_of
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keywords import (
     OPTION_KEYWORDS,
@@ -20,9 +19,8 @@ from convolab_worker.bullmq.protocol.keywords import (
     checked_id,
     job_options,
 )
-from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.client.job_status import state_now
 from convolab_worker.connection.error_replies import cannot_serve
-from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
@@ -59,6 +57,11 @@ class Addition(NamedTuple):
     def carrying(self, carried: Mapping[str, Any]) -> Addition:
         """Return it with further options: those that carry a trace's context on."""
         return self._replace(job=self.job.carrying(carried))
+
+    @property
+    def delay(self) -> float | None:
+        """In how many seconds the job is due; None for at once."""
+        return self.job.opts.get("delay", 0) / 1000 or None
 
     def job_id_to_be(self) -> JobId[Any]:
         """Return the id that the job will have, if none is kept instead."""
@@ -148,8 +151,7 @@ async def add(
 
 async def read_state(session: Session, new: Addition, job_id: JobId[Any]) -> None:
     """Let the id of a job that was there have its state."""
-    call = state_of(new.keys, job_id)
-    job_id.state = (await run_script(await session.open(), Purpose.STATUS, call)).decode()
+    job_id.state = await state_now(await session.open(), new.keys, job_id)
 
 
 async def add_many(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
+from convolab_worker.client.job_status import json_or_text, readable
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
@@ -165,12 +165,12 @@ class Events:
 
     def _deliver(self, stream: str, flat: list[bytes]) -> None:
         # Other programs may have written an entry: whatever its bytes are, the next ones count.
-        fields = {_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
-        job_id = _text(fields.get("jobId", b""))
+        fields = {readable(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+        job_id = readable(fields.get("jobId"))
         inboxes = self._watchers.get((stream, job_id))
         if not inboxes:
             return
-        name = _text(fields.get("event", b""))
+        name = readable(fields.get("event"))
         event = JobEvent(job_id, name, _event_data(name, fields))
         for inbox in inboxes:
             inbox.put_nowait(event)
@@ -202,17 +202,8 @@ class Events:
             self._connection.abort("a stream was added", stale=False)
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
-
-
 def _event_data(name: str, fields: dict[str, bytes]) -> Any:
     if name == "failed":
-        return _text(fields.get("failedReason", b""))
-    text = fields.get(_JSON_FIELDS.get(name, ""))
-    if text is None:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return _text(text)
+        return readable(fields.get("failedReason"))
+    raw = fields.get(_JSON_FIELDS.get(name, ""))
+    return None if raw is None else json_or_text(readable(raw))

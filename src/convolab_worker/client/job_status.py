@@ -152,18 +152,18 @@ def as_status(
     """
     if not flat:
         return None
-    text = [part.decode("utf-8", "replace") for part in flat]
+    text = [readable(part) for part in flat]
     fields = dict(zip(text[::2], text[1::2], strict=True))
     opts = options_of(fields.get("opts"))
-    stacktrace = _json(fields.get("stacktrace"))
+    stacktrace = json_or_text(fields.get("stacktrace"))
     return JobStatus(
         id=job_id,
         queue=queue,
         name=fields.get("name", ""),
         state=state,
-        data=_json(fields.get("data")),
-        progress=_json(fields.get("progress")),
-        result=_json(fields.get("returnvalue")),
+        data=json_or_text(fields.get("data")),
+        progress=json_or_text(fields.get("progress")),
+        result=json_or_text(fields.get("returnvalue")),
         failed_reason=fields.get("failedReason"),
         attempts_made=_count(fields.get("atm")) or _count(fields.get("attemptsMade")),
         timestamp=_seconds(fields.get("timestamp")),
@@ -182,17 +182,21 @@ def as_status(
 
 def options_of(text: str | None) -> dict[str, Any]:
     """Return a job's options by their long names; none for what is no JSON object."""
-    decoded = _json(text)
+    decoded = json_or_text(text)
     if not isinstance(decoded, dict):
         return {}
     return {LONG_NAMES.get(key, key): value for key, value in decoded.items()}
 
 
-def _json(text: str | None) -> Any:
-    if text is None:
-        return None
+def readable(raw: bytes | None) -> str:
+    """Return text for people: what is not UTF-8 is replaced, and nothing is empty."""
+    return (raw or b"").decode("utf-8", "replace")
+
+
+def json_or_text(text: str | None) -> Any:
+    """Return what a field of a job means: other programs may write what is no JSON."""
     with suppress(ValueError, RecursionError):
-        return json.loads(text)
+        return None if text is None else json.loads(text)
     return text
 
 

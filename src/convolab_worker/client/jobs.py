@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from convolab_worker.bullmq.protocol.job_options import is_true
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_number, text
-from convolab_worker.client.job_status import JobStatus, Seen, as_status, options_of, seen
+from convolab_worker.client.job_status import JobStatus, Seen, as_status, options_of, readable, seen
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError
 
@@ -146,8 +146,21 @@ class Search:
             oldest_first=oldest_first,
         )
 
-    async def jobs(self, state: str) -> AsyncGenerator[JobStatus, None]:
-        """Yield the jobs of all queues, in one order."""
+    async def jobs(
+        self, states: Sequence[str], limit: int | None
+    ) -> AsyncGenerator[JobStatus, None]:
+        """Yield the jobs of these states, one state after the other, at most ``limit``."""
+        count = 0
+        for state in states:
+            async with aclosing(self._of_all_queues(state)) as found:
+                async for job in found:
+                    if count == limit:
+                        return
+                    count += 1
+                    yield job
+
+    async def _of_all_queues(self, state: str) -> AsyncGenerator[JobStatus, None]:
+        """Yield the jobs of a state in one order."""
         streams = [self._jobs_of(keys, state) for keys in self.queues]
         sign = 1 if self.oldest_first else -1
         heads: list[tuple[float, int, JobStatus]] = []
@@ -180,7 +193,7 @@ class Search:
                     looked = await self._looked_at(keys, state, page)
                     fit = {job.id for job in looked if self.wanted.fits(job, self.now)}
                     places = [place for place in page if place[0] in fit]
-                for job, score in await self._read(keys, state, places):
+                for job, score in await read_jobs(self.connection, keys, state, places):
                     at = _time_of(state, score, seen(job).at)
                     if self.wanted.fits(seen(job)._replace(at=at), self.now):
                         yield job.due_at or at, job
@@ -193,19 +206,6 @@ class Search:
                     if self.wanted.fits(job, self.now):
                         yield job
 
-    async def _read(
-        self, keys: QueueKeys, state: str, places: Sequence[Place]
-    ) -> list[tuple[JobStatus, bytes | None]]:
-        call = self.connection.call
-        asked = [call(Purpose.STATUS, "HGETALL", keys.job(job_id)) for job_id, _ in places]
-        found = []
-        for (job_id, score), flat in zip(places, await asyncio.gather(*asked), strict=True):
-            due = score if state == "delayed" else None
-            job = as_status(keys.queue, job_id, state, flat, due)
-            if job is not None:
-                found.append((job, score))
-        return found
-
     async def _looked_at(self, keys: QueueKeys, state: str, places: Sequence[Place]) -> list[Seen]:
         call = self.connection.call
         asked = [
@@ -213,10 +213,9 @@ class Search:
         ]
         found = []
         for (job_id, score), fields in zip(places, await asyncio.gather(*asked), strict=True):
-            name, reason, opts = [
-                (raw or b"").decode("utf-8", "replace") for raw in fields[: len(_LOOKED_AT) - 1]
-            ]
-            at = _time_of(state, score, (read_number(fields[-1]) or 0.0) / 1000)
+            *texts, added = fields
+            name, reason, opts = map(readable, texts)
+            at = _time_of(state, score, (read_number(added) or 0.0) / 1000)
             lifo = is_true(options_of(opts).get("lifo"))
             found.append(Seen(keys.queue, job_id, state, name, reason, at, lifo))
         return found
@@ -287,6 +286,21 @@ class Search:
             kept = given if last_score == begin else set()
             given = kept | {raw for raw, score in found if score == last_score}
             begin = last_score
+
+
+async def read_jobs(
+    connection: Connection, keys: QueueKeys, state: str, places: Sequence[Place]
+) -> list[tuple[JobStatus, bytes | None]]:
+    """Return the jobs that stand there, each with its score; those that are gone are left out."""
+    call = connection.call
+    asked = [call(Purpose.STATUS, "HGETALL", keys.job(job_id)) for job_id, _ in places]
+    found = []
+    for (job_id, score), flat in zip(places, await asyncio.gather(*asked), strict=True):
+        due = score if state == "delayed" else None
+        job = as_status(keys.queue, job_id, state, flat, due)
+        if job is not None:
+            found.append((job, score))
+    return found
 
 
 def _time_of(state: str, score: bytes | None, added: float) -> float:

@@ -11,6 +11,7 @@ from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.client.jobs import LISTS
 from convolab_worker.connection.usage import Purpose
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from convolab_worker.connection.connection import Connection
 
 STATES = ("wait", "prioritized", "delayed", "failed")
-_LISTS = ("wait", "paused")
+_LISTS = LISTS["waiting"]
 _MOVED_AT_ONCE = 200
 MOVED = "moved"
 # What the script answers for a job that stays, and what that means.
@@ -94,11 +95,9 @@ class Mover:
         return self._connection.call(Purpose.STATUS, *command)
 
     def _all_states(self) -> list[str]:
-        """BullMQ before 6 kept the jobs of a paused queue in a list of its own."""
+        """The states, and the list in which BullMQ before 6 kept the jobs of a paused queue."""
         return [
-            each
-            for state in self._states
-            for each in (("wait", "paused") if state == "wait" else (state,))
+            each for state in self._states for each in (_LISTS if state == "wait" else (state,))
         ]
 
     async def steps(self) -> AsyncIterator[Step]:

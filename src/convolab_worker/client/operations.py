@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import actions, queues as of_queues
-from convolab_worker.client.job_status import find_job
+from convolab_worker.client.job_status import find_job, readable
 from convolab_worker.client.jobs import Search, Wanted, checked_states
 from convolab_worker.connection.usage import Purpose
 
@@ -28,7 +28,7 @@ class Operations:
 
     settings: Settings
 
-    async def jobs(
+    def jobs(
         self,
         state: str | Sequence[str] | None = None,
         *,
@@ -60,21 +60,28 @@ class Operations:
         not, and RedisUnavailable.
         """
         wanted = Wanted.of(name=name, older_than=older_than, newer_than=newer_than, reason=reason)
-        states, count = checked_states(state), 0
+        states, queues = checked_states(state), self._queues(queue)
+        return self._found(states, queues, wanted, limit, oldest_first=oldest_first)
+
+    async def _found(
+        self,
+        states: Sequence[str],
+        queues: Sequence[QueueKeys],
+        wanted: Wanted,
+        limit: int | None,
+        *,
+        oldest_first: bool,
+    ) -> AsyncGenerator[JobStatus, None]:
         search = Search(
             connection=await self._current_session().open(),
-            queues=self._queues(queue),
+            queues=queues,
             wanted=wanted,
             now=time.time(),
             oldest_first=oldest_first,
         )
-        for each in states:
-            async with aclosing(search.jobs(each)) as found:
-                async for job in found:
-                    if limit is not None and count >= limit:
-                        return
-                    count += 1
-                    yield job
+        async with aclosing(search.jobs(states, limit)) as found:
+            async for job in found:
+                yield job
 
     async def logs(self, job_id: str, queue: str | None = None) -> list[str]:
         """Return the rows of the job's log, the oldest first. Raises JobNotFound."""
@@ -82,7 +89,7 @@ class Operations:
         keys, _ = await find_job(session, self._queues(queue, job_id), job_id)
         connection = await session.open()
         rows = await connection.call(Purpose.STATUS, "LRANGE", f"{keys.job(job_id)}:logs", 0, -1)
-        return [row.decode("utf-8", "replace") for row in rows]
+        return [readable(row) for row in rows]
 
     async def remove(self, jobs: Jobs, *, queue: str | None = None) -> int:
         """Remove a job with its children and everything kept of it, as Node's ``job.remove()``.

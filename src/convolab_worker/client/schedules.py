@@ -27,14 +27,14 @@ from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, ReplyLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.handlers.sync_job import SyncJob
+    from convolab_worker.handlers.sync_job import AsyncHandler, PlainHandler
     from convolab_worker.telemetry.tracing import Tracing
 
 P = TypeVar("P")
@@ -175,7 +175,7 @@ class Schedules(Operations):
     async def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
+        handler: AsyncHandler[P, R],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],
@@ -185,7 +185,7 @@ class Schedules(Operations):
     async def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[SyncJob[P, Any]], R],
+        handler: PlainHandler[P, R],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],

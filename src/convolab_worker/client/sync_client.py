@@ -8,6 +8,7 @@ plain socket of the calling thread's own; whatever does not work that way goes t
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections.abc import Iterable
 from itertools import islice
@@ -19,15 +20,14 @@ from convolab_worker.client.job_status import JobStatus
 from convolab_worker.client.sync_session import Held
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 
     from convolab_worker.bullmq.job_id import JobId
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
-    from convolab_worker.client.events import JobEvent
     from convolab_worker.client.sync_session import Running
-    from convolab_worker.handlers.sync_job import SyncJob
+    from convolab_worker.handlers.sync_job import AsyncHandler, PlainHandler
     from convolab_worker.settings import Settings
 
 P = TypeVar("P")
@@ -85,6 +85,38 @@ def _blocking_on_jobs(
     return call
 
 
+def _iterating(
+    method: Callable[Concatenate[JobClient, Args], AsyncGenerator[R, None]],
+    returns: str,
+    *,
+    at_once: int,
+) -> Callable[Concatenate[SyncJobClient, Args], Generator[R, None, None]]:
+    """Do the same for what iterates: ``at_once`` are waited for together.
+
+    ``returns`` is what ``help()`` says of it.
+    """
+    name = method.__name__
+
+    def call(
+        self: SyncJobClient, /, *args: Args.args, **kwargs: Args.kwargs
+    ) -> Generator[R, None, None]:
+        running = self._current()
+        stream: AsyncGenerator[R, None] = getattr(running.client, name)(*args, **kwargs)
+        try:
+            while True:
+                found, is_over = running.run(_next(stream, at_once))
+                yield from found
+                if is_over:
+                    return
+        finally:
+            if running is self._current():
+                running.run(stream.aclose())
+
+    documented: Any = functools.update_wrapper(call, method)
+    documented.__signature__ = inspect.signature(method).replace(return_annotation=returns)
+    return call
+
+
 SyncJobs = str | JobStatus | Iterable[str | JobStatus]
 
 
@@ -116,6 +148,8 @@ class SyncJobClient:
     remove = _blocking_on_jobs(JobClient.remove)
     promote = _blocking_on_jobs(JobClient.promote)
     retry = _blocking_on_jobs(JobClient.retry)
+    jobs = _iterating(JobClient.jobs, "Generator[JobStatus, None, None]", at_once=_AT_ONCE)
+    watch = _iterating(JobClient.watch, "Generator[JobEvent, None, None]", at_once=1)
 
     @overload
     def enqueue(
@@ -124,20 +158,12 @@ class SyncJobClient:
 
     @overload
     def enqueue(
-        self,
-        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
-        data: P,
-        /,
-        **options: Unpack[EnqueueOptions],
+        self, handler: AsyncHandler[P, R], data: P, /, **options: Unpack[EnqueueOptions]
     ) -> JobId[R]: ...
 
     @overload
     def enqueue(
-        self,
-        handler: Callable[[SyncJob[P, Any]], R],
-        data: P,
-        /,
-        **options: Unpack[EnqueueOptions],
+        self, handler: PlainHandler[P, R], data: P, /, **options: Unpack[EnqueueOptions]
     ) -> JobId[R]: ...
 
     @overload
@@ -154,20 +180,12 @@ class SyncJobClient:
 
     @overload
     def enqueue_many(
-        self,
-        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
-        data: Iterable[P],
-        /,
-        **options: Unpack[EnqueueOptions],
+        self, handler: AsyncHandler[P, R], data: Iterable[P], /, **options: Unpack[EnqueueOptions]
     ) -> list[JobId[R]]: ...
 
     @overload
     def enqueue_many(
-        self,
-        handler: Callable[[SyncJob[P, Any]], R],
-        data: Iterable[P],
-        /,
-        **options: Unpack[EnqueueOptions],
+        self, handler: PlainHandler[P, R], data: Iterable[P], /, **options: Unpack[EnqueueOptions]
     ) -> list[JobId[R]]: ...
 
     @overload
@@ -201,7 +219,7 @@ class SyncJobClient:
     def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
+        handler: AsyncHandler[P, R],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],
@@ -211,7 +229,7 @@ class SyncJobClient:
     def schedule(
         self,
         schedule_id: str,
-        handler: Callable[[SyncJob[P, Any]], R],
+        handler: PlainHandler[P, R],
         data: P,
         /,
         **options: Unpack[ScheduleOptions],
@@ -242,37 +260,6 @@ class SyncJobClient:
         running = self._current()
         return running.run(running.client.result(job_id, timeout, queue))
 
-    @_documented_as(JobClient.watch)
-    def watch(self, job_id: str, queue: str | None = None) -> Generator[JobEvent, None, None]:
-        return self._iterated(lambda client: client.watch(job_id, queue), at_once=1)
-
-    @_documented_as(JobClient.jobs)
-    def jobs(
-        self,
-        state: str | Sequence[str] | None = None,
-        *,
-        queue: str | None = None,
-        name: str | Sequence[str] | None = None,
-        limit: int | None = None,
-        older_than: float | None = None,
-        newer_than: float | None = None,
-        reason: str | None = None,
-        oldest_first: bool = False,
-    ) -> Generator[JobStatus, None, None]:
-        return self._iterated(
-            lambda client: client.jobs(
-                state,
-                queue=queue,
-                name=name,
-                limit=limit,
-                older_than=older_than,
-                newer_than=newer_than,
-                reason=reason,
-                oldest_first=oldest_first,
-            ),
-            at_once=_AT_ONCE,
-        )
-
     def close(self) -> None:
         """Close the connections, and send a wake that was not sent, for a second at most.
 
@@ -288,21 +275,6 @@ class SyncJobClient:
 
     def _current(self) -> Running:
         return self._held.current()
-
-    def _iterated(
-        self, begin: Callable[[JobClient], AsyncGenerator[R, None]], *, at_once: int
-    ) -> Generator[R, None, None]:
-        running = self._current()
-        stream = begin(running.client)
-        try:
-            while True:
-                found, is_over = running.run(_next(stream, at_once))
-                yield from found
-                if is_over:
-                    return
-        finally:
-            if running is self._current():
-                running.run(stream.aclose())
 
 
 async def _next(stream: AsyncGenerator[R, None], count: int) -> tuple[list[R], bool]:

@@ -73,7 +73,7 @@ class _Client(JobClient):
         return added
 
     def wake_for(self, new: Addition) -> None:
-        self._wake(self._current_session(), {new.job.opts.get("delay", 0) / 1000 or None})
+        self._wake(self._current_session(), {new.delay})
 
     @property
     def is_waking(self) -> bool:

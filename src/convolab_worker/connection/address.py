@@ -12,7 +12,7 @@ from convolab_worker.settings.urls import mask_url, parse_redis_url
 if TYPE_CHECKING:
     import ssl
 
-    from convolab_worker.settings.urls import Sentinels
+    from convolab_worker.settings.sentinels import Sentinels
 
 
 class Address(Struct, frozen=True, kw_only=True):

@@ -16,10 +16,7 @@ _NO_NODE = (
 )
 # The start of an error reply, and in an operator's words what is wrong and what to do about it.
 _MEANINGS: tuple[tuple[str, str], ...] = (
-    (
-        "WRONGPASS",
-        _UNKNOWN_USER,
-    ),
+    ("WRONGPASS", _UNKNOWN_USER),
     ("NOAUTH", "the server wants a password: put it into REDIS_URL (redis://:PASSWORD@host)"),
     ("NOPERM", "the user in REDIS_URL lacks a permission: grant what the message names"),
     ("ERR ACL failure", "the user in REDIS_URL lacks a permission: grant what the message names"),
@@ -27,10 +24,7 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     ("READONLY", f"this is a replica: {_LOOKING}"),
     ("UNBLOCKED force", f"the server has become a replica: {_LOOKING}"),
     ("MASTERDOWN", f"the replica has lost its primary: {_LOOKING}"),
-    (
-        "CLUSTERDOWN",
-        _NO_NODE,
-    ),
+    ("CLUSTERDOWN", _NO_NODE),
     ("MOVED", "a cluster's nodes disagree, or CONVOLAB_PREFIX has no hash tag, such as {bull}"),
     ("ASK", "the cluster is moving the keys to another node: it answers once they are there"),
     ("TRYAGAIN", "the cluster is moving the keys to another node: it answers once they are there"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolab_worker.connection.address import Address
-    from convolab_worker.settings.urls import Sentinels
+    from convolab_worker.settings.sentinels import Sentinels
 
 # One that has not answered by then is gone.
 _ASK_SECONDS = 2.0

@@ -19,7 +19,7 @@ from convolab_worker.payloads.annotation import (
     payload_annotation,
     result_annotation,
 )
-from convolab_worker.settings.kinds import StartRate, parse_rate
+from convolab_worker.settings.units import StartRate, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -115,7 +115,7 @@ def make_handler(
         function=function,
         job_type=job_type,
         decode=job_type.decode,
-        timeout=_checked_timeout(options.get("timeout"), where),
+        timeout=checked_timeout(options.get("timeout"), where),
         concurrency=_checked_concurrency(options.get("concurrency"), where),
         threaded=_is_threaded(function, options.get("thread"), where),
         key=f"{where}/{kind}/{queue or '*'}/{','.join(names)}",
@@ -203,7 +203,8 @@ def check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> 
     return checked
 
 
-def _checked_timeout(timeout: float | None, where: str) -> float | None:
+def checked_timeout(timeout: float | None, where: str) -> float | None:
+    """The time-out of what ``where`` names. Raises ConfigurationError for one that can't be."""
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if timeout is not None and not (is_number and 0 < timeout < float("inf")):
         msg = f"{where}: timeout={timeout!r}: expected seconds above 0, or None"

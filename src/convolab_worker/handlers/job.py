@@ -10,13 +10,11 @@ from typing import (
     Generic,
     NoReturn,
     ParamSpec,
-    Protocol,
     TypeVar,
     cast,
     overload,
 )
 
-from convolab_worker._logs import bound_logger
 from convolab_worker.bullmq.child_jobs import ChildJob, check_keys
 from convolab_worker.handlers.worker_loop import WorkerLoop
 from convolab_worker.payloads.encode import encode_data
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.keywords import Backoff
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.handlers.reporter import JobReporter
     from convolab_worker.handlers.steps.steps import Steps
     from convolab_worker.handlers.subprocesses import JobSubprocess, Subprocesses
 
@@ -41,47 +40,6 @@ else:
 T = TypeVar("T")
 V = TypeVar("V")
 P = ParamSpec("P")
-
-
-class JobReporter(Protocol):
-    """What a job reports to, and asks about its children; ``newest`` is its progress as JSON.
-
-    ``loop`` is the worker's, None in a handler's own process.
-    """
-
-    newest: str | None
-    loop: asyncio.AbstractEventLoop | None
-
-    def progress(self, value: Any) -> None:
-        """Take the newest progress; may be called from any thread."""
-
-    def log(self, row: str) -> None:
-        """Take a row for the job's log in Redis; may be called from any thread."""
-
-    def children_results(self) -> Coroutine[Any, Any, dict[str, Any]]:
-        """Fetch the results of the job's children."""
-
-    def children_failures(self) -> Coroutine[Any, Any, dict[str, str]]:
-        """Fetch the reasons of children that failed without failing the job."""
-
-    def drop_children(self) -> Coroutine[Any, Any, None]:
-        """Remove the job's children that have not started."""
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the run is over, so that nothing is recorded any more."""
-
-    def record_step(self, name: str, result: str) -> Coroutine[Any, Any, bytes]:
-        """Keep a step's result, JSON text; the one that stands is the first."""
-
-    def update_data(self, data: str) -> Coroutine[Any, Any, None]:
-        """Write the job's data, JSON text."""
-
-    async def finish(self) -> None:
-        """Write what is unwritten, before the job's outcome is written, and nothing after it."""
-
-    def close(self) -> None:
-        """Write nothing more: another worker has the job."""
 
 
 class AwaitChildren(BaseException):
@@ -167,7 +125,9 @@ class Job(Generic[T, R]):
     def log(self) -> structlog.typing.FilteringBoundLogger:
         """A structlog logger that names the job; its lines are kept with the job in Redis too."""
         if self._log is None:
-            self._log = _job_logger(self)
+            from convolab_worker.handlers.job_log import job_logger  # which most jobs do without
+
+            self._log = job_logger(self, self._reporter)
         return self._log
 
     def progress(self, value: Any) -> Awaitable[None]:
@@ -335,32 +295,3 @@ class Job(Generic[T, R]):
 
     def __repr__(self) -> str:
         return f"<Job {self.name} {self.id} on {self.queue}, attempt {self.attempt}>"
-
-
-def _job_logger(job: Job[Any]) -> structlog.typing.FilteringBoundLogger:
-    """The configured structlog, with one processor before its own that keeps the row.
-
-    A line that it can't write fails no job.
-    """
-
-    def keep(_: Any, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        job._reporter.log(_row(level, event))  # noqa: SLF001
-        return event
-
-    names = {
-        "job_id": job.id, "job_name": job.name, "queue": job.queue, "kind": job.kind,
-        "attempt": job.attempt,
-    }  # fmt: skip
-    return bound_logger("convolab_worker.handlers.job", keep, names)
-
-
-_BOUND = frozenset(
-    {"job_id", "job_name", "queue", "kind", "attempt", "event", "exc_info", "exception"}
-)
-
-
-def _row(level: str, event: structlog.typing.EventDict) -> str:
-    """A log row as BullMQ's dashboards show it: level, event, and the keys that the line added."""
-    parts = [f"[{level}] {event.get('event', '')}"]
-    parts += [f"{key}={value!r}" for key, value in event.items() if key not in _BOUND]
-    return " ".join(parts)

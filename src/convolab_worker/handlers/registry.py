@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from msgspec import structs
 
@@ -26,6 +26,7 @@ from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
 from convolab_worker.handlers.middleware import Middleware, MiddlewareFunction
 from convolab_worker.handlers.processes import import_name
 from convolab_worker.handlers.redaction import Redactions, RedactT
+from convolab_worker.handlers.registrar import Registrar
 from convolab_worker.handlers.retry import S, Strategies
 
 if TYPE_CHECKING:
@@ -33,66 +34,19 @@ if TYPE_CHECKING:
         Awaitable,
         Callable,
         Collection,
-        Coroutine,
         Iterator,
         Mapping,
         Sequence,
     )
 
     from convolab_worker.handlers.failures import Failure
-    from convolab_worker.handlers.job import Job
-    from convolab_worker.handlers.sync_job import SyncJob
+    from convolab_worker.handlers.registrar import F, P, R, Registering
 
-F = TypeVar("F", bound="Callable[[SyncJob[Any, Any]], Any]")
 L = TypeVar("L", bound=LifespanFunction)
 M = TypeVar("M", bound=MiddlewareFunction)
 H = TypeVar("H", bound="Callable[[Failure], Awaitable[None] | None]")
 N = TypeVar("N", bound="Callable[[float], Awaitable[None] | None]")
-P = TypeVar("P")
-R = TypeVar("R")
-T = TypeVar("T")
-X = TypeVar("X")
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-
-
-class Registering(Protocol[P, R]):
-    """A decorator of handlers that take a ``Job[P]``, or ``SyncJob[P]``, and give an ``R``."""
-
-    @overload
-    def __call__(
-        self, function: Callable[[SyncJob[P, X]], Coroutine[Any, Any, R]], /
-    ) -> Callable[[Job[P, X]], Coroutine[Any, Any, R]]: ...
-
-    @overload
-    def __call__(self, function: Callable[[SyncJob[P, X]], R], /) -> Callable[[Job[P, X]], R]: ...
-
-
-class Registrar:
-    """Registers handlers of one kind: ``@handlers.audio("generate-audio", timeout=300)``.
-
-    It is called with the names of the jobs, or with a JobType, which gives the name, the queue and
-    the types that the function's annotations must fit, and any former names behind it. The
-    ``options`` are those of HandlerOptions. Raises ConfigurationError for what can't work, and
-    DuplicateHandler where a name is taken.
-    """
-
-    __slots__ = ("_kind", "_register")
-
-    def __init__(self, kind: str, register: Callable[..., Callable[[Any], Any]]) -> None:
-        self._kind = kind
-        self._register = register
-
-    @overload
-    def __call__(
-        self, job_type: JobType[P, R], /, *names: str, **options: Unpack[HandlerOptions]
-    ) -> Registering[P, R]: ...
-
-    @overload
-    def __call__(self, *names: str, **options: Unpack[HandlerOptions]) -> Callable[[F], F]: ...
-
-    def __call__(self, *names: Any, **options: Unpack[HandlerOptions]) -> Any:
-        """Return the decorator."""
-        return self._register(self._kind, names, options)
 
 
 class HandlerRegistry:

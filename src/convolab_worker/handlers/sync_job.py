@@ -1,9 +1,9 @@
-"""SyncJob: what a type checker sees of a job where nothing is awaited."""
+"""What type checkers see of a job where nothing is awaited (SyncJob), and of handlers."""
 # ruff: noqa: D102 - each method is described in Job
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from convolab_worker.handlers.job import Job
 
@@ -95,6 +95,10 @@ if TYPE_CHECKING:
         def children_results(self) -> dict[str, Any]: ...  # type: ignore[override]
         def children_failures(self) -> dict[str, str]: ...  # type: ignore[override]
         def drop_children(self) -> None: ...  # type: ignore[override]
+
+    # Handlers by the data they take and the result they give, as producers name them.
+    AsyncHandler: TypeAlias = Callable[[SyncJob[T, Any]], Coroutine[Any, Any, V]]
+    PlainHandler: TypeAlias = Callable[[SyncJob[T, Any]], V]
 
 else:
     SyncJob = Job

@@ -118,6 +118,11 @@ def _filled(cell: types.CellType) -> bool:
         return False
 
 
+def is_anything(annotation: object) -> bool:
+    """Say whether every value fits an annotation, so that nothing is to be checked."""
+    return any(annotation is anything for anything in (Any, object, inspect.Parameter.empty))
+
+
 def annotation_name(annotation: object) -> str:
     """Write an annotation as its author would have."""
     if annotation in (None, type(None), Any):

@@ -6,7 +6,6 @@ types that msgspec refuses. docs/handlers.md has the rules.
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,9 +13,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from convolab_worker.errors import InvalidPayload, InvalidResult
-from convolab_worker.payloads import pydantic_types
-from convolab_worker.payloads.annotation import is_more_than_its_fields, resolve_local_classes
-from convolab_worker.payloads.problems import ABSENT, find, printable, quote, short_path, show, step
+from convolab_worker.payloads.annotation import (
+    is_anything,
+    is_more_than_its_fields,
+    resolve_local_classes,
+)
+from convolab_worker.payloads.problems import (
+    ABSENT,
+    find,
+    printable,
+    quote,
+    refused,
+    short_path,
+    show,
+    step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,11 +77,13 @@ def result_decoder(annotation: object) -> Callable[[bytes], Any]:
 
 
 def _compiled(annotation: object, *, as_written: bool) -> Callable[[bytes], Any]:
-    if any(annotation is anything for anything in (Any, object, inspect.Parameter.empty)):
+    if is_anything(annotation):
         return decode_data
     resolve_local_classes(annotation)
     refusal = msgspec_refusal(annotation)
     if refusal is not None:
+        from convolab_worker.payloads import pydantic_types  # which most handlers do without
+
         return pydantic_types.decoder(annotation, refusal, decode_data, as_written=as_written)
     read = msgspec.json.Decoder(annotation).decode
 
@@ -177,7 +190,7 @@ def _second_look(raw: bytes, annotation: Any) -> Any:
         msg = "data: nested too deeply"
         raise InvalidPayload(msg) from None
     except Exception as error:
-        raise pydantic_types.refused(error) from error
+        raise refused(error) from error
 
 
 def _converted(value: Any, annotation: Any) -> Any:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.payloads import pydantic_types
-from convolab_worker.payloads.annotation import resolve_local_classes
+from convolab_worker.payloads.annotation import is_anything, resolve_local_classes
 from convolab_worker.payloads.decode import msgspec_refusal, nodes
 
 if TYPE_CHECKING:
@@ -37,12 +36,14 @@ def result_schema(annotation: object) -> dict[str, Any]:
 
 
 def _schema(annotation: Any, *, is_result: bool) -> dict[str, Any]:
-    if any(annotation is anything for anything in (Any, object, inspect.Parameter.empty)):
+    if is_anything(annotation):
         return {}
     annotation = type(None) if annotation is None else annotation
     resolve_local_classes(annotation)
     refusal = msgspec_refusal(annotation)
     if refusal is not None:
+        from convolab_worker.payloads import pydantic_types  # which most handlers do without
+
         return pydantic_types.schema(annotation, refusal, is_result=is_result)
     try:
         schema = msgspec.json.schema(annotation)

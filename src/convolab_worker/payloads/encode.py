@@ -28,7 +28,7 @@ from uuid import UUID
 import msgspec
 
 from convolab_worker.errors import InvalidResult
-from convolab_worker.payloads import pydantic_types
+from convolab_worker.payloads import pydantic_models
 from convolab_worker.payloads.problems import ABSENT, printable, short_path, show, step
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _parts_of(kind: type) -> Callable[[Any], Iterable[Any]] | None:
     if issubclass(kind, Enum):
         return lambda member: (member.value,)
     is_more = issubclass(kind, (Mapping, list, tuple, str, int, float)) or kind is type
-    if is_more or not dataclasses.is_dataclass(kind) or pydantic_types.is_model(kind):
+    if is_more or not dataclasses.is_dataclass(kind) or pydantic_models.is_model(kind):
         return None
     fields = dataclasses.fields(kind)
     if not all(field.init and _is_stored(kind, field.name) for field in fields):
@@ -218,7 +218,7 @@ class _Rebuilding:
             return self._dumped(value, self._dump_struct, path, "msgspec")
         if not isinstance(value, type):
             kind: type = type(value)
-            if pydantic_types.is_model(kind):
+            if pydantic_models.is_model(kind):
                 return self._dumped(value, self._dump_model, path, "pydantic")
             if dataclasses.is_dataclass(value):
                 return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
@@ -245,10 +245,10 @@ class _Rebuilding:
 
     def _dump_model(self, value: Any) -> Any:
         kind: type = type(value)
-        if not pydantic_types.is_model(kind):
+        if not pydantic_models.is_model(kind):
             msg = f"{kind.__name__} is none of its types"
             raise TypeError(msg)
-        return pydantic_types.dump(value, to_be_read=self._to_be_read)
+        return pydantic_models.dump(value, to_be_read=self._to_be_read)
 
 
 def _key(key: Any, path: str) -> str:

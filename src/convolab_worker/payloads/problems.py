@@ -6,6 +6,8 @@ import json
 import reprlib
 from typing import Any
 
+from convolab_worker.errors import InvalidPayload
+
 _EXCERPT = 60
 _LONGEST_PATH = 200
 
@@ -62,6 +64,11 @@ def show(value: object) -> str:
 def printable(text: str) -> str:
     """Make text writable as UTF-8: a lone surrogate becomes its escape."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def refused(error: Exception) -> InvalidPayload:
+    """Return what says that a constructor or validator of the user's has raised ``error``."""
+    return InvalidPayload(printable(f"data: {str(error)[:300]} ({type(error).__name__})"))
 
 
 def _short_repr(value: object) -> str:

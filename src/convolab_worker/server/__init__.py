@@ -1,4 +1,7 @@
-"""The wake server: HTTP in front of a worker, and the console, with or without one."""
+"""The wake server: HTTP in front of a worker, and the console, with or without one.
+
+It calls only the worker's public methods.
+"""
 
 from __future__ import annotations
 

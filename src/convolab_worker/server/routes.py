@@ -46,7 +46,7 @@ def make_app(
     authorization: Authorization,
     traffic: Traffic,
     *,
-    checks_names: bool = True,
+    checks_names: bool,
     looks: bool = True,
 ) -> tuple[web.Application, Gate]:
     """Return the application, and the gate that its requests pass.
@@ -58,15 +58,9 @@ def make_app(
     routes = Routes(
         worker, default_hold, traffic, redaction, asks_again=settings.wake_retry == "on"
     )
-    gate = Gate(
-        authorization,
-        rate=settings.wake_rate,
-        behind_front_end=settings.k_service is not None,
-        checks_names=checks_names,
-        traffic=traffic,
-        locked_page=routes.page.answer,
+    app, gate = _app_behind_gate(
+        settings, authorization, traffic, routes.page, checks_names=checks_names
     )
-    app = _app_behind(gate)
     routes.add_to(app)
     acts = _may_act(settings, authorization)
     Console(settings, worker.handlers, redaction, acts=acts, looks=looks).add_to(app)
@@ -78,22 +72,14 @@ def make_console(
     authorization: Authorization,
     traffic: Traffic,
     *,
-    checks_names: bool = True,
+    checks_names: bool,
     redact: Redact | None = None,
 ) -> tuple[web.Application, Gate]:
     """Return the console without a worker, and the gate that its requests pass."""
     page, redactions = Page(), Redactions()
     if redact is not None:
         redactions.register(redact)
-    gate = Gate(
-        authorization,
-        rate=settings.wake_rate,
-        behind_front_end=settings.k_service is not None,
-        checks_names=checks_names,
-        traffic=traffic,
-        locked_page=page.answer,
-    )
-    app = _app_behind(gate)
+    app, gate = _app_behind_gate(settings, authorization, traffic, page, checks_names=checks_names)
 
     async def index(_request: web.Request) -> web.Response:
         return page.answer()
@@ -104,10 +90,25 @@ def make_console(
     return app, gate
 
 
-def _app_behind(gate: Gate) -> web.Application:
+def _app_behind_gate(
+    settings: Settings,
+    authorization: Authorization,
+    traffic: Traffic,
+    page: Page,
+    *,
+    checks_names: bool,
+) -> tuple[web.Application, Gate]:
+    gate = Gate(
+        authorization,
+        rate=settings.wake_rate,
+        behind_front_end=settings.k_service is not None,
+        checks_names=checks_names,
+        traffic=traffic,
+        locked_page=page.answer,
+    )
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[gate.handle])
     app.on_response_prepare.append(gate.answering)
-    return app
+    return app, gate
 
 
 def _may_act(settings: Settings, authorization: Authorization) -> bool:
@@ -129,7 +130,7 @@ class Routes:
         traffic: Traffic,
         redaction: Redaction,
         *,
-        asks_again: bool = False,
+        asks_again: bool,
     ) -> None:
         self._worker = worker
         self._asks_again = asks_again

@@ -1,22 +1,17 @@
 """Every option: its name, its unit, its variable, its range, and what it means.
 
-The fields of Settings are the only table of options: the environment, the flags of the command
-line, their help and the documentation come from it.
+The class Settings is the only table of options: the environment, the flags of the command line,
+their help and the documentation come from it. It is no dataclass: Python takes 3 ms of every start
+to make one of so many fields.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, dataclass_transform
 
-from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.environment import (
-    EVERYBODYS,
-    VARIABLES_START,
-    understood,
-    unknown_variables,
-)
+from convolab_worker.settings.checking import check_values, read_values, refuse_unknown
+from convolab_worker.settings.environment import VARIABLES_START
 from convolab_worker.settings.kinds import (
     Choice,
     Duration,
@@ -27,11 +22,9 @@ from convolab_worker.settings.kinds import (
     Text,
     Url,
     Whole,
-    format_duration,
-    parse_duration,
     show,
-    suggestion,
 )
+from convolab_worker.settings.units import format_duration, parse_duration
 from convolab_worker.settings.urls import REDIS_SCHEMES, mask_url
 
 if TYPE_CHECKING:
@@ -51,16 +44,21 @@ __all__ = [
 _T = TypeVar("_T")
 _DAY = 24 * 3600.0
 _PRINTABLE = Text(r"[!-~]+", "printable ASCII without spaces")
+_SECRET = Text(_PRINTABLE.pattern, _PRINTABLE.expected, secret=True)
+_SWITCH = Choice(("off", "on"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """An option: its variable, what it may be, what it means, and its default."""
 
-    variable: str
-    kind: Kind
-    help: str
-    default: Any
+    __slots__ = ("default", "help", "kind", "variable")
+
+    def __init__(self, default: Any, kind: Kind, help: str, variable: str | None) -> None:  # noqa: A002
+        self.default, self.kind, self.help = default, kind, help
+        self.variable = variable or ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.variable = self.variable or VARIABLES_START + name.upper()
 
     @property
     def default_text(self) -> str:
@@ -86,15 +84,44 @@ class Option:
 
 def _option(default: _T, kind: Kind, help: str, variable: str | None = None) -> _T:  # noqa: A002
     """Describe a field; its variable is CONVOLAB_ and the field's name, where none is given."""
-    described: _T = field(
-        default=default,
-        metadata={"kind": kind, "help": help, "default": default, "variable": variable},
-    )
-    return described
+    return cast("_T", Option(default, kind, help, variable))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Settings:
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class _Frozen:
+    """Holds the values of a subclass's options; they are checked once, and never changed.
+
+    A type checker sees a frozen dataclass whose fields are the options and what stands below them.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        more = {name: given.pop(name, getattr(type(self), name)) for name in _BESIDE}
+        if unknown := given.keys() - OPTIONS.keys():
+            msg = f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}"
+            raise TypeError(msg)
+        values = {name: option.default for name, option in OPTIONS.items()}
+        self.__dict__.update(values, **check_values(OPTIONS, given), **more)
+
+    def _compared(self) -> tuple[Any, ...]:
+        return tuple(value for name, value in self.__dict__.items() if name != "remarks")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Frozen):
+            return NotImplemented
+        return type(self) is type(other) and self._compared() == other._compared()
+
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        self.__delattr__(name)
+
+    def __delattr__(self, name: str) -> NoReturn:
+        msg = f"{name!r} can't be changed: replace() returns settings with another value"
+        raise AttributeError(msg)
+
+
+class Settings(_Frozen):
     """Every option of workers and clients; durations are in seconds.
 
     Raises ConfigurationError, which lists everything that is wrong.
@@ -184,7 +211,7 @@ class Settings:
     )
     wake_token: str | None = _option(
         None,
-        Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
+        _SECRET,
         "bearer token that the wake server expects and that clients send",
     )
     wake_audience: str | None = _option(
@@ -199,13 +226,13 @@ class Settings:
     )
     wake_signing_key: str | None = _option(
         None,
-        Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
+        _SECRET,
         "QStash's current signing key: the wake server accepts wakes that it has signed for "
         "CONVOLAB_WAKE_URL",
     )
     wake_next_signing_key: str | None = _option(
         None,
-        Text(r"[!-~]+", "printable ASCII without spaces", secret=True),
+        _SECRET,
         "QStash's next signing key, which signs after the keys were rolled",
     )
     wake_mode: str = _option(
@@ -226,7 +253,7 @@ class Settings:
     )
     wake_retry: str = _option(
         "off",
-        Choice(("off", "on")),
+        _SWITCH,
         "on answers a held request whose time is over with 503 and Retry-After, so that a task "
         "queue or scheduler that repeats what failed comes back",
     )
@@ -237,7 +264,7 @@ class Settings:
     )
     console_actions: str = _option(
         "off",
-        Choice(("off", "on")),
+        _SWITCH,
         "on lets whoever may open the console act on jobs and queues where it asks for no token",
     )
     console_payloads: str = _option(
@@ -281,7 +308,7 @@ class Settings:
     )
     listed: str = _option(
         "on",
-        Choice(("on", "off")),
+        _SWITCH,
         "on lists this worker in getWorkers() of Node: a command a queue at each connect, and a "
         "connection for each queue beyond two",
     )
@@ -297,7 +324,7 @@ class Settings:
     )
     otel: str = _option(
         "off",
-        Choice(("off", "on")),
+        _SWITCH,
         "on makes OpenTelemetry spans and metrics of jobs; needs the extra convolab_worker[otel]",
     )
     log_level: str = _option(
@@ -321,24 +348,15 @@ class Settings:
 
     strict_variables: str = _option(
         "off",
-        Choice(("off", "on")),
+        _SWITCH,
         "on makes an unknown CONVOLAB_ variable an error, which is a warning otherwise",
         "CONVOLAB_STRICT",
     )
 
-    redis_given: GivenServer | None = field(default=None)
+    redis_given: GivenServer | None = None
     """The server of ``from_redis``, which then counts instead of ``redis_url``."""
-    remarks: tuple[str, ...] = field(default=(), compare=False)
+    remarks: tuple[str, ...] = ()
     """What ``from_env`` passed over: unknown variables, and values of others that it can't read."""
-
-    def __post_init__(self) -> None:
-        values = {name: getattr(self, name) for name in OPTIONS}
-        problems: list[str] = []
-        right = _checked(values, problems)
-        problems += _across({**_DEFAULTS, **right}, {})
-        _raise_all(problems)
-        for name, value in right.items():
-            object.__setattr__(self, name, value)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -350,35 +368,15 @@ class Settings:
         ConfigurationError for other values outside their range, for keyword arguments that do not
         exist, and with ``CONVOLAB_STRICT=on`` for unknown variables.
         """
-        return cls._from_env(OPTIONS, os.environ if environ is None else environ, overrides)
+        given = os.environ if environ is None else environ
+        values, remarks = read_values(OPTIONS, OPTIONS, given, overrides)
+        return cls(**values, remarks=remarks)
 
     @classmethod
     def for_client(cls, **overrides: Any) -> Settings:
         """Return the settings of ``os.environ`` that a client uses; the others are not read."""
-        used = {name: OPTIONS[name] for name in _CLIENTS}
-        return cls._from_env(used, os.environ, overrides)
-
-    @classmethod
-    def _from_env(
-        cls, used: Mapping[str, Option], environ: Mapping[str, str], overrides: Mapping[str, Any]
-    ) -> Settings:
-        remarks = unknown_variables(environ, [option.variable for option in OPTIONS.values()])
-        problems = _unknown_names(overrides)
-        texts = {
-            name: text
-            for name, option in used.items()
-            if name not in overrides and (text := environ.get(option.variable, "").strip())
-        }
-        if environ.get(OPTIONS["strict_variables"].variable, "").strip().lower() == "on":
-            problems, remarks = remarks + problems, []
-        remarks += _understand(texts)
-        given = {name: value for name, value in overrides.items() if name in OPTIONS}
-        values = _checked(texts, problems, are_texts=True) | _checked(given, problems)
-        problems += _across(
-            {**_DEFAULTS, **values}, {name: OPTIONS[name].variable for name in texts}
-        )
-        _raise_all(problems)
-        return cls(**values, remarks=tuple(remarks))
+        values, remarks = read_values(OPTIONS, _CLIENTS, os.environ, overrides)
+        return cls(**values, remarks=remarks)
 
     @classmethod
     def from_redis(cls, client: Any, **overrides: Any) -> Settings:
@@ -393,16 +391,15 @@ class Settings:
         from convolab_worker.settings.redis_clients import server_of
 
         environ = {name: text for name, text in os.environ.items() if name != "REDIS_URL"}
-        settings = cls.from_env(environ, **overrides)
-        object.__setattr__(settings, "redis_given", server_of(client))
-        return settings
+        values, remarks = read_values(OPTIONS, OPTIONS, environ, overrides)
+        return cls(**values, redis_given=server_of(client), remarks=remarks)
 
     def replace(self, **overrides: Any) -> Settings:
         """Return these settings with some of them changed. Raises ConfigurationError.
 
         A ``redis_url`` takes the place of the server that ``from_redis`` has taken.
         """
-        _raise_all(_unknown_names(overrides))
+        refuse_unknown(OPTIONS, overrides)
         given = None if "redis_url" in overrides else self.redis_given
         values = {name: getattr(self, name) for name in OPTIONS} | overrides
         return Settings(**values, redis_given=given, remarks=self.remarks)
@@ -413,11 +410,7 @@ class Settings:
 
 
 OPTIONS: Mapping[str, Option] = {
-    f.name: Option(
-        **{**f.metadata, "variable": f.metadata["variable"] or VARIABLES_START + f.name.upper()}
-    )
-    for f in fields(Settings)
-    if "kind" in f.metadata
+    name: option for name, option in vars(Settings).items() if isinstance(option, Option)
 }
 """Every option by the name of its field, in the order of the fields."""
 
@@ -425,73 +418,5 @@ _CLIENTS = (
     "redis_url", "redis_password_file", "queues", "prefix", "command_timeout", "wake_url",
     "wake_token", "wake_audience", "k_service", "otel", "strict_variables",
 )  # fmt: skip
-_DEFAULTS: Mapping[str, Any] = {name: option.default for name, option in OPTIONS.items()}
-
-
-def _checked(
-    values: Mapping[str, Any], problems: list[str], *, are_texts: bool = False
-) -> dict[str, Any]:
-    """Return the values that are right, in their own types, and note what is wrong.
-
-    Those that ``are_texts`` are of variables.
-    """
-    right: dict[str, Any] = {}
-    for name, value in values.items():
-        option = OPTIONS[name]
-        try:
-            right[name] = option.read(value) if are_texts else option.check(value)
-        except ValueError as error:
-            label = option.variable if are_texts else name
-            problems.append(f"{label}={option.show(value)}: expected {error}")
-    return right
-
-
-def _across(values: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
-    """Return the problems of values that do not fit each other.
-
-    ``labels`` has the names of the values that the user gave by another name than the field's.
-    """
-    if values["idle_min"] <= values["idle_max"]:
-        return []
-    low, high = (
-        f"{labels.get(name, name)}={format_duration(values[name])}"
-        for name in ("idle_min", "idle_max")
-    )
-    return [f"{low}: expected no more than {high}"]
-
-
-def _understand(texts: dict[str, str]) -> list[str]:
-    """Puts our words for those of everybody's variables; leaves out, and tells, what has none."""
-    remarks = []
-    for name in EVERYBODYS:
-        text, option = texts.get(name), OPTIONS[name]
-        if text is None:
-            continue
-        known = understood(name, text, option.read)
-        if known is None:
-            del texts[name]
-            remarks.append(
-                f"{option.variable}={option.show(text)}: not understood, so {option.default_text}"
-            )
-        else:
-            texts[name] = known
-    return remarks
-
-
-def _unknown_names(overrides: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}: no such setting{suggestion(name, list(OPTIONS))}"
-        for name in overrides
-        if name not in OPTIONS
-    ]
-
-
-def _raise_all(problems: list[str]) -> None:
-    """Raise one error for all problems, in one line if there is only one."""
-    if not problems:
-        return
-    if len(problems) == 1:
-        raise ConfigurationError(problems[0])
-    lines = "".join(f"\n  {problem}" for problem in problems)
-    msg = f"{len(problems)} settings are wrong:{lines}"
-    raise ConfigurationError(msg)
+# What settings have beside their options.
+_BESIDE = ("redis_given", "remarks")

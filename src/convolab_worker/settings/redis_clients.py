@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.urls import RedisUrl, Sentinels
+from convolab_worker.settings.sentinels import Sentinels
+from convolab_worker.settings.urls import TLS_FILES, RedisUrl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,6 @@ class GivenServer:
         return f"<{known or self.url['path'] or self.url['host']}>"
 
 
-_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _REQUIREMENTS = {0: "none", 1: "optional", 2: "required"}
 
 
@@ -100,7 +100,7 @@ def _given(
 
 
 def _tls_options(arguments: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    options = {name: str(arguments[name]) for name in _TLS_FILES if arguments.get(name)}
+    options = {name: str(arguments[name]) for name in TLS_FILES if arguments.get(name)}
     required = arguments.get("ssl_cert_reqs")
     if required is not None:
         options["ssl_cert_reqs"] = str(_REQUIREMENTS.get(required, required))

@@ -8,9 +8,11 @@ may be a secret.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from convolab_worker.settings.sentinels import Sentinels
 
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 REDIS_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
@@ -37,74 +39,25 @@ _SECRET_OPTION = re.compile(r"((?:pas|pw|tok|secret|auth)[^=&#?]*=)[^&#]*", re.I
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")
 _TLS_VALUES = {"ssl_cert_reqs": ("required", "optional", "none")}
-_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_TLS_OPTIONS = (*_TLS_VALUES, *_TLS_FILES, "ssl_check_hostname")
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS_OPTIONS = (*_TLS_VALUES, *TLS_FILES, "ssl_check_hostname")
 _SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password", "sentinel_ssl")
 _OPTIONS = ("db", "username", "password", *_TLS_OPTIONS)
 # What redis-py, ioredis, Celery and others take in an address, which mean nothing here. An option
 # that nobody has is a mistake.
 _OF_OTHERS = frozenset(
-    [
-        "abortConnect",
-        "cache_enabled",
-        "client_cache",
-        "client_name",
-        "connectTimeout",
-        "connection_pool",
-        "connect_timeout",
-        "decode_responses",
-        "encoding",
-        "encoding_errors",
-        "enableReadyCheck",
-        "family",
-        "health_check_interval",
-        "keepAlive",
-        "keyPrefix",
-        "lazyConnect",
-        "lib_name",
-        "lib_version",
-        "maxRetriesPerRequest",
-        "max_connections",
-        "max_idle",
-        "name",
-        "pool_size",
-        "pool_timeout",
-        "protocol",
-        "read_timeout",
-        "retry_on_error",
-        "retry_on_timeout",
-        "showFriendlyErrorStack",
-        "single_connection_client",
-        "socket_connect_timeout",
-        "socket_keepalive",
-        "socket_keepalive_options",
-        "socket_read_size",
-        "socket_timeout",
-        "timeout",
-        "visibility_timeout",
-        "virtual_host",
-        "write_timeout",
-    ]
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sentinels:
-    """The Sentinels that know where the primary called ``master`` is, and how to talk to them.
-
-    ``nodes`` are their hosts and ports. Their credentials are their own; ``tls`` says whether they
-    speak TLS, with the options of the address.
-    """
-
-    nodes: tuple[tuple[str, int], ...]
-    master: str
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: bool = False
-
-    def __str__(self) -> str:
-        asked = ", ".join(f"{host}:{port}" for host, port in self.nodes)
-        return f"the primary {self.master} of the Sentinels {asked}"
+    {
+        "abortConnect", "cache_enabled", "client_cache", "client_name", "connectTimeout",
+        "connection_pool", "connect_timeout", "decode_responses", "encoding", "encoding_errors",
+        "enableReadyCheck", "family", "health_check_interval", "keepAlive", "keyPrefix",
+        "lazyConnect", "lib_name", "lib_version", "maxRetriesPerRequest", "max_connections",
+        "max_idle", "name", "pool_size", "pool_timeout", "protocol", "read_timeout",
+        "retry_on_error", "retry_on_timeout", "showFriendlyErrorStack",
+        "single_connection_client", "socket_connect_timeout", "socket_keepalive",
+        "socket_keepalive_options", "socket_read_size", "socket_timeout", "timeout",
+        "visibility_timeout", "virtual_host", "write_timeout",
+    }
+)  # fmt: skip
 
 
 class RedisUrl(TypedDict):
@@ -162,6 +115,8 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 def _parse_sentinels(url: str) -> RedisUrl:
     """Read ``redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/PRIMARY/DATABASE``."""
+    from convolab_worker.settings.sentinels import Sentinels  # few have them
+
     _refuse_white_space(url)
     scheme, _, rest = url.partition("://")
     location, _, query_text = rest.partition("?")
@@ -296,7 +251,7 @@ def _tls_options(scheme: str, query: dict[str, str]) -> tuple[tuple[str, str], .
         if name not in _TLS_OPTIONS:
             msg = f"no option but {', '.join(_TLS_OPTIONS)} that starts with ssl_"
             raise ValueError(msg)
-        if name not in _TLS_FILES:
+        if name not in TLS_FILES:
             given[name] = _tls_word(name, value.lower())
     if "ssl_keyfile" in given and "ssl_certfile" not in given:
         msg = "ssl_certfile as well as ssl_keyfile"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from convolab_worker.bullmq import schedulers
 from convolab_worker.bullmq.job_id import JobId
+from convolab_worker.bullmq.producer import COUNTED_STATES
 from convolab_worker.bullmq.protocol.schedules import Schedule
 from convolab_worker.client import actions, enqueue, queues as of_queues, schedules
 from convolab_worker.client.client import JobClient, typed_result
 from convolab_worker.client.demand import Demand
 from convolab_worker.client.events import JobEvent
 from convolab_worker.client.job_status import JobStatus, not_found, seen
-from convolab_worker.client.jobs import Wanted, checked_states
 from convolab_worker.client.queues import QueueStatus
 from convolab_worker.client.sync_client import SyncJobClient
 from convolab_worker.client.transactions import after_commit
@@ -29,14 +29,12 @@ from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Sequence
 
+    from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.actions import Jobs
     from convolab_worker.client.enqueue import Addition
+    from convolab_worker.client.jobs import Wanted
     from convolab_worker.client.session import Session
     from convolab_worker.settings import Settings
-
-_COUNTED = (
-    "waiting", "prioritized", "delayed", "active", "waiting-children", "completed", "failed",
-)  # fmt: skip
 
 
 class FakeJobClient(JobClient):
@@ -131,7 +129,7 @@ class FakeJobClient(JobClient):
             return job_id
         if one_of is not None:
             self._deduplicated[queue, one_of] = job.id
-        delay, priority = job.opts.get("delay", 0) / 1000, job.opts.get("priority", 0)
+        delay, priority = new.delay, job.opts.get("priority", 0)
         now, data = time.time(), json.loads(job.data)
         kept = JobStatus(
             id=job.id,
@@ -188,25 +186,21 @@ class FakeJobClient(JobClient):
         msg = f"job {job.id} ({job.name}) has not ended: expected complete(), fail() or answers"
         raise AssertionError(msg)
 
-    async def jobs(
+    async def _found(
         self,
-        state: str | Sequence[str] | None = None,
+        states: Sequence[str],
+        queues: Sequence[QueueKeys],
+        wanted: Wanted,
+        limit: int | None,
         *,
-        queue: str | None = None,
-        name: str | Sequence[str] | None = None,
-        limit: int | None = None,
-        older_than: float | None = None,
-        newer_than: float | None = None,
-        reason: str | None = None,
-        oldest_first: bool = False,
+        oldest_first: bool,
     ) -> AsyncGenerator[JobStatus, None]:
-        wanted = Wanted.of(name=name, older_than=older_than, newer_than=newer_than, reason=reason)
-        where, now = {keys.queue for keys in self._queues(queue)}, time.time()
+        where, now = {keys.queue for keys in queues}, time.time()
         found = [
             job
-            for each in checked_states(state)
+            for state in states
             for job in sorted(self._kept.values(), key=self._place, reverse=not oldest_first)
-            if job.state == each and job.queue in where and wanted.fits(seen(job), now)
+            if job.state == state and job.queue in where and wanted.fits(seen(job), now)
         ]
         for job in found[:limit]:
             yield job
@@ -225,7 +219,7 @@ class FakeJobClient(JobClient):
 
     def _counted(self, queue: str) -> dict[str, int]:
         states = [job.state for job in self._kept.values() if job.queue == queue]
-        return {state: states.count(state) for state in _COUNTED}
+        return {state: states.count(state) for state in COUNTED_STATES}
 
     async def logs(self, job_id: str, queue: str | None = None) -> list[str]:
         self._find(job_id, queue)

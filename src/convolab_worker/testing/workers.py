@@ -21,11 +21,11 @@ from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
 from convolab_worker.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable
 
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.handlers.registry import HandlerRegistry
-    from convolab_worker.handlers.sync_job import SyncJob
+    from convolab_worker.handlers.sync_job import AsyncHandler, PlainHandler
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -54,22 +54,12 @@ class RunningWorker:
 
     @overload
     async def run(
-        self,
-        name: Callable[[SyncJob[P, Any]], Coroutine[Any, Any, R]],
-        data: P,
-        *,
-        timeout: float = 10.0,
-        **options: Any,
+        self, name: AsyncHandler[P, R], data: P, *, timeout: float = 10.0, **options: Any
     ) -> R: ...
 
     @overload
     async def run(
-        self,
-        name: Callable[[SyncJob[P, Any]], R],
-        data: P,
-        *,
-        timeout: float = 10.0,
-        **options: Any,
+        self, name: PlainHandler[P, R], data: P, *, timeout: float = 10.0, **options: Any
     ) -> R: ...
 
     @overload

@@ -26,7 +26,7 @@ from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ReplyLost
 from convolab_worker.handlers.steps.limits import StepLimits
-from convolab_worker.settings.kinds import parse_rate
+from convolab_worker.settings.units import parse_rate
 from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher

@@ -82,8 +82,8 @@ class HeldRequests:
         outcomes: Counter[str],
         next_due: NextDue,
         *,
-        suspends: bool = False,
-        grace: float = 0.0,
+        suspends: bool,
+        grace: float,
     ) -> None:
         self._dispatcher = dispatcher
         self._outcomes = outcomes

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from convolab_worker import HandlerRegistry, Job
-from convolab_worker.platforms.aws_lambda import lambda_handler
+from convolab_worker.integrations.aws_lambda import lambda_handler
 from tests.faults.harness import LEDGER_NAME, LEDGER_URL, Ledger, lasting
 from tests.faults.rig.day import RECIPE
 from tests.support.markdown import ROOT, blocks

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from httpx import ASGITransport, AsyncClient
 
 from convolab_worker import JobClient, Settings
-from convolab_worker.platforms.scaling import scale_app
+from convolab_worker.integrations.scaling import scale_app
 from tests.faults.harness import lasting
 from tests.faults.rig.day import QUEUES, RECIPE
 from tests.faults.rig.run import Place, Rig

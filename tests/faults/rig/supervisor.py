@@ -33,7 +33,6 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     Losing = Callable[[web.Request], web.Response | None]
 
@@ -150,12 +149,7 @@ class CloudRun:
         self.url = str(server.make_url("/wake"))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End what runs."""
         await self._stack.aclose()
         self._retire()

@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from examples.benchmarks.benchkit.server import free_port
 from tests.faults.harness import Bench
 from tests.support.logged import LoggedProcess
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_until
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _APP = "tests.faults.torture.app:handlers"
 
@@ -85,12 +82,7 @@ class Fleet:
     def _proxy(self) -> TcpProxy:
         return self._stack.enter_context(TcpProxy(self._bench.port))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for place in self.places:
             place.worker.kill()
         self._stack.close()

@@ -19,7 +19,6 @@ from tests.support.server import ServerProcess
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-    from types import TracebackType
 
 _REPLICATION = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
 _PAUSE_MS = 20_000
@@ -52,12 +51,7 @@ class Pair:
         self._await_replica()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @property

@@ -13,6 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker.connection.usage import Purpose
 from examples.benchmarks.benchkit.monitor import MonitorTap, count
 from tests.support.commandstats import counted_commands
 from tests.support.server import ServerProcess
@@ -213,3 +214,19 @@ async def check(
     assert sent == pytest.approx(monitored.client_sent, rel=SENT_WITHIN, abs=1)
     assert billable == pytest.approx(monitored.billable, rel=BILLABLE_WITHIN)
     assert billable == pytest.approx(counted.total, rel=BILLABLE_WITHIN)
+
+
+async def test_a_client_counts_the_look_at_a_job_that_was_there_already(
+    start_server: StartServer, make_settings: Callable[..., Settings]
+) -> None:
+    """A script finds its state, by one command for each place where the job may stand."""
+    server = start_server()
+    client = JobClient(make_settings(redis_url=server.url))
+    with MonitorTap(server.port) as tap:
+        start = tap.mark()
+        for _ in range(20):
+            await client.enqueue("speak", job_id="same", delay=60)
+        await client.close()
+        monitored = count(tap.between(start, tap.mark()), ignore=frozenset())
+
+    assert client.counter.inner[Purpose.STATUS] == monitored.scripted["zscore"] > 0

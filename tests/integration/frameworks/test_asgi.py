@@ -18,9 +18,9 @@ from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.frameworks import asgi
-from convolab_worker.frameworks.asgi import AsgiMount, console_asgi, wake_asgi
-from convolab_worker.frameworks.starlette import job_client, jobs_lifespan
+from convolab_worker.integrations import asgi
+from convolab_worker.integrations.asgi import AsgiMount, console_asgi, wake_asgi
+from convolab_worker.integrations.starlette import job_client, jobs_lifespan
 from convolab_worker.server import routes, wake_app
 from tests.support.waiting import wait_until
 

@@ -289,7 +289,7 @@ def test_the_command_line_runs_the_tasks_without_manage_py(project: Project) -> 
         "TEST_SIGNALS": os.devnull,
         "LOG_FORMAT": "json",
     }
-    app = "convolab_worker.frameworks.django:handlers"
+    app = "convolab_worker.integrations.django:handlers"
     listed = project.program("-m", "convolab_worker", "handlers", "--app", app, "--json", **environ)
     assert listed.returncode == 0, listed.stderr
     rows = [json.loads(line) for line in listed.stdout.splitlines()]

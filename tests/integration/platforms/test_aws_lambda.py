@@ -26,7 +26,7 @@ pytestmark = pytest.mark.asyncio
 FUNCTION = """
 import asyncio
 from convolab_worker import HandlerRegistry
-from convolab_worker.platforms.aws_lambda import lambda_handler
+from convolab_worker.integrations.aws_lambda import lambda_handler
 
 handlers = HandlerRegistry()
 

@@ -11,7 +11,7 @@ from httpx import ASGITransport, AsyncClient
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, SyncJobClient, Worker
-from convolab_worker.platforms.scaling import scale_app
+from convolab_worker.integrations.scaling import scale_app
 from tests.support.commandstats import counted_commands
 
 pytestmark = pytest.mark.asyncio

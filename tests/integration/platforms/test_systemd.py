@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from convolab_worker import Settings
-from convolab_worker.platforms.systemd import Systemd
+from convolab_worker.cli.commands.run.systemd import Systemd
 from tests.support.commands import Commands
 from tests.support.markdown import ROOT
 

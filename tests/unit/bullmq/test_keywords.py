@@ -10,7 +10,7 @@ from convolab_worker import Child, Deduplication, Exponential, Fixed, JobOptions
 from convolab_worker.bullmq.protocol.job_options import Defaults, Options, end_options
 from convolab_worker.bullmq.protocol.keywords import OPTION_KEYWORDS, check_size, job_options
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.kinds import parse_keep
+from convolab_worker.settings.units import parse_keep
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from convolab_worker import Exponential, Fixed
-from convolab_worker.cli.commands.enqueue import read_data
-from convolab_worker.cli.job_flags import read_backoff
+from convolab_worker.cli.job_flags import read_backoff, read_data
 from convolab_worker.errors import ConfigurationError
 
 

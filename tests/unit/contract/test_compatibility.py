@@ -13,12 +13,12 @@ from hypothesis import given, strategies as st
 from msgspec import Meta
 
 from convolab_worker import HandlerRegistry, JobType
-from convolab_worker.contract.branches import Located
-from convolab_worker.contract.compatibility import compare
-from convolab_worker.contract.document import contract_of
-from convolab_worker.contract.draft7 import draft7
-from convolab_worker.contract.subset import Comparison, Sides
 from convolab_worker.errors import ConfigurationError, InvalidPayload
+from convolab_worker.handlers.contract.branches import Located
+from convolab_worker.handlers.contract.compatibility import compare
+from convolab_worker.handlers.contract.document import contract_of
+from convolab_worker.handlers.contract.draft7 import draft7
+from convolab_worker.handlers.contract.subset import Comparison, Sides
 from convolab_worker.payloads.decode import decoder
 
 SIDES = Sides("the API", "sends", "send", "the worker")

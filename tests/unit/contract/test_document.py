@@ -16,9 +16,9 @@ from msgspec import UNSET, Meta, UnsetType
 from pydantic.alias_generators import to_camel
 
 from convolab_worker import Fixed, HandlerRegistry, Job, JobType
-from convolab_worker.contract.document import contract_of, jobs_in
-from convolab_worker.contract.draft7 import draft7
 from convolab_worker.errors import ConfigurationError, InvalidPayload
+from convolab_worker.handlers.contract.document import contract_of, jobs_in
+from convolab_worker.handlers.contract.draft7 import draft7
 from convolab_worker.payloads.decode import decoder
 from convolab_worker.payloads.describe import payload_schema, result_schema
 from convolab_worker.payloads.encode import encode_json

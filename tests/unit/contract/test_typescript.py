@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from convolab_worker.contract.typescript import typescript
+from convolab_worker.handlers.contract.typescript import typescript
 
 
 def types(**definitions: Any) -> str:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from convolab_worker.cli.main import main
-from convolab_worker.contract.document import contract_of
-from convolab_worker.contract.typescript import typescript
+from convolab_worker.handlers.contract.document import contract_of
+from convolab_worker.handlers.contract.typescript import typescript
 from examples.convolab.app import handlers
 from examples.convolab.payloads import QUEUES
 

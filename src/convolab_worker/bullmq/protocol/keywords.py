@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.kinds import KEEP_EXPECTED, parse_keep, suggestion
+from convolab_worker.settings.kinds import suggestion
+from convolab_worker.settings.units import KEEP_EXPECTED, parse_keep
 
 # What a child's failure does to its parent, and BullMQ's option for it.
 FAILURE_OPTIONS = {

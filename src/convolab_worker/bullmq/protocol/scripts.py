@@ -44,7 +44,7 @@ class Script(Struct, frozen=True):
 def script(name: str) -> Script:
     """Returns our own script of that name, or else BullMQ's, such as ``moveToActive``.
 
-    A line ``--- @include "NAME"`` of an own script stands for the text of BullMQ's script NAME.
+    A line ``--- @include "NAME"`` of an own script stands for the text of the script NAME.
     Raises ConfigurationError if the installed bullmq has no such script.
     """
     own = _scripts_in(_OWN_FOLDER).get(name)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli import flags, job_flags
 from convolab_worker.cli.output import as_json, remark, result
@@ -26,13 +23,7 @@ _LOOK_AFTER_SECONDS = 1.0
 
 def add_flags(command: Parser) -> None:
     command.add_argument("name", metavar="NAME", help="the job's name")
-    command.add_argument(
-        "data",
-        metavar="JSON",
-        nargs="?",
-        default="{}",
-        help="the job's data; @FILE reads a file, - reads standard input (default: {})",
-    )
+    job_flags.add_data(command, "the job's data")
     command.add_argument(
         "--wait", action="store_true", help="show the job's progress, then print its result"
     )
@@ -50,13 +41,11 @@ def add_flags(command: Parser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Add a job and print its id; with ``--wait``, show its progress and print its result."""
     settings = flags.settings_of(given)
-    if given.queues is not None and len(settings.queues) > 1:
-        msg = f"--queue {','.join(settings.queues)}: expected the one queue that the job goes to"
-        raise ConfigurationError(msg)
+    job_flags.expect_one_queue(given, settings, "the job goes to")
     if given.timeout is not None and not given.wait:
         msg = "--timeout is for a wait: expected --wait with it"
         raise ConfigurationError(msg)
-    data = read_data(given.data)
+    data = job_flags.read_data(given.data)
     from convolab_worker.cli.process import run_client
 
     return run_client(settings, _enqueue(settings, data, given))
@@ -135,6 +124,8 @@ async def _tell_why_it_waits(client: JobClient, job_id: str, queue: str) -> None
 
 
 async def _follow(client: JobClient, job_id: str, queue: str) -> int:
+    from convolab_worker.cli.job_view import progress
+
     async for update in client.watch(job_id, queue=queue):
         if update.event == "completed":
             result(as_json(update.data))
@@ -142,38 +133,6 @@ async def _follow(client: JobClient, job_id: str, queue: str) -> int:
         if update.event == "failed":
             remark(f"job {job_id} failed: {update.data}")
             return 1
-        if update.event != "progress":
-            remark(f"job {job_id}: {update.event}")
-        elif isinstance(update.data, int | float) and not isinstance(update.data, bool):
-            remark(f"job {job_id}: {update.data:g} %")
-        else:
-            remark(f"job {job_id}: {as_json(update.data)}")
+        is_progress = update.event == "progress"
+        remark(f"job {job_id}: {progress(update.data) if is_progress else update.event}")
     return 1  # pragma: no cover - the last event is one of the first two
-
-
-def read_data(text: str) -> Any:
-    """Return the JSON value that an argument means: itself, ``@FILE`` or ``-`` for standard input.
-
-    Raises ConfigurationError that names where the text came from and what is wrong with it.
-    """
-    source = "standard input" if text == "-" else text[1:] if text.startswith("@") else "JSON"
-    try:
-        if text == "-":
-            text = sys.stdin.read()
-        elif text.startswith("@"):
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{source} can't be read: {getattr(error, 'strerror', None) or error}"
-    except RecursionError:
-        msg = f"{source}: expected a JSON value, and it is nested too deeply"
-    except ValueError as error:
-        msg = f"{source}: expected a JSON value: {error}"
-        if source == "JSON":
-            msg += """; in a shell, put JSON into single quotes: '{"item": "tea"}'"""
-    raise ConfigurationError(msg)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    msg = f"{name} is not JSON"
-    raise ValueError(msg)

@@ -24,13 +24,8 @@ def add_flags(command: Parser) -> None:
     command.add_argument(
         "--to", dest="destination", metavar="NAME", required=True, help="the queue they go to"
     )
-    command.add_argument(
-        "--state",
-        dest="states",
-        metavar="STATE",
-        action="append",
-        default=[],
-        help="only those in this state: wait, prioritized, delayed or failed",
+    flags.add_list(
+        command, "--state", "only those in this state: wait, prioritized, delayed or failed"
     )
     command.add_argument("--yes", action="store_true", help="move them")
     flags.add_json(command)

@@ -68,15 +68,9 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _list(settings: Settings, given: argparse.Namespace) -> None:
-    from convolab_worker.cli.commands.status import as_rows, print_queues
-    from convolab_worker.cli.queues import looked_in
-    from convolab_worker.client.client import JobClient
+    from convolab_worker.cli.commands.status import as_rows, print_queues, queues_meant
 
-    finds = not flags.names_queues(given)
-    if not finds:
-        await looked_in(settings, given)  # says which of them nobody uses
-    async with JobClient(settings) as client:
-        queues = await client.queues(find=finds)
+    queues = await queues_meant(settings, given)
     if given.json:
         for row in as_rows(queues).items():
             result(as_json({"name": row[0], **row[1]}))

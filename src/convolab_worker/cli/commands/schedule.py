@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.cli import flags, job_flags
 from convolab_worker.cli.output import as_json, remark, result, table
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.kinds import Duration, Whole, format_duration
+from convolab_worker.settings.kinds import Duration, Whole
+from convolab_worker.settings.units import format_duration
 
 if TYPE_CHECKING:
     import argparse
@@ -55,13 +56,7 @@ def add_flags(command: Parser) -> None:
 
 def _add_setting(command: Parser) -> None:
     command.add_argument("name", metavar="NAME", help="the name of its jobs")
-    command.add_argument(
-        "data",
-        metavar="JSON",
-        nargs="?",
-        default="{}",
-        help="their data; @FILE reads a file, - reads standard input (default: {})",
-    )
+    job_flags.add_data(command, "their data")
     flags.add_flag(command, "--every", _EVERY, "from one job to the next; the first one at once")
     command.add_argument(
         "--cron", metavar="PATTERN", help="a pattern of five fields, or of six that begin with "
@@ -91,12 +86,8 @@ def main(given: argparse.Namespace) -> int:
         if (given.every is None) == (given.cron is None):
             msg = "when is it due? expected either --every DURATION or --cron PATTERN"
             raise ConfigurationError(msg)
-        from convolab_worker.cli.commands.enqueue import read_data
-
-        if given.queues is not None and len(settings.queues) > 1:
-            msg = f"--queue {','.join(settings.queues)}: expected the one queue that its jobs go to"
-            raise ConfigurationError(msg)
-        given.data = read_data(given.data)
+        job_flags.expect_one_queue(given, settings, "its jobs go to")
+        given.data = job_flags.read_data(given.data)
     act = {"list": _list, "set": _set, "remove": _remove}[given.action]
     return run_client(settings, _acted(act, settings, given))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from convolab_worker.cli.flags import Parser
-    from convolab_worker.contract.compatibility import Change
+    from convolab_worker.handlers.contract.compatibility import Change
 
 EXAMPLE = "schema --app lessons:handlers --typescript"
 
@@ -51,7 +51,7 @@ def add_flags(command: Parser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Write the schema or the types; or compare, and return 1 for what breaks."""
     from convolab_worker.cli.process import load_handlers
-    from convolab_worker.contract.document import contract_of
+    from convolab_worker.handlers.contract.document import contract_of
 
     if given.json and given.check is None:
         msg = "--json is for --check: a schema is JSON already"
@@ -63,12 +63,12 @@ def main(given: argparse.Namespace) -> int:
     if given.check is not None:
         return _check(given.check, document, as_lines=not given.json)
     if given.typescript:
-        from convolab_worker.contract.typescript import typescript
+        from convolab_worker.handlers.contract.typescript import typescript
 
         result(typescript(document).rstrip("\n"))
         return DONE
     if given.draft == "7":
-        from convolab_worker.contract.draft7 import draft7
+        from convolab_worker.handlers.contract.draft7 import draft7
 
         document = draft7(document)
     result(as_json(document, indent=2))
@@ -76,7 +76,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 def _check(path: Path, document: dict[str, Any], *, as_lines: bool) -> int:
-    from convolab_worker.contract.compatibility import compare
+    from convolab_worker.handlers.contract.compatibility import compare
 
     changes = compare(_read(path), document)
     broken = sum(change.breaks for change in changes)

@@ -66,21 +66,16 @@ def main(given: argparse.Namespace) -> int:
 
 async def _print(settings: Settings, given: argparse.Namespace) -> None:
     from convolab_worker.cli.process import load_handlers
-    from convolab_worker.cli.queues import looked_in
-    from convolab_worker.client.client import JobClient
 
     if given.job_id is not None:
         from convolab_worker.cli.commands.jobs.actions import find
+        from convolab_worker.cli.queues import looked_in
 
         there = await looked_in(settings, given)
         print_job(*await find(there, given.job_id, whole=given.json or given.full), given)
         return
     handlers = None if given.app is None else load_handlers(settings)
-    finds = not flags.names_queues(given)
-    if not finds:
-        await looked_in(settings, given)  # says which of them nobody uses
-    async with JobClient(settings) as client:
-        queues = await client.queues(find=finds)
+    queues = await queues_meant(settings, given)
     if given.json:
         result(as_json(as_rows(queues)))
     else:
@@ -88,6 +83,18 @@ async def _print(settings: Settings, given: argparse.Namespace) -> None:
     unreachable = [] if handlers is None else handlers.unreachable([each.name for each in queues])
     for handler in unreachable:
         remark(f"no queue for {handler.place}: it is for {handler.queue}, which is not listed")
+
+
+async def queues_meant(settings: Settings, given: argparse.Namespace) -> list[QueueStatus]:
+    """Return the queues of --queue, or all that there are; ``queue list`` prints them, too."""
+    from convolab_worker.cli.queues import looked_in
+    from convolab_worker.client.client import JobClient
+
+    finds = not flags.names_queues(given)
+    if not finds:
+        await looked_in(settings, given)  # says which of them nobody uses
+    async with JobClient(settings) as client:
+        return await client.queues(find=finds)
 
 
 async def _watch(settings: Settings, given: argparse.Namespace) -> NoReturn:

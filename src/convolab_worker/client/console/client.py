@@ -11,7 +11,7 @@ from convolab_worker.client.actions import DONE, Action
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.details import read_attempts, read_details
 from convolab_worker.client.console.pages import WINDOW, matching, read_page
-from convolab_worker.client.job_status import Seen
+from convolab_worker.client.job_status import Seen, readable
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.telemetry.recent_runs import pattern_of
 
@@ -99,7 +99,7 @@ class ConsoleClient(JobClient):
         for raw, score, fields in zip(
             ids[::2], ids[1::2], await asyncio.gather(*asked), strict=True
         ):
-            name, reason = [(part or b"").decode("utf-8", "replace") for part in fields]
+            name, reason = map(readable, fields)
             at = (read_number(score) or 0.0) / 1000
             new = FailureGroup(name, reason, [], at)
             groups.setdefault((name, pattern_of(reason)), new).ids.append(text(raw))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
 from convolab_worker.bullmq.protocol.records import STEP_FIELD, read_number, text
-from convolab_worker.client.job_status import as_status, not_found, state_now
+from convolab_worker.client.job_status import as_status, not_found, readable, state_now
 from convolab_worker.connection.usage import Purpose
 
 if TYPE_CHECKING:
@@ -107,11 +107,11 @@ async def read_details(connection: Connection, prefix: str, queue: str, job_id: 
     return JobDetails(
         job=job,
         steps={
-            name.removeprefix(STEP_FIELD): raw.decode("utf-8", "replace")
+            name.removeprefix(STEP_FIELD): readable(raw)
             for name, raw in fields.items()
             if name.startswith(STEP_FIELD)
         },
-        logs=[row.decode("utf-8", "replace") for row in logs],
+        logs=[readable(row) for row in logs],
         parents=await _parents(connection, prefix, job.parent),
         children=[
             relative
@@ -204,4 +204,4 @@ async def _relative(
         return Relative(queue, job_id, "", state or "gone")
     if state is None:
         state = await state_now(connection, QueueKeys(prefix, queue), job_id)
-    return Relative(queue, job_id, raw.decode("utf-8", "replace"), state)
+    return Relative(queue, job_id, readable(raw), state)

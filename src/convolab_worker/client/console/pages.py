@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.records import text
-from convolab_worker.client.job_status import JobStatus, as_status
-from convolab_worker.client.jobs import LISTS, STATES, checked_states
+from convolab_worker.client.job_status import JobStatus, readable
+from convolab_worker.client.jobs import LISTS, STATES, checked_states, read_jobs
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.client.jobs import Place
     from convolab_worker.connection.connection import Connection
 
 PAGE = 50
@@ -34,8 +35,6 @@ _ORDER = (
     "completed",
 )
 _CURSOR = re.compile(r"(\d)~(-?\d{1,20}(?:\.\d{1,9})?(?:e\+?\d{1,3})?)~(\d{1,9})")
-
-Place = tuple[str, bytes | None]  # a job's id, and its score in a set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +101,9 @@ async def read_page(
         size = PAGE if fits else most - looked_at
         here = states[begin.state]
         places, later = await _places(connection, keys, here, begin, size)
-        jobs = await _read(connection, keys, here, places)
+        jobs = await read_jobs(connection, keys, here, places)
         looked_at += len(places)
-        found += [job for job in jobs if fits is None or fits(job)]
+        found += [job for job, _ in jobs if fits is None or fits(job)]
         begin = later
         if later is None and (next_state := states.index(here) + 1) < len(states):
             begin = _Cursor(next_state)
@@ -140,16 +139,14 @@ async def matching(
     for first in range(0, looked_at, _READ_AT_ONCE):
         batch = ids[first : min(first + _READ_AT_ONCE, looked_at)]
         if fits is not None:
-            jobs = await _read(connection, keys, state, [(job_id, None) for job_id in batch])
-            found += [job.id for job in jobs if fits(job)]
+            jobs = await read_jobs(connection, keys, state, [(job_id, None) for job_id in batch])
+            found += [job.id for job, _ in jobs if fits(job)]
         elif name is not None:
             asked: list[Any] = [
                 connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "name")
                 for job_id in batch
             ]
-            names = [
-                (raw or b"").decode("utf-8", "replace") for raw in await asyncio.gather(*asked)
-            ]
+            names = map(readable, await asyncio.gather(*asked))
             found += [job_id for job_id, its in zip(batch, names, strict=True) if its == name]
         else:
             found += batch
@@ -207,16 +204,3 @@ async def _places_of_lists(
             later = None if is_last else _Cursor(begin.state, str(index), rest)
             return [(text(raw), None) for raw in found], later
     return [], None
-
-
-async def _read(
-    connection: Connection, keys: QueueKeys, state: str, places: Sequence[Place]
-) -> list[JobStatus]:
-    asked: list[Any] = [
-        connection.call(Purpose.STATUS, "HGETALL", keys.job(job_id)) for job_id, _ in places
-    ]
-    jobs = [
-        as_status(keys.queue, job_id, state, flat, score if state == "delayed" else None)
-        for (job_id, score), flat in zip(places, await asyncio.gather(*asked), strict=True)
-    ]
-    return [job for job in jobs if job is not None]

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.handlers.handler import checked_timeout
 from convolab_worker.handlers.retry import retry_delay
 
 if TYPE_CHECKING:
@@ -47,11 +48,7 @@ def step_call(name: str, function: Any, *args: Any, **kwargs: Any) -> StepCall:
     own = {what: kwargs.pop(what, None) for what in _OPTIONS if what in kwargs}
     for what in own:
         _check_unclaimed(name, function, what)
-    timeout = own.pop("timeout", None)
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and 0 < timeout < float("inf")):
-        msg = f"step {name!r}: timeout={timeout!r}: expected seconds above 0, or None"
-        raise ConfigurationError(msg)
+    timeout = checked_timeout(own.pop("timeout", None), f"step {name!r}")
     policy = job_options(f"step {name!r}", own)
     if "backoff" in policy and policy.get("attempts", 1) == 1:
         msg = f"step {name!r}: a backoff is for further attempts: expected attempts=2 or more"

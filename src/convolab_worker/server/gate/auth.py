@@ -47,7 +47,7 @@ class Authorization:
         self,
         token: str | None,
         identity: IdentityTokenVerifier | None,
-        signature: SignatureVerifier | None = None,
+        signature: SignatureVerifier | None,
     ) -> None:
         self._token = None if token is None else token.encode()
         self._identity = identity

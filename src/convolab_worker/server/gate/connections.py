@@ -123,11 +123,11 @@ class ConnectionTable(Generic[T]):
             self._order[activity][connection] = None
             entry.activity, entry.since = activity, now
 
-    def remove(self, connection: T) -> bool:
-        """Forget a connection; return whether it was there."""
+    def remove(self, connection: T) -> None:
+        """Forget a connection; one that is dropped already is not known any more."""
         entry = self._entries.pop(connection, None)
         if entry is None:
-            return False
+            return
         del self._order[entry.activity][connection]
         self._spares.pop(connection, None)
         if not entry.is_spare:
@@ -136,7 +136,6 @@ class ConnectionTable(Generic[T]):
                 self._of_peer[entry.peer] = left
             else:
                 del self._of_peer[entry.peer]
-        return True
 
     def overdue(self, now: float) -> list[tuple[T, str]]:
         """Return the connections that have taken too long, and for what."""
@@ -151,10 +150,6 @@ class ConnectionTable(Generic[T]):
             if self._entries[connection].since > moment:
                 return
             yield connection
-
-    def doing(self, activity: Activity) -> list[T]:
-        """Return the connections that do this."""
-        return list(self._order[activity])
 
     def all(self) -> list[T]:
         """Return every connection."""

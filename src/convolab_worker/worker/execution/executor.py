@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.handler import Handler
     from convolab_worker.handlers.hooks import Hooks
-    from convolab_worker.handlers.job import JobReporter
     from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.reporter import JobReporter
     from convolab_worker.telemetry.metrics import Metrics
     from convolab_worker.telemetry.tracing import Tracing
     from convolab_worker.worker.execution.processes.call import ProcessCall

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.handler import Handler
-    from convolab_worker.handlers.job import JobReporter
+    from convolab_worker.handlers.reporter import JobReporter
     from convolab_worker.handlers.retry import Strategies
     from convolab_worker.worker.execution.handler_call import HandlerCall
 

@@ -24,7 +24,7 @@ from tasks_api import (
 )
 
 from convolab_worker import SyncJobClient
-from convolab_worker.frameworks.django import BullMQBackend
+from convolab_worker.integrations.django import BullMQBackend
 
 SEEN: dict[str, Any] = {}
 CLIENT = SyncJobClient(**settings.TASKS["default"]["OPTIONS"])
@@ -149,7 +149,7 @@ def wrong_options() -> None:
 
 def nowhere() -> dict[str, Any]:
     return {
-        "BACKEND": "convolab_worker.frameworks.django.BullMQBackend",
+        "BACKEND": "convolab_worker.integrations.django.BullMQBackend",
         "OPTIONS": {"redis_url": "redis://127.0.0.1:1"},
     }
 

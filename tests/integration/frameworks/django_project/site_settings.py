@@ -9,7 +9,7 @@ SECRET_KEY = "of a test"
 USE_TZ = True
 HAS_TASKS = importlib.util.find_spec("django.tasks") is not None
 INSTALLED_APPS = [
-    "convolab_worker.frameworks.django",
+    "convolab_worker.integrations.django",
     *([] if HAS_TASKS else ["django_tasks"]),
     "shop",
 ]
@@ -25,7 +25,7 @@ _OPTIONS = {
     "redis_url": os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:1"),
     "queues": (QUEUE,),
 }
-_BACKEND = "convolab_worker.frameworks.django.BullMQBackend"
+_BACKEND = "convolab_worker.integrations.django.BullMQBackend"
 TASKS = {
     "default": {
         "BACKEND": _BACKEND,

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.job import Job
 from convolab_worker.handlers.registry import HandlerRegistry
-from convolab_worker.settings.kinds import parse_rate
+from convolab_worker.settings.units import parse_rate
 from convolab_worker.worker.dispatch.slots import StartRates
 
 START = 1_000_000.0

@@ -18,7 +18,8 @@ from convolab_worker.cli.output import result
 from convolab_worker.errors import ConfigurationError, InvalidPayload
 from convolab_worker.payloads.decode import decode_data, decoder
 from convolab_worker.settings import OPTIONS, Settings
-from convolab_worker.settings.kinds import Whole, format_duration, parse_duration
+from convolab_worker.settings.kinds import Whole
+from convolab_worker.settings.units import format_duration, parse_duration
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
 if TYPE_CHECKING:
@@ -47,16 +48,33 @@ def add_flags(command: Parser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Print what a day and a month cost; with ``--plot``, draw it too."""
-    workload, hosting, prices = _workload(given), _hosting(given), load_prices(given.prices)
+    settings = Settings(idle_min=given.idle_min, idle_max=given.idle_max)  # checks them
+    delayed_jobs, mean_delay = given.delayed
+    workload = Workload(
+        kinds=tuple(given.jobs or map(_jobs, DEFAULT_JOBS)),
+        queues=given.queue_count,
+        workers=given.worker_count,
+        concurrency=given.slots,
+        progress_updates_per_job=given.progress,
+        delayed_jobs_per_day=delayed_jobs,
+        mean_delay_seconds=mean_delay,
+        idle=Bounds(shortest=settings.idle_min, longest=settings.idle_max),
+    )
+    hosting = Hosting(
+        vcpu=given.vcpu,
+        memory_gib=given.memory,
+        cold_start_seconds=given.cold_start,
+        free_tier=not given.no_free_tier,
+        always_on_usd_per_month=given.host_usd,
+    )
+    prices = load_prices(given.prices)
     rows = [
         row
         for row in table(workload, prices, hosting)
         if given.wake in (None, row.way.sleeps) or row.way.bullmq_waits
     ]
     if given.plot:
-        from convolab_worker.cli.commands.cost.plot import draw
-
-        draw(rows, prices, given.plot)
+        report.draw(rows, prices, given.plot)
     write = report.as_lines if given.json else report.as_text
     result(write(workload, hosting, prices, rows))
     return 0
@@ -75,9 +93,11 @@ def _add_workload(group: Group) -> None:
     _add(group, "--slots", "N", _count, "jobs that one worker runs at once", slots)
     _add(group, "--progress", "N", _amount, "progress updates of one job", 10.0)
     text = "jobs a day that wait for a time or a retry, and how long they wait (default: none)"
-    _add(group, "--delayed", "JOBS:DELAY", _delayed, text)
-    for flag, name in (("--idle-min", "idle_min"), ("--idle-max", "idle_max")):
-        _add(group, flag, "DURATION", _duration, OPTIONS[name].help, OPTIONS[name].default)
+    none = (0.0, 0.0)
+    group.add_argument("--delayed", metavar="JOBS:DELAY", type=_delayed, default=none, help=text)
+    shortest, longest = OPTIONS["idle_min"], OPTIONS["idle_max"]
+    _add(group, "--idle-min", "DURATION", _duration, shortest.help, shortest.default)
+    _add(group, "--idle-max", "DURATION", _duration, longest.help, longest.default)
 
 
 def _add_hosting(group: Group) -> None:
@@ -99,31 +119,6 @@ def _add(
         shown = format_duration(default) if metavar == "DURATION" else f"{default:g}"
         text = f"{text} (default: {shown})"
     group.add_argument(flag, metavar=metavar, type=read, default=default, help=text)
-
-
-def _workload(given: argparse.Namespace) -> Workload:
-    settings = Settings(idle_min=given.idle_min, idle_max=given.idle_max)  # checks them
-    delayed_jobs, mean_delay = given.delayed or (0.0, 0.0)
-    return Workload(
-        kinds=tuple(given.jobs or map(_jobs, DEFAULT_JOBS)),
-        queues=given.queue_count,
-        workers=given.worker_count,
-        concurrency=given.slots,
-        progress_updates_per_job=given.progress,
-        delayed_jobs_per_day=delayed_jobs,
-        mean_delay_seconds=mean_delay,
-        idle=Bounds(shortest=settings.idle_min, longest=settings.idle_max),
-    )
-
-
-def _hosting(given: argparse.Namespace) -> Hosting:
-    return Hosting(
-        vcpu=given.vcpu,
-        memory_gib=given.memory,
-        cold_start_seconds=given.cold_start,
-        free_tier=not given.no_free_tier,
-        always_on_usd_per_month=given.host_usd,
-    )
 
 
 def load_prices(path: Path | None = None) -> Prices:

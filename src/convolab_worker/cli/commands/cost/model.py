@@ -15,6 +15,8 @@ from convolab_worker.bullmq.protocol.script_costs import ADD_NUMBERED, PROGRESS,
 from convolab_worker.worker.dispatch.idle_backoff import Bounds, next_wait
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from convolab_worker.cli.commands.cost.prices import Hosting, Prices, RedisBill
 
 DAY_SECONDS = 86_400.0
@@ -146,10 +148,10 @@ class Row:
     idle: Commands
     commands: Commands
     instance_seconds: float
-    starts: float
+    starts: float = 0.0
     redis: RedisBill
     compute_usd: float
-    scheduler_usd: float
+    scheduler_usd: float = 0.0
     worst_pickup_seconds: float
     if_signal_lost_seconds: float | None
 
@@ -160,39 +162,34 @@ class Row:
 
 
 def table(workload: Workload, prices: Prices, hosting: Hosting) -> list[Row]:
-    return [
-        (_sleeping if way.sleeps else _always_on)(way, workload, prices, hosting) for way in WAYS
-    ]
+    return [(_asleep if way.sleeps else _always_on)(way, workload, prices, hosting) for way in WAYS]
 
 
 def _always_on(way: Way, workload: Workload, prices: Prices, hosting: Hosting) -> Row:
     if way.bullmq_waits is None:
-        idle, work, longest_wait = _our_idle(workload), _our_work(workload), workload.idle.longest
+        idle, work, longest_wait = _idle(workload), _work(workload, _job), workload.idle.longest
     else:
-        idle, work = _bullmq_idle(workload, *way.bullmq_waits), _bullmq_work(workload)
+        idle, work = _bullmq_idle(workload, *way.bullmq_waits), _work(workload, _bullmq_job)
         longest_wait = way.bullmq_waits[0]
-    seconds = DAY_SECONDS * workload.workers
-    compute_usd = prices.instance_based.usd(hosting, seconds)
-    if hosting.always_on_usd_per_month is not None:
-        compute_usd = hosting.always_on_usd_per_month * workload.workers
+    seconds, usd = DAY_SECONDS * workload.workers, hosting.always_on_usd_per_month
     return Row(
         way=way,
         idle=idle,
         commands=idle + work,
         instance_seconds=seconds,
-        starts=0.0,
         redis=prices.redis.bill(hosting, (idle + work).billable),
-        compute_usd=compute_usd,
-        scheduler_usd=0.0,
+        compute_usd=prices.instance_based.usd(hosting, seconds)
+        if usd is None
+        else usd * workload.workers,
         worst_pickup_seconds=PUSH_SECONDS,
         if_signal_lost_seconds=longest_wait,
     )
 
 
-def _sleeping(way: Way, workload: Workload, prices: Prices, hosting: Hosting) -> Row:
+def _asleep(way: Way, workload: Workload, prices: Prices, hosting: Hosting) -> Row:
     interval = way.scheduler_seconds or 0.0
     ticks = DAY_SECONDS / interval if interval else 0.0
-    calls = workload.jobs_per_day if way.wakes else 0.0
+    calls = workload.jobs_per_day * way.wakes
     # With slots enough for all, work comes in busy periods as in an M/G/inf queue: a job finds
     # no worker awake with probability exp(-load), which is also the idle share of the day.
     wakes = calls * exp(-workload.load)
@@ -201,7 +198,7 @@ def _sleeping(way: Way, workload: Workload, prices: Prices, hosting: Hosting) ->
     seconds = min(busy_seconds + starts * hosting.cold_start_seconds, DAY_SECONDS)
     probes = OUR_PROBE * workload.queues
     start = OUR_CONNECT + probes
-    commands = _our_work(workload) + start * starts + probes * (calls - wakes)
+    commands = _work(workload, _job) + start * starts + probes * (calls - wakes)
     pickup_seconds = hosting.cold_start_seconds + PUSH_SECONDS + interval * (not way.wakes)
     return Row(
         way=way,
@@ -228,43 +225,38 @@ def _bullmq_idle(workload: Workload, drain_seconds: float, stalled_seconds: floa
     return one_each * workload.workers
 
 
-def _our_idle(workload: Workload) -> Commands:
+def _idle(workload: Workload) -> Commands:
     waits = waits_per_day(workload.jobs_per_day / workload.workers, workload.idle)
     delayed = OUR_DELAYED_JOB * workload.delayed_jobs_per_day
     return OUR_WAIT * (waits * workload.workers) + delayed
 
 
-def _bullmq_work(workload: Workload) -> Commands:
-    total = Commands()
-    for kind in workload.kinds:
-        renewals = kind.mean_seconds // BULLMQ_RENEWAL_SECONDS
-        job = ADD_JOB + BULLMQ_LONE_JOB + LOCK_RENEWAL * renewals
-        job += PROGRESS_UPDATE * workload.progress_updates_per_job
-        total += job * kind.jobs_per_day
-    return total
+def _work(workload: Workload, job: Callable[[float, float], Commands]) -> Commands:
+    """Add up the jobs of a day; ``job`` counts one by its seconds and its progress updates."""
+    updates = workload.progress_updates_per_job
+    jobs = (job(kind.mean_seconds, updates) * kind.jobs_per_day for kind in workload.kinds)
+    return sum(jobs, Commands())
 
 
-def _our_work(workload: Workload) -> Commands:
-    total = Commands()
-    for kind in workload.kinds:
-        renewals = kind.mean_seconds // RENEWAL_SECONDS
-        job = ADD_JOB + OUR_LONE_JOB + OUR_STALLED_CHECK + LOCK_RENEWAL * renewals
-        # At most one update a second is sent, and the last one.
-        job += PROGRESS_UPDATE * min(workload.progress_updates_per_job, kind.mean_seconds + 1)
-        job += OUR_LOCK_CHECK * (kind.mean_seconds >= LOCK_SECONDS)
-        job += OUR_LOCK_CONNECT * (renewals > 0)
-        total += job * kind.jobs_per_day
-    return total
+def _bullmq_job(seconds: float, updates: float) -> Commands:
+    renewals = LOCK_RENEWAL * (seconds // BULLMQ_RENEWAL_SECONDS)
+    return ADD_JOB + BULLMQ_LONE_JOB + renewals + PROGRESS_UPDATE * updates
+
+
+def _job(seconds: float, updates: float) -> Commands:
+    renewals = seconds // RENEWAL_SECONDS
+    # At most one update a second is sent, and the last one.
+    job = ADD_JOB + OUR_LONE_JOB + PROGRESS_UPDATE * min(updates, seconds + 1)
+    checks = OUR_STALLED_CHECK + OUR_LOCK_CHECK * (seconds >= LOCK_SECONDS)
+    return job + checks + LOCK_RENEWAL * renewals + OUR_LOCK_CONNECT * (renewals > 0)
 
 
 def wait_ends(bounds: Bounds) -> list[float]:
     """Return when each wait below the longest ends, in seconds after the last work."""
-    waits: list[float] = []
-    wait = next_wait(None, bounds=bounds, random=0.5)
-    while wait < bounds.longest:
-        waits.append(wait)
-        wait = next_wait(wait, bounds=bounds, random=0.5)
-    return list(accumulate(waits))
+    waits = [next_wait(None, bounds=bounds, random=0.5)]
+    while waits[-1] < bounds.longest:
+        waits.append(next_wait(waits[-1], bounds=bounds, random=0.5))
+    return [*accumulate(waits[:-1])]
 
 
 def waits_per_day(jobs_per_day: float, bounds: Bounds) -> float:

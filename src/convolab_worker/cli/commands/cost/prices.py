@@ -84,15 +84,13 @@ class ComputePrices(Section):
 
     def usd(self, hosting: Hosting, seconds: float, requests: float = 0.0) -> float:
         """Return the price of a month with these instance seconds and requests a day."""
-        seconds, requests = seconds * DAYS_PER_MONTH, requests * DAYS_PER_MONTH
-        vcpu_seconds = hosting.billed(seconds * hosting.vcpu, self.free_vcpu_seconds_per_month)
-        gib_seconds = hosting.billed(seconds * hosting.memory_gib, self.free_gib_seconds_per_month)
-        millions = hosting.billed(requests, self.free_requests_per_month) / 1e6
-        return (
-            vcpu_seconds * self.usd_per_vcpu_second
-            + gib_seconds * self.usd_per_gib_second
-            + millions * self.usd_per_million_requests
+        vcpu, memory = seconds * hosting.vcpu, seconds * hosting.memory_gib
+        billed = (
+            (vcpu, self.free_vcpu_seconds_per_month, self.usd_per_vcpu_second),
+            (memory, self.free_gib_seconds_per_month, self.usd_per_gib_second),
+            (requests, self.free_requests_per_month, self.usd_per_million_requests / 1e6),
         )
+        return sum(hosting.billed(used * DAYS_PER_MONTH, free) * usd for used, free, usd in billed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

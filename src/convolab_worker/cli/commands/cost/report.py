@@ -1,28 +1,51 @@
-"""The cost model's report: the text of report.txt in at most 100 columns, or JSON."""
+"""The cost model's report: the text of report.txt in at most 100 columns, JSON, or a picture."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.resources import files
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.commands.cost import model
 from convolab_worker.cli.commands.cost.prices import DAYS_PER_MONTH
 from convolab_worker.cli.output import as_json, table
-from convolab_worker.settings.kinds import format_duration
+from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.units import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from convolab_worker.cli.commands.cost.model import Row, Workload
     from convolab_worker.cli.commands.cost.prices import Hosting, Prices
 
+    Columns = dict[str, Callable[[Row], str]]
+
 WIDTH = 100
 _TEN_THOUSAND, _TEN_MILLION = 1e4, 1e7
+_FORMATS = (".png", ".svg", ".pdf")
+_BULLMQ, _OURS = "#b3541e", "#1f6f8b"
 _EVENTS = [value for value in vars(model).values() if isinstance(value, model.Event)]
-_COMMANDS = ("", "client-sent", "billable", "idle part", "starts", "worst wait", "signal lost")
-_MONEY = ("", "M commands", "metered", "plan", "Redis", "compute", "scheduler", "total")
+_COMMANDS: Columns = {
+    "": lambda row: row.way.name,
+    "client-sent": lambda row: count(row.commands.client_sent),
+    "billable": lambda row: count(row.commands.billable),
+    "idle part": lambda row: count(row.idle.billable),
+    "starts": lambda row: count(row.starts) if row.way.sleeps else "-",
+    "worst wait": lambda row: duration(row.worst_pickup_seconds),
+    "signal lost": lambda row: duration(row.if_signal_lost_seconds),
+}
+_MONEY: Columns = {
+    "": lambda row: row.way.name,
+    "M commands": lambda row: count(row.redis.commands_per_month / 1e6, 3),
+    "metered": lambda row: count(row.redis.pay_as_you_go_usd, 2),
+    "plan": lambda row: row.redis.plan,
+    "Redis": lambda row: count(row.redis.plan_usd, 2),
+    "compute": lambda row: count(row.compute_usd, 2),
+    "scheduler": lambda row: count(row.scheduler_usd, 2),
+    "total": lambda row: count(row.total_usd, 2),
+}
 _DELAYED = (
     "{0.delayed_jobs_per_day:g} of the jobs are delayed or tried again, by "
     "{0.mean_delay_seconds:g} s on average, all on one queue. While one is there, bullmq waits "
@@ -60,6 +83,43 @@ def as_lines(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequenc
     )
 
 
+def draw(rows: Sequence[Row], prices: Prices, file: Path) -> None:
+    """Draw commands a day, USD a month and the worst wait, a bar for each way of working.
+
+    Raises ConfigurationError without matplotlib (the extra ``plot``), for a file name that ends
+    in none of ``.png``, ``.svg`` and ``.pdf``, and for a file that can't be written.
+    """
+    if file.suffix.lower() not in _FORMATS:
+        msg = f"--plot {file}: expected a file name that ends in {', '.join(_FORMATS)}"
+        raise ConfigurationError(msg)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        msg = "--plot needs matplotlib: pip install 'convolab_worker[plot]'"
+        raise ConfigurationError(msg) from error
+    figure: Any = Figure(figsize=(13, 1.6 + 0.5 * len(rows)), layout="constrained")
+    figure.suptitle("Redis commands, money and waiting, by way of working")
+    commands, money, waits = figure.subplots(1, 3, sharey=True)
+    commands.set_yticks(range(len(rows)), [row.way.name for row in rows])
+    commands.invert_yaxis()
+    free_per_day = prices.redis.free_plan_commands_per_month / DAYS_PER_MONTH
+    commands.axvline(free_per_day, color="black", linestyle="--", linewidth=1)
+    dashed = f"dashed: the free plan, {free_per_day:,.0f}"
+    commands.set_xlabel(f"billable commands a day, idle part dark\n({dashed})")
+    _draw_bars(commands, rows, lambda row: (row.commands.billable, row.idle.billable), count)
+    money.set_xlabel("USD a month, Redis (on its cheapest plan) dark")
+    _draw_bars(money, rows, lambda row: (row.total_usd, row.redis.plan_usd), "{:,.2f}".format)
+    waits.set_xlabel("worst wait for a job's start, seconds")
+    _draw_bars(waits, rows, lambda row: (row.worst_pickup_seconds, 0.0), duration)
+    commands.set(xscale="log", xlim=(1, None))
+    waits.set(xscale="log", xlim=(0.001, None))
+    try:
+        figure.savefig(file, dpi=150)
+    except OSError as error:
+        msg = f"--plot {file}: can't be written: {error.strerror or error}"
+        raise ConfigurationError(msg) from error
+
+
 def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence[Row]) -> str:
     """Return the text of report.txt with everything filled in."""
     slots, usd = workload.concurrency * workload.workers, hosting.always_on_usd_per_month
@@ -77,8 +137,8 @@ def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence
             f"{kind.jobs_per_day:g} {kind.name} of {duration(kind.mean_seconds)}"
             for kind in workload.kinds
         ),
-        commands=table([_COMMANDS, *map(_commands, rows)], right=True),
-        money=table([_MONEY, *map(_money, rows)], right=True),
+        commands=_tabled(_COMMANDS, rows),
+        money=_tabled(_MONEY, rows),
         events=table([["client-sent", "billable", "event"], *events]),
         warning=too_few_slots if workload.load >= slots else "",
         steps=len(model.wait_ends(workload.idle)),
@@ -94,26 +154,9 @@ def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence
     )  # fmt: skip
 
 
-def _commands(row: Row) -> list[str]:
-    return [
-        row.way.name,
-        *map(count, (row.commands.client_sent, row.commands.billable, row.idle.billable)),
-        count(row.starts) if row.way.sleeps else "-",
-        *map(duration, (row.worst_pickup_seconds, row.if_signal_lost_seconds)),
-    ]
-
-
-def _money(row: Row) -> list[str]:
-    return [
-        row.way.name,
-        count(row.redis.commands_per_month / 1e6, 3),
-        count(row.redis.pay_as_you_go_usd, 2),
-        row.redis.plan,
-        *(
-            count(usd, 2)
-            for usd in (row.redis.plan_usd, row.compute_usd, row.scheduler_usd, row.total_usd)
-        ),
-    ]
+def _tabled(columns: Columns, rows: Sequence[Row]) -> str:
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    return table([[*columns], *cells], right=True)
 
 
 def count(number: float, places: int = 0) -> str:
@@ -126,3 +169,18 @@ def count(number: float, places: int = 0) -> str:
 def duration(seconds: float | None) -> str:
     """Write a time to three digits: ``5.4ms``, ``2.01s``, ``5m``."""
     return "next wake" if seconds is None else format_duration(float(f"{seconds:.3g}"))
+
+
+def _draw_bars(
+    axes: Any,
+    rows: Sequence[Row],
+    amounts: Callable[[Row], tuple[float, float]],
+    label: Callable[[float], str],
+) -> None:
+    """Draw a bar for each row, with a dark part inside, and label the whole."""
+    wholes, parts = zip(*map(amounts, rows), strict=True)
+    colours = [_BULLMQ if row.way.bullmq_waits else _OURS for row in rows]
+    bars = axes.barh(range(len(rows)), wholes, color=colours, alpha=0.45)
+    axes.barh(range(len(rows)), parts, height=0.3, color=colours)
+    axes.bar_label(bars, [label(whole) for whole in wholes], padding=3, fontsize=8)
+    axes.margins(x=0.5)  # room for the labels

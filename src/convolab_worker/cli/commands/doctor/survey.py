@@ -86,15 +86,15 @@ class Survey:
         yield checks.cluster(_flag(info, "cluster_enabled"), settings.prefix)
         yield checks.eviction((info or {}).get("maxmemory_policy"), _number(info, "maxmemory"))
         yield checks.memory(_number(info, "used_memory"), _number(info, "maxmemory"))
-        yield checks.connections(_number(info, "connected_clients"), await self._most_clients())
+        most_clients = await self._config("maxclients")
+        yield checks.connections(_number(info, "connected_clients"), most_clients)
         yield checks.persistence(_flag(info, "aof_enabled"))
         yield await self._permissions()
         yield checks.scripts(await self._script_error())
         yield checks.blocking(_BLOCK_SECONDS, await self._block())
         yield checks.round_trip(await self._round_trips(), settings.command_timeout)
         yield checks.clock(await self._clock_difference())
-        timeout = await self._config("timeout")
-        yield checks.idle_timeout(None if timeout is None else int(timeout), settings.idle_max)
+        yield checks.idle_timeout(await self._config("timeout"), settings.idle_max)
         yield checks.lock(settings.lock_duration, settings.command_timeout)
         yield checks.billing(ServerSource.of(settings).address.host, settings.command_budget)
         found = await self._find()
@@ -130,13 +130,9 @@ class Survey:
         lines = raw.decode("utf-8", "replace").splitlines()
         return dict(line.partition(":")[::2] for line in lines if ":" in line)
 
-    async def _config(self, name: str) -> str | None:
+    async def _config(self, name: str) -> int | None:
         answer = await self._ask("CONFIG", "GET", name)
-        return text(answer[1]) if isinstance(answer, list) and len(answer) > 1 else None
-
-    async def _most_clients(self) -> int | None:
-        most = await self._config("maxclients")
-        return None if most is None else int(most)
+        return int(answer[1]) if isinstance(answer, list) and len(answer) > 1 else None
 
     async def _permissions(self) -> Finding:
         user = await self._ask("ACL", "WHOAMI")

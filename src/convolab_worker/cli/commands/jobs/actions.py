@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +34,9 @@ async def newest(
     settings: Settings, wanted: Wanted, states: Sequence[str], limit: int
 ) -> list[JobStatus]:
     """Return the newest jobs of all queues that fit, state by state, at most ``limit``."""
-    found: list[JobStatus] = []
     async with connected(settings) as connection:
         search = Search.of(settings, connection, wanted, time.time())
-        for state in states:
-            async with aclosing(search.jobs(state)) as jobs:
-                async for job in jobs:
-                    if len(found) >= limit:
-                        return found
-                    found.append(job)
-    return found
+        return [job async for job in search.jobs(states, limit)]
 
 
 async def find(

@@ -102,14 +102,9 @@ def _add_selection(command: Parser, *, failed: bool) -> None:
 
 def _add_filters(command: Parser, *, failed: bool) -> None:
     if not failed:
-        command.add_argument(
-            "--state", dest="states", metavar="STATE", action="append", default=[],
-            help="only jobs in that state, such as failed or delayed; may be given again",
-        )  # fmt: skip
-    command.add_argument(
-        "--name", dest="names", metavar="NAME", action="append", default=[],
-        help="only jobs of that name; may be given again",
-    )  # fmt: skip
+        text = "only jobs in that state, such as failed or delayed; may be given again"
+        flags.add_list(command, "--state", text)
+    flags.add_list(command, "--name", "only jobs of that name; may be given again")
     flags.add_duration(command, "--older-than", "only jobs that ended, or came, longer ago")
     flags.add_duration(command, "--newer-than", "only jobs that ended, or came, within this time")
     command.add_argument(

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convolab_worker.frameworks.django.backend import BullMQBackend
     from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.integrations.django.backend import BullMQBackend
 
 __all__ = ["BullMQBackend", "handlers"]
 
@@ -19,9 +19,9 @@ def handlers() -> HandlerRegistry:
     """Return a handler for each task of the installed applications; Django is set up if need be.
 
     That is every ``@task`` in a module called ``tasks`` of an application, and in all that is
-    imported by then. For the command line: ``--app convolab_worker.frameworks.django:handlers``.
+    imported by then. For the command line: ``--app convolab_worker.integrations.django:handlers``.
     """
-    from convolab_worker.frameworks.django.running import task_handlers
+    from convolab_worker.integrations.django.running import task_handlers
 
     return task_handlers()
 
@@ -31,6 +31,6 @@ def __getattr__(name: str) -> Any:
     if name != "BullMQBackend":
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from convolab_worker.frameworks.django.backend import BullMQBackend
+    from convolab_worker.integrations.django.backend import BullMQBackend
 
     return BullMQBackend

@@ -6,6 +6,6 @@ from django.apps import AppConfig
 class ConvolabWorkerConfig(AppConfig):  # type: ignore[misc] # Django has no types
     """Brings ``manage.py convolab_worker``."""
 
-    name = "convolab_worker.frameworks.django"
+    name = "convolab_worker.integrations.django"
     label = "convolab_worker"
     verbose_name = "convolab_worker"

@@ -11,7 +11,6 @@ Schema = Mapping[str, Any]
 Roots = tuple[Schema, ...]
 """The documents around a schema, the innermost first: what its references are looked up in."""
 
-TYPES = ("null", "boolean", "number", "string", "array", "object")
 _NOTES = frozenset(
     {
         "$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convolab_worker.platforms.hosting import PLATFORMS, platform_of
+from convolab_worker.cli.commands.run.hosting import PLATFORMS, platform_of
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)

@@ -12,7 +12,7 @@ from django.utils.module_loading import import_string
 
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.errors import JobFailed
-from convolab_worker.frameworks.django.tasks_api import (
+from convolab_worker.integrations.django.tasks_api import (
     Task,
     TaskError,
     TaskResult,

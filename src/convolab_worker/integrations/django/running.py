@@ -17,9 +17,12 @@ from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
 from convolab_worker.bullmq.job_id import JobId
-from convolab_worker.frameworks.django.backend import JOB_OPTIONS, BullMQBackend
-from convolab_worker.frameworks.django.results import task_error, worker_note
-from convolab_worker.frameworks.django.tasks_api import (
+from convolab_worker.handlers.functions import is_async
+from convolab_worker.handlers.job import Job
+from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.integrations.django.backend import JOB_OPTIONS, BullMQBackend
+from convolab_worker.integrations.django.results import task_error, worker_note
+from convolab_worker.integrations.django.tasks_api import (
     Task,
     TaskContext,
     TaskResult,
@@ -29,9 +32,6 @@ from convolab_worker.frameworks.django.tasks_api import (
     task_finished,
     task_started,
 )
-from convolab_worker.handlers.functions import is_async
-from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.registry import HandlerRegistry
 from convolab_worker.settings import Settings  # noqa: TC001 - a lifespan is asked for its types
 from convolab_worker.worker.assembly import worker_name
 

@@ -11,14 +11,14 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.contract.branches import Located, branches
-from convolab_worker.contract.limits import LIMITS, unmet_limits
+from convolab_worker.handlers.contract.branches import Located, branches
+from convolab_worker.handlers.contract.limits import LIMITS, unmet_limits
 from convolab_worker.payloads.problems import step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from convolab_worker.contract.branches import Roots, Schema
+    from convolab_worker.handlers.contract.branches import Roots, Schema
 
     Branch = tuple[Schema, Roots]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from convolab_worker.contract.branches import Schema
+    from convolab_worker.handlers.contract.branches import Schema
 
 _SAFE_INTEGER = 2**53 - 1
 

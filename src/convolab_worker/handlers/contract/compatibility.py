@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.contract.branches import Located
-from convolab_worker.contract.document import jobs_in
-from convolab_worker.contract.subset import Comparison, Sides
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.handlers.contract.branches import Located
+from convolab_worker.handlers.contract.document import jobs_in
+from convolab_worker.handlers.contract.subset import Comparison, Sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from convolab_worker.contract.subset import Misfit
+    from convolab_worker.handlers.contract.subset import Misfit
 
     Jobs = Mapping[tuple[str, str], Mapping[str, Any]]
 

@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli.output import remark
+from convolab_worker.cli.output import listed, remark
 from convolab_worker.cli.process import private_server
 from convolab_worker.errors import ConfigurationError
 
@@ -78,9 +78,7 @@ class _Reloader:
         for change in changes:
             if change:
                 names = sorted({os.path.relpath(path) for _, path in change})
-                hidden = len(names) - _MOST_NAMES
-                more = f" and {hidden} more" if hidden > 0 else ""
-                remark(f"reload: {', '.join(names[:_MOST_NAMES])}{more} changed")
+                remark(f"reload: {listed(names, _MOST_NAMES)} changed")
                 self._end()
                 if not self.stopping.is_set():
                     self._start()

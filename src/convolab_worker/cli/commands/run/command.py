@@ -57,7 +57,7 @@ def main(given: argparse.Namespace) -> int:
         raise ConfigurationError(msg)
     settings = settings_of(given)
     if given.reload:
-        from convolab_worker.cli.commands.reload import reload
+        from convolab_worker.cli.commands.run.reload import reload
 
         return reload(given.arguments, settings, embedded=given.embedded)
     if given.wake:
@@ -82,7 +82,7 @@ def _work(
 async def _run(worker: Worker, exit_when_idle: float | None) -> int:
     import asyncio
 
-    from convolab_worker.platforms.systemd import Systemd, supervised
+    from convolab_worker.cli.commands.run.systemd import Systemd, supervised
 
     async with supervised(worker, Systemd.from_env()):
         if exit_when_idle is None:
@@ -123,7 +123,7 @@ def _serve(
 
 def _with_mode(settings: Settings) -> Settings:
     """Turn the wake mode ``auto`` into what the platform needs."""
-    from convolab_worker.platforms.hosting import platform_of
+    from convolab_worker.cli.commands.run.hosting import platform_of
 
     if settings.wake_mode != "auto":
         return settings

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NoReturn
 from django.core.management.base import BaseCommand
 
 from convolab_worker.cli.main import run
-from convolab_worker.frameworks.django.running import bullmq_backends
+from convolab_worker.integrations.django.running import bullmq_backends
 from convolab_worker.settings import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_APP = "convolab_worker.frameworks.django:handlers"
+_APP = "convolab_worker.integrations.django:handlers"
 
 
 class Command(BaseCommand):  # type: ignore[misc] # Django has no types

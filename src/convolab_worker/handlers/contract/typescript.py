@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.contract.document import ANNOTATIONS, jobs_in
+from convolab_worker.handlers.contract.document import ANNOTATIONS, jobs_in
 from convolab_worker.payloads.describe import REF
 
 if TYPE_CHECKING:

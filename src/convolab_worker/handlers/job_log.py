@@ -1,0 +1,42 @@
+"""The logger of a job: lines of the configured structlog, which are kept with the job too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker._logs import bound_logger
+
+if TYPE_CHECKING:
+    import structlog
+
+    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.reporter import JobReporter
+
+
+def job_logger(job: Job[Any], reporter: JobReporter) -> structlog.typing.FilteringBoundLogger:
+    """The configured structlog, with one processor before its own that keeps the row.
+
+    A line that it can't write fails no job.
+    """
+
+    def keep(_: Any, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        reporter.log(_row(level, event))
+        return event
+
+    names = {
+        "job_id": job.id, "job_name": job.name, "queue": job.queue, "kind": job.kind,
+        "attempt": job.attempt,
+    }  # fmt: skip
+    return bound_logger("convolab_worker.handlers.job", keep, names)
+
+
+_BOUND = frozenset(
+    {"job_id", "job_name", "queue", "kind", "attempt", "event", "exc_info", "exception"}
+)
+
+
+def _row(level: str, event: structlog.typing.EventDict) -> str:
+    """A log row as BullMQ's dashboards show it: level, event, and the keys that the line added."""
+    parts = [f"[{level}] {event.get('event', '')}"]
+    parts += [f"{key}={value!r}" for key, value in event.items() if key not in _BOUND]
+    return " ".join(parts)
