@@ -53,16 +53,16 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
                 packed = found.head(len(call.args)) + call.packed
                 answer = await connection.send(purpose, packed)
             else:
-                answer = await connection.call(purpose, *_command(found, call))
+                answer = await connection.call(
+                    purpose, "EVALSHA", found.sha, len(call.keys), *call.keys, *call.args
+                )
         except RedisUnavailable as error:
-            if not isinstance(error, RedisRefused):
-                scripts.known.clear()
-            if not _is_unknown(error):
-                raise
-            scripts.known.discard(found.sha)
+            if _is_known_no_more(scripts, found, error):
+                continue
+            raise
         else:
             if call.inner:
-                connection.counter.count_inner(purpose, call.inner)
+                connection.counter.inner[purpose] += call.inner
             return answer
 
 
@@ -71,27 +71,21 @@ async def _ask(
 ) -> Any:
     """Runs a script that may be unknown to the server, while other calls of it wait."""
     asked = scripts.asked[found.sha] = asyncio.Event()
+    rest = (len(call.keys), *call.keys, *call.args)
     try:
         try:
-            answer = await connection.call(purpose, *_command(found, call))
+            answer = await connection.call(purpose, "EVALSHA", found.sha, *rest)
         except RedisRefused as error:
             if not _is_unknown(error):
                 # Or all who wait would be refused one by one.
                 scripts.known.add(found.sha)
                 raise
-            text = found.text
-            answer = await connection.call(
-                purpose, "EVAL", text, len(call.keys), *call.keys, *call.args
-            )
+            answer = await connection.call(purpose, "EVAL", found.text, *rest)
         scripts.known.add(found.sha)
         return answer
     finally:
         del scripts.asked[found.sha]
         asked.set()
-
-
-def _command(found: Script, call: Call) -> tuple[Any, ...]:
-    return ("EVALSHA", found.sha, len(call.keys), *call.keys, *call.args)
 
 
 async def run_pipeline(
@@ -102,14 +96,13 @@ async def run_pipeline(
     Raises the first error once all calls are answered.
     """
     scripts = connection.scripts
-    known = [script(call.script) for call in calls]
-    shas = [found.sha for found in known]
+    shas = [script(call.script).sha for call in calls]
     answers: list[Any] = [None] * len(calls)
     left = list(range(len(calls)))
     if scripts.known.issuperset(shas):  # without a task for each call, which takes longer
         sent = [
-            connection.call(purpose, *_command(found, call))
-            for found, call in zip(known, calls, strict=True)
+            connection.call(purpose, "EVALSHA", sha, len(call.keys), *call.keys, *call.args)
+            for sha, call in zip(shas, calls, strict=True)
         ]
         answers = await asyncio.gather(*sent, return_exceptions=True)
         done = [not isinstance(answer, RedisUnavailable) for answer in answers]
@@ -125,6 +118,16 @@ async def run_pipeline(
         if isinstance(answer, BaseException):
             raise answer
     return answers
+
+
+def _is_known_no_more(scripts: KnownScripts, found: Script, error: RedisUnavailable) -> bool:
+    """Whether a call failed since the server does not have its script: it is worth another one."""
+    if not isinstance(error, RedisRefused):
+        scripts.known.clear()
+    if not _is_unknown(error):
+        return False
+    scripts.known.discard(found.sha)
+    return True
 
 
 def _is_unknown(answer: object) -> bool:

@@ -246,13 +246,8 @@ class Connection(asyncio.Protocol):
             future = asyncio.get_running_loop().create_future()
             _fail(future, RedisUnavailable(f"not connected to Redis at {self._route.address}"))
             return future
-        answer = Answer(loop=self._loop)
-        self._queue(answer, packed, self._timeout if timeout is None else timeout)
-        self.counter.sent[purpose] += 1
-        return answer
-
-    def _queue(self, answer: Answer, packed: bytes, seconds: float) -> None:
-        loop = self._loop
+        loop, seconds = self._loop, self._timeout if timeout is None else timeout
+        answer = Answer(loop=loop)
         self._pending.append((answer, loop.time() + seconds, packed, seconds))
         self._out.append(packed)
         unsent, unanswered = len(self._out), len(self._pending)
@@ -260,8 +255,10 @@ class Connection(asyncio.Protocol):
             self._flush()
         elif not self._flush_due:
             self._flush_due = True
-            if not self._is_reading:  # what has been read flushes at its end
+            if not self._is_reading:  # the end of the reading flushes
                 loop.call_soon(self._flush)
+        self.counter.sent[purpose] += 1
+        return answer
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -358,6 +355,9 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         try:
             self._read(data)
+        except hiredis.ProtocolError as error:
+            where = self._route.address
+            self._drop(ReplyLost(f"Redis at {where} spoke something else: {error}"))
         finally:
             self._is_reading = False
         if self._flush_due:
@@ -368,12 +368,7 @@ class Connection(asyncio.Protocol):
         reader, pending, transport = self._reader, self._pending, self._transport
         reader.feed(data)
         while self._transport is transport:
-            try:
-                answer = reader.gets()
-            except hiredis.ProtocolError as error:
-                where = self._route.address
-                self._drop(ReplyLost(f"Redis at {where} spoke something else: {error}"))
-                return
+            answer = reader.gets()
             if answer is False:
                 if self._unfit is not None or self._redirects.commands:
                     self._all_read()
@@ -433,9 +428,12 @@ class Connection(asyncio.Protocol):
             if lost is error:
                 return
             raise
+        now = self._loop.time()
         for future, _, packed, seconds in commands:
             if not future.done():
-                self._queue(future, packed, seconds)
+                self._pending.append((future, now + seconds, packed, seconds))
+                self._out.append(packed)
+        self._flush()
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

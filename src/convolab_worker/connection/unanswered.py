@@ -81,8 +81,7 @@ Unanswered: TypeAlias = tuple[Answer, float, bytes, float]
 
 def pack(args: tuple[Any, ...]) -> bytes:
     try:
-        packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]
-        return packed
+        return cast("bytes", hiredis.pack_command(args))
     except UnicodeEncodeError:  # text that was made of bytes which are not UTF-8: the same bytes
         plain = [
             arg.encode("utf-8", "surrogateescape") if isinstance(arg, str) else arg for arg in args

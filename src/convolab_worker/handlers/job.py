@@ -118,7 +118,8 @@ class Job(Generic[T, R]):
         """Set when the handler is to end; the class says when."""
         if self._cancelled is None:
             with _FIRST_LOOK:  # a handler's thread may look while the loop tells it to end
-                self._cancelled = self._cancelled or asyncio.Event()
+                if self._cancelled is None:
+                    self._cancelled = asyncio.Event()
         return self._cancelled
 
     @property

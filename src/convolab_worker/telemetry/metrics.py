@@ -35,8 +35,7 @@ class Histogram:
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self.count += 1
         self.total += seconds
-        if seconds > self.longest:
-            self.longest = seconds
+        self.longest = max(self.longest, seconds)
 
     def snapshot(self) -> dict[str, Any]:
         """Return count, sum and longest, and how many were at most each bound."""

@@ -56,8 +56,9 @@ class Call(Struct, frozen=True):
 
 
 class _End(Struct, frozen=True):
-    """The ``options`` of a job's end; and the last arguments of its call, packed, with and without
-    a fetch of the next job.
+    """The ``options`` of a job's end; and the last arguments of its call, which are packed.
+
+    They are those of a call that fetches the next job, and those of one that ends its job alone.
     """
 
     options: bytes

@@ -320,10 +320,7 @@ class Fetcher:
                 wanted = self._table.place_freed(queue)
                 if wanted is not FollowUp.NONE:
                     await self._follow_up(queue, wanted)
-        try:
-            self._executor.report(held, completion.outcome)
-        except Exception:  # noqa: BLE001, S110 - a log that can't be written is no reason to stop
-            pass
+        self._executor.report(held, completion.outcome)
         if isinstance(completion.outcome, Lost):
             self._prober.stalled.schedule(held.job.queue, after=_LOST_SECONDS)
         return completion

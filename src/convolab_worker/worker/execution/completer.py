@@ -174,14 +174,10 @@ class JobCompleter:
                 else:
                     completion = await self._write(self._backend, held, tries.outcome, call)
             except RedisUnavailable as error:
-                if await self._errors.was_written(job, error, call):
-                    return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
-                is_refused = isinstance(error, RedisRefused) and not is_about_size(str(error))
-                if once and is_refused:
-                    return Completion(tries.outcome, is_refused=True)
-                is_parent = isinstance(tries.outcome, AwaitsChildren)
-                size = held.job.largest_child if is_parent else size_of(call)
-                await self._not_written(held.job, tries, error, size)
+                if (
+                    end := await self._unavailable(held, tries, call, error, once=once)
+                ) is not None:
+                    return end
             except (ConvolabWorkerError, Refusal) as error:
                 tries.outcome = await self._errors.instead(
                     held, tries.outcome, error, was_refused=tries.refusals > 0
@@ -190,6 +186,19 @@ class JobCompleter:
                 self._reconnection.served()
                 return completion
         return Completion(tries.outcome)
+
+    async def _unavailable(
+        self, held: JobInHand, tries: _Tries, call: Call, error: RedisUnavailable, *, once: bool
+    ) -> Completion | None:
+        """What came of a write that Redis refused or did not answer; None to write again."""
+        if await self._errors.was_written(held.job, error, call):
+            return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
+        if once and isinstance(error, RedisRefused) and not is_about_size(str(error)):
+            return Completion(tries.outcome, is_refused=True)
+        is_parent = isinstance(tries.outcome, AwaitsChildren)
+        size = held.job.largest_child if is_parent else size_of(call)
+        await self._not_written(held.job, tries, error, size)
+        return None
 
     async def _not_written(
         self, job: ActiveJob, tries: _Tries, error: RedisUnavailable, size: int

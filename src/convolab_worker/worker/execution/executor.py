@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _SIGNAL_SECONDS = 0.5
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
 _LONGEST_SHOWN = 300  # on the console
-_LABELS = {
+_LABELS: dict[type, str] = {
     Completed: "completed",
     Postponed: "postponed",
     Limited: "rate_limited",
@@ -125,7 +125,9 @@ class JobExecutor:
             await asyncio.to_thread(self._processes.close)
         self._threads.close()
 
-    def _in_process(self, job: ActiveJob, handler: Handler) -> ProcessCall:
+    def _in_process(self, job: ActiveJob, handler: Handler) -> ProcessCall | None:
+        if handler.process is None:
+            return None
         from convolab_worker.worker.execution.processes.call import ProcessCall
         from convolab_worker.worker.execution.processes.pool import HandlerProcesses
 
@@ -308,11 +310,14 @@ class JobExecutor:
 
     def report(self, held: JobInHand, outcome: Outcome) -> None:
         """Count and log what the job has come to; in the span that it ran in, if there was one."""
-        if held.span is None:
-            self._report(held, outcome)
+        try:
+            if held.span is None:
+                self._report(held, outcome)
+            else:
+                with self._tracing.resumed(held.span):
+                    self._report(held, outcome)
+        except Exception:  # noqa: BLE001 - a log that can't be written is no reason to stop
             return
-        with self._tracing.resumed(held.span):
-            self._report(held, outcome)
 
     def _report(self, held: JobInHand, outcome: Outcome) -> None:
         job, came = held.job, label(outcome)

@@ -86,7 +86,7 @@ class HandlerCall:
     In the last case a thread waits for the process.
     """
 
-    # What most calls leave as it is stands here, and not in each of them: one is made for every job.
+    # What most calls leave as it is stands here, and not in each of them: every job makes one.
     _task: asyncio.Task[None] | None = None
     _thread: HandlerThread | None = None  # while it makes this call
     _thread_id: int | None = None  # of the thread that it runs in, if not the loop's

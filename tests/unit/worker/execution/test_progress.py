@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import threading
 from typing import Any, cast
 
 import pytest
