@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.benchmarks.benchkit.bench import Bench
 from examples.benchmarks.benchkit.environments import PLAIN, installed, python_of
-from examples.benchmarks.benchkit.process import BULLMQ_NODE, WorkerPlan, WorkerProcess
+from examples.benchmarks.benchkit.process import BULLMQ_NODE, WorkerProcess
 from examples.benchmarks.benchkit.report import progress
 from examples.benchmarks.benchkit.section import Section, run_alone
 from examples.benchmarks.benchkit.server import free_port
@@ -151,9 +151,8 @@ def _waking(port: int) -> Iterator[None]:
 def _node(bench: Bench) -> float:
     queue, _ = bench.new_queue()
     bench.producer.bulk(bench.server.url, queue, 1)
-    plan = WorkerPlan(contender=BULLMQ_NODE, url=bench.server.url, queues=[queue], concurrency=8)
     began = time.perf_counter()
-    with WorkerProcess(plan) as worker:
+    with WorkerProcess(BULLMQ_NODE, bench.server.url, queue, concurrency=8) as worker:
         bench.until_finished(worker, queue, 1)
         return time.perf_counter() - began
 

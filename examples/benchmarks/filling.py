@@ -18,7 +18,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.benchmarks.benchkit.bench import Bench
-from examples.benchmarks.benchkit.process import CONTENDERS, Contender, WorkerPlan, WorkerProcess
+from examples.benchmarks.benchkit.process import CONTENDERS, Contender, WorkerProcess
 from examples.benchmarks.benchkit.report import progress
 from examples.benchmarks.benchkit.section import Section, run_alone
 from tests.support.proxy import TcpProxy
@@ -59,8 +59,7 @@ def measure(options: argparse.Namespace) -> Section:
 def _waits(bench: Bench, proxy: TcpProxy, contender: Contender, trip: float) -> list[float]:
     """Each job's wait in ms, the shortest first."""
     queue, _ = bench.new_queue()
-    plan = WorkerPlan(contender=contender, url=proxy.url, queues=[queue], concurrency=_JOBS)
-    with WorkerProcess(plan) as worker:
+    with WorkerProcess(contender, proxy.url, queue, concurrency=_JOBS) as worker:
         bench.versions.update(worker.ready["versions"])
         bench.producer.bulk(bench.server.url, queue, bench.warm_up)
         bench.until_finished(worker, queue, bench.warm_up)

@@ -26,7 +26,6 @@ from examples.benchmarks.benchkit.process import (
     CONTENDERS,
     Contender,
     Producer,
-    WorkerPlan,
     WorkerProcess,
 )
 from examples.benchmarks.benchkit.report import progress
@@ -100,10 +99,10 @@ def _lone(
     server.admin.flushall()
     producer.open(server.url, queue)
     others = frozenset(fields["addr"] for fields in server.connections().values())
-    plan = WorkerPlan(contender=contender, url=server.url, queues=[queue], concurrency=concurrency)
+    started = WorkerProcess(contender, server.url, queue, concurrency=concurrency)
     counts: list[CommandCount] = []
     delays: list[float] = []
-    with WorkerProcess(plan) as worker, MonitorTap(server.port) as tap:
+    with started as worker, MonitorTap(server.port) as tap:
         for number in range(_WARM_UP + options.jobs):
             start = tap.mark()
             producer.add(server.url, queue)

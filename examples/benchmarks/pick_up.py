@@ -29,7 +29,6 @@ from examples.benchmarks.benchkit.process import (
     OURS_QUIET,
     OURS_UVLOOP,
     Contender,
-    WorkerPlan,
     WorkerProcess,
 )
 from examples.benchmarks.benchkit.report import progress, quantile
@@ -53,10 +52,8 @@ class _Bullmq:
         self._bench, self._queue = bench, f"idle-{contender.key}"
         self._url = bench.server.url
         bench.producer.open(self._url, self._queue)
-        plan = WorkerPlan(
-            contender=contender, url=self._url, queues=[self._queue], concurrency=_CONCURRENCY
-        )
-        self._worker = ends.enter_context(WorkerProcess(plan))
+        worker = WorkerProcess(contender, self._url, self._queue, concurrency=_CONCURRENCY)
+        self._worker = ends.enter_context(worker)
 
     def pick_up(self) -> float:
         self._bench.producer.add(self._url, self._queue)

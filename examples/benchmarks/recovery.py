@@ -91,7 +91,6 @@ class Words:
     """Where jobs tell that they run: a datagram with the process's id."""
 
     def __init__(self) -> None:
-        """Listen on a free port of the loopback interface."""
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])

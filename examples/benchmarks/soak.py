@@ -29,7 +29,6 @@ from examples.benchmarks.benchkit.process import (
     BenchmarkError,
     Contender,
     Producer,
-    WorkerPlan,
     WorkerProcess,
 )
 from examples.benchmarks.benchkit.report import progress, quantile, say, table, write_json
@@ -81,14 +80,11 @@ class Side:
             producer.open(self._server.url, queue)
         stack.callback(producer.leave, self._server.url)
         self._others = frozenset(self._server.connections())
-        plan = WorkerPlan(
-            contender=contender,
-            url=self._server.url,
-            queues=queues,
-            concurrency=concurrency,
-            options=options,
+        self._worker = stack.enter_context(
+            WorkerProcess(
+                contender, self._server.url, *queues, concurrency=concurrency, options=options
+            )
         )
-        self._worker = stack.enter_context(WorkerProcess(plan))
         self.waits: dict[int, float] = {}
         for queue in queues:
             warm_up = [{"number": number, "delay": 0} for number in range(_WARM_UP_JOBS)]

@@ -69,7 +69,6 @@ class Service:
     """A worker service that runs."""
 
     def __init__(self, server: PrivateServer, folder: Path, **variables: str) -> None:
-        """Start the process."""
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.began = time.time()
@@ -223,7 +222,6 @@ class _Calls:
             self._tasks = [asyncio.create_task(self._call(n)) for n in range(_CALLERS)]
 
     async def __aexit__(self, *_: object) -> None:
-        """End."""
         for task in self._tasks:
             task.cancel()
         for ended in await asyncio.gather(*self._tasks, return_exceptions=True):

@@ -22,14 +22,22 @@ if TYPE_CHECKING:
 
     import structlog
 
-    _Write = Callable[[str, Mapping[str, Any]], Any]
+    Write = Callable[[str, Mapping[str, Any]], Any]
+    JobNames = tuple[str, str, str, str | None, int]  # in the order of NAMES
+    WriteJob = Callable[[str, int | None, JobNames], None]
+
+# What a job's names are called in log lines. `name` is the logger's, in the records of ``logging``.
+NAMES = ("job_id", "job_name", "queue", "kind", "attempt")
 
 
 class DirectLog(Protocol):
-    """Writes lines as structlog would if it were asked, without it."""
+    """Writes lines as structlog would if it were asked, without it; no writer raises."""
 
-    def writer(self, level: str) -> Callable[[str, Mapping[str, Any]], None] | None:
+    def writer(self, level: str) -> Write | None:
         """Returns what writes a line of that level; None if such lines go nowhere."""
+
+    def job_writer(self) -> WriteJob | None:
+        """Returns what writes a job's line of level info, if there is a quicker way for these."""
 
     def is_what_structlog_does(self) -> bool:
         """Whether structlog is not imported, or is configured to do the same."""
@@ -60,9 +68,8 @@ class Log:
         try:
             direct = None if self._logger is not None else _direct_now()
             if direct is not None:
-                return BoundLog(
-                    *(_never_raising(direct.writer(level)) for level in BoundLog.LEVELS)
-                )
+                writers = [direct.writer(level) for level in BoundLog.LEVELS]
+                return BoundLog(*writers, job=direct.job_writer())
             logger = (self._logger or _own_logger()).bind()
             logger = getattr(logger, "sync_bl", logger)
             is_enabled = getattr(logger, "is_enabled_for", None)
@@ -122,26 +129,25 @@ def _own_logger() -> Any:
 class BoundLog:
     """A logger of the library as it is configured now, for lines of each job; no method raises.
 
-    Each method takes a line's keys as one mapping. ``tells`` is whether lines of level info go
-    anywhere.
+    ``job`` writes a line of level info: its event, how many milliseconds the job ran, if it has
+    ended, and its names. The others take a line's keys as one mapping. ``tells`` is whether lines
+    of level info go anywhere.
     """
 
     LEVELS = ("info", "warning", "error")
-    __slots__ = (*LEVELS, "tells")
+    __slots__ = ("error", "job", "tells", "warning")
 
     def __init__(
         self,
-        info: _Write | None,
-        warning: _Write | None,
-        error: _Write | None,
+        info: Write | None,
+        warning: Write | None,
+        error: Write | None,
         *,
+        job: WriteJob | None = None,
         tells: bool = True,
     ) -> None:
-        self.info, self.warning, self.error = (
-            info or _nothing,
-            warning or _nothing,
-            error or _nothing,
-        )
+        self.job = job or of_jobs(info or _nothing)
+        self.warning, self.error = warning or _nothing, error or _nothing
         self.tells = tells and info is not None
 
 
@@ -149,9 +155,23 @@ def _nothing(_event: str, _keys: Mapping[str, Any]) -> None:
     """Writes no line: those of this level go nowhere."""
 
 
-def _never_raising(write: _Write | None) -> _Write | None:
-    if write is None:
-        return None
+def named(names: JobNames) -> dict[str, Any]:
+    """A job's names as keys of a log line."""
+    return dict(zip(NAMES, names, strict=True))
+
+
+def of_jobs(write: Write) -> WriteJob:
+    """Returns what writes the lines of jobs by what writes any other."""
+
+    def write_job(event: str, duration_ms: int | None, names: JobNames) -> None:
+        keys = dict(zip(NAMES, names, strict=True))
+        write(event, keys if duration_ms is None else {"duration_ms": duration_ms, **keys})
+
+    return write_job
+
+
+def never_raising(write: Write) -> Write:
+    """Returns ``write`` without its errors, of which the first is told."""
 
     def write_line(event: str, keys: Mapping[str, Any]) -> None:
         try:
@@ -162,7 +182,7 @@ def _never_raising(write: _Write | None) -> _Write | None:
     return write_line
 
 
-def _taken_apart(write: Callable[..., Any]) -> _Write:
+def _taken_apart(write: Callable[..., Any]) -> Write:
     """Returns a method of structlog's with the keys as one mapping; it never raises."""
 
     def write_line(event: str, keys: Mapping[str, Any]) -> None:

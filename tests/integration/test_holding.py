@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+from msgspec import structs
 from redis.asyncio import Redis
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
@@ -382,7 +383,7 @@ async def by_hold(settings: Settings) -> dict[str, Any]:
     """What ``Worker.hold`` says came of them."""
     async with held(mixed_handlers(), settings) as (worker, client):
         await add_a_thousand(client)
-        return asdict(await worker.hold(60))
+        return structs.asdict(await worker.hold(60))
 
 
 async def by_request(settings: Settings) -> dict[str, Any]:

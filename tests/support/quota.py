@@ -17,7 +17,6 @@ class QuotaGate:
     """Stands before a server on loopback; while ``spent`` it refuses, and counts, every command."""
 
     def __init__(self, upstream_url: str) -> None:
-        """Forward to the server of that URL."""
         self._upstream = urlsplit(upstream_url)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()

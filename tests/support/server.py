@@ -64,11 +64,6 @@ class ServerProcess(EmbeddedServer):
             self.resume()
         super().stop()
 
-    def restart(self) -> None:
-        """Stop cleanly and start again on the same port, with the data if it has a folder."""
-        self.stop()
-        self.start()
-
     def suspend(self) -> None:
         """Freeze the process: connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)

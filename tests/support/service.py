@@ -80,7 +80,6 @@ class Held:
         self._free.set()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
-        """Hold the request."""
         lines = web.StreamResponse()
         if self._streams:
             assert "application/x-ndjson" in request.headers["Accept"]

@@ -15,6 +15,8 @@ from hypothesis import given, strategies as st
 from convolab_worker import JobClient
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings import OPTIONS, Settings, format_duration, mask_url, parse_duration
+from convolab_worker.settings.judged_urls import redis_url
+from convolab_worker.settings.urls import plain_redis_url
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "running.md"
 
@@ -464,6 +466,33 @@ def test_settings_can_not_be_changed_in_place() -> None:
         del settings.concurrency
 
     assert settings.concurrency == 8
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost:6379",
+        "redis://10.0.0.7",
+        "redis://:s3cret@redis.internal:6380/2",
+        "rediss://default:AX-k_9~.z@eu1-tidy-cat-1.upstash.io:6379",
+    ],
+)
+def test_most_addresses_are_plain(url: str) -> None:
+    """They mean what they would mean to the judge of all others, which need not be imported."""
+    assert plain_redis_url(url) == redis_url(url)
+
+
+@given(
+    st.from_regex(
+        r"(redis|rediss|unix|Redis|http)://(([\w%~]{0,3}):([\w%~@:/]{0,4})@)?[a-zA0-9.\[:-]{0,6}"
+        r"(:[0-9a]{0,6})?(/[0-9@]{0,11})?([?]db=[0-9])?(#)?",
+        fullmatch=True,
+    )
+)
+def test_no_address_is_plain_that_means_something_else_to_the_judge(url: str) -> None:
+    plain = plain_redis_url(url)
+
+    assert plain is None or plain == redis_url(url)
 
 
 def test_settings_of_the_same_values_are_equal() -> None:

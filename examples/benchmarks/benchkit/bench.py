@@ -12,7 +12,6 @@ from examples.benchmarks.benchkit.process import (
     BenchmarkError,
     Contender,
     Producer,
-    WorkerPlan,
     WorkerProcess,
 )
 from examples.benchmarks.benchkit.server import PrivateServer
@@ -65,7 +64,6 @@ class Bench:
         self.versions: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        """Start the server and the producer."""
         with ExitStack() as ends:
             ends.enter_context(self.server)
             self.producer = ends.enter_context(Producer())
@@ -74,7 +72,6 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop both."""
         self._ends.close()
 
     def timed(
@@ -122,8 +119,7 @@ class Bench:
     ) -> WorkerProcess:
         """Start a worker and warm it up, beside others that have ended ``already`` jobs."""
         url = self.server.url
-        plan = WorkerPlan(contender=contender, url=url, queues=[queue], concurrency=concurrency)
-        worker = WorkerProcess(plan)
+        worker = WorkerProcess(contender, url, queue, concurrency=concurrency)
         try:
             self.versions.update(worker.ready["versions"])
             self.producer.bulk(url, queue, self.warm_up)

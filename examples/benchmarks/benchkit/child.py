@@ -37,7 +37,6 @@ class JsonChild:
     """
 
     def __init__(self, name: str, command: Sequence[str], *, cwd: Path = ROOT) -> None:
-        """Start ``command``."""
         self.name = name
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
@@ -54,7 +53,6 @@ class JsonChild:
         self._reader.start()
 
     def __enter__(self) -> Self:
-        """Give the running process."""
         return self
 
     def __exit__(self, *_: object) -> None:

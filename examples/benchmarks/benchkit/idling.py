@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from examples.benchmarks.benchkit.monitor import CommandCount, MonitorTap, SeenCommand, count
-from examples.benchmarks.benchkit.process import WorkerPlan, WorkerProcess
+from examples.benchmarks.benchkit.process import WorkerProcess
 from examples.benchmarks.benchkit.scenarios import Day
 from examples.benchmarks.benchkit.server import PrivateServer
 
@@ -59,14 +59,14 @@ class IdleWorker:
         connections = self.server.connections()
         self._others = frozenset(connections)
         self._addresses = frozenset(fields["addr"] for fields in connections.values())
-        plan = WorkerPlan(
-            contender=scenario.contender,
-            url=self.server.url,
-            queues=scenario.queue_names,
+        worker = WorkerProcess(
+            scenario.contender,
+            self.server.url,
+            *scenario.queue_names,
             concurrency=scenario.concurrency,
             options=scenario.options,
         )
-        self.worker = stack.enter_context(WorkerProcess(plan))
+        self.worker = stack.enter_context(worker)
         self.pending = False
         self.pick_ups: list[float] = []
 

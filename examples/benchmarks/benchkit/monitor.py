@@ -118,7 +118,6 @@ class MonitorTap:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Hang up and wait for the reading thread."""
         self._echo.close()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=5)

@@ -52,17 +52,6 @@ CONTENDERS: Mapping[str, Contender] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerPlan:
-    """What a contender's process is started with; ``options`` are the contender's own."""
-
-    contender: Contender
-    url: str
-    queues: Sequence[str]
-    concurrency: int
-    options: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
     """How long it took to add jobs, and the producer's CPU time."""
 
@@ -77,18 +66,27 @@ class Added:
 
 
 class WorkerProcess(LineProcess):
-    """A contender's worker in a process of its own."""
+    """A contender's worker in a process of its own, started and connected.
 
-    def __init__(self, plan: WorkerPlan) -> None:
-        """Start the worker that ``plan`` describes and wait until it is connected."""
+    ``options`` are the contender's own.
+    """
+
+    def __init__(
+        self,
+        contender: Contender,
+        url: str,
+        *queues: str,
+        concurrency: int,
+        options: Mapping[str, object] | None = None,
+    ) -> None:
         command = [
-            *_program(plan.contender),
-            plan.url,
-            ",".join(plan.queues),
-            str(plan.concurrency),
-            json.dumps({**plan.contender.options, **plan.options}),
+            *_program(contender),
+            url,
+            ",".join(queues),
+            str(concurrency),
+            json.dumps({**contender.options, **(options or {})}),
         ]
-        super().__init__(plan.contender.label, command)
+        super().__init__(contender.label, command)
 
     def cpu_seconds(self) -> float:
         """User and system CPU seconds that the process has used since it started."""

@@ -27,7 +27,6 @@ class Tally:
     """Called by every handler: notes the first, and ends the process at the last."""
 
     def __init__(self, jobs: int, package: str) -> None:
-        """Expect so many calls."""
         self._left = self._jobs = jobs
         self._package = package
         self._lock = threading.Lock()

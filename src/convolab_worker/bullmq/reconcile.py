@@ -36,7 +36,7 @@ _log = Log()
 # Of more locks than this nobody asks each when it will run out; all are looked at after a while.
 _MANY_LOCKS = 8
 _MANY_LOCKS_SECONDS = 8.0
-_CHILD_FAILED = re.compile(r"child (?P<key>.+) failed", re.DOTALL)
+_CHILD_FAILED = r"(?s)child (?P<key>.+) failed"
 _FATE_FIELDS = ("timestamp", "finishedOn", "ats", "stc")
 
 
@@ -267,7 +267,7 @@ async def failed_child_reason(backend: Backend, job: ActiveJob) -> str | None:
 
 async def child_reason(backend: Backend, deferred: str) -> str:
     """Returns BullMQ's ``child KEY failed`` with the child's own reason, if that is still known."""
-    found = _CHILD_FAILED.fullmatch(deferred)
+    found = re.fullmatch(_CHILD_FAILED, deferred)
     if found is None:
         return deferred or "a child has failed"
     reason = await backend.connection.call(Purpose.FETCH, "HGET", found["key"], "failedReason")

@@ -29,7 +29,7 @@ _log = Log()
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 _MOST_LISTED = 999
 # NAME:ID:END:ZONE:PATTERN, or how often in the place of the pattern: before BullMQ 5.16.
-_LEGACY_ID = re.compile(r"[^:]*:[^:]*:\d*:[^:]*:(.* .*|\d+)", re.ASCII | re.DOTALL)
+_LEGACY_ID = r"(?as)[^:]*:[^:]*:\d*:[^:]*:(.* .*|\d+)"
 _LEGACY = "BullMQ 6 goes on with no repeatable job from before 5.16: make it a job scheduler"
 
 
@@ -56,7 +56,7 @@ async def advance(backend: Backend, reconnection: Reconnection, job: ActiveJob) 
         next_job = await reconnection.answered(
             lambda: run_script(backend.connection, Purpose.FETCH, call)
         )
-        if next_job is None and _LEGACY_ID.fullmatch(job.scheduler_id or ""):
+        if next_job is None and re.fullmatch(_LEGACY_ID, job.scheduler_id or ""):
             _log.error("scheduler.not_advanced", error=_LEGACY, repeat=_told(job), **names)
     except RedisUnavailable as error:
         _log.error("scheduler.not_advanced", error=str(error), repeat=_told(job), **names)

@@ -96,8 +96,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
-    top = top_parser(arguments[:1])
     first = next(iter(arguments), "")
+    top = top_parser([first], only=first in COMMANDS)
     if first.startswith("-") and first not in ("-h", *top.options):
         top.error(f"{first}: expected a command first, and its options behind it")
     given, unknown = top.parse_known_args(arguments)
@@ -107,8 +107,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def top_parser(names: Sequence[str]) -> Parser:
-    """Return the parser of all commands, of which those that are named have their flags."""
+def top_parser(names: Sequence[str], *, only: bool = False) -> Parser:
+    """Return the parser of all commands, of which those that are named have their flags.
+
+    With ``only`` it has no others: a start need not make what only help and an error show.
+    """
     top = Parser(
         prog=PROGRAM,
         description="One background worker for BullMQ queues.",
@@ -119,6 +122,8 @@ def top_parser(names: Sequence[str]) -> Parser:
     )
     commands = add_subcommands(top, "command")
     for name, summary in COMMANDS.items():
+        if only and name not in names:
+            continue
         command = add_command(commands, name, summary)
         if name in names:
             path = f"{name}.command" if name in _FOLDERS else name

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from convolab_worker._logs import Log
 from convolab_worker.cli.ending import end_children
 from convolab_worker.cli.garbage import look_as_usual
-from convolab_worker.cli.output import remark
 from convolab_worker.cli.signals import SIGNALS
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.source import ServerSource
@@ -213,6 +212,7 @@ def private_server(settings: Settings, *, embedded: bool) -> Iterator[Settings]:
     if not embedded:
         yield settings
         return
+    from convolab_worker.cli.output import remark
     from convolab_worker.embedded import EmbeddedServer
 
     with EmbeddedServer() as server:

@@ -40,11 +40,7 @@ class Demand:
 
 
 async def demand(connection: Connection, queues: Collection[QueueKeys]) -> Demand:
-    """Return what there is to do. Raises RedisUnavailable.
-
-    It costs one command while there is nothing in any of the queues, and four more for each queue
-    otherwise.
-    """
+    """See ``JobClient.demand``."""
     keys = [queue[kind] for queue in queues for kind in _KINDS]
     if not await connection.call(Purpose.STATUS, "EXISTS", *keys):
         return Demand(commands=1)

@@ -32,10 +32,7 @@ _ENDS = {
 async def watch(
     begin: Callable[[], Session], queues: Sequence[QueueKeys], job_id: str
 ) -> AsyncGenerator[JobEvent, None]:
-    """Yield each event of the job from now on, up to its end; the end even if it is past.
-
-    Raises JobNotFound.
-    """
+    """See ``JobClient.watch``."""
     session = begin()
     keys, status, inbox = await _found(session, queues, job_id)
     try:
@@ -95,7 +92,7 @@ async def cancel(
     wait: bool,
     timeout: float | None,
 ) -> str:
-    """End the job wherever it is, and return how it ended: see ``JobClient.cancel``."""
+    """See ``JobClient.cancel``."""
     async with asyncio.timeout(timeout):
         while True:
             keys, status = await find_job(session, queues, job_id)

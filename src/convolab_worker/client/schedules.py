@@ -128,7 +128,7 @@ async def add(session: Session, new: Addition, carried: Mapping[str, Any]) -> Ne
 
 
 async def remove(session: Session, queues: Sequence[QueueKeys], schedule_id: str) -> bool:
-    """Remove the schedule and its next job from the queues; whether there was one."""
+    """See ``Schedules.unschedule``."""
     connection = await session.open()
     answers = [
         await run_script(connection, Purpose.ENQUEUE, remove_schedule(keys, schedule_id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -79,3 +81,13 @@ class Address(Struct, frozen=True, kw_only=True):
         elif options.get("ssl_check_hostname") == "false":
             context.check_hostname = False
         return context
+
+
+def family_of(host: str) -> socket.AddressFamily | None:
+    """Return the family of an address that is a number, None for a name."""
+    number = host.partition("%")[0]  # behind it stands a link-local address's interface
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            socket.inet_pton(family, number)
+            return family
+    return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from convolab_worker.connection.address import family_of
 from convolab_worker.connection.error_replies import cannot_serve, explain
 from convolab_worker.connection.forking import keep_from_forks
 from convolab_worker.connection.usage import Purpose
@@ -27,7 +27,6 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_
 _KEEPALIVE_USER_TIMEOUT_MS = 30_000
 # So long one address of a name has for its answer before the next one is tried as well.
 _NEXT_ADDRESS_SECONDS = 0.25
-_IPV4 = 4
 # Changes nothing where its key is not there, and is refused wherever a write would be.
 _HARMLESS_WRITE = "PERSIST"
 
@@ -79,9 +78,8 @@ async def _addresses(
     loop: asyncio.AbstractEventLoop, host: str, port: int
 ) -> Sequence[AddrInfoType]:
     """Return every address that a name has now. Raises OSError."""
-    with contextlib.suppress(ValueError):
-        number = ipaddress.ip_address(host)
-        family = socket.AF_INET if number.version == _IPV4 else socket.AF_INET6
+    family = family_of(host)
+    if family is not None:
         return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))]
     try:
         return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +16,7 @@ from weakref import WeakSet
 from msgspec.structs import replace
 
 from convolab_worker._logs import Log
+from convolab_worker.connection.address import family_of
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.errors import RedisUnavailable
 
@@ -201,11 +201,7 @@ class Route:
 
 def _tls_name(configured: Address, host: str) -> str | None:
     """Return the name that a node's certificate is checked against: a bare number is no name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return configured.tls_name or configured.host
+    return None if family_of(host) is None else configured.tls_name or configured.host
 
 
 # Nodes that send a client to and fro, so often in so many seconds, disagree: that is an error.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+from msgspec.structs import force_setattr
 
 from convolab_worker.bullmq.child_jobs import ChildJob, OnFailure
 from convolab_worker.bullmq.job_type import JobType, job_type_of
@@ -31,8 +32,7 @@ class ChildOptions(JobPolicy, total=False):
     size_limit: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Child(ChildJob):
+class Child(ChildJob, frozen=True):
     """A part of a job, to be run as a BullMQ child.
 
     ``name`` is that of the job, its JobType or its handler; these two give the queue and options
@@ -76,7 +76,7 @@ class Child(ChildJob):
     def _become(self, job_type: JobType[Any, Any]) -> None:
         """Take the name, and the queue and options that are not given, from a declaration."""
         job_type.encode(self.data)  # which raises for data that does not fit
-        object.__setattr__(self, "name", job_type.name)
+        force_setattr(self, "name", job_type.name)
         for what, value in {"queue": job_type.queue, **job_type.options}.items():
             if getattr(self, what) is None:
-                object.__setattr__(self, what, value)
+                force_setattr(self, what, value)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from convolab_worker.handlers.retry import FailedAttempt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure(FailedAttempt):
+class Failure(FailedAttempt, frozen=True, kw_only=True):
     """An attempt that failed, and what follows.
 
     ``reason`` is what the job keeps as its ``failedReason``. ``retry_in`` is the seconds until the

@@ -6,8 +6,9 @@ import functools
 import importlib
 import sys
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
 
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import is_async, layers, place
@@ -21,8 +22,7 @@ IMPORTING: ContextVar[bool] = ContextVar("convolab_worker_importing", default=Fa
 """Whether this is a handler's process that is importing the application."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Renewal:
+class Renewal(Struct, frozen=True, kw_only=True):
     """When a process that runs handlers is replaced: ``process=Renewal(jobs=100)``.
 
     After ``jobs`` jobs, or when a job leaves it with more than ``memory_mb`` megabytes (10⁶ bytes)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from convolab_worker._logs import Log
 from convolab_worker.handlers.functions import place
@@ -17,8 +19,7 @@ NOT_SHOWN = "[not shown]"
 _log = Log()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Shown(Struct, frozen=True, kw_only=True):
     """A value of a job that the console is about to show.
 
     ``what`` is ``data``, ``result``, ``progress`` or ``step``, whose ``value`` is any JSON, or

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from msgspec import Struct
 
 from convolab_worker.bullmq.protocol.job_options import is_true, number
 from convolab_worker.bullmq.protocol.keywords import BUILT_IN
@@ -100,8 +101,7 @@ def _is_number(value: object) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedAttempt:
+class FailedAttempt(Struct, frozen=True, kw_only=True):
     """An attempt that failed, as a backoff strategy sees it.
 
     ``attempt`` counts from 1 to ``max_attempts``; ``raw_data`` is the job's data as JSON text.

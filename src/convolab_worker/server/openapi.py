@@ -132,8 +132,8 @@ def _probe(name: str, summary: str, schema: Any) -> dict[str, Any]:
     return {"get": _operation(name, summary, contents, errors=_PROBE_ERRORS, is_open=True)}
 
 
-def _get(name: str, summary: str, media_type: str, *, errors: tuple[int, ...]) -> dict[str, Any]:
-    return {"get": _operation(name, summary, {200: {media_type: {"schema": _TEXT}}}, errors=errors)}
+def _get(name: str, summary: str, media_type: str) -> dict[str, Any]:
+    return {"get": _operation(name, summary, {200: {media_type: {"schema": _TEXT}}})}
 
 
 def _console() -> dict[str, Any]:
@@ -187,9 +187,9 @@ def document() -> dict[str, Any]:
             "/healthz": _probe("healthz", "the same as /health", _HEALTH),
             "/ready": _probe("ready", "whether the worker is connected, or asleep", _READY),
             "/readyz": _probe("readyz", "the same as /ready", _READY),
-            "/metrics": _get("metrics", "metrics for Prometheus", "text/plain", errors=_ERRORS),
-            "/": _get("index", "the console", "text/html", errors=_ERRORS),
-            "/events": _get("events", stream, "text/event-stream", errors=_ERRORS),
+            "/metrics": _get("metrics", "metrics for Prometheus", "text/plain"),
+            "/": _get("index", "the console", "text/html"),
+            "/events": _get("events", stream, "text/event-stream"),
             **_console(),
             "/openapi.json": {"get": description},
         },

@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiohttp import web
+from msgspec import structs
 
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.handlers.redaction import Redactions
 from convolab_worker.server.answers import answer, failure
-from convolab_worker.server.console.page import Page
+from convolab_worker.server.console.page import page
 from convolab_worker.server.console.redaction import Redaction
 from convolab_worker.server.console.routes import Console
 from convolab_worker.server.console.stream import LiveEvents
 from convolab_worker.server.gate.gate import Gate
 from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, end_with_input
-from convolab_worker.server.openapi import document
 from convolab_worker.server.prometheus import CONTENT_TYPE, metrics_text
 from convolab_worker.settings.kinds import Duration
 
@@ -58,9 +57,7 @@ def make_app(
     routes = Routes(
         worker, default_hold, traffic, redaction, asks_again=settings.wake_retry == "on"
     )
-    app, gate = _app_behind_gate(
-        settings, authorization, traffic, routes.page, checks_names=checks_names
-    )
+    app, gate = _app_behind_gate(settings, authorization, traffic, checks_names=checks_names)
     routes.add_to(app)
     acts = _may_act(settings, authorization)
     Console(settings, worker.handlers, redaction, acts=acts, looks=looks).add_to(app)
@@ -76,13 +73,13 @@ def make_console(
     redact: Redact | None = None,
 ) -> tuple[web.Application, Gate]:
     """Return the console without a worker, and the gate that its requests pass."""
-    page, redactions = Page(), Redactions()
+    redactions = Redactions()
     if redact is not None:
         redactions.register(redact)
-    app, gate = _app_behind_gate(settings, authorization, traffic, page, checks_names=checks_names)
+    app, gate = _app_behind_gate(settings, authorization, traffic, checks_names=checks_names)
 
     async def index(_request: web.Request) -> web.Response:
-        return page.answer()
+        return page()
 
     app.router.add_get("/", index, name="index")
     redaction = Redaction.of(settings, redactions)
@@ -94,7 +91,6 @@ def _app_behind_gate(
     settings: Settings,
     authorization: Authorization,
     traffic: Traffic,
-    page: Page,
     *,
     checks_names: bool,
 ) -> tuple[web.Application, Gate]:
@@ -104,7 +100,7 @@ def _app_behind_gate(
         behind_front_end=settings.k_service is not None,
         checks_names=checks_names,
         traffic=traffic,
-        locked_page=page.answer,
+        locked_page=page,
     )
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[gate.handle])
     app.on_response_prepare.append(gate.answering)
@@ -135,7 +131,6 @@ class Routes:
         self._worker = worker
         self._asks_again = asks_again
         self._default_hold = default_hold
-        self.page = Page()
         self._live = LiveEvents(worker, redaction)
         self._traffic = traffic
 
@@ -169,8 +164,8 @@ class Routes:
         except ConvolabWorkerError as error:
             return failure(503, str(error))
         if asks_again and result.status == "budget":
-            return answer(503, asdict(result), {"Retry-After": "1"})
-        return answer(200, asdict(result))
+            return answer(503, structs.asdict(result), {"Retry-After": "1"})
+        return answer(200, structs.asdict(result))
 
     async def _stream_progress(self, request: web.Request, seconds: float) -> web.StreamResponse:
         """Hold, and send a line of JSON each second; the last line is the result."""
@@ -181,7 +176,7 @@ class Routes:
             while not (await asyncio.wait({holding}, timeout=_PROGRESS_SECONDS))[0]:
                 await _write_line(response, {"status": "working", **self._worker.progress()})
             try:
-                last = asdict(await holding)
+                last = structs.asdict(await holding)
             except ConvolabWorkerError as error:
                 last = {"error": str(error)}
             await _write_line(response, last)
@@ -214,9 +209,11 @@ class Routes:
         return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def index(self, _request: web.Request) -> web.Response:
-        return self.page.answer()
+        return page()
 
     async def openapi(self, _request: web.Request) -> web.Response:
+        from convolab_worker.server.openapi import document  # few ask for it
+
         return answer(200, document())
 
     async def _checks(self, _app: web.Application) -> AsyncIterator[None]:

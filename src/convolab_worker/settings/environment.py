@@ -21,10 +21,9 @@ UNKNOWN_SETTING = "no such setting"
 EVERYBODYS = ("log_level", "log_format", "port", "k_service")
 """The settings whose variables other software sets and reads, too."""
 
-_SERVICE_LINK = re.compile(
-    r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
-    r"|ENV_\w+)",
-    re.ASCII,
+_SERVICE_LINK = (  # compiled for the first variable that nobody knows
+    r"(?a)(.*_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+    r"|ENV_\w+)"
 )
 _LEVELS = {
     "debug": ("trace", "silly", "verbose", "fine", "finest", "all", "notset", "10"),
@@ -57,7 +56,7 @@ def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> list[
         for name in sorted(environ)
         if name.upper().startswith(VARIABLES_START)
         and name not in ours
-        and _SERVICE_LINK.fullmatch(name.removeprefix(VARIABLES_START)) is None
+        and re.fullmatch(_SERVICE_LINK, name.removeprefix(VARIABLES_START)) is None
     ]
 
 

@@ -21,10 +21,8 @@ from convolab_worker.settings.units import (
     parse_keep,
 )
 from convolab_worker.settings.urls import (
-    REDIS_SCHEMES,
-    check_http_url,
+    check_url,
     mask_url,
-    parse_redis_url,
     starts_with,
 )
 
@@ -261,8 +259,5 @@ class Url(_AsWritten):
     def check(self, value: Any) -> str:
         if not isinstance(value, str):
             raise ValueError(self.expected)  # noqa: TRY004 - every invalid value raises the same error
-        if self.schemes == REDIS_SCHEMES:
-            parse_redis_url(value)
-        else:
-            check_http_url(value, self.schemes)
+        check_url(value, self.schemes)
         return value

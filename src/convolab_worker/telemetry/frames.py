@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from traceback import FrameSummary
 
+# Python compiles these when the first job fails: a start does not need them.
 # Within an ExceptionGroup's text every line has a margin, such as "    | ".
-_MARGIN = re.compile(r"^ +\| ?")
-_FRAME = re.compile(r'^ *File "(.+?)", line (\d+), in (.+)$')
-_BEGIN = re.compile(r"^(?: *\+ Exception Group )?(?:Exception Group )?Traceback \(most recent call")
-_SECOND_OF_A_GROUP = re.compile(r"^ *\+-+ 2 -+$")
-_JAVASCRIPT_FRAME = re.compile(r"^ +at \S")
-_JAVASCRIPT_LIBRARY = re.compile(r"node_modules|\bnode:|<anonymous>")
+_MARGIN = r"^ +\| ?"
+_FRAME = r'^ *File "(.+?)", line (\d+), in (.+)$'
+_BEGIN = r"^(?: *\+ Exception Group )?(?:Exception Group )?Traceback \(most recent call"
+_SECOND_OF_A_GROUP = r"^ *\+-+ 2 -+$"
+_JAVASCRIPT_FRAME = r"^ +at \S"
+_JAVASCRIPT_LIBRARY = r"node_modules|\bnode:|<anonymous>"
 _PACKAGES = ("site-packages", "dist-packages")
 _OURS = __file__.removesuffix("telemetry/frames.py")
 
@@ -81,13 +82,13 @@ def sections_of(stack: str) -> list[tuple[str, str]]:
     parts: list[tuple[str, list[str]]] = []
     whose = "text"
     for line in stack.splitlines():
-        text = _MARGIN.sub("", line)
-        frame = _FRAME.match(text)
+        text = re.sub(_MARGIN, "", line)
+        frame = re.match(_FRAME, text)
         if frame is not None:
             whose = "application" if _is_application(frame[1], home) else "library"
-        elif _JAVASCRIPT_FRAME.match(text):
-            whose = "library" if _JAVASCRIPT_LIBRARY.search(text) else "application"
-        elif not text.startswith("    ") or _SECOND_OF_A_GROUP.match(text):
+        elif re.match(_JAVASCRIPT_FRAME, text):
+            whose = "library" if re.search(_JAVASCRIPT_LIBRARY, text) else "application"
+        elif not text.startswith("    ") or re.match(_SECOND_OF_A_GROUP, text):
             whose = "text"  # the line of code, and the marks below it, are indented
         if not parts or parts[-1][0] != whose:
             parts.append((whose, []))
@@ -104,15 +105,15 @@ def _tracebacks(stack: str) -> tuple[list[list[Place]], list[Place]]:
     current, main = list[Place](), list[Place]()
     is_passed_over = False
     for line in stack.splitlines():
-        text = _MARGIN.sub("", line)
-        if _BEGIN.match(text):
+        text = re.sub(_MARGIN, "", line)
+        if re.match(_BEGIN, text):
             is_outer = text == line
             is_passed_over = is_passed_over and not is_outer
             current = []
             main = current if is_outer else main
-        elif _SECOND_OF_A_GROUP.match(line):
+        elif re.match(_SECOND_OF_A_GROUP, line):
             is_passed_over = True
-        elif (frame := _FRAME.match(text)) is not None and not is_passed_over:
+        elif (frame := re.match(_FRAME, text)) is not None and not is_passed_over:
             if not current:
                 found.append(current)
             current.append(Place(frame[1], int(frame[2]), frame[3]))

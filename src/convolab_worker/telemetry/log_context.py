@@ -11,6 +11,7 @@ PREFIX = "structlog_"
 
 _NAMES = ("job_id", "job_name", "queue", "attempt")
 _variables: tuple[ContextVar[Any], ...] = ()
+_are_structlogs = False
 
 
 def bind_job(job_id: str, job_name: str, queue: str, attempt: int) -> None:
@@ -18,17 +19,24 @@ def bind_job(job_id: str, job_name: str, queue: str, attempt: int) -> None:
 
     Those of one name are two where structlog is imported while a job runs, until that job's end.
     """
+    if not _are_structlogs:
+        _find_variables()
+    for_id, for_name, for_queue, for_attempt = _variables
+    for_id.set(job_id)
+    for_name.set(job_name)
+    for_queue.set(queue)
+    for_attempt.set(attempt)
+
+
+def _find_variables() -> None:
+    global _variables, _are_structlogs  # noqa: PLW0603 - made by the first job
     if "structlog" in sys.modules:
         # This waits for a thread that is importing it. Its modules must not be imported meanwhile:
         # both imports would wait for each other, and one of them fail.
         import structlog
 
-        structlog.contextvars.bind_contextvars(
-            job_id=job_id, job_name=job_name, queue=queue, attempt=attempt
-        )
-        return
-    global _variables  # noqa: PLW0603 - made by the first job
-    if not _variables:
+        bound = structlog.contextvars.bind_contextvars(**dict.fromkeys(_NAMES))
+        _variables = tuple(bound[name].var for name in _NAMES)
+        _are_structlogs = True
+    elif not _variables:
         _variables = tuple(ContextVar(PREFIX + name, default=Ellipsis) for name in _NAMES)
-    for variable, value in zip(_variables, (job_id, job_name, queue, attempt), strict=True):
-        variable.set(value)

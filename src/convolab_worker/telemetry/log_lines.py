@@ -19,7 +19,7 @@ import msgspec
 from convolab_worker.telemetry.log_context import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping
+    from collections.abc import Callable, MutableMapping
     from types import FrameType
 
     from structlog.typing import EventDict, WrappedLogger
@@ -40,15 +40,6 @@ def json_line(_logger: WrappedLogger, method: str, event: EventDict) -> bytes:
     line: dict[str, Any] = {"timestamp": _now(), "level": level, "event": _text(event)}
     _add(line, event)
     line["level"] = level
-    return encode_line(line)
-
-
-def own_json_line(level: str, event: str, keys: Mapping[str, Any]) -> bytes:
-    """The same for a line of the library's own, of which each job has two: in fewer steps."""
-    if "exc_info" in keys:
-        return json_line(None, level, {"event": event, **keys})
-    line = {"timestamp": _now(), "level": level, "event": event, **keys}
-    _add_context(line)
     return encode_line(line)
 
 
@@ -182,20 +173,20 @@ def _caller(frame: FrameType | None) -> FrameType | None:
     return None
 
 
-class _Clock:
-    """Writes the time in UTC, with microseconds; it forms all but these once a second."""
-
-    def __init__(self) -> None:
-        self._known: tuple[int, str] = (0, "")
-
-    def __call__(self) -> str:
-        now = time.time()
-        second, start = self._known  # one read: other threads write it too
-        if second != int(now):
-            second = int(now)
-            start = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-            self._known = (second, start)
-        return f"{start}{int((now - second) * 1_000_000):06d}Z"
+_second: tuple[int, str] = (0, "")
 
 
-_now = _Clock()
+def _now() -> str:
+    return _as_text(time.time())
+
+
+def _as_text(at: float) -> str:
+    """A time in UTC, with microseconds; all but these is formed once a second."""
+    global _second  # noqa: PLW0603 - the last one, which the next line most likely has too
+    second, start = _second  # one read: other threads write it too
+    if second != int(at):
+        second = int(at)
+        start = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        _second = (second, start)
+    # Twice as fast as a format with leading zeros.
+    return f"{start}{str(1_000_000 + int((at - second) * 1_000_000))[1:]}Z"

@@ -6,10 +6,17 @@ import os
 import select
 import threading
 import time
-from typing import TextIO
+from collections import deque
+from contextlib import suppress
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 _LATEST_SECONDS = 0.05  # how long a routine line may wait for others
-_MOST_BYTES = 64 * 1024  # of lines that wait
+_MOST_LINES = 300  # that wait
+_LONG_BYTES = 4096  # a line that waits for no other
 _EXIT_PATIENCE_SECONDS = 0.2
 _READER_PATIENCE_SECONDS = 1.0
 
@@ -21,10 +28,13 @@ class LogStream:
     it. Routine lines that follow each other within 50 ms are written together: two system calls
     for each job cost more than the rest of its log lines. Lines for a stream that is closed, or
     whose disk is full, are lost: logging never breaks the work that it reports.
+
+    A routine line may be an object of which ``form`` makes the bytes when lines are written.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, form: Callable[[Iterable[Any]], bytes] = b"".join) -> None:
         self._stream = stream
+        self._form = form
         self._file = _descriptor(stream)
         self._gathers = self._file is not None and not stream.isatty()
         self._begin()
@@ -32,30 +42,26 @@ class LogStream:
     def _begin(self) -> None:
         # A signal's handler may log while its own thread is in here.
         self._lock = threading.RLock()
-        self._waiting: list[bytes] = []
-        self._size = 0
+        self._waiting: deque[Any] = deque()
         self._written_at = 0.0
+        # Whether the flusher will write what waits. Lines are added before this is read, and taken
+        # after it is reset: so none stays behind, although adding a line takes no lock.
+        self._will_flush = False
         self._is_due = threading.Event()
         self._flusher: threading.Thread | None = None
 
-    def gather(self, line: bytes) -> None:
+    def gather(self, line: Any) -> None:
         """Write a routine line, with those that follow it closely."""
-        with self._lock:
-            self._waiting.append(line)
-            self._size += len(line)
-            if not self._gathers or self._size > _MOST_BYTES:
-                self._write_waiting()
-            elif len(self._waiting) == 1:
-                if time.monotonic() - self._written_at > _LATEST_SECONDS:
-                    self._write_waiting()
-                else:
-                    self._have_flushed()
+        self._waiting.append(line)
+        if not self._will_flush:
+            self._write_or_wait()
+        elif len(self._waiting) > _MOST_LINES or (type(line) is bytes and len(line) > _LONG_BYTES):
+            self._write_waiting()
 
     def urge(self, line: bytes) -> None:
         """Write a line now, behind those that wait."""
-        with self._lock:
-            self._waiting.append(line)
-            self._write_waiting()
+        self._waiting.append(line)
+        self._write_waiting()
 
     debug = info = msg = gather
     warning = warn = error = critical = fatal = exception = log = urge
@@ -72,11 +78,23 @@ class LogStream:
         """In a forked child: what waits is the parent's to write, and the thread is not here."""
         self._begin()
 
-    def _have_flushed(self) -> None:
+    def _write_or_wait(self) -> None:
+        with self._lock:
+            is_late = time.monotonic() - self._written_at > _LATEST_SECONDS
+            if is_late or not self._gathers or not self._have_flushed():
+                self._write_waiting()
+
+    def _have_flushed(self) -> bool:
         if self._flusher is None:
-            self._flusher = threading.Thread(target=self._flush_when_due, name="log", daemon=True)
-            self._flusher.start()
+            flusher = threading.Thread(target=self._flush_when_due, name="log", daemon=True)
+            try:
+                flusher.start()
+            except RuntimeError:  # the system gives no more threads
+                return False
+            self._flusher = flusher
+        self._will_flush = True
         self._is_due.set()
+        return True
 
     def _flush_when_due(self) -> None:
         never = threading.Event()
@@ -84,22 +102,35 @@ class LogStream:
             self._is_due.wait()
             self._is_due.clear()
             never.wait(_LATEST_SECONDS)
-            with self._lock:
-                self._write_waiting()
+            self._write_waiting()
 
     def _write_waiting(self) -> None:
-        lines, self._waiting, self._size = self._waiting, [], 0
-        self._written_at = time.monotonic()
-        if not lines:
-            return
-        text = b"".join(lines)
+        with self._lock:
+            self._will_flush = False
+            self._written_at = time.monotonic()
+            if lines := self._take():
+                self._write(lines)
+
+    def _take(self) -> list[Any]:
+        """One by one: a signal's handler that logs in the middle of this writes the others."""
+        lines = []
+        with suppress(IndexError):
+            while self._waiting:
+                lines.append(self._waiting.popleft())
+        return lines
+
+    def _write(self, lines: list[Any]) -> None:
         try:
+            text = b"".join(
+                b"".join(run) if kind is bytes else self._form(run)
+                for kind, run in groupby(lines, type)
+            )
             if self._file is None:
                 self._stream.write(text.decode())
                 self._stream.flush()
             elif not self._stream.closed:
                 _write_all(self._file, text)
-        except (OSError, ValueError):  # a closed pipe, a full disk; a closed file
+        except Exception:  # noqa: BLE001 - a closed pipe, a full disk; whatever a stream raises
             return
 
 
@@ -125,11 +156,11 @@ def _write_all(file: int, text: bytes) -> None:
 _current: LogStream | None = None
 
 
-def use_stream(stream: TextIO) -> LogStream:
+def use_stream(stream: TextIO, form: Callable[[Iterable[Any]], bytes]) -> LogStream:
     """Make the process's log stream; one that was used before has written what it had."""
     global _current  # noqa: PLW0603 - a process has one log
     flush_log()
-    _current = LogStream(stream)
+    _current = LogStream(stream, form)
     return _current
 
 

@@ -9,17 +9,19 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
-from convolab_worker._logs import use_direct
-from convolab_worker.telemetry.log_lines import GoogleLine, TextLine, json_line, own_json_line
+from convolab_worker._logs import never_raising, of_jobs, use_direct
+from convolab_worker.telemetry.job_lines import form_lines, job_writer
+from convolab_worker.telemetry.log_lines import GoogleLine, TextLine, json_line
 from convolab_worker.telemetry.log_stream import LogStream, flush_log, use_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
     from structlog.typing import EventDict, WrappedLogger
 
+    from convolab_worker._logs import Write, WriteJob
     from convolab_worker.telemetry.log_lines import Format
 
 # Each is set by Google's platforms, for a service and for a job.
@@ -47,7 +49,7 @@ def configure_logging(level: str, fmt: str, stream: TextIO | None = None) -> Non
     stream = sys.stderr if stream is None else stream
     least = logging.getLevelNamesMapping()[level.upper()]
     render = _format(fmt, terminal=stream.isatty())
-    lines = use_stream(stream)
+    lines = use_stream(stream, form_lines)
     direct = _Direct(lines, least, render)
     use_direct(direct)
     # At debug asyncio has lines for each event loop, and threads would be the first to import it.
@@ -98,13 +100,19 @@ class _Direct:
             now[name] is value for name, value in self._configured.items()
         )
 
-    def writer(self, level: str) -> Callable[[str, Mapping[str, Any]], None] | None:
+    def writer(self, level: str) -> Write | None:
         if logging.getLevelNamesMapping()[level.upper()] < self._least:
             return None
         render, write = self._render, getattr(self._lines, level)
-        if render is json_line:
-            return lambda event, keys: write(own_json_line(level, event, keys))
-        return lambda event, keys: write(render(None, level, {"event": event, **keys}))
+        return never_raising(
+            lambda event, keys: write(render(None, level, {"event": event, **keys}))
+        )
+
+    def job_writer(self) -> WriteJob | None:
+        write = self.writer("info")
+        if write is None or self._render is not json_line:
+            return None
+        return job_writer(self._lines.gather, otherwise=of_jobs(write))
 
 
 class _WhenImported:

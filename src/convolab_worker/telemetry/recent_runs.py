@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
-from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec import Struct, structs
 
 _MOST_RUNS = 100
 _MOST_REASONS = 50
@@ -85,8 +83,7 @@ class CountsOverTime:
         ]
 
 
-@dataclass(slots=True)
-class FailureReason:
+class FailureReason(Struct):
     """Runs of jobs of one name that failed for one reason, but for numbers and quoted text.
 
     ``id``, ``queue``, ``reason`` and ``at`` are those of the newest one; ``final`` of the ``count``
@@ -137,14 +134,11 @@ class RecentRuns:
 
     def recent(self) -> list[dict[str, Any]]:
         """The last hundred runs that ended, newest first."""
-        return [asdict(run) for run in reversed(self._runs)]
+        return [structs.asdict(run) for run in reversed(self._runs)]
 
     def reasons(self) -> list[dict[str, Any]]:
         """The reasons for which runs failed, the one that came last first."""
-        return [
-            {name: getattr(reason, name) for name in FailureReason.__slots__}
-            for reason in reversed(self._reasons.values())
-        ]
+        return [structs.asdict(reason) for reason in reversed(self._reasons.values())]
 
     def history(self, now: float) -> dict[str, list[tuple[float, dict[str, dict[str, int]]]]]:
         """What ended in the last hour by the minute, and in the last day by the quarter of one."""

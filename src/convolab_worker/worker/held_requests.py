@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -41,8 +40,7 @@ _LATE_COUNT_SECONDS = 0.5
 _LAST_COUNT_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HoldResult:
+class HoldResult(Struct, frozen=True, kw_only=True):
     """What a held request is answered with.
 
     ``status`` is ``drained`` if nothing was left to fetch, ``budget`` if the time was over first.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
+from msgspec import structs
 
 from convolab_worker.cli.commands.cost.command import load_prices
 from convolab_worker.cli.commands.cost.model import (
@@ -434,7 +435,7 @@ def test_flags_describe_the_workload(capsys: pytest.CaptureFixture[str]) -> None
 
     printed = json.loads(run(capsys, f"--json {flags}"))["workload"]
 
-    assert printed == json.loads(json.dumps(asdict(given)))
+    assert printed == json.loads(json.dumps(asdict(given), default=structs.asdict))
 
 
 def test_flags_describe_the_host(capsys: pytest.CaptureFixture[str]) -> None:

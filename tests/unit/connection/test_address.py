@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from urllib.parse import quote
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from convolab_worker.cli.main import main
-from convolab_worker.connection.address import Address
+from convolab_worker.connection.address import Address, family_of
 from convolab_worker.errors import ConfigurationError, RedisUnavailable
 from convolab_worker.settings import Settings
 
@@ -245,3 +246,23 @@ def test_a_certificate_that_is_not_there_is_named() -> None:
 
     with pytest.raises(RedisUnavailable, match=r"ssl_ca_certs=/no/such/ca\.pem.*No such file"):
         address.ssl_context()
+
+
+@pytest.mark.parametrize(
+    ("host", "family"),
+    [
+        ("127.0.0.1", socket.AF_INET),
+        ("::1", socket.AF_INET6),
+        ("fe80::1%eth0", socket.AF_INET6),
+        ("localhost", None),
+        ("127.1", None),
+        ("010.0.0.1", None),
+        ("1.2.3.4.5", None),
+        ("", None),
+        ("a\0b", None),
+        ("größe.example", None),
+    ],
+)
+def test_a_number_is_no_name(host: str, family: socket.AddressFamily | None) -> None:
+    """Nobody has to look it up, and no certificate is for it."""
+    assert family_of(host) == family

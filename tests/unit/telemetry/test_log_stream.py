@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
+
+import pytest
 
 from convolab_worker.telemetry.log_stream import LogStream
 
@@ -16,6 +21,15 @@ from convolab_worker.telemetry.log_stream import LogStream
 def written(descriptor: int) -> bytes:
     """Return what is in a pipe now."""
     return os.read(descriptor, 1_000_000)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, TextIO]]:
+    """Both ends of a pipe: the descriptor to read from, the stream to write to."""
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream:
+        yield read, stream
+    os.close(read)
 
 
 def test_a_rush_of_lines_is_written_together_and_a_warning_takes_them_along() -> None:
@@ -93,6 +107,105 @@ def test_a_process_that_ends_has_written_all_its_lines(tmp_path: Path) -> None:
         1,
         1,
     ]
+
+
+def test_lines_that_are_formed_late_keep_their_place(pipe: tuple[int, TextIO]) -> None:
+    read, file = pipe
+    stream = LogStream(file, lambda numbers: b"".join(b"%d\n" % number for number in numbers))
+
+    stream.gather(1)
+    first = written(read)
+    for line in (2, b"two\n", 3, 4):
+        stream.gather(line)
+    stream.urge(b"trouble\n")
+
+    assert (first, written(read)) == (b"1\n", b"2\ntwo\n3\n4\ntrouble\n")
+
+
+def test_a_long_line_waits_for_no_other_and_many_short_ones_not_for_their_time(
+    pipe: tuple[int, TextIO],
+) -> None:
+    read, file = pipe
+    stream = LogStream(file)
+    stream.info(b"first\n")
+
+    stream.info(b"short\n")
+    stream.info(b"x" * 5_000 + b"\n")
+    long = written(read)
+    for _ in range(301):
+        stream.info(b"more\n")
+    many = written(read)
+
+    assert long == b"first\nshort\n" + b"x" * 5_000 + b"\n"
+    assert many == b"more\n" * 301
+
+
+def test_lines_of_many_threads_are_all_there_once_and_each_thread_s_in_its_order(
+    tmp_path: Path,
+) -> None:
+    threads, lines = 8, 2_000
+    with (tmp_path / "log").open("w") as file:
+        stream = LogStream(file)
+
+        def tell(number: int) -> None:
+            for line in range(lines):
+                (stream.warning if line % 97 == 0 else stream.info)(b"%d %d\n" % (number, line))
+
+        tellers = [threading.Thread(target=tell, args=(number,)) for number in range(threads)]
+        for teller in tellers:
+            teller.start()
+        for teller in tellers:
+            teller.join()
+        stream.flush()
+
+    told = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(told) == threads * lines
+    for number in range(threads):
+        assert [int(line) for who, line in told if who == str(number)] == list(range(lines))
+
+
+def test_a_signal_that_logs_in_the_middle_of_a_write_loses_and_doubles_nothing(
+    tmp_path: Path,
+) -> None:
+    interrupted, told = [0], 0
+    with (tmp_path / "log").open("w") as file:
+        stream = LogStream(file)
+
+        def tell_too(*_: object) -> None:
+            interrupted[0] += 1
+            stream.warning(b"signal\n")
+
+        earlier = signal.signal(signal.SIGALRM, tell_too)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        try:
+            while interrupted[0] < 100:
+                stream.info(b"%d\n" % told)
+                told += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, earlier)
+        stream.flush()
+
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines.count("signal") == interrupted[0]
+    assert sorted(int(line) for line in lines if line != "signal") == list(range(told))
+
+
+def test_where_the_system_gives_no_thread_no_line_waits_for_one(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[int, TextIO]
+) -> None:
+    def refused(_: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    read, file = pipe
+    stream = LogStream(file)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+
+    stream.info(b"first\n")
+    stream.info(b"second\n")
+
+    assert written(read) == b"first\nsecond\n"
 
 
 def test_a_full_disk_harms_nobody() -> None:

@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from convolab_worker.telemetry.logging import configure_logging
+from tests.support.log_setup import logging_restored
 
 
 class Terminal(io.StringIO):
@@ -41,16 +42,8 @@ class Unspeakable:
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    """Leave logging, warnings and structlog as they were."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    with warnings.catch_warnings():
+    with logging_restored():
         yield
-        logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 def json_lines(stream: io.StringIO) -> list[dict[str, Any]]:

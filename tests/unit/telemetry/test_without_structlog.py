@@ -13,7 +13,9 @@ from convolab_worker._logs import Log
 from convolab_worker.telemetry.log_context import bind_job
 from convolab_worker.telemetry.logging import configure_logging
 configure_logging("info", "json", sys.stdout)
+job = ("7", "audio", "q", "tts", 2)
 """
+JOB = {"job_id": "7", "job_name": "audio", "queue": "q", "kind": "tts", "attempt": 2}
 
 
 def lines_of(program: str) -> list[dict[str, Any]]:
@@ -73,12 +75,14 @@ def test_what_the_application_configures_is_what_is_done() -> None:
         "add = lambda _, __, event: {**event, 'service': 'audio'}\n"
         f"structlog.configure({own}, {factory})\n"
         "Log().info('first', n=1)\n"
-        "Log().bound().info('second', {'n': 2})\n"
+        "Log().bound().warning('second', {'n': 2})\n"
+        "Log().bound().job('third', 3, job)\n"
     )
 
     assert lines == [
         {"n": 1, "event": "first", "service": "audio"},
         {"n": 2, "event": "second", "service": "audio"},
+        {"duration_ms": 3, **JOB, "event": "third", "service": "audio"},
     ]
 
 
@@ -88,7 +92,7 @@ def test_so_is_a_part_of_the_configuration() -> None:
         "quiet = structlog.make_filtering_bound_logger(logging.WARNING)\n"
         "structlog.configure(wrapper_class=quiet)\n"
         "Log().info('first')\n"
-        "Log().bound().info('second', {})\n"
+        "Log().bound().job('second', 3, job)\n"
         "Log().bound().warning('third', {})\n"
     )
 
@@ -100,7 +104,7 @@ def test_helpers_for_tests_see_every_line() -> None:
         "import structlog\n"
         "with structlog.testing.capture_logs() as seen:\n"
         "    Log().info('first')\n"
-        "    Log().bound().info('second', {})\n"
+        "    Log().bound().job('second', 3, job)\n"
         "Log().info('end', seen=[line['event'] for line in seen])\n"
     )
 

@@ -9,8 +9,9 @@ must mean the same here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from convolab_worker.bullmq.cron.hashed import HashedNumbers
 
@@ -51,8 +52,7 @@ class InvalidPattern(ValueError):
     """A cron pattern, or a time zone, that Node's workers refuse too; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(Struct, frozen=True):
     """What one field of a pattern may hold; ``last`` says whether L is part of it."""
 
     name: str
@@ -79,8 +79,7 @@ WEEKDAY = Unit("day of the week", 0, 7, "L#", has_names=True)
 Value = int | str
 
 
-@dataclass(frozen=True, slots=True)
-class CronPattern:
+class CronPattern(Struct, frozen=True):
     """When a pattern is due. Values are sorted, numbers first; Sunday is 0."""
 
     seconds: Sequence[int]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from msgspec import Struct
@@ -27,8 +26,7 @@ _MOST_SECONDS = 1e10  # some 300 years
 _LARGEST = 2**53
 
 
-@dataclass(frozen=True, slots=True)
-class Exponential:
+class Exponential(Struct, frozen=True):
     """Waits ``delay`` seconds before the second attempt, and twice as long before each further one.
 
     No wait is longer than ``longest`` seconds; Node's workers don't know that bound. ``jitter``
@@ -49,8 +47,7 @@ class Exponential:
             raise ConfigurationError(msg)
 
 
-@dataclass(frozen=True, slots=True)
-class Fixed:
+class Fixed(Struct, frozen=True):
     """Waits ``delay`` seconds before each further attempt.
 
     ``jitter`` from 0 to 1 is the part of the wait that chance decides: with 0.2, 5 seconds take 4
@@ -64,8 +61,7 @@ class Fixed:
         _check_backoff(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Deduplication:
+class Deduplication(Struct, frozen=True):
     """Keeps a job from being added while another one of the same ``id`` is there.
 
     Without more, until that job has ended. ``ttl`` is for how many seconds after its adding,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from convolab_worker.cli import flags
-from convolab_worker.cli.output import remark
 
 if TYPE_CHECKING:
     import argparse
@@ -45,6 +44,7 @@ def main(given: argparse.Namespace) -> int:
 async def _serve(settings: Settings) -> NoReturn:
     import asyncio
 
+    from convolab_worker.cli.output import remark
     from convolab_worker.server.server import ConsoleServer
 
     async with ConsoleServer(settings) as server:

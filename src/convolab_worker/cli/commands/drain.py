@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli.flags import add_connection, add_flag, add_json, add_settings, settings_of
-from convolab_worker.cli.output import as_json, result
 from convolab_worker.settings.kinds import Duration
 
 if TYPE_CHECKING:
@@ -43,7 +41,9 @@ def add_work_flags(command: Parser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Work until nothing is left or the budget is over; return 1 if a job failed for good."""
     import asyncio
+    from dataclasses import asdict
 
+    from convolab_worker.cli.output import as_json, result
     from convolab_worker.cli.process import prepared, run_worker
 
     async def work(worker: Worker) -> int:

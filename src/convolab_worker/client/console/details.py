@@ -76,7 +76,7 @@ class Attempts(NamedTuple):
 
 
 async def read_details(connection: Connection, prefix: str, queue: str, job_id: str) -> JobDetails:
-    """Return everything kept of a job, its parents and its children. Raises JobNotFound."""
+    """See ``ConsoleClient.details``."""
     keys = QueueKeys(prefix, queue)
     if job_id in OWN_KEYS:
         raise not_found([keys], job_id)
@@ -131,7 +131,7 @@ def only_attempt(job: JobStatus) -> Attempts:
 
 
 async def read_attempts(connection: Connection, keys: QueueKeys, job_id: str) -> Attempts:
-    """Return a job's attempts, from the events since it was added. Raises JobNotFound."""
+    """See ``ConsoleClient.attempts``."""
     if job_id in OWN_KEYS:
         raise not_found([keys], job_id)
     fields = await connection.call(

@@ -86,10 +86,7 @@ async def read_page(
     after: str | None,
     fits: Callable[[JobStatus], bool] | None,
 ) -> JobPage:
-    """Return a page of a state's jobs, or of ``any``; of those that fit, from the next 500.
-
-    One command a job, and up to eleven more. Raises ConfigurationError.
-    """
+    """See ``ConsoleClient.page``."""
     states = _ORDER if state == ANY else checked_states(state)
     begin: _Cursor | None = _Cursor.read(after, len(states))
     found, looked_at = list[JobStatus](), 0
@@ -128,10 +125,7 @@ async def matching(
     name: str | None,
     fits: Callable[[JobStatus], bool] | None,
 ) -> Matches:
-    """Return the ids of the newest 10,000 jobs of a state, of those that fit.
-
-    A command or two without a filter, and one a job with it.
-    """
+    """See ``ConsoleClient.matching``."""
     (state,) = checked_states(state)
     ids = await _newest(connection, keys, state)
     looked_at, more = min(len(ids), MOST_MATCHED), len(ids) > MOST_MATCHED

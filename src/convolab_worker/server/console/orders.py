@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from convolab_worker.errors import JobNotFound, JobNotRunning, WrongState
 
@@ -24,8 +25,7 @@ _FLAGS = ("reset_attempts", "forget_steps")
 _OPTIONS = ("delay", "priority", "attempts")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(Struct, frozen=True, kw_only=True):
     """An action that was asked for, checked.
 
     ``state`` is where the jobs of ``ids`` were seen, or None. ``flags`` say how to retry. ``name``,
@@ -36,10 +36,10 @@ class Order:
     queue: str
     ids: Sequence[str] = ()
     state: str | None = None
-    flags: Mapping[str, bool] = field(default_factory=dict)
+    flags: Mapping[str, bool] = {}
     name: str = ""
     data: Any = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
     schedule: str | None = None
 
     @classmethod

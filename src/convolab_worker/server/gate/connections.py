@@ -15,7 +15,6 @@ the newcomer has one of a few further places, where only probes are answered.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from msgspec import Struct
@@ -45,8 +44,7 @@ class Activity(enum.Enum):
 _MAY_BE_DROPPED = (Activity.IDLE, Activity.SLOWED, Activity.READING)
 
 
-@dataclass(frozen=True, slots=True)
-class Placement(Generic[T]):
+class Placement(Struct, Generic[T], frozen=True):
     """Where a new connection goes: ``drop`` that one for it; only probes are answered there."""
 
     drop: T | None = None

@@ -14,10 +14,11 @@ import base64
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import parse_qsl, urlsplit
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,8 +44,7 @@ class SignatureProblem(StrEnum):
     BODY = "it was made for another body"
 
 
-@dataclass(frozen=True, slots=True)
-class SignedBody:
+class SignedBody(Struct, frozen=True):
     """What a signature that is right in everything else says of the body."""
 
     sha256: str
@@ -56,8 +56,7 @@ class SignedBody:
         return None if hmac.compare_digest(given, signed) else SignatureProblem.BODY
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureVerifier:
+class SignatureVerifier(Struct, frozen=True):
     """Accepts what was signed for ``url``, as the sender has it, with one of the ``keys``."""
 
     url: str

@@ -7,7 +7,7 @@ be lost: popped by a process that died before it took the job.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 # From idle_min to idle_max in few steps: 5 s becomes 30 min in the fourth wait or the fifth, so
 # that the way there costs less than ten commands after a lone job.
@@ -19,8 +19,7 @@ JITTER = 0.25
 _SHORTEST_BLOCK_SECONDS = 0.001
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class Bounds(Struct, frozen=True, kw_only=True):
     """The shortest and longest wait, in seconds."""
 
     shortest: float

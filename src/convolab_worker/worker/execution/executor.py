@@ -8,7 +8,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker._logs import Log
+from convolab_worker._logs import Log, named
 from convolab_worker.bullmq.outcome import (
     AwaitsChildren,
     Completed,
@@ -35,6 +35,7 @@ from convolab_worker.worker.watchdog import where
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
+    from convolab_worker._logs import JobNames
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.handler import Handler
     from convolab_worker.handlers.hooks import Hooks
@@ -71,8 +72,8 @@ class JobInHand(HeldLock, eq=False):
     call: HandlerCall | None = None
     aborted: Abort | None = None  # told before its handler began
     reporter: JobReporter | None = None
+    names: JobNames | None = None  # in its log lines, once it was told of
     has_slot: bool = False  # its fetcher's to write
-    names: dict[str, object] | None = None  # in its log lines, once it was told of
     outcome: Outcome | None = None  # what it came to, until that is written; its fetcher's too
     span: Any = None  # in which it ran, which its last log line belongs to, too
 
@@ -222,7 +223,7 @@ class JobExecutor:
             return self.failure(error, active_job)
         if self._tells:
             held.names = _names(held)
-            self._log.info("job.started", held.names)
+            self._log.job("job.started", None, held.names)
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
         in_process = None if handler.process is None else self._in_process(active_job, handler)
@@ -338,11 +339,11 @@ class JobExecutor:
             return
         names = held.names or _names(held)
         if isinstance(outcome, Failed):
-            self._tell_failure(outcome, names)
+            self._tell_failure(outcome, named(names))
         elif isinstance(outcome, Lost):
-            self._log.error("job.lost", {"reason": outcome.reason, **names})
+            self._log.error("job.lost", {"reason": outcome.reason, **named(names)})
         else:
-            self._log.info(f"job.{came}", {"duration_ms": round(ran * 1000), **names})
+            self._log.job(f"job.{came}", round(ran * 1000), names)
 
     def _tell_failure(self, failed: Failed, names: dict[str, object]) -> None:
         """A failure for good is an error that somebody has to look at; one attempt is a warning."""
@@ -367,15 +368,10 @@ def _no_handler(job: ActiveJob, known: list[str]) -> HandlerNotFound:
     )
 
 
-def _names(held: JobInHand) -> dict[str, object]:
+def _names(held: JobInHand) -> JobNames:
     job = held.job
-    return {
-        "job_id": job.id,
-        "job_name": job.name,  # `name` is the logger's, in the records of ``logging``
-        "queue": job.queue,
-        "kind": None if held.handler is None else held.handler.kind,
-        "attempt": job.attempt,
-    }
+    kind = None if held.handler is None else held.handler.kind
+    return job.id, job.name, job.queue, kind, job.attempt
 
 
 def label(outcome: Outcome) -> str:

@@ -7,6 +7,8 @@ from importlib.resources import files
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from convolab_worker.cli.commands.cost import model
 from convolab_worker.cli.commands.cost.prices import DAYS_PER_MONTH
 from convolab_worker.cli.output import as_json, table
@@ -73,7 +75,7 @@ def as_lines(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequenc
     lines = _filled(workload, hosting, prices, rows).splitlines()
     return as_json(
         {
-            "workload": asdict(workload),
+            "workload": asdict(workload) | {"idle": structs.asdict(workload.idle)},
             "hosting": asdict(hosting),
             "ways": [asdict(row) | {"total_usd": row.total_usd} for row in rows],
             "events": [asdict(event) for event in _EVENTS],
