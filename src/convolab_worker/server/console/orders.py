@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
+from convolab_worker.bullmq.protocol.keywords import is_text
 from convolab_worker.errors import JobNotFound, JobNotRunning, WrongState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from convolab_worker.client.console.client import ConsoleClient
-
-    _Check = Callable[[Any], bool]
 
 MOST_JOBS = 500
 """How many jobs one action is done to."""
@@ -52,21 +51,11 @@ class Order(Struct, frozen=True, kw_only=True):
         if not isinstance(given, dict):
             msg = "expected a JSON object"
             raise ValueError(msg)  # noqa: TRY004 - the caller treats it like any other wrong body
-        action, ids = given.get("action"), given.get("ids", [])
-        order = cls(
-            action=_checked(given, "action", f"one of {', '.join(ACTIONS)}", _is_action),
-            queue=_checked(given, "queue", "the name of a queue", _is_queue),
-            ids=_checked({"ids": ids}, "ids", "a list of job ids", _are_ids),
-            state=_checked(given, "state", "the name of a state", _is_optional_text),
-            flags={
-                name: _checked({name: False, **given}, name, "true or false", _is_flag)
-                for name in _FLAGS
-            },
-            name=_checked({"name": "", **given}, "name", "the name of a job", _is_any_text),
-            data=given.get("data"),
-            options=_options(given.get("options", {})),
-            schedule=_checked(given, "schedule", "the id of a schedule", _is_optional_text),
-        )
+        values = {name: given.get(name, each.default) for name, each in _FIELDS.items()}
+        for name, each in _FIELDS.items():
+            _require(name, each.expected, each.fits(values[name]))
+        flags = {name: values.pop(name) for name in _FLAGS}
+        order, action = cls(**values, flags=flags, data=given.get("data")), values["action"]
         many = f"1 to {MOST_JOBS} jobs for {', '.join(_ON_JOBS)}, none otherwise"
         _require("ids", many, (action in _ON_JOBS) == (0 < len(order.ids) <= MOST_JOBS))
         _require("name", "that of a job to enqueue", (action == "enqueue") == bool(order.name))
@@ -113,44 +102,36 @@ class Order(Struct, frozen=True, kw_only=True):
         return done
 
 
-def _options(given: Any) -> dict[str, Any]:
-    is_fitting = isinstance(given, dict) and {*given} <= {*_OPTIONS}
-    _require("options", f"an object with some of {', '.join(_OPTIONS)}", is_fitting)
-    options: dict[str, Any] = given
-    return options
-
-
-def _checked(given: Mapping[str, Any], name: str, expected: str, fits: _Check) -> Any:
-    value = given.get(name)
-    _require(name, expected, fits(value))
-    return value
-
-
 def _require(name: str, expected: str, is_fitting: bool) -> None:  # noqa: FBT001
     if not is_fitting:
         msg = f"{name}: expected {expected}"
         raise ValueError(msg)
 
 
-def _is_action(value: Any) -> bool:
-    return isinstance(value, str) and value in ACTIONS
+class _Field(NamedTuple):
+    """A field of the body: what it has to be, in words and as a check, and what it is if absent."""
+
+    expected: str
+    fits: Callable[[Any], bool]
+    default: Any = None
 
 
-def _is_queue(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and ":" not in value
-
-
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) and one for one in value)
-
-
-def _is_optional_text(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and bool(value))
-
-
-def _is_any_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
+_FLAG = _Field("true or false", lambda value: isinstance(value, bool), default=False)
+_FIELDS = {
+    "action": _Field(f"one of {', '.join(ACTIONS)}", lambda value: value in ACTIONS),
+    "queue": _Field("the name of a queue", lambda value: is_text(value) and ":" not in value),
+    "ids": _Field(
+        "a list of job ids",
+        lambda value: isinstance(value, list) and all(map(is_text, value)),
+        default=[],
+    ),
+    "state": _Field("the name of a state", lambda value: value is None or is_text(value)),
+    **dict.fromkeys(_FLAGS, _FLAG),
+    "name": _Field("the name of a job", lambda value: isinstance(value, str), default=""),
+    "options": _Field(
+        f"an object with some of {', '.join(_OPTIONS)}",
+        lambda value: isinstance(value, dict) and {*value} <= {*_OPTIONS},
+        default={},
+    ),
+    "schedule": _Field("the id of a schedule", lambda value: value is None or is_text(value)),
+}

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from convolab_worker.connection.connection import Connection
     from convolab_worker.settings import Settings
 
-__all__ = ["DONE", "Action", "carry_out", "find", "newest"]
-
 
 async def newest(
     settings: Settings, wanted: Wanted, states: Sequence[str], limit: int

@@ -194,12 +194,13 @@ def _act(given: argparse.Namespace) -> int:
     from convolab_worker.cli.process import run_client
     from convolab_worker.cli.queues import acted_on, looked_in
     from convolab_worker.cli.wake_service import wake_service
+    from convolab_worker.client.actions import DONE, Action
 
     outcomes: Counter[str] = Counter()
     done = _DONE_TO_THEM[given.action]
     retried = ("reset_attempts", "forget_steps", "with_children")
     how = {what: getattr(given, what, False) for what in retried}
-    action = actions.Action(given.action, settings.prefix, **how)
+    action = Action(given.action, settings.prefix, **how)
 
     async def carry_out() -> None:
         there = await (looked_in if given.ids else acted_on)(settings, given)
@@ -210,13 +211,13 @@ def _act(given: argparse.Namespace) -> int:
     try:
         run_client(settings, carry_out())
     except KeyboardInterrupt:
-        count = outcomes[actions.DONE]
+        count = outcomes[DONE]
         remark(f"stopped: {count} jobs were {done}, each of them completely; run it again")
         raise
     finally:  # also for the jobs before one that could not be retried
-        if given.action != "remove" and outcomes[actions.DONE] and not given.dry_run:
+        if given.action != "remove" and outcomes[DONE] and not given.dry_run:
             run_client(settings, wake_service(settings, f"the jobs were {done}"))
-    count = outcomes.pop(actions.DONE, 0)
+    count = outcomes.pop(DONE, 0)
     if given.json:
         result(as_json({done: count, "not": dict(outcomes), "dry_run": given.dry_run}))
     else:
