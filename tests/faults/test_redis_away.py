@@ -413,6 +413,8 @@ async def test_a_failure_whose_answer_was_lost_uses_up_one_attempt(
     async with bench.worker(handlers, redis_url=proxy.url, lock_duration=30.0):
         (job_id,) = await bench.add({}, attempts=attempts, backoff={"type": "fixed", "delay": 50})
         await wait_until(lambda: calls)
+        # No other command is under way, whose reply the proxy would take for that of the failure.
+        await wait_until(lambda: bench.blocked() == 1, what="the block")
         lost = proxy.swallow_replies(matching=b"failedReason", cut=True)
         gate.set()
         await wait_until(lost.done.is_set, what="the lost reply")

@@ -483,6 +483,27 @@ async def test_a_server_that_comes_back_is_connected_to_again(
     assert await connection.call(Purpose.STATUS, "CLIENT", "GETNAME") == b"bull:dGVzdA=="
 
 
+async def test_who_gets_an_answer_may_give_the_connection_up(connect: Connections) -> None:
+    """It goes on while the answers behind its own, which lie there already, are still read."""
+    connection = await connect()
+
+    async def first() -> object:
+        answer = await connection.call(Purpose.STATUS, "ECHO", "1")
+        connection.abort("enough")
+        return answer
+
+    task = asyncio.create_task(first())
+    await asyncio.sleep(0)
+    others = [connection.call(Purpose.STATUS, "ECHO", "2") for _ in range(3)]
+
+    assert await task == b"1"
+    for other in others:
+        with pytest.raises(ReplyLost, match="enough"):
+            await other
+    await connection.open()
+    assert await connection.call(Purpose.STATUS, "ECHO", "3") == b"3"
+
+
 async def test_closing_fails_what_is_unanswered(connect: Connections) -> None:
     connection = await connect()
     unanswered = connection.call(Purpose.STATUS, "BZPOPMIN", "marker", 0.3)

@@ -23,6 +23,7 @@ from redis.asyncio import Redis
 
 import convolab_worker
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker.connection.unanswered import Answer
 from convolab_worker.telemetry.logging import configure_logging
 from convolab_worker.worker.execution.handler_call import HandlerCall
 from tests.support.log_setup import logging_restored
@@ -33,8 +34,11 @@ JOBS = 300
 PACKAGE = str(Path(convolab_worker.__file__).parent)
 ROOT = Path(__file__).parents[2]
 # Measured on Python 3.11, which counts most: later ones inline comprehensions.
-CALLS_A_JOB = {1: 130, 50: 137}  # by concurrency
+CALLS_A_JOB = {1: 119, 50: 127}  # by concurrency
 CALLS_OF_ITS_LOG = 7  # of two lines, in the command line's own format
+# At concurrency 1: a read with the job's start, its handler, its end. From Python 3.12 on a task's
+# first step needs no turn of its own, and one is left.
+TURNS_A_JOB = 1.25 if sys.version_info >= (3, 12) else 3.25
 WRITES_A_JOB = 0.4  # at concurrency 50
 CALLS_AN_ADD = 42
 CALLS_AN_ADD_OF_MANY = 32
@@ -50,11 +54,18 @@ def log_file(tmp_path: Path) -> Iterator[TextIO]:
         yield file
 
 
+_TURN = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 class Calls:
-    """Counts the calls of this package's functions, and each resumption of a coroutine."""
+    """Counts the calls of this package's functions, and each resumption of a coroutine.
+
+    ``turns`` are those of the event loop.
+    """
 
     def __init__(self) -> None:
         self.by_function: Counter[str] = Counter()
+        self.turns = 0
 
     def __enter__(self) -> Self:
         sys.setprofile(self._count)
@@ -67,6 +78,8 @@ class Calls:
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(PACKAGE):
             self.by_function[f"{Path(code.co_filename).stem}.{code.co_qualname}"] += 1
+        elif event == "call" and code is _TURN:
+            self.turns += 1
 
     def each(self, times: int) -> float:
         """Calls for one of so many."""
@@ -104,7 +117,9 @@ async def test_a_job_costs_few_calls_and_one_command(
         sent["fetch"]["sent"] + sent["complete"]["sent"]
     ) / JOBS <= COMMANDS_A_JOB + concurrency / JOBS
     assert calls.each(JOBS) <= CALLS_A_JOB[concurrency], calls.told(JOBS)
-    if concurrency > 1:
+    if concurrency == 1:
+        assert calls.turns / JOBS <= TURNS_A_JOB
+    else:
         assert calls.by_function["connection.Connection._flush"] / JOBS <= WRITES_A_JOB
 
 
@@ -157,7 +172,7 @@ class Journey:
             return
         if event == "call" and any(map(self._is_in, _arguments(frame))):
             self._hand_on(_caller_of(frame), here)
-            self._is_sent = frame.f_code.co_qualname == "Connection._send"
+            self._is_sent = frame.f_code.co_qualname == "Connection.send"
         elif event == "return" and self._is_in(value):
             self._hand_on(here, _caller_of(frame))
 
@@ -194,9 +209,12 @@ def module_of(frame: FrameType) -> str | None:
 
 
 def stack_of(frame: FrameType | None) -> list[str]:
-    """The package's modules on a frame's stack, the innermost last, each run of one once."""
+    """The package's modules on a frame's stack, the innermost last, each run of one once.
+
+    Redis's answer calls nobody: what waited for it goes on where it stood.
+    """
     modules: list[str] = []
-    while frame is not None:
+    while frame is not None and frame.f_code is not Answer.deliver.__code__:
         module = module_of(frame)
         if module is not None and modules[-1:] != [module]:
             modules.append(module)

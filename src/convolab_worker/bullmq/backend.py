@@ -146,7 +146,9 @@ class Backend:
         raw = await run_script(self.connection, Purpose.COMPLETE, call)
         fetched = read_fetch(job.queue, job.token, raw)
         inner = script_costs.transition(call, raw, job=job, fetched=fetched.job)
-        self.counter.count_inner(Purpose.COMPLETE, inner + self._more_costs(call, fetched, raw))
+        if self._is_limited or self._has_metrics:
+            inner += self._more_costs(call, fetched, raw)
+        self.counter.inner[Purpose.COMPLETE] += inner
         if isinstance(raw, int) and raw < 0:
             raise _refused(raw)
         return fetched

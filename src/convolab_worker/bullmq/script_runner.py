@@ -38,7 +38,6 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
     """
     scripts = connection.scripts
     found = script(call.script)
-    command = ("EVALSHA", found.sha, len(call.keys), *call.keys, *call.args)
     while True:
         is_known = found.sha in scripts.known
         if not is_known and (asked := scripts.asked.get(found.sha)) is not None:
@@ -48,36 +47,40 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
                 raise ReplyLost(msg)
             continue
         try:
-            if is_known:
-                answer = await connection.call(purpose, *command)
+            if not is_known:
+                answer = await _ask(scripts, found, connection, purpose, call)
+            elif call.packed is not None:
+                packed = found.head(len(call.args)) + call.packed
+                answer = await connection.send(purpose, packed)
             else:
-                answer = await _ask(scripts, found, connection, purpose, command)
+                answer = await connection.call(
+                    purpose, "EVALSHA", found.sha, len(call.keys), *call.keys, *call.args
+                )
         except RedisUnavailable as error:
-            if not isinstance(error, RedisRefused):
-                scripts.known.clear()
-            if not _is_unknown(error):
-                raise
-            scripts.known.discard(found.sha)
+            if _is_known_no_more(scripts, found, error):
+                continue
+            raise
         else:
             if call.inner:
-                connection.counter.count_inner(purpose, call.inner)
+                connection.counter.inner[purpose] += call.inner
             return answer
 
 
 async def _ask(
-    scripts: KnownScripts, found: Script, connection: Connection, purpose: Purpose, command: Any
+    scripts: KnownScripts, found: Script, connection: Connection, purpose: Purpose, call: Call
 ) -> Any:
     """Runs a script that may be unknown to the server, while other calls of it wait."""
     asked = scripts.asked[found.sha] = asyncio.Event()
+    rest = (len(call.keys), *call.keys, *call.args)
     try:
         try:
-            answer = await connection.call(purpose, *command)
+            answer = await connection.call(purpose, "EVALSHA", found.sha, *rest)
         except RedisRefused as error:
             if not _is_unknown(error):
                 # Or all who wait would be refused one by one.
                 scripts.known.add(found.sha)
                 raise
-            answer = await connection.call(purpose, "EVAL", found.text, *command[2:])
+            answer = await connection.call(purpose, "EVAL", found.text, *rest)
         scripts.known.add(found.sha)
         return answer
     finally:
@@ -115,6 +118,16 @@ async def run_pipeline(
         if isinstance(answer, BaseException):
             raise answer
     return answers
+
+
+def _is_known_no_more(scripts: KnownScripts, found: Script, error: RedisUnavailable) -> bool:
+    """Whether a call failed since the server does not have its script: it is worth another one."""
+    if not isinstance(error, RedisRefused):
+        scripts.known.clear()
+    if not _is_unknown(error):
+        return False
+    scripts.known.discard(found.sha)
+    return True
 
 
 def _is_unknown(answer: object) -> bool:

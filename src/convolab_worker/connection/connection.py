@@ -34,7 +34,7 @@ from convolab_worker.connection.opening import (
     why_not_open,
 )
 from convolab_worker.connection.route import Redirects, Route
-from convolab_worker.connection.unanswered import SilenceTimer, pack
+from convolab_worker.connection.unanswered import Answer, SilenceTimer, pack
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=RedisRefused)
         self._pending: deque[Unanswered] = deque()
         self._out: list[bytes] = []
-        self._flush_due = False
+        self._flush_due = self._is_reading = False
         self._silence = SilenceTimer(self._pending, self._on_silence)
         self._opening: asyncio.Task[None] | None = None
         self._identity: ClientIdentity | None = None
@@ -236,25 +236,29 @@ class Connection(asyncio.Protocol):
         The future raises RedisRefused for an error reply, and ReplyLost when the connection went
         away first, in which case the command may or may not have run.
         """
+        return self.send(purpose, pack(args), timeout=timeout)
+
+    def send(
+        self, purpose: Purpose, packed: bytes, *, timeout: float | None = None
+    ) -> asyncio.Future[Any]:
+        """Send one command that is packed already, as ``call`` does."""
         if not self._open:
             future = asyncio.get_running_loop().create_future()
             _fail(future, RedisUnavailable(f"not connected to Redis at {self._route.address}"))
             return future
-        future = self._loop.create_future()
-        self._send(future, pack(args), self._timeout if timeout is None else timeout)
-        self.counter.count(purpose)
-        return future
-
-    def _send(self, future: asyncio.Future[Any], packed: bytes, seconds: float) -> None:
-        loop = self._loop
-        self._pending.append((future, loop.time() + seconds, packed, seconds))
+        loop, seconds = self._loop, self._timeout if timeout is None else timeout
+        answer = Answer(loop=loop)
+        self._pending.append((answer, loop.time() + seconds, packed, seconds))
         self._out.append(packed)
         unsent, unanswered = len(self._out), len(self._pending)
         if unanswered == 1 or (unsent >= _FLUSH_AT and 2 * unsent >= unanswered):
             self._flush()
         elif not self._flush_due:
             self._flush_due = True
-            loop.call_soon(self._flush)
+            if not self._is_reading:  # the end of the reading flushes
+                loop.call_soon(self._flush)
+        self.counter.sent[purpose] += 1
+        return answer
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -348,17 +352,26 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._silence.heard_at = self._loop.time()
-        reader, pending = self._reader, self._pending
+        self._is_reading = True
+        try:
+            self._read(data)
+        except hiredis.ProtocolError as error:
+            where = self._route.address
+            self._drop(ReplyLost(f"Redis at {where} spoke something else: {error}"))
+        finally:
+            self._is_reading = False
+        if self._flush_due:
+            self._flush()
+
+    def _read(self, data: bytes) -> None:
+        """Deliver each answer; who gets one goes on at once, and may send, or drop all of this."""
+        reader, pending, transport = self._reader, self._pending, self._transport
         reader.feed(data)
-        while True:
-            try:
-                answer = reader.gets()
-            except hiredis.ProtocolError as error:
-                where = self._route.address
-                self._drop(ReplyLost(f"Redis at {where} spoke something else: {error}"))
-                return
+        while self._transport is transport:
+            answer = reader.gets()
             if answer is False:
-                self._all_read()
+                if self._unfit is not None or self._redirects.commands:
+                    self._all_read()
                 return
             if not pending and self.on_message is not None:
                 self.on_message(answer)
@@ -368,11 +381,12 @@ class Connection(asyncio.Protocol):
                 self._drop(ReplyLost(f"Redis at {where} answered what was not asked"))
                 return
             command = pending.popleft()
-            is_greeting, self._greetings = self._greetings > 0, max(self._greetings - 1, 0)
+            if is_greeting := self._greetings > 0:
+                self._greetings -= 1
             if command[0].done():
                 continue
             if not isinstance(answer, RedisRefused):
-                command[0].set_result(answer)
+                command[0].deliver(answer)
             elif is_greeting or not self._sent_on(answer, command):
                 _fail(command[0], answer)
 
@@ -414,9 +428,12 @@ class Connection(asyncio.Protocol):
             if lost is error:
                 return
             raise
+        now = self._loop.time()
         for future, _, packed, seconds in commands:
             if not future.done():
-                self._send(future, packed, seconds)
+                self._pending.append((future, now + seconds, packed, seconds))
+                self._out.append(packed)
+        self._flush()
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

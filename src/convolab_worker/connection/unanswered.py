@@ -2,19 +2,81 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import hiredis
 
 if TYPE_CHECKING:
-    import asyncio
     from collections import deque
     from collections.abc import Callable
 
-# Its answer's future, deadline, packed bytes and time-out in seconds. A plain tuple, since one is
-# made for every command.
-Unanswered: TypeAlias = tuple["asyncio.Future[Any]", float, bytes, float]
+
+class Answer(asyncio.Future[Any]):
+    """The answer to come of one command.
+
+    ``deliver`` runs at once what waits for the answer, a task as a rule, where a plain future would
+    leave it to the next turn of the event loop. A failure or a cancellation comes in the next turn,
+    as any future's does: it may be told by a task, and a task can't run inside another one.
+    """
+
+    _waiting: tuple[Callable[[Any], object], contextvars.Context] | None = None
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None
+    ) -> None:
+        """Have ``fn`` called with the answer once it is there; the first one by ``deliver``."""
+        if self._waiting is None and not self.done():
+            self._waiting = fn, contextvars.copy_context() if context is None else context
+        else:
+            super().add_done_callback(fn, context=context)
+
+    def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
+        """Forget ``fn``; tells how often it was there."""
+        count = super().remove_done_callback(fn)
+        if self._waiting is not None and self._waiting[0] == fn:
+            self._waiting = None
+            count += 1
+        return count
+
+    def deliver(self, value: Any) -> None:
+        """Set the answer, and go on with what waits for it; only where no task is running."""
+        self.set_result(value)
+        waiting = self._waiting
+        if waiting is None:
+            return
+        self._waiting = None
+        fn, context = waiting
+        try:
+            context.run(fn, self)
+        except Exception as error:  # noqa: BLE001 - as the event loop does with a callback's error
+            self.get_loop().call_exception_handler(
+                {"message": f"Exception in callback {fn!r}", "exception": error, "future": self}
+            )
+
+    def set_exception(self, exception: type | BaseException, /) -> None:
+        """Set an error as the answer."""
+        super().set_exception(exception)
+        self._wake_soon()
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Give the answer up."""
+        is_given_up = super().cancel(msg)
+        self._wake_soon()
+        return is_given_up
+
+    def _wake_soon(self) -> None:
+        if self._waiting is not None and self.done():
+            fn, context = self._waiting
+            self._waiting = None
+            self.get_loop().call_soon(fn, self, context=context)
+
+
+# Its answer, deadline, packed bytes and time-out in seconds. A plain tuple, since one is made for
+# every command.
+Unanswered: TypeAlias = tuple[Answer, float, bytes, float]
 
 
 def pack(args: tuple[Any, ...]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -58,6 +59,7 @@ class _Done:
 
 
 _DONE = _Done()
+_FIRST_LOOK = threading.Lock()
 
 
 class Job(Generic[T, R]):
@@ -75,7 +77,7 @@ class Job(Generic[T, R]):
     """
 
     __slots__ = (
-        "_active_job", "_log", "_reporter", "_steps", "_subprocesses", "attempt", "cancelled",
+        "_active_job", "_cancelled", "_log", "_reporter", "_steps", "_subprocesses", "attempt",
         "data", "id", "kind", "max_attempts", "name", "queue", "resources", "starts",
     )  # fmt: skip
 
@@ -100,16 +102,25 @@ class Job(Generic[T, R]):
         self.queue: str = active_job.queue
         self.kind = kind
         self.data = data
-        self.resources: R = cast("R", resources)  # R is whatever the lifespan gives
+        self.resources: R = resources  # type: ignore[assignment] # R is what the lifespan gives
         self.attempt: int = active_job.attempt
         self.max_attempts: int = active_job.max_attempts
         self.starts: int = max(active_job.starts, 1)
-        self.cancelled = asyncio.Event()
+        self._cancelled: asyncio.Event | None = None
         self._reporter = reporter
         self._active_job = active_job
         self._steps: Steps | None = None
         self._log: structlog.typing.FilteringBoundLogger | None = None
         self._subprocesses: Subprocesses | None = None
+
+    @property
+    def cancelled(self) -> asyncio.Event:
+        """Set when the handler is to end; the class says when."""
+        if self._cancelled is None:
+            with _FIRST_LOOK:  # a handler's thread may look while the loop tells it to end
+                if self._cancelled is None:
+                    self._cancelled = asyncio.Event()
+        return self._cancelled
 
     @property
     def log(self) -> structlog.typing.FilteringBoundLogger:

@@ -58,7 +58,7 @@ def encode_json(value: Any, what: str = "result") -> str:
     """
     if type(value) is EncodedJson:
         return value.text
-    return _encoded(value, what, to_be_read=False)
+    return "null" if value is None else _encoded(value, what, to_be_read=False)
 
 
 def encode_data(value: Any, what: str = "data") -> str:

@@ -30,7 +30,8 @@ class Histogram:
 
     def observe(self, seconds: float) -> None:
         """Count one time; a negative one, from clocks that disagree, counts as zero."""
-        seconds = max(seconds, 0.0)
+        if seconds < 0:
+            seconds = 0.0
         self._buckets[bisect_left(BUCKETS, seconds)] += 1
         self.count += 1
         self.total += seconds

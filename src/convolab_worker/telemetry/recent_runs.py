@@ -55,13 +55,17 @@ class CountsOverTime:
 
     def count(self, at: float, kind: str, outcome: str) -> None:
         stretch = int(at // self._seconds)
-        kinds = self._counts.get(stretch)
-        if kinds is None:
-            kinds = self._counts[stretch] = {}
-            if len(self._counts) > self._kept:
-                del self._counts[min(self._counts)]
-        outcomes = kinds.setdefault(kind, {})
+        kinds = self._counts.get(stretch) or self._begin(stretch)
+        outcomes = kinds.get(kind)
+        if outcomes is None:
+            outcomes = kinds[kind] = {}
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+
+    def _begin(self, stretch: int) -> dict[str, dict[str, int]]:
+        kinds = self._counts[stretch] = {}
+        if len(self._counts) > self._kept:
+            del self._counts[min(self._counts)]
+        return kinds
 
     def lately(
         self, now: float, stretches: int | None = None

@@ -22,6 +22,7 @@ import pytest
 from bullmq.error_code import ErrorCode
 from bullmq.queue_keys import QueueKeys as TheirKeys
 from bullmq.redis_connection import SCRIPT_DEFINITIONS
+from msgspec.structs import replace
 
 import convolab_worker
 from convolab_worker.bullmq.protocol import job_options, records, scripts
@@ -468,7 +469,7 @@ async def test_a_schedulers_next_iteration_is_built_as_bullmq_builds_it(
         QueueKeys("prefix", "queue"), job, opts, next_at=NOW_MS + 1000, now_ms=NOW_MS
     )
 
-    assert readable(made._replace(args=[*made.args[:2], '{"n":1}', *made.args[3:]])) == readable(
+    assert readable(replace(made, args=[*made.args[:2], '{"n":1}', *made.args[3:]])) == readable(
         recorder.made
     )
 

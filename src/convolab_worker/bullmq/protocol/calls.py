@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
+from msgspec import Struct
 
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.job_options import end_options, is_true, number, short_options
 from convolab_worker.bullmq.protocol.keys import STATE_KEYS
+from convolab_worker.bullmq.protocol.packing import pack_one, pack_some
 from convolab_worker.bullmq.protocol.records import step_field
 
 if TYPE_CHECKING:
@@ -34,19 +36,34 @@ _SCHEDULER_KEYS = (
 
 
 _MOST_ROWS = 2**31  # which nobody keeps: no limit
+_MOST_ENDS = 1000
+_RETURN_VALUE = pack_some("returnvalue")
 
 
-class Call(NamedTuple):
+class Call(Struct, frozen=True):
     """One run of a script: its name, its KEYS and its ARGV.
 
     ``inner`` is how many commands the script runs inside Redis, where that is known before its
-    answer; 0 where ``script_costs`` reads it off the answer.
+    answer; 0 where ``script_costs`` reads it off the answer. ``packed`` is KEYS and ARGV as Redis
+    reads them, where that was put together of packed parts.
     """
 
     script: str
     keys: Sequence[str]
     args: Sequence[Any]
     inner: int = 0
+    packed: bytes | None = None
+
+
+class _End(Struct, frozen=True):
+    """The ``options`` of a job's end; and the last arguments of its call, which are packed.
+
+    They are those of a call that fetches the next job, and those of one that ends its job alone.
+    """
+
+    options: bytes
+    fetching: bytes
+    alone: bytes
 
 
 # The scripts that end a job.
@@ -88,6 +105,11 @@ class Transitions:
             target: (keys.named(*_FETCH_KEYS, target), f"{keys.base}metrics:{target}")
             for target in ("completed", "failed")
         }
+        self._completed_keys = (
+            pack_some(*self._finish_keys["completed"][0]),
+            pack_some(self._finish_keys["completed"][1], self._fetch_keys[-1]),
+        )
+        self._ends: dict[str, tuple[Mapping[str, Any], _End]] = {}
         self._delay_keys = keys.named(*_DELAY_KEYS)
         self._delay_more_keys = keys.named(*_DELAY_MORE_KEYS)
 
@@ -107,27 +129,46 @@ class Transitions:
         fields: Mapping[str, str] | None = None,
     ) -> Call:
         """Move a job to ``completed`` or ``failed`` and, if asked, fetch the next one."""
-        base = self._keys.base
+        base, fetch = self._keys.base, "1" if fetch_next else ""
         fixed, metrics = self._finish_keys[target]
-        keys = [*fixed, base + job.id, metrics, self._fetch_keys[-1]]
-        at_end = end_options(job.policy or job.opts, target)
-        opts = {"token": job.token, **self._finish_opts, **at_end}
-        args: list[Any] = [
-            job.id,
-            now_ms,
-            "returnvalue" if target == "completed" else "failedReason",
-            value,
-            target,
-            "1" if fetch_next else "",
-            base,
-            msgpack.packb(opts),
-        ]
+        job_key = base + job.id
+        keys = [*fixed, job_key, metrics, self._fetch_keys[-1]]
+        end = self._end(job.token, end_options(job.policy or job.opts, target))
+        result = "returnvalue" if target == "completed" else "failedReason"
+        args: list[Any] = [job.id, now_ms, result, value, target, fetch, base, end.options]
         if fields:
             args.append(_flat(fields))
-        if target == "completed" and job.steps:
+        if target == "failed":
+            return Call("moveToFinished", keys, args)
+        if job.steps:
             args.append(_packed([step_field(name) for name in job.steps]))
             return Call("finishWithSteps", keys, args)
-        return Call("moveToFinished", keys, args)
+        before, after = self._completed_keys
+        packed = b"".join(
+            (
+                before, pack_one(job_key), after,
+                pack_one(job.id), pack_one(str(now_ms)), _RETURN_VALUE, pack_one(value),
+                end.fetching if fetch_next else end.alone,
+            )
+        )  # fmt: skip
+        return Call("moveToFinished", keys, args, 0, packed)
+
+    def _end(self, token: str, at_end: Mapping[str, Any]) -> _End:
+        """What the jobs of one slot have in common, which have one token and mostly one policy."""
+        known = self._ends.get(token)
+        if known is not None and known[0] is at_end:
+            return known[1]
+        options: bytes = msgpack.packb({"token": token, **self._finish_opts, **at_end})
+        last = b"$%d\r\n%b\r\n" % (len(options), options)
+        end = _End(
+            options,
+            pack_some("completed", "1", self._keys.base) + last,
+            pack_some("completed", "", self._keys.base) + last,
+        )
+        if len(self._ends) >= _MOST_ENDS:
+            self._ends.clear()
+        self._ends[token] = at_end, end
+        return end
 
     def delay(
         self,

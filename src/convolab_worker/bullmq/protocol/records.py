@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
@@ -200,7 +200,7 @@ _SCORES_IN_A_MS = 0x1000
 _LATEST_DUE = 253_402_300_800  # the year 10000, which Python's dates end before
 
 
-class FetchResult(NamedTuple):
+class FetchResult(Struct, frozen=True):
     """The answer to a fetch: a job, or when there may be one.
 
     ``due_at`` is when the next delayed job is due (seconds since the epoch), ``limited_for`` how

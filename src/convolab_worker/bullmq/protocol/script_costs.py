@@ -120,12 +120,12 @@ def fetch(*, found: bool, job: ActiveJob | None = None, is_limited: bool = False
         return _FETCH_LIMITED if is_limited else _FETCH_NOTHING
     if job is None:
         return _FETCH_FOUND
-    was_delayed = job.starts == 1 and bool(job.opts.get("delay"))
-    return (
-        _FETCH_FOUND
-        + (_FROM_PRIORITIZED if job.opts.get("priority") else 0)
-        + (_PROMOTION if was_delayed else 0)
-    )
+    commands, opts = _FETCH_FOUND, job.opts
+    if opts.get("priority"):
+        commands += _FROM_PRIORITIZED
+    if job.starts == 1 and opts.get("delay"):
+        commands += _PROMOTION
+    return commands
 
 
 def limiter(*, found: bool) -> int:

@@ -12,8 +12,9 @@ import importlib.util
 import os
 import re
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from convolab_worker.bullmq.protocol.packing import pack_head
 from convolab_worker.errors import ConfigurationError
 
 # hashlib loads all that OpenSSL has, which is 0.6 MB and 2 ms of a start: Python's own ``random``
@@ -35,6 +36,14 @@ class Script(Struct, frozen=True):
     keys: int
     text: str
     sha: str
+    heads: dict[int, bytes] = field(default_factory=dict)
+
+    def head(self, arguments: int) -> bytes:
+        """Returns the beginning of a call with so many ARGV, as Redis reads it."""
+        known = self.heads.get(arguments)
+        if known is None:
+            known = self.heads[arguments] = pack_head(self.sha, self.keys, arguments)
+        return known
 
 
 @functools.cache

@@ -8,7 +8,6 @@ chain later. Whatever ends a chain frees its slot and takes its job out of the r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -262,7 +261,16 @@ class Fetcher:
     async def _serve(self, held: JobInHand, turn: Turn) -> tuple[JobInHand | None, FollowUp]:
         """Run and complete one job; the next one, if this slot has it, and what to ask."""
         queue = held.job.queue
-        outcome = held.outcome = await self._outcome(held)
+        try:
+            if self._is_stopped:
+                outcome: Outcome = Returned()
+            else:
+                if held.job.scheduler_id is not None:
+                    await self._completer.advance_scheduler(held.job)
+                outcome = await self._executor.run(held)
+        except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
+            outcome = self._executor.failure(error, held.job)
+        held.outcome = outcome
         if isinstance(outcome, Limited):  # before its return wakes this worker's own blocking read
             self._table.limited(queue, outcome.delay, time.time())
         turn.jobs += 1
@@ -300,16 +308,6 @@ class Fetcher:
         with self._slots.reserve() as slot:
             return await self._admit(held.job, slot, held.renewed_at), FollowUp.NONE
 
-    async def _outcome(self, held: JobInHand) -> Outcome:
-        if self._is_stopped:
-            return Returned()
-        try:
-            if held.job.scheduler_id is not None:
-                await self._completer.advance_scheduler(held.job)
-            return await self._executor.run(held)
-        except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
-            return self._executor.failure(error, held.job)
-
     async def _complete(self, held: JobInHand, outcome: Outcome, **how: bool) -> Completion:
         completion = await self._completer.complete(held, outcome, **how)
         if completion.is_refused:
@@ -322,8 +320,7 @@ class Fetcher:
                 wanted = self._table.place_freed(queue)
                 if wanted is not FollowUp.NONE:
                     await self._follow_up(queue, wanted)
-        with contextlib.suppress(Exception):  # a log that can't be written is no reason to stop
-            self._executor.report(held, completion.outcome)
+        self._executor.report(held, completion.outcome)
         if isinstance(completion.outcome, Lost):
             self._prober.stalled.schedule(held.job.queue, after=_LOST_SECONDS)
         return completion

@@ -64,7 +64,8 @@ class Reservation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end()
+        if self._is_held:
+            self.end()
 
     def end(self) -> None:
         """Free the slot, once: a job takes it, or nothing does."""
@@ -134,7 +135,8 @@ class Slots(Generic[T]):
         may find every slot used, and is parked too.
         """
         reservation.end()
-        if self.free > 0 and self._has_room(handler) and handler not in self._parked:
+        is_free = self._concurrency > self._running_count + self._reserved
+        if is_free and handler not in self._parked and self._has_room(handler):
             self._begin(handler, now)
             return True
         self._parkings += 1
@@ -203,6 +205,8 @@ class Slots(Generic[T]):
             self._rates.started(handler, now)
 
     def _has_room(self, handler: str) -> bool:
+        if not self._is_limited:
+            return True
         limit = self._limits.get(handler)
         has_place = limit is None or self._running[handler] < limit
         return has_place and not (self._has_rates and self._rates.is_waiting(handler))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -63,7 +63,7 @@ _log = Log()
 _PATIENT_REFUSALS = 5
 
 
-class Completion(NamedTuple):
+class Completion(Struct, frozen=True):
     """What was written of a job, and what came of the fetch with it.
 
     ``outcome`` is another than was asked for where BullMQ refused that one or the lock was lost.
@@ -166,19 +166,18 @@ class JobCompleter:
                     tries.outcome = too_large(tries.outcome, size, self._max_size)
                     continue
             try:
-                if not tries.losses:
-                    completion = await self._write(self._backend, held, tries.outcome, call)
-                else:
+                if tries.losses:
                     completion = await self._write_alone(held, tries.outcome, call)
+                elif type(tries.outcome) is Completed:
+                    result = await self._backend.transition(job, call)
+                    completion = Completion(tries.outcome, result)
+                else:
+                    completion = await self._write(self._backend, held, tries.outcome, call)
             except RedisUnavailable as error:
-                if await self._errors.was_written(job, error, call):
-                    return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
-                is_refused = isinstance(error, RedisRefused) and not is_about_size(str(error))
-                if once and is_refused:
-                    return Completion(tries.outcome, is_refused=True)
-                is_parent = isinstance(tries.outcome, AwaitsChildren)
-                size = held.job.largest_child if is_parent else size_of(call)
-                await self._not_written(held.job, tries, error, size)
+                if (
+                    end := await self._unavailable(held, tries, call, error, once=once)
+                ) is not None:
+                    return end
             except (ConvolabWorkerError, Refusal) as error:
                 tries.outcome = await self._errors.instead(
                     held, tries.outcome, error, was_refused=tries.refusals > 0
@@ -187,6 +186,19 @@ class JobCompleter:
                 self._reconnection.served()
                 return completion
         return Completion(tries.outcome)
+
+    async def _unavailable(
+        self, held: JobInHand, tries: _Tries, call: Call, error: RedisUnavailable, *, once: bool
+    ) -> Completion | None:
+        """What came of a write that Redis refused or did not answer; None to write again."""
+        if await self._errors.was_written(held.job, error, call):
+            return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
+        if once and isinstance(error, RedisRefused) and not is_about_size(str(error)):
+            return Completion(tries.outcome, is_refused=True)
+        is_parent = isinstance(tries.outcome, AwaitsChildren)
+        size = held.job.largest_child if is_parent else size_of(call)
+        await self._not_written(held.job, tries, error, size)
+        return None
 
     async def _not_written(
         self, job: ActiveJob, tries: _Tries, error: RedisUnavailable, size: int

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _SIGNAL_SECONDS = 0.5
 _LONGEST_REASON = 1000  # in a log line; the job has all of it
 _LONGEST_SHOWN = 300  # on the console
-_LABELS = {
+_LABELS: dict[type, str] = {
     Completed: "completed",
     Postponed: "postponed",
     Limited: "rate_limited",
@@ -60,7 +60,6 @@ _LABELS = {
     Lost: "lost",
 }
 NO_OPTIONS: Mapping[str, Any] = {}
-_NO_SPAN: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 NO_HANDLER = "(no handler)"
 """Stands for the handler, and the kind, of a job whose name nobody handles."""
 
@@ -176,9 +175,8 @@ class JobExecutor:
 
     def run(self, held: JobInHand) -> Coroutine[Any, Any, Outcome]:
         """Run the job, in its span if there are any; its outcome, whatever happens."""
-        return self._outcome(held) if self._tracing is NO_TRACING else self._traced(held)
-
-    def _outcome(self, held: JobInHand) -> Coroutine[Any, Any, Outcome]:
+        if self._tracing is not NO_TRACING:
+            return self._traced(held)
         hooks = self._handlers.failure_hooks
         return self._reported(held, hooks) if hooks.functions else self._attempt(held)
 
@@ -202,7 +200,8 @@ class JobExecutor:
     async def _traced(self, held: JobInHand) -> Outcome:
         with self._tracing.running(held.job) as tell:
             held.span = self._tracing.span()
-            outcome = await self._outcome(held)
+            hooks = self._handlers.failure_hooks
+            outcome = await self._reported(held, hooks)
             if isinstance(outcome, AwaitsChildren):
                 outcome = AwaitsChildren(outcome.children, self._tracing.carried())
             tell(outcome)
@@ -227,14 +226,16 @@ class JobExecutor:
             self._log.job("job.started", None, held.names)
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
-        call = HandlerCall(job, handler, self._threads, self._in_process(active_job, handler))
+        in_process = None if handler.process is None else self._in_process(active_job, handler)
+        call = HandlerCall(job, handler, self._threads, in_process)
         call.on_stuck = self._report_stuck
         held.call, held.reporter = call, reporter
         try:
             await call.run()
         finally:
             held.call = None
-        self._report_programs(call, active_job)
+        if call.aborted is not None or call.killed_programs:
+            self._report_programs(call, active_job)
         return await self._concluded(call, active_job, handler, reporter)
 
     async def _concluded(
@@ -310,29 +311,39 @@ class JobExecutor:
 
     def report(self, held: JobInHand, outcome: Outcome) -> None:
         """Count and log what the job has come to; in the span that it ran in, if there was one."""
-        with _NO_SPAN if held.span is None else self._tracing.resumed(held.span):
-            job, came = held.job, label(outcome)
-            now = time.time()
-            ran = max(now - job.processed_on / 1000, 0.0)
-            waited = max((job.processed_on - job.timestamp - job.delay) / 1000, 0.0)
-            kind = NO_HANDLER if held.handler is None else held.handler.kind
-            self._tracing.ended(job, outcome, ran)
-            reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
-            self.metrics.job_ended(
-                RecentRun(
-                    now, job.id, job.name, job.queue, kind, job.attempt, came, ran, waited,
-                    reason and reason[:_LONGEST_SHOWN],
-                )
-            )  # fmt: skip
-            if type(outcome) is Completed and not self._tells:
-                return
-            names = held.names or _names(held)
-            if isinstance(outcome, Failed):
-                self._tell_failure(outcome, named(names))
-            elif isinstance(outcome, Lost):
-                self._log.error("job.lost", {"reason": outcome.reason, **named(names)})
+        try:
+            if held.span is None:
+                self._report(held, outcome)
             else:
-                self._log.job(f"job.{came}", round(ran * 1000), names)
+                with self._tracing.resumed(held.span):
+                    self._report(held, outcome)
+        except Exception:  # noqa: BLE001 - a log that can't be written is no reason to stop
+            return
+
+    def _report(self, held: JobInHand, outcome: Outcome) -> None:
+        job, came = held.job, label(outcome)
+        now = time.time()
+        ran = max(now - job.processed_on / 1000, 0.0)
+        waited = max((job.processed_on - job.timestamp - job.delay) / 1000, 0.0)
+        kind = NO_HANDLER if held.handler is None else held.handler.kind
+        if self._tracing is not NO_TRACING:
+            self._tracing.ended(job, outcome, ran)
+        reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
+        self.metrics.job_ended(
+            RecentRun(
+                now, job.id, job.name, job.queue, kind, job.attempts_made + 1, came, ran, waited,
+                reason and reason[:_LONGEST_SHOWN],
+            )
+        )  # fmt: skip
+        if type(outcome) is Completed and not self._tells:
+            return
+        names = held.names or _names(held)
+        if isinstance(outcome, Failed):
+            self._tell_failure(outcome, named(names))
+        elif isinstance(outcome, Lost):
+            self._log.error("job.lost", {"reason": outcome.reason, **named(names)})
+        else:
+            self._log.job(f"job.{came}", round(ran * 1000), names)
 
     def _tell_failure(self, failed: Failed, names: dict[str, object]) -> None:
         """A failure for good is an error that somebody has to look at; one attempt is a warning."""
@@ -364,6 +375,6 @@ def _names(held: JobInHand) -> JobNames:
 
 
 def label(outcome: Outcome) -> str:
-    if isinstance(outcome, Failed):
+    if type(outcome) is Failed:
         return "failed" if outcome.retry_in is None else "retried"
     return _LABELS[type(outcome)]

@@ -33,7 +33,7 @@ from convolab_worker.telemetry.log_context import bind_job
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from types import FrameType
 
     from convolab_worker.handlers.handler import Handler
@@ -86,6 +86,26 @@ class HandlerCall:
     In the last case a thread waits for the process.
     """
 
+    # What most calls leave as it is stands here, and not in each of them: every job makes one.
+    _task: asyncio.Task[None] | None = None
+    _thread: HandlerThread | None = None  # while it makes this call
+    _thread_id: int | None = None  # of the thread that it runs in, if not the loop's
+    _chain: MiddlewareChain | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _began = False
+    _is_over = False  # ended or abandoned
+    _over: asyncio.Future[None] | None = None  # for ``run``, while it waits for that
+    _value: Any = None
+    error: BaseException | None = None
+    aborted: Abort | None = None
+    abandoned = False
+    killed = False
+    # Programs that the handler left running: job.subprocess's, killed, and others, which run.
+    killed_programs: Sequence[str] = ()
+    running_programs: Sequence[str] = ()
+    # Called while the handler still stands where it is: its time is over, or it is abandoned.
+    on_stuck: Callable[[HandlerCall], None] | None = None
+
     def __init__(
         self,
         job: Job[Any],
@@ -98,23 +118,6 @@ class HandlerCall:
         self._threads = threads
         self._in_process = in_process
         self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._task: asyncio.Task[None] | None = None
-        self._thread: HandlerThread | None = None  # while it makes this call
-        self._thread_id: int | None = None  # of the thread that it runs in, if not the loop's
-        self._chain: MiddlewareChain | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._began = False
-        self._value: Any = None
-        self.error: BaseException | None = None
-        self.aborted: Abort | None = None
-        self.abandoned = False
-        self.killed = False
-        # Programs that the handler left running: job.subprocess's, killed, and others, which run.
-        self.killed_programs: list[str] = []
-        self.running_programs: list[str] = []
-        # Called while the handler still stands where it is: its time is over, or it is abandoned.
-        self.on_stuck: Callable[[HandlerCall], None] | None = None
 
     async def run(self) -> None:
         """Start the handler and wait until it has ended or has been abandoned."""
@@ -127,14 +130,16 @@ class HandlerCall:
         else:
             name = f"job {self._job.name} {self._job.id}"
             self._task = _begin(self._call(), self._loop, name)
-        if self._ended.done():  # it needed nothing to wait for, and no turn of the loop
+        if self._is_over:  # it needed nothing to wait for, and no turn of the loop
             self._end_programs()
             return
-        if self._in_process is None:
+        if self._in_process is None and self._handler.timeout is not None:
             self._start_clock()
+        self._over = asyncio.Future(loop=self._loop)
         try:
-            await self._ended
+            await self._over
         except asyncio.CancelledError:  # nobody waits for it any more
+            self._is_over = True
             self._job.cancelled.set()
             if self._task is not None:
                 self._task.cancel()
@@ -171,7 +176,7 @@ class HandlerCall:
 
     def _start_clock(self) -> None:
         """From now on the time-out counts."""
-        if self._handler.timeout is not None and self.aborted is None and not self._ended.done():
+        if self._handler.timeout is not None and self.aborted is None and not self._is_over:
             self._timer = self._loop.call_later(self._handler.timeout, self._time_out)
 
     async def _call(self) -> None:
@@ -252,8 +257,9 @@ class HandlerCall:
         return value.decoded() if type(value) is EncodedJson else value
 
     def _end(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+        self._is_over = True
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
 
     def _time_out(self) -> None:
         self._tell_stuck()
@@ -261,7 +267,7 @@ class HandlerCall:
 
     def abort(self, abort: Abort) -> None:
         """Tell the handler to end; of several aborts the first says what the job comes to."""
-        if self._ended.done():
+        if self._is_over:
             return
         if self.aborted is None:
             self.aborted = abort
@@ -281,23 +287,23 @@ class HandlerCall:
         self._timer = self._loop.call_later(abort.patience, self._abandon)
 
     def _abandon(self) -> None:
-        if self._in_process is not None and not self.killed and not self._ended.done():
+        if self._in_process is not None and not self.killed and not self._is_over:
             self.killed = True
             self._tell_stuck()
             self._in_process.kill()
             self._timer = self._loop.call_later(_KILLED_SECONDS, self._abandon)
-        elif not self._ended.done():
+        elif not self._is_over:
             self.abandoned = True
             self._tell_stuck()
             self._leave_thread()
-            self._ended.set_result(None)
+            self._end()
 
     def _leave_thread(self) -> None:
         if self._thread is not None:
             self._threads.abandon(self._thread)
 
     def _tell_stuck(self) -> None:
-        if self.on_stuck is not None and not self._ended.done():
+        if self.on_stuck is not None and not self._is_over:
             self.on_stuck(self)
 
     @property
@@ -343,9 +349,11 @@ def _begin(
     handling: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str
 ) -> asyncio.Task[None]:
     """A task of the handler's own; from Python 3.12 on it begins at once, not in the next turn."""
-    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+    if loop.get_task_factory() is not None:
+        return loop.create_task(handling, name=name)
+    if sys.version_info >= (3, 12):
         return asyncio.Task(handling, loop=loop, name=name, eager_start=True)
-    return loop.create_task(handling, name=name)
+    return asyncio.Task(handling, loop=loop, name=name)
 
 
 def job_of_frame(frame: FrameType) -> dict[str, Any] | None:

@@ -59,6 +59,7 @@ class ReportWriter:
         self._counter = counter
         self.interval = interval
         self.loop = asyncio.get_running_loop()
+        self.lock = threading.Lock()  # of what its reporters keep, which threads of handlers write
 
     def reporter(self, held: HeldLock) -> BufferedReporter:
         return BufferedReporter(held, self)
@@ -72,22 +73,24 @@ class ReportWriter:
 class BufferedReporter:
     """Keeps one job's newest progress and its log rows until they are written."""
 
+    # What a job that reports nothing leaves as it is stands here: there is a reporter for each job.
+    _progress: str | None = None
+    newest: str | None = None  # written or not
+    _due = False
+    _closed = False
+    _timer: asyncio.TimerHandle | None = None
+    _writing: asyncio.Task[None] | None = None
+    _written_at = float("-inf")
+    _losses = 0  # reports in a row with which the connection was lost
+
     def __init__(self, held: HeldLock, writer: ReportWriter) -> None:
         self._held = held
         self._job = held.job
         self._writer = writer
-        self.loop: asyncio.AbstractEventLoop | None = writer.loop
-        self._recording: dict[asyncio.Task[bytes], int] = {}  # and the bytes of each
-        self._lock = threading.Lock()
-        self._progress: str | None = None
-        self.newest: str | None = None  # written or not
+        self._lock = writer.lock
         self._rows: list[str] = []
-        self._due = False
-        self._closed = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._writing: asyncio.Task[None] | None = None
-        self._written_at = float("-inf")
-        self._losses = 0  # reports in a row with which the connection was lost
+        self._recording: dict[asyncio.Task[bytes], int] = {}  # and the bytes of each
+        self.loop: asyncio.AbstractEventLoop | None = writer.loop
 
     def progress(self, value: Any) -> None:
         """Take the newest progress. Raises InvalidResult if it is not JSON."""

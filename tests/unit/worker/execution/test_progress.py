@@ -26,6 +26,7 @@ class Writes:
         self.interval = interval
         self.max_size = 2**20
         self.loop = asyncio.get_running_loop()
+        self.lock = threading.Lock()
         self.down = down
         self.made: list[tuple[str | None, list[str]]] = []
         self.written = asyncio.Event()
