@@ -30,6 +30,7 @@ from examples.benchmarks.benchkit.process import (
     OURS_UVLOOP,
     Contender,
     WorkerProcess,
+    ours_newer,
 )
 from examples.benchmarks.benchkit.report import progress, quantile
 from examples.benchmarks.benchkit.section import Section, run_alone
@@ -78,7 +79,7 @@ def measure(options: argparse.Namespace) -> Section:
     with Bench() as bench, ExitStack() as ends:
         workers: dict[str, Idle] = {
             contender.label: _Bullmq(bench, contender, ends)
-            for contender in (OURS, OURS_QUIET, OURS_UVLOOP, BULLMQ_NODE)
+            for contender in (OURS, OURS_QUIET, *ours_newer(), OURS_UVLOOP, BULLMQ_NODE)
         }
         taskiq = workers["taskiq"] = _Taskiq(bench.server, ends)
         for worker in workers.values():

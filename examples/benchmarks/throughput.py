@@ -30,13 +30,21 @@ from examples.benchmarks.benchkit.process import (
     OURS_QUIET,
     OURS_UVLOOP,
     Contender,
+    ours_newer,
 )
 from examples.benchmarks.benchkit.report import progress
 from examples.benchmarks.benchkit.section import Section, run_alone
 
 _KNOWN = {
     each.key: each
-    for each in (CONTENDERS["ours"], BULLMQ_NODE, OURS_QUIET, OURS_UVLOOP, BULLMQ_PYTHON)
+    for each in (
+        CONTENDERS["ours"],
+        BULLMQ_NODE,
+        OURS_QUIET,
+        *ours_newer(),
+        OURS_UVLOOP,
+        BULLMQ_PYTHON,
+    )
 }
 # bullmq's Python worker takes as much longer.
 _FEWER = 4

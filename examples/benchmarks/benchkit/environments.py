@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -14,12 +15,14 @@ from examples.benchmarks.benchkit.report import progress
 
 PLAIN = "plain"
 UVLOOP = "uvloop"
+NEWER = "newer"
 TASKIQ = "taskiq"
 # What is installed beside what it needs itself; ours is built from this repository.
 _HERE = "convolab_worker"
 _PACKAGES = {
     PLAIN: (_HERE,),
     UVLOOP: (f"{_HERE}[uvloop]",),
+    NEWER: (_HERE,),
     TASKIQ: ("taskiq-redis>=1.1",),
     "saq": ("saq[redis]>=0.24", "typing-extensions"),  # it imports what it does not ask for
     "streaq": ("streaq>=6",),
@@ -40,12 +43,28 @@ def python_of(environment: str) -> str:
     is_ours = packages[0].startswith(_HERE)
     if not python.exists():
         progress(f"making the environment {home.name}")
-        venv.create(home, with_pip=True)
+        if environment == NEWER:
+            subprocess.run([str(newer_python()), "-m", "venv", str(home)], check=True)
+        else:
+            venv.create(home, with_pip=True)
         _pip(python, *(_from_here(each) for each in packages))
     elif is_ours:
         _pip(python, "--force-reinstall", "--no-deps", str(_wheel()))
         _pip(python, *(_from_here(each) for each in packages))  # what it needs now, too
     return str(python)
+
+
+@functools.cache
+def newer_python() -> str | None:
+    """The newest Python of this machine, if it is newer than the one that runs this."""
+    for minor in range(20, sys.version_info.minor, -1):
+        found = shutil.which(f"python3.{minor}")
+        if (
+            found
+            and subprocess.run([found, "-V"], capture_output=True, check=False).returncode == 0
+        ):
+            return found
+    return None
 
 
 def installed(environment: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from examples.benchmarks.benchkit.child import ROOT, LineProcess
-from examples.benchmarks.benchkit.environments import PLAIN, UVLOOP, python_of
+from examples.benchmarks.benchkit.environments import NEWER, PLAIN, UVLOOP, newer_python, python_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,6 +63,18 @@ class Added:
     def rate(self) -> float:
         """Jobs a second."""
         return self.jobs / self.seconds
+
+
+def ours_newer() -> list[Contender]:
+    """This worker on a newer Python; nothing where there is none on this machine."""
+    python = newer_python()
+    if python is None:
+        return []
+    label = f"this worker, on Python {Path(python).name.removeprefix('python')}"
+    one = Contender(
+        key="ours-newer", label=label, program="ours.py", environment=NEWER, options={"log": True}
+    )
+    return [one]
 
 
 class WorkerProcess(LineProcess):

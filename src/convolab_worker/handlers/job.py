@@ -103,7 +103,7 @@ class Job(Generic[T, R]):
         self.kind = kind
         self.data = data
         self.resources: R = resources  # type: ignore[assignment] # R is what the lifespan gives
-        self.attempt: int = active_job.attempt
+        self.attempt: int = active_job.attempts_made + 1
         self.max_attempts: int = active_job.max_attempts
         self.starts: int = max(active_job.starts, 1)
         self._cancelled: asyncio.Event | None = None

@@ -43,8 +43,11 @@ class JobReporter(Protocol):
     def update_data(self, data: str) -> Coroutine[Any, Any, None]:
         """Write the job's data, JSON text."""
 
-    async def finish(self) -> None:
-        """Write what is unwritten, before the job's outcome is written, and nothing after it."""
+    def finish(self) -> Coroutine[Any, Any, None] | None:
+        """Take nothing more, and return what writes the rest before the job's outcome is written.
+
+        None where everything is written, as it is for most jobs.
+        """
 
     def close(self) -> None:
         """Write nothing more: another worker has the job."""

@@ -280,7 +280,7 @@ class _Recorder:
     async def drop_children(self) -> None:
         """Nothing: no child was enqueued."""
 
-    async def finish(self) -> None:
+    def finish(self) -> None:
         self.close()
 
     def close(self) -> None:

@@ -105,6 +105,7 @@ class Transitions:
             target: (keys.named(*_FETCH_KEYS, target), f"{keys.base}metrics:{target}")
             for target in ("completed", "failed")
         }
+        self._base = keys.base.encode("utf-8", "surrogateescape")
         self._completed_keys = (
             pack_some(*self._finish_keys["completed"][0]),
             pack_some(self._finish_keys["completed"][1], self._fetch_keys[-1]),
@@ -131,8 +132,7 @@ class Transitions:
         """Move a job to ``completed`` or ``failed`` and, if asked, fetch the next one."""
         base, fetch = self._keys.base, "1" if fetch_next else ""
         fixed, metrics = self._finish_keys[target]
-        job_key = base + job.id
-        keys = [*fixed, job_key, metrics, self._fetch_keys[-1]]
+        keys = [*fixed, base + job.id, metrics, self._fetch_keys[-1]]
         end = self._end(job.token, end_options(job.policy or job.opts, target))
         result = "returnvalue" if target == "completed" else "failedReason"
         args: list[Any] = [job.id, now_ms, result, value, target, fetch, base, end.options]
@@ -144,10 +144,15 @@ class Transitions:
             args.append(_packed([step_field(name) for name in job.steps]))
             return Call("finishWithSteps", keys, args)
         before, after = self._completed_keys
+        job_id, ended_at = job.id.encode("utf-8", "surrogateescape"), b"%d" % now_ms
         packed = b"".join(
             (
-                before, pack_one(job_key), after,
-                pack_one(job.id), pack_one(str(now_ms)), _RETURN_VALUE, pack_one(value),
+                before,
+                b"$%d\r\n%b%b\r\n" % (len(self._base) + len(job_id), self._base, job_id),
+                after,
+                b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(job_id), job_id, len(ended_at), ended_at),
+                _RETURN_VALUE,
+                pack_one(value),
                 end.fetching if fetch_next else end.alone,
             )
         )  # fmt: skip

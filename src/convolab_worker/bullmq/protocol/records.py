@@ -94,6 +94,7 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
     attempts_made = 0 if made is None else whole_number(made)
     if made_before is not None:
         attempts_made = max(attempts_made, whole_number(made_before))
+    added, begun, starts = get(b"timestamp"), get(b"processedOn"), get(b"ats")
     stalls, delay, moved_from = get(b"stc"), get(b"delay"), get(b"movedFrom")
     deferred, parent, scheduler = get(b"defa"), get(b"parentKey"), get(b"rjk")
     steps: dict[str, bytes] = {}
@@ -106,10 +107,10 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         (name or b"").decode("utf-8", "surrogateescape"),
         data or b"{}",  # as Node reads what another program has left out
         opts,
-        whole_number(get(b"timestamp")),
-        whole_number(get(b"processedOn")),
+        whole_number(added),
+        whole_number(begun),
         attempts_made,
-        whole_number(get(b"ats")),
+        1 if starts == b"1" else whole_number(starts),
         0 if delay == b"0" else whole_number(delay),
         text(deferred) if deferred else None,
         text(parent) if parent else None,

@@ -120,6 +120,10 @@ def fetch(*, found: bool, job: ActiveJob | None = None, is_limited: bool = False
         return _FETCH_LIMITED if is_limited else _FETCH_NOTHING
     if job is None:
         return _FETCH_FOUND
+    return _fetched(job)
+
+
+def _fetched(job: ActiveJob) -> int:
     commands, opts = _FETCH_FOUND, job.opts
     if opts.get("priority"):
         commands += _FROM_PRIORITIZED
@@ -179,6 +183,6 @@ def _next(answer: Any, fetched: ActiveJob | None, *, was_asked: bool, otherwise:
     """The end of a script: the next job if one was asked for, and what is done without one."""
     if not isinstance(answer, list):
         return otherwise + (_FETCH_NOTHING if was_asked else 0)
-    if isinstance(answer[0], list):
-        return fetch(found=True, job=fetched)
-    return fetch(found=False, is_limited=bool(answer[2]))
+    if not isinstance(answer[0], list):
+        return _FETCH_LIMITED if answer[2] else _FETCH_NOTHING
+    return _FETCH_FOUND if fetched is None else _fetched(fetched)

@@ -123,13 +123,16 @@ class Fetcher:
             return None, self._table.fetch_empty(queue, result, time.time())
         # The answer may have lain unread while a handler blocked the loop: a lock is only kept once
         # its job is known.
-        if time.monotonic() - asked_at >= self._keeper.half_life and not (
-            await self._completer.still_holds(job)
-        ):
-            _log.warning("job.fetched_too_late", job_id=job.id, queue=queue)
-            return None, FollowUp.CHECK_STALLED
-        wanted = FollowUp.NONE if self._is_stopped else self._table.fetch_found(queue)
-        return await self._admit(job, slot, time.monotonic()), wanted
+        now = time.monotonic()
+        if now - asked_at >= self._keeper.half_life:
+            if not await self._completer.still_holds(job):
+                _log.warning("job.fetched_too_late", job_id=job.id, queue=queue)
+                return None, FollowUp.CHECK_STALLED
+            now = time.monotonic()
+        if self._is_stopped:
+            return await self._admit_unless_stopped(job, slot, now), FollowUp.NONE
+        wanted = self._table.fetch_found(queue)
+        return self._admit(self._receive(job, now), slot, now), wanted
 
     def _receive(self, job: ActiveJob, renewed_at: float, *, is_doubted: bool = False) -> JobInHand:
         """Register the job; its lock is kept from now on, and renewed at once if in doubt."""
@@ -138,21 +141,26 @@ class Fetcher:
         self._keeper.job_added(held)
         return held
 
-    async def _admit(
+    async def _admit_unless_stopped(
         self, job: ActiveJob, slot: Reservation, renewed_at: float, *, is_doubted: bool = False
     ) -> JobInHand | None:
         """Take a job in hand: it has the slot, is parked, or goes back if fetching has stopped."""
         held = self._receive(job, renewed_at, is_doubted=is_doubted)
-        if self._is_stopped:
-            slot.end()
-            try:
-                await self._complete(held, Returned())
-            finally:
-                self._executor.untrack(held)
-            return None
+        if not self._is_stopped:
+            return self._admit(held, slot, time.monotonic())
+        slot.end()
+        try:
+            await self._complete(held, Returned())
+        finally:
+            self._executor.untrack(held)
+        return None
+
+    def _admit(self, held: JobInHand, slot: Reservation, now: float) -> JobInHand | None:
+        """Give the job the slot at ``now`` (monotonic), or park it; None if it is parked."""
+        job = held.job
         self.found += 1
         self._prober.stalled.fetched(job.queue, time.time())
-        held.has_slot = self._slots.admit(slot, held.handler_key, held, time.monotonic())
+        held.has_slot = self._slots.admit(slot, held.handler_key, held, now)
         if held.has_slot:
             return held
         self._exemptions.begin(job)
@@ -181,7 +189,7 @@ class Fetcher:
         now = time.monotonic()
         if outcome is None:
             with self._slots.reserve() as slot:
-                return await self._admit(job, slot, now, is_doubted=True)
+                return await self._admit_unless_stopped(job, slot, now, is_doubted=True)
         held = self._receive(job, now, is_doubted=True)
         if not self._is_stopped:
             return held
@@ -243,7 +251,8 @@ class Fetcher:
                 self.lost.add(queue, current.job.token, current)
                 raise
             finally:
-                self._let_go(current)
+                if current.has_slot or current in self._executor.jobs:
+                    self._let_go(current)
         if wanted is not FollowUp.NONE:
             await self._follow_up(queue, wanted)
 
@@ -271,11 +280,14 @@ class Fetcher:
         except Exception as error:  # noqa: BLE001 - no thread to be had, a log that can't be written
             outcome = self._executor.failure(error, held.job)
         held.outcome = outcome
-        if isinstance(outcome, Limited):  # before its return wakes this worker's own blocking read
+        if type(outcome) is Limited:  # before its return wakes this worker's own blocking read
             self._table.limited(queue, outcome.delay, time.time())
         turn.jobs += 1
         self._free_slot(held)
-        if not await self._stays(queue, turn):
+        stays = self._stays(queue, turn)
+        if stays and len(self._table.states) > 1:
+            stays = await self._stays_after_a_look(queue, turn)
+        if not stays:
             completion = await self._complete(held, outcome, once=True)
             return await self._completed(held, outcome, completion)
         with self._slots.reserve() as slot:
@@ -306,7 +318,8 @@ class Fetcher:
     async def _rerun(self, held: JobInHand) -> tuple[JobInHand | None, FollowUp]:
         """Run the job again at once: all of its children had ended already."""
         with self._slots.reserve() as slot:
-            return await self._admit(held.job, slot, held.renewed_at), FollowUp.NONE
+            again = await self._admit_unless_stopped(held.job, slot, held.renewed_at)
+            return again, FollowUp.NONE
 
     async def _complete(self, held: JobInHand, outcome: Outcome, **how: bool) -> Completion:
         completion = await self._completer.complete(held, outcome, **how)
@@ -325,19 +338,19 @@ class Fetcher:
             self._prober.stalled.schedule(held.job.queue, after=_LOST_SECONDS)
         return completion
 
-    async def _stays(self, queue: str, turn: Turn) -> bool:
+    def _stays(self, queue: str, turn: Turn) -> bool:
         """Whether a slot that has just been freed fetches its next job from the same queue."""
-        table, slots, choice = self._table, self._slots, self._choice
-        if self._is_stopped or slots.has_startable or not choice.stays(queue, turn, time.time()):
+        if self._is_stopped or (self._slots.parked and self._slots.has_startable):
             return False
-        if len(table.states) > 1:
-            try:
-                await self._prober.probe_others(queue, time.time())
-            except RedisUnavailable as error:
-                _log.debug("redis.lost", error=str(error))
-            if not choice.stays(queue, turn, time.time()):
-                return False
-        return slots.free > 0
+        return self._choice.stays(queue, turn, time.time()) and self._slots.free > 0
+
+    async def _stays_after_a_look(self, queue: str, turn: Turn) -> bool:
+        """Whether it does so, once the worker's other queues were looked at, if it is time to."""
+        try:
+            await self._prober.probe_others(queue, time.time())
+        except RedisUnavailable as error:
+            _log.debug("redis.lost", error=str(error))
+        return self._choice.stays(queue, turn, time.time()) and self._slots.free > 0
 
     # ending
 

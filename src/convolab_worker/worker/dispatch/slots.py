@@ -54,23 +54,23 @@ class StartRates:
 class Reservation:
     """A free slot that is kept for a fetch; leaving the ``with`` block frees it unless used."""
 
-    __slots__ = ("_is_held", "_slots")
+    __slots__ = ("_slots", "is_held")
 
     def __init__(self, slots: Slots[T]) -> None:
         self._slots = slots
-        self._is_held = True
+        self.is_held = True
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_held:
+        if self.is_held:
             self.end()
 
     def end(self) -> None:
         """Free the slot, once: a job takes it, or nothing does."""
-        if self._is_held:
-            self._is_held = False
+        if self.is_held:
+            self.is_held = False
             self._slots.unreserve()
 
 
@@ -135,8 +135,11 @@ class Slots(Generic[T]):
         may find every slot used, and is parked too.
         """
         reservation.end()
-        is_free = self._concurrency > self._running_count + self._reserved
-        if is_free and handler not in self._parked and self._has_room(handler):
+        has_slot = self._concurrency > self._running_count + self._reserved
+        may_begin = handler not in self._parked and (
+            not self._is_limited or self._has_room(handler)
+        )
+        if has_slot and may_begin:
             self._begin(handler, now)
             return True
         self._parkings += 1
@@ -205,8 +208,6 @@ class Slots(Generic[T]):
             self._rates.started(handler, now)
 
     def _has_room(self, handler: str) -> bool:
-        if not self._is_limited:
-            return True
         limit = self._limits.get(handler)
         has_place = limit is None or self._running[handler] < limit
         return has_place and not (self._has_rates and self._rates.is_waiting(handler))

@@ -209,13 +209,12 @@ class JobExecutor:
 
     async def _attempt(self, held: JobInHand) -> Outcome:
         active_job, handler = held.job, held.handler
-        if active_job.deferred_failure is not None:
-            return Failed(await self._deferred_reason(active_job))
-        if active_job.problem is not None:
-            return Failed(active_job.problem)
-        if handler is None:
-            missing = _no_handler(active_job, self._handlers.names_on(active_job.queue))
-            return Failed(str(missing), error=missing)
+        if (
+            handler is None
+            or active_job.deferred_failure is not None
+            or active_job.problem is not None
+        ):
+            return await self._refused(active_job)
         reporter = self._report_to(held)
         try:
             job = prepare(active_job, handler, reporter)
@@ -234,17 +233,32 @@ class JobExecutor:
             await call.run()
         finally:
             held.call = None
-        if call.aborted is not None or call.killed_programs:
+        if call.aborted is not None or call.error is not None:
+            return await self._interrupted(call, active_job, handler, reporter)
+        if call.killed_programs:
             self._report_programs(call, active_job)
-        return await self._concluded(call, active_job, handler, reporter)
+        if (unwritten := reporter.finish()) is not None:
+            await unwritten
+        return conclude(call, active_job, handler, chance, self._handlers.strategies)
 
-    async def _concluded(
+    async def _refused(self, job: ActiveJob) -> Failed:
+        """Fail a job whose handler is not called."""
+        if job.deferred_failure is not None:
+            return Failed(await self._deferred_reason(job))
+        if job.problem is not None:
+            return Failed(job.problem)
+        missing = _no_handler(job, self._handlers.names_on(job.queue))
+        return Failed(str(missing), error=missing)
+
+    async def _interrupted(
         self, call: HandlerCall, job: ActiveJob, handler: Handler, reporter: JobReporter
     ) -> Outcome:
+        """What a job comes to whose handler was told to end, or raised."""
+        self._report_programs(call, job)
         if call.aborted is not None and call.aborted.kind is AbortKind.LOCK_LOST:
             reporter.close()
-        else:
-            await reporter.finish()
+        elif (unwritten := reporter.finish()) is not None:
+            await unwritten
         error = call.error if call.aborted is None else None
         if error is not None and await self._is_stopped_by(error):
             return Returned()
@@ -289,8 +303,8 @@ class JobExecutor:
             self._log.warning(
                 "job.subprocess_left",
                 {
-                    "killed": call.killed_programs,
-                    "running": call.running_programs,
+                    "killed": [*call.killed_programs],
+                    "running": [*call.running_programs],
                     **call.names,
                 },
             )
@@ -312,19 +326,20 @@ class JobExecutor:
     def report(self, held: JobInHand, outcome: Outcome) -> None:
         """Count and log what the job has come to; in the span that it ran in, if there was one."""
         try:
-            if held.span is None:
-                self._report(held, outcome)
-            else:
+            if held.span is not None:
                 with self._tracing.resumed(held.span):
                     self._report(held, outcome)
+            else:
+                self._report(held, outcome)
         except Exception:  # noqa: BLE001 - a log that can't be written is no reason to stop
             return
 
     def _report(self, held: JobInHand, outcome: Outcome) -> None:
-        job, came = held.job, label(outcome)
-        now = time.time()
-        ran = max(now - job.processed_on / 1000, 0.0)
-        waited = max((job.processed_on - job.timestamp - job.delay) / 1000, 0.0)
+        job, now = held.job, time.time()
+        came = "completed" if type(outcome) is Completed else label(outcome)
+        begun = job.processed_on / 1000
+        ran, waited = now - begun, begun - (job.timestamp + job.delay) / 1000
+        ran, waited = ran if ran > 0 else 0.0, waited if waited > 0 else 0.0
         kind = NO_HANDLER if held.handler is None else held.handler.kind
         if self._tracing is not NO_TRACING:
             self._tracing.ended(job, outcome, ran)

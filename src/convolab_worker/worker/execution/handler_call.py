@@ -130,9 +130,14 @@ class HandlerCall:
         else:
             name = f"job {self._job.name} {self._job.id}"
             self._task = _begin(self._call(), self._loop, name)
-        if self._is_over:  # it needed nothing to wait for, and no turn of the loop
-            self._end_programs()
-            return
+        try:
+            if not self._is_over:  # or it needed nothing to wait for, and no turn of the loop
+                await self._wait()
+        finally:
+            if self._job._subprocesses is not None:  # noqa: SLF001 - they end with us
+                self._end_programs()
+
+    async def _wait(self) -> None:
         if self._in_process is None and self._handler.timeout is not None:
             self._start_clock()
         self._over = asyncio.Future(loop=self._loop)
@@ -150,10 +155,9 @@ class HandlerCall:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            self._end_programs()
 
     def _end_programs(self) -> None:
-        if (programs := self._job._subprocesses) is not None:  # noqa: SLF001 - they end with us
+        if (programs := self._job._subprocesses) is not None:  # noqa: SLF001 - as above
             self.killed_programs = programs.end()
 
     def find_left_behind(self, since: float, *, is_alone: bool) -> None:
@@ -181,15 +185,15 @@ class HandlerCall:
 
     async def _call(self) -> None:
         self._began = True
-        self._bind_context()
-        handler = self._handler
+        handler, job = self._handler, self._job
+        bind_job(job.id, job.name, job.queue, job.attempt)
         try:
             if handler.middleware:
                 innermost = self._in_thread if handler.threaded else handler.function
                 self._chain = MiddlewareChain(handler.middleware, innermost)
-                self._value = await self._chain.run(self._job)
+                self._value = await self._chain.run(job)
             else:
-                self._value = await handler.function(self._job)
+                self._value = await handler.function(job)
         except BaseException as error:  # noqa: BLE001 - nothing a handler raises may end the worker
             self.error = error
         self._end()

@@ -17,7 +17,7 @@ from convolab_worker.errors import JobNotFound, LockLost, RedisUnavailable, Repl
 from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob
@@ -231,12 +231,13 @@ class BufferedReporter:
         if self._writing is not None:
             self._writing.cancel()
 
-    async def finish(self) -> None:
-        """Write what is unwritten, before the job's outcome is, and nothing after it.
-
-        A handler that was abandoned may go on, and report.
-        """
+    def finish(self) -> Coroutine[Any, Any, None] | None:
+        """Take nothing more, though a handler that was abandoned may go on; and write the rest."""
         self._closed = True
+        is_written = not self._due and self._writing is None and not self._recording
+        return None if is_written else self._finish()
+
+    async def _finish(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -19,6 +19,12 @@ from tests.unit.worker.execution.trials import SOON, active_job
 LONG = 3600.0
 
 
+async def finished(reporter: BufferedReporter) -> None:
+    """Have the reporter write what it has not written yet."""
+    if (unwritten := reporter.finish()) is not None:
+        await unwritten
+
+
 class Writes:
     """Where a job's reporter writes to: keeps each write, or refuses it."""
 
@@ -65,7 +71,7 @@ async def test_progress_that_is_not_json_is_refused_where_it_is_reported(value: 
 
     with pytest.raises(InvalidResult, match="progress"):
         reporter.progress(value)
-    await reporter.finish()
+    await finished(reporter)
 
     assert writes.made == []
 
@@ -82,7 +88,7 @@ async def test_the_first_progress_is_written_at_once_and_the_newest_at_the_end()
     for value in range(2, 100):
         reporter.progress(value)
         await asyncio.sleep(0)
-    await reporter.finish()
+    await finished(reporter)
 
     assert writes.progress == [1, 99]
 
@@ -99,7 +105,7 @@ async def test_progress_is_written_again_after_the_interval() -> None:
         reporter.progress(value)
         async with asyncio.timeout(SOON):
             await writes.written.wait()
-    await reporter.finish()
+    await finished(reporter)
 
     assert writes.progress == [1, 2]
 
@@ -120,7 +126,7 @@ async def test_progress_and_rows_from_many_threads_all_arrive() -> None:
         thread.start()
     for thread in threads:
         await asyncio.to_thread(thread.join)
-    await reporter.finish()
+    await finished(reporter)
 
     assert sorted(writes.rows) == sorted(f"{t} {n}" for t in range(8) for n in range(50))
     for number in range(8):
@@ -134,8 +140,7 @@ async def test_a_job_without_news_writes_nothing() -> None:
     """Most jobs cost no command for it."""
     writes = Writes()
 
-    await writes.reporter().finish()
-
+    assert writes.reporter().finish() is None
     assert writes.made == []
 
 
@@ -148,7 +153,7 @@ async def test_rows_wait_for_progress_and_progress_for_rows() -> None:
     reporter.log("one")
     reporter.progress(5)
     reporter.log("two")
-    await reporter.finish()
+    await finished(reporter)
 
     assert writes.made == [("5", ["one", "two"])]
 
@@ -161,7 +166,7 @@ async def test_a_handler_that_logs_without_end_keeps_its_newest_rows() -> None:
 
     for number in range(2_500):
         reporter.log(str(number))
-    await reporter.finish()
+    await finished(reporter)
 
     assert writes.rows == [str(number) for number in range(1_500, 2_500)]
 
@@ -173,7 +178,7 @@ async def test_a_row_can_always_be_sent() -> None:
     reporter = writes.reporter()
 
     reporter.log("bad \ud800 text")
-    await reporter.finish()
+    await finished(reporter)
 
     assert writes.rows == ["bad \\ud800 text"]
 
@@ -186,7 +191,7 @@ async def test_progress_that_can_not_be_written_fails_nothing() -> None:
 
     with capture_logs() as captured:
         reporter.progress(5)
-        await reporter.finish()
+        await finished(reporter)
 
     assert [entry["event"] for entry in captured] == ["job.report_lost"]
 
