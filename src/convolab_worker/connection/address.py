@@ -88,7 +88,7 @@ def _authorities(files: Mapping[str, str]) -> list[str]:
     if "ssl_ca_certs" in files:
         return []
     system = ssl.get_default_verify_paths()
-    return [path for path in (system.cafile, system.capath) if path is not None]
+    return [path for path in (system.cafile, system.capath) if path]
 
 
 def _version(path: str) -> tuple[int, int, int]:
