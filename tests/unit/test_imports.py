@@ -101,6 +101,14 @@ def loaded_by(program: str) -> set[str]:
             id="the-command-run",
         ),
         pytest.param(
+            f"{HANDLER}\n"
+            "from convolab_worker.server.server import wake_app; wake_app(Worker(handlers))",
+            {"bullmq", "redis", "pydantic", "importlib.resources", "zipfile"}
+            | {f"convolab_worker.{name}" for name in ("server.openapi", "client.console.client")}
+            | {f"convolab_worker.{name}" for name in ("bullmq.cron.words", "payloads.describe")},
+            id="a-wake-server-that-nobody-looks-at",
+        ),
+        pytest.param(
             "from convolab_worker.cli.main import main; main(['cost'])",
             HEAVY | {"asyncio", "structlog"},
             id="cost-without-a-picture",

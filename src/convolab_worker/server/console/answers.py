@@ -10,10 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.bullmq import schedulers
-from convolab_worker.bullmq.cron.words import in_words
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.facts import facts_of
-from convolab_worker.payloads.describe import payload_schema
 from convolab_worker.telemetry.frames import sections_of
 
 if TYPE_CHECKING:
@@ -111,6 +108,8 @@ def schedule_row(schedule: Schedule, redaction: Redaction, now: float) -> dict[s
     words, moments, problem = None, list[float](), None
     try:
         if schedule.cron is not None:
+            from convolab_worker.bullmq.cron.words import in_words
+
             words = in_words(schedule.cron, schedule.id)
         moments = _moments(schedule, now)
     except schedulers.UNREADABLE as error:
@@ -138,6 +137,8 @@ def _moments(schedule: Schedule, now: float) -> list[float]:
 
 def handlers(registry: HandlerRegistry, settings: Settings) -> list[dict[str, Any]]:
     """Return the handlers of a worker, those that none of its queues reaches among them."""
+    from convolab_worker.handlers.facts import facts_of
+
     unreachable = {handler.key for handler in registry.unreachable(settings.queues)}
     rows = [
         {
@@ -152,6 +153,8 @@ def handlers(registry: HandlerRegistry, settings: Settings) -> list[dict[str, An
 
 
 def _schema(handler: Handler) -> dict[str, Any] | None:
+    from convolab_worker.payloads.describe import payload_schema
+
     try:
         return payload_schema(handler.job_type.payload)
     except ConfigurationError:  # it has no schema
