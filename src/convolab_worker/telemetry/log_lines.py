@@ -31,7 +31,7 @@ _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": 
 _SEVERITIES = {"notset": "DEFAULT"}
 _PREFIX_LENGTH = len(PREFIX)
 # Modules whose frames are the way into the log, not where a line comes from.
-_LOGGING_MODULES = ("structlog.", "logging", __package__ or "")
+_LOGGING_MODULES = ("structlog.", "logging", __package__ or "", "convolab_worker._logs")
 
 
 def json_line(_logger: WrappedLogger, method: str, event: EventDict) -> bytes:
