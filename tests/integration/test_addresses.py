@@ -110,3 +110,23 @@ async def test_a_certificate_is_checked_against_the_configured_name(
         await connection.close()
         route.follow(f"another.test:{port}")
         assert (await route.locate()).tls_name is None
+
+
+@pytest.mark.parametrize("how", ["named in the address", "SSL_CERT_FILE"])
+async def test_an_authority_that_is_replaced_counts_at_the_next_connect(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections share what was read of its file, for as long as that is the same file."""
+    query = f"?ssl_ca_certs={tmp_path}/ca.crt" if how.startswith("named") else ""
+    monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/ca.crt")
+    contexts = set()
+    for _ in range(2):
+        make_certificates(tmp_path)
+        async with _tls_server(tmp_path, b"+OK\r\n") as port:
+            address = Address.parse(f"rediss://127.0.0.1:{port}{query}")
+            for _ in range(2):
+                connection = _connection("", route=Route(address))
+                await connection.open()
+                await connection.close()
+                contexts.add(address.ssl_context())
+    assert len(contexts) == 2

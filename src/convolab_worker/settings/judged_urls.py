@@ -15,6 +15,7 @@ from convolab_worker.settings.urls import (
     DEFAULT_PORT,
     REDIS_SCHEMES,
     SENTINEL_SCHEMES,
+    TLS_FILES,
     RedisUrl,
     starts_with,
 )
@@ -33,7 +34,6 @@ _SENTINEL_FORM = (
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")
 _TLS_VALUES = {"ssl_cert_reqs": ("required", "optional", "none")}
-TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TLS_OPTIONS = (*_TLS_VALUES, *TLS_FILES, "ssl_check_hostname")
 _SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password", "sentinel_ssl")
 _OPTIONS = ("db", "username", "password", *_TLS_OPTIONS)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.settings.judged_urls import TLS_FILES
 from convolab_worker.settings.sentinels import Sentinels
-from convolab_worker.settings.urls import RedisUrl
+from convolab_worker.settings.urls import TLS_FILES, RedisUrl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

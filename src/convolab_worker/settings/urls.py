@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SENTINEL_SCHEMES = ("redis+sentinel", "rediss+sentinel")
 REDIS_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 DEFAULT_PORT = 6379
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _MOST_PORT = 65535
 # Nothing here is escaped, in upper case, or means something else in another place.
 _PLAIN = re.compile(

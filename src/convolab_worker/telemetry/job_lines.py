@@ -1,37 +1,33 @@
 """The two lines of JSON that every job has: the same as any other line, for a fraction of its cost.
 
-A job's step takes only what is to be told. The bytes are made when the stream is written, for many
-lines at once: in a row they take half the time that each takes between the steps of its job.
+A job's steps only keep what is to be told. The lines are made of it when the stream is written, for
+many jobs at once: in a row they take a quarter of the time that each takes between those steps,
+where nothing that a line needs is in the processor's caches.
 """
 
 from __future__ import annotations
 
+import time
 from contextvars import copy_context
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from convolab_worker.telemetry.log_context import PREFIX
-from convolab_worker.telemetry.log_lines import encode_line
+from convolab_worker.telemetry.log_lines import bound_to, encode_line, encoder, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from convolab_worker._logs import JobNames, WriteJob
 
-_encode_lines = msgspec.json.Encoder().encode_lines
-_now = datetime.now
+    Told = tuple[float, str, int | None, JobNames]
+
+_encode_lines = encoder.encode_lines
 
 
-class JobLine(msgspec.Struct, gc=False):
-    """A line as ``log_lines.json_line`` would write it.
-
-    ``timestamp`` is in UTC, and its microseconds are never 0, which msgspec would leave out.
-    """
-
-    timestamp: datetime
+class _JobLine(msgspec.Struct, gc=False):
+    timestamp: str
     level: str
     event: str
     duration_ms: int | UnsetType
@@ -42,38 +38,37 @@ class JobLine(msgspec.Struct, gc=False):
     attempt: int
 
 
-def form_lines(lines: Iterable[JobLine]) -> bytes:
-    """The bytes of many lines, in one step."""
-    lines = list(lines)
+def form_lines(told: Iterable[Told]) -> bytes:
+    """The lines that ``log_lines.json_line`` would write, at level info."""
+    lines = [
+        _JobLine(time_text(at), "info", event, UNSET if ran is None else ran, *names)
+        for at, event, ran, names in told
+    ]
     try:
         return _encode_lines(lines)
-    except Exception:  # noqa: BLE001 - a name with half a surrogate pair, a kind that is no text
-        return b"".join(encode_line(_keys_of(line)) for line in lines)
+    except Exception:  # noqa: BLE001 - a name with half a surrogate pair
+        return b"".join(map(_line_alone, lines))
 
 
-def _keys_of(line: JobLine) -> dict[str, Any]:
+def _line_alone(line: _JobLine) -> bytes:
     keys = msgspec.structs.asdict(line)
-    keys["timestamp"] = msgspec.to_builtins(line.timestamp)
     if line.duration_ms is UNSET:
         del keys["duration_ms"]
-    return keys
+    return encode_line(keys)
 
 
-def job_writer(gather: Callable[[JobLine], None], otherwise: WriteJob) -> WriteJob:
+def job_writer(gather: Callable[[Told], None], otherwise: WriteJob) -> WriteJob:
     """Write the lines of jobs by ``gather``; ``otherwise`` with what the application has bound.
 
     That could be changed before the line is formed.
     """
+    now = time.time
 
     def write(event: str, duration_ms: int | None, names: JobNames) -> None:
-        for variable, value in copy_context().items():
-            if value is not Ellipsis and variable.name.startswith(PREFIX):
-                otherwise(event, duration_ms, names)
-                return
-        now = _now(UTC)
-        if not now.microsecond:
-            now += datetime.resolution
-        ran = UNSET if duration_ms is None else duration_ms
-        gather(JobLine(now, "info", event, ran, *names))
+        context = copy_context()
+        if context and bound_to(context):
+            otherwise(event, duration_ms, names)
+        else:
+            gather((now(), event, duration_ms, names))
 
     return write

@@ -31,7 +31,7 @@ _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": 
 _SEVERITIES = {"notset": "DEFAULT"}
 _PREFIX_LENGTH = len(PREFIX)
 # Modules whose frames are the way into the log, not where a line comes from.
-_LOGGING_MODULES = ("structlog.", "logging", __package__ or "")
+_LOGGING_MODULES = ("structlog.", "logging", __package__ or "", "convolab_worker._logs")
 
 
 def json_line(_logger: WrappedLogger, method: str, event: EventDict) -> bytes:
@@ -134,7 +134,8 @@ def _repr(value: object) -> str:
         return f"<{type(value).__name__}: repr raised {type(error).__name__}>"
 
 
-_encode = msgspec.json.Encoder(enc_hook=_repr).encode
+encoder = msgspec.json.Encoder(enc_hook=_repr)
+_encode = encoder.encode
 
 
 def _text(event: EventDict) -> str:
@@ -155,12 +156,17 @@ def _add(line: dict[str, Any], event: EventDict) -> None:
 
 def _add_context(line: dict[str, Any]) -> None:
     """Add what is bound to the context, as structlog's ``merge_contextvars`` does."""
-    context = contextvars.copy_context()
-    for variable in context:
-        if variable.name.startswith(PREFIX):
-            value = context[variable]
-            if value is not Ellipsis:
-                line.setdefault(variable.name[_PREFIX_LENGTH:], value)
+    for name, value in bound_to(contextvars.copy_context()).items():
+        line.setdefault(name, value)
+
+
+def bound_to(context: contextvars.Context) -> dict[str, Any]:
+    """What is bound to a context for its log lines, of which each key is in them."""
+    bound = {}
+    for variable, value in context.items():
+        if value is not Ellipsis and variable.name.startswith(PREFIX):
+            bound[variable.name[_PREFIX_LENGTH:]] = value
+    return bound
 
 
 def _caller(frame: FrameType | None) -> FrameType | None:
@@ -177,10 +183,10 @@ _second: tuple[int, str] = (0, "")
 
 
 def _now() -> str:
-    return _as_text(time.time())
+    return time_text(time.time())
 
 
-def _as_text(at: float) -> str:
+def time_text(at: float) -> str:
     """A time in UTC, with microseconds; all but these is formed once a second."""
     global _second  # noqa: PLW0603 - the last one, which the next line most likely has too
     second, start = _second  # one read: other threads write it too

@@ -13,7 +13,6 @@ import pytest
 import structlog
 
 from convolab_worker._logs import BoundLog, Log, named
-from convolab_worker.telemetry import job_lines
 from convolab_worker.telemetry.log_lines import json_line
 from convolab_worker.telemetry.logging import configure_logging
 from tests.support.log_setup import logging_restored
@@ -67,18 +66,6 @@ def test_a_jobs_line_is_that_of_any_other_log_call(names: JobNames, ran: int | N
 
     other = json_line(None, "info", {"event": "job.completed", **duration, **named(names)})
     assert without_time(stream.getvalue()) == without_time(other)
-
-
-def test_a_line_on_the_stroke_of_a_second_has_its_microseconds_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    stream = io.StringIO()
-    log = logged_to(stream)
-    monkeypatch.setattr(job_lines, "_now", lambda zone: datetime(2026, 11, 27, 1, 2, 3, 0, zone))
-
-    log.job("job.started", None, PLAIN)
-
-    assert json.loads(stream.getvalue())["timestamp"] == "2026-11-27T01:02:03.000001Z"
 
 
 def test_its_time_is_now_in_utc() -> None:

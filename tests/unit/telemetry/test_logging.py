@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
+from convolab_worker._logs import Log
 from convolab_worker.telemetry.logging import configure_logging
 from tests.support.log_setup import logging_restored
 
@@ -182,8 +183,9 @@ def test_google_lines_have_severity_message_time_place_and_stack() -> None:
     except ZeroDivisionError:
         structlog.get_logger().exception("job.failed", severity=3)
     logging.getLogger("httpx").error("refused", extra={"status": 429})
+    Log().warning("redis.lost")
 
-    own, foreign = json_lines(stream)
+    own, foreign, librarys = json_lines(stream)
     place = own["logging.googleapis.com/sourceLocation"]
     assert list(own)[:3] == ["severity", "message", "time"]
     assert own["severity"] == "ERROR"
@@ -193,7 +195,8 @@ def test_google_lines_have_severity_message_time_place_and_stack() -> None:
         "test_google_lines_have_severity_message_time_place_and_stack",
     )
     assert (foreign["severity"], foreign["message"], foreign["status"]) == ("ERROR", "refused", 429)
-    assert foreign["logging.googleapis.com/sourceLocation"]["file"] == __file__
+    for line in (foreign, librarys):
+        assert line["logging.googleapis.com/sourceLocation"]["file"] == __file__
 
 
 def test_google_lines_name_the_trace_that_they_belong_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ class JobExecutor:
         except Exception as error:  # noqa: BLE001 - a payload's own class may raise anything
             return self.failure(error, active_job)
         if self._tells:
-            held.names = _names(held)
+            held.names = job.id, job.name, job.queue, job.kind, job.attempt
             self._log.job("job.started", None, held.names)
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
