@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker._logs import bound_logger
+from convolab_worker._logs import NAMES, bound_logger, named
 
 if TYPE_CHECKING:
     import structlog
@@ -23,16 +23,11 @@ def job_logger(job: Job[Any], reporter: JobReporter) -> structlog.typing.Filteri
         reporter.log(_row(level, event))
         return event
 
-    names = {
-        "job_id": job.id, "job_name": job.name, "queue": job.queue, "kind": job.kind,
-        "attempt": job.attempt,
-    }  # fmt: skip
+    names = named((job.id, job.name, job.queue, job.kind, job.attempt))
     return bound_logger("convolab_worker.handlers.job", keep, names)
 
 
-_BOUND = frozenset(
-    {"job_id", "job_name", "queue", "kind", "attempt", "event", "exc_info", "exception"}
-)
+_BOUND = frozenset({*NAMES, "event", "exc_info", "exception"})
 
 
 def _row(level: str, event: structlog.typing.EventDict) -> str:
