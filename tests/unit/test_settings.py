@@ -449,6 +449,7 @@ def test_replace_changes_some_and_checks_the_whole() -> None:
     settings = Settings(idle_min=10.0, wake_token="t0ken")
 
     changed = settings.replace(idle_max=20.0)
+    assert changed == settings.__replace__(idle_max=20.0)  # as copy.replace calls it
 
     assert (changed.idle_min, changed.idle_max, changed.wake_token) == (10.0, 20.0, "t0ken")
     assert settings.idle_max == 1800.0

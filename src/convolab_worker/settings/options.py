@@ -404,6 +404,8 @@ class Settings(_Frozen):
         values = {name: getattr(self, name) for name in OPTIONS} | overrides
         return Settings(**values, redis_given=given, remarks=self.remarks)
 
+    __replace__ = replace  # Python 3.13's copy.replace
+
     def __repr__(self) -> str:
         shown = (f"{name}={option.show(getattr(self, name))}" for name, option in OPTIONS.items())
         return f"Settings({', '.join(shown)})"

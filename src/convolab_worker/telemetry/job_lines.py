@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from convolab_worker._logs import JobNames, WriteJob
 
-    Told = tuple[float, str, int | None, JobNames]
+    Told = tuple[int, str, int | None, JobNames]
 
 _encode_lines = encoder.encode_lines
 
@@ -62,7 +62,7 @@ def job_writer(gather: Callable[[Told], None], otherwise: WriteJob) -> WriteJob:
 
     That could be changed before the line is formed.
     """
-    now = time.time
+    now = time.time_ns
 
     def write(event: str, duration_ms: int | None, names: JobNames) -> None:
         context = copy_context()

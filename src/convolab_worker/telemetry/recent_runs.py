@@ -52,19 +52,24 @@ class CountsOverTime:
         self._seconds = seconds
         self._kept = kept
         self._counts: dict[int, dict[str, dict[str, int]]] = {}
+        self._last: dict[str, dict[str, int]] = {}
+        self._begun = self._over = 0.0  # of the stretch that the last run was in
 
     def count(self, at: float, kind: str, outcome: str) -> None:
-        stretch = int(at // self._seconds)
-        kinds = self._counts.get(stretch) or self._begin(stretch)
+        kinds = self._last if self._begun <= at < self._over else self._of(at)
         outcomes = kinds.get(kind)
         if outcomes is None:
             outcomes = kinds[kind] = {}
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
-    def _begin(self, stretch: int) -> dict[str, dict[str, int]]:
-        kinds = self._counts[stretch] = {}
+    def _of(self, at: float) -> dict[str, dict[str, int]]:
+        """The counts of the stretch that ``at`` is in, which most runs that follow are in, too."""
+        stretch = int(at // self._seconds)
+        kinds = self._counts.setdefault(stretch, {})
         if len(self._counts) > self._kept:
             del self._counts[min(self._counts)]
+        self._last = kinds
+        self._begun, self._over = stretch * self._seconds, (stretch + 1) * self._seconds
         return kinds
 
     def lately(

@@ -6,14 +6,15 @@ import contextvars
 import io
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
+from hypothesis import example, given, strategies as st
 
 from convolab_worker._logs import BoundLog, Log, named
-from convolab_worker.telemetry.log_lines import json_line
+from convolab_worker.telemetry.log_lines import json_line, time_text
 from convolab_worker.telemetry.logging import configure_logging
 from tests.support.log_setup import logging_restored
 
@@ -66,6 +67,17 @@ def test_a_jobs_line_is_that_of_any_other_log_call(names: JobNames, ran: int | N
 
     other = json_line(None, "info", {"event": "job.completed", **duration, **named(names)})
     assert without_time(stream.getvalue()) == without_time(other)
+
+
+@given(st.integers(10**9, 2**62))
+@example(1_764_205_439_000_000_000)
+@example(1_764_205_438_999_999_999)
+def test_a_time_is_cut_off_after_its_microseconds(nanoseconds: int) -> None:
+    micros = timedelta(microseconds=nanoseconds // 1000)
+
+    told = (datetime(1970, 1, 1, tzinfo=UTC) + micros).isoformat(timespec="microseconds")
+
+    assert time_text(nanoseconds) == told.replace("+00:00", "Z")
 
 
 def test_its_time_is_now_in_utc() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import time
 from collections.abc import Awaitable, Callable
@@ -52,7 +53,8 @@ class Hooks(Generic[T]):
         ends_at, all_heard = time.monotonic() + within, True
         for hook in self.functions:
             try:
-                told = hook(value)
+                # What it sets, such as names in the log, is not for the job that comes next.
+                told = contextvars.copy_context().run(hook, value)
                 if inspect.isawaitable(told):
                     await _ended(told, min(LONGEST_SECONDS, ends_at - time.monotonic()))
             except Exception as error:  # noqa: BLE001 - whatever the application's code raises

@@ -71,7 +71,7 @@ class Reservation:
         """Free the slot, once: a job takes it, or nothing does."""
         if self.is_held:
             self.is_held = False
-            self._slots.unreserve()
+            self._slots.reserved -= 1
 
 
 class Slots(Generic[T]):
@@ -100,7 +100,7 @@ class Slots(Generic[T]):
         self._is_limited = bool(limits) or self._has_rates
         self._running: Counter[str] = Counter()
         self._running_count = 0
-        self._reserved = 0
+        self.reserved = 0  # written by reservations
         self._parked: dict[str, deque[tuple[int, T]]] = {}
         self._parked_count = 0
         self._parkings = 0
@@ -112,7 +112,7 @@ class Slots(Generic[T]):
     @property
     def free(self) -> int:
         """How many slots are neither running nor reserved."""
-        return self._concurrency - self._running_count - self._reserved
+        return self._concurrency - self._running_count - self.reserved
 
     @property
     def parked(self) -> int:
@@ -120,12 +120,8 @@ class Slots(Generic[T]):
 
     def reserve(self) -> Reservation:
         """Keep a free slot for a fetch, until the end of a ``with`` block."""
-        self._reserved += 1
+        self.reserved += 1
         return Reservation(self)
-
-    def unreserve(self) -> None:
-        """Free a reserved slot; for ``Reservation``."""
-        self._reserved -= 1
 
     def admit(self, reservation: Reservation, handler: str, job: T, now: float) -> bool:
         """Use a reserved slot for ``job``: True to run it from ``now`` on, False if it is parked.
@@ -134,8 +130,10 @@ class Slots(Generic[T]):
         one handler's jobs, the parked ones came before. A job that was adopted after a lost reply
         may find every slot used, and is parked too.
         """
-        reservation.end()
-        has_slot = self._concurrency > self._running_count + self._reserved
+        if reservation.is_held:
+            reservation.is_held = False
+            self.reserved -= 1
+        has_slot = self._concurrency > self._running_count + self.reserved
         may_begin = handler not in self._parked and (
             not self._is_limited or self._has_room(handler)
         )
@@ -228,11 +226,11 @@ class Slots(Generic[T]):
             return True
         if not any(self._has_room(handler) for handler in handlers):
             return False
-        if self._parked_count + self._reserved < self._park_limit:
+        if self._parked_count + self.reserved < self._park_limit:
             return True
         # No room to park: open only while whatever the fetches under way bring could run at once.
         return all(
-            handler not in self._parked and self._starts_now(handler) > self._reserved
+            handler not in self._parked and self._starts_now(handler) > self.reserved
             for handler in handlers
             if handler in self._limits or handler in self._rates
         )

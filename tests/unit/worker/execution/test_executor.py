@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from structlog.contextvars import get_contextvars
+from structlog.contextvars import bind_contextvars, get_contextvars
 from structlog.testing import capture_logs
 
 from convolab_worker.bullmq.outcome import (
@@ -423,6 +423,23 @@ async def test_every_failed_attempt_is_told_and_no_hook_can_break_a_job(stage: S
     assert [line["event"] for line in captured if line["log_level"] == "error"] == [
         "on_failure.raised"
     ] * 3
+
+
+async def test_what_a_hook_binds_to_the_log_is_not_for_the_next_job(stage: Stage) -> None:
+    seen: list[dict[str, Any]] = []
+
+    @stage.handlers.on_failure
+    def bind(failure: Failure) -> None:
+        bind_contextvars(customer=failure.name)
+
+    @stage.handlers.audio("sees")
+    async def sees(_: Job[Any]) -> None:
+        seen.append(get_contextvars())
+
+    await stage.run(stage.receive(name="unknown"))
+    await stage.run(stage.receive(name="sees"))
+
+    assert "customer" not in seen[0]
 
 
 async def test_what_runs_in_a_handler_logs_with_the_jobs_names(stage: Stage) -> None:
