@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.job_id import JobId
-    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.jobs.job_id import JobId
+    from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import (
         Deduplication,
         Exponential,
@@ -78,11 +78,11 @@ _MODULES = {
     "Job": "handlers.job.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
-    "JobId": "bullmq.job_id",
+    "JobId": "bullmq.jobs.job_id",
     "JobOptions": "bullmq.protocol.keywords",
     "JobPolicy": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
-    "JobType": "bullmq.job_type",
+    "JobType": "bullmq.jobs.job_type",
     "QueueStatus": "client.operating.queues",
     "Renewal": "handlers.registration.processes",
     "Schedule": "bullmq.protocol.schedules",

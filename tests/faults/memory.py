@@ -21,8 +21,8 @@ from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import Bench, Ledger
 from tests.support.waiting import wait_until

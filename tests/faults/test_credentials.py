@@ -13,7 +13,7 @@ from redis.credentials import CredentialProvider
 from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.connection import logins
+from convolab_worker.connection.upkeep import logins
 from convolab_worker.errors import RedisUnavailable
 from tests.faults.harness import Bench
 from tests.support.waiting import wait_until

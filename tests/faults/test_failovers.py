@@ -16,7 +16,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from convolab_worker import JobClient
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import JobNotFound, RedisUnavailable
 from tests.faults.harness import Bench, lasting
 from tests.faults.torture.producers import Task, add_until_taken, produce, produce_with_node

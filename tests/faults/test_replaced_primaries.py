@@ -16,12 +16,12 @@ from redis import Redis
 from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, SyncJobClient, Worker
-from convolab_worker.connection import reconnect
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
-from convolab_worker.connection.usage import CommandCounter, Purpose
+from convolab_worker.connection.upkeep import reconnect
 from convolab_worker.errors import RedisUnavailable, ReplyLost
 from tests.faults.harness import seconds_since
 from tests.support.kinds import debian_redis, tls

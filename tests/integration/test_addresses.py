@@ -15,9 +15,9 @@ import pytest
 
 from convolab_worker.connection import opening
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.route import Route
-from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import RedisUnavailable
 from tests.support.kinds import make_certificates

@@ -15,9 +15,9 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.adding import enqueue
 from convolab_worker.client.session import Session
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.route import Route
-from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import RedisUnavailable, ReplyLost
 from tests.support.commandstats import counted_commands
 from tests.support.proxy import TcpProxy

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.bullmq.child_jobs import ChildIds
+from convolab_worker.bullmq.jobs.child_jobs import ChildIds
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import JobFailed

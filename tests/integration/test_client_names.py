@@ -9,8 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.connection import client_names
-from convolab_worker.connection.client_names import client_name
+from convolab_worker.connection.upkeep import client_names
+from convolab_worker.connection.upkeep.client_names import client_name
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
 

@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import RedisUnavailable, ReplyLost
 from tests.support.proxy import TcpProxy

@@ -17,8 +17,8 @@ import pytest_asyncio
 from fakeredis import TcpFakeServer
 
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 from tests.support.proxy import TcpProxy
 from tests.support.server import ServerProcess

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, JobType, Worker
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import InvalidPayload, InvalidResult
 from convolab_worker.testing import RunningWorker, worker_fixture
 from examples.convolab.api import create_app

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 import convolab_worker
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.connection.unanswered import Answer
+from convolab_worker.connection.commands.unanswered import Answer
 from convolab_worker.telemetry.logging import configure_logging
 from convolab_worker.worker.execution.handler_call import HandlerCall
 from tests.support.log_setup import logging_restored

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
 

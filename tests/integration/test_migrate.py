@@ -18,8 +18,8 @@ from redis.asyncio import Redis
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.client.operating.moving import Mover
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter
 from tests.support.commands import Commands
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, JobType, ScheduleOptions
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError, InvalidPayload
 from tests.support.commandstats import counted_commands
 

@@ -12,8 +12,8 @@ import pytest
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, SyncJob, Worker
 from convolab_worker.client.operating.moving import Mover
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import JobFailed, LockLost, RetryLater
 from tests.support.commands import Commands
 from tests.support.scripted import ScriptedProxy, Trouble

@@ -23,8 +23,8 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_active_job
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter, Purpose
 from tests.interop.schedules import schedules
 
 if TYPE_CHECKING:

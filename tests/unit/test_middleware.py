@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from convolab_worker import CallNext, Settings, Worker
-from convolab_worker.bullmq.outcome import Completed, Failed, Returned
+from convolab_worker.bullmq.jobs.outcome import Completed, Failed, Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError
 from convolab_worker.handlers.job.children import Child

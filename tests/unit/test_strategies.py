@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from convolab_worker import FailedAttempt, HandlerRegistry
-from convolab_worker.bullmq.outcome import Failed
+from convolab_worker.bullmq.jobs.outcome import Failed
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, UnrecoverableError
 from convolab_worker.worker.execution.outcomes import failure

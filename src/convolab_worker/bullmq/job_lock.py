@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from convolab_worker.bullmq.outcome import Failed, Returned
+from convolab_worker.bullmq.jobs.outcome import Failed, Returned
 from convolab_worker.bullmq.protocol import calls, client_calls
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keys import QueueKeys

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.client_calls import NewJob, add_job
-from convolab_worker.bullmq.script_runner import run_pipeline, run_script
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.bullmq.script_runner import now_ms, run_pipeline, run_script
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConvolabWorkerError
 
 if TYPE_CHECKING:

@@ -7,22 +7,21 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.calls import Call, advance_scheduler
 from convolab_worker.bullmq.protocol.job_options import is_true, number
 from convolab_worker.bullmq.protocol.records import read_number, text
-from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.bullmq.script_runner import now_ms, run_script
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.bullmq.worker_side.backend import Backend
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.connection.reconnect import Reconnection
+    from convolab_worker.connection.upkeep.reconnect import Reconnection
 
 _log = Log()
 # What a pattern, a time zone or a date raises that can't be read: any JSON may stand there.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.bullmq.protocol.scripts import script
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.scripts import Script
+    from convolab_worker.connection.commands.usage import Purpose
     from convolab_worker.connection.connection import Connection, KnownScripts
-    from convolab_worker.connection.usage import Purpose
 
 
 async def run_script(connection: Connection, purpose: Purpose, call: Call) -> Any:
@@ -132,3 +133,8 @@ def _is_known_no_more(scripts: KnownScripts, found: Script, error: RedisUnavaila
 
 def _is_unknown(answer: object) -> bool:
     return isinstance(answer, RedisRefused) and str(answer).startswith("NOSCRIPT")
+
+
+def now_ms() -> int:
+    """Return the time of now as scripts take it."""
+    return int(time.time() * 1000)

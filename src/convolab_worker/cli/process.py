@@ -17,9 +17,9 @@ from convolab_worker._logs import Log
 from convolab_worker.cli.ending import end_children
 from convolab_worker.cli.garbage import look_as_usual
 from convolab_worker.cli.signals import SIGNALS
+from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.source import ServerSource
-from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.telemetry.log_stream import flush_log
 from convolab_worker.telemetry.logging import configure_logging

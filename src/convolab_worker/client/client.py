@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.job_id import JobId
+from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import following
@@ -18,9 +18,9 @@ from convolab_worker.client.job_status import JobStatus, find_job
 from convolab_worker.client.operating.demand import Demand, demand
 from convolab_worker.client.operating.schedules import Schedules
 from convolab_worker.client.session import Session
+from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
-from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
@@ -34,7 +34,7 @@ from convolab_worker.telemetry.tracing import tracing
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
 
-    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.client.adding.enqueue import Addition
     from convolab_worker.client.events import JobEvent

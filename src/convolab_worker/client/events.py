@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
 from convolab_worker.client.job_status import json_or_text, readable
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:

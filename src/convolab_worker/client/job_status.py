@@ -14,7 +14,7 @@ from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, is_true, mos
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.bullmq.protocol.records import read_score, whole_number
 from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import JobNotFound
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.client.events import Events
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.logins import LoginKeeper
+from convolab_worker.connection.upkeep.logins import LoginKeeper
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from convolab_worker.connection.commands.usage import CommandCounter
     from convolab_worker.connection.route import Route
-    from convolab_worker.connection.usage import CommandCounter
 
 
 class Backlog:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import hiredis
 
+from convolab_worker.connection.commands.error_replies import cannot_serve
+from convolab_worker.connection.commands.unanswered import pack
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.error_replies import cannot_serve
-from convolab_worker.connection.unanswered import pack
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from convolab_worker.connection.commands.usage import CommandCounter, Purpose
     from convolab_worker.connection.route import Route
-    from convolab_worker.connection.usage import CommandCounter, Purpose
 
 _READ_BYTES = 65_536
 _MOST = 16

@@ -24,7 +24,9 @@ import hiredis
 from msgspec import Struct, field
 
 from convolab_worker._logs import Log
-from convolab_worker.connection.error_replies import cannot_serve
+from convolab_worker.connection.commands.error_replies import cannot_serve
+from convolab_worker.connection.commands.unanswered import Answer, SilenceTimer, pack
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.connection.opening import (
     ClientIdentity,
     Handshake,
@@ -34,8 +36,6 @@ from convolab_worker.connection.opening import (
     why_not_open,
 )
 from convolab_worker.connection.route import Redirects, Route
-from convolab_worker.connection.unanswered import Answer, SilenceTimer, pack
-from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.connection.address import Address
+    from convolab_worker.connection.commands.unanswered import Unanswered
+    from convolab_worker.connection.commands.usage import CommandCounter
     from convolab_worker.connection.source import ServerSource
-    from convolab_worker.connection.unanswered import Unanswered
-    from convolab_worker.connection.usage import CommandCounter
 
 _log = Log()
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write

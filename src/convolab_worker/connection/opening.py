@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from convolab_worker.connection.address import family_of
-from convolab_worker.connection.error_replies import cannot_serve, explain
+from convolab_worker.connection.commands.error_replies import cannot_serve, explain
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.connection.forking import keep_from_forks
-from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, ReplyLost
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from convolab_worker.connection.address import Address
+    from convolab_worker.connection.commands.unanswered import Unanswered
     from convolab_worker.connection.sentinel import Primary
-    from convolab_worker.connection.unanswered import Unanswered
     from convolab_worker.errors import RedisRefused
 
 

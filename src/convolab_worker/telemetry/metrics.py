@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from convolab_worker._logs import Log
-from convolab_worker.connection.usage import CommandCounter, DailyBudget
+from convolab_worker.connection.commands.usage import CommandCounter, DailyBudget
 from convolab_worker.telemetry.recent_runs import QUARTER, QUARTERS_KEPT, RecentRun, RecentRuns
 
 _log = Log()

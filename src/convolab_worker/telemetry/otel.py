@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Outcome, Postponed
+from convolab_worker.bullmq.jobs.outcome import (
+    AwaitsChildren,
+    Completed,
+    Failed,
+    Outcome,
+    Postponed,
+)
 from convolab_worker.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from convolab_worker.bullmq.outcome import Outcome
+    from convolab_worker.bullmq.jobs.outcome import Outcome
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.settings import Settings
 

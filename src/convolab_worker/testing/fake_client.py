@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from convolab_worker.bullmq import schedulers
-from convolab_worker.bullmq.job_id import JobId
+from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.bullmq.producer import COUNTED_STATES
 from convolab_worker.bullmq.protocol.schedules import Schedule
 from convolab_worker.client.adding import enqueue

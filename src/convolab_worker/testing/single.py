@@ -10,8 +10,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.child_jobs import not_ended, nothing_to_wait_for
-from convolab_worker.bullmq.outcome import (
+from convolab_worker.bullmq.jobs.child_jobs import not_ended, nothing_to_wait_for
+from convolab_worker.bullmq.jobs.outcome import (
     AwaitsChildren,
     Completed,
     Failed,

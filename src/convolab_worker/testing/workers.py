@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.client import JobClient
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.source import ServerSource
-from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings import OPTIONS, Settings
 from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
@@ -23,7 +23,7 @@ from convolab_worker.worker.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
     from convolab_worker.handlers.registration.registry import HandlerRegistry
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.backend import Backend
 from convolab_worker.bullmq.protocol.calls import Limiter
 from convolab_worker.bullmq.protocol.keywords import job_options
-from convolab_worker.bullmq.reconcile import child_reason
-from convolab_worker.connection.client_names import NamedConnections, client_name
+from convolab_worker.bullmq.worker_side.backend import Backend
+from convolab_worker.bullmq.worker_side.reconcile import child_reason
+from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.key_changes import KeyChanges
-from convolab_worker.connection.reconnect import Reconnection
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
-from convolab_worker.connection.usage import CommandCounter
+from convolab_worker.connection.upkeep.client_names import NamedConnections, client_name
+from convolab_worker.connection.upkeep.key_changes import KeyChanges
+from convolab_worker.connection.upkeep.reconnect import Reconnection
 from convolab_worker.errors import ReplyLost
 from convolab_worker.handlers.job.steps.limits import StepLimits
 from convolab_worker.settings.units import parse_rate

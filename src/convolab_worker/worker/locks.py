@@ -19,20 +19,20 @@ from msgspec import Struct
 from convolab_worker._logs import Log
 from convolab_worker.bullmq.job_lock import take_back
 from convolab_worker.bullmq.protocol.records import text
-from convolab_worker.bullmq.reconcile import reclaim
 from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.bullmq.worker_side.reconcile import reclaim
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.bullmq.outcome import Failed, Returned
+    from convolab_worker.bullmq.jobs.outcome import Failed, Returned
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.bullmq.worker_side.backend import Backend
+    from convolab_worker.connection.commands.usage import CommandCounter
     from convolab_worker.connection.route import Route
-    from convolab_worker.connection.usage import CommandCounter
 
 # How long the connection stays open, at most, after the last job.
 _OPEN_SECONDS = 1.0

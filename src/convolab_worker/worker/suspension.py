@@ -23,7 +23,7 @@ from convolab_worker._logs import Log
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from convolab_worker.connection.reconnect import Reconnection
+    from convolab_worker.connection.upkeep.reconnect import Reconnection
 
 _log = Log()
 _FOREVER = float("inf")

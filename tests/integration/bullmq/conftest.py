@@ -10,18 +10,19 @@ from typing import Any
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from convolab_worker.bullmq import flows, producer
-from convolab_worker.bullmq.backend import Backend, now_ms
-from convolab_worker.bullmq.child_jobs import ChildIds, ChildJob
+from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.jobs.child_jobs import ChildIds, ChildJob
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.bullmq.script_runner import now_ms, run_script
+from convolab_worker.bullmq.worker_side import flows
+from convolab_worker.bullmq.worker_side.backend import Backend
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.key_changes import KeyChanges
-from convolab_worker.connection.usage import CommandCounter, Purpose
+from convolab_worker.connection.upkeep.key_changes import KeyChanges
 
 LOCK_SECONDS = 60.0
 

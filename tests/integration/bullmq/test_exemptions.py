@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from convolab_worker.connection.reconnect import Reconnection
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
+from convolab_worker.connection.upkeep.reconnect import Reconnection
 from convolab_worker.worker.dispatch.exemptions import Exemptions
 
 if TYPE_CHECKING:

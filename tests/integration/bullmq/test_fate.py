@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from convolab_worker.bullmq import producer
-from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.bullmq.reconcile import Fate, fate_of, find_by_token
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.bullmq.script_runner import now_ms
+from convolab_worker.bullmq.worker_side.reconcile import Fate, fate_of, find_by_token
+from convolab_worker.connection.commands.usage import Purpose
 from tests.integration.bullmq.conftest import BackendOfWorker
 from tests.support.commandstats import counted_commands
 

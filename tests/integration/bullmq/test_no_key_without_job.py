@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from convolab_worker.bullmq import flows, job_lock, producer, reconcile, steps
-from convolab_worker.bullmq.backend import now_ms
-from convolab_worker.bullmq.child_jobs import ChildJob
+from convolab_worker.bullmq import job_lock, producer
+from convolab_worker.bullmq.jobs.child_jobs import ChildJob
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.bullmq.reconcile import Fate
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.bullmq.script_runner import now_ms
+from convolab_worker.bullmq.worker_side import flows, reconcile, steps
+from convolab_worker.bullmq.worker_side.reconcile import Fate
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConvolabWorkerError, LockLost
 from tests.integration.bullmq.conftest import BackendOfWorker
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from convolab_worker.bullmq import job_lock, steps
-from convolab_worker.bullmq.backend import now_ms
+from convolab_worker.bullmq import job_lock
 from convolab_worker.bullmq.protocol.client_calls import retry_job
+from convolab_worker.bullmq.script_runner import now_ms
+from convolab_worker.bullmq.worker_side import steps
 from convolab_worker.errors import LockLost
 from tests.integration.bullmq.conftest import LOCK_SECONDS, BackendOfWorker
 from tests.support.commandstats import counted_commands

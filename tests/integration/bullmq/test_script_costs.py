@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from examples.benchmarks.benchkit.monitor import MonitorTap, count
 from tests.support.commandstats import counted_commands
 from tests.support.server import ServerProcess

@@ -18,8 +18,8 @@ from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.script_runner import run_pipeline, run_script
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import RedisRefused, ReplyLost
 from tests.support.commandstats import CommandCounts, counted_commands
 from tests.support.server import ServerProcess

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from convolab_worker.bullmq import flows, job_lock, reconcile
-from convolab_worker.bullmq.backend import now_ms
-from convolab_worker.bullmq.child_jobs import ChildJob
-from convolab_worker.bullmq.outcome import Returned
+from convolab_worker.bullmq import job_lock
+from convolab_worker.bullmq.jobs.child_jobs import ChildJob
+from convolab_worker.bullmq.jobs.outcome import Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob, Marker, Restrictions
 from convolab_worker.bullmq.schedulers import advance
-from convolab_worker.connection.reconnect import Reconnection
+from convolab_worker.bullmq.script_runner import now_ms
+from convolab_worker.bullmq.worker_side import flows, reconcile
+from convolab_worker.connection.upkeep.reconnect import Reconnection
 from convolab_worker.errors import RedisRefused
 from tests.integration.bullmq.conftest import BackendOfWorker
 
@@ -231,7 +232,9 @@ async def test_a_repetition_that_redis_never_takes_ends(
     ours: BackendOfWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The script stops at the scheduler's stored data each time: that is no state of the server."""
-    monkeypatch.setattr("convolab_worker.connection.reconnect.refusal_delay", lambda *_, **__: 0.0)
+    monkeypatch.setattr(
+        "convolab_worker.connection.upkeep.reconnect.refusal_delay", lambda *_, **__: 0.0
+    )
     reconnection = Reconnection(ours.backend.connection, where="here")
     await ours.redis.zadd(ours.keys["repeat"], {"daily": "inf"})  # which Lua can't write as JSON
     job = repeated(ours, {"every": 1000})

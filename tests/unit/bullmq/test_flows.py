@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.bullmq.child_jobs import ChildIds, by_key, check_keys
+from convolab_worker.bullmq.jobs.child_jobs import ChildIds, by_key, check_keys
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 
 from convolab_worker import Child, HandlerRegistry, Job, JobType
-from convolab_worker.bullmq.job_type import job_type_of, order
+from convolab_worker.bullmq.jobs.job_type import job_type_of, order
 from convolab_worker.errors import (
     ConfigurationError,
     DuplicateHandler,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from convolab_worker.connection.unanswered import Answer
+from convolab_worker.connection.commands.unanswered import Answer
 
 pytestmark = pytest.mark.asyncio
 

@@ -10,8 +10,8 @@ import pytest
 
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.blocking import BlockingConnection, BlockingPool
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.route import Route
-from convolab_worker.connection.usage import CommandCounter, Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 

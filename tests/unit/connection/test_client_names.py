@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from convolab_worker.connection.client_names import client_name
+from convolab_worker.connection.upkeep.client_names import client_name
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.connection.error_replies import explain, meaning
+from convolab_worker.connection.commands.error_replies import explain, meaning
 
 # What servers and providers answer, and a word of the advice that is given.
 REFUSALS = [

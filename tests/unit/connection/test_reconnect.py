@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 from structlog.testing import capture_logs
 
-from convolab_worker.connection.reconnect import Reconnection, reconnect_delay, refusal_delay
+from convolab_worker.connection.upkeep.reconnect import Reconnection, reconnect_delay, refusal_delay
 from convolab_worker.errors import RedisRefused, ReplyLost
 
 DAY_SECONDS = 24 * 3600

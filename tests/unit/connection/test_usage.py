@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.connection.usage import (
+from convolab_worker.connection.commands.usage import (
     DAY_SECONDS,
     CommandCounter,
     DailyBudget,

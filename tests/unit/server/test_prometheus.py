@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from convolab_worker.connection.usage import CommandCounter, Purpose
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.server.gate.traffic import Traffic
 from convolab_worker.server.prometheus import metrics_text
 from convolab_worker.telemetry.metrics import BUCKETS, Metrics

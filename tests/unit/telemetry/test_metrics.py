@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from structlog.testing import capture_logs
 
-from convolab_worker.connection.usage import CommandCounter, Purpose
+from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.telemetry.metrics import (
     CommandUsage,
     Histogram,

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.reconnect import Reconnection
-from convolab_worker.connection.usage import CommandCounter
+from convolab_worker.connection.upkeep.reconnect import Reconnection
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.worker.suspension import ALWAYS_WORKING, IdlePolicy, Suspension
 from tests.support.waiting import wait_until

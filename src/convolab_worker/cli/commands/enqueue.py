@@ -11,7 +11,7 @@ from convolab_worker.errors import ConfigurationError
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.bullmq.job_id import JobId
+    from convolab_worker.bullmq.jobs.job_id import JobId
     from convolab_worker.cli.flags import Parser
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings

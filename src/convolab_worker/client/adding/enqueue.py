@@ -8,9 +8,8 @@ import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from convolab_worker.bullmq import producer
-from convolab_worker.bullmq.backend import now_ms
-from convolab_worker.bullmq.job_id import JobId
-from convolab_worker.bullmq.job_type import order
+from convolab_worker.bullmq.jobs.job_id import JobId
+from convolab_worker.bullmq.jobs.job_type import order
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keywords import (
     OPTION_KEYWORDS,
@@ -19,8 +18,9 @@ from convolab_worker.bullmq.protocol.keywords import (
     checked_id,
     job_options,
 )
+from convolab_worker.bullmq.script_runner import now_ms
 from convolab_worker.client.job_status import state_now
-from convolab_worker.connection.error_replies import cannot_serve
+from convolab_worker.connection.commands.error_replies import cannot_serve
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
@@ -32,7 +32,7 @@ from convolab_worker.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.session import Session
 

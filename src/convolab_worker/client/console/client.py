@@ -12,7 +12,7 @@ from convolab_worker.client.console.details import read_attempts, read_details
 from convolab_worker.client.console.pages import WINDOW, matching, read_page
 from convolab_worker.client.job_status import Seen, readable
 from convolab_worker.client.operating.actions import DONE, Action
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.telemetry.recent_runs import pattern_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.client.job_status import JobStatus, readable
 from convolab_worker.client.operating.jobs import LISTS, STATES, checked_states, read_jobs
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:

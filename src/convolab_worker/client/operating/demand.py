@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.backend import now_ms
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.bullmq.script_runner import now_ms
+from convolab_worker.connection.commands.usage import Purpose
 
 if TYPE_CHECKING:
     from collections.abc import Collection

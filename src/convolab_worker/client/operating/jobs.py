@@ -16,7 +16,7 @@ from convolab_worker.bullmq.protocol.job_options import is_true
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.client.job_status import JobStatus, Seen, as_status, options_of, readable, seen
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.job_status import find_job, readable
 from convolab_worker.client.operating import actions, queues as of_queues
 from convolab_worker.client.operating.jobs import Search, Wanted, checked_states
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

@@ -6,9 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack, overload
 
 from convolab_worker.bullmq import schedulers
-from convolab_worker.bullmq.backend import now_ms
-from convolab_worker.bullmq.job_id import JobId
-from convolab_worker.bullmq.job_type import order
+from convolab_worker.bullmq.jobs.job_id import JobId
+from convolab_worker.bullmq.jobs.job_type import order
 from convolab_worker.bullmq.protocol.keywords import check_keyword, check_size, job_options
 from convolab_worker.bullmq.protocol.schedules import (
     COLLISION,
@@ -20,16 +19,16 @@ from convolab_worker.bullmq.protocol.schedules import (
     remove_schedule,
     repeat_options,
 )
-from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.bullmq.script_runner import now_ms, run_script
 from convolab_worker.client.adding.enqueue import sent
 from convolab_worker.client.operating.operations import Operations
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, ReplyLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
     from convolab_worker.client.session import Session

@@ -22,8 +22,8 @@ from convolab_worker.client.sync.sync_session import Held
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 
-    from convolab_worker.bullmq.job_id import JobId
-    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.jobs.job_id import JobId
+    from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
     from convolab_worker.client.sync.sync_session import Running

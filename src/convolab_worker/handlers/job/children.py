@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from msgspec.structs import force_setattr
 
-from convolab_worker.bullmq.child_jobs import ChildJob, OnFailure
-from convolab_worker.bullmq.job_type import JobType, job_type_of
+from convolab_worker.bullmq.jobs.child_jobs import ChildJob, OnFailure
+from convolab_worker.bullmq.jobs.job_type import JobType, job_type_of
 from convolab_worker.bullmq.protocol.keywords import JobPolicy
 
 if TYPE_CHECKING:

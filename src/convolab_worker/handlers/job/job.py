@@ -15,7 +15,7 @@ from typing import (
     overload,
 )
 
-from convolab_worker.bullmq.child_jobs import ChildJob, check_keys
+from convolab_worker.bullmq.jobs.child_jobs import ChildJob, check_keys
 from convolab_worker.handlers.job.worker_loop import WorkerLoop
 from convolab_worker.payloads.encode import encode_data
 

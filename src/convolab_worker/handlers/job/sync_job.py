@@ -10,7 +10,7 @@ from convolab_worker.handlers.job.job import Job
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
-    from convolab_worker.bullmq.child_jobs import ChildJob
+    from convolab_worker.bullmq.jobs.child_jobs import ChildJob
     from convolab_worker.bullmq.protocol.keywords import Backoff
     from convolab_worker.handlers.job.job import R, T
 

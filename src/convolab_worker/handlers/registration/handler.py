@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field, structs
 
-from convolab_worker.bullmq.job_type import JobType, Unresolved
+from convolab_worker.bullmq.jobs.job_type import JobType, Unresolved
 from convolab_worker.bullmq.protocol.keywords import JobPolicy, job_options
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import checked_timeout, is_async, place

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack, overload
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.handlers.job.job import Job
     from convolab_worker.handlers.job.sync_job import SyncJob
     from convolab_worker.handlers.registration.handler import HandlerOptions

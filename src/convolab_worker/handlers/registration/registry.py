@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from msgspec import structs
 
-from convolab_worker.bullmq.job_type import JobType, remember
+from convolab_worker.bullmq.jobs.job_type import JobType, remember
 from convolab_worker.bullmq.protocol.keywords import BUILT_IN
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
 from convolab_worker.handlers.around.hooks import Hooks

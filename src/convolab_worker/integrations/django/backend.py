@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.crypto import get_random_string
 
-from convolab_worker.bullmq.job_id import JobId
+from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.bullmq.protocol.keywords import Backoff, Keep, job_options
 from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.sync.sync_client import SyncJobClient

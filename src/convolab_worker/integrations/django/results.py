@@ -10,7 +10,7 @@ from django.conf import settings as django_settings
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from convolab_worker.bullmq.job_id import JobId
+from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.errors import JobFailed
 from convolab_worker.integrations.django.tasks_api import (
     Task,

@@ -16,7 +16,7 @@ from django.db import close_old_connections, connections
 from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
-from convolab_worker.bullmq.job_id import JobId
+from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.handlers.functions import is_async
 from convolab_worker.handlers.job.job import Job
 from convolab_worker.handlers.registration.registry import HandlerRegistry

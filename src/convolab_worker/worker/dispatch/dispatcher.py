@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
-from convolab_worker.connection.error_replies import is_about_data
+from convolab_worker.connection.commands.error_replies import is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 from convolab_worker.worker.dispatch.exemptions import Exemptions
 from convolab_worker.worker.dispatch.fetcher import Fetcher
@@ -25,8 +25,8 @@ from convolab_worker.worker.execution.handler_call import STOP_PATIENCE_SECONDS
 from convolab_worker.worker.suspension import Drains, Suspension
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.connection.reconnect import Reconnection
+    from convolab_worker.bullmq.worker_side.backend import Backend
+    from convolab_worker.connection.upkeep.reconnect import Reconnection
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
     from convolab_worker.worker.dispatch.listener import Signal

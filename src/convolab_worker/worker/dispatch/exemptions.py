@@ -16,9 +16,9 @@ from convolab_worker.errors import RedisRefused, RedisUnavailable
 if TYPE_CHECKING:
     import asyncio
 
-    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.connection.reconnect import Reconnection
+    from convolab_worker.bullmq.worker_side.backend import Backend
+    from convolab_worker.connection.upkeep.reconnect import Reconnection
 
 
 class Exemptions:

@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.outcome import AwaitsChildren, Limited, Lost, Outcome, Returned
-from convolab_worker.bullmq.reconcile import fetch
+from convolab_worker.bullmq.jobs.outcome import AwaitsChildren, Limited, Lost, Outcome, Returned
+from convolab_worker.bullmq.worker_side.reconcile import fetch
 from convolab_worker.errors import RedisUnavailable, ReplyLost
 from convolab_worker.worker.dispatch.lost_jobs import LostJobs
 from convolab_worker.worker.dispatch.queue_state import FollowUp, Turn
@@ -22,8 +22,8 @@ from convolab_worker.worker.execution.handler_call import SHUTDOWN, STOP_PATIENC
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob, FetchResult
+    from convolab_worker.bullmq.worker_side.backend import Backend
     from convolab_worker.worker.dispatch.exemptions import Exemptions
     from convolab_worker.worker.dispatch.listener import Signal
     from convolab_worker.worker.dispatch.prober import QueueProber

@@ -23,8 +23,8 @@ from convolab_worker.worker.dispatch.idle_backoff import cut, next_wait
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import Marker
+    from convolab_worker.bullmq.worker_side.backend import Backend
     from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.reconcile import find_by_token
+from convolab_worker.bullmq.worker_side.reconcile import find_by_token
 from convolab_worker.errors import ReplyLost
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.bullmq.outcome import Outcome
+    from convolab_worker.bullmq.jobs.outcome import Outcome
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.bullmq.worker_side.backend import Backend
     from convolab_worker.worker.dispatch.stalled import StalledChecker
     from convolab_worker.worker.execution.executor import JobInHand
 

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.backend import LIMIT_KEYS
-from convolab_worker.connection.error_replies import is_about_data
+from convolab_worker.bullmq.worker_side.backend import LIMIT_KEYS
+from convolab_worker.connection.commands.error_replies import is_about_data
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 from convolab_worker.worker.dispatch.idle_backoff import revalidation
 from convolab_worker.worker.dispatch.queue_state import FollowUp
@@ -15,7 +15,7 @@ from convolab_worker.worker.dispatch.queue_state import FollowUp
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from convolab_worker.bullmq.backend import Backend, QueueContents
+    from convolab_worker.bullmq.worker_side.backend import Backend, QueueContents
     from convolab_worker.worker.dispatch.idle_backoff import Bounds
     from convolab_worker.worker.dispatch.listener import Heard
     from convolab_worker.worker.dispatch.queue_table import QueueTable

@@ -19,8 +19,8 @@ from convolab_worker.worker.dispatch.queue_state import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from convolab_worker.bullmq.backend import QueueContents
     from convolab_worker.bullmq.protocol.records import FetchResult, Marker, Restrictions
+    from convolab_worker.bullmq.worker_side.backend import QueueContents
     from convolab_worker.worker.dispatch.slots import Slots
 
 # No marker tells of a place that another worker has freed. Where changes of a queue's keys are

@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq import reconcile
+from convolab_worker.bullmq.worker_side import reconcile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from convolab_worker.bullmq.backend import Backend
+    from convolab_worker.bullmq.worker_side.backend import Backend
 
 _log = Log()
 _FOREVER = float("inf")

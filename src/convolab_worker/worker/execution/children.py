@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq import flows, producer, reconcile
-from convolab_worker.bullmq.child_jobs import nothing_to_wait_for
-from convolab_worker.bullmq.outcome import Failed, Outcome, Returned
+from convolab_worker.bullmq import producer
+from convolab_worker.bullmq.jobs.child_jobs import nothing_to_wait_for
+from convolab_worker.bullmq.jobs.outcome import Failed, Outcome, Returned
+from convolab_worker.bullmq.worker_side import flows, reconcile
 from convolab_worker.errors import ConvolabWorkerError, LockLost
 from convolab_worker.worker.execution.losses import too_large
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.bullmq.child_jobs import ChildJob
-    from convolab_worker.bullmq.outcome import AwaitsChildren
+    from convolab_worker.bullmq.jobs.child_jobs import ChildJob
+    from convolab_worker.bullmq.jobs.outcome import AwaitsChildren
+    from convolab_worker.bullmq.worker_side.backend import Backend
     from convolab_worker.worker.execution.executor import JobInHand
 
 

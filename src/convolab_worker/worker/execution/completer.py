@@ -10,9 +10,7 @@ from msgspec import Struct
 
 from convolab_worker._chance import chance
 from convolab_worker._logs import Log
-from convolab_worker.bullmq import reconcile
-from convolab_worker.bullmq.backend import Refusal, now_ms
-from convolab_worker.bullmq.outcome import (
+from convolab_worker.bullmq.jobs.outcome import (
     AwaitsChildren,
     Completed,
     Failed,
@@ -21,13 +19,16 @@ from convolab_worker.bullmq.outcome import (
     Outcome,
     Postponed,
 )
-from convolab_worker.bullmq.outcome_calls import call_of
+from convolab_worker.bullmq.jobs.outcome_calls import call_of
 from convolab_worker.bullmq.protocol.records import (
     NOT_ASKED,
     FetchResult,
 )
 from convolab_worker.bullmq.schedulers import advance
-from convolab_worker.connection.error_replies import is_about_size, meaning
+from convolab_worker.bullmq.script_runner import now_ms
+from convolab_worker.bullmq.worker_side import reconcile
+from convolab_worker.bullmq.worker_side.backend import Refusal
+from convolab_worker.connection.commands.error_replies import is_about_size, meaning
 from convolab_worker.errors import (
     ConvolabWorkerError,
     RedisRefused,
@@ -51,10 +52,10 @@ from convolab_worker.worker.execution.write_errors import WriteErrors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.connection.reconnect import Reconnection
+    from convolab_worker.bullmq.worker_side.backend import Backend
+    from convolab_worker.connection.upkeep.reconnect import Reconnection
     from convolab_worker.worker.execution.executor import JobInHand
     from convolab_worker.worker.locks import HeldLock
 

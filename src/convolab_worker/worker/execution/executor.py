@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from convolab_worker._chance import chance
 from convolab_worker._logs import Log, named
-from convolab_worker.bullmq.outcome import (
+from convolab_worker.bullmq.jobs.outcome import (
     AwaitsChildren,
     Completed,
     Failed,

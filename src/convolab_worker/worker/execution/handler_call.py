@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from convolab_worker.bullmq.outcome import (
+from convolab_worker.bullmq.jobs.outcome import (
     Failed,
     Lost,
     Outcome,

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Lost, Outcome
+from convolab_worker.bullmq.jobs.outcome import AwaitsChildren, Completed, Failed, Lost, Outcome
 from convolab_worker.errors import ReplyLost
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import itertools
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.child_jobs import check_keys
-from convolab_worker.bullmq.outcome import (
+from convolab_worker.bullmq.jobs.child_jobs import check_keys
+from convolab_worker.bullmq.jobs.outcome import (
     AwaitsChildren,
     Completed,
     Failed,

@@ -8,21 +8,21 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq import flows, steps
 from convolab_worker.bullmq.protocol import calls
-from convolab_worker.bullmq.reconcile import reclaim
 from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.bullmq.worker_side import flows, steps
+from convolab_worker.bullmq.worker_side.reconcile import reclaim
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import JobNotFound, LockLost, RedisUnavailable, ReplyLost
 from convolab_worker.payloads.encode import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.connection.reconnect import Reconnection
-    from convolab_worker.connection.usage import CommandCounter
+    from convolab_worker.bullmq.worker_side.backend import Backend
+    from convolab_worker.connection.commands.usage import CommandCounter
+    from convolab_worker.connection.upkeep.reconnect import Reconnection
     from convolab_worker.handlers.job.steps.limits import StepLimits
     from convolab_worker.worker.locks import HeldLock
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq import reconcile
-from convolab_worker.bullmq.backend import Refusal
 from convolab_worker.bullmq.job_lock import take_back
-from convolab_worker.bullmq.outcome import Completed, Failed, Lost, Outcome
+from convolab_worker.bullmq.jobs.outcome import Completed, Failed, Lost, Outcome
 from convolab_worker.bullmq.protocol.records import FAILED_CHILDREN, PENDING_CHILDREN
-from convolab_worker.bullmq.reconcile import Fate
+from convolab_worker.bullmq.worker_side import reconcile
+from convolab_worker.bullmq.worker_side.backend import Refusal
+from convolab_worker.bullmq.worker_side.reconcile import Fate
 from convolab_worker.errors import LockLost, RedisRefused, RedisUnavailable, ReplyLost
 from convolab_worker.worker.execution.children import Aborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.connection.reconnect import Reconnection
+    from convolab_worker.bullmq.worker_side.backend import Backend
+    from convolab_worker.connection.upkeep.reconnect import Reconnection
     from convolab_worker.worker.execution.executor import JobInHand
     from convolab_worker.worker.locks import HeldLock
 

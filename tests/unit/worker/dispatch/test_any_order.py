@@ -14,8 +14,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from convolab_worker.bullmq.backend import QueueContents
 from convolab_worker.bullmq.protocol.records import FetchResult, Marker, Restrictions
+from convolab_worker.bullmq.worker_side.backend import QueueContents
 from convolab_worker.worker.dispatch.queue_choice import MOST_SKIPS
 from convolab_worker.worker.dispatch.queue_state import Availability, FollowUp, Turn
 from convolab_worker.worker.dispatch.queue_table import QueueTable

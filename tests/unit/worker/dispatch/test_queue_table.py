@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from convolab_worker.bullmq.backend import QueueContents
 from convolab_worker.bullmq.protocol.records import Marker, Restrictions
+from convolab_worker.bullmq.worker_side.backend import QueueContents
 from convolab_worker.worker.dispatch.queue_state import Availability, FollowUp, Turn
 from tests.unit.worker.dispatch.tables import (
     START,

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from convolab_worker.bullmq.backend import Backend
+from convolab_worker.bullmq.worker_side.backend import Backend
 from convolab_worker.connection.address import Address
+from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.key_changes import KeyChanges
-from convolab_worker.connection.usage import CommandCounter
+from convolab_worker.connection.upkeep.key_changes import KeyChanges
 from convolab_worker.worker.dispatch.stalled import StalledChecker
 from tests.unit.worker.dispatch.tables import START
 

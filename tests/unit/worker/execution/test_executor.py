@@ -11,7 +11,7 @@ import pytest
 from structlog.contextvars import bind_contextvars, get_contextvars
 from structlog.testing import capture_logs
 
-from convolab_worker.bullmq.outcome import (
+from convolab_worker.bullmq.jobs.outcome import (
     AwaitsChildren,
     Completed,
     Failed,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from convolab_worker.bullmq.outcome import (
+from convolab_worker.bullmq.jobs.outcome import (
     AwaitsChildren,
     Completed,
     Failed,

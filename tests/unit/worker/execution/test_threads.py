@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from convolab_worker.bullmq.outcome import Completed, Failed
+from convolab_worker.bullmq.jobs.outcome import Completed, Failed
 from convolab_worker.handlers.job.job import Job
 from convolab_worker.worker.execution.handler_call import AbortKind, HandlerCall
 from convolab_worker.worker.execution.threads import HandlerThreads

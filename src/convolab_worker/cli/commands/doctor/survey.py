@@ -7,17 +7,17 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_restrictions, text
 from convolab_worker.bullmq.schedulers import listed
+from convolab_worker.bullmq.script_runner import now_ms
 from convolab_worker.cli.commands.doctor import app_checks, checks, waiting
 from convolab_worker.cli.commands.doctor.history import Retention, ended, event_stream
 from convolab_worker.cli.commands.doctor.wake_server import reach
 from convolab_worker.client.operating.queues import find_queues, overview, workers_by_queue
-from convolab_worker.connection.error_replies import explain
+from convolab_worker.connection.commands.error_replies import explain
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.connection.source import ServerSource
-from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:

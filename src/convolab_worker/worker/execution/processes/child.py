@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 
-from convolab_worker.bullmq.job_type import job_types_of
+from convolab_worker.bullmq.jobs.job_type import job_types_of
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.job.job import Job
 from convolab_worker.handlers.job.subprocesses import Subprocesses

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.outcome import AwaitsChildren, Completed, Failed, Postponed
+from convolab_worker.bullmq.jobs.outcome import AwaitsChildren, Completed, Failed, Postponed
 from convolab_worker.bullmq.protocol.records import extended_stacktrace
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.outcome import Outcome
+    from convolab_worker.bullmq.jobs.outcome import Outcome
     from convolab_worker.bullmq.protocol.calls import Call, Transitions
     from convolab_worker.bullmq.protocol.records import ActiveJob
 

@@ -8,7 +8,6 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.job_lock import token_in
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.records import (
@@ -19,16 +18,16 @@ from convolab_worker.bullmq.protocol.records import (
     text,
     whole_number,
 )
-from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.bullmq.script_runner import now_ms, run_script
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import RedisRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.bullmq.worker_side.backend import Backend
     from convolab_worker.connection.connection import Connection
 
 _log = Log()

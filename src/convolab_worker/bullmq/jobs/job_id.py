@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     # Type checkers know it without its being installed; here R has no default before Python 3.13.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
-    from convolab_worker.bullmq.job_type import JobType
+    from convolab_worker.bullmq.jobs.job_type import JobType
 
     R_co = TypeVarWithDefault("R_co", covariant=True, default=Any)
 else:

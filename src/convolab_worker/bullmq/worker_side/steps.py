@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from convolab_worker.bullmq import reconcile
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.bullmq.worker_side import reconcile
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import LockLost, RedisRefused
 
 if TYPE_CHECKING:
-    from convolab_worker.bullmq.backend import Backend
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.bullmq.worker_side.backend import Backend
 
 
 class Recorded(NamedTuple):

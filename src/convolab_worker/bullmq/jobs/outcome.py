@@ -10,7 +10,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convolab_worker.bullmq.child_jobs import ChildJob
+    from convolab_worker.bullmq.jobs.child_jobs import ChildJob
 
 
 class Completed(Struct, frozen=True):

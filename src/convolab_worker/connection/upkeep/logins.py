@@ -9,8 +9,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
-from convolab_worker.connection.error_replies import explain
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.error_replies import explain
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
 if TYPE_CHECKING:

@@ -7,21 +7,21 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.bullmq import producer
-from convolab_worker.bullmq.child_jobs import ChildIds, by_key, not_ended, nothing_to_wait_for
+from convolab_worker.bullmq.jobs.child_jobs import ChildIds, by_key, not_ended, nothing_to_wait_for
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keywords import check_size
 from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from convolab_worker.bullmq.backend import Backend
-    from convolab_worker.bullmq.child_jobs import ChildJob
+    from convolab_worker.bullmq.jobs.child_jobs import ChildJob
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.bullmq.worker_side.backend import Backend
 
 
 async def left_to_add(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, Unpack, overload
 
-from convolab_worker.bullmq.job_id import JobId
+from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.bullmq.protocol.keywords import JobPolicy, check_keyword, job_options
 from convolab_worker.errors import ConfigurationError, InvalidPayload
 from convolab_worker.payloads.decode import decoder, result_decoder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-import time
 from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import Struct
@@ -29,15 +28,15 @@ from convolab_worker.bullmq.protocol.records import (
     text,
 )
 from convolab_worker.bullmq.protocol.scripts import script
-from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.usage import Purpose
+from convolab_worker.bullmq.script_runner import now_ms, run_script
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import LockLost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.connection.key_changes import KeyChanges
+    from convolab_worker.connection.upkeep.key_changes import KeyChanges
 
 _MARKER_DUE = b"1"
 # BZPOPMIN's own time-out, coarse on an idle server, plus the way there and back.
@@ -339,7 +338,3 @@ def _refused(code: int) -> LockLost | Refusal:
     if code not in LOST:
         return Refusal(code)
     return LockLost(LOST[code], ran_out=code == LOCK_MISSING, held=code == LOCK_OF_ANOTHER)
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)

@@ -21,8 +21,8 @@ from convolab_worker.errors import RedisUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from convolab_worker.connection.commands.usage import CommandCounter
     from convolab_worker.connection.route import Route
-    from convolab_worker.connection.usage import CommandCounter
 
 _log = Log()
 # Where a provider closes idle connections, each is opened again after a pause that doubles: being

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from convolab_worker._chance import chance
 from convolab_worker._logs import Log
-from convolab_worker.connection.error_replies import cannot_serve, explain, is_about_data
-from convolab_worker.connection.logins import LoginKeeper
+from convolab_worker.connection.commands.error_replies import cannot_serve, explain, is_about_data
+from convolab_worker.connection.upkeep.logins import LoginKeeper
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
