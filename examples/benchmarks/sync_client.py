@@ -26,7 +26,7 @@ from convolab_worker import JobClient, SyncJobClient
 from convolab_worker.bullmq.protocol.client_calls import add_job
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.scripts import script
-from convolab_worker.client.enqueue import addition
+from convolab_worker.client.adding.enqueue import addition
 from examples.benchmarks.benchkit.bench import Bench
 from examples.benchmarks.benchkit.report import progress
 from examples.benchmarks.benchkit.section import Section, run_alone

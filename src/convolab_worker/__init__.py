@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from convolab_worker.client.client import JobClient
     from convolab_worker.client.events import JobEvent
     from convolab_worker.client.job_status import JobStatus
-    from convolab_worker.client.queues import QueueStatus
-    from convolab_worker.client.sync_client import SyncJobClient
-    from convolab_worker.handlers.children import Child
-    from convolab_worker.handlers.failures import Failure
-    from convolab_worker.handlers.job import Job
-    from convolab_worker.handlers.middleware import CallNext
-    from convolab_worker.handlers.processes import Renewal
-    from convolab_worker.handlers.redaction import Shown
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.client.operating.queues import QueueStatus
+    from convolab_worker.client.sync.sync_client import SyncJobClient
+    from convolab_worker.handlers.around.failures import Failure
+    from convolab_worker.handlers.around.middleware import CallNext
+    from convolab_worker.handlers.around.redaction import Shown
+    from convolab_worker.handlers.job.children import Child
+    from convolab_worker.handlers.job.job import Job
+    from convolab_worker.handlers.job.sync_job import SyncJob
+    from convolab_worker.handlers.registration.processes import Renewal
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
-    from convolab_worker.handlers.sync_job import SyncJob
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import DrainResult, Worker
 
@@ -66,16 +66,16 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CallNext": "handlers.middleware",
-    "Child": "handlers.children",
+    "CallNext": "handlers.around.middleware",
+    "Child": "handlers.job.children",
     "Deduplication": "bullmq.protocol.keywords",
     "DrainResult": "worker.worker",
     "Exponential": "bullmq.protocol.keywords",
     "FailedAttempt": "handlers.retry",
-    "Failure": "handlers.failures",
+    "Failure": "handlers.around.failures",
     "Fixed": "bullmq.protocol.keywords",
-    "HandlerRegistry": "handlers.registry",
-    "Job": "handlers.job",
+    "HandlerRegistry": "handlers.registration.registry",
+    "Job": "handlers.job.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
     "JobId": "bullmq.job_id",
@@ -83,14 +83,14 @@ _MODULES = {
     "JobPolicy": "bullmq.protocol.keywords",
     "JobStatus": "client.job_status",
     "JobType": "bullmq.job_type",
-    "QueueStatus": "client.queues",
-    "Renewal": "handlers.processes",
+    "QueueStatus": "client.operating.queues",
+    "Renewal": "handlers.registration.processes",
     "Schedule": "bullmq.protocol.schedules",
     "ScheduleOptions": "bullmq.protocol.schedules",
     "Settings": "settings",
-    "Shown": "handlers.redaction",
-    "SyncJob": "handlers.sync_job",
-    "SyncJobClient": "client.sync_client",
+    "Shown": "handlers.around.redaction",
+    "SyncJob": "handlers.job.sync_job",
+    "SyncJobClient": "client.sync.sync_client",
     "Worker": "worker.worker",
 }
 

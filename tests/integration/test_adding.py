@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from convolab_worker import JobClient, Settings
 from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client import enqueue
+from convolab_worker.client.adding import enqueue
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, InvalidResult, RedisUnavailable
 from tests.support.proxy import TcpProxy

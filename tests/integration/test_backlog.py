@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from convolab_worker import JobClient, Settings
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client import enqueue
+from convolab_worker.client.adding import enqueue
 from convolab_worker.client.session import Session
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection

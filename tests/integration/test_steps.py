@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, SyncJob, Worker
-from convolab_worker.client.moving import Mover
+from convolab_worker.client.operating.moving import Mover
 from convolab_worker.connection.address import Address
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.usage import CommandCounter

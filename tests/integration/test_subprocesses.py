@@ -69,7 +69,7 @@ async def test_a_program_ends_with_its_job(
     how: str,
 ) -> None:
     """Whatever ends the job, and whatever the program thinks of SIGTERM."""
-    monkeypatch.setattr("convolab_worker.handlers.subprocesses._END_SECONDS", 0.2)
+    monkeypatch.setattr("convolab_worker.handlers.job.subprocesses._END_SECONDS", 0.2)
     handlers, pids = HandlerRegistry(), list[int]()
     started, loop = asyncio.Event(), asyncio.get_running_loop()
     timeout = 0.3 if how == "time-out" else None

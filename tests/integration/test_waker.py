@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from convolab_worker import JobClient, Settings
-from convolab_worker.client.waker import Waker
+from convolab_worker.client.waking.waker import Waker
 from convolab_worker.errors import ConfigurationError
 from tests.support.commands import start_python
 from tests.support.service import (

@@ -115,7 +115,7 @@ def loaded_by(program: str) -> set[str]:
         ),
         pytest.param(
             "from convolab_worker import JobClient, Settings; JobClient(Settings())",
-            HEAVY | {f"convolab_worker.client.{name}" for name in ("waker", "wake_request")},
+            HEAVY | {f"convolab_worker.client.waking.{name}" for name in ("waker", "wake_request")},
             id="a-client",
         ),
         pytest.param(

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.children import Child
-from convolab_worker.handlers.job import AwaitChildren, Job
+from convolab_worker.handlers.job.children import Child
+from convolab_worker.handlers.job.job import AwaitChildren, Job
 from tests.unit.worker.execution.trials import Quiet
 
 

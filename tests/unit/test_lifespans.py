@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from convolab_worker.errors import ConfigurationError, LifespanFailed
-from convolab_worker.handlers.handler import Scope
-from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.lifespan import Lifespans
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.around.lifespan import Lifespans
+from convolab_worker.handlers.job.job import Job
+from convolab_worker.handlers.registration.handler import Scope
+from convolab_worker.handlers.registration.registry import HandlerRegistry
 from convolab_worker.settings import Settings
 
 pytestmark = pytest.mark.asyncio

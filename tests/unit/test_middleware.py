@@ -13,9 +13,9 @@ from convolab_worker import CallNext, Settings, Worker
 from convolab_worker.bullmq.outcome import Completed, Failed, Returned
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobTimeout, RetryLater, UnrecoverableError
-from convolab_worker.handlers.children import Child
-from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.job.children import Child
+from convolab_worker.handlers.job.job import Job
+from convolab_worker.handlers.registration.registry import HandlerRegistry
 from convolab_worker.testing import run_handler
 from convolab_worker.worker.execution.handler_call import AbortKind, HandlerCall
 from convolab_worker.worker.execution.outcomes import conclude, prepare

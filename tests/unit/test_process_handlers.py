@@ -14,7 +14,7 @@ import pytest
 
 from convolab_worker import HandlerRegistry, Job, Renewal, Settings, Worker, errors
 from convolab_worker.errors import ConfigurationError, RateLimited, RetryLater
-from convolab_worker.handlers import processes
+from convolab_worker.handlers.registration import processes
 
 BY_NAME = "expected a function at the top level of a module"
 

@@ -11,9 +11,9 @@ import pytest
 
 from convolab_worker import Exponential, Settings, Worker
 from convolab_worker.errors import ConfigurationError, DuplicateHandler, InvalidPayload
-from convolab_worker.handlers.handler import Handler
-from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.job.job import Job
+from convolab_worker.handlers.registration.handler import Handler
+from convolab_worker.handlers.registration.registry import HandlerRegistry
 
 
 @dataclass

@@ -30,7 +30,7 @@ _OPTIONS = (
 
 
 class ChildJob(Struct, frozen=True):
-    """A part of a job as BullMQ knows it: handlers ask for it by ``handlers.children.Child``.
+    """A part of a job as BullMQ knows it: handlers ask for it by ``handlers.job.children.Child``.
 
     Raises ConfigurationError for values that can't be.
     """

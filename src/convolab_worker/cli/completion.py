@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convolab_worker.cli.flags import PROGRAM
-from convolab_worker.client.jobs import STATES
-from convolab_worker.client.queues import CLEANED
+from convolab_worker.client.operating.jobs import STATES
+from convolab_worker.client.operating.queues import CLEANED
 from convolab_worker.settings import OPTIONS
 from convolab_worker.settings.kinds import Choice
 

@@ -27,7 +27,7 @@ from convolab_worker.telemetry.logging import configure_logging
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
 

@@ -13,7 +13,7 @@ from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
 from convolab_worker.cli import flags
 from convolab_worker.cli.output import listed, remark
 from convolab_worker.cli.process import connected
-from convolab_worker.client.queues import find_queues, not_used, workers_by_queue
+from convolab_worker.client.operating.queues import find_queues, not_used, workers_by_queue
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import (
     ConfigurationError,

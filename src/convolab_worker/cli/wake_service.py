@@ -20,7 +20,7 @@ async def wake_service(settings: Settings, done: str) -> None:
     """
     if settings.wake_url is None:
         return
-    from convolab_worker.client.waker import Waker
+    from convolab_worker.client.waking.waker import Waker
 
     waker = Waker(settings)
     try:

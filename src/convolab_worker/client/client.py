@@ -11,12 +11,13 @@ from convolab_worker._logs import Log
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client import enqueue, following
-from convolab_worker.client.demand import Demand, demand
+from convolab_worker.client import following
+from convolab_worker.client.adding import enqueue
+from convolab_worker.client.adding.transactions import after_commit, heed_sessions
 from convolab_worker.client.job_status import JobStatus, find_job
-from convolab_worker.client.schedules import Schedules
+from convolab_worker.client.operating.demand import Demand, demand
+from convolab_worker.client.operating.schedules import Schedules
 from convolab_worker.client.session import Session
-from convolab_worker.client.transactions import after_commit, heed_sessions
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
-    from convolab_worker.client.enqueue import Addition
+    from convolab_worker.client.adding.enqueue import Addition
     from convolab_worker.client.events import JobEvent
-    from convolab_worker.client.waker import Waker
-    from convolab_worker.handlers.sync_job import AsyncHandler, PlainHandler
+    from convolab_worker.client.waking.waker import Waker
+    from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -411,6 +412,6 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _waker(settings: Settings) -> Waker:
-    from convolab_worker.client.waker import Waker  # not without an address to wake
+    from convolab_worker.client.waking.waker import Waker  # not without an address to wake
 
     return Waker(settings)

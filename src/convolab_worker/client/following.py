@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq import job_lock
-from convolab_worker.client import actions
 from convolab_worker.client.events import CLOSED, GAP, JobEvent
 from convolab_worker.client.job_status import JobStatus, find_job, not_found, read_status
+from convolab_worker.client.operating import actions
 from convolab_worker.errors import JobNotFound, JobNotRunning, RedisUnavailable
 
 if TYPE_CHECKING:

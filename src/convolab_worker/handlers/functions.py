@@ -6,6 +6,8 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -46,3 +48,12 @@ def takes(function: Callable[..., Any], count: int) -> bool:
     except ValueError:  # a built-in that does not tell its signature
         return True
     return True
+
+
+def checked_timeout(timeout: float | None, where: str) -> float | None:
+    """The time-out of what ``where`` names. Raises ConfigurationError for one that can't be."""
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < timeout < float("inf")):
+        msg = f"{where}: timeout={timeout!r}: expected seconds above 0, or None"
+        raise ConfigurationError(msg)
+    return timeout

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from convolab_worker.handlers.redaction import Redact
+    from convolab_worker.handlers.around.redaction import Redact
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
 

@@ -21,7 +21,7 @@ from convolab_worker.worker.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
 
 _log = logging.getLogger(__name__)
 

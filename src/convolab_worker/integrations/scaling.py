@@ -11,7 +11,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.client.demand import Demand
+from convolab_worker.client.operating.demand import Demand
 from convolab_worker.errors import ConfigurationError, RedisUnavailable
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from aiohttp import web
 from msgspec import structs
 
 from convolab_worker.errors import ConvolabWorkerError
-from convolab_worker.handlers.redaction import Redactions
+from convolab_worker.handlers.around.redaction import Redactions
 from convolab_worker.server.answers import answer, failure
 from convolab_worker.server.console.page import page
 from convolab_worker.server.console.redaction import Redaction
@@ -25,7 +25,7 @@ from convolab_worker.settings.kinds import Duration
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from convolab_worker.handlers.redaction import Redact
+    from convolab_worker.handlers.around.redaction import Redact
     from convolab_worker.server.gate.auth import Authorization
     from convolab_worker.server.gate.traffic import Traffic
     from convolab_worker.server.worker_proxy import WorkerProxy

@@ -14,14 +14,15 @@ from convolab_worker.bullmq import schedulers
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.producer import COUNTED_STATES
 from convolab_worker.bullmq.protocol.schedules import Schedule
-from convolab_worker.client import actions, enqueue, queues as of_queues, schedules
+from convolab_worker.client.adding import enqueue
+from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.client import JobClient, typed_result
-from convolab_worker.client.demand import Demand
 from convolab_worker.client.events import JobEvent
 from convolab_worker.client.job_status import JobStatus, not_found, seen
-from convolab_worker.client.queues import QueueStatus
-from convolab_worker.client.sync_client import SyncJobClient
-from convolab_worker.client.transactions import after_commit
+from convolab_worker.client.operating import actions, queues as of_queues, schedules
+from convolab_worker.client.operating.demand import Demand
+from convolab_worker.client.operating.queues import QueueStatus
+from convolab_worker.client.sync.sync_client import SyncJobClient
 from convolab_worker.errors import JobFailed, JobNotFound, JobNotRunning, WrongState
 from convolab_worker.payloads.encode import encode_json
 from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.client.actions import Jobs
-    from convolab_worker.client.enqueue import Addition
-    from convolab_worker.client.jobs import Wanted
+    from convolab_worker.client.adding.enqueue import Addition
+    from convolab_worker.client.operating.actions import Jobs
+    from convolab_worker.client.operating.jobs import Wanted
     from convolab_worker.client.session import Session
     from convolab_worker.settings import Settings
 

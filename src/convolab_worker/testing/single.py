@@ -22,8 +22,8 @@ from convolab_worker.bullmq.outcome import (
 from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError, JobFailed
-from convolab_worker.handlers.lifespan import Lifespans
-from convolab_worker.handlers.steps.limits import StepLimits
+from convolab_worker.handlers.around.lifespan import Lifespans
+from convolab_worker.handlers.job.steps.limits import StepLimits
 from convolab_worker.payloads.encode import encode_data, encode_json
 from convolab_worker.settings import Settings
 from convolab_worker.telemetry.metrics import Metrics
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from convolab_worker.bullmq.protocol.keywords import Backoff
-    from convolab_worker.handlers.children import Child
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.job.children import Child
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.worker.locks import HeldLock
 
 _CLOSING_SECONDS = 5.0

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from convolab_worker.bullmq.job_type import JobType
-    from convolab_worker.handlers.registry import HandlerRegistry
-    from convolab_worker.handlers.sync_job import AsyncHandler, PlainHandler
+    from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
 
 P = TypeVar("P")
 R = TypeVar("R")

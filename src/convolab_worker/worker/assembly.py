@@ -25,7 +25,7 @@ from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import CommandCounter
 from convolab_worker.errors import ReplyLost
-from convolab_worker.handlers.steps.limits import StepLimits
+from convolab_worker.handlers.job.steps.limits import StepLimits
 from convolab_worker.settings.units import parse_rate
 from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
@@ -46,7 +46,7 @@ from convolab_worker.worker.watchdog import StackReports, Watchdog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
 # A frozen process can't close its connections: so early, and they are made anew in a round trip.

@@ -10,10 +10,10 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from convolab_worker.handlers.hooks import LONGEST_SECONDS
+from convolab_worker.handlers.around.hooks import LONGEST_SECONDS
 
 if TYPE_CHECKING:
-    from convolab_worker.handlers.hooks import Hooks
+    from convolab_worker.handlers.around.hooks import Hooks
 
 # What a function gets at least, whose worker has no time left.
 _LEAST_SECONDS = 0.5

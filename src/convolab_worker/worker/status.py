@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
     from convolab_worker.worker.assembly import Assembly

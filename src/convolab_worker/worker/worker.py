@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from convolab_worker._logs import Log
 from convolab_worker.errors import ConfigurationError, NotRunning, RedisUnavailable
-from convolab_worker.handlers.lifespan import Lifespans
-from convolab_worker.handlers.processes import IMPORTING
+from convolab_worker.handlers.around.lifespan import Lifespans
+from convolab_worker.handlers.registration.processes import IMPORTING
 from convolab_worker.settings import Settings
 from convolab_worker.worker import status
 from convolab_worker.worker.assembly import assemble
@@ -20,8 +20,8 @@ from convolab_worker.worker.status import Health
 from convolab_worker.worker.suspension import ALWAYS_WORKING
 
 if TYPE_CHECKING:
-    from convolab_worker.handlers.handler import Scope
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.handler import Scope
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.worker.assembly import Assembly
     from convolab_worker.worker.held_requests import HoldResult
 

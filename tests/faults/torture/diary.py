@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from redis import Redis
 
-from convolab_worker.handlers.job import AwaitChildren
+from convolab_worker.handlers.job.job import AwaitChildren
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -168,7 +168,7 @@ async def test_a_function_that_fails_harms_nothing_and_is_called_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The answer and the commands are those of a worker without one; the log names it."""
-    monkeypatch.setattr("convolab_worker.handlers.hooks.LONGEST_SECONDS", 0.3)
+    monkeypatch.setattr("convolab_worker.handlers.around.hooks.LONGEST_SECONDS", 0.3)
     server, told, plain = start_server(), [], HandlerRegistry()
     plain.include(handlers)
     free = asyncio.Event()

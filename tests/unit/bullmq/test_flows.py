@@ -11,7 +11,7 @@ from convolab_worker.bullmq.child_jobs import ChildIds, by_key, check_keys
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.children import Child
+from convolab_worker.handlers.job.children import Child
 
 KEYS = st.text(st.characters(codec="utf-8", exclude_characters=":~"), min_size=1, max_size=20)
 PARENTS = st.one_of(

@@ -10,10 +10,10 @@ import pytest
 
 from convolab_worker.cli.app_loader import load_app
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.registration.registry import HandlerRegistry
 
 REGISTRY = """
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.registration.registry import HandlerRegistry
 
 handlers = HandlerRegistry()
 

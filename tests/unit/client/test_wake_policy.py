@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.client.wake_policy import (
+from convolab_worker.client.waking.wake_policy import (
     ATTEMPTS,
     Again,
     Answered,

@@ -31,7 +31,7 @@ def stack(*files: str) -> str:
         (("/app/a.py",), "/app/a.py:1 in f1"),
         (("/app/a.py", f"{STDLIB}/asyncio/tasks.py"), "/app/a.py:1 in f1"),
         (("/app/a.py", "/app/b.py", f"{SITE}/httpx/_client.py"), "/app/b.py:2 in f2"),
-        (("/app/a.py", f"{OURS}/handlers/job.py", "<frozen os>"), "/app/a.py:1 in f1"),
+        (("/app/a.py", f"{OURS}/handlers/job/job.py", "<frozen os>"), "/app/a.py:1 in f1"),
         (("/app/a.py", f"{SITE}/tenacity/x.py", "/app/b.py"), "/app/b.py:3 in f3"),
         ((f"{SITE}/lessons/a.py", f"{SITE}/lessons/b.py", f"{SITE}/httpx/c.py"),
          f"{SITE}/lessons/b.py:2 in f2"),

@@ -25,7 +25,7 @@ def add_flags(command: Parser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Print a line for each handler."""
     from convolab_worker.cli.process import load_handlers
-    from convolab_worker.handlers.facts import facts_of
+    from convolab_worker.handlers.registration.facts import facts_of
 
     handlers = facts_of(load_handlers(settings_of(given)))
     if given.json:

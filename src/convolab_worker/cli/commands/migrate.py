@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from convolab_worker.cli.flags import Parser
-    from convolab_worker.client.moving import Account
+    from convolab_worker.client.operating.moving import Account
     from convolab_worker.settings import Settings
 
 EXAMPLE = "migrate --from audio --to speech"
@@ -41,7 +41,7 @@ def main(given: argparse.Namespace) -> int:
     from convolab_worker.cli.process import run_client
     from convolab_worker.cli.queues import unused
     from convolab_worker.cli.wake_service import wake_service
-    from convolab_worker.client.moving import Account
+    from convolab_worker.client.operating.moving import Account
 
     destination, account = given.destination, Account()
     states = _checked_states(settings, given)
@@ -72,7 +72,7 @@ def main(given: argparse.Namespace) -> int:
 
 def _checked_states(settings: Settings, given: argparse.Namespace) -> Sequence[str]:
     """Return the states to move, after checking them and the destination."""
-    from convolab_worker.client.moving import STATES
+    from convolab_worker.client.operating.moving import STATES
 
     settings.replace(queues=(given.destination,))  # raises for a name that BullMQ forbids
     if given.destination in settings.queues:
@@ -95,7 +95,7 @@ async def _migrate(
     execute: bool,
 ) -> None:
     from convolab_worker.cli.process import connected
-    from convolab_worker.client.moving import Mover
+    from convolab_worker.client.operating.moving import Mover
 
     async with connected(settings) as connection:
         mover = Mover(
@@ -138,7 +138,7 @@ def _print(account: Account, destination: str, *, execute: bool, as_lines: bool)
 
 
 def _in_words(outcome: str, *, execute: bool) -> str:
-    from convolab_worker.client.moving import MOVED
+    from convolab_worker.client.operating.moving import MOVED
 
     if outcome != MOVED:
         return f"stays: {outcome}"
@@ -164,7 +164,7 @@ def _warn_of_handlers(app: str, destination: str, account: Account) -> None:
 
 def _moved(account: Account) -> Iterator[tuple[str, str]]:
     """Yield the names of jobs that move, each with the queue it comes from."""
-    from convolab_worker.client.moving import MOVED
+    from convolab_worker.client.operating.moving import MOVED
 
     for queue, _, name, outcome in account.jobs:
         if outcome == MOVED:

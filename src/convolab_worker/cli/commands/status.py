@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from convolab_worker.cli.flags import Parser
-    from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.client.operating.queues import QueueStatus
     from convolab_worker.settings import Settings
 
 EXAMPLE = "status silent"
@@ -102,7 +102,7 @@ async def _watch(settings: Settings, given: argparse.Namespace) -> NoReturn:
     import asyncio
 
     from convolab_worker.client.client import JobClient
-    from convolab_worker.client.queues import MOST_STATUS_COMMANDS
+    from convolab_worker.client.operating.queues import MOST_STATUS_COMMANDS
 
     in_place = sys.stdout.isatty() and not given.json
     async with JobClient(settings) as client:

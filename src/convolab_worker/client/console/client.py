@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.bullmq.protocol.records import is_lifo, read_number, text
-from convolab_worker.client.actions import DONE, Action
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.details import read_attempts, read_details
 from convolab_worker.client.console.pages import WINDOW, matching, read_page
 from convolab_worker.client.job_status import Seen, readable
+from convolab_worker.client.operating.actions import DONE, Action
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.telemetry.recent_runs import pattern_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from convolab_worker.client.actions import Kind
     from convolab_worker.client.console.details import Attempts, JobDetails
     from convolab_worker.client.console.pages import JobPage, Matches
     from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.client.operating.actions import Kind
 
 
 class FailureGroup(NamedTuple):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.client.job_status import JobStatus, readable
-from convolab_worker.client.jobs import LISTS, STATES, checked_states, read_jobs
+from convolab_worker.client.operating.jobs import LISTS, STATES, checked_states, read_jobs
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.client.jobs import Place
+    from convolab_worker.client.operating.jobs import Place
     from convolab_worker.connection.connection import Connection
 
 PAGE = 50

@@ -17,8 +17,8 @@ from convolab_worker.payloads.describe import REF, payload_schema, result_schema
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from convolab_worker.handlers.handler import Handler
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.handler import Handler
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ANNOTATIONS = "x-convolab"

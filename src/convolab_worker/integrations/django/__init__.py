@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.integrations.django.backend import BullMQBackend
 
 __all__ = ["BullMQBackend", "handlers"]

@@ -14,8 +14,8 @@ from django.utils.crypto import get_random_string
 
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.bullmq.protocol.keywords import Backoff, Keep, job_options
-from convolab_worker.client.sync_client import SyncJobClient
-from convolab_worker.client.transactions import after_commit
+from convolab_worker.client.adding.transactions import after_commit
+from convolab_worker.client.sync.sync_client import SyncJobClient
 from convolab_worker.errors import ConfigurationError, JobNotFound
 from convolab_worker.integrations.django.results import (
     bullmq_priority,

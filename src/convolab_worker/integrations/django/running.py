@@ -18,8 +18,8 @@ from django.utils.module_loading import autodiscover_modules
 
 from convolab_worker.bullmq.job_id import JobId
 from convolab_worker.handlers.functions import is_async
-from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.job.job import Job
+from convolab_worker.handlers.registration.registry import HandlerRegistry
 from convolab_worker.integrations.django.backend import JOB_OPTIONS, BullMQBackend
 from convolab_worker.integrations.django.results import task_error, worker_note
 from convolab_worker.integrations.django.tasks_api import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from datetime import datetime
 
-    from convolab_worker.handlers.failures import Failure
+    from convolab_worker.handlers.around.failures import Failure
 
 _HANDLER_OPTIONS = (*JOB_OPTIONS, "timeout", "concurrency", "rate")
 

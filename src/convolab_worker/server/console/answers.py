@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from convolab_worker.client.console.client import FailureGroup
     from convolab_worker.client.console.details import JobDetails
     from convolab_worker.client.job_status import JobStatus
-    from convolab_worker.client.queues import QueueStatus
-    from convolab_worker.handlers.handler import Handler
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.client.operating.queues import QueueStatus
+    from convolab_worker.handlers.registration.handler import Handler
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.server.console.redaction import Redaction
     from convolab_worker.settings import Settings
 
@@ -137,7 +137,7 @@ def _moments(schedule: Schedule, now: float) -> list[float]:
 
 def handlers(registry: HandlerRegistry, settings: Settings) -> list[dict[str, Any]]:
     """Return the handlers of a worker, those that none of its queues reaches among them."""
-    from convolab_worker.handlers.facts import facts_of
+    from convolab_worker.handlers.registration.facts import facts_of
 
     unreachable = {handler.key for handler in registry.unreachable(settings.queues)}
     rows = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.handlers.redaction import NOT_SHOWN, Redactions, Shown
+from convolab_worker.handlers.around.redaction import NOT_SHOWN, Redactions, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

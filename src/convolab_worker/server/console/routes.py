@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.client.console.client import ConsoleClient
     from convolab_worker.client.job_status import JobStatus
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.server.console.redaction import Redaction
     from convolab_worker.settings import Settings
 

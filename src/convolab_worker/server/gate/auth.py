@@ -107,7 +107,7 @@ def _signature_verifier(settings: Settings) -> SignatureVerifier | None:
             " QStash calls, since it signs for every address of its account"
         )
         raise ConfigurationError(msg)
-    from convolab_worker.client.wake_request import wake_address
+    from convolab_worker.client.waking.wake_request import wake_address
     from convolab_worker.server.gate.signatures import SignatureVerifier
 
     return SignatureVerifier(wake_address(settings), [key for key in keys if key is not None])

@@ -21,7 +21,7 @@ from convolab_worker.bullmq.outcome import (
 )
 from convolab_worker.bullmq.protocol.job_options import Defaults
 from convolab_worker.errors import HandlerNotFound, JobFailed, RedisUnavailable
-from convolab_worker.handlers.failures import Failure
+from convolab_worker.handlers.around.failures import Failure
 from convolab_worker.telemetry.frames import application_place_in
 from convolab_worker.telemetry.recent_runs import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
     from convolab_worker._logs import JobNames
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.handler import Handler
-    from convolab_worker.handlers.hooks import Hooks
-    from convolab_worker.handlers.registry import HandlerRegistry
-    from convolab_worker.handlers.reporter import JobReporter
+    from convolab_worker.handlers.around.hooks import Hooks
+    from convolab_worker.handlers.job.reporter import JobReporter
+    from convolab_worker.handlers.registration.handler import Handler
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.telemetry.metrics import Metrics
     from convolab_worker.telemetry.tracing import Tracing
     from convolab_worker.worker.execution.processes.call import ProcessCall

@@ -27,7 +27,7 @@ from convolab_worker.bullmq.outcome import (
     Outcome,
     Returned,
 )
-from convolab_worker.handlers.middleware import MiddlewareChain
+from convolab_worker.handlers.around.middleware import MiddlewareChain
 from convolab_worker.payloads.encode import EncodedJson
 from convolab_worker.telemetry.log_context import bind_job
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from types import FrameType
 
-    from convolab_worker.handlers.handler import Handler
-    from convolab_worker.handlers.job import Job
+    from convolab_worker.handlers.job.job import Job
+    from convolab_worker.handlers.registration.handler import Handler
     from convolab_worker.worker.execution.processes.call import ProcessCall
     from convolab_worker.worker.execution.threads import HandlerThread, HandlerThreads
 

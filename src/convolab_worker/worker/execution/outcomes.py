@@ -27,9 +27,9 @@ from convolab_worker.errors import (
     RetryLater,
     UnrecoverableError,
 )
-from convolab_worker.handlers import middleware
+from convolab_worker.handlers.around import middleware
 from convolab_worker.handlers.groups import members
-from convolab_worker.handlers.job import AwaitChildren, Job
+from convolab_worker.handlers.job.job import AwaitChildren, Job
 from convolab_worker.handlers.retry import NO_STRATEGIES, FailedAttempt, retry_delay
 from convolab_worker.payloads.encode import encode_json
 from convolab_worker.telemetry.frames import names_application
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.handler import Handler
-    from convolab_worker.handlers.reporter import JobReporter
+    from convolab_worker.handlers.job.reporter import JobReporter
+    from convolab_worker.handlers.registration.handler import Handler
     from convolab_worker.handlers.retry import Strategies
     from convolab_worker.worker.execution.handler_call import HandlerCall
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.connection.reconnect import Reconnection
     from convolab_worker.connection.usage import CommandCounter
-    from convolab_worker.handlers.steps.limits import StepLimits
+    from convolab_worker.handlers.job.steps.limits import StepLimits
     from convolab_worker.worker.locks import HeldLock
 
 _log = Log()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.job.job import Job
+from convolab_worker.handlers.registration.registry import HandlerRegistry
 from convolab_worker.settings.units import parse_rate
 from convolab_worker.worker.dispatch.slots import StartRates
 

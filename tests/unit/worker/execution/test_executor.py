@@ -22,9 +22,9 @@ from convolab_worker.bullmq.outcome import (
 )
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import InvalidPayload, RedisUnavailable
-from convolab_worker.handlers.failures import Failure
-from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.around.failures import Failure
+from convolab_worker.handlers.job.job import Job
+from convolab_worker.handlers.registration.registry import HandlerRegistry
 from convolab_worker.telemetry.metrics import Metrics
 from convolab_worker.worker.execution.executor import NO_HANDLER, JobExecutor, JobInHand, label
 from convolab_worker.worker.execution.handler_call import (

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from convolab_worker.bullmq.outcome import Completed, Failed, Lost, Returned
-from convolab_worker.handlers.job import Job
+from convolab_worker.handlers.job.job import Job
 from convolab_worker.worker.execution import handler_call
 from convolab_worker.worker.execution.handler_call import AbortKind
 from tests.unit.worker.execution.trials import SOON, Trial, abort_of

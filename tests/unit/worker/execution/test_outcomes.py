@@ -24,8 +24,8 @@ from convolab_worker.errors import (
     RetryLater,
     UnrecoverableError,
 )
-from convolab_worker.handlers.children import Child
-from convolab_worker.handlers.job import AwaitChildren, Job
+from convolab_worker.handlers.job.children import Child
+from convolab_worker.handlers.job.job import AwaitChildren, Job
 from convolab_worker.payloads.decode import decode_data
 from convolab_worker.worker.execution import handler_call
 from convolab_worker.worker.execution.outcomes import failure

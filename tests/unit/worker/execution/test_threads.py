@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from convolab_worker.bullmq.outcome import Completed, Failed
-from convolab_worker.handlers.job import Job
+from convolab_worker.handlers.job.job import Job
 from convolab_worker.worker.execution.handler_call import AbortKind, HandlerCall
 from convolab_worker.worker.execution.threads import HandlerThreads
 from tests.unit.worker.execution.trials import SOON, Trial, abort_of

@@ -10,7 +10,7 @@ import msgspec
 
 from convolab_worker.bullmq.outcome import Failed, Outcome
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.handlers.registry import HandlerRegistry
+from convolab_worker.handlers.registration.registry import HandlerRegistry
 from convolab_worker.worker.execution.handler_call import (
     LOCK_LOST,
     SHUTDOWN,

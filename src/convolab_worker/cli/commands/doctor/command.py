@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from convolab_worker.cli.flags import Parser
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
 EXAMPLE = "doctor --app lessons:handlers --queue audio"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
     Ask = Callable[..., Awaitable[Any]]  # of a command; None where the server refuses it

@@ -14,7 +14,7 @@ from convolab_worker.bullmq.schedulers import listed
 from convolab_worker.cli.commands.doctor import app_checks, checks, waiting
 from convolab_worker.cli.commands.doctor.history import Retention, ended, event_stream
 from convolab_worker.cli.commands.doctor.wake_server import reach
-from convolab_worker.client.queues import find_queues, overview, workers_by_queue
+from convolab_worker.client.operating.queues import find_queues, overview, workers_by_queue
 from convolab_worker.connection.error_replies import explain
 from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.usage import Purpose
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.schedulers import ListedSchedule
     from convolab_worker.cli.commands.doctor.checks import Finding
-    from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.client.operating.queues import QueueStatus
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
 _PINGS = 20

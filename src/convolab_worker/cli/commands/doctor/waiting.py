@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.handlers.registry import HandlerRegistry
+    from convolab_worker.handlers.registration.registry import HandlerRegistry
 
 _MOST_NAMES = 1000
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
-from convolab_worker.client.wake_request import wake_address
+from convolab_worker.client.waking.google_tokens import IdentityTokenSource, IdentityUnavailable
+from convolab_worker.client.waking.wake_request import wake_address
 
 if TYPE_CHECKING:
     from convolab_worker.settings import Settings

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from convolab_worker.cli.flags import Parser
     from convolab_worker.client.console.details import Attempts, JobDetails
     from convolab_worker.client.job_status import JobStatus
-    from convolab_worker.client.jobs import Wanted
+    from convolab_worker.client.operating.jobs import Wanted
 
 EXAMPLE = "jobs list --state failed --name speak"
 
@@ -194,7 +194,7 @@ def _act(given: argparse.Namespace) -> int:
     from convolab_worker.cli.process import run_client
     from convolab_worker.cli.queues import acted_on, looked_in
     from convolab_worker.cli.wake_service import wake_service
-    from convolab_worker.client.actions import DONE, Action
+    from convolab_worker.client.operating.actions import DONE, Action
 
     outcomes: Counter[str] = Counter()
     done = _DONE_TO_THEM[given.action]
@@ -230,7 +230,7 @@ def _act(given: argparse.Namespace) -> int:
 
 def _states(given: argparse.Namespace) -> Sequence[str]:
     """Return the states that are meant: those of the flags, or all that the action is for."""
-    from convolab_worker.client import actions, jobs
+    from convolab_worker.client.operating import actions, jobs
 
     possible = [
         state
@@ -254,7 +254,7 @@ def _states(given: argparse.Namespace) -> Sequence[str]:
 
 def _wanted(given: argparse.Namespace) -> Wanted:
     """Return the filter that the flags mean. Raises ConfigurationError for a wrong pattern."""
-    from convolab_worker.client.jobs import Wanted
+    from convolab_worker.client.operating.jobs import Wanted
 
     return Wanted.of(
         name=given.names,

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.errors import ConvolabWorkerError, ProcessDied, RemoteError
-from convolab_worker.handlers.processes import import_name, is_program
+from convolab_worker.handlers.registration.processes import import_name, is_program
 from convolab_worker.payloads.encode import EncodedJson
 from convolab_worker.worker.execution.outcomes import with_remote_stack
 from convolab_worker.worker.execution.processes.process import (
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.handler import Handler
-    from convolab_worker.handlers.job import Job
-    from convolab_worker.handlers.processes import ImportName, Renewal
+    from convolab_worker.handlers.job.job import Job
+    from convolab_worker.handlers.registration.handler import Handler
+    from convolab_worker.handlers.registration.processes import ImportName, Renewal
     from convolab_worker.worker.execution.processes.pool import HandlerProcesses
     from convolab_worker.worker.execution.processes.process import HandlerProcess
 

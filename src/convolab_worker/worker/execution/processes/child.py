@@ -18,9 +18,9 @@ import structlog
 
 from convolab_worker.bullmq.job_type import job_types_of
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.processes import import_function
-from convolab_worker.handlers.subprocesses import Subprocesses
+from convolab_worker.handlers.job.job import Job
+from convolab_worker.handlers.job.subprocesses import Subprocesses
+from convolab_worker.handlers.registration.processes import import_function
 from convolab_worker.payloads.annotation import payload_annotation
 from convolab_worker.payloads.decode import decoder
 from convolab_worker.payloads.encode import encode_json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.processes import ImportName
+    from convolab_worker.handlers.registration.processes import ImportName
 
 # How often progress is sent, at most; the worker writes it once a second.
 _PAUSE_SECONDS = 0.1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from convolab_worker.worker.execution.processes.process import HandlerProcess
 
 if TYPE_CHECKING:
-    from convolab_worker.handlers.processes import ImportName, Renewal
+    from convolab_worker.handlers.registration.processes import ImportName, Renewal
 
 # What an idle process gets to run its exit handlers.
 _EXIT_SECONDS = 0.5

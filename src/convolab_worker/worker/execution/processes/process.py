@@ -25,7 +25,7 @@ from convolab_worker.telemetry.logging import configured
 from convolab_worker.worker.execution.processes.channel import Channel
 
 if TYPE_CHECKING:
-    from convolab_worker.handlers.processes import ImportName
+    from convolab_worker.handlers.registration.processes import ImportName
 
 # How long it may take to start and to import its handler, before its time-out counts.
 START_SECONDS = 120.0

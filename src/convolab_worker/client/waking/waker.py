@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from convolab_worker._chance import chance
 from convolab_worker._logs import Log
-from convolab_worker.client.wake_policy import GivenUp, Heard, due_in, judge
-from convolab_worker.client.wake_request import WakeSender, open_session, wake_address
+from convolab_worker.client.waking.wake_policy import GivenUp, Heard, due_in, judge
+from convolab_worker.client.waking.wake_request import WakeSender, open_session, wake_address
 from convolab_worker.settings.urls import mask_url
 
 if TYPE_CHECKING:

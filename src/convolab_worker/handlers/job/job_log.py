@@ -9,8 +9,8 @@ from convolab_worker._logs import NAMES, bound_logger, named
 if TYPE_CHECKING:
     import structlog
 
-    from convolab_worker.handlers.job import Job
-    from convolab_worker.handlers.reporter import JobReporter
+    from convolab_worker.handlers.job.job import Job
+    from convolab_worker.handlers.job.reporter import JobReporter
 
 
 def job_logger(job: Job[Any], reporter: JobReporter) -> structlog.typing.FilteringBoundLogger:

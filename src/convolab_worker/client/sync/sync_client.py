@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
-from convolab_worker.client.actions import BATCH
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.job_status import JobStatus
-from convolab_worker.client.sync_session import Held
+from convolab_worker.client.operating.actions import BATCH
+from convolab_worker.client.sync.sync_session import Held
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
-    from convolab_worker.client.sync_session import Running
-    from convolab_worker.handlers.sync_job import AsyncHandler, PlainHandler
+    from convolab_worker.client.sync.sync_session import Running
+    from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
     from convolab_worker.settings import Settings
 
 P = TypeVar("P")

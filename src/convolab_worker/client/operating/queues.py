@@ -14,7 +14,7 @@ from convolab_worker.bullmq.protocol import client_calls, script_costs
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.client.jobs import LISTS
+from convolab_worker.client.operating.jobs import LISTS
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, RedisRefused
 

@@ -16,7 +16,7 @@ from typing import (
 )
 
 from convolab_worker.bullmq.child_jobs import ChildJob, check_keys
-from convolab_worker.handlers.worker_loop import WorkerLoop
+from convolab_worker.handlers.job.worker_loop import WorkerLoop
 from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.protocol.keywords import Backoff
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.reporter import JobReporter
-    from convolab_worker.handlers.steps.steps import Steps
-    from convolab_worker.handlers.subprocesses import JobSubprocess, Subprocesses
+    from convolab_worker.handlers.job.reporter import JobReporter
+    from convolab_worker.handlers.job.steps.steps import Steps
+    from convolab_worker.handlers.job.subprocesses import JobSubprocess, Subprocesses
 
     R = TypeVarWithDefault("R", default=Any)
 else:
@@ -126,7 +126,9 @@ class Job(Generic[T, R]):
     def log(self) -> structlog.typing.FilteringBoundLogger:
         """A structlog logger that names the job; its lines are kept with the job in Redis too."""
         if self._log is None:
-            from convolab_worker.handlers.job_log import job_logger  # which most jobs do without
+            from convolab_worker.handlers.job.job_log import (
+                job_logger,  # which most jobs do without
+            )
 
             self._log = job_logger(self, self._reporter)
         return self._log
@@ -229,7 +231,7 @@ class Job(Generic[T, R]):
 
     def _all_steps(self) -> Steps:
         if self._steps is None:
-            from convolab_worker.handlers.steps.steps import Steps  # which most jobs do without
+            from convolab_worker.handlers.job.steps.steps import Steps  # which most jobs do without
 
             loop = WorkerLoop(self._reporter.loop)
             self._steps = Steps(self._active_job, self._reporter, loop)
@@ -289,7 +291,7 @@ class Job(Generic[T, R]):
         SIGKILL. On Linux it also ends when this process is killed.
         """
         if self._subprocesses is None:
-            from convolab_worker.handlers.subprocesses import Subprocesses
+            from convolab_worker.handlers.job.subprocesses import Subprocesses
 
             self._subprocesses = Subprocesses()
         return self._subprocesses.start(command, options)

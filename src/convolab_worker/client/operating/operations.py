@@ -8,17 +8,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client import actions, queues as of_queues
 from convolab_worker.client.job_status import find_job, readable
-from convolab_worker.client.jobs import Search, Wanted, checked_states
+from convolab_worker.client.operating import actions, queues as of_queues
+from convolab_worker.client.operating.jobs import Search, Wanted, checked_states
 from convolab_worker.connection.usage import Purpose
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from convolab_worker.client.actions import Jobs
     from convolab_worker.client.job_status import JobStatus
-    from convolab_worker.client.queues import QueueStatus
+    from convolab_worker.client.operating.actions import Jobs
+    from convolab_worker.client.operating.queues import QueueStatus
     from convolab_worker.client.session import Session
     from convolab_worker.settings import Settings
 

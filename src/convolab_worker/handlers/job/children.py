@@ -13,7 +13,7 @@ from convolab_worker.bullmq.protocol.keywords import JobPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.handlers.sync_job import SyncJob
+    from convolab_worker.handlers.job.sync_job import SyncJob
 
 P = TypeVar("P")
 

@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from convolab_worker.client.google_tokens import IdentityTokenSource, IdentityUnavailable
-from convolab_worker.client.wake_policy import REDIRECTS, Answered, Unanswered, retry_after
+from convolab_worker.client.waking.google_tokens import IdentityTokenSource, IdentityUnavailable
+from convolab_worker.client.waking.wake_policy import REDIRECTS, Answered, Unanswered, retry_after
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.urls import mask_url
 

@@ -30,11 +30,11 @@ from convolab_worker.errors import (
     UnrecoverableError,
 )
 from convolab_worker.handlers.groups import members
-from convolab_worker.handlers.job import Job
+from convolab_worker.handlers.job.job import Job
+from convolab_worker.handlers.job.steps.call import check_name, step_call
+from convolab_worker.handlers.job.steps.callers import LoopCaller, ThreadCaller
+from convolab_worker.handlers.job.worker_loop import driven, running_loop
 from convolab_worker.handlers.retry import retry_delay
-from convolab_worker.handlers.steps.call import check_name, step_call
-from convolab_worker.handlers.steps.callers import LoopCaller, ThreadCaller
-from convolab_worker.handlers.worker_loop import driven, running_loop
 from convolab_worker.payloads.annotation import annotation_name, result_annotation
 from convolab_worker.payloads.decode import decoder
 from convolab_worker.payloads.encode import encode_data
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from convolab_worker.bullmq.protocol.records import ActiveJob
-    from convolab_worker.handlers.steps.call import StepCall
-    from convolab_worker.handlers.steps.callers import Caller
-    from convolab_worker.handlers.worker_loop import WorkerLoop
+    from convolab_worker.handlers.job.steps.call import StepCall
+    from convolab_worker.handlers.job.steps.callers import Caller
+    from convolab_worker.handlers.job.worker_loop import WorkerLoop
 
 _KEY_DIGITS = 32
 # Another call would end the same way, or was asked for at another time.

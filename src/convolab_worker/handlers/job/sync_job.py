@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
-from convolab_worker.handlers.job import Job
+from convolab_worker.handlers.job.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from convolab_worker.bullmq.child_jobs import ChildJob
     from convolab_worker.bullmq.protocol.keywords import Backoff
-    from convolab_worker.handlers.job import R, T
+    from convolab_worker.handlers.job.job import R, T
 
 V = TypeVar("V")
 P = ParamSpec("P")

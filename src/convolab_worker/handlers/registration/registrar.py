@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from convolab_worker.bullmq.job_type import JobType
-    from convolab_worker.handlers.handler import HandlerOptions
-    from convolab_worker.handlers.job import Job
-    from convolab_worker.handlers.sync_job import SyncJob
+    from convolab_worker.handlers.job.job import Job
+    from convolab_worker.handlers.job.sync_job import SyncJob
+    from convolab_worker.handlers.registration.handler import HandlerOptions
 
 F = TypeVar("F", bound="Callable[[SyncJob[Any, Any]], Any]")
 P = TypeVar("P")

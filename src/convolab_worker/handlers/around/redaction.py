@@ -9,8 +9,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from convolab_worker._logs import Log
+from convolab_worker.handlers.around.hooks import Hooks
 from convolab_worker.handlers.functions import place
-from convolab_worker.handlers.hooks import Hooks
 
 Redact = Callable[["Shown"], Any]
 RedactT = TypeVar("RedactT", bound=Redact)

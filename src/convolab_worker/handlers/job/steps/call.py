@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.handler import checked_timeout
+from convolab_worker.handlers.functions import checked_timeout
 from convolab_worker.handlers.retry import retry_delay
 
 if TYPE_CHECKING:

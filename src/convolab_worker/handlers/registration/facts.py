@@ -10,7 +10,7 @@ from convolab_worker.payloads.annotation import annotation_name
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from convolab_worker.handlers.handler import Handler
+    from convolab_worker.handlers.registration.handler import Handler
 
 
 def facts_of(handlers: Iterable[Handler]) -> list[dict[str, Any]]:

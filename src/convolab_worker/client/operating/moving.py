@@ -11,7 +11,7 @@ from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.client.jobs import LISTS
+from convolab_worker.client.operating.jobs import LISTS
 from convolab_worker.connection.usage import Purpose
 
 if TYPE_CHECKING:

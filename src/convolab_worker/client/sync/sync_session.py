@@ -17,11 +17,11 @@ from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.backend import now_ms
 from convolab_worker.bullmq.protocol.client_calls import add_job
 from convolab_worker.bullmq.protocol.scripts import script
-from convolab_worker.client import enqueue
+from convolab_worker.client.adding import enqueue
+from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.client import JobClient
-from convolab_worker.client.loop_thread import LoopThread
-from convolab_worker.client.transactions import after_commit
-from convolab_worker.client.waker import CLOSE_SECONDS
+from convolab_worker.client.sync.loop_thread import LoopThread
+from convolab_worker.client.waking.waker import CLOSE_SECONDS
 from convolab_worker.connection.blocking import BlockingConnection, BlockingPool, open_blocking
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ReplyLost
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from convolab_worker.bullmq.job_id import JobId
-    from convolab_worker.client.enqueue import Addition
+    from convolab_worker.client.adding.enqueue import Addition
     from convolab_worker.settings import Settings
 
 R = TypeVar("R")

@@ -21,8 +21,8 @@ from convolab_worker.bullmq.protocol.schedules import (
     repeat_options,
 )
 from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.client.enqueue import sent
-from convolab_worker.client.operations import Operations
+from convolab_worker.client.adding.enqueue import sent
+from convolab_worker.client.operating.operations import Operations
 from convolab_worker.connection.usage import Purpose
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, ReplyLost
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
-    from convolab_worker.handlers.sync_job import AsyncHandler, PlainHandler
+    from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
     from convolab_worker.telemetry.tracing import Tracing
 
 P = TypeVar("P")

@@ -10,9 +10,9 @@ from msgspec import Struct, field, structs
 from convolab_worker.bullmq.job_type import JobType, Unresolved
 from convolab_worker.bullmq.protocol.keywords import JobPolicy, job_options
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.functions import is_async, place
-from convolab_worker.handlers.job import Job
-from convolab_worker.handlers.processes import Renewal, checked_process
+from convolab_worker.handlers.functions import checked_timeout, is_async, place
+from convolab_worker.handlers.job.job import Job
+from convolab_worker.handlers.registration.processes import Renewal, checked_process
 from convolab_worker.payloads.annotation import (
     annotation_name,
     fits,
@@ -24,8 +24,8 @@ from convolab_worker.settings.units import StartRate, parse_rate
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from convolab_worker.handlers.lifespan import Lifespan
-    from convolab_worker.handlers.middleware import Middleware
+    from convolab_worker.handlers.around.lifespan import Lifespan
+    from convolab_worker.handlers.around.middleware import Middleware
 
 KINDS = ("audio", "dialogue", "image", "course")
 
@@ -201,15 +201,6 @@ def check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> 
         msg = f"{names[0]!r}: queue={queue!r}: expected a queue's name, or None for every queue"
         raise ConfigurationError(msg)
     return checked
-
-
-def checked_timeout(timeout: float | None, where: str) -> float | None:
-    """The time-out of what ``where`` names. Raises ConfigurationError for one that can't be."""
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and 0 < timeout < float("inf")):
-        msg = f"{where}: timeout={timeout!r}: expected seconds above 0, or None"
-        raise ConfigurationError(msg)
-    return timeout
 
 
 def _checked_concurrency(concurrency: int | None, where: str) -> int | None:

@@ -16,8 +16,8 @@ from convolab_worker.handlers.functions import is_async
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from convolab_worker.handlers.steps.call import StepCall
-    from convolab_worker.handlers.worker_loop import WorkerLoop
+    from convolab_worker.handlers.job.steps.call import StepCall
+    from convolab_worker.handlers.job.worker_loop import WorkerLoop
 
 
 class Caller(Protocol):

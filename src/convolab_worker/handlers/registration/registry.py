@@ -10,8 +10,12 @@ from msgspec import structs
 from convolab_worker.bullmq.job_type import JobType, remember
 from convolab_worker.bullmq.protocol.keywords import BUILT_IN
 from convolab_worker.errors import ConfigurationError, DuplicateHandler
+from convolab_worker.handlers.around.hooks import Hooks
+from convolab_worker.handlers.around.lifespan import Lifespan, LifespanFunction
+from convolab_worker.handlers.around.middleware import Middleware, MiddlewareFunction
+from convolab_worker.handlers.around.redaction import Redactions, RedactT
 from convolab_worker.handlers.functions import place
-from convolab_worker.handlers.handler import (
+from convolab_worker.handlers.registration.handler import (
     KINDS,
     Handler,
     HandlerOptions,
@@ -21,12 +25,8 @@ from convolab_worker.handlers.handler import (
     make_handler,
     with_declared,
 )
-from convolab_worker.handlers.hooks import Hooks
-from convolab_worker.handlers.lifespan import Lifespan, LifespanFunction
-from convolab_worker.handlers.middleware import Middleware, MiddlewareFunction
-from convolab_worker.handlers.processes import import_name
-from convolab_worker.handlers.redaction import Redactions, RedactT
-from convolab_worker.handlers.registrar import Registrar
+from convolab_worker.handlers.registration.processes import import_name
+from convolab_worker.handlers.registration.registrar import Registrar
 from convolab_worker.handlers.retry import S, Strategies
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from convolab_worker.handlers.failures import Failure
-    from convolab_worker.handlers.registrar import F, P, R, Registering
+    from convolab_worker.handlers.around.failures import Failure
+    from convolab_worker.handlers.registration.registrar import F, P, R, Registering
 
 L = TypeVar("L", bound=LifespanFunction)
 M = TypeVar("M", bound=MiddlewareFunction)

@@ -1,0 +1,1 @@
+"""Wakes the worker service over HTTP, once for many jobs. Never asks Redis."""
