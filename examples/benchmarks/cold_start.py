@@ -160,8 +160,8 @@ def _node(bench: Bench) -> float:
 def _imports(folder: str) -> list[tuple[str, float]]:
     """The modules that take longest to import, with what they bring, in ms."""
     code = (
-        "import convolab_worker.cli.main, convolab_worker.cli.process, "
-        "convolab_worker.cli.app_loader, convolab_worker.worker.worker, cold_app"
+        "import convolab_worker.cli.main, convolab_worker.cli.process.process, "
+        "convolab_worker.cli.process.app_loader, convolab_worker.worker.worker, cold_app"
     )
     done = subprocess.run(
         [python_of(PLAIN), "-X", "importtime", "-c", code],

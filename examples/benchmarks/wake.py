@@ -55,7 +55,9 @@ async def now(job):
 _IMPORTS = {
     "bare interpreter": "",
     "redis.asyncio, bullmq, structlog": "import redis.asyncio, bullmq, structlog",
-    "our worker and command": "import convolab_worker.cli.process, convolab_worker.worker.worker",
+    "our worker and command": (
+        "import convolab_worker.cli.process.process, convolab_worker.worker.worker"
+    ),
     "our worker and wake server": (
         "import convolab_worker.cli.commands.run.command, convolab_worker.server.server,"
         " convolab_worker.server.routes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.garbage import look_seldom
+from convolab_worker.cli.process.garbage import look_seldom
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import convolab_worker
-from convolab_worker.cli.flags import Parser
+from convolab_worker.cli.arguments.flags import Parser
 from convolab_worker.cli.main import COMMANDS as OURS, main, top_parser
 from tests.support.markdown import PAGES, ROOT, blocks, shown
 

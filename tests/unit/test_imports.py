@@ -73,7 +73,7 @@ def loaded_by(program: str) -> set[str]:
             id="a-worker-about-to-start",
         ),
         pytest.param(
-            "import convolab_worker.cli.process, convolab_worker.cli.app_loader\n"
+            "import convolab_worker.cli.process.process, convolab_worker.cli.process.app_loader\n"
             "import convolab_worker.worker.worker, convolab_worker.server.server",
             HEAVY,
             id="run-without-wake",
@@ -81,7 +81,7 @@ def loaded_by(program: str) -> set[str]:
         pytest.param(
             f"{HANDLER}\n"
             "from convolab_worker.cli.main import parse\n"
-            "from convolab_worker.cli import process\n"
+            "from convolab_worker.cli.process import process\n"
             "from convolab_worker.worker.assembly import assemble\n"
             "from convolab_worker.bullmq.protocol.scripts import script\n"
             "from convolab_worker._logs import Log\n"
@@ -174,7 +174,8 @@ DATACLASSES = 2
 
 def test_a_start_defines_few_dataclasses() -> None:
     program = (
-        f"{HANDLER}\nimport sys, convolab_worker.cli.process, convolab_worker.server.server\n"
+        f"{HANDLER}\nimport sys\n"
+        "import convolab_worker.cli.process.process, convolab_worker.server.server\n"
         "for name, module in [*sys.modules.items()]:\n"
         "    for thing in vars(module).values() if name.startswith('convolab_worker') else ():\n"
         "        if '__dataclass_fields__' in getattr(thing, '__dict__', ()):\n"

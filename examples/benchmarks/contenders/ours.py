@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from convolab_worker import HandlerRegistry, Job, Worker
-from convolab_worker.cli.process import run_in_loop
+from convolab_worker.cli.process.process import run_in_loop
 from convolab_worker.telemetry.logging import configure_logging
 from examples.benchmarks.contenders.harness import (
     Arguments,

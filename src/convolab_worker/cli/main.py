@@ -10,8 +10,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
-from convolab_worker.cli.ending import leave
-from convolab_worker.cli.flags import (
+from convolab_worker.cli.arguments.flags import (
     DONE,
     FAILED,
     INTERRUPTED,
@@ -22,7 +21,8 @@ from convolab_worker.cli.flags import (
     add_command,
     add_subcommands,
 )
-from convolab_worker.cli.signals import SIGNALS, Stopped, become_init
+from convolab_worker.cli.process.ending import leave
+from convolab_worker.cli.process.signals import SIGNALS, Stopped, become_init
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.telemetry.log_stream import flush_log
 

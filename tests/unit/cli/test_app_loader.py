@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from convolab_worker.cli.app_loader import load_app
+from convolab_worker.cli.process.app_loader import load_app
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.registration.registry import HandlerRegistry
 

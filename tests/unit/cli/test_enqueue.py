@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convolab_worker import Exponential, Fixed
-from convolab_worker.cli.job_flags import read_backoff, read_data
+from convolab_worker.cli.arguments.job_flags import read_backoff, read_data
 from convolab_worker.errors import ConfigurationError
 
 

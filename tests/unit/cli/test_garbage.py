@@ -22,7 +22,7 @@ run()
 APP = """
 import __main__, gc
 from convolab_worker import HandlerRegistry
-from convolab_worker.cli import process
+from convolab_worker.cli.process import process
 
 handlers = HandlerRegistry()
 @handlers.audio("noop")

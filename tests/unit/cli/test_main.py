@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from convolab_worker.cli.flags import Parser
+from convolab_worker.cli.arguments.flags import Parser
 from convolab_worker.cli.main import COMMANDS, main, parse, top_parser
 
 

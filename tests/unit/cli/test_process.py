@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from convolab_worker.cli.process import run_in_loop
+from convolab_worker.cli.process.process import run_in_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

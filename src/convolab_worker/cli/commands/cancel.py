@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli import flags
+from convolab_worker.cli.arguments import flags
 from convolab_worker.cli.output import as_json, remark, result
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.settings import Settings
 
 EXAMPLE = "cancel later"
@@ -37,7 +37,7 @@ def main(given: argparse.Namespace) -> int:
     if given.send_back and given.reason is not None:
         msg = "--return gives no reason: expected either --fail REASON or --return"
         raise ConfigurationError(msg)
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
 
     return run_client(settings, _cancel(settings, given))
 

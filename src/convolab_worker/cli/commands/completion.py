@@ -9,7 +9,7 @@ from convolab_worker.cli.output import result
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
 
 EXAMPLE = "completion bash"
 
@@ -25,7 +25,7 @@ def add_flags(command: Parser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Print the script."""
-    from convolab_worker.cli.completion import SHELLS, commands_of
+    from convolab_worker.cli.arguments.completion import SHELLS, commands_of
     from convolab_worker.cli.main import COMMANDS, top_parser
 
     result(SHELLS[given.shell]([*commands_of(top_parser([*COMMANDS]))]))

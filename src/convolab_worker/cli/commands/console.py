@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from convolab_worker.cli import flags
+from convolab_worker.cli.arguments import flags
 
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.settings import Settings
 
 EXAMPLE = "console"
@@ -33,7 +33,7 @@ def add_console_actions(command: Parser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Serve until a signal ends the process; Ctrl-C is how one ends it, and no failure."""
     settings = flags.settings_of(given)
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
 
     try:
         run_client(settings, _serve(settings))

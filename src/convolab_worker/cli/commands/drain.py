@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.flags import add_connection, add_flag, add_json, add_settings, settings_of
+from convolab_worker.cli.arguments.flags import (
+    add_connection,
+    add_flag,
+    add_json,
+    add_settings,
+    settings_of,
+)
 from convolab_worker.settings.kinds import Duration
 
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
 
@@ -44,7 +50,7 @@ def main(given: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from convolab_worker.cli.output import as_json, result
-    from convolab_worker.cli.process import prepared, run_worker
+    from convolab_worker.cli.process.process import prepared, run_worker
 
     async def work(worker: Worker) -> int:
         outcome = await worker.drain(budget=given.budget)
@@ -58,7 +64,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _connect(settings: Settings) -> None:
-    from convolab_worker.cli.process import connected
+    from convolab_worker.cli.process.process import connected
 
     async with connected(settings):
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli import flags, job_flags
+from convolab_worker.cli.arguments import flags, job_flags
 from convolab_worker.cli.output import as_json, remark, result
 from convolab_worker.errors import ConfigurationError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import argparse
 
     from convolab_worker.bullmq.jobs.job_id import JobId
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings
 
@@ -46,7 +46,7 @@ def main(given: argparse.Namespace) -> int:
         msg = "--timeout is for a wait: expected --wait with it"
         raise ConfigurationError(msg)
     data = job_flags.read_data(given.data)
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
 
     return run_client(settings, _enqueue(settings, data, given))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from convolab_worker.cli.commands.jobs import command as jobs
 
 if TYPE_CHECKING:
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
 
 EXAMPLE = "failed list --reason voice"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli.flags import add_json, add_settings, settings_of
+from convolab_worker.cli.arguments.flags import add_json, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result, table
 
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
 
 EXAMPLE = "handlers --app lessons:handlers"
 
@@ -24,7 +24,7 @@ def add_flags(command: Parser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Print a line for each handler."""
-    from convolab_worker.cli.process import load_handlers
+    from convolab_worker.cli.process.process import load_handlers
     from convolab_worker.handlers.registration.facts import facts_of
 
     handlers = facts_of(load_handlers(settings_of(given)))

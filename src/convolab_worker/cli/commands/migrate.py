@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli import flags
+from convolab_worker.cli.arguments import flags
 from convolab_worker.cli.output import Bar, as_json, remark, result, table
 from convolab_worker.errors import ConfigurationError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.client.operating.moving import Account
     from convolab_worker.settings import Settings
 
@@ -38,7 +38,7 @@ def main(given: argparse.Namespace) -> int:
         msg = "nothing to move: expected --from QUEUE, once or more often"
         raise ConfigurationError(msg)
     settings = flags.settings_of(given)
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
     from convolab_worker.cli.queues import unused
     from convolab_worker.cli.wake_service import wake_service
     from convolab_worker.client.operating.moving import Account
@@ -94,7 +94,7 @@ async def _migrate(
     *,
     execute: bool,
 ) -> None:
-    from convolab_worker.cli.process import connected
+    from convolab_worker.cli.process.process import connected
     from convolab_worker.client.operating.moving import Mover
 
     async with connected(settings) as connection:
@@ -147,7 +147,7 @@ def _in_words(outcome: str, *, execute: bool) -> str:
 
 def _warn_of_handlers(app: str, destination: str, account: Account) -> None:
     """Say which jobs would fail on the new queue, and which would run with another handler."""
-    from convolab_worker.cli.app_loader import load_app
+    from convolab_worker.cli.process.app_loader import load_app
 
     handlers, moved = load_app(app), set(_moved(account))
     for name in sorted({name for name, _ in moved}):

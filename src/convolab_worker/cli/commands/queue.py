@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli import flags
+from convolab_worker.cli.arguments import flags
 from convolab_worker.cli.output import as_json, result
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError
 from convolab_worker.settings.kinds import Whole
@@ -12,7 +12,7 @@ from convolab_worker.settings.kinds import Whole
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.settings import Settings
 
 EXAMPLE = "queue list"
@@ -59,7 +59,7 @@ def add_flags(command: Parser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Do what the action says."""
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
 
     settings = flags.settings_of(given)
     act = {"list": _list, "clean": _clean}.get(given.action, _pause_or_resume)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli import flags, job_flags
+from convolab_worker.cli.arguments import flags, job_flags
 from convolab_worker.cli.output import as_json, remark, result, table
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.kinds import Duration, Whole
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
     from convolab_worker.bullmq.protocol.schedules import Schedule
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.client.client import JobClient
     from convolab_worker.settings import Settings
 
@@ -79,7 +79,7 @@ def _add_setting(command: Parser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Do what the action says; return 1 if a schedule that is to be removed is not there."""
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
 
     settings = flags.settings_of(given)
     if given.action == "set":

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli.flags import DONE, FAILED, add_setting, add_settings, settings_of
+from convolab_worker.cli.arguments.flags import DONE, FAILED, add_setting, add_settings, settings_of
 from convolab_worker.cli.output import as_json, remark, result, table
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import argparse
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.handlers.contract.compatibility import Change
 
 EXAMPLE = "schema --app lessons:handlers --typescript"
@@ -50,7 +50,7 @@ def add_flags(command: Parser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Write the schema or the types; or compare, and return 1 for what breaks."""
-    from convolab_worker.cli.process import load_handlers
+    from convolab_worker.cli.process.process import load_handlers
     from convolab_worker.handlers.contract.document import contract_of
 
     if given.json and given.check is None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker.cli import flags
+from convolab_worker.cli.arguments import flags
 from convolab_worker.cli.commands.jobs.command import add_full, print_job
 from convolab_worker.cli.output import as_json, fits, remark, result, table
 from convolab_worker.errors import ConfigurationError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.client.operating.queues import QueueStatus
     from convolab_worker.settings import Settings
 
@@ -56,7 +56,7 @@ def main(given: argparse.Namespace) -> int:
     if given.watch is not None and given.job_id is not None:
         msg = "--watch shows the queues: expected no job id with it"
         raise ConfigurationError(msg)
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
 
     if given.watch is not None:
         run_client(settings, _watch(settings, given))
@@ -65,7 +65,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _print(settings: Settings, given: argparse.Namespace) -> None:
-    from convolab_worker.cli.process import load_handlers
+    from convolab_worker.cli.process.process import load_handlers
 
     if given.job_id is not None:
         from convolab_worker.cli.commands.jobs.actions import find

@@ -10,10 +10,10 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker.cli.arguments.flags import reader, reader_of
 from convolab_worker.cli.commands.cost import report
 from convolab_worker.cli.commands.cost.model import JobKind, Workload, table
 from convolab_worker.cli.commands.cost.prices import Hosting, Prices
-from convolab_worker.cli.flags import reader, reader_of
 from convolab_worker.cli.output import result
 from convolab_worker.errors import ConfigurationError, InvalidPayload
 from convolab_worker.payloads.decode import decode_data, decoder
@@ -25,7 +25,7 @@ from convolab_worker.worker.dispatch.idle_backoff import Bounds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
 
     Group = argparse._ArgumentGroup  # noqa: SLF001 - argparse has no public name for it
     Reader = Callable[[str], Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli import flags
+from convolab_worker.cli.arguments import flags
+from convolab_worker.cli.arguments.flags import add_connection, add_json, add_settings, settings_of
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
-from convolab_worker.cli.flags import add_connection, add_json, add_settings, settings_of
 from convolab_worker.cli.output import as_json, result
 from convolab_worker.errors import RedisUnavailable
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
@@ -34,7 +34,7 @@ def add_flags(command: Parser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Print each check's verdict; return 1 for a failure or, with ``--strict``, a warning."""
     settings = settings_of(given)
-    from convolab_worker.cli.process import load_handlers, run_client
+    from convolab_worker.cli.process.process import load_handlers, run_client
 
     handlers = None if settings.app is None else load_handlers(settings)
     finds = not flags.names_queues(given)
@@ -51,7 +51,7 @@ async def _examine(
 ) -> list[Finding]:
     """Return all findings; without ``as_lines``, print each as soon as it is known."""
     from convolab_worker.cli.commands.doctor.survey import Survey, unreachable
-    from convolab_worker.cli.process import connected
+    from convolab_worker.cli.process.process import connected
     from convolab_worker.connection.source import ServerSource
 
     findings: list[Finding] = []

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.output import Bar
-from convolab_worker.cli.process import connected
+from convolab_worker.cli.process.process import connected
 from convolab_worker.cli.queues import job_of
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.client import ConsoleClient

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli import flags
+from convolab_worker.cli.arguments import flags
 from convolab_worker.cli.output import as_json, fits, printable, remark, result, shortened, table
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.kinds import Whole
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.client.console.details import Attempts, JobDetails
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.operating.jobs import Wanted
@@ -117,7 +117,7 @@ def _add_filters(command: Parser, *, failed: bool) -> None:
 def _list(given: argparse.Namespace) -> int:
     settings, wanted, states = flags.settings_of(given), _wanted(given), _states(given)
     from convolab_worker.cli.commands.jobs import actions
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
     from convolab_worker.cli.queues import looked_in
 
     async def newest() -> list[JobStatus]:
@@ -160,7 +160,7 @@ def jobs_table(rows: Sequence[Sequence[object]]) -> str:
 def _show(given: argparse.Namespace) -> int:
     settings = flags.settings_of(given)
     from convolab_worker.cli.commands.jobs import actions
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
     from convolab_worker.cli.queues import looked_in
 
     states = ("failed",) if given.only_failed else None
@@ -191,7 +191,7 @@ def _act(given: argparse.Namespace) -> int:
         msg = f"{which} is meant: expected ids, a filter such as --name, or --all"
         raise ConfigurationError(msg)
     from convolab_worker.cli.commands.jobs import actions
-    from convolab_worker.cli.process import run_client
+    from convolab_worker.cli.process.process import run_client
     from convolab_worker.cli.queues import acted_on, looked_in
     from convolab_worker.cli.wake_service import wake_service
     from convolab_worker.client.operating.actions import DONE, Action

@@ -6,9 +6,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from convolab_worker.cli.arguments.flags import add_duration, add_settings, settings_of
 from convolab_worker.cli.commands import drain
 from convolab_worker.cli.commands.console import add_console_actions
-from convolab_worker.cli.flags import add_duration, add_settings, settings_of
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Sequence
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.settings import Settings
     from convolab_worker.worker.worker import Worker
 
@@ -61,7 +61,7 @@ def main(given: argparse.Namespace) -> int:
 
         return reload(given.arguments, settings, embedded=given.embedded)
     if given.wake:
-        from convolab_worker.cli.ahead import bound_ahead
+        from convolab_worker.cli.process.ahead import bound_ahead
 
         settings = _with_mode(settings)
         with bound_ahead(settings, insecure=given.insecure) as socks:
@@ -73,7 +73,7 @@ def main(given: argparse.Namespace) -> int:
 def _work(
     settings: Settings, work: Callable[[Worker], Awaitable[int]], given: argparse.Namespace
 ) -> int:
-    from convolab_worker.cli.process import prepared, run_worker
+    from convolab_worker.cli.process.process import prepared, run_worker
 
     with prepared(settings, embedded=given.embedded, stop_code=0) as (handlers, reachable):
         return run_worker(handlers, reachable, work)

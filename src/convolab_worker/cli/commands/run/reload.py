@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.output import listed, remark
-from convolab_worker.cli.process import private_server
+from convolab_worker.cli.process.process import private_server
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:

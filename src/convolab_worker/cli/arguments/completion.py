@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.flags import PROGRAM
+from convolab_worker.cli.arguments.flags import PROGRAM
 from convolab_worker.client.operating.jobs import STATES
 from convolab_worker.client.operating.queues import CLEANED
 from convolab_worker.settings import OPTIONS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
 
 _STATES = {"states": STATES, "state": tuple(CLEANED)}
 _FUNCTION = "_convolab_worker"

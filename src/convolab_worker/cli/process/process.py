@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker._logs import Log
-from convolab_worker.cli.ending import end_children
-from convolab_worker.cli.garbage import look_as_usual
-from convolab_worker.cli.signals import SIGNALS
+from convolab_worker.cli.process.ending import end_children
+from convolab_worker.cli.process.garbage import look_as_usual
+from convolab_worker.cli.process.signals import SIGNALS
 from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.source import ServerSource
@@ -181,7 +181,7 @@ async def connected(settings: Settings) -> AsyncIterator[Connection]:
 
 def load_handlers(settings: Settings) -> HandlerRegistry:
     """Configure logging, then import the application and return its handlers."""
-    from convolab_worker.cli.app_loader import load_app
+    from convolab_worker.cli.process.app_loader import load_app
 
     configure_logging(settings.log_level, settings.log_format)
     if settings.app is None:

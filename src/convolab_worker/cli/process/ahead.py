@@ -11,7 +11,7 @@ import threading
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from convolab_worker.cli.signals import SIGNALS
+from convolab_worker.cli.process.signals import SIGNALS
 from convolab_worker.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ _READS_CERTIFICATES = "aiohttp.connector"
 _LOOK_SECONDS = 0.002
 # What a worker needs of ours.
 _OURS = (
-    "convolab_worker.cli.process",
-    "convolab_worker.cli.app_loader",
+    "convolab_worker.cli.process.process",
+    "convolab_worker.cli.process.app_loader",
     "convolab_worker.worker.worker",
     "convolab_worker.server.server",
 )

@@ -9,7 +9,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.cli.signals import Stopped
+from convolab_worker.cli.process.signals import Stopped
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.registration.registry import HandlerRegistry
 from convolab_worker.settings.kinds import suggestion

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from convolab_worker.cli import flags
+from convolab_worker.cli.arguments import flags
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.kinds import KeptJobs, Whole
 from convolab_worker.settings.units import parse_duration
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from convolab_worker.bullmq.protocol.keywords import Backoff
-    from convolab_worker.cli.flags import Parser
+    from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.settings import Settings
 
 _PRIORITY = Whole(low=0, high=2_097_151)
