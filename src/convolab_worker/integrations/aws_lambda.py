@@ -8,8 +8,10 @@ import hmac
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec.structs import asdict
 
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.server.gate.auth import authorization
