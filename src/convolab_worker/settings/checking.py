@@ -1,6 +1,6 @@
 """Judges the values that are given to options: each alone, some together, and the names.
 
-All that is wrong is one ConfigurationError. What the options are is in ``options``.
+It names all that is wrong in one ConfigurationError. ``options`` says which options there are.
 """
 
 from __future__ import annotations

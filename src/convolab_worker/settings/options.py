@@ -420,5 +420,5 @@ _CLIENTS = (
     "redis_url", "redis_password_file", "queues", "prefix", "command_timeout", "wake_url",
     "wake_token", "wake_audience", "k_service", "otel", "strict_variables",
 )  # fmt: skip
-# What settings have beside their options.
+# Settings have these attributes, too, which are no options.
 _BESIDE = ("redis_given", "remarks")

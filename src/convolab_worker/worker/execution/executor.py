@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.around.hooks import Hooks
     from convolab_worker.handlers.job.reporter import JobReporter
     from convolab_worker.handlers.registration.handler import Handler
+    from convolab_worker.handlers.registration.processes import Renewal
     from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.telemetry.metrics import Metrics
     from convolab_worker.telemetry.tracing import Tracing
@@ -126,15 +127,13 @@ class JobExecutor:
             await asyncio.to_thread(self._processes.close)
         self._threads.close()
 
-    def _in_process(self, job: ActiveJob, handler: Handler) -> ProcessCall | None:
-        if handler.process is None:
-            return None
+    def _in_process(self, job: ActiveJob, handler: Handler, renewal: Renewal) -> ProcessCall:
         from convolab_worker.worker.execution.processes.call import ProcessCall
         from convolab_worker.worker.execution.processes.pool import HandlerProcesses
 
         if self._processes is None:
             self._processes = HandlerProcesses()
-        return ProcessCall(self._processes, handler, job, handler.process)
+        return ProcessCall(self._processes, handler, job, renewal)
 
     # the register
 
@@ -225,7 +224,9 @@ class JobExecutor:
             self._log.job("job.started", None, held.names)
         if held.aborted is not None:
             return held.aborted.outcome or Returned()
-        in_process = None if handler.process is None else self._in_process(active_job, handler)
+        in_process = None
+        if handler.process is not None:
+            in_process = self._in_process(active_job, handler, handler.process)
         call = HandlerCall(job, handler, self._threads, in_process)
         call.on_stuck = self._report_stuck
         held.call, held.reporter = call, reporter

@@ -134,8 +134,8 @@ class HandlerCall:
             if not self._is_over:  # or it needed nothing to wait for, and no turn of the loop
                 await self._wait()
         finally:
-            if self._job._subprocesses is not None:  # noqa: SLF001 - they end with us
-                self._end_programs()
+            if (programs := self._job._subprocesses) is not None:  # noqa: SLF001 - they end with us
+                self.killed_programs = programs.end()
 
     async def _wait(self) -> None:
         if self._in_process is None and self._handler.timeout is not None:
@@ -155,10 +155,6 @@ class HandlerCall:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-
-    def _end_programs(self) -> None:
-        if (programs := self._job._subprocesses) is not None:  # noqa: SLF001 - as above
-            self.killed_programs = programs.end()
 
     def find_left_behind(self, since: float, *, is_alone: bool) -> None:
         """See what an aborted handler has left running; ``since`` (epoch seconds) it began.
@@ -185,8 +181,8 @@ class HandlerCall:
 
     async def _call(self) -> None:
         self._began = True
+        self._bind_context()
         handler, job = self._handler, self._job
-        bind_job(job.id, job.name, job.queue, job.attempt)
         try:
             if handler.middleware:
                 innermost = self._in_thread if handler.threaded else handler.function
