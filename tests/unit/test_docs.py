@@ -160,6 +160,18 @@ def test_the_architecture_page_names_every_module() -> None:
     assert sorted(drawn) == sorted(modules | packages)
 
 
+def test_tests_stand_in_the_folder_of_what_they_test() -> None:
+    """A module's unit tests are found by its path: they have the package's folders, and no other."""
+    package = Path(next(iter(convolab_worker.__path__)))
+    here = Path(__file__).parent
+    folders = {str(path.parent.relative_to(here)) for path in here.rglob("test_*.py")}
+
+    # These test what is not of the package: programs beside it.
+    folders -= {".", "benchmarks", "examples"}
+
+    assert [folder for folder in folders if not (package / folder / "__init__.py").is_file()] == []
+
+
 def test_the_package_has_few_folders_and_modules_at_its_top() -> None:
     """What a newcomer sees first can be taken in at once: what each folder owns, and never does."""
     package = Path(next(iter(convolab_worker.__path__)))

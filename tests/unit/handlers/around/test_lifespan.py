@@ -117,7 +117,7 @@ async def test_one_that_fails_to_open_names_itself_and_closes_the_others(diary: 
 
     assert diary == ["open a", "open b", "close a"]
     reason = str(failed.value)
-    assert "test_lifespans.registry.<locals>.life:" in reason
+    assert f"{__name__}.registry.<locals>.life:" in reason
     assert reason.endswith("failed to start: OSError: no route to the database")
 
 

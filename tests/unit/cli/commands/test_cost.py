@@ -29,7 +29,7 @@ from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings import Settings
 from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
-PAGE = Path(__file__).parents[3] / "docs" / "costs.md"
+PAGE = Path(__file__).parents[4] / "docs" / "costs.md"
 PRICES = load_prices()
 SLACK = 1e-6  # of a command: rounding only
 STANDARD = Bounds(shortest=Settings().idle_min, longest=Settings().idle_max)
