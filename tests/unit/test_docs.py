@@ -161,7 +161,7 @@ def test_the_architecture_page_names_every_module() -> None:
 
 
 def test_tests_stand_in_the_folder_of_what_they_test() -> None:
-    """A module's unit tests are found by its path: they have the package's folders, and no other."""
+    """Unit tests are found by the path of what they test: their folders are the package's."""
     package = Path(next(iter(convolab_worker.__path__)))
     here = Path(__file__).parent
     folders = {str(path.parent.relative_to(here)) for path in here.rglob("test_*.py")}
