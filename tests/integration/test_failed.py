@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.client.job_status import Seen
-from convolab_worker.client.operating.jobs import Wanted, reason_pattern
+from convolab_worker.client.operating.filters import Wanted, reason_pattern
 from tests.support.commands import Commands
 from tests.support.waiting import wait_until
 

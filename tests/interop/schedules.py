@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from convolab_worker.bullmq.cron.field import InvalidPattern
 from convolab_worker.bullmq.cron.occurrences import next_after
-from convolab_worker.bullmq.cron.pattern import InvalidPattern, read_pattern
+from convolab_worker.bullmq.cron.pattern import read_pattern
 from convolab_worker.bullmq.cron.zones import zone_offset
 
 if TYPE_CHECKING:

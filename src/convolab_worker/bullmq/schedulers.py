@@ -144,8 +144,9 @@ def _next_of_pattern(
     pattern: object, repeat: Mapping[str, Any], base: int, end: int | None, seed: str
 ) -> int | None:
     # Only repeated jobs need these.
+    from convolab_worker.bullmq.cron.field import InvalidPattern
     from convolab_worker.bullmq.cron.occurrences import next_after
-    from convolab_worker.bullmq.cron.pattern import InvalidPattern, read_pattern
+    from convolab_worker.bullmq.cron.pattern import read_pattern
     from convolab_worker.bullmq.cron.zones import zone_offset
 
     if not isinstance(pattern, str):

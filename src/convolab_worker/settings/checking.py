@@ -15,7 +15,7 @@ from convolab_worker.settings.units import format_duration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from convolab_worker.settings.options import Option
+    from convolab_worker.settings.option import Option
 
     Options = Mapping[str, Option]
     """Options by name: all that there are."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.adding.enqueue import Addition
     from convolab_worker.client.operating.actions import Jobs
-    from convolab_worker.client.operating.jobs import Wanted
+    from convolab_worker.client.operating.filters import Wanted
     from convolab_worker.client.session import Session
     from convolab_worker.settings import Settings
 

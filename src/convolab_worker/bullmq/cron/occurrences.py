@@ -17,7 +17,7 @@ from calendar import monthrange
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.cron.pattern import InvalidPattern
+from convolab_worker.bullmq.cron.field import InvalidPattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

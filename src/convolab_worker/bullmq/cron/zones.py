@@ -9,7 +9,7 @@ import zoneinfo
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.cron.pattern import InvalidPattern
+from convolab_worker.bullmq.cron.field import InvalidPattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.job_status import find_job, readable
 from convolab_worker.client.operating import actions, queues as of_queues
-from convolab_worker.client.operating.jobs import Search, Wanted, checked_states
+from convolab_worker.client.operating.filters import Wanted
+from convolab_worker.client.operating.jobs import Search, checked_states
 from convolab_worker.connection.commands.usage import Purpose
 
 if TYPE_CHECKING:

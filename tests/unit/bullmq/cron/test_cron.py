@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from convolab_worker.bullmq.cron.field import InvalidPattern
 from convolab_worker.bullmq.cron.hashed import HashedNumbers
 from convolab_worker.bullmq.cron.occurrences import next_after
-from convolab_worker.bullmq.cron.pattern import InvalidPattern, read_pattern
+from convolab_worker.bullmq.cron.pattern import read_pattern
 from convolab_worker.bullmq.cron.zones import zone_offset
 
 

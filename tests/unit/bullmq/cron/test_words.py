@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.bullmq.cron.pattern import InvalidPattern
+from convolab_worker.bullmq.cron.field import InvalidPattern
 from convolab_worker.bullmq.cron.words import in_words
 
 

@@ -15,7 +15,7 @@ from convolab_worker.client.console.client import ConsoleClient
 from convolab_worker.client.console.details import only_attempt
 from convolab_worker.client.job_status import Seen, seen
 from convolab_worker.client.operating.actions import BATCH, DONE, UNPLACED, Action
-from convolab_worker.client.operating.jobs import Search, Wanted
+from convolab_worker.client.operating.jobs import Search
 from convolab_worker.errors import JobNotFound
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.client.console.details import Attempts, JobDetails
     from convolab_worker.client.job_status import JobStatus
+    from convolab_worker.client.operating.filters import Wanted
     from convolab_worker.connection.connection import Connection
     from convolab_worker.settings import Settings
 

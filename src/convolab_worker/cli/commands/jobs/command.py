@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.client.console.details import Attempts, JobDetails
     from convolab_worker.client.job_status import JobStatus
-    from convolab_worker.client.operating.jobs import Wanted
+    from convolab_worker.client.operating.filters import Wanted
 
 EXAMPLE = "jobs list --state failed --name speak"
 
@@ -254,7 +254,7 @@ def _states(given: argparse.Namespace) -> Sequence[str]:
 
 def _wanted(given: argparse.Namespace) -> Wanted:
     """Return the filter that the flags mean. Raises ConfigurationError for a wrong pattern."""
-    from convolab_worker.client.operating.jobs import Wanted
+    from convolab_worker.client.operating.filters import Wanted
 
     return Wanted.of(
         name=given.names,
