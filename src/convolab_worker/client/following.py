@@ -59,7 +59,7 @@ async def watch(
 async def _found(
     session: Session, queues: Sequence[QueueKeys], job_id: str
 ) -> tuple[QueueKeys, JobStatus, asyncio.Queue[JobEvent]]:
-    """Return the job and its events from before that look on: its end can't fall in between."""
+    """Listen, then look: return the job and its events, so that its end can't be missed."""
     await session.open()
     for keys in queues:
         inbox = await session.events.watch(keys["events"], job_id)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from convolab_worker.connection.connection import Connection
 
 _PARTS_OF_TRACEPARENT = 4
-_COMMANDS = 3  # that reading a job takes at most
+_COMMANDS = 3  # commands that reading a job takes at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class JobStatus:
 
 
 class Seen(NamedTuple):
-    """Where a job stood when it was looked at, and what a filter asks of it.
+    """Where a job was when it was read, and what a filter needs to know of it.
 
     ``at`` is when it ended or, before that, when it was added (epoch seconds).
     """
@@ -136,7 +136,7 @@ async def _read(connection: Connection, keys: QueueKeys, job_id: str) -> JobStat
 
 
 async def state_now(connection: Connection, keys: QueueKeys, job_id: str) -> str:
-    """Return the state that a job is in, ``unknown`` for one that stands nowhere."""
+    """Return the state that a job is in; ``unknown`` if it is in no list of its queue."""
     answer = await run_script(connection, Purpose.STATUS, state_of(keys, job_id))
     state: str = answer.decode()
     connection.counter.count_inner(Purpose.STATUS, script_costs.state_of(state))
@@ -181,7 +181,7 @@ def as_status(
 
 
 def options_of(text: str | None) -> dict[str, Any]:
-    """Return a job's options by their long names; none for what is no JSON object."""
+    """Return a job's options by their long names; no options for what is no JSON object."""
     decoded = json_or_text(text)
     if not isinstance(decoded, dict):
         return {}
@@ -189,12 +189,12 @@ def options_of(text: str | None) -> dict[str, Any]:
 
 
 def readable(raw: bytes | None) -> str:
-    """Return text for people: what is not UTF-8 is replaced, and nothing is empty."""
+    """Return text for people: bytes that are not UTF-8 are replaced, and None is empty text."""
     return (raw or b"").decode("utf-8", "replace")
 
 
 def json_or_text(text: str | None) -> Any:
-    """Return what a field of a job means: other programs may write what is no JSON."""
+    """Return a field's JSON value, or its text: other programs may write what is no JSON."""
     with suppress(ValueError, RecursionError):
         return None if text is None else json.loads(text)
     return text

@@ -184,7 +184,7 @@ class Operations:
         keys = [QueueKeys(prefix, name) for name in names or (() if find else self.settings.queues)]
         return await of_queues.overview(connection, prefix, keys)
 
-    # what the client is made of
+    # parts of JobClient that these methods use
 
     def _current_session(self) -> Session:
         raise NotImplementedError
