@@ -280,7 +280,7 @@ class Settings(Frozen):
     redis_given: GivenServer | None = None
     """The server of ``from_redis``, which then counts instead of ``redis_url``."""
     remarks: tuple[str, ...] = ()
-    """What ``from_env`` passed over: unknown variables, and values of others that it can't read."""
+    """What ``from_env`` ignored: unknown variables, and unreadable values of shared variables."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

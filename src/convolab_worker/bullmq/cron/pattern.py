@@ -61,7 +61,7 @@ class CronPattern(Struct, frozen=True):
     weekdays: frozenset[int]
     last_day: bool
     last_weekdays: frozenset[int]
-    nth_week: float  # the weekday's number in the month, 0 for any
+    nth_week: float  # which of the month's such weekdays; 0 for each
     any_day: bool
     any_weekday: bool
 
