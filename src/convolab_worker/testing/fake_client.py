@@ -1,4 +1,4 @@
-"""Clients without Redis, for the tests of applications: what was enqueued, and made-up answers."""
+"""Clients without Redis, for the tests of applications: they keep jobs, and run none."""
 
 from __future__ import annotations
 
