@@ -1,4 +1,4 @@
 """What is registered to run around handlers: middleware, lifespans, hooks and redaction.
 
-Never chooses which handler runs.
+It never chooses which handler runs.
 """
