@@ -1,1 +1,1 @@
-"""Registers functions as handlers, and checks what was declared of them. It never calls a handler."""
+"""Registers functions as handlers, and checks their declarations. It never calls a handler."""
