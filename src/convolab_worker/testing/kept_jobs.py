@@ -99,7 +99,8 @@ class KeptJobs:
             return True
         state = "prioritized" if now.priority else "waiting"
         ends = {"failed_reason": None} if now.state == "failed" else {"result": None}
-        more = {**ends, "finished_on": None, "processed_on": None} if kind == "retry" else {}
+        ended = {**ends, "finished_on": None, "processed_on": None}
+        more: dict[str, Any] = ended if kind == "retry" else {}
         made = 0 if reset_attempts else now.attempts_made
         self._keep(dataclasses.replace(now, state=state, due_at=None, attempts_made=made, **more))
         return True
