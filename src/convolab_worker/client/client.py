@@ -169,7 +169,7 @@ class JobClient(Schedules):
         They are given as a JobType or a handler and the data of each, with the options of all; or
         as mappings of ``enqueue``'s keywords, ``name`` at least, which may be a JobType or a
         handler. Then ``queue`` is for those that name none. All are checked before the first is
-        sent. Each job is added whole, but the list is no transaction: when RedisUnavailable is
+        sent. Each job is added whole, but the list is not a transaction: when RedisUnavailable is
         raised, the first ones may be there. The same call again then adds the rest, if each job
         has a ``job_id``. ``on_commit`` is as for ``enqueue``.
         """

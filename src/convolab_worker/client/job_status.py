@@ -181,7 +181,7 @@ def as_status(
 
 
 def options_of(text: str | None) -> dict[str, Any]:
-    """Return a job's options by their long names; no options for what is no JSON object."""
+    """Return a job's options by their long names; no options for what is not a JSON object."""
     decoded = json_or_text(text)
     if not isinstance(decoded, dict):
         return {}
@@ -194,7 +194,7 @@ def readable(raw: bytes | None) -> str:
 
 
 def json_or_text(text: str | None) -> Any:
-    """Return a field's JSON value, or its text: other programs may write what is no JSON."""
+    """Return a field's JSON value, or its text: other programs may write what is not JSON."""
     with suppress(ValueError, RecursionError):
         return None if text is None else json.loads(text)
     return text

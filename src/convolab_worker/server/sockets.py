@@ -43,8 +43,8 @@ def wake_sockets(settings: Settings, *, insecure: bool) -> list[socket.socket]:
 def listening_sockets(host: str | None, port: int, *, is_public: bool) -> list[socket.socket]:
     """Listen on both families, everywhere or on loopback, or on the addresses of ``host``.
 
-    A machine may have one family only. Other software sets HOST, too: a value that is no address of
-    this machine is logged, and ignored.
+    A machine may have one family only. Other software sets HOST, too: a value that is not an
+    address of this machine is logged, and ignored.
     """
     if host is not None:
         try:

@@ -287,7 +287,7 @@ class Settings(Frozen):
         """Return the settings of the environment; keyword arguments override its variables.
 
         ``environ`` is ``os.environ`` by default. A variable that is set but empty counts as unset.
-        What other software may have written is no error, and told by ``remarks``: unknown
+        What other software may have written is not an error, and ``remarks`` tells it: unknown
         ``CONVOLAB_`` variables, and what LOG_LEVEL, LOG_FORMAT and PORT mean elsewhere. Raises
         ConfigurationError for other values outside their range, for keyword arguments that do not
         exist, and with ``CONVOLAB_STRICT=on`` for unknown variables.

@@ -24,7 +24,7 @@ _FIXED = re.compile(r"utc([+-]\d{1,2})(?::(\d{2}))?|([+-]\d\d):?([0-5]\d)", re.A
 def zone_offset(name: object) -> Offset:
     """Returns the offsets of a time zone; without a name those of the host, as in Node.
 
-    Raises InvalidPattern for a name that is no zone's.
+    Raises InvalidPattern for a name that is not a zone's.
     """
     if name is None:
         return _offset_of_host
@@ -77,4 +77,5 @@ def _zone(name: str) -> zoneinfo.ZoneInfo:
 
 
 def _no_zone(name: object) -> InvalidPattern:
-    return InvalidPattern(f"{name!r} is no time zone: expected one such as Europe/Berlin or UTC+2")
+    expected = "expected one such as Europe/Berlin or UTC+2"
+    return InvalidPattern(f"{name!r} is not a time zone: {expected}")

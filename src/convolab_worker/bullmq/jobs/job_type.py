@@ -197,7 +197,7 @@ def job_type_of(target: object) -> JobType[Any, Any]:
         names = ", ".join(repr(job_type.name) for job_type in known)
         msg = f"{what} is registered more than once ({names}): give a JobType, or a name"
     else:
-        msg = f"{what} is no registered handler: expected one, a JobType, or a job's name"
+        msg = f"{what} is not a registered handler: expected one, a JobType, or a job's name"
     raise ConfigurationError(msg)
 
 

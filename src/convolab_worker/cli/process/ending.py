@@ -36,7 +36,7 @@ def end_children() -> None:
 def leave(code: int) -> NoReturn:
     """End the process with the code, within a moment.
 
-    The interpreter waits for threads that are no daemons, and executors for what they run.
+    The interpreter waits for threads that are not daemons, and executors for what they run.
     """
     end_children()
     with contextlib.suppress(RuntimeError):  # no thread: the process ends when it can

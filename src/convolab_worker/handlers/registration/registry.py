@@ -100,7 +100,7 @@ class HandlerRegistry:
         """Register the decorated function for jobs of any ``kind``, such as ``"video"``.
 
         Logs, metrics and middleware know a job by its kind. See Registrar. Raises
-        ConfigurationError for a kind that is no word.
+        ConfigurationError for a kind that is not a word.
         """
         return self._register(_checked_kind("job", kind), names, options)
 
