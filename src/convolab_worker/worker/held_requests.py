@@ -5,9 +5,9 @@ CPU only while a request is open, has drains:
 
     (none)       -- the first request -->                      working
     working      -- nothing is left, or due soon -->           ended
-    working      -- what runs must end, or all hung up -->     winding down  (nothing is fetched)
-    winding down -- somebody comes who holds longer -->        working
-    winding down -- all ended, or was told to end -->          ended
+    working      -- running jobs must end, or all hung up -->  winding down  (nothing is fetched)
+    winding down -- a request comes that holds longer -->      working
+    winding down -- every job ended, or was told to end -->    ended
 
 When the requests of such a drain are answered, nothing runs, waits in memory or listens to Redis.
 """
