@@ -14,7 +14,7 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import following
 from convolab_worker.client.adding import enqueue
 from convolab_worker.client.adding.transactions import after_commit, heed_sessions
-from convolab_worker.client.job_status import JobStatus, find_job
+from convolab_worker.client.lookup import find_job
 from convolab_worker.client.operating.demand import Demand, demand
 from convolab_worker.client.operating.schedules import Schedules
 from convolab_worker.client.session import Session
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.client.adding.enqueue import Addition
     from convolab_worker.client.events import JobEvent
+    from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.waking.waker import Waker
     from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
 

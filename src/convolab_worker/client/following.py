@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq import job_lock
 from convolab_worker.client.events import CLOSED, GAP, JobEvent
-from convolab_worker.client.job_status import JobStatus, find_job, not_found, read_status
+from convolab_worker.client.lookup import find_job, not_found, read_status
 from convolab_worker.client.operating import actions
 from convolab_worker.errors import JobNotFound, JobNotRunning, RedisUnavailable
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.session import Session
 
 # An event may be trimmed from its stream before it is read: then the job itself is looked at.

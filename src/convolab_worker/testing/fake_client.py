@@ -15,7 +15,8 @@ from convolab_worker.client.adding import enqueue
 from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.client import JobClient, typed_result
 from convolab_worker.client.events import JobEvent
-from convolab_worker.client.job_status import JobStatus, not_found, seen
+from convolab_worker.client.job_status import JobStatus, seen
+from convolab_worker.client.lookup import not_found
 from convolab_worker.client.operating import actions, queues as of_queues, schedules
 from convolab_worker.client.operating.demand import Demand
 from convolab_worker.client.operating.queues import QueueStatus

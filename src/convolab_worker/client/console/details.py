@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
 from convolab_worker.bullmq.protocol.records import STEP_FIELD, read_number, text
-from convolab_worker.client.job_status import as_status, not_found, readable, state_now
+from convolab_worker.client.job_status import as_status, readable
+from convolab_worker.client.lookup import not_found, state_now
 from convolab_worker.connection.commands.usage import Purpose
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import is_lifo, text
 from convolab_worker.bullmq.script_runner import now_ms, run_script
-from convolab_worker.client.job_status import JobStatus, Seen, find_job, seen
+from convolab_worker.client.job_status import JobStatus, Seen, seen
+from convolab_worker.client.lookup import find_job
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import JobNotFound, WrongState
 
