@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
                         identify=self._identify,
                         name=self.client_name,
                         stale=self._stale,
-                        written_key=route.probed_key if route.is_doubted else None,
+                        written_key=route.probed_key if route.is_unchecked else None,
                         learn_nodes=route.is_cluster and self._identify,
                     ),
                 )
@@ -208,13 +208,13 @@ class Connection(asyncio.Protocol):
                 if route.epoch > epoch:
                     msg = "the server was found unable to serve meanwhile"
                     raise ReplyLost(msg)  # noqa: TRY301 - as any loss of it would be
-                route.trust(epoch)
+                route.note_serving(epoch)
                 if welcome.nodes:
                     route.learn(welcome.nodes)
         except (RedisRefused, OSError, ReplyLost) as error:  # a TimeoutError is an OSError too
             self._drop(error)
             if cannot_serve(str(error)):
-                route.doubt(epoch, str(error))
+                route.give_up_server(epoch, str(error))
             else:
                 route.fall_back()
             is_first = not self._was_open
@@ -401,7 +401,7 @@ class Connection(asyncio.Protocol):
     def _all_read(self) -> None:
         """Every answer that has come was delivered."""
         if (unfit := self._unfit) is not None and self._epoch is not None:
-            self._route.doubt(self._epoch, str(unfit))
+            self._route.give_up_server(self._epoch, str(unfit))
             self._drop(ReplyLost(f"the server can't serve any more: {unfit}"))
         elif self._redirects.commands and not self._pending:
             self._follow()

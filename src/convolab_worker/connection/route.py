@@ -35,7 +35,7 @@ _log = Log()
 _SENTINEL_SECONDS = 1.0
 
 
-class Traveller(Protocol):
+class RouteUser(Protocol):
     """What uses a route: a connection, or what waits for one."""
 
     def leave(self, epoch: int, reason: str) -> None:
@@ -60,10 +60,10 @@ class Route:
         self._primary: Primary | None = None  # the one that the Sentinels named last
         self.replaced = 0
         self._nodes: deque[tuple[str, int]] = deque()
-        self._travellers: WeakSet[Traveller] = WeakSet()
+        self._users: WeakSet[RouteUser] = WeakSet()
         self._lock = threading.Lock()
         self.epoch = 0
-        self._trusted = 0
+        self._served_in = 0
         self.credentials: tuple[str | None, str | None] = (None, None)
         self.login = 0  # how often the credentials have changed
 
@@ -162,21 +162,21 @@ class Route:
 
     # servers that can't serve
 
-    def join(self, traveller: Traveller) -> None:
+    def join(self, user: RouteUser) -> None:
         """Have a connection told when its server is found unable to serve."""
         with self._lock:
-            self._travellers.add(traveller)
+            self._users.add(user)
 
     @property
-    def is_doubted(self) -> bool:
+    def is_unchecked(self) -> bool:
         """Whether a new connection has to check that its server can serve."""
-        return self._trusted < self.epoch
+        return self._served_in < self.epoch
 
-    def trust(self, epoch: int) -> None:
+    def note_serving(self, epoch: int) -> None:
         """A server that was connected to in this ``epoch`` can serve."""
-        self._trusted = max(self._trusted, epoch)
+        self._served_in = max(self._served_in, epoch)
 
-    def doubt(self, seen_in: int, reason: str) -> bool:
+    def give_up_server(self, seen_in: int, reason: str) -> bool:
         """The server of the epoch ``seen_in`` can't serve: all connections leave it.
 
         Returns False if that was known, and they have left it already.
@@ -189,13 +189,13 @@ class Route:
             if seen_in < self.epoch:
                 return False
             self.epoch += 1
-            epoch, travellers = self.epoch, list(self._travellers)
+            epoch, users = self.epoch, list(self._users)
         if self.is_cluster:
             self.fall_back()
         else:
             self._node = None
-        for traveller in travellers:
-            traveller.leave(epoch, reason)
+        for user in users:
+            user.leave(epoch, reason)
         return True
 
 
