@@ -57,10 +57,10 @@ def _line_alone(line: _JobLine) -> bytes:
     return encode_line(keys)
 
 
-def job_writer(gather: Callable[[Told], None], otherwise: WriteJob) -> WriteJob:
-    """Write the lines of jobs by ``gather``; by ``otherwise`` if the application has bound values.
+def job_writer(write_soon: Callable[[Told], None], otherwise: WriteJob) -> WriteJob:
+    """Write the lines of jobs by ``write_soon``, or by ``otherwise`` if values are bound to them.
 
-    The application could change those before the line is formed.
+    The application could change those values before the line is formed.
     """
     now = time.time_ns
 
@@ -69,6 +69,6 @@ def job_writer(gather: Callable[[Told], None], otherwise: WriteJob) -> WriteJob:
         if context and bound_to(context):
             otherwise(event, duration_ms, names)
         else:
-            gather((now(), event, duration_ms, names))
+            write_soon((now(), event, duration_ms, names))
 
     return write

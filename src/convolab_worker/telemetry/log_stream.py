@@ -50,7 +50,7 @@ class LogStream:
         self._is_due = threading.Event()
         self._flusher: threading.Thread | None = None
 
-    def gather(self, line: Any) -> None:
+    def write_soon(self, line: Any) -> None:
         """Write a routine line, with those that follow it closely."""
         self._waiting.append(line)
         if not self._will_flush:
@@ -58,13 +58,13 @@ class LogStream:
         elif len(self._waiting) > _MOST_LINES or (type(line) is bytes and len(line) > _LONG_BYTES):
             self._write_waiting()
 
-    def urge(self, line: bytes) -> None:
-        """Write a line now, behind those that wait."""
+    def write_now(self, line: bytes) -> None:
+        """Write a line now, after the waiting ones."""
         self._waiting.append(line)
         self._write_waiting()
 
-    debug = info = msg = gather
-    warning = warn = error = critical = fatal = exception = log = urge
+    debug = info = msg = write_soon
+    warning = warn = error = critical = fatal = exception = log = write_now
 
     def flush(self) -> None:
         """Write the waiting lines, since the process ends. Does not wait for ever for the lock."""

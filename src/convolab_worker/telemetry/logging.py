@@ -112,7 +112,7 @@ class _Direct:
         write = self.writer("info")
         if write is None or self._render is not json_line:
             return None
-        return job_writer(self._lines.gather, otherwise=of_jobs(write))
+        return job_writer(self._lines.write_soon, otherwise=of_jobs(write))
 
 
 class _WhenImported:
@@ -158,7 +158,9 @@ class _StdlibHandler(logging.Handler):
         except Exception:  # noqa: BLE001 - as logging's own handlers do
             self.handleError(record)
             return
-        write = self._lines.urge if record.levelno >= logging.WARNING else self._lines.gather
+        write = (
+            self._lines.write_now if record.levelno >= logging.WARNING else self._lines.write_soon
+        )
         write(line)
 
 

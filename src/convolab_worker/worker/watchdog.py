@@ -99,7 +99,7 @@ class Watchdog:
     ) -> None:
         self._loop = loop
         self._job_of = job_of
-        self._whereabouts = stack_reports
+        self._stack_reports = stack_reports
         self._thread_id = threading.get_ident()
         self._asked_at: float | None = None
         self._answered = True
@@ -130,7 +130,7 @@ class Watchdog:
         job = {} if frame is None else self._find_job(frame)
         report = {"blocked_seconds": round(blocked_for, 3), "where": where(stack), **job}
         text = "".join(stack.format())
-        self._whereabouts.keep("blocked", stack=text, **report)
+        self._stack_reports.keep("blocked", stack=text, **report)
         _log.error("loop.blocked", stack=text, **report)
         return job
 

@@ -95,7 +95,7 @@ class Worker:
         Raises LifespanFailed if a lifespan of the handlers can't be opened, before any job. When
         this is cancelled, however often, it ends only after everything that it began has ended.
         """
-        await self._see_through(asyncio.create_task(self._live(), name="convolab-life"))
+        await self._wait_for_end(asyncio.create_task(self._live(), name="convolab-life"))
 
     async def drain(self, budget: float | None = None) -> DrainResult:
         """Run what is there until nothing is left to fetch, at most ``budget`` seconds.
@@ -116,7 +116,7 @@ class Worker:
             loop = asyncio.get_running_loop()
             ending = loop.call_later(budget - reserve, self._stop_by_itself, reserve)
         try:
-            result = await self._see_through(life)
+            result = await self._wait_for_end(life)
         finally:
             if ending is not None:
                 ending.cancel()
@@ -125,7 +125,7 @@ class Worker:
             raise NotRunning(msg)
         return result
 
-    async def _see_through(self, life: asyncio.Task[T]) -> T:
+    async def _wait_for_end(self, life: asyncio.Task[T]) -> T:
         """Wait for the worker's end; a cancellation hastens it, and is raised afterwards."""
         cancelled: asyncio.CancelledError | None = None
         while not life.done():
@@ -354,7 +354,7 @@ class Worker:
             return
         if self._stopping is None:
             self._begin_stop()
-        await self._see_through(background)
+        await self._wait_for_end(background)
 
     # status
 
