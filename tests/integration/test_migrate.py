@@ -322,12 +322,12 @@ async def test_a_full_server_moves_a_job_whole_or_not_at_all(
         mover = Mover(connection, prefix="bull", sources=["old"], destination="new", execute=True)
 
         with pytest.raises(Exception, match="OOM"):
-            _ = [step async for step in mover.steps()]
+            _ = [result async for result in mover.results()]
 
         await redis.config_set("maxmemory", "0")
         assert (await client.status(job_id, "old")).state == "waiting"
         assert [key async for key in redis.scan_iter("bull:new:*")] == []
-        assert [step.outcome async for step in mover.steps()] == ["moved"]
+        assert [result.outcome async for result in mover.results()] == ["moved"]
         assert (await client.status(job_id, "new")).state == "waiting"
         await connection.close()
 

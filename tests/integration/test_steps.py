@@ -337,7 +337,7 @@ async def test_steps_and_their_keys_move_with_their_job(
     connection = Connection(Address.parse(server_url), timeout=SOON, counter=CommandCounter())
     await connection.open()
     mover = Mover(connection, prefix="bull", sources=[queue_name], destination=other, execute=True)
-    moved = [step.new_id async for step in mover.steps()]
+    moved = [result.new_id async for result in mover.results()]
     await connection.close()
     async with Worker(handlers, make_settings(queues=(other,))):
         result = await client.result(moved[0], SOON, queue=other)

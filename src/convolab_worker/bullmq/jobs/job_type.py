@@ -1,7 +1,7 @@
 """JobType: a job's name, payload, result and options, declared once for both sides.
 
-``order`` takes a declaration, a registered handler or a plain name. It is the one place where a job
-to be added gets its name, queue and options, and where its data is checked.
+``job_request`` takes a declaration, a registered handler or a plain name. It is the one place where
+a job to be added gets its name, queue and options, and where its data is checked.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Unresolved:
         self.resolve = resolve
 
 
-class Order(NamedTuple):
+class JobRequest(NamedTuple):
     """A job as a producer wants it: ``data`` is JSON text, ``options`` are keywords of enqueue."""
 
     name: str
@@ -166,7 +166,7 @@ class Order(NamedTuple):
     job_type: JobType[Any, Any] | None
 
 
-def order(target: object, data: Any, options: Mapping[str, Any]) -> Order:
+def job_request(target: object, data: Any, options: Mapping[str, Any]) -> JobRequest:
     """Return the job that a producer asks for by name, by JobType or by handler.
 
     ``options`` are the producer's own, its ``queue`` among them; they come before those of the
@@ -176,13 +176,13 @@ def order(target: object, data: Any, options: Mapping[str, Any]) -> Order:
     own = dict(options)
     queue = own.pop("queue", None)
     if isinstance(target, str):
-        return Order(target, queue, encode_data({} if data is None else data), own, None)
+        return JobRequest(target, queue, encode_data({} if data is None else data), own, None)
     job_type = job_type_of(target)
     for what, value in job_type.options.items():
         if own.get(what) is None:
             own[what] = value
     queue = job_type.queue if queue is None else queue
-    return Order(job_type.name, queue, job_type.encode(data), own, job_type)
+    return JobRequest(job_type.name, queue, job_type.encode(data), own, job_type)
 
 
 def job_type_of(target: object) -> JobType[Any, Any]:

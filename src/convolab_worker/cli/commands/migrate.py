@@ -107,8 +107,8 @@ async def _migrate(
             execute=execute,
         )
         with Bar("moving" if execute else "looking", await mover.total()) as bar:
-            async for step in mover.steps():
-                account.add(step)
+            async for moved in mover.results():
+                account.add(moved)
                 bar.step()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.jobs.job_id import JobId
-from convolab_worker.bullmq.jobs.job_type import order
+from convolab_worker.bullmq.jobs.job_type import job_request
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keywords import (
     OPTION_KEYWORDS,
@@ -83,7 +83,7 @@ def addition(
     Raises ConfigurationError for options that can't be, InvalidPayload for data that the handler
     would refuse, and InvalidResult for data that is not JSON.
     """
-    wanted = order(target, data, options)
+    wanted = job_request(target, data, options)
     if not wanted.name:
         check_keyword("enqueue", "name", wanted.name)
     keys, own = keys_of(wanted.queue), dict(wanted.options)

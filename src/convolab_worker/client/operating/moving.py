@@ -36,7 +36,7 @@ REASONS = {
 _LEFT = {"active": "a worker has it", "waiting-children": "it has children"}
 
 
-class Step(NamedTuple):
+class MoveResult(NamedTuple):
     """What became of one job: ``outcome`` is ``moved``, or why it stays."""
 
     queue: str
@@ -54,9 +54,9 @@ class Account:
     jobs: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     renamed: int = 0
 
-    def add(self, step: Step) -> None:
-        self.jobs[step.queue, step.state, step.name, step.outcome] += 1
-        self.renamed += step.outcome == MOVED and step.id != step.new_id
+    def add(self, result: MoveResult) -> None:
+        self.jobs[result.queue, result.state, result.name, result.outcome] += 1
+        self.renamed += result.outcome == MOVED and result.id != result.new_id
 
     @property
     def moved(self) -> int:
@@ -100,7 +100,7 @@ class Mover:
             each for state in self._states for each in (_LISTS if state == "wait" else (state,))
         ]
 
-    async def steps(self) -> AsyncIterator[Step]:
+    async def results(self) -> AsyncIterator[MoveResult]:
         """Go through the jobs, the oldest of each state first, and yield what becomes of each.
 
         Workers and producers may go on meanwhile: a job that a worker takes stays, and one that is
@@ -108,21 +108,21 @@ class Mover:
         """
         for keys in self._sources:
             for state in self._all_states():
-                async for step in self._of(keys, state):
-                    yield step
+                async for result in self._of(keys, state):
+                    yield result
             for state, reason in _LEFT.items():
-                async for step in self._left(keys, state, reason):
-                    yield step
+                async for result in self._left(keys, state, reason):
+                    yield result
 
-    async def _of(self, keys: QueueKeys, state: str) -> AsyncIterator[Step]:
+    async def _of(self, keys: QueueKeys, state: str) -> AsyncIterator[MoveResult]:
         stayed = 0
         while ids := await self._oldest(keys, state, stayed):
             moves = [self._move_one(keys, state, job_id) for job_id in ids]
-            steps = await asyncio.gather(*moves)
-            for step in steps:
-                if step is not None:
-                    stayed += not (self._execute and step.outcome == MOVED)
-                    yield step
+            results = await asyncio.gather(*moves)
+            for result in results:
+                if result is not None:
+                    stayed += not (self._execute and result.outcome == MOVED)
+                    yield result
 
     async def _oldest(self, keys: QueueKeys, state: str, past: int) -> list[str]:
         if state in _LISTS:  # the oldest stand at the end
@@ -131,7 +131,7 @@ class Mover:
         found = await self._ask("ZRANGE", keys[state], past, past + _MOVED_AT_ONCE - 1)
         return [text(raw) for raw in found]
 
-    async def _move_one(self, keys: QueueKeys, state: str, job_id: str) -> Step | None:
+    async def _move_one(self, keys: QueueKeys, state: str, job_id: str) -> MoveResult | None:
         """Move a job; None if it is not there any more."""
         call = client_calls.move_job(keys, self._destination, state, job_id, execute=self._execute)
         answer = await run_script(self._connection, Purpose.MOVE, call)
@@ -141,11 +141,11 @@ class Mover:
         if not self._execute and outcome == MOVED:
             new_id = client_calls.other_id(keys, job_id) if new_id in self._promised else new_id
             self._promised.add(new_id)
-        return Step(keys.queue, state, name, REASONS.get(outcome, outcome), job_id, new_id)
+        return MoveResult(keys.queue, state, name, REASONS.get(outcome, outcome), job_id, new_id)
 
-    async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[Step]:
+    async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[MoveResult]:
         command = "LRANGE" if state == "active" else "ZRANGE"
         ids = [text(raw) for raw in await self._ask(command, keys[state], 0, -1)]
         names = [self._ask("HGET", keys.job(job_id), "name") for job_id in ids]
         for job_id, name in zip(ids, names, strict=True):
-            yield Step(keys.queue, state, text(await name or b""), reason, job_id, job_id)
+            yield MoveResult(keys.queue, state, text(await name or b""), reason, job_id, job_id)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack, overload
 
 from convolab_worker.bullmq import schedulers
 from convolab_worker.bullmq.jobs.job_id import JobId
-from convolab_worker.bullmq.jobs.job_type import order
+from convolab_worker.bullmq.jobs.job_type import job_request
 from convolab_worker.bullmq.protocol.keywords import check_keyword, check_size, job_options
 from convolab_worker.bullmq.protocol.schedules import (
     COLLISION,
@@ -75,7 +75,7 @@ def addition(
     """
     check_keyword("schedule", "id", schedule_id)
     repeat, own = repeat_options(options)
-    wanted = order(target, data, own)
+    wanted = job_request(target, data, own)
     check_keyword("schedule", "name", wanted.name)
     keys, opts = keys_of(wanted.queue), job_options("schedule", wanted.options)
     check_size(wanted.name, wanted.data, opts)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 
 from convolab_worker import Child, HandlerRegistry, Job, JobType
-from convolab_worker.bullmq.jobs.job_type import job_type_of, order
+from convolab_worker.bullmq.jobs.job_type import job_request, job_type_of
 from convolab_worker.errors import (
     ConfigurationError,
     DuplicateHandler,
@@ -85,7 +85,7 @@ def test_an_id_of_a_type_is_text_that_knows_the_type() -> None:
     assert (job_id, job_id.queue, job_id.job_type) == ("abc", "audio", GENERATE)
     assert not job_id.existed
     assert type(copy.deepcopy(job_id)) is type(pickle.loads(pickle.dumps(job_id))) is str  # noqa: S301
-    assert order("x", {"id": job_id}, {}).data == '{"id":"abc"}'
+    assert job_request("x", {"id": job_id}, {}).data == '{"id":"abc"}'
 
 
 # what a producer asks for
@@ -93,13 +93,13 @@ def test_an_id_of_a_type_is_text_that_knows_the_type() -> None:
 
 def test_a_declaration_gives_name_queue_and_options() -> None:
     """What the producer says itself comes first."""
-    plain = order(GENERATE, AudioRequest("a"), {})
-    other = order(GENERATE, AudioRequest("a"), {"queue": "b", "attempts": 2, "delay": 3})
+    plain = job_request(GENERATE, AudioRequest("a"), {})
+    other = job_request(GENERATE, AudioRequest("a"), {"queue": "b", "attempts": 2, "delay": 3})
 
     assert plain[:4] == ("generate-audio", "audio", '{"text":"a","speed":1.0}', {"attempts": 5})
     assert (other.queue, other.options) == ("b", {"attempts": 2, "delay": 3})
-    assert order(GENERATE, AudioRequest("a"), {"attempts": None}).options == {"attempts": 5}
-    assert order("x", None, {"queue": None}) == ("x", None, "{}", {}, None)
+    assert job_request(GENERATE, AudioRequest("a"), {"attempts": None}).options == {"attempts": 5}
+    assert job_request("x", None, {"queue": None}) == ("x", None, "{}", {}, None)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_a_declaration_gives_name_queue_and_options() -> None:
 def test_data_that_the_handler_would_refuse_is_not_sent(data: object, message: str) -> None:
     """It is checked as the handler will check it: after its way through JSON."""
     with pytest.raises(InvalidPayload, match=message):
-        order(GENERATE, data, {})
+        job_request(GENERATE, data, {})
     with pytest.raises(InvalidPayload, match=message):
         Child(GENERATE, data)  # type: ignore[misc]
 
 
 def test_data_that_is_no_json_is_told_as_ever() -> None:
     with pytest.raises(InvalidResult, match="data.text: expected a JSON value"):
-        order(GENERATE, {"text": object()}, {})
+        job_request(GENERATE, {"text": object()}, {})
 
 
 def test_a_child_takes_what_the_declaration_says() -> None:
@@ -161,7 +161,7 @@ def test_a_handler_is_found_by_its_function() -> None:
     )
     assert job_type_of(wrapper) is found
     assert Child(generate, AudioRequest("a")).name == "generate-audio"
-    assert order(generate, AudioRequest("a"), {}).options == {"attempts": 4}
+    assert job_request(generate, AudioRequest("a"), {}).options == {"attempts": 4}
 
 
 def test_a_handler_of_a_declaration_is_that_declaration() -> None:
@@ -265,7 +265,7 @@ def test_what_is_no_handler_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="generate is not a registered handler"):
         job_type_of(generate)
     with pytest.raises(ConfigurationError, match="7 is not a registered handler"):
-        order(7, None, {})
+        job_request(7, None, {})
     handlers.audio("a")(handlers.audio("a")(generate))
     assert job_type_of(generate).name == "a"
     handlers.audio("b")(generate)
