@@ -1,11 +1,11 @@
-"""The library's own log lines, and those of jobs: no call of a log changes what becomes of a job.
+"""The library's own log lines, and those of jobs. No log call can change a job's outcome.
 
 They go through structlog as the application has configured it. A processor, a renderer or a logger
 of the application that raises costs its line, and nothing else; a logger that is to be awaited
 (``AsyncBoundLogger``) is called at once.
 
-structlog itself is imported by the first line that needs it, which takes 10 ms and 2 MB: where the
-command line has set up the log and the application has nothing else in mind, none does.
+structlog itself is imported by the first line that needs it, which takes 10 ms and 2 MB. No line
+needs it if the command line has set up the log, and the application has not changed that.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ NAMES = ("job_id", "job_name", "queue", "kind", "attempt")
 
 
 class DirectLog(Protocol):
-    """Writes lines as structlog would if it were asked, without it; no writer raises."""
+    """Writes lines as structlog would, without structlog; no writer raises."""
 
     def writer(self, level: str) -> Write | None:
-        """Returns what writes a line of that level; None if such lines go nowhere."""
+        """Returns the function that writes a line of that level; None if such lines are dropped."""
 
     def job_writer(self) -> WriteJob | None:
-        """Returns what writes a job's line of level info, if there is a quicker way for these."""
+        """Returns a quicker function for jobs' lines of level info, if there is one."""
 
     def is_what_structlog_does(self) -> bool:
         """Whether structlog is not imported, or is configured to do the same."""
@@ -47,7 +47,7 @@ _direct: list[DirectLog] = []
 
 
 def use_direct(direct: DirectLog) -> None:
-    """Has the library's lines written by ``direct`` while that is what structlog does."""
+    """Has ``direct`` write the library's lines, while structlog would write the same."""
     _direct[:] = [direct]
 
 
@@ -161,7 +161,7 @@ def named(names: JobNames) -> dict[str, Any]:
 
 
 def of_jobs(write: Write) -> WriteJob:
-    """Returns what writes the lines of jobs by what writes any other."""
+    """Returns the function for the lines of jobs, made of the one for all others."""
 
     def write_job(event: str, duration_ms: int | None, names: JobNames) -> None:
         keys = dict(zip(NAMES, names, strict=True))
@@ -171,7 +171,7 @@ def of_jobs(write: Write) -> WriteJob:
 
 
 def never_raising(write: Write) -> Write:
-    """Returns ``write`` without its errors, of which the first is told."""
+    """Returns a ``write`` that never raises; its first error is told."""
 
     def write_line(event: str, keys: Mapping[str, Any]) -> None:
         try:
@@ -263,5 +263,5 @@ def _tell_once(error: Exception) -> None:
     if _told():
         return
     _told().append(repr(error))
-    with contextlib.suppress(Exception):  # nobody hears; the jobs go on
+    with contextlib.suppress(Exception):  # standard error is closed, too; the jobs go on
         sys.stderr.write(f"convolab_worker: log lines are lost, the logger raises {error!r}\n")

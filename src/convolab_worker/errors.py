@@ -134,9 +134,9 @@ class JobNotRunning(ConvolabWorkerError):
 
 
 class WrongState(ConvolabWorkerError):
-    """A job is in a state in which that can't be done to it; the message names it and the state.
+    """A job's state does not allow the action; the message names the job and the state.
 
-    Such as a retry of a job that has not ended, or the removal of one that a worker has.
+    Examples are a retry of a job that has not ended, and the removal of one that a worker has.
     """
 
 

@@ -104,7 +104,7 @@ async def test_a_primary_that_answers_no_handshake_is_left_when_another_is_named
     """Its writes are paused, as before a handover: it was waited for, five seconds long."""
     old, new = servers
     route = Route(ServerSource(Address.parse(_url(sentinel))))
-    route.doubt(0, "the test says so")  # so that a write asks whether the server can serve
+    route.give_up_server(0, "the test says so")  # so that a write asks whether the server can serve
     connection = Connection(route, timeout=10.0, counter=CommandCounter())
     old.suspend()
     try:

@@ -21,6 +21,7 @@ from convolab_worker import CallNext, HandlerRegistry, Job, JobClient, Settings,
 from convolab_worker.errors import JobFailed
 from convolab_worker.testing import run_handler
 from tests.support.process_handlers import few, handlers
+from tests.support.processes import all_gone, is_alive
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
@@ -49,18 +50,6 @@ async def stacktrace(redis: Redis, queue: str, job_id: str) -> list[str]:
     """The tracebacks that are kept with the job."""
     kept: list[str] = json.loads(await redis.hget(f"bull:{queue}:{job_id}", "stacktrace") or "[]")
     return kept
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-async def all_gone(pids: list[int]) -> None:
-    await wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 
 # what goes in and out

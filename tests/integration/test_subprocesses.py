@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.errors import JobFailed
+from tests.support.processes import all_gone, is_alive
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
@@ -25,18 +26,6 @@ SOON = 10.0
 # It ignores SIGTERM, and so does what it has started.
 STUBBORN = ("sh", "-c", "trap '' TERM; sleep 60 & echo $!; wait; sleep 60")
 Running = Callable[..., AbstractAsyncContextManager[tuple[Worker, JobClient]]]
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-async def all_gone(pids: list[int]) -> None:
-    await wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 
 async def test_a_program_runs_to_its_end_like_any_other(running: Running) -> None:

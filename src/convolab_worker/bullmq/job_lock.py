@@ -1,4 +1,4 @@
-"""Cancels a job that runs in another process, at no cost while nobody does.
+"""Cancels a job that runs in another process; costs nothing while nobody cancels.
 
 Whoever cancels replaces the token in the job's lock by a request that names the token (our script
 ``cancelJob``). The worker meets the request where it meets the lock anyway: its next renewal
@@ -40,7 +40,7 @@ def token_in(lock: bytes) -> str:
         try:
             return str(json.loads(text(lock.removeprefix(_REQUEST)))["token"])
         except (ValueError, LookupError, TypeError, RecursionError):
-            pass  # no request of this library's
+            pass  # not a request of this library
     return text(lock)
 
 

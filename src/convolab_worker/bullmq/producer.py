@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PARENT_MISSING, _PARENT_REPLACED = -5, -7
-# A pipeline has so many jobs at most, and so many characters of data unless it is one job's.
+# The most jobs of a pipeline, and the most characters of data, unless one job has more.
 MOST_JOBS = 500
 _MOST_DATA = 2**22
 

@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from convolab_worker.connection.upkeep.reconnect import Reconnection
 
 _log = Log()
-# What a pattern, a time zone or a date raises that can't be read: any JSON may stand there.
+# What is raised for a pattern, time zone or date that can't be read: it may be any JSON.
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 _MOST_LISTED = 999
-# NAME:ID:END:ZONE:PATTERN, or how often in the place of the pattern: before BullMQ 5.16.
+# Before BullMQ 5.16: NAME:ID:END:ZONE:PATTERN, or an interval in the pattern's place.
 _LEGACY_ID = r"(?as)[^:]*:[^:]*:\d*:[^:]*:(.* .*|\d+)"
 _LEGACY = "BullMQ 6 goes on with no repeatable job from before 5.16: make it a job scheduler"
 
 
 class ScheduleOver(Exception):
-    """A schedule has no further iteration, as it was asked for; the message says what ended it."""
+    """A schedule has ended as its options ask; the message says which option ended it."""
 
 
 async def advance(backend: Backend, reconnection: Reconnection, job: ActiveJob) -> None:
     """Adds the iteration that follows ``job``; the script adds it once, however often it is asked.
 
-    A schedule never ends in silence: an end that it was given is logged, and one whose options
-    can't be read, which ends in Node too, is logged as an error and told by ``doctor``.
+    No schedule ends unnoticed: an end that its options ask for is logged. A schedule whose options
+    can't be read ends in Node, too; that is logged as an error, and ``doctor`` tells it.
     """
     names = {"scheduler": job.scheduler_id, "queue": job.queue, "job_id": job.id}
     try:
@@ -165,8 +165,8 @@ def _next_of_pattern(
 class ListedSchedule(NamedTuple):
     """A schedule as BullMQ keeps it, and what is wrong with it.
 
-    ``due_ms`` is when its next iteration is due by that. ``over`` says by what it has ended as it
-    was asked to; ``problem`` why it does not go on.
+    ``due_ms`` is when its next iteration is due by that. ``over`` says which of its options has
+    ended it; ``problem`` says why it can't go on.
     """
 
     id: str

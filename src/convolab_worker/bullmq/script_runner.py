@@ -78,7 +78,7 @@ async def _ask(
             answer = await connection.call(purpose, "EVALSHA", found.sha, *rest)
         except RedisRefused as error:
             if not _is_unknown(error):
-                # Or all who wait would be refused one by one.
+                # Otherwise each of the waiting calls would be refused as well.
                 scripts.known.add(found.sha)
                 raise
             answer = await connection.call(purpose, "EVAL", found.text, *rest)
@@ -100,7 +100,7 @@ async def run_pipeline(
     shas = [script(call.script).sha for call in calls]
     answers: list[Any] = [None] * len(calls)
     left = list(range(len(calls)))
-    if scripts.known.issuperset(shas):  # without a task for each call, which takes longer
+    if scripts.known.issuperset(shas):  # a task for each call would take longer
         sent = [
             connection.call(purpose, "EVALSHA", sha, len(call.keys), *call.keys, *call.args)
             for sha, call in zip(shas, calls, strict=True)
@@ -122,7 +122,7 @@ async def run_pipeline(
 
 
 def _is_known_no_more(scripts: KnownScripts, found: Script, error: RedisUnavailable) -> bool:
-    """Whether a call failed since the server does not have its script: it is worth another one."""
+    """Whether a call failed because the server does not have its script: then it is repeated."""
     if not isinstance(error, RedisRefused):
         scripts.known.clear()
     if not _is_unknown(error):
@@ -136,5 +136,5 @@ def _is_unknown(answer: object) -> bool:
 
 
 def now_ms() -> int:
-    """Return the time of now as scripts take it."""
+    """Return the current time in milliseconds, as scripts take it."""
     return int(time.time() * 1000)

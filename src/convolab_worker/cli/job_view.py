@@ -1,4 +1,4 @@
-"""One job with everything that is kept of it: as text to read, and as JSON. Pure."""
+"""Writes one job, with everything that is kept of it, as text or as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.job_status import JobStatus
 
 _LONGEST_TEXT = 20_000  # characters of a value; --full and --json print all of it
-_NO_FRACTION = 10  # seconds: from there on a tenth of one tells nothing
+_NO_FRACTION = 10  # from so many seconds on, tenths are left out
 _UNITS = (("d", 86_400.0), ("h", 3600.0), ("m", 60.0))
 
 
@@ -27,12 +27,12 @@ def date(at: float | None) -> str:
         return "-"
     try:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):  # what somebody has written there is no moment
+    except (ValueError, OverflowError, OSError):  # the value is not a moment
         return f"{at:g}"
 
 
 def length(seconds: float) -> str:
-    """Return a length of time in its largest unit that has two of it: ``90s``, ``3m``, ``2d``."""
+    """Return a length of time in the largest unit of which it has two: ``90s``, ``3m``, ``2d``."""
     for unit, size in _UNITS:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f}{unit}"
@@ -43,7 +43,7 @@ def length(seconds: float) -> str:
 
 
 def job_json(details: JobDetails, attempts: Attempts) -> dict[str, Any]:
-    """Return a job as JSON has it, with nothing in it that is JSON within text."""
+    """Return a job as JSON, in which no text is itself JSON."""
     job = details.job
     return {
         **asdict(job),
@@ -98,7 +98,7 @@ def _facts(job: JobStatus, now: float) -> Iterator[tuple[str, str]]:
         yield "priority", str(job.priority)
     if job.progress not in (None, 0):
         yield "progress", progress(job.progress)
-    # BullMQ writes "attempts": 0 where nobody asked for any; the job has one all the same.
+    # BullMQ writes "attempts": 0 if none were asked for; such a job has one.
     options = {key: value for key, value in job.opts.items() if (key, value) != ("attempts", 0)}
     if options:
         yield "options", as_json(options)

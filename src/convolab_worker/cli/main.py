@@ -62,7 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         code = main(arguments)
     except Stopped as stopped:
         code = stopped.code if isinstance(stopped.code, int) else FAILED
-    except KeyboardInterrupt:  # in between
+    except KeyboardInterrupt:  # between the two
         code = INTERRUPTED
     leave(code)
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.main(given)
     except ConvolabWorkerError as error:
-        flush_log()  # its lines come before, and the error is the last
+        flush_log()  # the log's lines come first, then the error
         sys.stderr.write(f"{PROGRAM}: error: {error}\n")
         return MISUSED if isinstance(error, ConfigurationError) else FAILED
     except KeyboardInterrupt:

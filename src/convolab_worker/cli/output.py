@@ -108,7 +108,7 @@ class Bar:
 
 
 def fits(text: str) -> bool:
-    """Whether standard output shows the text's lines whole: a terminal breaks those too long."""
+    """Whether standard output shows the text's lines whole: a terminal breaks long ones."""
     width = _terminal_width()
     return width is None or all(_columns(line) <= width for line in text.splitlines())
 
@@ -159,8 +159,8 @@ def _padded(cell: str, width: int, *, right: bool) -> str:
 def _columns(text: str) -> int:
     """Return how many columns of a terminal a text takes: two for a Japanese sign or an emoji.
 
-    Unicode's own table in the standard library tells all but what joins signs: three rules for that
-    are less than a dependency that every start of the command would load.
+    The standard library's Unicode table has all but the rules by which signs join. Three rules for
+    that are less than a dependency that every start of the command would load.
     """
     if text.isascii():
         return len(text)
@@ -195,7 +195,7 @@ def listed(names: Sequence[str], most: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text without what a terminal obeys; a job's data may have anything in it."""
+    """Return a text without terminal control characters, which a job's data may have."""
     if text.isprintable():
         return text
     import unicodedata

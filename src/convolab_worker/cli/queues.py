@@ -1,7 +1,7 @@
-"""Which queues, and which job, a command means.
+"""Finds the queues, or the job, that a command means.
 
-Who names no queue means those that there are, as the server tells; but what changes more than jobs
-that were named by their ids asks for a queue, unless there is only one.
+Without a named queue all queues on the server are meant. But a command that changes more than jobs
+named by their ids needs a named queue, unless there is only one.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ async def _found(settings: Settings) -> list[str]:
 
 async def _elsewhere(settings: Settings, job_id: str) -> list[str]:
     """Return the other queues that have a job of this id, as far as the user may look for them."""
-    if job_id in OWN_KEYS:  # no job has such an id, and a queue has such a key
+    if job_id in OWN_KEYS:  # no job can have such an id: a queue's key has that name
         return []
     async with connected(settings) as connection:
         try:
@@ -122,9 +122,9 @@ async def _expect_used(settings: Settings, given: argparse.Namespace) -> None:
 
 
 async def unused(settings: Settings, given: argparse.Namespace) -> list[str]:
-    """Return a sentence for each queue that a flag names, nobody has used and nobody serves.
+    """Return a sentence for each queue that a flag names, and that nobody uses or serves.
 
-    A variable may well name one: it was written for the worker.
+    A variable may name such a queue: it was written for the worker.
     """
     if given.queues is None:
         return []

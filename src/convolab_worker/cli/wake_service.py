@@ -16,7 +16,7 @@ WAKE_SECONDS = 15.0
 async def wake_service(settings: Settings, done: str) -> None:
     """Wake the worker service if its address is set, and say on standard error if that fails.
 
-    ``done`` says what the command did before: it starts that sentence.
+    That sentence starts with ``done``, which says what the command did before.
     """
     if settings.wake_url is None:
         return

@@ -1,4 +1,4 @@
 """What producers and operators use: adds jobs, follows them, and moves or removes them.
 
-Never runs one.
+It never runs a job.
 """

@@ -14,7 +14,7 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client import following
 from convolab_worker.client.adding import enqueue
 from convolab_worker.client.adding.transactions import after_commit, heed_sessions
-from convolab_worker.client.job_status import JobStatus, find_job
+from convolab_worker.client.lookup import find_job
 from convolab_worker.client.operating.demand import Demand, demand
 from convolab_worker.client.operating.schedules import Schedules
 from convolab_worker.client.session import Session
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.client.adding.enqueue import Addition
     from convolab_worker.client.events import JobEvent
+    from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.waking.waker import Waker
     from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
 
@@ -45,7 +46,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 _log = Log()
-# A client that adds to more queues than this forgets the oldest one's keys.
+# A client that adds to more queues than this forgets the keys of the one it met first.
 _MOST_KNOWN_QUEUES = 1000
 
 
@@ -115,7 +116,7 @@ class JobClient(Schedules):
 
         With ``on_commit=True`` the job is checked at once, and added when the surrounding
         transaction of Django or SQLAlchemy commits; not at all if that rolls back. ``on_commit``
-        may be a session of SQLAlchemy, too. Of a job that can't be added then, a log line tells
+        may be a session of SQLAlchemy, too. If the job can't be added then, a log line says so
         (``enqueue.lost``).
         """
         on_commit = options.pop("on_commit", None)
@@ -169,12 +170,12 @@ class JobClient(Schedules):
         They are given as a JobType or a handler and the data of each, with the options of all; or
         as mappings of ``enqueue``'s keywords, ``name`` at least, which may be a JobType or a
         handler. Then ``queue`` is for those that name none. All are checked before the first is
-        sent. Each job is added whole, but the list is no transaction: when RedisUnavailable is
+        sent. Each job is added whole, but the list is not a transaction: when RedisUnavailable is
         raised, the first ones may be there. The same call again then adds the rest, if each job
         has a ``job_id``. ``on_commit`` is as for ``enqueue``.
         """
         on_commit = options.pop("on_commit", None)
-        session = self._current_session()  # of now: the client may be closed meanwhile
+        session = self._current_session()  # the session of now: the client may be closed meanwhile
         additions = await self._additions(jobs, data, options)
         if on_commit and self._follows_commit(on_commit, additions):
             return [new.job_id_to_be() for new in additions]
@@ -192,7 +193,7 @@ class JobClient(Schedules):
         return [new.carrying(carried) for new in additions]
 
     async def _add_many(self, session: Session, additions: list[Addition]) -> list[JobId[Any]]:
-        delays: set[float | None] = set()  # of those that may be there, if not all are sent
+        delays: set[float | None] = set()  # delays of the jobs that may be there
 
         def note(sent: list[Addition]) -> None:
             if self._waker is not None:
@@ -223,7 +224,7 @@ class JobClient(Schedules):
     async def _add_after_commit(self, jobs: list[Addition]) -> None:
         try:
             await self._add_many(self._current_session(), jobs)
-        except ConvolabWorkerError as error:  # nobody waits for it
+        except ConvolabWorkerError as error:  # nobody awaits this task
             ids = [new.job.id for new in jobs]
             _log.error("enqueue.lost", job_ids=ids, name=jobs[0].job.name, reason=str(error))
 
@@ -236,8 +237,8 @@ class JobClient(Schedules):
     async def wake_heard(self, timeout: float) -> bool:
         """Wait until the service has heard the wakes of the jobs added, or ``timeout`` seconds.
 
-        For programs that end after adding jobs. Returns False if a wake was not heard, and True
-        also where no service is to be woken.
+        It is for programs that end after adding jobs. Returns False if a wake was not heard.
+        Returns True if they all were, or if there is no service to wake.
         """
         return self._waker is None or await self._waker.heard(timeout)
 
@@ -279,7 +280,7 @@ class JobClient(Schedules):
         raise JobNotFound(job_id)  # pragma: no cover - watch ends with a final event
 
     def watch(self, job_id: str, queue: str | None = None) -> AsyncGenerator[JobEvent, None]:
-        """Iterate over the job's events from now on, up to its end, which comes even if it is past.
+        """Iterate over the job's events from now on. The last is its end, even if that is past.
 
         Raises JobNotFound.
         """
@@ -327,7 +328,7 @@ class JobClient(Schedules):
         return await depths(connection, self._queues(None))
 
     async def demand(self) -> Demand:
-        """Return how many jobs of the settings' queues want a worker: what a scaler has to know.
+        """Return how many jobs of the settings' queues need a worker, for a scaler.
 
         Costs one command while there is nothing, and four more for each queue otherwise. Raises
         RedisUnavailable.
@@ -357,7 +358,7 @@ class JobClient(Schedules):
         await self.close()
 
     def _current_session(self) -> Session:
-        """Return this event loop's session; what was open in a loop that is closed is gone."""
+        """Return this event loop's session; a closed loop has closed what was open in it."""
         session, loop = self._session, asyncio.get_running_loop()
         if session is not None and session.loop is loop:
             return session
@@ -377,7 +378,7 @@ class JobClient(Schedules):
         return self._session
 
     def _queues(self, queue: str | None, job_id: str = "") -> list[QueueKeys]:
-        """Return the keys of the queues that are looked at: that one, or all of the settings'.
+        """Return the keys of the queues to look at: ``queue``, or all of the settings' queues.
 
         A JobId knows its queue.
         """
@@ -390,7 +391,7 @@ class JobClient(Schedules):
         name = self.settings.queues[0] if queue is None else queue
         keys = self._known_queues.get(name)
         if keys is None:
-            self.settings.replace(queues=(name,))  # which raises for a name that can't be
+            self.settings.replace(queues=(name,))  # raises for a name that can't be
             if len(self._known_queues) >= _MOST_KNOWN_QUEUES:
                 del self._known_queues[next(iter(self._known_queues))]
             keys = self._known_queues[name] = QueueKeys(self.settings.prefix, name)
@@ -398,7 +399,7 @@ class JobClient(Schedules):
 
 
 def typed_result(job_id: str, result: Any) -> Any:
-    """Return the result as the declaration of the job has it, where one is known."""
+    """Return the result in the type that the job's declaration gives it, if that is known."""
     job_type = job_id.job_type if isinstance(job_id, JobId) else None
     return result if job_type is None else job_type.decode_result(json.dumps(result).encode())
 
@@ -412,6 +413,6 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _waker(settings: Settings) -> Waker:
-    from convolab_worker.client.waking.waker import Waker  # not without an address to wake
+    from convolab_worker.client.waking.waker import Waker  # needs an address to wake
 
     return Waker(settings)

@@ -20,7 +20,7 @@ _BLOCK_SECONDS = 20.0
 _MARGIN_SECONDS = 5.0
 _FIRST_RECONNECT_SECONDS, _LONGEST_RECONNECT_SECONDS = 0.25, 1.0
 _FIRST_INTERRUPT_SECONDS, _LONGEST_INTERRUPT_SECONDS = 0.005, 0.5
-# Events of our own, which BullMQ does not have: a stream could not be read for a while.
+# Events of our own, which BullMQ does not have. GAP: a stream could not be read for a while.
 GAP = "gap"
 # The client is closed, and no event will come.
 CLOSED = "closed"
@@ -164,7 +164,8 @@ class Events:
                 self._deliver(stream, flat)
 
     def _deliver(self, stream: str, flat: list[bytes]) -> None:
-        # Other programs may have written an entry: whatever its bytes are, the next ones count.
+        # Other programs may have written an entry: whatever its bytes are, the entries after it
+        # count.
         fields = {readable(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
         job_id = readable(fields.get("jobId"))
         inboxes = self._watchers.get((stream, job_id))
@@ -181,9 +182,9 @@ class Events:
         return self._being_read is not None and not self._last_ids.keys() <= self._being_read
 
     async def _interrupt(self) -> None:
-        """End a blocked read that lacks a stream; the next one has it.
+        """End a blocked read that leaves out a stream; the next one reads it too.
 
-        A read that is on its way to the server can't be ended yet: hence the repetition.
+        It asks again and again, since a read that is on its way to the server can't be ended yet.
         """
         pause = _FIRST_INTERRUPT_SECONDS
         while self._lacks_stream() and self._connection.client_id is not None:

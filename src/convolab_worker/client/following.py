@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq import job_lock
 from convolab_worker.client.events import CLOSED, GAP, JobEvent
-from convolab_worker.client.job_status import JobStatus, find_job, not_found, read_status
+from convolab_worker.client.lookup import find_job, not_found, read_status
 from convolab_worker.client.operating import actions
 from convolab_worker.errors import JobNotFound, JobNotRunning, RedisUnavailable
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.session import Session
 
 # An event may be trimmed from its stream before it is read: then the job itself is looked at.
@@ -59,7 +60,7 @@ async def watch(
 async def _found(
     session: Session, queues: Sequence[QueueKeys], job_id: str
 ) -> tuple[QueueKeys, JobStatus, asyncio.Queue[JobEvent]]:
-    """Return the job and its events from before that look on: its end can't fall in between."""
+    """Listen, then look: return the job and its events, so that its end can't be missed."""
     await session.open()
     for keys in queues:
         inbox = await session.events.watch(keys["events"], job_id)

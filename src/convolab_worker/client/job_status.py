@@ -1,4 +1,4 @@
-"""A job as it is now: read from one of several queues, and what its record says."""
+"""JobStatus: a job as its record in Redis tells it, and the parts of it that filters need. Pure."""
 
 from __future__ import annotations
 
@@ -6,24 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from convolab_worker.bullmq.protocol import script_costs
-from convolab_worker.bullmq.protocol.calls import state_of
 from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, is_true, most_attempts
-from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.bullmq.protocol.records import read_score, whole_number
-from convolab_worker.bullmq.script_runner import run_script
-from convolab_worker.connection.commands.usage import Purpose
-from convolab_worker.errors import JobNotFound
-
-if TYPE_CHECKING:
-    from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.client.session import Session
-    from convolab_worker.connection.connection import Connection
 
 _PARTS_OF_TRACEPARENT = 4
-_COMMANDS = 3  # that reading a job takes at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +62,7 @@ class JobStatus:
 
 
 class Seen(NamedTuple):
-    """Where a job stood when it was looked at, and what a filter asks of it.
+    """Where a job was when it was read, and what a filter needs to know of it.
 
     ``at`` is when it ended or, before that, when it was added (epoch seconds).
     """
@@ -94,53 +82,6 @@ def seen(status: JobStatus) -> Seen:
         status.queue, status.id, status.state, status.name, status.failed_reason or "", at or 0.0,
         is_true(status.opts.get("lifo")),
     )  # fmt: skip
-
-
-async def find_job(
-    session: Session, queues: Sequence[QueueKeys], job_id: str
-) -> tuple[QueueKeys, JobStatus]:
-    """Return the job, from the first of the queues that has it. Raises JobNotFound."""
-    for keys in queues:
-        status = await read_status(session, keys, job_id)
-        if status is not None:
-            return keys, status
-    raise not_found(queues, job_id)
-
-
-def not_found(queues: Sequence[QueueKeys], job_id: str) -> JobNotFound:
-    """Return the error for a job that none of the queues has."""
-    where = ", ".join(keys.queue for keys in queues)
-    return JobNotFound(f"no job {job_id!r} on {where}: never added, or removed when it ended")
-
-
-async def read_status(session: Session, keys: QueueKeys, job_id: str) -> JobStatus | None:
-    """Return the job as that queue has it, None if it has not."""
-    if job_id in OWN_KEYS:
-        return None
-    connection = await session.open()
-    await session.backlog.enter(_COMMANDS, 0)
-    try:
-        return await _read(connection, keys, job_id)
-    finally:
-        session.backlog.leave(_COMMANDS, 0)
-
-
-async def _read(connection: Connection, keys: QueueKeys, job_id: str) -> JobStatus | None:
-    # The state comes first: a job that ends in between then has at least its end's fields.
-    state = await state_now(connection, keys, job_id)
-    flat = await connection.call(Purpose.STATUS, "HGETALL", keys.job(job_id))
-    score = None
-    if state == "delayed":
-        score = await connection.call(Purpose.STATUS, "ZSCORE", keys["delayed"], job_id)
-    return as_status(keys.queue, job_id, state, flat, score)
-
-
-async def state_now(connection: Connection, keys: QueueKeys, job_id: str) -> str:
-    """Return the state that a job is in, ``unknown`` for one that stands nowhere."""
-    answer = await run_script(connection, Purpose.STATUS, state_of(keys, job_id))
-    state: str = answer.decode()
-    connection.counter.count_inner(Purpose.STATUS, script_costs.state_of(state))
-    return state
 
 
 def as_status(
@@ -181,7 +122,7 @@ def as_status(
 
 
 def options_of(text: str | None) -> dict[str, Any]:
-    """Return a job's options by their long names; none for what is no JSON object."""
+    """Return a job's options by their long names; no options for what is not a JSON object."""
     decoded = json_or_text(text)
     if not isinstance(decoded, dict):
         return {}
@@ -189,12 +130,12 @@ def options_of(text: str | None) -> dict[str, Any]:
 
 
 def readable(raw: bytes | None) -> str:
-    """Return text for people: what is not UTF-8 is replaced, and nothing is empty."""
+    """Return text for people: bytes that are not UTF-8 are replaced, and None is empty text."""
     return (raw or b"").decode("utf-8", "replace")
 
 
 def json_or_text(text: str | None) -> Any:
-    """Return what a field of a job means: other programs may write what is no JSON."""
+    """Return a field's JSON value, or its text: other programs may write what is not JSON."""
     with suppress(ValueError, RecursionError):
         return None if text is None else json.loads(text)
     return text

@@ -1,4 +1,4 @@
 """What is known of Redis: connections, addresses, error replies and the count of commands.
 
-Never knows a job.
+It never knows a job.
 """

@@ -1,4 +1,4 @@
-"""Where Redis is, and what to show there: a REDIS_URL taken apart."""
+"""Takes a REDIS_URL apart: where Redis is, how to log in there, and with which certificates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.settings.sentinels import Sentinels
 
-# Of one process: a worker has one address, and a client one; tests have more.
+# A process seldom has more: a worker has one address, and a client has one.
 _MOST_CONTEXTS = 8
 
 
@@ -45,7 +45,7 @@ class Address(Struct, frozen=True, kw_only=True):
     def parse(cls, url: str) -> Address:
         """Take a REDIS_URL apart. Raises ConfigurationError, which shows no password.
 
-        Settings have checked theirs by the same rules: theirs never raises here.
+        It never raises for the address of Settings, which have checked it by the same rules.
         """
         try:
             return cls(**parse_redis_url(url))
@@ -65,9 +65,9 @@ class Address(Struct, frozen=True, kw_only=True):
     def ssl_context(self) -> ssl.SSLContext | None:
         """Return the TLS context, None where the address is not ``rediss://``.
 
-        Certificates are checked unless the address says no. It is the same one until a file of
-        certificates is replaced. Raises RedisUnavailable, which names the files, for one that can't
-        be loaded.
+        Certificates are checked unless the address says no. The same context is returned until a
+        file of certificates is replaced. Raises RedisUnavailable, which names the files, for one
+        that can't be loaded.
         """
         if not self.tls:
             return None
@@ -82,7 +82,7 @@ class Address(Struct, frozen=True, kw_only=True):
 
 
 def _authorities(files: Mapping[str, str]) -> list[str]:
-    """Return where the system's authorities are, as far as they are used: SSL_CERT_FILE counts."""
+    """Return the files of the system's authorities that are used; SSL_CERT_FILE counts."""
     import ssl
 
     if "ssl_ca_certs" in files:
@@ -123,7 +123,7 @@ def _context(
 
 def family_of(host: str) -> socket.AddressFamily | None:
     """Return the family of an address that is a number, None for a name."""
-    number = host.partition("%")[0]  # behind it stands a link-local address's interface
+    number = host.partition("%")[0]  # a link-local address has its interface behind the %
     for family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError, ValueError):
             socket.inet_pton(family, number)

@@ -1,7 +1,7 @@
 """Plain sockets to Redis for threads: one command, one answer, nothing repeated.
 
-They make one quick call quicker, and no more: ``Connection``, which knows addresses, credentials
-and clusters, opens them, and where anything goes wrong the caller takes the ordinary way.
+They only make a single call quicker. ``Connection`` opens them, since it knows addresses,
+credentials and clusters; where anything goes wrong, the caller uses a ``Connection`` instead.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class BlockingConnection:
         """Send one command and return its answer.
 
         Raises RedisRefused for an error reply, and ReplyLost if the connection failed, after which
-        it is of no more use.
+        this one can't be used any more.
         """
         try:
             self._send(pack(args))
@@ -139,11 +139,11 @@ async def open_blocking(
 
 
 class BlockingPool:
-    """Lends connections to threads, 16 at most, and takes none back that has failed.
+    """Lends connections to threads, 16 at most, and drops those that have failed.
 
     ``open_one`` opens a connection, or returns None where there can be none: then it is not asked
-    again. After a failure the pool opens none for a second: whatever is wrong is dealt with
-    elsewhere.
+    again. After a failure the pool opens none for a second, in which the caller's other way finds
+    out what is wrong.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class BlockingPool:
     def call(self, purpose: Purpose, *args: Any, inner: int = 0) -> Any:
         """Send one command and return its answer, None if nothing was done.
 
-        That is so if there is no connection for it, or if the server does not know a script or
+        Nothing is done if there is no connection for it, or if the server does not know a script or
         can't serve now. ``inner`` is how many commands a script runs inside. Raises RedisRefused
         for any other error reply, and ReplyLost if the command may or may not have run.
         """
@@ -219,7 +219,7 @@ class BlockingPool:
             self._paused_until = time.monotonic() + _PAUSE_SECONDS
 
     def close(self) -> None:
-        """Close what is idle; what is lent is closed by its owner's end."""
+        """Close the idle connections; one that is lent is closed when the pool is dropped."""
         with self._lock:
             idle, self._idle = self._idle, []
             self._count -= len(idle)

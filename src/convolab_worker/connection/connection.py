@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 _log = Log()
 # Commands leave at once while nothing is under way, and then in writes of this many: with one write
 # for each turn of the loop, the server would idle while we work, and we while it works. While the
-# server has more to do than we have ready, a write waits for as many again: each costs 5 to 10 us.
+# server has more to do than we have ready, a write waits until it has as many commands again, since
+# each write costs 5 to 10 us.
 _FLUSH_AT = 4
 _CLOSED = "the connection was closed"
 
@@ -58,7 +59,7 @@ _CLOSED = "the connection was closed"
 class KnownScripts(Struct):
     """Which scripts a connection's server is known to have, and which are being asked about.
 
-    Whoever runs scripts writes it.
+    The script runner writes it.
     """
 
     known: set[str] = field(default_factory=set)
@@ -70,9 +71,9 @@ class Connection(asyncio.Protocol):
 
     In a cluster it goes to the node that has the keys: when a node names another one, the
     connection is closed, and the commands are sent again to that one. Connections that share a
-    ``Route`` instead of an address share what they learn. One whose server says that it can't serve
-    is closed, and those that share its route with it: the address may lead to another server by
-    now. A connection belongs to the event loop that opened it.
+    ``Route`` instead of an address share what they learn. When a server says that it can't serve,
+    its connection is closed, with all that share the route: the address may lead to another server
+    by now. A connection belongs to the event loop that opened it.
 
     ``timeout`` (seconds) bounds the server's silence while a command without a time-out of its own
     is unanswered; ``connect_timeout`` bounds connecting with the handshake. ``client_name`` is set
@@ -91,10 +92,10 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self._route = address if isinstance(address, Route) else Route(address)
         self._route.join(self)
-        self._epoch: int | None = None  # of the route, when this one was led to its server
+        self._epoch: int | None = None  # the route's, when this connection was opened
         self._gone = _CLOSED
-        self._login = 0  # with which of the route's credentials
-        self._greetings = 0  # commands of the handshake that are unanswered
+        self._login = 0  # which of the route's credentials it has logged in with
+        self._greetings = 0  # unanswered commands of the handshake
         self._unfit: RedisRefused | None = None
         self._watching: asyncio.Task[None] | None = None
         self._redirects = Redirects(self._route)
@@ -117,7 +118,7 @@ class Connection(asyncio.Protocol):
         self._stale: ClientIdentity | None = None
         self._open = self._was_open = False
         self.on_lost: Callable[[Exception], None] | None = None
-        self.on_message: Callable[[Any], None] | None = None  # for what comes without a command
+        self.on_message: Callable[[Any], None] | None = None  # for messages that answer no command
 
     @property
     def is_open(self) -> bool:
@@ -190,7 +191,7 @@ class Connection(asyncio.Protocol):
                 self._login = route.login
                 self._reader = hiredis.Reader(replyError=RedisRefused)
                 await dial(address, self)
-                self._open = True  # calls are taken from here on, behind the handshake's own
+                self._open = True  # from here on calls are taken, and sent after the handshake's
                 welcome = await shake_hands(
                     self._greet,
                     address,
@@ -198,7 +199,7 @@ class Connection(asyncio.Protocol):
                         identify=self._identify,
                         name=self.client_name,
                         stale=self._stale,
-                        written_key=route.probed_key if route.is_doubted else None,
+                        written_key=route.probed_key if route.is_unchecked else None,
                         learn_nodes=route.is_cluster and self._identify,
                     ),
                 )
@@ -207,13 +208,13 @@ class Connection(asyncio.Protocol):
                 if route.epoch > epoch:
                     msg = "the server was found unable to serve meanwhile"
                     raise ReplyLost(msg)  # noqa: TRY301 - as any loss of it would be
-                route.trust(epoch)
+                route.note_serving(epoch)
                 if welcome.nodes:
                     route.learn(welcome.nodes)
         except (RedisRefused, OSError, ReplyLost) as error:  # a TimeoutError is an OSError too
             self._drop(error)
             if cannot_serve(str(error)):
-                route.doubt(epoch, str(error))
+                route.give_up_server(epoch, str(error))
             else:
                 route.fall_back()
             is_first = not self._was_open
@@ -224,7 +225,7 @@ class Connection(asyncio.Protocol):
             raise
 
     def _greet(self, purpose: Purpose, *args: Any) -> asyncio.Future[Any]:
-        """Send a command of the handshake, which is before all others."""
+        """Send a command of the handshake; it goes before all others."""
         self._greetings += 1
         return self.call(purpose, *args)
 
@@ -364,7 +365,7 @@ class Connection(asyncio.Protocol):
             self._flush()
 
     def _read(self, data: bytes) -> None:
-        """Deliver each answer; who gets one goes on at once, and may send, or drop all of this."""
+        """Deliver each answer. What waits for one goes on at once: it may send, or close this."""
         reader, pending, transport = self._reader, self._pending, self._transport
         reader.feed(data)
         while self._transport is transport:
@@ -398,9 +399,9 @@ class Connection(asyncio.Protocol):
         return self._redirects.take(error, command, self._silence.heard_at)
 
     def _all_read(self) -> None:
-        """Every answer that has come was given to who asked."""
+        """Every answer that has come was delivered."""
         if (unfit := self._unfit) is not None and self._epoch is not None:
-            self._route.doubt(self._epoch, str(unfit))
+            self._route.give_up_server(self._epoch, str(unfit))
             self._drop(ReplyLost(f"the server can't serve any more: {unfit}"))
         elif self._redirects.commands and not self._pending:
             self._follow()

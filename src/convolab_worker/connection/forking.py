@@ -1,6 +1,6 @@
-"""What a process that a handler forks must not keep of ours: the sockets.
+"""Takes our sockets away from processes that are forked from this one, as handlers may do.
 
-A connection that a child holds stays open when this process is gone: the server would go on
+A connection that a child also holds stays open when this process has ended: the server would go on
 giving it the markers of jobs, and nobody could listen on the wake server's port.
 """
 
@@ -18,12 +18,13 @@ _sockets: WeakSet[socket.socket] = WeakSet()
 
 
 def keep_from_forks(sock: socket.socket) -> None:
-    """Have forks of this process, from now on, hold nothing where this socket is."""
+    """Have processes that are forked from now on hold the null device in this socket's place."""
     _sockets.add(sock)
 
 
 def _forked() -> None:
-    # The numbers stay taken: objects of the parent, which the child has copies of, may close them.
+    # The child has copies of the parent's objects, which may close these numbers: so the numbers
+    # stay in use, and no other file of the child's gets one.
     nothing = os.open(os.devnull, os.O_RDWR)
     for sock in list(_sockets):
         number = sock.fileno()

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 # A peer that vanished without a word is noticed after 15 + 3 x 5 s, at no billed command.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _KEEPALIVE_USER_TIMEOUT_MS = 30_000
-# So long one address of a name has for its answer before the next one is tried as well.
+# How long one address of a name has for its answer, before the next one is tried as well.
 _NEXT_ADDRESS_SECONDS = 0.25
-# Changes nothing where its key is not there, and is refused wherever a write would be.
+# Changes nothing, since nobody has its key; a server that refuses writes refuses it.
 _HARMLESS_WRITE = "PERSIST"
 
 
@@ -51,8 +51,8 @@ class ClientIdentity(Struct, frozen=True):
 async def dial(address: Address, protocol: asyncio.Protocol) -> None:
     """Connect the protocol to the address. Raises OSError, and RedisUnavailable for bad TLS.
 
-    Every address that the name has is tried, a new one every quarter of a second, until one answers
-    (RFC 8305): a family that leads nowhere costs no time-out.
+    Every address of the name is tried, a further one every quarter of a second, until one answers
+    (RFC 8305). So an address that leads nowhere costs no time-out.
     """
     loop = asyncio.get_running_loop()
     if address.path is not None:
@@ -132,8 +132,8 @@ class Handshake(Struct, frozen=True, kw_only=True):
     """What a new connection says first. Each part is one billed command.
 
     ``identify`` asks how the server names the connection, ``name`` gives it a name, ``stale`` is an
-    earlier connection, which is killed on the server. ``written_key``, which nobody has, is for
-    asking whether the server can serve, and ``learn_nodes`` for asking where a cluster's nodes are.
+    earlier connection, which is killed on the server. ``written_key``, a key that nobody has, asks
+    whether the server takes writes; ``learn_nodes`` asks where a cluster's nodes are.
     """
 
     identify: bool
@@ -153,9 +153,10 @@ class Welcome(Struct, frozen=True):
 async def shake_hands(
     call: Callable[..., asyncio.Future[Any]], address: Address, wanted: Handshake
 ) -> Welcome:
-    """Log in, select the database, and say and ask what is ``wanted``.
+    """Log in, select the database, and send what is ``wanted``.
 
-    A server that can't tell, or takes no name, is no obstacle. Raises RedisRefused and ReplyLost.
+    A server that does not know one of these commands, or takes no name, is used all the same.
+    Raises RedisRefused and ReplyLost.
     """
     credentials = log_in(address.username, address.password)
     required = [call(Purpose.CONNECT, *command) for command in credentials]
@@ -185,14 +186,14 @@ async def shake_hands(
 
 
 def log_in(username: str | None, password: str | None) -> list[tuple[str, ...]]:
-    """Return the command that says who we are; none for nobody in particular."""
+    """Return the command that logs in; none if there are no credentials."""
     if username is not None:
         return [("AUTH", username, password or "")]
     return [] if password is None else [("AUTH", password)]
 
 
 def _nodes_in(slots: Any) -> tuple[tuple[str, int], ...]:
-    """Return the nodes of ``CLUSTER SLOTS``: primaries first, as those who can serve now."""
+    """Return the nodes of ``CLUSTER SLOTS``, primaries first: only they can serve now."""
     nodes = [[node for node in part[2:] if node[0]] for part in slots]
     primaries = [part[0] for part in nodes if part]
     replicas = [node for part in nodes for node in part[1:]]
@@ -200,7 +201,7 @@ def _nodes_in(slots: Any) -> tuple[tuple[str, int], ...]:
 
 
 def _is_obstacle(error: BaseException) -> bool:
-    """Whether an answer to a question says that the connection is of no use.
+    """Whether an answer of the handshake says that the connection can't be used.
 
     A server, or the user's ACL, may lack a command. A key of another node is that node's.
     """
@@ -210,7 +211,8 @@ def _is_obstacle(error: BaseException) -> bool:
     return not any(word in text for word in _NO_OBSTACLES)
 
 
-# What is said of a command that does not exist, is forbidden, or makes no sense there.
+# How servers refuse a command that they do not have, that is forbidden, or that makes no sense
+# there.
 _NO_OBSTACLES = (
     "unknown",
     "noperm",
@@ -227,7 +229,7 @@ def why_not_open(
 ) -> str:
     """Return one sentence for an operator: why Redis there could not be connected to.
 
-    ``is_first`` says that it never could be: then the address may be wrong.
+    ``is_first`` says that no attempt has succeeded yet: then the address may be wrong.
     """
     where = str(address)
     if isinstance(error, RedisRefused):

@@ -1,4 +1,4 @@
-"""Where the server is now: asked of the source at each connect, and led on by a cluster's nodes.
+"""Where the server is now: the source says so at each connect, and a cluster's nodes after that.
 
 The connections of a worker, or of a client, share a route. What one of them learns is true for all:
 where a cluster's keys are, and that a server can't serve any more.
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
 
 _log = Log()
-# How often Sentinels are asked whether the primary is still the same. They leave one that they have
-# replaced writable for some ten seconds, and everything written to it meanwhile is lost.
+# How often Sentinels are asked whether the primary is still the same. A primary that they have
+# replaced takes writes for some ten seconds more, and all of these are lost.
 _SENTINEL_SECONDS = 1.0
 
 
-class Traveller(Protocol):
-    """Whoever uses a route: a connection, and what waits for one."""
+class RouteUser(Protocol):
+    """What uses a route: a connection, or what waits for one."""
 
     def leave(self, epoch: int, reason: str) -> None:
-        """Give up what was connected to before ``epoch``; from any thread."""
+        """Give up the connection if it was made before ``epoch``; from any thread."""
 
 
 class Route:
     """Where the server is now: in a cluster the node that has the keys, elsewhere the source's.
 
     ``address`` is where the last connection went. A key ``prefix`` with a hash tag is for a
-    cluster. ``epoch`` counts how often the server was found unable to serve; until a connection has
-    seen one that can, each has to check. ``replaced`` counts how often the Sentinels have named
-    another primary. Connections of several threads may share a route.
+    cluster. ``epoch`` counts how often the server was found unable to serve. After that each new
+    connection checks its server, until one has found one that can. ``replaced`` counts how often
+    the Sentinels have named another primary. Connections of several threads may share a route.
     """
 
     def __init__(self, source: ServerSource | Address, *, prefix: str = "convolab_worker") -> None:
@@ -57,18 +57,18 @@ class Route:
         self.is_cluster = "{" in prefix
         self.probed_key = f"{prefix}:can-you-write"
         self._node: tuple[str, int] | None = None
-        self._primary: Primary | None = None  # as the Sentinels named it last
+        self._primary: Primary | None = None  # the one that the Sentinels named last
         self.replaced = 0
         self._nodes: deque[tuple[str, int]] = deque()
-        self._travellers: WeakSet[Traveller] = WeakSet()
+        self._users: WeakSet[RouteUser] = WeakSet()
         self._lock = threading.Lock()
         self.epoch = 0
-        self._trusted = 0
+        self._served_in = 0
         self.credentials: tuple[str | None, str | None] = (None, None)
         self.login = 0  # how often the credentials have changed
 
     async def locate(self) -> Address:
-        """Return where to connect to now, with the credentials of now. Raises RedisUnavailable."""
+        """Return where to connect to now, with the current credentials. Raises RedisUnavailable."""
         node = self._node
         address = await self.source.with_credentials()
         self._learn_credentials(address)
@@ -80,17 +80,17 @@ class Route:
         return address
 
     async def _find_primary(self) -> Primary | None:
-        """Ask the Sentinels, if there are any; if they name another primary, everybody leaves.
+        """Ask the Sentinels, if there are any; if they name another primary, all connections leave.
 
-        Old news is not believed while the known primary serves: the Sentinel that knows more may
-        have been too slow to answer.
+        An older answer than the known one is not believed while the known primary serves: the
+        Sentinel that knows more may have been too slow to answer.
         """
         while True:
             known = self._primary
             primary = await self.source.primary(known)
             with self._lock:
                 if known != self._primary:
-                    continue  # somebody has heard of another one meanwhile: this may be the old one
+                    continue  # another caller has heard of a newer one meanwhile
                 if primary is None:
                     return None
                 if known is not None and primary.config_epoch < known.config_epoch:
@@ -109,14 +109,14 @@ class Route:
         return self.source.address.sentinels is not None
 
     async def watch_primary(self) -> None:
-        """Ask the Sentinels again and again; if they name another primary, everybody leaves."""
+        """Ask the Sentinels again and again; all connections leave if they name another primary."""
         while True:
             await asyncio.sleep(_SENTINEL_SECONDS)
             with contextlib.suppress(RedisUnavailable):  # no Sentinel answers: nothing is known
                 await self._find_primary()
 
     async def refresh_credentials(self) -> bool:
-        """Ask for the credentials of now; whether they have changed. Raises RedisUnavailable."""
+        """Ask for the credentials; return whether they have changed. Raises RedisUnavailable."""
         before = self.login
         self._learn_credentials(await self.source.with_credentials())
         return self.login != before
@@ -128,7 +128,7 @@ class Route:
             self.login += 1
 
     def follow(self, where: str) -> None:
-        """Go to ``HOST:PORT``, as a node names another one; no host means the same one."""
+        """Go to ``HOST:PORT``, which a node has named; no host means the host of that node."""
         host, _, port = where.rpartition(":")
         if port.isdecimal():
             self._node = host.strip("[]") or self.address.host, int(port)
@@ -140,13 +140,13 @@ class Route:
         )
 
     def learn(self, nodes: Iterable[tuple[str, int]]) -> None:
-        """Keep where a cluster's nodes are, for the time when the one in use is gone."""
+        """Remember where a cluster's nodes are, for when the one in use is gone."""
         self._nodes = deque(dict.fromkeys(nodes))
 
     def fall_back(self) -> None:
         """Leave a node that can't be reached: the source's address is next, then other nodes.
 
-        Another node may have the keys of one that is gone, or knows which one has.
+        Another node has the keys of one that is gone, or knows which node has them.
         """
         self._believe_any()
         if self._node is None and self._nodes:
@@ -156,30 +156,30 @@ class Route:
             self._node = None
 
     def _believe_any(self) -> None:
-        """Believe the Sentinels whatever they say: were they set up anew, they count from 0."""
+        """Believe the Sentinels' next answer: if they were set up anew, they count from 0 again."""
         if (primary := self._primary) is not None:
             self._primary = primary._replace(config_epoch=0)
 
     # servers that can't serve
 
-    def join(self, traveller: Traveller) -> None:
-        """Tell a connection when its server was found unable to serve."""
+    def join(self, user: RouteUser) -> None:
+        """Have a connection told when its server is found unable to serve."""
         with self._lock:
-            self._travellers.add(traveller)
+            self._users.add(user)
 
     @property
-    def is_doubted(self) -> bool:
+    def is_unchecked(self) -> bool:
         """Whether a new connection has to check that its server can serve."""
-        return self._trusted < self.epoch
+        return self._served_in < self.epoch
 
-    def trust(self, epoch: int) -> None:
+    def note_serving(self, epoch: int) -> None:
         """A server that was connected to in this ``epoch`` can serve."""
-        self._trusted = max(self._trusted, epoch)
+        self._served_in = max(self._served_in, epoch)
 
-    def doubt(self, seen_in: int, reason: str) -> bool:
-        """A server that was connected to in the epoch ``seen_in`` can't serve: everybody leaves.
+    def give_up_server(self, seen_in: int, reason: str) -> bool:
+        """The server of the epoch ``seen_in`` can't serve: all connections leave it.
 
-        Returns False for no news: everybody has left that server already.
+        Returns False if that was known, and they have left it already.
         """
         self._believe_any()
         return self._leave(seen_in, reason)
@@ -189,27 +189,27 @@ class Route:
             if seen_in < self.epoch:
                 return False
             self.epoch += 1
-            epoch, travellers = self.epoch, list(self._travellers)
+            epoch, users = self.epoch, list(self._users)
         if self.is_cluster:
             self.fall_back()
         else:
             self._node = None
-        for traveller in travellers:
-            traveller.leave(epoch, reason)
+        for user in users:
+            user.leave(epoch, reason)
         return True
 
 
 def _tls_name(configured: Address, host: str) -> str | None:
-    """Return the name that a node's certificate is checked against: a bare number is no name."""
+    """Return what the certificate of a node without a name has to be for; None for other nodes."""
     return None if family_of(host) is None else configured.tls_name or configured.host
 
 
-# Nodes that send a client to and fro, so often in so many seconds, disagree: that is an error.
+# If nodes send a client to and fro so often in so many seconds, they disagree: an error.
 _MOST_MOVES, _MOVE_SECONDS = 5, 1.0
 
 
 class Redirects:
-    """The ``commands`` that a node has sent on, to be sent again to the node that it named."""
+    """The ``commands`` that a node refused with MOVED, to be sent again to the node it named."""
 
     def __init__(self, route: Route) -> None:
         self._route = route

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from convolab_worker.connection.address import Address
     from convolab_worker.settings.sentinels import Sentinels
 
-# One that has not answered by then is gone.
+# A Sentinel that has not answered by then is taken for gone.
 _ASK_SECONDS = 2.0
-# So long after the first answer the others are waited for: they may know more.
+# How long, after the first answer, the others are waited for: they may know more.
 _OTHERS_SECONDS = 0.25
 
 
@@ -47,7 +47,7 @@ def newest(answers: Sequence[Primary], known: Primary | None) -> Primary:
 
 
 async def primary_of(address: Address, sentinels: Sentinels, known: Primary | None) -> Primary:
-    """Return the primary of the Sentinel that knows the newest one; the ``known`` one of equals.
+    """Return the primary of the Sentinel whose answer is the newest; of equals, the ``known`` one.
 
     During a failover they disagree for a second or two. All are asked at once: one that is gone
     delays nobody, and nobody bills the questions. Raises RedisUnavailable, which says what each

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class ServerSource(Struct, frozen=True):
-    """An address, and who knows what changes of it.
+    """An address, and where the parts of it that change come from.
 
-    That is where a primary is (its Sentinels know), and the credentials: a ``password_file``, or a
+    Sentinels say where the primary is; credentials come from a ``password_file``, or from a
     ``provider`` as redis-py has them.
     """
 
@@ -45,9 +45,10 @@ class ServerSource(Struct, frozen=True):
         return self.password_file is not None or self.provider is not None
 
     async def primary(self, known: Primary | None = None) -> Primary | None:
-        """Return where the primary is by its Sentinels; None where there are none.
+        """Return where the Sentinels say that the primary is; None where there are none.
 
-        ``known`` is which one is believed now. Raises RedisUnavailable if no Sentinel knows it.
+        ``known`` is the primary that was named last. Raises RedisUnavailable if no Sentinel knows
+        it.
         """
         sentinels = self.address.sentinels
         if sentinels is None:
@@ -57,7 +58,7 @@ class ServerSource(Struct, frozen=True):
         return await primary_of(self.address, sentinels, known)
 
     async def with_credentials(self) -> Address:
-        """Return the address as it is configured, with the credentials of now.
+        """Return the address as it is configured, with the current credentials.
 
         Raises RedisUnavailable for a file or a provider that gives no password.
         """
@@ -86,7 +87,7 @@ def _read_password(file: str) -> str:
 
 
 async def _ask(provider: CredentialProvider) -> tuple[str | None, str]:
-    """Return the user and password of now; a provider that blocks is asked in a thread."""
+    """Return the current user and password; a provider that blocks is asked in a thread."""
     from redis.credentials import CredentialProvider as Base  # noqa: TID251 - its user has it loaded
 
     kind = type(provider)
@@ -99,7 +100,7 @@ async def _ask(provider: CredentialProvider) -> tuple[str | None, str]:
             given = await provider.get_credentials_async()
         else:
             given = await asyncio.to_thread(provider.get_credentials)
-    except Exception as error:  # it is the application's, and asks a service
+    except Exception as error:  # the application's code, which asks a service
         msg = f"the credential provider {kind.__name__} gives no credentials: {error!r}"
         raise RedisUnavailable(msg) from error
     return (None, given[0]) if len(given) == 1 else (given[0], given[1])

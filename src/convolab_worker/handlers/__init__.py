@@ -1,4 +1,4 @@
 """What an application writes: handlers, their middleware, lifespans and retry policies.
 
-Never touches Redis.
+It never touches Redis.
 """

@@ -1,4 +1,4 @@
-"""What is to be known of an application's functions, whatever they are wrapped in."""
+"""Looks at an application's functions, through whatever wraps them: kind, place, arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def layers(function: Callable[..., Any]) -> Iterator[Any]:
-    """The function, and what it wraps: of a partial, a decorated function, a callable object."""
+    """The function, and those that it wraps, if it is a partial, decorated or a callable object."""
     layer: Any = function
     while layer is not None:
         yield layer
@@ -26,7 +26,7 @@ def layers(function: Callable[..., Any]) -> Iterator[Any]:
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether it is an ``async def``, itself or below what wraps it."""
+    """Whether it, or a function that it wraps, is an ``async def``."""
     return any(inspect.iscoroutinefunction(layer) for layer in layers(function))
 
 
@@ -51,7 +51,7 @@ def takes(function: Callable[..., Any], count: int) -> bool:
 
 
 def checked_timeout(timeout: float | None, where: str) -> float | None:
-    """The time-out of what ``where`` names. Raises ConfigurationError for one that can't be."""
+    """The checked ``timeout`` of what ``where`` names. Raises ConfigurationError."""
     is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if timeout is not None and not (is_number and 0 < timeout < float("inf")):
         msg = f"{where}: timeout={timeout!r}: expected seconds above 0, or None"

@@ -6,9 +6,9 @@ import asyncio
 
 
 def members(error: BaseException) -> list[BaseException]:
-    """Return the exceptions in a group, and in the groups in it; of any other, itself.
+    """Return the exceptions in a group and in its groups; for any other exception, itself.
 
-    A cancellation among others says only that these ended the task, and is left out.
+    A cancellation among others is left out: it only says that the others ended the task.
     """
     if not isinstance(error, BaseExceptionGroup):
         return [error]

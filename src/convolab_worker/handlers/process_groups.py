@@ -1,4 +1,4 @@
-"""Groups of processes that end with the one that started them, however that ends."""
+"""Has groups of processes end together with the process that started them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _open: weakref.WeakSet[Lifeline] = weakref.WeakSet()
 class Lifeline:
     """A pipe that a child inherits, in a group of its own; when it breaks, that group is killed.
 
-    Whoever started the child holds the only writing end. When that process is gone, even by
-    SIGKILL, the kernel sends SIGKILL to the group that was told to be the owner of the reading end.
-    It needs no code of the child, and no turn of an interpreter. Linux knows this; elsewhere a
-    child outlives the death of its worker unless it notices by itself.
+    Only the process that started the child holds the writing end. When that process is gone, even
+    by SIGKILL, the kernel sends SIGKILL to the group that owns the reading end. The child needs no
+    code for it. Only Linux has this: elsewhere a child outlives its worker unless it notices by
+    itself.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Lifeline:
     def tie(self, group: int) -> None:
         """Have the group killed when this process ends; the child has inherited ``reader``."""
         if hasattr(fcntl, "F_SETSIG"):
-            with contextlib.suppress(OSError):  # a kernel without it, a child that is gone already
+            with contextlib.suppress(OSError):  # the kernel can't do it, or the child is gone
                 fcntl.fcntl(self.reader, fcntl.F_SETOWN, -group)
                 fcntl.fcntl(self.reader, fcntl.F_SETSIG, signal.SIGKILL)
                 flags = fcntl.fcntl(self.reader, fcntl.F_GETFL)
@@ -42,7 +42,7 @@ class Lifeline:
             self._writer = -1
 
     def close(self) -> None:
-        """Close what is open; where no other process holds it open, the group is killed."""
+        """Close both ends; if no other process holds the writing end, the group is killed."""
         _open.discard(self)
         for descriptor in (self.reader, self._writer):
             if descriptor >= 0:
@@ -51,9 +51,9 @@ class Lifeline:
 
 
 def _forked() -> None:
-    """Close their writing ends in a fork of this process, which would keep them whole.
+    """Close the writing ends in a fork of this process, which would keep the pipes whole.
 
-    Not what is read: the fork may be about to become the child that it is for.
+    The reading ends stay: the fork may be about to become the child that needs one.
     """
     for lifeline in list(_open):
         lifeline.forget()
@@ -63,9 +63,9 @@ os.register_at_fork(after_in_child=_forked)
 
 
 def signal_group(group: int, number: signal.Signals) -> bool:
-    """Send a signal to each process of a group; whether there was one."""
+    """Send a signal to each process of a group; return whether there was one."""
     try:
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter of a zombie's group
+    except (ProcessLookupError, PermissionError):  # on macOS for a zombie's group
         return False
     return True

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Callable[..., float | None]")
 
-_MAX_DELAY_MS = 2**53 - 1  # what a JavaScript producer's dashboards can count
-_NO_MORE = -1  # what BullMQ's own strategies answer for "no further attempt"
-_PASSED_MS = (
-    -0.1
-)  # due at once, but by way of the delayed jobs: below 0, or "0", true in JavaScript
-_MOST_DOUBLINGS = 64  # a millisecond, doubled so often, is more than that
+_MAX_DELAY_MS = 2**53 - 1  # JavaScript's largest exact integer
+_NO_MORE = -1  # what strategies of BullMQ return for "no further attempt"
+# Due at once, but as a delayed job: below 0, or "0", which is true in JavaScript.
+_PASSED_MS = -0.1
+_MOST_DOUBLINGS = 64  # a millisecond that is doubled so often is longer than the longest wait
 
 
 def retry_delay(
@@ -50,7 +49,7 @@ def retry_delay(
         return seconds if seconds is None else min(seconds, _MAX_DELAY_MS / 1000)
     kind, delay_ms, jitter = _backoff(backoff)
     if kind == "exponential":
-        # JavaScript's Math.round, up to what is cut below anyway.
+        # JavaScript's Math.round, for numbers up to the bound that is applied below.
         doubled = 2.0 ** min(max(attempts_made, 0), _MOST_DOUBLINGS) * delay_ms
         delay_ms = float(math.floor(min(doubled, _longest(backoff)) + 0.5))
     if jitter > 0 and delay_ms:
@@ -87,13 +86,13 @@ def _backoff(backoff: object) -> tuple[str, float, float]:
 
 
 def _longest(backoff: object) -> float:
-    """The most milliseconds of a wait: this library's ``maxDelay``, which Node does not know."""
+    """The longest wait in milliseconds: this library's ``maxDelay``, which Node does not know."""
     longest: Any = backoff.get("maxDelay") if isinstance(backoff, dict) else None
     return min(max(longest, 0.0), _MAX_DELAY_MS) if _is_number(longest) else _MAX_DELAY_MS
 
 
 def _is_number(value: object) -> bool:
-    """Whether JavaScript would read it as a finite number; Python's integers have no bound."""
+    """Whether it is a finite number in JavaScript, too: Python's integers have no bound."""
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Adapts the library to what applications run in, each module imported only when it is used.
+"""Adapts the library to what applications run in, such as Django, ASGI and AWS Lambda.
 
-It calls what stands below it, and nothing imports it: Django, ASGI and AWS Lambda, for example.
+Nothing else in the library imports it, and each of its modules is imported only when it is used.
 """

@@ -1,8 +1,8 @@
 """The wake server and the console as ASGI applications, for FastAPI, Starlette and their like.
 
-What answers is the aiohttp application of ``server``: each request is carried to it as a connection
-of its own, and its answer is carried back as it comes, streams too. A client that hangs up is a
-connection that is lost: its held request is given up.
+The aiohttp application of ``server`` answers. Each request is carried to it as a connection of its
+own, and its answer is carried back as it comes, streams too. If a client hangs up, its connection
+is lost, and its held request is given up.
 
     a request's connection -- the answer is whole --> closed
                            -- http.disconnect, or the server gives the request up --> lost
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
-# An answer that is not read waits for its reader from so many bytes on.
+# From so many unread bytes on, an answer waits for its reader.
 _UNREAD_BYTES = 64 * 1024
 # The ASGI server has bounded what a head may have.
 _HEAD_BYTES = 2**20
-# A body whose length is not told is read so far; the routes take less.
+# The most bytes that are read of a body without a length; the routes take less.
 _BODY_BYTES = 2**17
 _BODY_SECONDS = 10.0
 _CLOSE_SECONDS = 0.5
-# What one connection says to the next, and what the ASGI server says itself.
+# Headers that are for one connection only, and those that the ASGI server writes itself.
 _OF_THE_CONNECTION = frozenset(
     {
         b"connection", b"date", b"expect", b"keep-alive", b"proxy-connection", b"server", b"te",
@@ -81,7 +81,7 @@ class AsgiMount:
 
     def __init__(self, make: Callable[[], web.Application]) -> None:
         self._make = make
-        self._next: web.Application | None = make()  # so that what can't be is told now
+        self._next: web.Application | None = make()  # so that wrong settings raise now
         self._runner: web.AppRunner | None = None
         self._opening: asyncio.Task[web.Server] | None = None
 
@@ -120,7 +120,7 @@ class AsgiMount:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _server(self) -> web.Server:
-        """Return what makes a connection in this event loop; who comes first has it opened."""
+        """Return what makes a connection in this event loop; the first request opens it."""
         opening, loop = self._opening, asyncio.get_running_loop()
         if opening is None or opening.get_loop() is not loop:
             opening = self._opening = loop.create_task(self._open(), name="convolab-asgi-open")
@@ -134,7 +134,7 @@ class AsgiMount:
             app,
             access_log=None,
             handler_cancellation=True,  # a client that hangs up gives up its request
-            lingering_time=0.0,  # what is left of a body is the ASGI server's
+            lingering_time=0.0,  # the ASGI server deals with the rest of a body
             shutdown_timeout=_CLOSE_SECONDS,
             max_line_size=_HEAD_BYTES,
             max_field_size=_HEAD_BYTES,
@@ -154,7 +154,7 @@ class AsgiMount:
         finally:
             reading.cancel()
             (failed,) = await asyncio.gather(reading, return_exceptions=True)
-        if isinstance(failed, Exception):  # the ASGI server's own, or a middleware's
+        if isinstance(failed, Exception):  # errors of the ASGI server, or of a middleware
             raise failed
 
 
@@ -181,7 +181,7 @@ class _Connection(asyncio.Transport):
         if not any(name == b"content-length" for name, _ in headers):
             body, is_more = await _whole_body(receive)
             if body or is_more:
-                length = len(body) + is_more  # one more than will come: the gate waits, and refuses
+                length = len(body) + is_more  # one byte more: the gate waits, then refuses
                 headers.append((b"content-length", b"%d" % length))
         self._receive(_head(scope, headers) + body)
         while True:
@@ -191,7 +191,7 @@ class _Connection(asyncio.Transport):
             self._receive(message.get("body", b""))
 
     async def answer(self) -> AsyncGenerator[Message, None]:
-        """Give the answer as ASGI has it, while it comes; nothing more if the client is gone."""
+        """Send the answer by ASGI as it comes, and stop when the client is gone."""
         head = b""
         while not head:
             if not await self._more(len(self._written)):
@@ -253,14 +253,14 @@ class _Connection(asyncio.Transport):
         return len(self._written)
 
     def pause_reading(self) -> None:
-        """Reading goes on: a body is bounded by its head, or by what is read of one without it."""
+        """Reading goes on: a body is bounded by its length or, without one, by what is read."""
 
     def resume_reading(self) -> None:
         """See pause_reading."""
 
 
 async def _whole_body(receive: Receive) -> tuple[bytes, bool]:
-    """Read a body whose length nobody has told, and say whether more was to come."""
+    """Read a body without a length, and say whether there was more than is read."""
     body = bytearray()
     with suppress(TimeoutError):
         async with asyncio.timeout(_BODY_SECONDS):
@@ -273,7 +273,7 @@ async def _whole_body(receive: Receive) -> tuple[bytes, bool]:
 
 
 def _head(scope: Message, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Write the request's head, without what is between the client and the ASGI server."""
+    """Write the request's head, without headers that are for the ASGI server only."""
     path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/")) or "/"
     target = quote(path, safe=_SAFE_IN_PATHS).encode()
     if scope.get("query_string"):

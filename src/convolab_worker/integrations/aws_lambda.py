@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class LambdaContext(Protocol):
-    """What this needs of the context that Lambda gives."""
+    """The part of Lambda's context that is used here."""
 
     def get_remaining_time_in_millis(self) -> int:
         """How long the invocation may still take."""
@@ -42,7 +42,7 @@ def lambda_handler(
     reserve: float = 2.0,
     **overrides: Any,
 ) -> Callable[[Any, LambdaContext], dict[str, Any]]:
-    """Make a Lambda function of the handlers; the module's name for it is what Lambda is given.
+    """Make a Lambda function of the handlers; give Lambda the name that it has in its module.
 
     Each invocation runs what is there until nothing is left, or until ``reserve`` seconds before
     the function's own time-out; a job that still runs then goes back to its queue, no attempt used

@@ -1,6 +1,6 @@
-"""Tells a scaler how many jobs want a worker: KEDA's metrics-api, CREMA and their like.
+"""Tells a scaler, such as KEDA's metrics-api or CREMA, how many jobs need a worker.
 
-It belongs into the API's process: a worker that was scaled to zero can't answer.
+It belongs in the API's process: a worker that was scaled to zero can't answer.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ async def _answer(scope: Message, kept: _Kept, token: str | None) -> tuple[int, 
 
 
 class _Kept:
-    """The last demand; whoever asks while it is fetched waits for the same answer."""
+    """The last demand; requests that come while it is fetched wait for the same answer."""
 
     def __init__(self, client: JobClient, seconds: float) -> None:
         self._client = client

@@ -22,8 +22,8 @@ def jobs_lifespan(
 ) -> Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]:
     """Make a lifespan with a JobClient, which ``job_client`` gives to endpoints.
 
-    ``others`` are entered after it in their order, and left before it: a Worker, an AsgiMount. For
-    ``FastAPI(lifespan=jobs_lifespan(worker))``. Raises ConfigurationError.
+    ``others``, such as a Worker or an AsgiMount, are entered after it in their order, and left
+    before it. For ``FastAPI(lifespan=jobs_lifespan(worker))``. Raises ConfigurationError.
     """
     client = JobClient(settings, **overrides)
 

@@ -119,7 +119,7 @@ def _filled(cell: types.CellType) -> bool:
 
 
 def is_anything(annotation: object) -> bool:
-    """Say whether every value fits an annotation, so that nothing is to be checked."""
+    """Say whether every value fits an annotation, so that there is nothing to check."""
     return any(annotation is anything for anything in (Any, object, inspect.Parameter.empty))
 
 
@@ -133,7 +133,7 @@ def annotation_name(annotation: object) -> str:
 
 
 def enclosing_names(qualname: str, module: str | None) -> dict[str, Any]:
-    """Give the local names of the running functions inside which ``qualname`` was defined.
+    """Give the local names of the running functions in which ``qualname`` was defined.
 
     Text annotations are looked up in their module only; this finds the classes that a
     test or a factory function has defined next to its handler.
@@ -197,7 +197,7 @@ def _resolved_class(cls: Any, names: dict[str, Any]) -> dict[str, Any]:
 def fits(given: Any, expected: Any) -> bool:
     """Say whether a value of the type ``given`` may stand where ``expected`` is.
 
-    What can't be judged here fits: type checkers know more of it.
+    What can't be judged here fits: type checkers know more of types.
     """
     given, expected = _without_extras(given), _without_extras(expected)
     if any(kind in (Any, object) for kind in (given, expected)) or given == expected:
@@ -217,7 +217,7 @@ def _class_fits(given: Any, expected: Any) -> bool:
     if not isinstance(given_class, type) or not isinstance(expected_class, type):
         return True
     if typing.is_typeddict(given_class) or typing.is_typeddict(expected_class):
-        return False  # they are not equal, and issubclass does not take them
+        return False  # these types are unequal, and issubclass refuses them
     if given_class is not expected_class:
         return issubclass(given_class, expected_class)
     parts = zip(typing.get_args(given), typing.get_args(expected), strict=False)
@@ -235,9 +235,9 @@ def _is_union(annotation: Any) -> bool:
 
 
 def has_own_init(cls: Any) -> bool:
-    """Say whether a dataclass has an ``__init__`` that its author wrote: no library calls it."""
+    """Say whether a dataclass has an ``__init__`` of its author's, which no library calls."""
     code = getattr(cls.__init__, "__code__", None)
-    # The generated ones come from text.
+    # The code of a generated one is compiled from text without a file.
     return code is None or code.co_filename != "<string>"
 
 

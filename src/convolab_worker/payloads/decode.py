@@ -82,7 +82,7 @@ def _compiled(annotation: object, *, as_written: bool) -> Callable[[bytes], Any]
     resolve_local_classes(annotation)
     refusal = msgspec_refusal(annotation)
     if refusal is not None:
-        from convolab_worker.payloads import pydantic_types  # which most handlers do without
+        from convolab_worker.payloads import pydantic_types  # most handlers need no pydantic
 
         return pydantic_types.decoder(annotation, refusal, decode_data, as_written=as_written)
     read = msgspec.json.Decoder(annotation).decode
@@ -106,7 +106,7 @@ def decode_data(text: str | bytes) -> Any:
     try:
         return _read_anything(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        # JSON.parse takes lone surrogates and 1e400; and msgspec shows no excerpt.
+        # Unlike msgspec, JSON.parse takes lone surrogates and 1e400; and msgspec shows no excerpt.
         return _decode_slowly(text)
 
 
@@ -139,7 +139,7 @@ def _not_json(problem: str, document: str, position: int) -> InvalidPayload:
 
 
 def _first_constant(document: str) -> int:
-    """Return where the first NaN or Infinity stands outside text; all before it is JSON."""
+    """Return where the first NaN or Infinity outside text is; all before it is JSON."""
     for match in re.finditer(r'"(?:[^"\\]|\\.)*"|(-?Infinity|NaN)', document):
         if match[1]:
             return match.start()
@@ -177,7 +177,7 @@ def nodes(node: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _second_look(raw: bytes, annotation: Any) -> Any:
-    """Read again, slowly, what msgspec has refused: as JSON.parse reads it, or to say why.
+    """Read again, slowly, what msgspec refused: as JSON.parse would, or to say what is wrong.
 
     Raises InvalidPayload for what does not fit.
     """
@@ -198,7 +198,7 @@ def _converted(value: Any, annotation: Any) -> Any:
 
 
 def _told(error: msgspec.ValidationError, value: Any, annotation: Any) -> str:
-    """Put msgspec's problem in our words, the found value added where it can be seen."""
+    """Put msgspec's problem in our words, with the value that was found, if it is there."""
     message = str(error)
     text, _, place = message.partition(" - at `")
     keys = [
@@ -212,7 +212,7 @@ def _told(error: msgspec.ValidationError, value: Any, annotation: Any) -> str:
         problem = "unknown field" if "unknown" in field[1] else "required field is missing"
         return printable(f"{short_path(path + step(field[2]))}: {problem}")
     if error.__cause__ is not None:
-        # What a __post_init__ of the user's says.
+        # The message of an error that the user's __post_init__ raised.
         return printable(f"{short_path(path)}: {text[:300]}")
     text = text.replace("`", "")
     if text.startswith("Invalid enum value"):
@@ -226,7 +226,7 @@ def _told(error: msgspec.ValidationError, value: Any, annotation: Any) -> str:
 
 
 def _key_of(keys: list[Any], message: str, value: Any, annotation: Any) -> Any:
-    """Find the first key that msgspec does not tell, by halving the dict that has it."""
+    """Find the first wrong key, which msgspec does not tell, by halving the dict that has it."""
     items = find(value, keys[: keys.index(None)])
     if not isinstance(items, dict):
         return ABSENT

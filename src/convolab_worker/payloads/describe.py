@@ -42,7 +42,7 @@ def _schema(annotation: Any, *, is_result: bool) -> dict[str, Any]:
     resolve_local_classes(annotation)
     refusal = msgspec_refusal(annotation)
     if refusal is not None:
-        from convolab_worker.payloads import pydantic_types  # which most handlers do without
+        from convolab_worker.payloads import pydantic_types  # most handlers need no pydantic
 
         return pydantic_types.schema(annotation, refusal, is_result=is_result)
     try:

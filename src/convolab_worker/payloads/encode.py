@@ -75,7 +75,7 @@ def _encoded(value: Any, what: str, *, to_be_read: bool) -> str:
         if _is_plain(value):
             return _write(value).decode()
     except (RecursionError, TypeError, UnicodeEncodeError):
-        # The walk below finds the place of what is refused, and a value inside itself.
+        # The walk below finds the place of a refused value, and a value that contains itself.
         pass
     try:
         rebuilt = _Rebuilding(to_be_read=to_be_read).plain(value, what)
@@ -90,7 +90,7 @@ def _encoded(value: Any, what: str, *, to_be_read: bool) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Say whether msgspec writes a value as it is meant; lone surrogates it refuses by itself.
+    """Say whether msgspec writes a value as it is meant; it refuses lone surrogates by itself.
 
     These are loops and not all(...), since this runs for every result and a generator doubles
     its cost.
@@ -141,7 +141,7 @@ def _is_plain_scalar(value: Any) -> bool:
 
 @lru_cache(maxsize=1024)
 def _parts_of(kind: type) -> Callable[[Any], Iterable[Any]] | None:
-    """Return how to get at the parts that msgspec writes of an object; None if it is no object."""
+    """Return how to get the parts that msgspec writes of an object; None for other values."""
     if issubclass(kind, msgspec.Struct):
         return msgspec.structs.astuple
     if issubclass(kind, Enum):
@@ -205,7 +205,7 @@ class _Rebuilding:
 
     def _part(self, item: Any, path: str, key: object) -> Any:
         kind = type(item)
-        # The path, which costs most, is needed for few parts only.
+        # The path costs most, and few parts need it.
         if (kind is str and item.isascii()) or (kind is not str and _is_plain_scalar(item)):
             return item
         return self.plain(item, path + step(key))

@@ -67,7 +67,7 @@ def printable(text: str) -> str:
 
 
 def refused(error: Exception) -> InvalidPayload:
-    """Return what says that a constructor or validator of the user's has raised ``error``."""
+    """Return the words for an ``error`` that the user's constructor or validator has raised."""
     return InvalidPayload(printable(f"data: {str(error)[:300]} ({type(error).__name__})"))
 
 

@@ -1,4 +1,4 @@
-"""Knows pydantic's models, and writes them; it works without pydantic being imported here."""
+"""Writes pydantic's models, without importing pydantic here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _mended(value: Any, dumped: Any, *, to_be_read: bool) -> Any:
     if is_model(kind):
         return _mended_model(value, dumped, to_be_read=to_be_read)
     if dumped is None and isinstance(value, float) and not isfinite(value):
-        return value  # The caller refuses it; pydantic writes null for it.
+        return value  # pydantic writes null for NaN; the caller refuses it.
     same_size = isinstance(dumped, dict | list) and len(dumped) == len(value)
     if same_size and isinstance(dumped, dict) and isinstance(value, dict):
         pairs = zip(dumped.items(), value.values(), strict=True)
@@ -67,7 +67,7 @@ def _mended_model(value: Any, dumped: Any, *, to_be_read: bool) -> Any:
         if type(item) not in _SCALARS or (part is None and item is not None):
             part = _mended(item, part, to_be_read=to_be_read)
         mended[name] = part
-    # What is left are computed fields, and those that the model has no names for.
+    # The others are computed fields, and those that the model does not declare.
     return {**dumped, **mended} if dumped else mended
 
 

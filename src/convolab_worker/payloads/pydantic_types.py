@@ -1,7 +1,7 @@
 """Reads, and describes, by pydantic: its models, and the types that msgspec refuses.
 
-This module and pydantic are imported only when such a type is registered: who has no model need not
-pay for it.
+This module and pydantic are imported only when such a type is registered: an application without
+models does not pay for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _MOST_PROBLEMS = 5
-"""How many problems one message tells; a further one is only hinted at."""
+"""How many problems one message names; it only hints at further ones."""
 
 _check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -82,7 +82,7 @@ def schema(annotation: Any, why_not_msgspec: str, *, is_result: bool) -> dict[st
         ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
         def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
-            return False  # such a title says no more than the field's name
+            return False  # the title only repeats the field's name
 
         def field_is_required(self, field: Any, total: bool) -> bool:  # noqa: FBT001
             # pydantic leaves a field with a default out of those that are always written.
@@ -138,7 +138,8 @@ def _with_written_names(part: Any) -> Any:
 def _anew(part: Any) -> Any:
     """Copy a core schema so that pydantic makes validators of it anew.
 
-    For a class that has a validator it takes that, whatever the schema says; a subclass has none.
+    pydantic uses a class's own validator, whatever the schema says; so each class is replaced by a
+    subclass, which has none.
     """
     if isinstance(part, list | tuple):
         return type(part)(_anew(each) for each in part)
@@ -172,7 +173,7 @@ def _adapter(annotation: Any, why_not_msgspec: str) -> Any:
         raise ConfigurationError(msg) from None
     try:
         adapter = TypeAdapter(annotation)
-        if hasattr(adapter, "rebuild"):  # from pydantic 2.10 on; before, making it did as much
+        if hasattr(adapter, "rebuild"):  # since pydantic 2.10; needless before
             adapter.rebuild(raise_errors=True)
     except Exception as error:
         msg = (
@@ -204,7 +205,7 @@ def _classes(schema: Any) -> Iterator[type]:
 
 def _told(error: Any, value: Any) -> str:
     details = error.errors(include_url=False, include_context=False)
-    # A member of a union whose Literal differs was not the one that was meant.
+    # If a union's member has another Literal, it was not the member that was meant.
     mistagged = {
         detail["loc"][:-1]
         for detail in details
@@ -231,7 +232,7 @@ def _problem(detail: dict[str, Any], value: Any) -> str:
             path, value = path + step(place), value_there
         elif kind == "missing" and place is places[-1]:
             path += step(place)
-        # Anything else names a member of a union, which is no place in the data.
+        # Other parts name a member of a union, which is not a place in the data.
     path = short_path(path)
     if kind == "missing":
         return f"{path}: required field is missing"

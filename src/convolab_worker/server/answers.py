@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-# No version of any software is told, and a browser neither keeps, embeds nor guesses anything.
+# They tell no software's version; a browser is not to cache, embed or guess anything.
 HEADERS = {
     "Server": "convolab-worker",
     "Cache-Control": "no-store",
@@ -39,7 +39,7 @@ def closing(response: web.Response) -> web.Response:
 
 
 def in_bytes(response: web.Response) -> bytes:
-    """Return the bytes of an answer to what never became a request; the connection closes."""
+    """Return the bytes of an answer to input that is not a request; the connection closes."""
     body = (response.text or "").encode()
     fields = {**response.headers, "Content-Length": str(len(body)), "Connection": "close"}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())

@@ -45,7 +45,7 @@ def metrics_text(stats: Mapping[str, Any], traffic: Traffic) -> str:
 
 def _metrics(stats: Mapping[str, Any], traffic: Traffic) -> Iterator[_Metric]:
     yield _gauge("up", "1 while the worker runs.", stats["state"] == "running")
-    if "telemetry" in stats:  # otherwise the worker has not started
+    if "telemetry" in stats:  # None before the worker has started
         yield from _worker(stats)
         yield from _jobs(stats["telemetry"])
         yield from _commands(stats["commands"])
@@ -59,7 +59,7 @@ def _traffic(traffic: Traffic) -> Iterator[_Metric]:
     ]
     help_text = "Requests that the wake server answered."
     yield _Metric("http_requests_total", "counter", help_text, requests)
-    if traffic.limit:  # the server is not the application's own
+    if traffic.limit:  # no limit on a server of the application's own
         yield _gauge("http_connections", "Connections that are open.", traffic.connections)
         help_text = "Connections that may be open, by the process's descriptors."
         yield _gauge("http_connections_limit", help_text, traffic.limit)

@@ -108,7 +108,7 @@ def _app_behind_gate(
 
 
 def _may_act(settings: Settings, authorization: Authorization) -> bool:
-    """Whether the console may do more than read: where a token says who asks, or by the setting."""
+    """Whether the console may do more than read: if a token says who asks, or by the setting."""
     return not authorization.is_open or settings.console_actions == "on"
 
 
@@ -238,7 +238,7 @@ async def _write_line(response: web.StreamResponse, value: Any) -> None:
 
 
 def _asks_again(request: web.Request, default: bool) -> bool:  # noqa: FBT001
-    """Return whether the request is one that is repeated when it is answered 503.
+    """Return whether the caller wants a 503 while work remains, because it asks again.
 
     Raises HTTPBadRequest unless the query has at most one ``retry``, and that ``on`` or ``off``.
     """
@@ -260,7 +260,7 @@ def _requested_hold(request: web.Request, default: float | None) -> float | None
     if not given:
         return default
     try:
-        return float(_HOLD.check(_HOLD.parse(", ".join(given))))  # several joined are not valid
+        return float(_HOLD.check(_HOLD.parse(", ".join(given))))  # several values are not valid
     except ValueError as error:
         shown = "&".join(f"hold={text[:40]}" for text in given[:2])
         raise web.HTTPBadRequest(reason="Bad Request", text=f"{shown}: expected {error}") from None

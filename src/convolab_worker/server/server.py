@@ -1,7 +1,7 @@
 """The wake server: HTTP in front of a worker, in a thread of its own or in your application.
 
 With a thread of its own, ``/health`` answers even while a handler blocks the worker's event loop.
-What stands between a client and the routes is in ``gate``.
+``gate`` has the checks that come before the routes.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class WakeServer:
             self._authorization,
             traffic,
             checks_names=not self._is_public,
-            # Jobs' data, and hundreds of commands, are not for whoever finds the port.
+            # Whoever finds the port must not get jobs' data, or send hundreds of commands.
             looks=not is_open or all(is_loopback(host_of(sock)) for sock in socks),
         )
         # On loopback, and behind Cloud Run's front end, all clients have one address.

@@ -24,7 +24,7 @@ _BACKLOG = 1024
 
 
 def is_public(settings: Settings, *, insecure: bool) -> bool:
-    """Whether a worker's server listens beyond loopback: it knows its callers, or need not.
+    """Whether a worker's server listens beyond loopback: it checks its callers, or need not.
 
     Raises ConfigurationError if what the settings say of callers does not fit together.
     """
@@ -43,8 +43,8 @@ def wake_sockets(settings: Settings, *, insecure: bool) -> list[socket.socket]:
 def listening_sockets(host: str | None, port: int, *, is_public: bool) -> list[socket.socket]:
     """Listen on both families, everywhere or on loopback, or on the addresses of ``host``.
 
-    A machine may have one family only. HOST is everybody's variable: one that is no address of
-    this machine is told of, and does not count.
+    A machine may have one family only. Other software sets HOST, too: a value that is not an
+    address of this machine is logged, and ignored.
     """
     if host is not None:
         try:
@@ -68,11 +68,11 @@ def _bound(hosts: list[Any], port: int) -> list[socket.socket]:
         try:
             sock = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except OSError as error:
-            if socks:  # there is no such family here, or another program has its port
+            if socks:  # the machine lacks the family, or the port is taken
                 continue
             msg = f"PORT={port}: expected a port that is free on {host}: {error.strerror}"
             raise ConfigurationError(msg) from None
         keep_from_forks(sock)
         socks.append(sock)
-        port = sock.getsockname()[1]  # one number for all
+        port = sock.getsockname()[1]  # the same port for all
     return socks

@@ -1,4 +1,4 @@
-"""The worker as the wake server uses it: public methods, called in the worker's own event loop."""
+"""Calls the worker's public methods from the wake server, in the worker's own event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FAILED_CHECKS = 5
 
 
 class HealthWatch:
-    """Judges a worker's health from checks that are made once a second.
+    """Judges a worker's health by checks, one a second.
 
     It counts checks, not seconds: no check runs while the whole process is suspended, and that is
     not the worker's fault.

@@ -1,4 +1,4 @@
-"""Defines every option once, with its variable, unit and range, and reads it where it is given.
+"""Defines every option once, with its variable, unit and range, and reads their values.
 
 It connects to nothing. Flags, help texts and the documentation are made from its table.
 """

@@ -1,4 +1,4 @@
-"""Judges the values that are given to options: each alone, some together, and the names.
+"""Checks the values given to options: each alone, some together, and the options' names.
 
 It names all that is wrong in one ConfigurationError. ``options`` says which options there are.
 """
@@ -68,7 +68,7 @@ def _checked(
 ) -> dict[str, Any]:
     """Return the values that are right, in their own types, and note what is wrong.
 
-    Those that ``are_texts`` are of variables.
+    ``are_texts`` says that they are the texts of variables.
     """
     right: dict[str, Any] = {}
     for name, value in values.items():
@@ -82,7 +82,7 @@ def _checked(
 
 
 def _across(options: Options, values: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
-    """Return the problems of values that do not fit each other; what is not given is its default.
+    """Return the problems of values that do not fit each other; others have their defaults.
 
     ``labels`` has the names of the values that the user gave by another name than the field's.
     """
@@ -98,7 +98,7 @@ def _across(options: Options, values: Mapping[str, Any], labels: Mapping[str, st
 
 
 def _understand(options: Options, texts: dict[str, str]) -> list[str]:
-    """Puts our words for those of everybody's variables; leaves out, and tells, what has none."""
+    """Translate the values of shared variables into ours; drop unknown ones with a remark."""
     remarks = []
     for name in EVERYBODYS:
         text, option = texts.get(name), options[name]

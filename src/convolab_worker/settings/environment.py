@@ -1,4 +1,4 @@
-"""Reads what other software writes into an environment, under our names or everybody's. Pure.
+"""Reads variables that other software writes, under our names or shared ones. Pure.
 
 Kubernetes puts variables into every container for each Service, named after it, and Docker for
 each link: a Service called ``convolab-worker`` makes ``CONVOLAB_WORKER_PORT``. ``LOG_LEVEL``,
@@ -21,7 +21,7 @@ UNKNOWN_SETTING = "no such setting"
 EVERYBODYS = ("log_level", "log_format", "port", "k_service")
 """The settings whose variables other software sets and reads, too."""
 
-_SERVICE_LINK = (  # compiled for the first variable that nobody knows
+_SERVICE_LINK = (  # compiled for the first unknown variable
     r"(?a)(.*_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
     r"|ENV_\w+)"
 )
@@ -46,7 +46,7 @@ _MEANINGS = {
 
 
 def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
-    """Returns a remark for each variable with our prefix that is none of ours.
+    """Returns a remark for each variable that has our prefix and is not ours.
 
     Those that Kubernetes or Docker have written for a service are passed over.
     """
@@ -61,9 +61,9 @@ def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> list[
 
 
 def understood(name: str, text: str, read: Callable[[str], object]) -> str | None:
-    """Returns what the text of one of EVERYBODYS variables means as text of ours, or None.
+    """Returns the text of one of EVERYBODYS variables as a text of ours, or None.
 
-    ``read`` raises ValueError for text that is none of ours.
+    ``read`` raises ValueError for a text that is not one of ours.
     """
     word = text.strip().lower()
     for candidate in (text, _MEANINGS.get(name, {}).get(word)):

@@ -1,4 +1,4 @@
-"""What addresses mean that are not plain, and what is wrong with those that can't be.
+"""Reads addresses that are not plain, and says what is wrong with those that can't be used.
 
 This is the only place that judges an address. Every refusal is a ``ValueError`` whose text says
 what to write instead, ready to follow the word "expected"; it repeats no part of the address, which
@@ -37,8 +37,8 @@ _TLS_VALUES = {"ssl_cert_reqs": ("required", "optional", "none")}
 _TLS_OPTIONS = (*_TLS_VALUES, *TLS_FILES, "ssl_check_hostname")
 _SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password", "sentinel_ssl")
 _OPTIONS = ("db", "username", "password", *_TLS_OPTIONS)
-# What redis-py, ioredis, Celery and others take in an address, which mean nothing here. An option
-# that nobody has is a mistake.
+# Options that redis-py, ioredis, Celery and others take in an address, and that mean nothing here.
+# An option that none of them has is a mistake.
 _OF_OTHERS = frozenset(
     {
         "abortConnect", "cache_enabled", "client_cache", "client_name", "connectTimeout",
@@ -134,7 +134,7 @@ def _sentinel_node(text: str) -> tuple[str, int]:
 
 
 def _options(text: str, known: tuple[str, ...]) -> dict[str, str]:
-    """Return the options of an address that mean something here.
+    """Return the options of an address that have a meaning here.
 
     Raises for one that no client knows, with the nearest of the ``known`` ones.
     """

@@ -1,6 +1,6 @@
-"""Kinds of option: how each is read from text, which values are valid, and the words for them.
+"""Kinds of options: how each is read from text, which values are valid, and words for these.
 
-The options themselves are in ``settings``. A value that is not valid raises ``ValueError``, whose
+The options themselves are in ``options``. A value that is not valid raises ``ValueError``, whose
 text is what was expected.
 """
 
@@ -67,7 +67,7 @@ def show(kind: Kind, value: Any) -> str:
 
 
 class _AsWritten:
-    """The half of a kind whose text is its value; the check decides."""
+    """The half of a kind whose value is the text itself; ``check`` says which are valid."""
 
     __slots__ = ()
 

@@ -280,14 +280,14 @@ class Settings(Frozen):
     redis_given: GivenServer | None = None
     """The server of ``from_redis``, which then counts instead of ``redis_url``."""
     remarks: tuple[str, ...] = ()
-    """What ``from_env`` passed over: unknown variables, and values of others that it can't read."""
+    """What ``from_env`` ignored: unknown variables, and unreadable values of shared variables."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
         """Return the settings of the environment; keyword arguments override its variables.
 
         ``environ`` is ``os.environ`` by default. A variable that is set but empty counts as unset.
-        What other software may have written is no error, and told by ``remarks``: unknown
+        What other software may have written is not an error, and ``remarks`` tells it: unknown
         ``CONVOLAB_`` variables, and what LOG_LEVEL, LOG_FORMAT and PORT mean elsewhere. Raises
         ConfigurationError for other values outside their range, for keyword arguments that do not
         exist, and with ``CONVOLAB_STRICT=on`` for unknown variables.

@@ -1,4 +1,4 @@
-"""What a client of redis-py knows of its server: address, TLS, Sentinels and credentials.
+"""Reads a redis-py client: its server's address, TLS, Sentinels and credentials.
 
 The client is the application's; nothing here imports redis-py, connects or asks anything.
 """
@@ -26,7 +26,7 @@ class CredentialProvider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GivenServer:
-    """The server of a client: what an address would say of it, and who has the credentials."""
+    """The server of a client: what its address would say, and who gives the credentials."""
 
     url: RedisUrl
     provider: CredentialProvider | None = None

@@ -1,4 +1,4 @@
-"""What a Redis address says of Sentinels."""
+"""The part of a Redis address that names Sentinels."""
 
 from __future__ import annotations
 

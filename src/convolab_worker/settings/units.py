@@ -1,4 +1,4 @@
-"""What people write with a unit: durations, rates, and how many jobs are kept. Pure.
+"""Values that people write with a unit: durations, rates, and how many jobs to keep. Pure.
 
 What is not valid raises ``ValueError``, whose text is what was expected.
 """

@@ -1,8 +1,7 @@
 """Addresses as settings have them: what they mean, and how to show them.
 
-Most are plain, and read here; ``judged_urls`` reads all others, and says what is wrong with them.
-It is imported for one of those only: it brings ``urllib.parse``, which is 3 ms and 0.7 MB of a
-start.
+Most are plain, and are read here. ``judged_urls`` reads all others, and says what is wrong with
+them; it is imported only for these, since its ``urllib.parse`` costs a start 3 ms and 0.7 MB.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ REDIS_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 DEFAULT_PORT = 6379
 TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _MOST_PORT = 65535
-# Nothing here is escaped, in upper case, or means something else in another place.
+# The parts of a plain address need no decoding and no lower case, and have one meaning.
 _PLAIN = re.compile(
     r"(rediss?)://(?:([\w.~-]*):([\w.~-]+)@)?([a-z0-9-]+(?:\.[a-z0-9-]+)*)(?::([1-9][0-9]{0,4}))?"
     r"(?:/([0-9]{0,9}))?",
     re.ASCII,
 )
 
-# A password stands where a port should when the host was forgotten: redis://me:secret.
+# Without a host, a password is where a port should be: redis://me:secret.
 _PASSWORD_AS_PORT = r"(?s)^((?:[^:/]*://)?(?:\[[^\]]*\]|[^:/?#\[]*):)(?!//|[0-9]*(?:[/?#]|$)).+$"  # noqa: S105
 
 # Misspelt names as well: an error about one shows the address.
@@ -52,9 +51,9 @@ class RedisUrl(TypedDict):
 def parse_redis_url(url: str) -> RedisUrl:
     """Read ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``.
 
-    As redis-py and ioredis read them. The query may hold ``db``, ``username``, ``password`` and
-    redis-py's ``ssl_*`` names, and those of Sentinels. Other clients' options are ignored; a name
-    that no client has is refused.
+    It reads them as redis-py and ioredis do. The query may hold ``db``, ``username``, ``password``
+    and redis-py's ``ssl_*`` names, and those of Sentinels. Other clients' options are ignored; a
+    name that no client has is refused.
     """
     if (plain := plain_redis_url(url)) is not None:
         return plain

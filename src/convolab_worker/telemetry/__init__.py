@@ -1,1 +1,1 @@
-"""Logs, counts and traces what a worker does, in memory. Never sends a Redis command."""
+"""Logs, counts and traces what a worker does, in memory. It never sends a Redis command."""

@@ -1,4 +1,4 @@
-"""Which line of a stack is the application's own: the one that its author wants to see. Pure."""
+"""Finds the application's own line in a stack: the one that its author wants to see. Pure."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def application_place(places: Sequence[Place]) -> Place | None:
 
 
 def application_place_in(stack: str | None) -> Place | None:
-    """The same for a traceback's text, which may tell of causes and of a group's exceptions.
+    """The same for a traceback's text, which may have causes and a group's exceptions.
 
-    The exception that was raised last goes before its causes, which are often a library's own, and
-    the first exception of a group before the group, whose line only waits for it.
+    The exception that was raised last comes before its causes, which are often a library's own; a
+    group's first exception comes before the group, whose line only waits for it.
     """
     tracebacks, main = _tracebacks(stack or "")
     home = _package(main[0].file) if main else None
@@ -72,10 +72,10 @@ def names_application(stack: str) -> bool:
 
 
 def sections_of(stack: str) -> list[tuple[str, str]]:
-    """The parts of a stack's text, in its order, each with whose it is.
+    """The parts of a stack's text, in its order, each with whose code it is.
 
     That is ``application`` or ``library`` for frames of Python and of JavaScript, and ``text`` for
-    what is no frame. Neighbours of one kind are one part.
+    all else. Neighbours of one kind are one part.
     """
     _, main = _tracebacks(stack)
     home = _package(main[0].file) if main else None
@@ -97,7 +97,7 @@ def sections_of(stack: str) -> list[tuple[str, str]]:
 
 
 def _tracebacks(stack: str) -> tuple[list[list[Place]], list[Place]]:
-    """The tracebacks of a text in its order, of a group only the first exception's; the main one.
+    """The tracebacks of a text in its order, and the main one; of a group, only its first's.
 
     That is the traceback of the exception that left the handler: the last one without a margin.
     """

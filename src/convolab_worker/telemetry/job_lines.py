@@ -1,8 +1,8 @@
 """The two lines of JSON that every job has: the same as any other line, for a fraction of its cost.
 
-A job's steps only keep what is to be told. The lines are made of it when the stream is written, for
-many jobs at once: in a row they take a quarter of the time that each takes between those steps,
-where nothing that a line needs is in the processor's caches.
+While a job runs, only the values of its lines are kept. The lines are formed when the stream is
+written, for many jobs at once. In a row they take a quarter of the time that each takes in the
+middle of a job, where the processor's caches have nothing that a line needs.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def _line_alone(line: _JobLine) -> bytes:
     return encode_line(keys)
 
 
-def job_writer(gather: Callable[[Told], None], otherwise: WriteJob) -> WriteJob:
-    """Write the lines of jobs by ``gather``; ``otherwise`` with what the application has bound.
+def job_writer(write_soon: Callable[[Told], None], otherwise: WriteJob) -> WriteJob:
+    """Write the lines of jobs by ``write_soon``, or by ``otherwise`` if values are bound to them.
 
-    That could be changed before the line is formed.
+    The application could change those values before the line is formed.
     """
     now = time.time_ns
 
@@ -69,6 +69,6 @@ def job_writer(gather: Callable[[Told], None], otherwise: WriteJob) -> WriteJob:
         if context and bound_to(context):
             otherwise(event, duration_ms, names)
         else:
-            gather((now(), event, duration_ms, names))
+            write_soon((now(), event, duration_ms, names))
 
     return write

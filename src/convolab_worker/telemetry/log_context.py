@@ -1,4 +1,4 @@
-"""Binds a job to the context that it runs in, where every logger of structlog looks."""
+"""Binds a job's names to the context that it runs in, where every logger of structlog looks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _are_structlogs = False
 def bind_job(job_id: str, job_name: str, queue: str, attempt: int) -> None:
     """Bind what structlog's ``bind_contextvars`` would, with its own variables where it has some.
 
-    Those of one name are two where structlog is imported while a job runs, until that job's end.
+    If structlog is imported while a job runs, two variables have one name until that job's end.
     """
     if not _are_structlogs:
         _find_variables()
@@ -31,8 +31,8 @@ def bind_job(job_id: str, job_name: str, queue: str, attempt: int) -> None:
 def _find_variables() -> None:
     global _variables, _are_structlogs  # noqa: PLW0603 - made by the first job
     if "structlog" in sys.modules:
-        # This waits for a thread that is importing it. Its modules must not be imported meanwhile:
-        # both imports would wait for each other, and one of them fail.
+        # This waits for a thread that is importing structlog. Its modules must not be imported here
+        # meanwhile: both imports would wait for each other, and one would fail.
         import structlog
 
         bound = structlog.contextvars.bind_contextvars(**dict.fromkeys(_NAMES))

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     Format = Callable[[WrappedLogger, str, EventDict], bytes]
 
-# Methods of a logger that are no levels.
+# Methods of a logger that are not named after levels.
 _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
 _SEVERITIES = {"notset": "DEFAULT"}
 _PREFIX_LENGTH = len(PREFIX)
-# Modules whose frames are the way into the log, not where a line comes from.
+# Modules whose frames lead into the log; a line never comes from them.
 _LOGGING_MODULES = ("structlog.", "logging", __package__ or "", "convolab_worker._logs")
 
 
@@ -161,7 +161,7 @@ def _add_context(line: dict[str, Any]) -> None:
 
 
 def bound_to(context: contextvars.Context) -> dict[str, Any]:
-    """What is bound to a context for its log lines, of which each key is in them."""
+    """What is bound to a context: each of its log lines has these keys."""
     bound = {}
     for variable, value in context.items():
         if value is not Ellipsis and variable.name.startswith(PREFIX):
@@ -170,7 +170,7 @@ def bound_to(context: contextvars.Context) -> dict[str, Any]:
 
 
 def _caller(frame: FrameType | None) -> FrameType | None:
-    """The frame that wrote the line: the innermost that is no part of a logging library."""
+    """The frame that wrote the line: the innermost one outside of logging libraries."""
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if not module.startswith(_LOGGING_MODULES) and module != "structlog":

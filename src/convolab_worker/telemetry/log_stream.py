@@ -1,4 +1,4 @@
-"""Writes whole log lines to a stream: those that come in a rush together, none late."""
+"""Writes whole log lines to a stream: lines in a rush together, and none of them late."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LogStream:
         self._is_due = threading.Event()
         self._flusher: threading.Thread | None = None
 
-    def gather(self, line: Any) -> None:
+    def write_soon(self, line: Any) -> None:
         """Write a routine line, with those that follow it closely."""
         self._waiting.append(line)
         if not self._will_flush:
@@ -58,16 +58,16 @@ class LogStream:
         elif len(self._waiting) > _MOST_LINES or (type(line) is bytes and len(line) > _LONG_BYTES):
             self._write_waiting()
 
-    def urge(self, line: bytes) -> None:
-        """Write a line now, behind those that wait."""
+    def write_now(self, line: bytes) -> None:
+        """Write a line now, after the waiting ones."""
         self._waiting.append(line)
         self._write_waiting()
 
-    debug = info = msg = gather
-    warning = warn = error = critical = fatal = exception = log = urge
+    debug = info = msg = write_soon
+    warning = warn = error = critical = fatal = exception = log = write_now
 
     def flush(self) -> None:
-        """Write what waits: the process ends. It gives up on a lock that nobody releases."""
+        """Write the waiting lines, since the process ends. Does not wait for ever for the lock."""
         if self._lock.acquire(timeout=_EXIT_PATIENCE_SECONDS):
             try:
                 self._write_waiting()
@@ -75,7 +75,7 @@ class LogStream:
                 self._lock.release()
 
     def forget(self) -> None:
-        """In a forked child: what waits is the parent's to write, and the thread is not here."""
+        """In a forked child, start anew: the waiting lines and the thread are the parent's."""
         self._begin()
 
     def _write_or_wait(self) -> None:
@@ -89,7 +89,7 @@ class LogStream:
             flusher = threading.Thread(target=self._flush_when_due, name="log", daemon=True)
             try:
                 flusher.start()
-            except RuntimeError:  # the system gives no more threads
+            except RuntimeError:  # no thread can be started
                 return False
             self._flusher = flusher
         self._will_flush = True
@@ -112,7 +112,7 @@ class LogStream:
                 self._write(lines)
 
     def _take(self) -> list[Any]:
-        """One by one: a signal's handler that logs in the middle of this writes the others."""
+        """Take lines one by one: a signal's handler that logs meanwhile takes the others."""
         lines = []
         with suppress(IndexError):
             while self._waiting:
@@ -157,7 +157,7 @@ _current: LogStream | None = None
 
 
 def use_stream(stream: TextIO, form: Callable[[Iterable[Any]], bytes]) -> LogStream:
-    """Make the process's log stream; one that was used before has written what it had."""
+    """Make the process's log stream, after an earlier one has written its waiting lines."""
     global _current  # noqa: PLW0603 - a process has one log
     flush_log()
     _current = LogStream(stream, form)

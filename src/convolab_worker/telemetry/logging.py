@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from convolab_worker._logs import Write, WriteJob
     from convolab_worker.telemetry.log_lines import Format
 
-# Each is set by Google's platforms, for a service and for a job.
+# Google's platforms set these: one for a service, one for a job.
 _GOOGLE_VARIABLES = ("K_SERVICE", "CLOUD_RUN_JOB")
 _PROJECT_VARIABLE = "GOOGLE_CLOUD_PROJECT"
 
@@ -112,18 +112,18 @@ class _Direct:
         write = self.writer("info")
         if write is None or self._render is not json_line:
             return None
-        return job_writer(self._lines.gather, otherwise=of_jobs(write))
+        return job_writer(self._lines.write_soon, otherwise=of_jobs(write))
 
 
 class _WhenImported:
-    """Configures structlog as soon as somebody imports it; found by Python on ``sys.meta_path``."""
+    """Configures structlog as soon as it is imported; Python calls it from ``sys.meta_path``."""
 
     def __init__(self, configure: Callable[[], None]) -> None:
         self._configure = configure
 
     @classmethod
     def do(cls, configure: Callable[[], None]) -> None:
-        """Call ``configure`` then, and nothing that an earlier call has asked for."""
+        """Call ``configure`` then, instead of what an earlier call has asked for."""
         sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, cls)]
         sys.meta_path.insert(0, cls(configure))
 
@@ -158,7 +158,9 @@ class _StdlibHandler(logging.Handler):
         except Exception:  # noqa: BLE001 - as logging's own handlers do
             self.handleError(record)
             return
-        write = self._lines.urge if record.levelno >= logging.WARNING else self._lines.gather
+        write = (
+            self._lines.write_now if record.levelno >= logging.WARNING else self._lines.write_soon
+        )
         write(line)
 
 
@@ -175,7 +177,7 @@ def _stdlib_formatter(render: Format) -> logging.Formatter:
 
 
 def _configure_stdlib(lines: LogStream, least: int, render: Format) -> None:
-    """Give the root logger our handler, in the place of one from an earlier call."""
+    """Give the root logger our handler, and take away one of an earlier call."""
     root = logging.getLogger()
     for earlier in [known for known in root.handlers if isinstance(known, _StdlibHandler)]:
         root.removeHandler(earlier)

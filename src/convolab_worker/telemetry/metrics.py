@@ -38,7 +38,7 @@ class Histogram:
         self.longest = max(self.longest, seconds)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return count, sum and longest, and how many were at most each bound."""
+        """Return count, sum and longest, and for each bound how many times were no longer."""
         bounds = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
         return {
             "count": self.count,
@@ -48,7 +48,7 @@ class Histogram:
         }
 
     def at_most(self, part: float) -> float | None:
-        """The bound that this part (0 to 1) of the times did not pass; None without any."""
+        """The bound that this part (0 to 1) of the times did not pass; None without times."""
         if not self.count:
             return None
         wanted, seen = part * self.count, 0
@@ -59,7 +59,7 @@ class Histogram:
         return self.longest
 
     def percentiles(self) -> dict[str, float | None]:
-        """What half, 95 % and 99 % of the times did not pass, and the longest one."""
+        """The bounds that half, 95 % and 99 % of the times did not pass, and the longest time."""
         longest = self.longest if self.count else None
         at_most = self.at_most
         return {"median": at_most(0.5), "p95": at_most(0.95), "p99": at_most(0.99), "max": longest}
@@ -122,7 +122,7 @@ class CommandUsage:
     def __init__(self, *counters: CommandCounter, budget: int | None, now: float) -> None:
         self._counters = counters
         self._before_today = CommandCounter()
-        # What had been counted when a quarter of an hour was first looked at.
+        # The counts at the first look of each quarter of an hour.
         self._quarters = deque([(int(now // QUARTER), CommandCounter())], QUARTERS_KEPT + 1)
         self.daily = DailyBudget(budget, now)
 

@@ -1,4 +1,4 @@
-"""What a worker did lately, in memory: the last jobs, their numbers over time, reasons of failures.
+"""What a worker did lately, in memory: last jobs, counts over time, reasons of failures.
 
 Bounded in size whatever happens: the last hundred jobs, an hour of numbers by the minute, a day by
 the quarter of an hour, fifty reasons. Every time is an argument.
@@ -20,8 +20,8 @@ _MINUTES_KEPT = 60
 _RATE_MINUTES = 5
 QUARTER = 900.0
 QUARTERS_KEPT = 96
-# What makes two reasons of one fault differ: numbers, ids, and what is quoted.
-_VARYING = (  # compiled when a job fails
+# The parts in which two reasons of one fault differ: numbers, ids and quoted text.
+_VARYING = (  # compiled when the first job fails
     r"""0x[0-9a-f]+|[0-9a-f]{8,}[-0-9a-f]*|\d+(?:\.\d+)?|'[^']*'|"[^"]*\""""
 )
 
@@ -53,7 +53,7 @@ class CountsOverTime:
         self._kept = kept
         self._counts: dict[int, dict[str, dict[str, int]]] = {}
         self._last: dict[str, dict[str, int]] = {}
-        self._begun = self._over = 0.0  # of the stretch that the last run was in
+        self._begun = self._over = 0.0  # the counts of the last run's stretch
 
     def count(self, at: float, kind: str, outcome: str) -> None:
         kinds = self._last if self._begun <= at < self._over else self._of(at)
@@ -63,7 +63,7 @@ class CountsOverTime:
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
 
     def _of(self, at: float) -> dict[str, dict[str, int]]:
-        """The counts of the stretch that ``at`` is in, which most runs that follow are in, too."""
+        """The counts of the stretch that ``at`` is in; most of the next runs are in it, too."""
         stretch = int(at // self._seconds)
         kinds = self._counts.setdefault(stretch, {})
         if len(self._counts) > self._kept:
@@ -105,7 +105,7 @@ class FailureReason(Struct):
 
 
 class RecentRuns:
-    """Remembers what ended since ``now`` (epoch seconds)."""
+    """Remembers the runs that have ended since ``now`` (epoch seconds)."""
 
     def __init__(self, now: float) -> None:
         self.started_at = now
@@ -142,11 +142,11 @@ class RecentRuns:
         return [structs.asdict(run) for run in reversed(self._runs)]
 
     def reasons(self) -> list[dict[str, Any]]:
-        """The reasons for which runs failed, the one that came last first."""
+        """The reasons for which runs failed, the latest first."""
         return [structs.asdict(reason) for reason in reversed(self._reasons.values())]
 
     def history(self, now: float) -> dict[str, list[tuple[float, dict[str, dict[str, int]]]]]:
-        """What ended in the last hour by the minute, and in the last day by the quarter of one."""
+        """The runs of the last hour by the minute, and of the last day by the quarter hour."""
         return {"minutes": self._minutes.lately(now), "quarters": self._quarters.lately(now)}
 
     def rates(self, now: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a tracing system hears of a worker and a client: nothing here, spans in ``otel``."""
+"""The calls by which workers and clients are traced: without effect here, spans in ``otel``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Tracing:
         return None
 
     def resumed(self, _span: Any) -> AbstractContextManager[object]:
-        """Make a span that has ended the current one again: what is logged belongs to it."""
+        """Make a span that has ended the current one again, so that log lines belong to it."""
         return nullcontext()
 
     def ended(self, _job: ActiveJob, _outcome: Outcome, _seconds: float) -> None:

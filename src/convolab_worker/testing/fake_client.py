@@ -1,9 +1,7 @@
-"""Clients without Redis, for the tests of applications: what was enqueued, and made-up answers."""
+"""Clients without Redis, for the tests of applications: they keep jobs, and run none."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import json
 import time
 from collections.abc import AsyncIterable
@@ -12,13 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from convolab_worker.bullmq import schedulers
 from convolab_worker.bullmq.jobs.job_id import JobId
-from convolab_worker.bullmq.producer import COUNTED_STATES
 from convolab_worker.bullmq.protocol.schedules import Schedule
 from convolab_worker.client.adding import enqueue
 from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.client import JobClient, typed_result
 from convolab_worker.client.events import JobEvent
-from convolab_worker.client.job_status import JobStatus, not_found, seen
+from convolab_worker.client.job_status import JobStatus, seen
+from convolab_worker.client.lookup import not_found
 from convolab_worker.client.operating import actions, queues as of_queues, schedules
 from convolab_worker.client.operating.demand import Demand
 from convolab_worker.client.operating.queues import QueueStatus
@@ -26,6 +24,7 @@ from convolab_worker.client.sync.sync_client import SyncJobClient
 from convolab_worker.errors import JobFailed, JobNotFound, JobNotRunning, WrongState
 from convolab_worker.payloads.encode import encode_json
 from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
+from convolab_worker.testing.kept_jobs import KeptJobs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -58,10 +57,7 @@ class FakeJobClient(JobClient):
         self._waker = None
         self.answers: dict[str, Any] = {} if answers is None else answers
         self.enqueued: list[EnqueuedJob] = []
-        self._kept: dict[tuple[str, str], JobStatus] = {}
-        self._order: dict[tuple[str, str], int] = {}
-        self._turns = itertools.count()
-        self._deduplicated: dict[tuple[str, str], str] = {}
+        self._kept = KeptJobs()
         self._paused: set[str] = set()
         self._schedules: dict[tuple[str, str], Schedule] = {}
 
@@ -75,34 +71,17 @@ class FakeJobClient(JobClient):
 
     def complete(self, job_id: str, result: Any = None, *, queue: str | None = None) -> None:
         """Let the job have ended with that result. Raises JobNotFound."""
-        self._end(self._find(job_id, queue), "completed", result=json.loads(encode_json(result)))
+        done = json.loads(encode_json(result))
+        self._kept.end(self._find(job_id, queue), "completed", result=done)
 
     def fail(self, job_id: str, reason: str, *, queue: str | None = None) -> None:
         """Let the job have failed for good with that reason. Raises JobNotFound."""
-        self._end(self._find(job_id, queue), "failed", failed_reason=reason)
-
-    def _end(self, job: JobStatus, state: str, **end: Any) -> None:
-        made, now = job.attempts_made + 1, time.time()
-        self._keep(
-            job,
-            state=state,
-            attempts_made=made,
-            processed_on=now,
-            finished_on=now,
-            due_at=None,
-            **end,
-        )
-
-    def _keep(self, job: JobStatus, **changes: Any) -> JobStatus:
-        kept = dataclasses.replace(job, **changes)
-        self._kept[job.queue, job.id] = kept
-        self._order[job.queue, job.id] = next(self._turns)
-        return kept
+        self._kept.end(self._find(job_id, queue), "failed", failed_reason=reason)
 
     def _find(self, job_id: str, queue: str | None = None) -> JobStatus:
         where = self._queues(queue, job_id)
         for keys in where:
-            job = self._kept.get((keys.queue, job_id))
+            job = self._kept.get(keys.queue, job_id)
             if job is not None:
                 return job
         raise not_found(where, job_id)
@@ -119,38 +98,12 @@ class FakeJobClient(JobClient):
 
     def _store(self, new: Addition, *, tells_state: bool) -> JobId[Any]:
         job, queue = new.job, new.keys.queue
-        one_of = job.opts.get("deduplication", {}).get("id")
-        existing = self._kept.get((queue, job.id))
-        if one_of is not None and existing is None:
-            kept = self._kept.get((queue, self._deduplicated.get((queue, one_of), "")))
-            existing = kept if kept is not None and kept.finished_on is None else None
+        existing = self._kept.add(new)
         if existing is not None:
             job_id = JobId(existing.id, queue=queue, job_type=new.job_type, existed=True)
             job_id.state = existing.state if tells_state else None
             return job_id
-        if one_of is not None:
-            self._deduplicated[queue, one_of] = job.id
-        delay, priority = new.delay, job.opts.get("priority", 0)
-        now, data = time.time(), json.loads(job.data)
-        kept = JobStatus(
-            id=job.id,
-            queue=queue,
-            name=job.name,
-            state="delayed" if delay else "prioritized" if priority else "waiting",
-            data=data,
-            progress=0,
-            result=None,
-            failed_reason=None,
-            attempts_made=0,
-            timestamp=now,
-            processed_on=None,
-            finished_on=None,
-            due_at=now + delay if delay else None,
-            max_attempts=job.opts.get("attempts", 1),
-            priority=priority,
-            opts={"attempts": 0, **job.opts},
-        )
-        self._keep(kept)
+        data = json.loads(job.data)
         self.enqueued.append(EnqueuedJob(id=job.id, name=job.name, queue=queue, data=data))
         if job.name in self.answers:
             answer = self.answers[job.name]
@@ -199,28 +152,19 @@ class FakeJobClient(JobClient):
         where, now = {keys.queue for keys in queues}, time.time()
         found = [
             job
-            for state in states
-            for job in sorted(self._kept.values(), key=self._place, reverse=not oldest_first)
-            if job.state == state and job.queue in where and wanted.fits(seen(job), now)
+            for job in self._kept.in_states(states, oldest_first=oldest_first)
+            if job.queue in where and wanted.fits(seen(job), now)
         ]
         for job in found[:limit]:
             yield job
 
-    def _place(self, job: JobStatus) -> tuple[float, int]:
-        turn = self._order[job.queue, job.id]
-        return (job.due_at or job.priority, turn)
-
     async def counts(self) -> dict[str, dict[str, int]]:
-        return {keys.queue: self._counted(keys.queue) for keys in self._queues(None)}
+        return {keys.queue: self._kept.counts(keys.queue) for keys in self._queues(None)}
 
     async def demand(self) -> Demand:
-        states = [job.state for job in self._kept.values() if job.queue in self.settings.queues]
+        states = [job.state for job in self._kept.of(self.settings.queues)]
         ready = states.count("waiting") + states.count("prioritized")
         return Demand(ready=ready, active=states.count("active"))
-
-    def _counted(self, queue: str) -> dict[str, int]:
-        states = [job.state for job in self._kept.values() if job.queue == queue]
-        return {state: states.count(state) for state in COUNTED_STATES}
 
     async def logs(self, job_id: str, queue: str | None = None) -> list[str]:
         self._find(job_id, queue)
@@ -242,14 +186,14 @@ class FakeJobClient(JobClient):
         if job.finished_on is not None or reason is None:
             msg = f"job {job.id!r} on {job.queue} is {job.state}"
             raise JobNotRunning(msg)
-        del self._kept[job.queue, job.id]
+        self._kept.remove(job)
         return "removed"
 
     async def _act(self, jobs: Jobs, queue: str | None, kind: actions.Kind, **how: bool) -> int:
         reset_attempts = how.get("reset_attempts", False)  # a job that never ran has no steps
         if isinstance(jobs, str | JobStatus):
             job = self._find(jobs, queue) if isinstance(jobs, str) else jobs
-            if not self._acted(job, kind, reset_attempts=reset_attempts):
+            if not self._kept.act(job, kind, reset_attempts=reset_attempts):
                 msg = f"{kind} job {job.id!r} on {job.queue}: it is {job.state}"
                 raise WrongState(msg)
             return 1
@@ -260,22 +204,8 @@ class FakeJobClient(JobClient):
                 job = self._find(each, queue) if isinstance(each, str) else each
             except JobNotFound:
                 continue
-            done += self._acted(job, kind, reset_attempts=reset_attempts)
+            done += self._kept.act(job, kind, reset_attempts=reset_attempts)
         return done
-
-    def _acted(self, job: JobStatus, kind: actions.Kind, *, reset_attempts: bool) -> bool:
-        now = self._kept.get((job.queue, job.id))
-        if now is None or now.state != job.state or now.state not in actions.STATES[kind]:
-            return False
-        if kind == "remove":
-            del self._kept[job.queue, job.id]
-            return True
-        state = "prioritized" if now.priority else "waiting"
-        ends = {"failed_reason": None} if now.state == "failed" else {"result": None}
-        more = {**ends, "finished_on": None, "processed_on": None} if kind == "retry" else {}
-        made = 0 if reset_attempts else now.attempts_made
-        self._keep(now, state=state, due_at=None, attempts_made=made, **more)
-        return True
 
     async def pause(self, queue: str | None = None) -> None:
         self._paused.update(keys.queue for keys in self._queues(queue))
@@ -291,26 +221,26 @@ class FakeJobClient(JobClient):
             checked, queue=queue, older_than=older_than, oldest_first=True, limit=limit
         )]  # fmt: skip
         for job in old:
-            del self._kept[job.queue, job.id]
+            self._kept.remove(job)
         return [job.id for job in old]
 
     async def queues(
         self, names: Sequence[str] | None = None, *, find: bool = False
     ) -> list[QueueStatus]:
         if find:
-            names = sorted({job.queue for job in self._kept.values()})
+            names = self._kept.queues()
         return [
             QueueStatus(
                 name=name,
-                counts=self._counted(name),
+                counts=self._kept.counts(name),
                 paused=name in self._paused,
                 concurrency=None,
                 workers=(),
                 oldest_waiting=min(
                     (
                         job.timestamp or 0.0
-                        for job in self._kept.values()
-                        if job.queue == name and job.state in ("waiting", "prioritized")
+                        for job in self._kept.of({name})
+                        if job.state in ("waiting", "prioritized")
                     ),
                     default=None,
                 ),

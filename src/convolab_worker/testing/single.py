@@ -178,7 +178,7 @@ def _told(outcome: Outcome, job: ActiveJob, recorder: _Recorder, *, raises: bool
 
 def _raise(failed: Failed, job: ActiveJob) -> None:
     error = failed.error
-    if not isinstance(error, Exception):  # SystemExit or CancelledError would end the test run
+    if not isinstance(error, Exception):  # a SystemExit or CancelledError would end the test run
         raise JobFailed(job.id, failed.reason) from error
     if failed.reason not in str(error):
         error.add_note(f"the job's reason: {failed.reason}")

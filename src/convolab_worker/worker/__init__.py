@@ -1,4 +1,4 @@
 """Runs jobs: a worker's life, from its start to the last job.
 
-Never knows a Redis command by name.
+It never knows a Redis command by name.
 """

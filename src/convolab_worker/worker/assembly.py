@@ -49,14 +49,15 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
-# A frozen process can't close its connections: so early, and they are made anew in a round trip.
+# A frozen process can't close its connections, so they are closed this early; opening them again
+# takes a round trip.
 _HELD_SLEEP_AFTER_SECONDS = 10.0
 
 _log = Log()
 
 
 class Assembly(Struct, frozen=True, kw_only=True):
-    """What a worker starts and ends; nothing else sees it whole."""
+    """The parts that a worker starts and ends; only the worker has them all."""
 
     dispatcher: Dispatcher
     executor: JobExecutor
@@ -234,11 +235,11 @@ def _names(
 def _connection_lost(
     other: Connection, signal: Signal, dispatcher: Dispatcher, error: Exception
 ) -> None:
-    """A connection went silent: the other one, to the same server, is no better.
+    """A connection was lost: if it fell silent, the other one to that server is lost, too.
 
-    A worker at rest connects again when it has work; until then nothing else tells of the loss.
+    A suspended worker connects again when it has work; until then nothing else logs the loss.
     """
-    if dispatcher.is_at_rest and other.is_open:  # once for the two
+    if dispatcher.is_at_rest and other.is_open:  # once for both
         _log.warning("redis.lost", error=str(error))
     if isinstance(error, ReplyLost) and error.silent:
         other.abort(str(error))
@@ -246,5 +247,5 @@ def _connection_lost(
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, hear: Callable[..., None], *news: Any) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody hears any more
+    with contextlib.suppress(RuntimeError):  # the loop was closed
         loop.call_soon_threadsafe(hear, *news)

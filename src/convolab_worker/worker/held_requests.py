@@ -5,9 +5,9 @@ CPU only while a request is open, has drains:
 
     (none)       -- the first request -->                      working
     working      -- nothing is left, or due soon -->           ended
-    working      -- what runs must end, or all hung up -->     winding down  (nothing is fetched)
-    winding down -- somebody comes who holds longer -->        working
-    winding down -- all ended, or was told to end -->          ended
+    working      -- running jobs must end, or all hung up -->  winding down  (nothing is fetched)
+    winding down -- a request comes that holds longer -->      working
+    winding down -- every job ended, or was told to end -->    ended
 
 When the requests of such a drain are answered, nothing runs, waits in memory or listens to Redis.
 """
@@ -41,11 +41,11 @@ _LAST_COUNT_SECONDS = 0.1
 
 
 class HoldResult(Struct, frozen=True, kw_only=True):
-    """What a held request is answered with.
+    """The answer to a held request.
 
     ``status`` is ``drained`` if nothing was left to fetch, ``budget`` if the time was over first.
-    ``processed`` and ``failed`` count what ended since the drain began that the request shares,
-    ``remaining`` what waits, prioritized and delayed jobs too. ``next_due_at`` (epoch seconds) is
+    ``processed`` and ``failed`` count the jobs that ended since the request's drain began;
+    ``remaining`` counts waiting, prioritized and delayed jobs. ``next_due_at`` (epoch seconds) is
     when there will be something to do, where that is known: a delayed job is due, a rate limit
     ends, or the lock of a job that another worker has.
     """
@@ -69,7 +69,7 @@ class HeldRequest(Struct, eq=False):
 class HeldRequests:
     """The held requests of one worker, whose ``outcomes`` it counts.
 
-    ``next_due`` hears of what is due next before the requests of a drain are answered.
+    ``next_due`` is told when work is due next, before the requests of a drain are answered.
     ``suspends`` is for a worker that works only when held: ``grace`` (seconds) of each budget, half
     of it at most, is kept for what runs then.
     """
@@ -106,7 +106,7 @@ class HeldRequests:
         return done["completed"] - self._before["completed"] + failed, failed
 
     async def hold(self, budget: float) -> HoldResult:
-        """Work until nothing is left, at most ``budget`` seconds, together with all who hold.
+        """Work until nothing is left, at most ``budget`` seconds, together with other requests.
 
         A caller that is cancelled leaves the work of the others alone. Raises NotRunning if the
         worker ends, RedisUnavailable if what is left can't be counted.
@@ -138,14 +138,14 @@ class HeldRequests:
         return request
 
     def _begin(self) -> None:
-        """A drain begins: jobs are counted from here on."""
+        """Begin a drain: jobs are counted from here on."""
         self._before = self._outcomes.copy()
         self.drains += 1
 
     # answers
 
     async def _answer_to(self, request: HeldRequest) -> HoldResult:
-        """Its drain's answer; or at its own time what was done so far, if others hold longer."""
+        """Return the drain's answer or, if others hold longer, at its own end what was done."""
         ends: set[asyncio.Future[Any]] = {request.answer}
         if not self._suspends:
             ends.add(request.drained)
@@ -164,7 +164,7 @@ class HeldRequests:
     async def _answer(
         self, requests: Collection[HeldRequest], status: str, *, tells: bool = True
     ) -> None:
-        """Give all of them one answer; they hold no longer."""
+        """Give all of them one answer, and take them off the held ones."""
         ends_at = max(request.ends_at for request in requests)
         try:
             result = await self.result(status, ends_at - time.monotonic())
@@ -186,7 +186,7 @@ class HeldRequests:
                 request.answer.exception()  # a caller that has hung up does not retrieve it
 
     async def result(self, status: str, seconds: float) -> HoldResult:
-        """What was done in this drain, and what is left.
+        """Return what was done in this drain, and what is left.
 
         Raises RedisUnavailable if that can't be counted in ``seconds``, or soon after if they are
         over.
@@ -207,7 +207,7 @@ class HeldRequests:
         )
 
     async def _count(self, *, drained: bool) -> tuple[int, float | None]:
-        """How many jobs are left, and when there is something to do; one count for all who ask."""
+        """Count the jobs that are left, and say when work is due; callers share one count."""
         if self._counting is None:
             self._counting = asyncio.create_task(
                 self._dispatcher.count_remaining(drained=drained), name="convolab-count"
@@ -254,7 +254,7 @@ class HeldRequests:
                 return
 
     def _covered(self) -> set[HeldRequest]:
-        """The requests for which nothing is left, as was seen after they came."""
+        """The requests for which a look after they came has found nothing left."""
         return {
             request
             for request in self._requests
@@ -273,12 +273,12 @@ class HeldRequests:
                 fetch_until = self._fetch_until
                 self._dispatcher.resume(fetch_until=fetch_until)
             seconds = fetch_until - time.monotonic()
-            if seconds <= 0:  # also if nobody is left
+            if seconds <= 0:  # also if no request is left
                 return
             await self._change_within(seconds)
 
     async def _wind_down(self) -> None:
-        """Let what runs go on while there is time, unless somebody comes who holds longer."""
+        """Let jobs go on while there is time, until a request comes that holds longer."""
         while self._requests and self._fetch_until <= time.monotonic():
             last = max(self._requests, key=lambda request: request.ends_at)
             until = max(last.ends_at - _ENDING_SECONDS, (last.fetch_until + last.ends_at) / 2)
@@ -298,11 +298,11 @@ class HeldRequests:
     # the worker's end
 
     def stopping(self) -> None:
-        """The worker has begun to stop: no drain's end is waited for."""
+        """The worker has begun to stop: wait for no drain's end any more."""
         self._changed.set()
 
     async def finish(self) -> None:
-        """The worker has stopped: answer those who still hold, soon."""
+        """The worker has stopped: answer the requests that are still held, soon."""
         if self._requests:
             try:
                 async with asyncio.timeout(_LAST_COUNT_SECONDS):

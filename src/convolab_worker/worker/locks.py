@@ -45,9 +45,10 @@ _LOOK_PART = 1 / 8
 _OLD_PART = 3 / 8
 # How long a look, a connection and a renewal take at most.
 _TRY_PART = 1 / 4
-# Where the connection is lost with every renewal, the pauses grow from when all locks have run out.
+# If the connection is lost with every renewal, the pauses grow once all locks have run out.
 _LONGEST_PART = 1 / 2
-# A thread that is not back after this was not waiting for Redis: the whole process stood still.
+# If a look takes longer than this, the thread did not wait for Redis: the whole process stood
+# still.
 _STILL_PART = 3 / 4
 
 
@@ -60,7 +61,7 @@ class HeldLock(Struct, eq=False):
     job: ActiveJob
     renewed_at: float
     is_lost: bool = False
-    is_doubted: bool = False  # something is said to stand in the lock: it is checked at once
+    is_doubted: bool = False  # the lock may hold a cancel request: check it at once
 
 
 class LockKeeper(Generic[J]):
@@ -113,9 +114,9 @@ class LockKeeper(Generic[J]):
             self._call(self._wanted.set)
 
     def _start(self) -> None:
-        """Start the thread. Where none is to be had, the event loop does its work until there is.
+        """Start the thread. Without one, the event loop does the work until one starts.
 
-        Without either every lock would run out, and each job run a second time elsewhere.
+        Without either, every lock would run out, and each job would run a second time elsewhere.
         """
         thread = threading.Thread(target=self._main, name="convolab-locks", daemon=True)
         try:
@@ -136,13 +137,13 @@ class LockKeeper(Generic[J]):
     def may_reclaim(self, held: HeldLock) -> bool:
         """Whether this process has been awake since the job's lock was last renewed.
 
-        A lock that ran out then did so since Redis was away, and with it every other worker.
+        Then a lock ran out because Redis was away, for all other workers, too.
         """
         is_awake = time.monotonic() - self._alive_at <= self._duration * _STILL_PART
         return is_awake and held.renewed_at > self._stood_still_at
 
     def check_soon(self, held: J) -> None:
-        """Check this job's lock at once: something is said to stand in it."""
+        """Check this job's lock at once: it may hold a cancel request."""
         held.is_doubted = True
         self.hurry()
 
@@ -151,7 +152,7 @@ class LockKeeper(Generic[J]):
         self._call(self._hurried.set)
 
     def stop(self) -> None:
-        """End the thread; locks that are held run out by themselves."""
+        """End the thread; held locks run out by themselves."""
         self._stopped = True
         if self._task is not None:
             self._call(self._task.cancel)
@@ -159,7 +160,7 @@ class LockKeeper(Generic[J]):
     def _call(self, what: Callable[[], object]) -> None:
         """Call a function in the keeper's loop."""
         if self._task is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended, and its loop with it
+            with contextlib.suppress(RuntimeError):  # the thread has ended, and its loop with it
                 self._task.get_loop().call_soon_threadsafe(what)
 
     def _main(self) -> None:
@@ -180,7 +181,7 @@ class LockKeeper(Generic[J]):
                 pause = self._pause()
                 if not self._jobs:
                     await connection.close()
-                    if self._instead is not None:  # the next job tries to have a thread again
+                    if self._instead is not None:  # the next job tries to start a thread again
                         return
                     await self._park()
                     continue
@@ -201,7 +202,7 @@ class LockKeeper(Generic[J]):
     async def _park(self) -> None:
         """Wait for the first job; the loop goes on turning, or the connection would stay open."""
         self._is_parked = True
-        if not self._jobs and not self._stopped:  # a job that came before sees nobody parked
+        if not self._jobs and not self._stopped:  # a job that came just before has woken nobody
             await self._wanted.wait()
         self._is_parked = False
         self._wanted.clear()

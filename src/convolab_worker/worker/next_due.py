@@ -1,7 +1,7 @@
 """Tells the application's ``on_next_due`` functions when the worker has to be called again.
 
-A moment is told once. While one that was told is still to come, no later one is: whoever calls the
-worker then makes it look, and tell the next one.
+Each moment is told once. While a told moment is still to come, no later one is told: the call at
+that moment makes the worker look, and tell the next one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from convolab_worker.handlers.around.hooks import LONGEST_SECONDS
 if TYPE_CHECKING:
     from convolab_worker.handlers.around.hooks import Hooks
 
-# What a function gets at least, whose worker has no time left.
+# How long a function may take at least, even if its worker has no time left.
 _LEAST_SECONDS = 0.5
 
 

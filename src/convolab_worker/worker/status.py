@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.execution.executor import JobInHand
     from convolab_worker.worker.held_requests import HeldRequests
 
-_LONGEST_PROGRESS = 200  # characters, of a progress that is no number
+_LONGEST_PROGRESS = 200  # characters of a progress that is not a number
 
 
 class Health(Struct, frozen=True, kw_only=True):
@@ -139,7 +139,7 @@ def _progress(text: str | None) -> Any:
 
 
 def _commands(usage: CommandUsage, now: float) -> dict[str, Any]:
-    """The day's commands; their number at its end is None while there is too little to go by."""
+    """The day's commands; their projection is None while there is too little to go by."""
     billable, daily = usage.billable, usage.daily
     return {
         "used": daily.used(billable),

@@ -7,7 +7,8 @@
     any       -- end() -->                           ended: nothing is waited for any more
 
 The process may be frozen for hours while suspended, and its timers with it; what was due in that
-time is made up for when it is resumed. A drain whose end somebody waits for keeps a worker from it.
+time is made up for when it is resumed. While a request waits for a drain's end, the worker is not
+suspended.
 """
 
 from __future__ import annotations
@@ -81,16 +82,16 @@ class Suspension:
 
     @property
     def active_at(self) -> float:
-        """When something happened last: a job's end, a wake, a request; monotonic."""
+        """When something happened last: a job's end, a wake or a request (monotonic clock)."""
         return self._active_at
 
     def touch(self) -> None:
-        """Something happened: the time to fall asleep is further away."""
+        """Note that something happened: the time to fall asleep starts anew."""
         self._active_at = time.monotonic()
 
     @property
     def idle_deadline(self) -> float:
-        """When the worker is suspended if nothing happens; monotonic."""
+        """When the worker is suspended if nothing happens (monotonic clock)."""
         patience = self.policy.sleep_after
         return _FOREVER if patience is None else self._active_at + patience
 
@@ -121,7 +122,7 @@ class Suspension:
         self._has_overslept |= time.monotonic() > self.idle_deadline
 
     def end(self) -> None:
-        """The worker stops: whoever waits goes on at once, and so does whoever comes later."""
+        """The worker stops: end all waits, and let later ones end at once."""
         self._has_ended = True
         self._resumed.set()
 
@@ -152,7 +153,7 @@ class Suspension:
         _log.info("worker.awake")
 
     async def _tell(self, tell_due: Callable[[float | None], Awaitable[None]]) -> None:
-        """Let somebody know what is due next; who resumes the worker does not wait for that."""
+        """Tell when work is due next; a caller that resumes the worker does not wait for that."""
         telling = asyncio.ensure_future(tell_due(self._next_time()))
         resumed = asyncio.create_task(self._resumed.wait(), name="convolab-resumed")
         try:
@@ -177,7 +178,7 @@ class Suspension:
 
 
 class Drains:
-    """The futures of those who wait until nothing is left to fetch."""
+    """The futures of requests that wait until nothing is left to fetch."""
 
     def __init__(self, suspension: Suspension) -> None:
         self._suspension = suspension
@@ -185,7 +186,7 @@ class Drains:
         self._fetch_until = _FOREVER
 
     def join(self) -> asyncio.Future[None]:
-        """A future that is done at the end of the drain; who cancels it waits no longer."""
+        """Return a future that is done at the end of the drain; cancel it to wait no longer."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         return waiter
@@ -197,7 +198,7 @@ class Drains:
         return bool(self._waiters)
 
     def fetch_until(self, moment: float) -> None:
-        """Nothing is worth waiting for after this moment; monotonic."""
+        """Until when jobs that are due soon are waited for (monotonic clock)."""
         self._fetch_until = moment
 
     def linger(self, due: float | None) -> bool:
@@ -209,7 +210,7 @@ class Drains:
         return due_at <= min(self._suspension.active_at + policy.linger, self._fetch_until)
 
     def end(self) -> None:
-        """Nothing is left: tell all who wait, and suspend a worker that works only when held."""
+        """Nothing is left: tell all requests; suspend a worker that works only when held."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.set_result(None)

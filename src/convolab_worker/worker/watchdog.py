@@ -1,4 +1,4 @@
-"""Notices a handler that blocks the event loop, and reports where slow code stands."""
+"""Notices a handler that blocks the event loop, and reports where slow code is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _log = Log()
 _BLOCKED_SECONDS = 1.0
 _DEEPEST = 30
-# How what awaits, of each kind, names its frame and what it waits for.
+# Attributes by which each kind of awaiting object names its frame, and what it awaits.
 _KINDS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"))
 
 
@@ -51,7 +51,7 @@ def stack_of_frame(frame: FrameType | None) -> traceback.StackSummary:
 
 
 def stack_of_coroutine(coroutine: object) -> traceback.StackSummary:
-    """Where a coroutine waits, the outermost frame first; an async generator is not seen into."""
+    """Where a coroutine waits, the outermost frame first; async generators can't be looked into."""
     return _summary(_awaited(coroutine))
 
 
@@ -72,7 +72,7 @@ def _summary(frames: Iterator[tuple[FrameType, int]]) -> traceback.StackSummary:
 
 
 def below(stack: traceback.StackSummary, filename: str) -> traceback.StackSummary:
-    """What stands below the first frame of a file: the handler's part of a stack."""
+    """The frames below the first one of a file: the handler's part of a stack."""
     for place, frame in enumerate(stack):
         if frame.filename == filename:
             return traceback.StackSummary.from_list(list(stack[place + 1 :]))
@@ -80,7 +80,7 @@ def below(stack: traceback.StackSummary, filename: str) -> traceback.StackSummar
 
 
 def where(stack: traceback.StackSummary) -> str | None:
-    """The application's line where it stands, as FILE:LINE in FUNCTION."""
+    """The application's line in a stack, as FILE:LINE in FUNCTION."""
     found = application_place(places_of(stack))
     return None if found is None else str(found)
 
@@ -88,7 +88,7 @@ def where(stack: traceback.StackSummary) -> str | None:
 class Watchdog:
     """Watches the loop and the thread that it is made in; ``look`` is called from another thread.
 
-    ``job_of`` names the job that a frame of the loop's thread belongs to, where it is one.
+    ``job_of`` names the job that a frame of the loop's thread belongs to, if there is one.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class Watchdog:
     ) -> None:
         self._loop = loop
         self._job_of = job_of
-        self._whereabouts = stack_reports
+        self._stack_reports = stack_reports
         self._thread_id = threading.get_ident()
         self._asked_at: float | None = None
         self._answered = True
         self._reported: dict[str, Any] | None = None
 
     def look(self) -> None:
-        """See whether the loop has turned since the last look; report it once where it has not."""
+        """Look whether the loop has turned since the last look; report it once if it has not."""
         now = time.monotonic()
         if not self._answered and self._asked_at is not None:
             blocked_for = now - self._asked_at
@@ -130,7 +130,7 @@ class Watchdog:
         job = {} if frame is None else self._find_job(frame)
         report = {"blocked_seconds": round(blocked_for, 3), "where": where(stack), **job}
         text = "".join(stack.format())
-        self._whereabouts.keep("blocked", stack=text, **report)
+        self._stack_reports.keep("blocked", stack=text, **report)
         _log.error("loop.blocked", stack=text, **report)
         return job
 

@@ -95,7 +95,7 @@ class Worker:
         Raises LifespanFailed if a lifespan of the handlers can't be opened, before any job. When
         this is cancelled, however often, it ends only after everything that it began has ended.
         """
-        await self._see_through(asyncio.create_task(self._live(), name="convolab-life"))
+        await self._wait_for_end(asyncio.create_task(self._live(), name="convolab-life"))
 
     async def drain(self, budget: float | None = None) -> DrainResult:
         """Run what is there until nothing is left to fetch, at most ``budget`` seconds.
@@ -116,7 +116,7 @@ class Worker:
             loop = asyncio.get_running_loop()
             ending = loop.call_later(budget - reserve, self._stop_by_itself, reserve)
         try:
-            result = await self._see_through(life)
+            result = await self._wait_for_end(life)
         finally:
             if ending is not None:
                 ending.cancel()
@@ -125,8 +125,8 @@ class Worker:
             raise NotRunning(msg)
         return result
 
-    async def _see_through(self, life: asyncio.Task[T]) -> T:
-        """Wait for the end of a life; a cancellation ends it soon, and is raised afterwards."""
+    async def _wait_for_end(self, life: asyncio.Task[T]) -> T:
+        """Wait for the worker's end; a cancellation hastens it, and is raised afterwards."""
         cancelled: asyncio.CancelledError | None = None
         while not life.done():
             try:
@@ -136,12 +136,12 @@ class Worker:
                 self._end_soon()
         if cancelled is not None:
             if not life.cancelled():
-                life.exception()  # it was logged; the cancellation is what the caller asked for
+                life.exception()  # logged already; the caller gets its cancellation
             raise cancelled
         return life.result()
 
     def _end_soon(self) -> None:
-        """The caller is cancelled: running jobs get no more than a moment."""
+        """The caller was cancelled: give running jobs no more than a moment."""
         if self._stopping is None:
             self._begin_stop(0.0)
         self._hurry()
@@ -162,7 +162,7 @@ class Worker:
             self._warn_of_unreachable()
             self._has_started.set()
             is_drain, policy = drain_until is not None, assembly.dispatcher.suspension.policy
-            if not is_drain and policy == ALWAYS_WORKING:  # a name is billed at each connection
+            if not is_drain and policy == ALWAYS_WORKING:  # each name is billed at each connect
                 assembly.names.start()
             await assembly.dispatcher.run(drain=is_drain)
             if self._stopping is not None:
@@ -186,9 +186,10 @@ class Worker:
         return drained
 
     async def _tell_next_due(self, assembly: Assembly, drained: DrainResult | None) -> None:
-        """The process may end with the worker: somebody has to start it when work is due.
+        """Tell when work is due next: the process may end now, and has to be started for it.
 
-        A caller that is in a hurry does not wait for that, and a held drain has told it.
+        A hurried stop does not wait for that. A worker that works only when held has told it at the
+        end of its drain.
         """
         works_when_held = assembly.dispatcher.suspension.policy.works_when_held
         if self._is_hurried or (works_when_held and drained is None):
@@ -218,7 +219,7 @@ class Worker:
         )
 
     async def _open_lifespans(self, assembly: Assembly) -> None:
-        """Open what the handlers need, once, and give it to them; not if the worker stops."""
+        """Open the lifespans, once, and give handlers their resources; not if the worker stops."""
         if self._lifespans is not None or self._stopping is not None:
             return
         self._lifespans = Lifespans(
@@ -287,7 +288,7 @@ class Worker:
             self._assembly.dispatcher.wake()
 
     async def hold(self, budget: float) -> HoldResult:
-        """Work until nothing is left to fetch, at most ``budget`` seconds; what came of it.
+        """Work until nothing is left to fetch, at most ``budget`` seconds; return what came of it.
 
         Callers at the same time share the work, each for as long as its own budget; one that is
         cancelled leaves the others alone. With ``wake_mode="held"`` the worker works only while
@@ -353,7 +354,7 @@ class Worker:
             return
         if self._stopping is None:
             self._begin_stop()
-        await self._see_through(background)
+        await self._wait_for_end(background)
 
     # status
 
@@ -374,7 +375,7 @@ class Worker:
         return {"processed": processed, "failed": failed, "running": running}
 
     def health(self) -> Health:
-        """How the worker is, from memory; from any thread."""
+        """Whether the worker is well, from memory; from any thread."""
         assembly = self._assembly
         if assembly is None:
             return Health(state=self._state, ready=False, overdue=False)
@@ -406,7 +407,7 @@ class Worker:
         )
 
     def stats(self) -> dict[str, Any]:
-        """What the worker did and does, from memory, without a Redis command."""
+        """What the worker has done and does now, from memory, without a Redis command."""
         if self._assembly is None or self._requests is None:
             return {"state": "new"}
         return status.stats(
@@ -415,6 +416,6 @@ class Worker:
 
 
 def _log_death(background: asyncio.Task[None]) -> None:
-    """A worker that ends by an error of its own does not wait for its host to be told."""
+    """Log at once that a worker ended by an error of its own; its host may look much later."""
     if not background.cancelled() and (error := background.exception()) is not None:
         _log.critical("worker.died", exc_info=error)

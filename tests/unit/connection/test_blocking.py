@@ -65,7 +65,7 @@ def test_a_connection_that_is_out_of_date_is_used_no_more(news: str) -> None:
     pool, _ = pool_of(server.open)
     pool.call(Purpose.ENQUEUE, "PING")
     if news == "another server":
-        server.route.doubt(0, "the test says so")
+        server.route.give_up_server(0, "the test says so")
     else:
         server.route.login += 1
 

@@ -10,7 +10,7 @@ from convolab_worker.connection.route import Route
 pytestmark = pytest.mark.asyncio
 
 
-class Traveller:
+class RouteUser:
     """Hears what connections are told."""
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ async def test_the_nodes_of_a_cluster_are_tried_in_turn_with_the_first_address()
 async def test_a_server_that_can_not_serve_is_told_of_once_to_all() -> None:
     """What is said by connections to a server that was left already is no news."""
     route = Route(Address(host="h"))
-    travellers = [Traveller(), Traveller()]
-    for traveller in travellers:
-        route.join(traveller)
+    users = [RouteUser(), RouteUser()]
+    for user in users:
+        route.join(user)
 
-    route.doubt(0, "READONLY")
-    route.doubt(0, "READONLY again")
+    route.give_up_server(0, "READONLY")
+    route.give_up_server(0, "READONLY again")
 
-    assert [traveller.told for traveller in travellers] == [[(1, "READONLY")]] * 2
-    assert route.is_doubted
-    route.trust(1)
-    assert not route.is_doubted
+    assert [user.told for user in users] == [[(1, "READONLY")]] * 2
+    assert route.is_unchecked
+    route.note_serving(1)
+    assert not route.is_unchecked

@@ -114,11 +114,11 @@ def test_lines_that_are_formed_late_keep_their_place(pipe: tuple[int, TextIO]) -
     read, file = pipe
     stream = LogStream(file, lambda numbers: b"".join(b"%d\n" % number for number in numbers))
 
-    stream.gather(1)
+    stream.write_soon(1)
     first = written(read)
     for line in (2, b"two\n", 3, 4):
-        stream.gather(line)
-    stream.urge(b"trouble\n")
+        stream.write_soon(line)
+    stream.write_now(b"trouble\n")
 
     assert (first, written(read)) == (b"1\n", b"2\ntwo\n3\n4\ntrouble\n")
 

@@ -87,7 +87,7 @@ def numbers_of(unit: Unit, text: str, number: float) -> Sequence[int]:
     values = values_of(unit, text, number)
     numbers = [value for value in values if isinstance(value, int)]
     if len(numbers) < len(values):
-        msg = f"{values[-1]} is no {unit.name}"
+        msg = f"{values[-1]} is not a {unit.name}"
         raise InvalidPattern(msg)
     return numbers
 
@@ -116,17 +116,17 @@ def _of_atom(unit: Unit, atom: str) -> Sequence[Value]:
 def _single(unit: Unit, text: str) -> Value:
     if unit.has_last and "L" in text:
         if re.fullmatch(r"\d{0,2}L", text, re.ASCII) is None:
-            msg = f"{text} is no {unit.name}"
+            msg = f"{text} is not a {unit.name}"
             raise InvalidPattern(msg)
         return text
     number = leading_number(text, unit.least - 1)
     if not unit.least <= number <= unit.most:
-        msg = f"{text} is no {unit.name}: expected {unit.least} to {unit.most}"
+        msg = f"{text} is not a {unit.name}: expected {unit.least} to {unit.most}"
         raise InvalidPattern(msg)
     if unit is WEEKDAY:
         return number % 7
     if not text.isdecimal():
-        msg = f"{text} is no {unit.name}"
+        msg = f"{text} is not a {unit.name}"
         raise InvalidPattern(msg)
     return number
 
@@ -134,7 +134,7 @@ def _single(unit: Unit, text: str) -> Value:
 def _range(unit: Unit, text: str, step: int) -> Sequence[int]:
     first, last = (leading_number(bound, -1) for bound in text.split("-")[:2])
     if not unit.least <= first <= last <= unit.most:
-        msg = f"{text} is no range of the {unit.name}: expected {unit.least} to {unit.most}"
+        msg = f"{text} is not a range of the {unit.name}: expected {unit.least} to {unit.most}"
         raise InvalidPattern(msg)
     if step <= 0:
         msg = f"{text}: expected a step of 1 or more"
@@ -169,7 +169,7 @@ def _without_hashes(unit: Unit, text: str, number: float) -> str:
         if first is not None:
             least, most = max(int(first), least), min(int(last), most)
             if int(first) > int(last) or least > most:
-                msg = f"{match[0]} is no range of the {unit.name}"
+                msg = f"{match[0]} is not a range of the {unit.name}"
                 raise InvalidPattern(msg)
         if step is None:
             return str(_hashed(number, least, most))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.cron.pattern import CronPattern
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a clock's reading has no zone of its own
-_MOST_STEPS = 9_999  # after which cron-parser gives up
+_MOST_STEPS = 9_999  # steps after which cron-parser gives up
 _MOST_WALKS, _DAY_MS, _BEHIND_MS = 3, 86_400_000, 7_200_000
 _EVERY_HOUR, _WEEK = 24, 7
 
@@ -54,15 +54,15 @@ def next_after(
             walk.add(seconds=1)
         if walk.at * 1000 > begin_ms + _DAY_MS:
             break
-        # Where a clock is set back by half an hour the walk turns in circles: with Node a schedule
-        # can end there. This one begins anew behind it.
+        # Where a clock is set back by half an hour the walk goes round in circles. In Node a
+        # schedule can end there; here the walk begins anew after that moment.
         begin_ms = walk.at * 1000 + _BEHIND_MS
     msg = "it is never due"
     raise InvalidPattern(msg)
 
 
 class _Walk:
-    """A moment that moves on until it fits: ``at`` in epoch seconds, ``clock`` what it is there.
+    """A moment that moves on until it fits: ``at`` in epoch seconds, ``clock`` as local time.
 
     ``skipped`` are the first hour that the clock skipped on the way and the one that it landed on;
     ``repeated`` is the hour that it began for the second time.
@@ -186,7 +186,8 @@ class _Walk:
 def _epoch_seconds(clock: datetime, offset: int, offset_at: Callable[[int], int]) -> int:
     """Returns when a clock that was at ``offset`` shows ``clock``.
 
-    Of two such moments the one at that offset; of a time that the clock skips, as much later.
+    Of two such moments it is the one at that offset; for a time that the clock skips, it is the
+    moment as much later.
     """
     local = (clock - _EPOCH) // timedelta(seconds=1)
     there = offset_at(local - offset)
@@ -207,7 +208,7 @@ def _days_in_month(clock: datetime) -> int:
 
 
 def _has_day(pattern: CronPattern, clock: datetime) -> bool:
-    """Whether the day fits: where both kinds of days are named, one of them is enough."""
+    """Whether the day fits; if days of the month and of the week are named, one is enough."""
     days_left = _days_in_month(clock) - clock.day
     fits_day = clock.day in pattern.days or (pattern.last_day and days_left == 0)
     if pattern.any_weekday:

@@ -61,7 +61,7 @@ class CronPattern(Struct, frozen=True):
     weekdays: frozenset[int]
     last_day: bool
     last_weekdays: frozenset[int]
-    nth_week: float  # the weekday's number in the month, 0 for any
+    nth_week: float  # which of the month's such weekdays; 0 for each
     any_day: bool
     any_weekday: bool
 
@@ -81,7 +81,7 @@ def read_pattern(text: str, seed: str) -> CronPattern:
     which, nth_week = _nth_week(weekday)
     weekdays = values_of(WEEKDAY, which, hashed.next_number())
     if "L" in weekdays:
-        msg = "L alone is no day of the week: expected one before it, such as 5L"
+        msg = "L alone is not a day of the week: expected one before it, such as 5L"
         raise InvalidPattern(msg)
     any_weekday, last_day = weekday in {"*", "?"}, "L" in day or "L" in days
     days = _of_one_month(days, months, may_be_none=last_day or not any_weekday)

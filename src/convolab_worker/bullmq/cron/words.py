@@ -16,8 +16,8 @@ _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
     "October", "November", "December",
 )  # fmt: skip
-_MOST_TIMES = 6  # of a day, that are named one by one
-_RANGE = 3  # that many in a row are told as a range
+_MOST_TIMES = 6  # most moments of a day that are named one by one
+_RANGE = 3  # as many in a row are told as a range
 _SIXTY, _HOURS = 60, 24
 
 
@@ -70,7 +70,7 @@ def _within(hours: Sequence[int]) -> str:
 
 
 def _step(numbers: Sequence[int], size: int) -> int:
-    """Return the step of numbers that go evenly round from 0, 0 for others."""
+    """Return the step of numbers that go from 0 through all of ``size`` evenly; 0 for others."""
     step = size // len(numbers)
     return step if list(numbers) == list(range(0, size, step)) and size % step == 0 else 0
 

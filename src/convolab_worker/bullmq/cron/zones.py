@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     Offset = Callable[[int], int]
     """A zone: seconds since the epoch in, seconds east of UTC out."""
 
-# UTC+2 and UTC+05:30 are luxon's; +05:30 is a zone for Node from its version 22 on.
+# luxon knows UTC+2 and UTC+05:30; Node itself knows +05:30 from its version 22 on.
 _FIXED = re.compile(r"utc([+-]\d{1,2})(?::(\d{2}))?|([+-]\d\d):?([0-5]\d)", re.ASCII)
 
 
 def zone_offset(name: object) -> Offset:
     """Returns the offsets of a time zone; without a name those of the host, as in Node.
 
-    Raises InvalidPattern for a name that is no zone's.
+    Raises InvalidPattern for a name that is not a zone's.
     """
     if name is None:
         return _offset_of_host
@@ -69,7 +69,7 @@ def _zone(name: str) -> zoneinfo.ZoneInfo:
         return zoneinfo.ZoneInfo(name)
     except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError):
         pass
-    # Node takes any case; a file's name has one.
+    # Node takes any case; file names are exact.
     known = {key.lower(): key for key in zoneinfo.available_timezones()}.get(name.lower())
     if known is None:
         raise _no_zone(name)
@@ -77,4 +77,5 @@ def _zone(name: str) -> zoneinfo.ZoneInfo:
 
 
 def _no_zone(name: object) -> InvalidPattern:
-    return InvalidPattern(f"{name!r} is no time zone: expected one such as Europe/Berlin or UTC+2")
+    expected = "expected one such as Europe/Berlin or UTC+2"
+    return InvalidPattern(f"{name!r} is not a time zone: {expected}")

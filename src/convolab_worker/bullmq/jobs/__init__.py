@@ -1,4 +1,4 @@
 """Jobs as values: as they are declared, the children they ask for, and what comes of running them.
 
-Never sends anything.
+It never sends anything.
 """

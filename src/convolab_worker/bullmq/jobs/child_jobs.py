@@ -1,4 +1,4 @@
-"""The children that a parent asks for: what is checked, how they are called. Pure."""
+"""The children that a parent asks for: their checks, and their job ids. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OPTIONS = (
 
 
 class ChildJob(Struct, frozen=True):
-    """A part of a job as BullMQ knows it: handlers ask for it by ``handlers.job.children.Child``.
+    """A part of a job as BullMQ knows it; handlers make it as ``handlers.job.children.Child``.
 
     Raises ConfigurationError for values that can't be.
     """
@@ -125,7 +125,7 @@ class ChildIds(Struct, frozen=True):
     @classmethod
     def of(cls, keys: QueueKeys, parent: ActiveJob) -> ChildIds:
         """Returns the ids that ``parent``, a job of the queue with those keys, gives."""
-        import hashlib  # which is 0.6 MB and 2 ms of a start, and most jobs have no children
+        import hashlib  # costs a start 0.6 MB and 2 ms; few jobs have children
 
         told = f"{parent.timestamp}:{keys.job(parent.id)}".encode("utf-8", "surrogateescape")
         life = hashlib.blake2s(told, digest_size=4).hexdigest()
@@ -136,7 +136,7 @@ class ChildIds(Struct, frozen=True):
         return f"{self.parent}.{key}{LIFE_MARK}{self.life}{suffix}"
 
     def key_and_attempt(self, job_id: str) -> tuple[str, int] | None:
-        """Returns what ``id_of`` was called with, by which attempt; None for another maker's id."""
+        """Returns the key and the attempt of an id that ``id_of`` made; None for any other id."""
         own, has_mark, suffix = job_id.rpartition(LIFE_MARK)
         life, has_attempt, attempt = suffix.partition(".")
         is_ours = has_mark and life == self.life and own.startswith(f"{self.parent}.")
@@ -146,7 +146,7 @@ class ChildIds(Struct, frozen=True):
 
 
 def by_key(ids: ChildIds, prefix: str, texts: Mapping[str, str]) -> dict[str, str]:
-    """Returns what BullMQ keeps by children's job keys by the keys that the handler knows.
+    """Takes what BullMQ keeps by children's job keys; returns it by the keys the handler knows.
 
     Where several attempts of the parent asked for a key, the newest one counts. Children that the
     handler did not ask for (those of a flow that Node added) go by their job id; where several
@@ -171,7 +171,7 @@ def by_key(ids: ChildIds, prefix: str, texts: Mapping[str, str]) -> dict[str, st
 def _queue_and_id(prefix: str, job_key: str) -> tuple[str, str]:
     # A job that a scheduler made has an id with colons: repeat:NAME:MILLISECONDS.
     own = job_key.removeprefix(f"{prefix}:")
-    if own == job_key:  # a prefix of its own
+    if own == job_key:  # the child has another prefix
         _, _, own = job_key.partition(":")
     queue, _, job_id = own.partition(":")
     return queue, job_id

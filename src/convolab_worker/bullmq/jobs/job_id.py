@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
-    # Type checkers know it without its being installed; here R has no default before Python 3.13.
+    # Type checkers know typing_extensions even where it is not installed. At run time R has no
+    # default before Python 3.13.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from convolab_worker.bullmq.jobs.job_type import JobType
@@ -40,7 +41,7 @@ class JobId(str, Generic[R_co]):
         job_type: JobType[Any, R_co] | None = None,
         existed: bool = False,
     ) -> Self:
-        """Make an id of its text; ``JobType.job_id`` does it for a job of that type."""
+        """Make an id of its text. ``JobType.job_id`` makes one that knows its type."""
         made = super().__new__(cls, text)
         made.queue, made.job_type, made.existed = queue, job_type, existed
         made.state = None

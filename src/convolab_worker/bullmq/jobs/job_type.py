@@ -1,6 +1,6 @@
-"""JobType: what a job is called, carries and gives, declared once for producers and handler.
+"""JobType: a job's name, payload, result and options, declared once for both sides.
 
-``order`` takes a declaration, a registered handler or a plain name: the one place where what is
+``order`` takes a declaration, a registered handler or a plain name. It is the one place where a job
 to be added gets its name, queue and options, and where its data is checked.
 """
 
@@ -21,7 +21,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 _ATTRIBUTE = "__convolab_job_types__"
-"""The attribute by which a registered function is found: its job types, one a registration."""
+"""The attribute of a registered function that has its job types, one for each registration."""
 
 
 class JobType(Generic[P, R]):
@@ -197,7 +197,7 @@ def job_type_of(target: object) -> JobType[Any, Any]:
         names = ", ".join(repr(job_type.name) for job_type in known)
         msg = f"{what} is registered more than once ({names}): give a JobType, or a name"
     else:
-        msg = f"{what} is no registered handler: expected one, a JobType, or a job's name"
+        msg = f"{what} is not a registered handler: expected one, a JobType, or a job's name"
     raise ConfigurationError(msg)
 
 
@@ -208,7 +208,7 @@ def job_types_of(function: object) -> Sequence[JobType[Any, Any]]:
 
 
 def remember(function: Callable[..., Any], job_type: JobType[Any, Any]) -> None:
-    """Have ``job_type_of`` find the job type of a function that was just registered.
+    """Let ``job_type_of`` find the job type of a function that was just registered.
 
     A method can't be given an attribute, and so can't be enqueued by itself.
     """

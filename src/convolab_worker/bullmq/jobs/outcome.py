@@ -1,4 +1,4 @@
-"""What came of running a job: a value, which the worker makes in one place and writes in one."""
+"""The outcomes of a run as values. The worker makes them in one place, and writes them in one."""
 
 from __future__ import annotations
 

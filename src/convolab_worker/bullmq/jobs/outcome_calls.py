@@ -18,7 +18,7 @@ def call_of(
 ) -> Call:
     """The script call that writes ``outcome`` and, where BullMQ's script can, fetches the next job.
 
-    What is returned, limited or lost goes back to its queue.
+    A job that is returned, limited or lost goes back to its queue.
     """
     if isinstance(outcome, Completed):
         return transitions.finish(job, "completed", outcome.value, now_ms, fetch_next=fetch_next)

@@ -84,7 +84,7 @@ def number(value: object) -> float | None:
         return None if isinstance(value, float) and math.isnan(value) else value
     if value is None or value == []:
         return 0
-    if isinstance(value, list):  # it becomes text first, in which true and an object are no number
+    if isinstance(value, list):  # its text is read: true or an object gives none
         is_text = len(value) == 1 and not isinstance(value[0], (bool, dict))
         return number(value[0]) if is_text else None
     return _number_in(value.strip()) if isinstance(value, str) else None
@@ -142,8 +142,8 @@ def end_options(opts: Mapping[str, Any], target: str) -> Mapping[str, Any]:
 def _keep_jobs(remove: object) -> Mapping[str, Any]:
     """What BullMQ's ``removeOnComplete`` and ``removeOnFail`` mean (Scripts.getKeepJobs).
 
-    A part that is no number is left out, and a part of a job counts as one: the script would stop
-    half-way on them.
+    A part that is not a number is left out, and a part of a job counts as one: the script would
+    stop half-way on them.
     """
     if isinstance(remove, (dict, list)):
         given = remove if isinstance(remove, dict) else {}

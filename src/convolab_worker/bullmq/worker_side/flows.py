@@ -35,7 +35,7 @@ async def left_to_add(
         return list(children)
     processed, failed = await _ended(backend, parent)
     if parent.children_ended is None and parent.starts > 1:
-        # Its handler did not look, and could know of these.
+        # The handler did not ask, but could have known of these.
         parent.children_ended = len(processed) + len(failed)
     left = not_ended(children, _by_key(backend, parent, {**failed, **processed}))
     gone = await asyncio.gather(*[_has_failed(backend, parent, child) for child in left])
@@ -48,7 +48,7 @@ def pipelines(
     """Yields the children as new jobs, in lists that ``producer.add_all`` adds at once.
 
     ``carried`` are options that they get in addition to their own. Each list is made when it is
-    asked for. The script that adds a child leaves one that is there alone.
+    asked for. The script that adds a child does nothing if the child is there already.
     """
     ids = ChildIds.of(backend.keys[parent.queue], parent)
     jobs = (
@@ -62,7 +62,7 @@ def pipelines(
 
 
 def keys_going_on(backend: Backend, parent: ActiveJob, children: Iterable[ChildJob]) -> list[str]:
-    """Returns the keys of those children whose failure lets their parent go on at once."""
+    """Returns the keys of the children whose failure lets their parent go on at once."""
     ids = ChildIds.of(backend.keys[parent.queue], parent)
     return [
         backend.keys_of(child.queue or parent.queue).job(ids.id_of(child.result_key))
@@ -83,7 +83,7 @@ async def have_ended(backend: Backend, parent: ActiveJob, children: Sequence[Chi
     told, parent.children_ended = parent.children_ended, len(processed) + len(failed)
     if told is not None:
         has_news = parent.children_ended > told
-    else:  # its first run, which nothing had ended before
+    else:  # in its first run no child had ended before
         has_news = len(not_ended(children, ended)) < len(children)
     if not has_news and not not_ended(children, ended):
         raise nothing_to_wait_for(children, ended)
@@ -111,13 +111,13 @@ async def results(backend: Backend, parent: ActiveJob) -> dict[str, Any]:
 
 
 async def failures(backend: Backend, parent: ActiveJob) -> dict[str, str]:
-    """Returns by key why children failed whose failure does not fail their parent."""
+    """Returns by key why those children failed that do not fail their parent."""
     _, failed = await _told(backend, parent)
     return failed
 
 
 async def _told(backend: Backend, parent: ActiveJob) -> tuple[dict[str, str], dict[str, str]]:
-    """What the handler is told of its children: results and reasons, by key."""
+    """What the handler is told of its children: results and reasons of failures, by key."""
     processed, failed = await _ended(backend, parent)
     parent.children_ended = len(processed) + len(failed)
     return _by_key(backend, parent, processed), _by_key(backend, parent, failed)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Recorded(NamedTuple):
-    """What was written of a step: the ``result`` that stands, and whether the lock was renewed."""
+    """What was written of a step: the ``result`` that is kept, and whether the lock was renewed."""
 
     result: bytes
     renewed: bool

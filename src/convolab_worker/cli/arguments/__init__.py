@@ -1,4 +1,4 @@
-"""What is typed behind a command: its parser, its flags, and the shells' completion of them.
+"""What is typed after a command: its parser, its flags, and the shells' completion of them.
 
-Never acts on them.
+It never acts on them.
 """

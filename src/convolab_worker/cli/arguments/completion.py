@@ -1,8 +1,8 @@
 """Scripts that complete the command line in bash, zsh and fish, made of the parsers. Pure.
 
-A script has every name in it, so that a press of Tab starts no Python, which would take longer than
-a shell may take to answer, and needs no package. It knows this version's names: who sources it at
-a shell's start has those of the version that is installed.
+A script has every name in it. So a press of Tab needs no package and starts no Python, which would
+take too long. It knows this version's names: a shell that sources the command's output at its start
+always has those of the installed version.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BACKSLASH = "\\'"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option; its value is one of ``words``, a file, or anything, if it takes one."""
+    """An option. Its value, if it takes one, is one of ``words``, a file, or anything."""
 
     names: Sequence[str]
     text: str
@@ -192,7 +192,7 @@ def _paths(commands: Sequence[Command], between: str = "|") -> str:
 
 
 def _values(commands: Sequence[Command]) -> Iterator[tuple[str, Option]]:
-    """Yield each option that takes a value, with a shell's pattern of where that is expected."""
+    """Yield each option that takes a value, with a shell's pattern of the place for it."""
     for each in commands:
         for option in each.options:
             if option.takes_value:
@@ -204,6 +204,6 @@ def _pair(name: str, text: str) -> str:
 
 
 def _quoted(text: str, quote: str) -> str:
-    """Return a text in single quotes; ``quote`` is how the shell writes one within."""
+    """Return a text in single quotes; ``quote`` is how the shell writes a quote inside."""
     inner = text.replace("\\", "\\\\") if quote == BACKSLASH else text
     return "'" + inner.replace("'", quote) + "'"

@@ -31,9 +31,9 @@ PROGRAM = "convolab-worker"
 QUEUES_LOOKED_IN = "only these queues; if none is named, all that are found"
 QUEUES_ACTED_ON = "the queues that are meant; may be left out where there is only one"
 CONNECTION = ("redis_url", "prefix", "log_level", "log_format")
-"""The settings that every command that connects to Redis has as flags, beside --queue."""
+"""The settings that are flags of every command that connects to Redis, as well as --queue."""
 _ANY_WIDTH = 80
-_LONGEST_CHOICE = 16  # characters in a flag's place; longer ones are listed in its help
+_LONGEST_CHOICE = 16  # characters of a flag's metavar; longer ones go into its help
 
 _NAMES = {"queues": ("--queue",), "concurrency": ("-c", "--concurrency")}
 
@@ -41,11 +41,11 @@ _NAMES = {"queues": ("--queue",), "concurrency": ("-c", "--concurrency")}
 class Parser(argparse.ArgumentParser):
     """An argument parser whose help leads with the command's own options, and ends with an example.
 
-    It reports an error in one line, with the nearest name that there is for one that there is not.
+    It reports an error in one line, with the nearest existing name for a misspelt one.
     """
 
     def __init__(self, **options: Any) -> None:
-        # Of a given width, or it would import what measures terminals for each flag that is added.
+        # With a given width, or argparse would import what measures terminals for each flag.
         options["formatter_class"] = functools.partial(argparse.HelpFormatter, width=_ANY_WIDTH)
         super().__init__(**options, allow_abbrev=False, add_help=False)
         self.example = ""
@@ -84,14 +84,14 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return the help: usage, own options, common ones, and an example."""
-        self.usage = self._usage()  # not before: argparse makes names of subcommands of it
+        self.usage = self._usage()  # only now: argparse makes the names of subcommands from it
         self._action_groups.sort(key=lambda group: group is self.common)
         example = f"\nexample:\n  {self.example}\n" if self.example else ""
         self.formatter_class = argparse.HelpFormatter
         return super().format_help() + example
 
     def _usage(self) -> str:
-        """Return what is to be given, in one line; what may be given is listed below it."""
+        """Return in one line what must be given; the help lists below what may be given."""
         parts = [self.prog]
         for action in self._actions:
             name = str(action.metavar or action.dest)
@@ -143,7 +143,7 @@ def add_settings(command: Parser, *names: str) -> None:
 
 
 def add_setting(command: Parser, name: str, *flags: str, text: str | None = None) -> None:
-    """Add a setting under these flags; what ``text`` does not say comes from the table."""
+    """Add a setting under these flags; the table of settings has its help, unless ``text`` does."""
     option = OPTIONS[name]
     repeatable: dict[str, Any] = {"action": "append"} if isinstance(option.kind, Names) else {}
     default = "" if text else f", default: {option.default_text}"
@@ -221,7 +221,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
 
 
 def names_queues(given: argparse.Namespace) -> bool:
-    """Whether somebody has said which queues are meant: by flag or by variable."""
+    """Whether a flag or a variable says which queues are meant."""
     return given.queues is not None or bool(os.environ.get(OPTIONS["queues"].variable))
 
 

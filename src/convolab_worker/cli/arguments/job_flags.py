@@ -56,7 +56,7 @@ def add_data(command: Parser, whose: str) -> None:
 
 
 def expect_one_queue(given: argparse.Namespace, settings: Settings, what: str) -> None:
-    """Refuse several queues: it is one that ``what``. Raises ConfigurationError."""
+    """Refuse several queues; ``what`` says what the one is for. Raises ConfigurationError."""
     if given.queues is not None and len(settings.queues) > 1:
         msg = f"--queue {','.join(settings.queues)}: expected the one queue that {what}"
         raise ConfigurationError(msg)

@@ -31,7 +31,7 @@ def add_console_actions(command: Parser) -> None:
 
 
 def main(given: argparse.Namespace) -> int:
-    """Serve until a signal ends the process; Ctrl-C is how one ends it, and no failure."""
+    """Serve until a signal ends the process; Ctrl-C is the normal end, and not a failure."""
     settings = flags.settings_of(given)
     from convolab_worker.cli.process.process import run_client
 

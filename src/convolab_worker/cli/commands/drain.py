@@ -26,7 +26,7 @@ _BUDGET = Duration(low=0.0, high=24 * 3600.0)
 
 
 def add_flags(command: Parser) -> None:
-    add_json(command)  # as every command has it; the result is JSON with and without
+    add_json(command)  # every command has it; this result is always JSON
     add_work_flags(command)
 
 

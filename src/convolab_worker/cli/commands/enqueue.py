@@ -104,7 +104,7 @@ async def _watch(client: JobClient, job_id: str, queue: str) -> int:
 
 
 async def _tell_why_it_waits(client: JobClient, job_id: str, queue: str) -> None:
-    """After a second, say that nobody will start the job, if that is so."""
+    """After a second, say so if no worker is there to start the job."""
     import asyncio
 
     from convolab_worker.errors import ConvolabWorkerError

@@ -47,7 +47,7 @@ def main(given: argparse.Namespace) -> int:
     states = _checked_states(settings, given)
     try:
         for text in run_client(settings, unused(settings, given)):
-            remark(text)  # and no error: this may be the second run
+            remark(text)  # no error: this may be the second run
         run_client(settings, _migrate(settings, destination, states, account, execute=given.yes))
     except KeyboardInterrupt:
         remark(

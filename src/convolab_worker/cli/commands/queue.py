@@ -96,7 +96,7 @@ async def _pause_or_resume(settings: Settings, given: argparse.Namespace) -> Non
 
 
 async def _used(settings: Settings, given: argparse.Namespace) -> Settings:
-    """Return the settings with the queues that are meant, or say how to pause one before its use.
+    """Return the settings with the queues that are meant; an error says how to pause a new one.
 
     Raises ConfigurationError, and ConvolabWorkerError for a queue that nobody uses.
     """

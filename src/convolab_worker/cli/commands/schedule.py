@@ -99,7 +99,7 @@ async def _acted(act: Any, settings: Settings, given: argparse.Namespace) -> int
 
     if given.action != "set":
         settings = await (looked_in if given.action == "list" else acted_on)(settings, given)
-    client = JobClient(settings)  # connected when the schedule is known to be right
+    client = JobClient(settings)  # connects only once the schedule is known to be right
     try:
         code: int = await act(client, given)
         if not await client.wake_heard(WAKE_SECONDS):

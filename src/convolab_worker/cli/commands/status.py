@@ -86,13 +86,13 @@ async def _print(settings: Settings, given: argparse.Namespace) -> None:
 
 
 async def queues_meant(settings: Settings, given: argparse.Namespace) -> list[QueueStatus]:
-    """Return the queues of --queue, or all that there are; ``queue list`` prints them, too."""
+    """Return the queues of --queue, or all queues; ``queue list`` prints them, too."""
     from convolab_worker.cli.queues import looked_in
     from convolab_worker.client.client import JobClient
 
     finds = not flags.names_queues(given)
     if not finds:
-        await looked_in(settings, given)  # says which of them nobody uses
+        await looked_in(settings, given)  # says which of the named ones nobody uses
     async with JobClient(settings) as client:
         return await client.queues(find=finds)
 

@@ -24,7 +24,7 @@ _AIOHTTP = "aiohttp.web"
 # The module of aiohttp that reads the system's certificates, for clients, when it is imported.
 _READS_CERTIFICATES = "aiohttp.connector"
 _LOOK_SECONDS = 0.002
-# What a worker needs of ours.
+# Our modules that a worker needs.
 _OURS = (
     "convolab_worker.cli.process.process",
     "convolab_worker.cli.process.app_loader",
@@ -54,9 +54,10 @@ def bound_ahead(settings: Settings, *, insecure: bool) -> Iterator[list[socket.s
 def _import_together() -> None:
     """Import aiohttp in a thread, and in this one our modules while it reads certificates.
 
-    That takes 20 to 50 ms in which it does not hold the interpreter. The application is imported
-    only when the thread has ended: two threads that import one package, each from another end, can
-    fail, and nobody knows what the application imports. asyncio has been imported before.
+    To read certificates takes 20 to 50 ms, in which the thread does not hold the interpreter. The
+    application is imported only when the thread has ended, since nobody knows what it imports, and
+    two threads that import one package from different ends can fail. asyncio has been imported
+    before.
     """
     aiohttp = threading.Thread(target=_import_aiohttp, name="convolab-imports", daemon=True)
     aiohttp.start()
@@ -68,6 +69,6 @@ def _import_together() -> None:
 
 
 def _import_aiohttp() -> None:
-    # One that fails is raised where the server imports it.
+    # If the import fails, the server's own import raises the error.
     with contextlib.suppress(Exception):
         import_module(_AIOHTTP)

@@ -41,7 +41,7 @@ def load_app(where: str) -> HandlerRegistry:
             raise ConfigurationError(msg)
         return found
     if inspect.iscoroutine(found):
-        found.close()  # otherwise Python warns that it was never awaited
+        found.close()  # or Python would warn that it was never awaited
     msg = f"{where} is {_article(found)}: expected a HandlerRegistry or a function that returns one"
     raise ConfigurationError(msg + _candidates(module))
 

@@ -1,4 +1,4 @@
-"""The end of the command's process, whatever the children and threads of handlers still do."""
+"""Ends the command's process, whatever the children and threads of handlers still do."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CHILD_SECONDS, _EXIT_SECONDS = 0.5, 2.0
 
 
 def end_children() -> None:
-    """End the child processes of ``multiprocessing``, which would be waited for at the exit.
+    """End the child processes of ``multiprocessing``, or the exit would wait for them.
 
-    By SIGTERM, which a child that a handler has forked dies of, then by SIGKILL.
+    They get SIGTERM, of which a child that a handler has forked dies, then SIGKILL.
     """
     if "multiprocessing" not in sys.modules:
         return
@@ -36,10 +36,10 @@ def end_children() -> None:
 def leave(code: int) -> NoReturn:
     """End the process with the code, within a moment.
 
-    The interpreter waits for threads that are no daemons, and executors for what they run.
+    The interpreter waits for threads that are not daemons, and executors for what they run.
     """
     end_children()
-    with contextlib.suppress(RuntimeError):  # no thread to be had: it ends when it ends
+    with contextlib.suppress(RuntimeError):  # no thread: the process ends when it can
         threading.Thread(target=_force, args=(code,), name="convolab-exit", daemon=True).start()
     sys.exit(code)
 

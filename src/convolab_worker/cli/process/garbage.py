@@ -1,4 +1,4 @@
-"""How often Python looks for garbage: seldom while a process starts, as usual when it works.
+"""Sets how often Python collects garbage: seldom during the start, as usual after it.
 
 What is imported stays, and Python would look through it fifty times, which is a tenth of the time
 that a start takes.

@@ -44,8 +44,8 @@ def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
     configure_logging(settings.log_level, settings.log_format)
     for passed_over in settings.remarks:
         Log().warning("settings.passed_over", remark=passed_over)
-    # asyncio ends what runs by cancelling it, so that it can say how far it came; it does so only
-    # where Ctrl-C has Python's own handler.
+    # On Ctrl-C asyncio cancels the coroutine, which can then say how far it came. asyncio does so
+    # only if SIGINT has Python's own handler.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return asyncio.run(main)
 
@@ -103,8 +103,8 @@ class StopOnSignals:
         await asyncio.gather(*self._stops)
 
     def _on_signal(self, number: int, received: int) -> None:
-        # Not through the loop's own signal handling: a third signal has to work
-        # while a handler blocks the loop.
+        # Not by the loop's own signal handling: a third signal has to work while a handler blocks
+        # the loop.
         with suppress(RuntimeError):  # the loop is closed: nothing is left to stop
             self._loop.call_soon_threadsafe(self._stop, number, received)
 
@@ -120,7 +120,7 @@ class StopOnSignals:
     def _end_if_late(self, number: int, ends_at: float) -> None:
         """End the process as it is, if Redis is not told what becomes of its jobs.
 
-        The next worker finds them, as after a crash. Asked again until the worker has stopped.
+        The next worker finds them, as after a crash. It checks again until the worker has stopped.
         """
         is_away = _is_away(self._worker)
         if is_away or self._loop.time() >= ends_at:
@@ -201,7 +201,7 @@ def prepared(
     """
     SIGNALS.starts(stop_code)
     handlers = load_handlers(settings)
-    SIGNALS.starts(stop_code)  # one may have been lost in the application's code
+    SIGNALS.starts(stop_code)  # the application's code may have lost one
     with private_server(settings, embedded=embedded) as reachable:
         yield handlers, reachable
 
@@ -216,5 +216,5 @@ def private_server(settings: Settings, *, embedded: bool) -> Iterator[Settings]:
     from convolab_worker.embedded import EmbeddedServer
 
     with EmbeddedServer() as server:
-        remark(f"export REDIS_URL={server.url}")  # to be pasted into another terminal
+        remark(f"export REDIS_URL={server.url}")  # a line to paste into another terminal
         yield settings.replace(redis_url=server.url)

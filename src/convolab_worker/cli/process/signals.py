@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 _KILL_AT = 3
-_BY_SIGNAL = 128  # the exit code of a program that a signal has ended is so much more than it
+_BY_SIGNAL = 128  # shells add this to the signal's number for the exit code
 
 
 class Stopped(SystemExit):
@@ -37,7 +37,7 @@ class Stopped(SystemExit):
 
 
 class Signals:
-    """The process's handlers of SIGTERM and SIGINT; there is one of it, ``SIGNALS``.
+    """The process's handlers of SIGTERM and SIGINT; its only instance is ``SIGNALS``.
 
     ``stop`` is called with each signal and how many have come so far, from the moment that
     ``pass_to`` is given it.

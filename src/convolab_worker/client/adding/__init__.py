@@ -1,4 +1,4 @@
 """Makes jobs of keywords, and adds them: at once, or when a transaction commits.
 
-Never follows one.
+It never follows a job.
 """

@@ -19,7 +19,7 @@ from convolab_worker.bullmq.protocol.keywords import (
     job_options,
 )
 from convolab_worker.bullmq.script_runner import now_ms
-from convolab_worker.client.job_status import state_now
+from convolab_worker.client.lookup import state_now
 from convolab_worker.connection.commands.error_replies import cannot_serve
 from convolab_worker.errors import (
     ConfigurationError,

@@ -1,4 +1,4 @@
 """What the console asks of Redis beyond what every JobClient does.
 
-Never decides what may be shown.
+It never decides what may be shown.
 """

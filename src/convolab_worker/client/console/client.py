@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class FailureGroup(NamedTuple):
-    """Failed jobs of one name whose reasons differ in numbers and quoted text at most."""
+    """Failed jobs of one name whose reasons are alike but for numbers and quoted text."""
 
     name: str
     reason: str
@@ -44,10 +44,10 @@ class ConsoleClient(JobClient):
         after: str | None = None,
         fits: Callable[[JobStatus], bool] | None = None,
     ) -> JobPage:
-        """Return a page of the jobs of a state, or of ``any``: a command a job, and up to eleven.
+        """Return a page of the jobs of a state, or of ``any``.
 
-        With ``fits``, the next 500 jobs are read, until a page of them fits. Raises
-        ConfigurationError.
+        It costs one command a job, and up to eleven more. With ``fits``, up to 500 jobs are read,
+        until a page of them fits. Raises ConfigurationError.
         """
         keys = self._keys_of(queue)
         connection = await self._current_session().open()
@@ -115,11 +115,11 @@ class ConsoleClient(JobClient):
         reset_attempts: bool = False,
         forget_steps: bool = False,
     ) -> int:
-        """Do that to the jobs that are in that state; return to how many it was done.
+        """Act on the jobs that are in that state; return on how many.
 
-        Unlike ``retry``, ``promote`` and ``remove`` it does not look where the jobs are: one script
-        a job and, to retry it, one command before. For one job it raises JobNotFound or WrongState;
-        of several, those that are gone or in another state are passed over.
+        Unlike ``retry``, ``promote`` and ``remove`` it does not look up the jobs' states. It costs
+        one script a job, and one command more to retry it. For one job it raises JobNotFound or
+        WrongState; of several, those that are gone or in another state are passed over.
         """
         session, keys = self._current_session(), self._keys_of(queue)
         action = Action(kind, self.settings.prefix, reset_attempts, forget_steps)

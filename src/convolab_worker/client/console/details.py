@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
 from convolab_worker.bullmq.protocol.records import STEP_FIELD, read_number, text
-from convolab_worker.client.job_status import as_status, not_found, readable, state_now
+from convolab_worker.client.job_status import as_status, readable
+from convolab_worker.client.lookup import not_found, state_now
 from convolab_worker.connection.commands.usage import Purpose
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Attempt(NamedTuple):
 
 
 class Attempts(NamedTuple):
-    """The attempts that a queue's events tell of; ``complete`` says that they are all."""
+    """The attempts that a queue's events tell of; ``complete`` says that none is missing."""
 
     attempts: Sequence[Attempt]
     complete: bool
@@ -123,7 +124,7 @@ async def read_details(connection: Connection, prefix: str, queue: str, job_id: 
 
 
 def only_attempt(job: JobStatus) -> Attempts:
-    """Return the attempts of a job that has started once at most, as its record tells."""
+    """Return the attempts of a job that has started once at most, from its record."""
     if job.processed_on is None:
         return Attempts([], complete=True)
     outcome = job.state if job.finished_on is not None else None
@@ -140,7 +141,7 @@ async def read_attempts(connection: Connection, keys: QueueKeys, job_id: str) ->
     added, ended, starts = map(read_number, fields)
     if added is None:
         raise not_found([keys], job_id)
-    # The server's clock numbers the events; a job's times are those of its callers.
+    # Events are numbered by the server's clock; a job's times are by its callers' clocks.
     begin = f"{max(int(added) - _MINUTE_MS, 0)}"
     end = "+" if ended is None else f"{int(ended) + _MINUTE_MS}"
     found = list[tuple[float, Mapping[str, str]]]()

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 PAGE = 50
 WINDOW = 500
-"""How many jobs a search looks at, and how many failed jobs are grouped by reason."""
+"""How many jobs a search reads at most, and how many failed jobs are grouped by reason."""
 MOST_MATCHED = 10_000
 """How many jobs are looked at for an action on all that fit."""
 ANY = "any"
-"""In the place of a state: all of them, one after the other."""
+"""Stands for all states, one after the other."""
 _PAGE_OF_ANY = 48  # the states' own commands come on top
 _READ_AT_ONCE = 100  # each may have megabytes
 _ORDER = (
@@ -42,8 +42,8 @@ class JobPage:
     """Jobs, the newest of each state first.
 
     ``after`` begins the next page; None if this was the last. ``looked_at`` is how many jobs were
-    read: more than those that were found if a filter was given. ``total`` is how many jobs are in
-    that state, where it was asked for.
+    read, which with a filter are more than the page has. ``total`` is how many jobs are in that
+    state, where it was asked for.
     """
 
     jobs: Sequence[JobStatus]
@@ -61,7 +61,7 @@ class Matches(NamedTuple):
 
 
 class _Cursor(NamedTuple):
-    """Where a page begins: in which of the states, from which score on, behind how many there."""
+    """Where a page begins: in which state, at which score, and after how many of that score."""
 
     state: int = 0
     score: str = ""
@@ -182,7 +182,7 @@ async def _places(
 async def _places_of_lists(
     connection: Connection, names: Sequence[str], begin: _Cursor, size: int
 ) -> tuple[list[Place], _Cursor | None]:
-    """Places are counted from the oldest, which stay while jobs are added.
+    """Places are counted from the oldest job, so that they stay while jobs are added.
 
     The cursor's score is which of the lists, ``skipped`` how many jobs are left in it.
     """

@@ -11,7 +11,8 @@ from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import is_lifo, text
 from convolab_worker.bullmq.script_runner import now_ms, run_script
-from convolab_worker.client.job_status import JobStatus, Seen, find_job, seen
+from convolab_worker.client.job_status import JobStatus, Seen, seen
+from convolab_worker.client.lookup import find_job
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import JobNotFound, WrongState
 
@@ -36,9 +37,9 @@ _GONE = "it is gone"
 _ANSWERS = {1: DONE, 0: _LOCKED, -1: _GONE, -8: _SCHEDULED}
 UNSTARTED = ("waiting", "prioritized", "delayed", "waiting-children")
 """The states of jobs that no worker has."""
-_MOVED = -3  # it does not stand where it was seen any more
+_MOVED = -3  # the job is not where it was seen any more
 _ENDED = ("failed", "completed")
-UNPLACED = "unknown"  # BullMQ's name for the state of a job that stands nowhere
+UNPLACED = "unknown"  # BullMQ's state of a job that is in no list
 STATES: dict[Kind, tuple[str, ...]] = {
     "remove": (*_ENDED, *UNSTARTED, UNPLACED),
     "promote": ("delayed",),
@@ -58,7 +59,7 @@ class Action:
     with_children: bool = False
 
     def call(self, job: Seen) -> Call:
-        """Return what does it, provided that the job still is in the state it was seen in."""
+        """Return the call that acts on the job if it still is in the state it was seen in."""
         keys = QueueKeys(self.prefix, job.queue)
         if self.kind == "promote":
             return client_calls.promote_job(keys, job.id)
@@ -77,7 +78,7 @@ class Action:
         )
 
     async def run(self, connection: Connection, jobs: Sequence[Seen]) -> list[str]:
-        """Do it to the jobs, in one pipeline; for each return ``done``, or why it was not."""
+        """Act on the jobs in one pipeline; return for each ``done``, or why it was not done."""
         return await asyncio.gather(*[self._run_one(connection, job) for job in jobs])
 
     async def _run_one(self, connection: Connection, job: Seen) -> str:
@@ -110,7 +111,7 @@ class Action:
                 await connection.call(Purpose.STATUS, "HDEL", ignored, child)
 
     async def run_on_one(self, session: Session, job: Seen) -> None:
-        """Do it to one job. Raises WrongState, or JobNotFound if it is gone in the meantime."""
+        """Act on one job. Raises WrongState, or JobNotFound if it is gone in the meantime."""
         outcome = (await self.run(await session.open(), [job]))[0]
         if outcome == _GONE:
             msg = f"job {job.id!r} on {job.queue} is gone"
@@ -121,7 +122,7 @@ class Action:
 
 
 async def act(session: Session, queues_of: QueuesOf, jobs: Jobs, action: Action) -> int:
-    """Do that to one job, or to several in pipelines; return to how many it was done.
+    """Act on one job, or on several in pipelines; return on how many.
 
     Raises JobNotFound or WrongState for one job. Of several, those that are gone, or are not in a
     fitting state (any more), are passed over.

@@ -1,4 +1,4 @@
-"""How much there is to do: what a scaler has to know, for as few commands as it can be had."""
+"""Counts the jobs that need a worker, for a scaler, with as few commands as possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS = ("wait", "prioritized", "delayed", "active")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """The jobs of some queues that want a worker.
+    """The jobs of some queues that need a worker.
 
     ``ready`` wait for one, those of paused queues left out; ``due`` are delayed ones whose time has
     come; ``active`` are run by one now, or were when it died. ``total`` is the number to scale on:

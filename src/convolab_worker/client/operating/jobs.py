@@ -1,4 +1,4 @@
-"""Finds jobs by state, queue, name, age and reason, the newest or the oldest first.
+"""Finds jobs by state and queue that fit a filter, the newest or the oldest first.
 
 The list of a state is read a page at a time. Jobs may come, go and be acted upon meanwhile: one
 that stays in its state is given once, and one that has left it before its page is read is not.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PAGE = 100
 LISTS = {"active": ("active",), "waiting": ("wait", "paused")}
-"""The states whose jobs stand in lists. BullMQ before 6 kept those of a paused queue apart."""
+"""The states whose jobs are in lists. BullMQ before 6 kept those of a paused queue in its own."""
 _SETS = ("prioritized", "delayed", "waiting-children", "failed", "completed")
 _SCORED_BY_END = ("failed", "completed")
 STATES = (*LISTS, *_SETS)
@@ -49,7 +49,7 @@ def checked_states(states: str | Sequence[str] | None) -> Sequence[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """Reads the jobs of a state that fit from queues. ``now`` is epoch seconds."""
+    """Reads from queues the jobs of a state that fit. ``now`` is epoch seconds."""
 
     connection: Connection
     queues: Sequence[QueueKeys]
@@ -184,7 +184,7 @@ class Search:
             left = rest
 
     async def _all_of_list(self, key: str) -> AsyncGenerator[list[str], None]:
-        """Yield ids from the oldest on. All are read at once: from there on they move."""
+        """Yield ids from the oldest on, all read at once: counted from there, places move."""
         found = await self.connection.call(Purpose.STATUS, "LRANGE", key, 0, -1)
         ids = [text(raw) for raw in reversed(found)]
         for start in range(0, len(ids), _PAGE):
@@ -194,13 +194,13 @@ class Search:
         """Yield the pages of a sorted set, each from the last one's last score on."""
         lowest, highest = self.wanted.between(self.now) if by_end else ("-inf", "+inf")
         if self.oldest_first and highest == "+inf":
-            # What comes while this reads, such as a job that was retried and fails again, is not
-            # to be met for ever.
+            # Jobs that come while this reads, such as one that was retried and fails again, would
+            # keep it going for ever.
             last = await self.connection.call(Purpose.STATUS, "ZREVRANGE", key, 0, 0, "WITHSCORES")
             highest = last[1] if last else highest
         command = "ZRANGEBYSCORE" if self.oldest_first else "ZREVRANGEBYSCORE"
         begin, end = (lowest, highest) if self.oldest_first else (highest, lowest)
-        given = set[bytes]()  # with the score that the next page begins with
+        given = set[bytes]()  # the jobs with that score which were given
         while True:
             limit = _PAGE + len(given)
             flat = await self.connection.call(
@@ -221,7 +221,7 @@ class Search:
 async def read_jobs(
     connection: Connection, keys: QueueKeys, state: str, places: Sequence[Place]
 ) -> list[tuple[JobStatus, bytes | None]]:
-    """Return the jobs that stand there, each with its score; those that are gone are left out."""
+    """Return the jobs of these places, each with its score; those that are gone are left out."""
     call = connection.call
     asked = [call(Purpose.STATUS, "HGETALL", keys.job(job_id)) for job_id, _ in places]
     found = []

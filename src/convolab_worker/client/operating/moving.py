@@ -23,7 +23,7 @@ STATES = ("wait", "prioritized", "delayed", "failed")
 _LISTS = LISTS["waiting"]
 _MOVED_AT_ONCE = 200
 MOVED = "moved"
-# What the script answers for a job that stays, and what that means.
+# What the script answers for a job that stays, and what the answer means.
 REASONS = {
     "no data": "its hash is gone or has no name",
     "locked": "a worker has it",
@@ -81,7 +81,7 @@ class Mover:
         self._destination = QueueKeys(prefix, destination)
         self._states = states
         self._execute = execute
-        self._promised: set[str] = set()  # ids that a look has given away
+        self._promised: set[str] = set()  # ids that a dry run has given to jobs
 
     async def total(self) -> int:
         counts = [

@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client.job_status import find_job, readable
+from convolab_worker.client.job_status import readable
+from convolab_worker.client.lookup import find_job
 from convolab_worker.client.operating import actions, queues as of_queues
 from convolab_worker.client.operating.filters import Wanted
 from convolab_worker.client.operating.jobs import Search, checked_states
@@ -184,7 +185,7 @@ class Operations:
         keys = [QueueKeys(prefix, name) for name in names or (() if find else self.settings.queues)]
         return await of_queues.overview(connection, prefix, keys)
 
-    # what the client is made of
+    # parts of JobClient that these methods use
 
     def _current_session(self) -> Session:
         raise NotImplementedError

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 MOST_STATUS_COMMANDS = COMMANDS_PER_QUEUE + 6
 """What ``overview`` sends for a queue at most; ``CLIENT LIST`` is one more for all."""
 _SCANNED_AT_ONCE = 5000
-# A resumed queue has no "meta" any more where nothing else stood in it.
+# A queue that was resumed has no "meta" any more if only its pause was in it.
 _SIGNS_OF_USE = ("meta", "id", "events", "wait", "prioritized", "delayed", "completed", "failed")
-_CLEANED_AT_ONCE = 1000  # a server answers nobody else meanwhile
+_CLEANED_AT_ONCE = 1000  # the server answers nobody else meanwhile
 CLEANED = {
     "completed": ("completed",),
     "failed": ("failed",),
@@ -34,7 +34,7 @@ CLEANED = {
     "prioritized": ("prioritized",),
     "waiting": LISTS["waiting"],
 }
-"""The states whose jobs can be cleaned away, and the keys that those jobs stand in."""
+"""The states whose jobs can be cleaned away, and the keys that have those jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

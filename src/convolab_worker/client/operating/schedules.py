@@ -53,7 +53,7 @@ class NextJob(NamedTuple):
 
 
 class Addition(NamedTuple):
-    """A schedule that is to be written, where, and as whose declaration says."""
+    """A schedule to be written, its queue, and the declaration that it was made from."""
 
     keys: QueueKeys
     schedule: NewSchedule
@@ -222,7 +222,7 @@ class Schedules(Operations):
         with self._tracing.adding(keys.queue, new.schedule.name) as carried:
             try:
                 added = await add(session, new, carried)
-            except (ReplyLost, asyncio.CancelledError):  # it may be there all the same
+            except (ReplyLost, asyncio.CancelledError):  # the job may be there all the same
                 self._wake(session, {None})
                 raise
         self._wake(session, {added.delay})

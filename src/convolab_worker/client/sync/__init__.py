@@ -1,1 +1,1 @@
-"""The client for threads, whose calls block. Never runs in an event loop of its caller."""
+"""The client for threads, whose calls block. It never runs in an event loop of its caller."""

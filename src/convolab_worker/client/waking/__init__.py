@@ -1,1 +1,1 @@
-"""Wakes the worker service over HTTP, once for many jobs. Never asks Redis."""
+"""Wakes the worker service over HTTP, once for many jobs. It never asks Redis."""

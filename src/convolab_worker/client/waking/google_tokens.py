@@ -20,7 +20,7 @@ _FRESH_SECONDS = 300.0  # a token is replaced this long before its end
 
 
 class IdentityUnavailable(Exception):
-    """No token can be fetched now; does not leave the library."""
+    """No token can be fetched now; it is not raised to applications."""
 
 
 class IdentityTokenSource:

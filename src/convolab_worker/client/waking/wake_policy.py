@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LONGEST_WAIT_ASKED_FOR = 120.0
-# A request that was held for this long did its work: its end by a platform is no sign of trouble.
+# A request that was held for this long did its work: if a platform ended it then, all is well.
 _HELD_LONG = 30.0
 # A service that answers at once stays awake by itself: it needs no second wake in the same moment.
 _AWAKE_FOR = 1.0
@@ -21,7 +21,7 @@ _MOST_DOUBLINGS = 16
 
 _AWAKE = 202
 REDIRECTS, _REFUSALS, _FAULTS = 300, 400, 500
-"""The first status of each family; what is below is success."""
+"""The first status of each family; statuses below are successes."""
 
 _TOO_SOON = frozenset({408, 425, 429})
 _HINTS = {
@@ -91,7 +91,7 @@ def judge(
             return Again(_pause(1, random), 1)
         return _again(result.reason, None, attempt, random)
     if result.status < REDIRECTS:
-        if result.body.get("error"):  # in a stream it comes too late to be a status
+        if result.body.get("error"):  # in a stream the error comes too late to be a status
             return _again("it could not look for work", None, attempt, random)
         return _heard(result, futile, now)
     reason = f"status {result.status}"

@@ -63,7 +63,7 @@ class WakeSender:
     async def send(
         self, session: ClientSession, on_taken: Callable[[], None]
     ) -> Answered | Unanswered:
-        """Send one wake and read the answer to its end; ``on_taken`` is called at a good status."""
+        """Send one wake and read the answer to its end; call ``on_taken`` at a good status."""
         from aiohttp import ClientError
 
         began: float | None = None
@@ -93,7 +93,7 @@ class WakeSender:
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
         if self._identity is not None:
-            # With a token of the service's own, Google's goes where Cloud Run looks first.
+            # If the service has a token of its own, Google's goes where Cloud Run looks first.
             taken = self._token is not None
             name = "X-Serverless-Authorization" if taken else "Authorization"
             headers[name] = f"Bearer {await self._identity.token()}"
@@ -124,7 +124,7 @@ class WakeSender:
 
 
 async def open_session(on_sent: Callable[..., Awaitable[None]]) -> ClientSession:
-    """Return a session that uses no connection twice: a service that slept has forgotten it.
+    """Return a session that reuses no connection: a service that slept does not know it any more.
 
     ``on_sent`` is called once a request's head is on the wire.
     """
@@ -144,6 +144,6 @@ async def open_session(on_sent: Callable[..., Awaitable[None]]) -> ClientSession
 
 
 def _text(error: Exception) -> str:
-    """Return what went wrong, without an address, which may have a secret in it."""
+    """Return what went wrong, without the address, which may have a secret in it."""
     reason = getattr(getattr(error, "os_error", error), "strerror", None)
     return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -57,7 +57,7 @@ class Waker:
         self._timer: asyncio.TimerHandle | None = None
 
     def _enter_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the running loop; what an earlier one left undone is done in this one."""
+        """Return the running loop; wakes that an earlier loop left undone are sent in this one."""
         loop = asyncio.get_running_loop()
         if self._loop is loop:
             return loop
@@ -88,7 +88,7 @@ class Waker:
             self._task = asyncio.create_task(self._run(), name="convolab-wake")
 
     def _wake_in(self, seconds: float) -> None:
-        """Wake after so many seconds; only the first of several such times is kept.
+        """Wake after so many seconds; of several such times only the earliest is kept.
 
         The answer to that wake says when the next job is due.
         """

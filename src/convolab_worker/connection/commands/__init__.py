@@ -1,4 +1,4 @@
 """What is known of commands: which wait for an answer, what a refusal means, and their count.
 
-Never knows where a server is.
+It never knows where a server is.
 """

@@ -14,7 +14,7 @@ _NO_NODE = (
     "the cluster has slots without a node: it is asked again until it has; repair the cluster if "
     "it does not repair itself"
 )
-# The start of an error reply, and in an operator's words what is wrong and what to do about it.
+# The start of an error reply; then, for an operator, what is wrong and what to do about it.
 _MEANINGS: tuple[tuple[str, str], ...] = (
     ("WRONGPASS", _UNKNOWN_USER),
     ("NOAUTH", "the server wants a password: put it into REDIS_URL (redis://:PASSWORD@host)"),
@@ -57,22 +57,23 @@ _CANNOT_SERVE = ("READONLY", "UNBLOCKED force", "MASTERDOWN", "LOADING", "CLUSTE
 
 
 def cannot_serve(error: str) -> bool:
-    """Return whether a server says that it can't serve: another one at the address may."""
+    """Return whether a server says that it can't serve, though another one at the address may."""
     return any(_says(error, prefix) for prefix in _CANNOT_SERVE)
 
 
 def _says(error: str, prefix: str) -> bool:
-    # Redis 6 wraps what a script ran into: "ERR Error running script ...: -OOM command ...".
+    # Redis 6 wraps the error of a command inside a script: "ERR Error running script ...: -OOM
+    # command ...".
     return error.startswith(prefix) or f" {prefix} " in error or f" -{prefix} " in error
 
 
 def is_about_data(error: str) -> bool:
-    """Return whether an error is about what stands in certain keys, and not about the server."""
+    """Return whether an error is about what certain keys hold, and not about the server."""
     return "WRONGTYPE" in error or meaning(error) is None
 
 
 def is_about_size(error: str) -> bool:
-    """Return whether a command was refused for its size, as providers with a limit do it."""
+    """Return whether a command was refused for its size, which some providers limit."""
     return "max request size exceeded" in error or "max single record size exceeded" in error
 
 

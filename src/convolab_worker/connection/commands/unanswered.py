@@ -1,4 +1,4 @@
-"""Commands that are sent and not answered: as bytes, and whether their answers are overdue."""
+"""Commands that were sent and are not answered yet: their bytes, and when they are overdue."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Answer(asyncio.Future[Any]):
-    """The answer to come of one command.
+    """The future of one command's answer.
 
-    ``deliver`` runs at once what waits for the answer, a task as a rule, where a plain future would
-    leave it to the next turn of the event loop. A failure or a cancellation comes in the next turn,
-    as any future's does: it may be told by a task, and a task can't run inside another one.
+    ``deliver`` runs at once what waits for the answer, which is a task as a rule; a plain future
+    would leave it to the next turn of the event loop. A failure or a cancellation comes in the next
+    turn, as with any future: a task may cause it, and one task can't run inside another.
     """
 
     _waiting: tuple[Callable[[Any], object], contextvars.Context] | None = None
@@ -34,7 +34,7 @@ class Answer(asyncio.Future[Any]):
             super().add_done_callback(fn, context=context)
 
     def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
-        """Forget ``fn``; tells how often it was there."""
+        """Forget ``fn``, and return how often it was there."""
         count = super().remove_done_callback(fn)
         if self._waiting is not None and self._waiting[0] == fn:
             self._waiting = None
@@ -89,7 +89,7 @@ def pack(args: tuple[Any, ...]) -> bytes:
         return cast("bytes", hiredis.pack_command(cast("Any", tuple(plain))))
 
 
-# A deadline found passed this late was missed by our own loop, not by the server.
+# If a deadline is found passed by so much, our own loop was late, and not the server.
 _LATE_SECONDS = 0.5
 
 
@@ -108,8 +108,8 @@ class SilenceTimer:
         self.next_check = inf
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Check the oldest command's deadline; needed where it is before the ``next_check``."""
-        self.stop()  # what is left from a longer wait
+        """Check the oldest command's deadline; to be called if it is before ``next_check``."""
+        self.stop()  # the timer of a longer wait
         self._arm(loop, self._unanswered[0][1])
 
     def stop(self) -> None:

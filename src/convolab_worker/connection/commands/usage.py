@@ -55,11 +55,11 @@ class CommandCounter(Struct):
 
     @property
     def billable(self) -> int:
-        """How many commands have been sent, and have been run by their scripts."""
+        """How many commands were sent, and were run by scripts that were sent."""
         return sum(dict(self.sent).values()) + sum(dict(self.inner).values())
 
     def __add__(self, other: CommandCounter) -> CommandCounter:
-        # Copies first: another thread may be counting on one of them.
+        # It copies them first: another thread may add to one of them meanwhile.
         sent = Counter(dict(self.sent)) + Counter(dict(other.sent))
         return CommandCounter(sent, Counter(dict(self.inner)) + Counter(dict(other.inner)))
 

@@ -1,4 +1,4 @@
 """Keeps connections as they have to be: back after a loss, logged in, named, and told of changes.
 
-Never opens a socket itself.
+It never opens a socket itself.
 """

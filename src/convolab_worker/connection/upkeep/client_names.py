@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from convolab_worker.connection.route import Route
 
 _log = Log()
-# Where a provider closes idle connections, each is opened again after a pause that doubles: being
-# listed must not cost what long waits save.
+# If a provider closes idle connections, each is opened again after a pause that doubles: being
+# listed must not cost what the long idle waits save.
 _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 3600.0
 
@@ -57,7 +57,7 @@ class NamedConnections:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Open the further connections, and name all; call it before the own ones are opened."""
+        """Open the further connections, and name all; call this before the worker's own open."""
         for connection, name in zip([*self._own, *self._connections], self._names, strict=False):
             connection.client_name = name
         self._tasks = [
@@ -79,7 +79,7 @@ async def _keep(connection: Connection) -> None:
     pause = _FIRST_PAUSE_SECONDS
     while True:
         lost.clear()
-        with contextlib.suppress(RedisUnavailable):  # the worker's own connections log it
+        with contextlib.suppress(RedisUnavailable):  # the worker's own connections log the outage
             await connection.open()
             opened_at = time.monotonic()
             await lost.wait()

@@ -1,9 +1,9 @@
-"""Tells of keys that were changed by anybody, at no command while nothing changes.
+"""Tells of changes that anybody makes to keys; it costs no command while nothing changes.
 
 Redis' client-side caching is used for it: a connection of its own asks to be told of every change
-of keys that begin with some prefix (``CLIENT TRACKING`` in broadcasting mode), and listens.
-Servers and users without that command are no obstacle: then nothing is told, and the caller looks
-for itself.
+of keys that begin with some prefix (``CLIENT TRACKING`` in broadcasting mode), and listens. Where
+the server, or the user's ACL, lacks that command, nothing is told, and the caller has to look for
+itself.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _CHANNEL = "__redis__:invalidate"
 
 
 def _nobody(_: str | None) -> None:
-    """Hears until somebody does."""
+    """Hears of changes until a caller sets a function of its own."""
 
 
 class KeyChanges:
     """Calls ``heard`` with the names of watched keys that were changed, on ``connection``.
 
     ``heard`` gets None when changes may have been missed, since the connection was lost: then the
-    keys are not watched any more. A key may be told of that was not asked for, if its name begins
-    with that of one that was.
+    keys are not watched any more. It may also get a key that is not watched, whose name begins with
+    that of a watched one.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -47,9 +47,10 @@ class KeyChanges:
         return self._connection.is_open and self._watched.issuperset(keys)
 
     async def watch(self, keys: Collection[str]) -> bool:
-        """Watches these keys besides those that are watched; returns whether it does from now on.
+        """Watch these keys as well; return whether they are watched from now on.
 
-        Three commands, and what a connection costs. A change before the return may not be told.
+        It costs three commands, and those of a connection. A change before the return may not be
+        told.
         """
         if self.is_watching(keys):
             return True

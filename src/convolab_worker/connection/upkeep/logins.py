@@ -1,6 +1,6 @@
-"""Logs in anew, before a token ends, on connections that are open: no command notices.
+"""Logs in anew on open connections before a token ends, so that no command fails.
 
-A worker and a client do it alike, where a file or a credential provider gives the credentials.
+Workers and clients do so where a file or a credential provider gives the credentials.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LoginKeeper:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, if the credentials can change; further calls do nothing."""
+        """Begin, if the credentials can change; a second call does nothing."""
         if self._task is None and self._route.source.changes_credentials:
             self._task = asyncio.create_task(self._keep(), name="convolab-credentials")
 
@@ -61,13 +61,13 @@ class LoginKeeper:
         for each in outdated:
             for answer in each.log_in_again():
                 answer.add_done_callback(self._answered)
-            if each is not connection and connection.is_open:  # it reads no further until then
+            if each is not connection and connection.is_open:  # a blocked one takes no command
                 connection.call(Purpose.CONNECT, "CLIENT", "UNBLOCK", each.client_id or 0)
         if outdated:
             _log.info("redis.logged_in_again", redis=str(self._route.source))
 
     def _answered(self, answer: asyncio.Future[Any]) -> None:
         error = None if answer.cancelled() else answer.exception()
-        if isinstance(error, RedisRefused):  # the connection is what it was
+        if isinstance(error, RedisRefused):  # the connection stays logged in as it was
             where = str(self._route.source)
             _log.error("redis.login_refused", error=explain(str(error), where))

@@ -22,19 +22,19 @@ _log = Log()
 _T = TypeVar("_T")
 
 _MINUTES_OF_FAILURES = 400
-# So often in a row a refusal that is about stored data is believed.
+# After so many in a row, a refusal that is about stored data is believed.
 _PATIENT_REFUSALS = 2
-# So often in a row a connection that is lost with a question is lost by it: with the pauses of lost
-# connections that takes half a minute.
+# If a connection is lost so often in a row with the same question, the question is the cause. With
+# the pauses of lost connections that takes half a minute.
 _MOST_LOSSES = 10
 # States of a server that pass by themselves, soon: asking again costs little.
 _PASSING = ("LOADING", "BUSY", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 # Refusals of who we are: they pass where credentials change by themselves, and nowhere else.
 _UNKNOWN_USER = ("NOAUTH", "WRONGPASS", "ERR invalid password")
-# So often a server that can't serve is asked again soon: for some five minutes.
+# How often a server that can't serve is asked again soon, which takes some five minutes.
 _MOST_FAILOVER_TRIES = 300
-# A connection that is lost so soon after it was opened may be lost since what is sent on it is
-# refused: after so many of them in a row, the next one waits, longer each time.
+# A connection that is lost so many seconds after it was opened may be lost because of what is sent
+# on it. After so many of these in a row the next one waits, longer each time.
 _SOON_SECONDS, _PATIENT_LOSSES = 2.0, 3
 
 
@@ -42,7 +42,8 @@ def reconnect_delay(failures: int, *, random: float) -> float:
     """Return the seconds to wait before connecting again, after so many failures in a row.
 
     Nobody bills a connection that fails, and the first job is to run within a second of the
-    server's return: hence half a second at most for the first minutes, and later 5.
+    server's return. So the pause is half a second at most in the first minutes, and 5 seconds
+    later.
     """
     if failures <= 0:
         return 0.0
@@ -53,17 +54,18 @@ def reconnect_delay(failures: int, *, random: float) -> float:
 def refusal_delay(refusals: int, *, random: float) -> float:
     """Return the seconds to pause, after Redis answered so many commands in a row with an error.
 
-    A server that is full, read-only, loading or over its quota answers, and bills, every try:
-    hence pauses that grow from half a second to two minutes.
+    A server that is full, read-only, loading or over its quota answers and bills every try. So the
+    pauses grow from half a second to two minutes.
     """
     return float(min(0.5 * 2 ** min(max(refusals - 1, 0), 12), 120.0)) * (0.75 + 0.25 * random)
 
 
 def failover_delay(tries: int, *, random: float) -> float:
-    """Return the seconds until an address is asked again whose server can't serve.
+    """Return the seconds before an address whose server can't serve is tried again.
 
-    Another server is to take over within a minute or two, and the first job is to run within two
-    seconds of that: a second at most for five minutes. Later it is a refusal like others.
+    Another server should take over within a minute or two, and the first job is to run within two
+    seconds of that: so the pause is a second at most for five minutes. Later it is that of any
+    refusal.
     """
     if tries > _MOST_FAILOVER_TRIES:
         return refusal_delay(tries - _MOST_FAILOVER_TRIES + 1, random=random)
@@ -86,8 +88,8 @@ def _is_about_server(refusal: str) -> bool:
 class Reconnection:
     """Keeps ``connections`` open; ``generation`` counts how often one had to be reopened.
 
-    ``where`` names the server in logs. Credentials that change, as the ``route`` knows, make a
-    wrong password something that passes; connections that are open log in anew with them.
+    ``where`` names the server in logs. If the ``route``'s credentials can change, a wrong password
+    is tried again like an outage, and open connections log in anew with new ones.
     """
 
     def __init__(self, *connections: Connection, where: str, route: Route | None = None) -> None:
@@ -113,7 +115,7 @@ class Reconnection:
         return all(connection.is_open for connection in self._connections)
 
     async def wait(self) -> None:
-        """Return once every connection is open; connects for as long as that takes."""
+        """Connect for as long as it takes, and return once every connection is open."""
         if self.is_open:
             return
         if self._task is None:
@@ -166,7 +168,7 @@ class Reconnection:
         return max(refusal_delay(1 if passing else refusals, random=drawn), again)
 
     async def _pause_if_unstable(self) -> None:
-        """Wait where connections are lost as soon as they are open, longer each time."""
+        """Wait if connections are lost as soon as they are open, longer each time."""
         age = asyncio.get_running_loop().time() - self._opened_at
         self._soon_lost = self._soon_lost + 1 if age < _SOON_SECONDS else 0
         pause = instability_delay(self._soon_lost, random=chance())
@@ -181,14 +183,14 @@ class Reconnection:
     async def pause(self, seconds: float) -> None:
         """Wait so long, or until the Sentinels, if there are any, name another primary.
 
-        What was wrong with the last one need not be wrong with the next.
+        The next primary may not have what was wrong with the last one.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._happens(self._next_server)
 
     async def _happens(self, event: asyncio.Event) -> None:
-        """Wait for the event; the Sentinels are asked meanwhile, with no connection open, too."""
+        """Wait for the event; the Sentinels are asked meanwhile, even if no connection is open."""
         route = self._route
         if route is None or not route.may_be_replaced:
             await event.wait()
@@ -204,7 +206,7 @@ class Reconnection:
     def leave(self, *_: object) -> None:
         """End all pauses, if the server was left for another primary; from any thread."""
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it is closed, and nobody waits in it
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits in it
                 self._loop.call_soon_threadsafe(self._end_pauses)
 
     def _end_pauses(self) -> None:
@@ -218,15 +220,15 @@ class Reconnection:
             self._end_pause(self._pause)
 
     def explain(self, error: RedisRefused) -> str:
-        """Return one sentence for an operator: which Redis refuses, what, and what to do."""
+        """Return one sentence for an operator: which Redis refuses what, and what to do."""
         return explain(str(error), self._where)
 
     async def refused(self, error: RedisRefused) -> None:
         """Pause after Redis refused a command, longer each time; the first time is logged.
 
-        All who are refused during a pause share it. The first command that Redis takes ends it.
-        Where the server can't serve any more, its connections are closed: then this waits for
-        others, to a server that can. Where they are open already, the refusal is an old one.
+        All who are refused during a pause share it. The first command that Redis takes ends it. If
+        the server can't serve any more, its connections are closed, and this waits for connections
+        to a server that can. If those are open already, the refusal is an old one.
         """
         if cannot_serve(str(error)):
             self._tell_refusal(error)
@@ -251,11 +253,11 @@ class Reconnection:
             self._pause = None
 
     async def answered(self, ask: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what ``ask`` returns; it is called again after every outage and refusal.
+        """Call ``ask`` again after every outage and refusal; return what it returns.
 
-        For questions only: what ``ask`` sends may be executed more than once. Raises RedisRefused
-        where Redis refuses again and again for a reason that lies in what is stored, and ReplyLost
-        where the connection is lost with the question time after time.
+        It is for questions only, since what ``ask`` sends may be executed more than once. Raises
+        RedisRefused where Redis refuses again and again for a reason that lies in what is stored,
+        and ReplyLost where the connection is lost with the question time after time.
         """
         refusals = losses = 0
         while True:
@@ -277,7 +279,7 @@ class Reconnection:
                 return answer
 
     def served(self) -> None:
-        """Note that Redis took a command: the next refusal, or loss, is the first of its kind."""
+        """Note that Redis took a command: refusals and losses are counted from 0 again."""
         self._soon_lost = 0
         if self._refusals:
             _log.info("redis.recovered", redis=self._where, refusals=self._refusals)
@@ -292,6 +294,6 @@ class Reconnection:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._opened_at = float("-inf")  # what is closed on purpose is not lost
+        self._opened_at = float("-inf")  # a connection that is closed on purpose is not lost
         for connection in self._connections:
             await connection.close()

@@ -1,4 +1,4 @@
-"""What is registered beside handlers: middleware, lifespans, functions that are told of something.
+"""What is registered to run around handlers: middleware, lifespans, hooks and redaction.
 
-Never chooses which handler runs.
+It never chooses which handler runs.
 """

@@ -1,4 +1,4 @@
-"""What functions that hear of each failed attempt are told: for Sentry and the like."""
+"""What ``on_failure`` functions are told of each failed attempt, for Sentry and the like."""
 
 from __future__ import annotations
 

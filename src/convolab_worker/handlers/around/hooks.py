@@ -1,4 +1,4 @@
-"""Functions of the application that are told of something, and can change nothing."""
+"""Hooks: functions of the application that are told of an event, and can't change its course."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = Log()
 class Hooks(Generic[T]):
     """Functions that are told of a ``T``, plain or async, in the order of their registration.
 
-    ``name`` is the decorator's, ``argument`` says in words what they are given.
+    ``name`` is the name of their decorator; ``argument`` says in words what they are given.
     """
 
     def __init__(self, name: str, argument: str) -> None:
@@ -46,14 +46,14 @@ class Hooks(Generic[T]):
         self.functions += [hook for hook in other.functions if hook not in self.functions]
 
     async def tell(self, value: T, within: float = LONGEST_SECONDS) -> bool:
-        """Call each function; whether none raised, or took longer than 5 s.
+        """Call each function; return whether none raised, or took longer than 5 s.
 
         Those that did are logged. All together have ``within`` seconds.
         """
         ends_at, all_heard = time.monotonic() + within, True
         for hook in self.functions:
             try:
-                # What it sets, such as names in the log, is not for the job that comes next.
+                # The names that it binds for the log must not stay for the job that comes next.
                 told = contextvars.copy_context().run(hook, value)
                 if inspect.isawaitable(told):
                     await _ended(told, min(LONGEST_SECONDS, ends_at - time.monotonic()))
@@ -64,7 +64,7 @@ class Hooks(Generic[T]):
 
 
 async def _ended(told: Awaitable[None], seconds: float) -> None:
-    """Wait for a function's end; one that does not end, cancelled or not, is given up."""
+    """Wait for a function's end; cancel one that takes too long. Raises TimeoutError."""
     task = asyncio.ensure_future(told)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:

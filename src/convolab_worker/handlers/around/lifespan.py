@@ -33,9 +33,9 @@ LifespanFunction = Callable[..., AbstractAsyncContextManager[Any] | AsyncIterato
 Scope = TypeVar("Scope")
 
 _log = Log()
-# What closing gets at least, however much of the grace the jobs have used.
+# How long closing may take at least, however much of the grace the jobs have used.
 LEAST_CLOSING_SECONDS = 0.25
-# What one that hangs gets to leave after it was cancelled.
+# How long a lifespan that hangs has to end after it was cancelled.
 _CANCELLED_SECONDS = 0.1
 
 
@@ -111,7 +111,7 @@ class Lifespans(Generic[Scope]):
         return self.opened
 
     async def _any_of(self, event: asyncio.Event) -> None:
-        """Wait for the event, the task's end, or for its being given up."""
+        """Wait for the event, for the task's end, or until opening is given up."""
         waits = [asyncio.ensure_future(one.wait()) for one in (event, self._given_up)]
         try:
             await asyncio.wait({self._task or waits[0], *waits}, return_when="FIRST_COMPLETED")
@@ -144,7 +144,7 @@ class Lifespans(Generic[Scope]):
             raise LifespanFailed(msg) from error
 
     async def _exit(self, lifespan: Lifespan, manager: AbstractAsyncContextManager[Any]) -> None:
-        """Leave one; whatever it does, the others are left too."""
+        """Leave one lifespan; the others are left too, whatever this one does."""
         try:
             await manager.__aexit__(None, None, None)
         except asyncio.CancelledError:
@@ -155,7 +155,7 @@ class Lifespans(Generic[Scope]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # it is raised where it matters, or was logged
+            task.exception()  # the error is raised elsewhere, or was logged
         if self._is_open and not self._leaving.is_set():
             _log.critical("lifespan.died", reason=self._death())
             self._on_death()
@@ -170,7 +170,7 @@ class Lifespans(Generic[Scope]):
             raise LifespanFailed(msg) from self._failure
 
     def give_up_opening(self) -> None:
-        """The worker stops: what has not opened yet does not have to."""
+        """The worker stops: no longer wait for lifespans that have not opened yet."""
         if self._task is not None and not self._is_open:
             self._leaving.set()
             self._overdue_in(0.0)
@@ -181,7 +181,7 @@ class Lifespans(Generic[Scope]):
             self._overdue_in(LEAST_CLOSING_SECONDS)
 
     async def close(self, seconds: float) -> None:
-        """Leave them in reverse order; what takes longer than ``seconds`` is cancelled and left."""
+        """Leave them in reverse order; cancel, then give up, what takes longer than ``seconds``."""
         if self._task is None or self._task.done():
             return
         if not self._leaving.is_set():
@@ -197,7 +197,7 @@ class Lifespans(Generic[Scope]):
         self._timer = asyncio.get_running_loop().call_later(seconds, self._overdue)
 
     def _overdue(self) -> None:
-        """Cancel what hangs; one cancellation for each lifespan, then they are given up."""
+        """Cancel what hangs, once for each lifespan; then give them up."""
         if self._task is None or self._task.done():
             return
         if self._cancellations > len(self._lifespans):

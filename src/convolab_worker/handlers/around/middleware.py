@@ -70,7 +70,7 @@ class MiddlewareChain:
             try:
                 return await middleware.function(job, self._from(depth + 1))
             except BaseException as error:
-                if error is not self._raised:  # else it came from further in
+                if error is not self._raised:  # else raised further in
                     self._raised, self._culprit = error, middleware
                 raise
 

@@ -39,7 +39,7 @@ class Redactions(Hooks[Shown]):
         super().__init__("redact", "the Shown")
 
     def applied(self, shown: Shown) -> Any:
-        """Return what may be shown; of a function that raises, nothing, and a line in the log."""
+        """Return what may be shown. If a function raises, nothing is shown, and that is logged."""
         for function in self.functions:
             try:
                 shown = replace(shown, value=function(shown))

@@ -9,7 +9,7 @@ from convolab_worker.errors import ConfigurationError
 
 Schema = Mapping[str, Any]
 Roots = tuple[Schema, ...]
-"""The documents around a schema, the innermost first: what its references are looked up in."""
+"""The documents that a schema is in, the innermost first; its references are looked up there."""
 
 _NOTES = frozenset(
     {
@@ -62,7 +62,8 @@ def branches(located: Located, depth: int = 0) -> list[tuple[Schema, Roots]]:
     """Return the alternatives of a schema: a value fits the schema if it fits one of them.
 
     Each is a schema without references and alternatives, of one type, or of no type if it may be
-    anything. Raises ConfigurationError for a schema that is too much for it.
+    anything. Raises ConfigurationError for a schema that refers only to itself, or has thousands of
+    alternatives.
     """
     schema, roots = located.schema, located.roots
     if depth > _MOST_STEPS:
@@ -81,7 +82,7 @@ def branches(located: Located, depth: int = 0) -> list[tuple[Schema, Roots]]:
     for_types = [{**plain, "type": kind} for kind in kinds] if isinstance(kinds, list) else [plain]
     if own.get("nullable") is True and isinstance(kinds, str):  # OpenAPI 3.0
         for_types.append({"type": "null"})
-    if own.get("not") == {}:  # nothing fits: how False is written
+    if own.get("not") == {}:  # nothing fits: Draft 2020-12 also writes it as False
         return []
     return [both for one in found for each in for_types if (both := merged(one, (each, roots)))]
 
@@ -120,7 +121,7 @@ def merged(one: tuple[Schema, Roots], other: tuple[Schema, Roots]) -> tuple[Sche
 
 
 def _both(key: str, one: Any, other: Any) -> Any:
-    """Return what two values of a keyword come to; None for two types that exclude each other."""
+    """Return both values of a keyword as one; None for two types that exclude each other."""
     if key == "type":
         return "integer" if {one, other} == {"integer", "number"} else None
     if key == "enum":

@@ -115,10 +115,10 @@ def _told(
     unknown: tuple[list[Misfit], str],
     wider: tuple[list[Misfit], str, str],
 ) -> Iterator[tuple[str, bool, str]]:
-    """Yield what breaks, and then what else differs, each place once.
+    """Yield the changes that break something, then the others, each place once.
 
-    ``unknown`` has the fields that the receiver does not know, and what to say of them; ``wider``
-    what the receiver takes and is not sent, and what to say of fields and of the rest.
+    ``unknown`` has the fields that the receiver does not know, with the words for them; ``wider``
+    has what the receiver would take but is never sent, with the words for fields and for the rest.
     """
     for misfit in breaking:
         yield what + misfit.path, True, misfit.text

@@ -93,7 +93,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _described(handler: Handler) -> dict[str, Any]:
-    """Return a handler's docstring, limits and retry policy, which has the names of Node's."""
+    """Return a handler's docstring, limits and retry policy, under the names that Node uses."""
     text = inspect.getdoc(handler.function) if inspect.isroutine(handler.function) else None
     limits = {
         "kind": handler.kind,
@@ -124,7 +124,7 @@ class _NamedTypes:
     def take(self, schema: dict[str, Any], suffix: str) -> dict[str, Any]:
         """Return a schema whose own definitions are among those of the document.
 
-        ``suffix`` is for names that another type has already.
+        ``suffix`` makes a new name where another type has that name already.
         """
         schema = _named(schema)
         own = schema.pop("$defs", {})
@@ -152,7 +152,7 @@ class _NamedTypes:
 
 
 def _named(schema: dict[str, Any]) -> dict[str, Any]:
-    """Move an object with a title, which pydantic describes in place, to the definitions."""
+    """Move an object with a title to the definitions; pydantic describes some in place."""
     definitions = dict(schema.get("$defs", {}))
     title = schema.get("title")
     if "properties" not in schema or not isinstance(title, str) or title in definitions:

@@ -1,4 +1,4 @@
-"""Writes a document of draft 2020-12 in the words of draft 7, for tools that know no later one."""
+"""Writes a document of draft 2020-12 in the words of draft 7, for tools that know only that."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def draft7(schema: Any) -> Any:
             copy["additionalItems" if "prefixItems" in schema else "items"] = draft7(value)
         else:
             copy[key] = draft7(value) if key in _SCHEMAS else value
-    if "$ref" in copy and len(copy) > 1:  # beside which draft 7 looks at nothing
+    if "$ref" in copy and len(copy) > 1:  # draft 7 ignores all other keywords next to it
         copy["allOf"] = [{"$ref": copy.pop("$ref")}]
     return copy

@@ -31,7 +31,7 @@ LIMITS: Mapping[str, str] = {
 
 
 def unmet_limits(sent: Schema, taken: Schema) -> list[str]:
-    """Return the limits of ``taken`` that values which fit ``sent`` may pass, in words."""
+    """Return in words the limits of ``taken`` that a value may break although it fits ``sent``."""
     return [*_unmet(sent, taken)]
 
 
@@ -64,7 +64,7 @@ def _at_most(sent: Schema, taken: Schema, word: str) -> bool:
 def _is_low_enough(sent: Schema, taken: Schema, word: str) -> bool:
     lowest, limit = _bound(sent, "minimum", "exclusiveMinimum", max), taken[word]
     if lowest is None:
-        # Nobody here writes an integer that JavaScript does not keep exactly.
+        # Neither side writes an integer that JavaScript can't keep exactly.
         return bool(limit <= -_SAFE_INTEGER)
     is_above = lowest > limit or (lowest == limit and "exclusiveMinimum" in sent)
     return bool(is_above or (lowest == limit and word == "minimum"))

@@ -1,4 +1,4 @@
-"""Compares two JSON Schemas: what one side may send that the other does not take.
+"""Compares two JSON Schemas: finds what one side may send and the other does not take.
 
 A field that the sender's schema does not list is taken as never sent, although JSON Schema allows
 it: producers are typed. What can't be judged counts as not taken.
@@ -32,7 +32,7 @@ _WORDS = {
     "object": "an object",
 }
 _MOST_VALUES = 6
-# Those that are looked at here, or that narrow nothing down.
+# Keywords that are compared here, or that exclude no value.
 _KNOWN = frozenset(
     {
         "type", "enum", "const", "properties", "required", "additionalProperties", "items",
@@ -82,7 +82,7 @@ class Comparison:
         key = id(sender.schema), id(receiver.schema)
         if key not in self._known:
             self._kept += [sender.schema, receiver.schema]
-            self._known[key] = []  # a type that has itself in it fits if the rest does
+            self._known[key] = []  # a type that contains itself fits if all else does
             takes = branches(receiver)
             found = [
                 misfit for branch in branches(sender) for misfit in self._unmatched(branch, takes)
@@ -102,7 +102,7 @@ class Comparison:
             return [self._refused(_words(schema), takes)]
         meant = [other for other in alike if not _differ_by_tag(schema, other[0])]
         attempts = [self._fit(branch, other) for other in meant or alike]
-        # Where one is nearly right, what is said of it helps most.
+        # The alternative that is nearly right gives the most helpful message.
         return min(attempts, key=lambda found: sum(not misfit.is_new for misfit in found))
 
     def _refused(self, sent: str, takes: list[Branch]) -> Misfit:
@@ -157,7 +157,7 @@ class Comparison:
         return f"{sides.receiver} needs it, {sides.sender} {how}"
 
     def _other_fields(self, sent: Branch, taken: Branch) -> list[Misfit]:
-        """Compare the fields that the sender names no names of."""
+        """Compare the fields that the sender's schema does not name."""
         (schema, roots), (other, other_roots) = sent, taken
         is_map = "properties" not in schema
         rest = schema.get("additionalProperties", is_map)
@@ -185,7 +185,7 @@ class Comparison:
             if place >= most or item is False:
                 break
             if expected is False:
-                if "maxItems" in other:  # which is looked at among the limits
+                if "maxItems" in other:  # the limits compare that
                     return found
                 text = f"{self.sides.receiver} takes no more than {place} items, "
                 text += f"{self.sides.sender} may {self.sides.send} more"
@@ -210,7 +210,7 @@ def _is_unknown(word: str) -> bool:
 
 
 def _items(schema: Schema) -> tuple[list[Any], Any]:
-    """Return the schemas of the first items, and that of the others; draft 7's words too."""
+    """Return the schemas of the first items, and that of the others; also by draft 7's words."""
     items = schema.get("items", True)
     if isinstance(items, list):
         return items, schema.get("additionalItems", True)

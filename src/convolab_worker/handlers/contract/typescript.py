@@ -20,7 +20,7 @@ _PRIMITIVES = {
     "boolean": "boolean",
     "null": "null",
 }
-# What else a value has to be, which TypeScript can't say, as a comment says it.
+# Limits that TypeScript's types can't express, and the comments that tell them.
 _LIMITS = (
     "format", "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
     "exclusiveMaximum", "multipleOf", "minItems", "maxItems", "uniqueItems", "contentEncoding",

@@ -1,4 +1,4 @@
 """What a running handler sees and uses: its job, the job's steps, children, log and programs.
 
-Never sends a command: the worker's reporter does.
+It never sends a command: the worker's reporter does.
 """

@@ -75,7 +75,7 @@ class Child(ChildJob, frozen=True):
 
     def _become(self, job_type: JobType[Any, Any]) -> None:
         """Take the name, and the queue and options that are not given, from a declaration."""
-        job_type.encode(self.data)  # which raises for data that does not fit
+        job_type.encode(self.data)  # raises for data that does not fit
         force_setattr(self, "name", job_type.name)
         for what, value in {"queue": job_type.queue, **job_type.options}.items():
             if getattr(self, what) is None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     import structlog
 
-    # Type checkers know it without its being installed; here R has no default before Python 3.13.
+    # Type checkers know typing_extensions even where it is not installed. At run time R has no
+    # default before Python 3.13.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from convolab_worker.bullmq.protocol.keywords import Backoff
@@ -51,7 +52,7 @@ class AwaitChildren(BaseException):
 
 
 class _Done:
-    """An awaitable that is done: what is awaited has happened already."""
+    """An awaitable that has ended already."""
 
     def __await__(self) -> Generator[None, None, None]:
         return

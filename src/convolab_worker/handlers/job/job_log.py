@@ -1,4 +1,4 @@
-"""The logger of a job: lines of the configured structlog, which are kept with the job too."""
+"""The logger of a job: its lines go to the configured structlog, and are kept with the job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def job_logger(job: Job[Any], reporter: JobReporter) -> structlog.typing.FilteringBoundLogger:
     """The configured structlog, with one processor before its own that keeps the row.
 
-    A line that it can't write fails no job.
+    A line that it can't write does not fail the job.
     """
 
     def keep(_: Any, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

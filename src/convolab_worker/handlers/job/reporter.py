@@ -1,4 +1,4 @@
-"""JobReporter: what a running job tells, and asks, of the worker that runs it."""
+"""JobReporter: what a running job tells its worker, and asks of it."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class JobReporter(Protocol):
         """Whether the run is over, so that nothing is recorded any more."""
 
     def record_step(self, name: str, result: str) -> Coroutine[Any, Any, bytes]:
-        """Keep a step's result, JSON text; the one that stands is the first."""
+        """Keep a step's result, JSON text, and return the kept one: an earlier one stays."""
 
     def update_data(self, data: str) -> Coroutine[Any, Any, None]:
         """Write the job's data, JSON text."""
 
     def finish(self) -> Coroutine[Any, Any, None] | None:
-        """Take nothing more, and return what writes the rest before the job's outcome is written.
+        """Accept no more reports; return what writes the rest before the outcome.
 
-        None where everything is written, as it is for most jobs.
+        Returns None if all is written, as for most jobs.
         """
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from convolab_worker.handlers.process_groups import Lifeline, signal_group
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
 
-# What a program gets to end on SIGTERM when its block is left, before it is killed.
+# How long a program has to end on SIGTERM when its block is left, before it is killed.
 _END_SECONDS = 1.0
 
 
@@ -93,7 +93,7 @@ class JobSubprocess:
         if self._lifeline is not None and self._owner.grouped:
             self._lifeline.tie(process.pid)
         self._owner.running.add(self)
-        if self._owner.has_ended:  # its job ended while it started
+        if self._owner.has_ended:  # the job ended while the program started
             self.kill()
 
     def _ended(self) -> None:
@@ -103,7 +103,7 @@ class JobSubprocess:
             self._lifeline.close()
 
     def terminate(self) -> None:
-        """Tell it to end, and what it has started."""
+        """Tell it, and what it has started, to end."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -115,7 +115,7 @@ class JobSubprocess:
         if process is None:
             return
         if self._owner.grouped:
-            # A group whose leader has ended may have others in it.
+            # The group may still have others when its leader has ended.
             signal_group(process.pid, number)
         elif process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -141,7 +141,8 @@ class JobSubprocess:
 class Subprocesses:
     """Those of one job.
 
-    ``grouped`` gives each a group of its own; a handler's process and what it has started are one.
+    ``grouped`` gives each a process group of its own; without it they stay in their parent's, which
+    the end of a handler's process ends as a whole.
     """
 
     def __init__(self, *, grouped: bool = True) -> None:
@@ -150,16 +151,16 @@ class Subprocesses:
         self.has_ended = False
 
     def start(self, command: tuple[str, ...], options: dict[str, Any]) -> JobSubprocess:
-        """Make one, to be started by its block."""
+        """Make a program, which its ``with`` block starts."""
         return JobSubprocess(self, command, options)
 
     def terminate(self) -> None:
-        """Tell all of them to end: the job has to."""
+        """Tell all of them to end, since the job has to end."""
         for each in list(self.running):
             each.terminate()
 
     def end(self) -> list[str]:
-        """Kill those that still run, since the job has ended; which ones."""
+        """Kill those that still run, since the job has ended; return them."""
         self.has_ended = True
         left = [each for each in self.running if each.is_running]
         for each in left:

@@ -96,7 +96,7 @@ if TYPE_CHECKING:
         def children_failures(self) -> dict[str, str]: ...  # type: ignore[override]
         def drop_children(self) -> None: ...  # type: ignore[override]
 
-    # Handlers by the data they take and the result they give, as producers name them.
+    # Handlers as producers pass them, with the types of their data and their result.
     AsyncHandler: TypeAlias = Callable[[SyncJob[T, Any]], Coroutine[Any, Any, V]]
     PlainHandler: TypeAlias = Callable[[SyncJob[T, Any]], V]
 

@@ -1,4 +1,4 @@
-"""The event loop of a job's worker, as a handler reaches it from where it runs."""
+"""Runs coroutines in the worker's event loop, from wherever a handler runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Return what a coroutine returns that never waits for a loop: what it awaits blocks."""
+    """Run a coroutine without an event loop; what it awaits must block instead of suspend."""
     try:
         coroutine.send(None)
     except StopIteration as done:
@@ -29,7 +29,7 @@ def driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class WorkerLoop:
-    """The worker's loop, or none: a handler's own process has no worker's loop."""
+    """The worker's loop; or none, as in a handler's own process."""
 
     __slots__ = ("_loop",)
 
@@ -37,10 +37,10 @@ class WorkerLoop:
         self._loop = loop
 
     def result(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine in the worker's loop, for whoever calls this.
+        """Run a coroutine in the worker's loop.
 
-        Return an awaitable of its result where a loop runs. In a thread without one, wait, and
-        return the result itself.
+        If the calling thread has a running loop, return an awaitable of the result. Otherwise wait,
+        and return the result itself.
         """
         here, home = running_loop(), self._loop
         if home is None:

@@ -1,1 +1,1 @@
-"""Registers functions as handlers, and checks what was declared of them. Never calls one."""
+"""Registers functions as handlers, and checks their declarations. It never calls a handler."""

@@ -1,4 +1,4 @@
-"""What is known of registered handlers, as the command ``handlers`` and the console tell it."""
+"""Facts about registered handlers, for the command ``handlers`` and the console."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _facts(handler: Handler) -> dict[str, Any]:
     try:
         returns: str | None = annotation_name(job_type.result)
     except ConfigurationError:
-        returns = None  # it has names that are there for type checkers only
+        returns = None  # the annotation has names that only type checkers see
     return {
         "queue": handler.queue,
         "names": list(handler.names),

@@ -88,7 +88,7 @@ class Handler(Struct, frozen=True, kw_only=True, eq=False):
     resources: Any = None
 
     def staged(self, opened: Mapping[Scope, Any]) -> Handler:
-        """The handler as a worker runs it whose lifespans gave ``opened``."""
+        """The handler as a worker runs it; ``opened`` has what its lifespans gave."""
         around = [ware for scope in self.scopes for ware in scope.middleware]
         nearest = next((opened[scope] for scope in reversed(self.scopes) if scope in opened), None)
         return structs.replace(
@@ -146,7 +146,7 @@ def job_type_of(
             result = resolve()
     if declared is None:
         policy: Any = _policy(options)
-        job_options(f"{place(function)}: {name!r}", policy)  # an error there names the handler
+        job_options(f"{place(function)}: {name!r}", policy)  # the error names the handler then
         made: JobType[Any, Any] = JobType(
             name, payload, result, queue=options.get("queue"), **policy
         )
@@ -169,7 +169,7 @@ def _policy(options: HandlerOptions) -> dict[str, Any]:
 
 
 def with_declared(declared: JobType[Any, Any], options: HandlerOptions) -> HandlerOptions:
-    """The options, with those of the declaration. Raises ConfigurationError if they differ."""
+    """The options and those of the declaration. Raises ConfigurationError if they differ."""
     own = {"queue": declared.queue, **declared.options}
     for what, value in own.items():
         given = options.get(what)

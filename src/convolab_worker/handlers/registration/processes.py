@@ -16,10 +16,10 @@ from convolab_worker.handlers.functions import is_async, layers, place
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MAIN, _IMPORTED_MAIN = "__main__", "__mp_main__"  # the latter is multiprocessing's name for it
+_MAIN, _IMPORTED_MAIN = "__main__", "__mp_main__"  # multiprocessing calls the program __mp_main__
 
 IMPORTING: ContextVar[bool] = ContextVar("convolab_worker_importing", default=False)
-"""Whether this is a handler's process that is importing the application."""
+"""Whether this is a handler's process, and is importing the application."""
 
 
 class Renewal(Struct, frozen=True, kw_only=True):
@@ -54,13 +54,13 @@ NEVER = Renewal()
 
 
 class ImportName(NamedTuple):
-    """By which another process finds a function: below so many wrappers of what its module has."""
+    """How another process finds a function: by its name, below so many wrappers."""
 
     module: str
     name: str
     wrappers: int
     main: str | None = None
-    """The file of the program itself, where the function is in that and not in a module."""
+    """The program's file, if the function is in the program itself and not in a module."""
 
 
 def checked_process(
@@ -98,7 +98,7 @@ def checked_process(
 
 @functools.lru_cache(maxsize=1024)
 def import_name(function: Callable[..., Any]) -> ImportName:
-    """By which another process finds the function. Raises ConfigurationError if it can't."""
+    """The name by which another process finds the function. Raises ConfigurationError."""
     module, name = function.__module__, function.__qualname__
     try:
         found = _attribute(sys.modules[module], name)
@@ -121,7 +121,7 @@ def import_name(function: Callable[..., Any]) -> ImportName:
 
 
 def import_function(where: ImportName) -> Callable[..., Any]:
-    """The function of that name, in a handler's process; raises what its module raises."""
+    """Import the function of that name, in a handler's process; raises what its module raises."""
     token = IMPORTING.set(True)
     try:
         module = (
@@ -135,7 +135,7 @@ def import_function(where: ImportName) -> Callable[..., Any]:
 
 
 def is_program(module: str) -> bool:
-    """Whether a handler's process calls the program itself by that name, which is main here."""
+    """Whether that is the program's name in a handler's process, where it is not ``__main__``."""
     spec = sys.modules[_MAIN].__spec__
     return module == _IMPORTED_MAIN or (spec is not None and module == spec.name)
 
@@ -150,7 +150,7 @@ def _program(file: str) -> Any:
             msg = f"{file} can't be imported"
             raise ImportError(msg)
         module = module_from_spec(spec)
-        # What is pickled by the name of the one is found by that of the other.
+        # Objects pickled under one of the two names are found under the other.
         before, sys.modules[_MAIN] = sys.modules[_MAIN], module
         sys.modules[_IMPORTED_MAIN] = module
         try:

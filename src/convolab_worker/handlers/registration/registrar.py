@@ -1,4 +1,4 @@
-"""The decorators that register handlers, as a program calls them and type checkers see them."""
+"""The decorators that register handlers, with the types that type checkers see."""
 
 from __future__ import annotations
 

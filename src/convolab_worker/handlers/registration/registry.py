@@ -100,7 +100,7 @@ class HandlerRegistry:
         """Register the decorated function for jobs of any ``kind``, such as ``"video"``.
 
         Logs, metrics and middleware know a job by its kind. See Registrar. Raises
-        ConfigurationError for a kind that is no word.
+        ConfigurationError for a kind that is not a word.
         """
         return self._register(_checked_kind("job", kind), names, options)
 
@@ -131,10 +131,10 @@ class HandlerRegistry:
     def middleware(self, function: Any = None, /, *, kind: str | None = None) -> Any:
         """Wrap every job of this registry, or every one of a kind, in an async function.
 
-        ``function(job, call_next)`` returns what is to be the result: of ``await call_next(job)``,
+        ``function(job, call_next)`` returns the job's result: what ``await call_next(job)`` gave,
         or another. The first that is registered is the outermost; those of a registry are around
-        those of the registries that it includes. Raises ConfigurationError for what can't be one;
-        a kind that no handler has is an error when a worker starts.
+        those of the registries that it includes. Raises ConfigurationError for what can't be one; a
+        kind that no handler has is an error when a worker starts.
         """
         if kind is not None:
             _checked_kind("middleware", kind)
@@ -168,9 +168,9 @@ class HandlerRegistry:
     def on_next_due(self, hook: N) -> N:
         """Call the decorated function with the time (epoch seconds) at which work is due next.
 
-        It asks a task queue, or whatever starts the worker, for a call at that time: a delayed
-        job or a retry is due, a rate limit ends, or the lock of a job that another worker has. It
-        is called at the end of a drain, before a held request is answered, before a worker falls
+        The function asks a task queue, or whatever starts the worker, for a call at that time, when
+        a delayed job or a retry is due, a rate limit ends, or another worker's lock of a job. It is
+        called at the end of a drain, before a held request is answered, before a worker falls
         asleep, and when one stops: once for each such time, in whole seconds, and for none that is
         later than one that is still to come. It may be plain or async; it runs in the event loop,
         for 5 s at most. What it raises is logged, changes nothing, and the next end of a drain
@@ -216,7 +216,7 @@ class HandlerRegistry:
         return list(self._scopes)
 
     def staged(self, opened: Mapping[Scope, Any]) -> HandlerRegistry:
-        """The handlers as one worker runs them, whose lifespans gave ``opened``."""
+        """The handlers as one worker runs them; ``opened`` has what its lifespans gave."""
         stage = HandlerRegistry()
         stage._handlers = {key: handler.staged(opened) for key, handler in self._handlers.items()}
         stage.strategies = self.strategies
@@ -224,10 +224,10 @@ class HandlerRegistry:
         return stage
 
     def check(self) -> None:
-        """Raise ConfigurationError for what is only known once all is registered.
+        """Raise ConfigurationError for mistakes that show only once all is registered.
 
-        A handler's backoff names a strategy that nobody gave, a middleware is for a kind that no
-        handler has, or a process could not import its handler.
+        They are: a backoff that names a strategy which is not registered, a middleware for a kind
+        that no handler has, and a handler that its process could not import.
         """
         self._check_backoffs()
         self._check_processes()

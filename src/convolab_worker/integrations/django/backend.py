@@ -35,7 +35,7 @@ from convolab_worker.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_DEFAULT_QUEUE = "default"  # Django's name for the queue of tasks that name none
+_DEFAULT_QUEUE = "default"  # Django's queue of tasks without one
 _ID_LENGTH = 32
 JOB_OPTIONS = ("attempts", "backoff", "keep_completed", "keep_failed")
 
@@ -85,9 +85,7 @@ class BullMQBackend(BaseTaskBackend):  # type: ignore[misc] # Django has no type
         try:
             job_options("OPTIONS", self._defaults)
             self.settings = Settings.for_client(**options)
-            self.settings.replace(
-                queues=self.bullmq_queues
-            )  # which raises for a name that can't be
+            self.settings.replace(queues=self.bullmq_queues)  # raises for a name that can't be
             self._client = _client_of(self.settings, options)
             self.setting_options = options
         except ConfigurationError as error:

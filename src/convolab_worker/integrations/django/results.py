@@ -1,4 +1,4 @@
-"""What is read of a job as Django's TaskResult has it."""
+"""Reads a job as Django's TaskResult."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STATUSES = {
 }
 _NOTE = "convolab_worker: run by "
 _NOTED = re.compile(rf"^{_NOTE}(.+)$", re.MULTILINE)
-# The line of a traceback that names the exception: the first one behind the frames.
+# The line of a traceback that names the exception: the first one after the frames.
 _RAISED = re.compile(r"^(?:  \| )?((?:[^\W\d]\w*\.)*[^\W\d]\w*)(?=: |:?$)", re.MULTILINE)
 _TRACEBACK = "Traceback (most recent call last):\n"
 
@@ -43,7 +43,7 @@ def bullmq_priority(priority: int) -> int:
 
 
 def worker_note(worker_id: str) -> str:
-    """Return the note on an exception that says who ran the attempt: its job keeps it for us."""
+    """Return the note on an exception that says which worker ran the attempt; the job keeps it."""
     return f"{_NOTE}{worker_id}"
 
 
@@ -95,24 +95,24 @@ def task_error(error: BaseException, trace: str) -> Any:
 
 
 def _errors(status: JobStatus) -> list[Any]:
-    """One for each attempt that failed, as its stack trace says."""
+    """The error of each attempt that failed, from its stack trace."""
     errors = [
         TaskError(exception_class_path=exception_path(trace), traceback=trace)
         for trace in status.stacktrace
     ]
-    if status.state == "failed" and not errors:  # its worker died, above all
+    if status.state == "failed" and not errors:  # mostly because its worker died
         path = f"{JobFailed.__module__}.{JobFailed.__qualname__}"
         errors.append(TaskError(exception_class_path=path, traceback=status.failed_reason or ""))
     return errors
 
 
 def _worker_ids(status: JobStatus) -> list[str]:
-    """One for each attempt that has begun. What failed says who ran it; the job, who did last."""
+    """The worker of each attempt that has begun: failures name theirs, the job names the last."""
     noted = [_noted(trace) for trace in status.stacktrace]
     last = status.processed_by or ""
     if status.state in ("active", "completed"):
         return [*(worker or "" for worker in noted), last]
-    if noted and not noted[-1]:  # it timed out, for example: no code of ours saw the exception
+    if noted and not noted[-1]:  # after a time-out, for example, no code of ours saw the exception
         noted[-1] = last
     return [worker or "" for worker in noted]
 

@@ -1,4 +1,4 @@
-"""What the worker runs: a handler for each task, with Django around it as around a request."""
+"""Makes a handler for each task, and runs it as Django runs a request."""
 
 from __future__ import annotations
 
@@ -89,16 +89,16 @@ def bullmq_backends() -> list[BullMQBackend]:
 
 def _declared() -> dict[str, Any]:
     """The tasks of all modules that are imported, by their paths."""
-    # sys.modules may have what is no module.
+    # sys.modules may have entries that are not modules.
     modules: list[object] = list(sys.modules.values())
     names = [vars(module) for module in modules if isinstance(module, ModuleType)]
     found: Any = [value for known in names for value in list(known.values())]
-    # Not isinstance, which sets up whatever is lazy.
+    # Not isinstance, which would set up lazy objects.
     return {task.module_path: task for task in found if issubclass(type(task), Task)}
 
 
 def _handler(task: Any) -> Callable[[Job[TaskCall, str]], Any]:
-    """Return what runs a job of the task: async for an async function, plain for a plain one."""
+    """Return the function that runs a job of the task: async for an async task, plain otherwise."""
 
     def run(job: Job[TaskCall, str]) -> Any:
         close_old_connections()
@@ -116,8 +116,8 @@ def _handler(task: Any) -> Callable[[Job[TaskCall, str]], Any]:
             close_old_connections()
 
     async def run_async(job: Job[TaskCall, str]) -> Any:
-        # As for a request under ASGI: what is not async, the ORM above all, has a thread of this
-        # job's own, and its connections end with that.
+        # As for a request under ASGI, code that is not async, mostly the ORM, runs in a thread of
+        # this job's own, and its connections end with that thread.
         async with ThreadSensitiveContext():
             try:
                 result = _running(task, job)
@@ -145,7 +145,7 @@ def _arguments(result: Any) -> list[Any]:
 
 
 def _running(task: Any, job: Job[TaskCall, str]) -> Any:
-    """Return the result of a task that begins: who ran its earlier attempts is not known here."""
+    """Return the result of a task that begins; it does not know earlier attempts' workers."""
     now = timezone.now()
     return _result(
         task,
@@ -167,7 +167,7 @@ def _successful(result: Any, value: Any) -> Any:
 def _failed(task: Any, failure: Failure) -> Any:
     try:
         call = msgspec.json.decode(failure.raw_data, type=TaskCall)
-    except msgspec.DecodeError:  # which is why it has failed
+    except msgspec.DecodeError:  # the failure comes from that
         call = TaskCall()
     result = _result(
         task,

@@ -1,4 +1,4 @@
-"""The Tasks that there are: Django's own from Django 6 on, those of django-tasks before."""
+"""Imports the Tasks: Django's own from Django 6 on, those of django-tasks before."""
 
 try:
     from django.tasks import TaskContext, TaskResultStatus, task_backends

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from convolab_worker.server.console.redaction import Redaction
     from convolab_worker.settings import Settings
 
-_LONGEST_TEXT = 20_000  # characters of a payload; the rest is a download
-_LONGEST_REASON = 300  # characters, in a list
+_LONGEST_TEXT = 20_000  # characters of a payload; the rest can be downloaded
+_LONGEST_REASON = 300  # characters of a reason in a list
 _LONGEST_STACK = 50_000
 _TIMES = ("timestamp", "processed_on", "finished_on", "due_at")
 _WAITS = ("waiting", "prioritized")
-_NEXT = 5  # moments of a schedule
+_NEXT = 5  # the next moments of a schedule
 
 
 def job_row(job: JobStatus, redaction: Redaction) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def failure_group(group: FailureGroup, queue: str, redaction: Redaction) -> dict
 
 
 def queue_row(queue: QueueStatus) -> dict[str, Any]:
-    """Return a queue's state, and in words what keeps its jobs from being run."""
+    """Return a queue's state, and in words what keeps its jobs from running."""
     waiting = sum(queue.counts.get(state, 0) for state in _WAITS)
     problems = ["it is paused"] if queue.paused else []
     if queue.workers is not None and not queue.workers:
@@ -102,7 +102,7 @@ def queue_row(queue: QueueStatus) -> dict[str, Any]:
 
 
 def schedule_row(schedule: Schedule, redaction: Redaction, now: float) -> dict[str, Any]:
-    """Return a schedule, in words, with the next times that it is due after ``now``."""
+    """Return a schedule, in words, with the next times at which it is due after ``now``."""
     row = {name: value for name, value in asdict(schedule).items() if name != "options"}
     data = redaction.payload("data", schedule.data, name=schedule.name, queue=schedule.queue)
     words, moments, problem = None, list[float](), None
@@ -118,7 +118,7 @@ def schedule_row(schedule: Schedule, redaction: Redaction, now: float) -> dict[s
 
 
 def _moments(schedule: Schedule, now: float) -> list[float]:
-    """Return when it is due next. Raises one of schedulers.UNREADABLE."""
+    """Return the next moments at which it is due. Raises one of schedulers.UNREADABLE."""
     left = _NEXT if schedule.limit is None else min(max(schedule.limit - schedule.count, 0), _NEXT)
     found = [schedule.next_at]
     repeat = {"pattern": schedule.cron, "tz": schedule.tz}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convolab_worker.client.console.client import ConsoleClient
 
 MOST_JOBS = 500
-"""How many jobs one action is done to."""
+"""How many jobs one action is done to, at most."""
 _ON_JOBS = ("retry", "promote", "remove", "cancel")
 _ON_QUEUE = ("pause", "resume")
 ACTIONS = (*_ON_JOBS, *_ON_QUEUE, "enqueue", "unschedule")
@@ -64,7 +64,7 @@ class Order(Struct, frozen=True, kw_only=True):
         return order
 
     async def carry_out(self, client: ConsoleClient) -> dict[str, Any]:
-        """Do it; return to how many it was ``done``, and the ``id`` of a new job."""
+        """Do it; return how many jobs it was ``done`` to, and the ``id`` of a new job."""
         if self.action == "enqueue":
             job_id = await client.enqueue(self.name, self.data, queue=self.queue, **self.options)
             return {"done": 1, "id": str(job_id)}
@@ -109,7 +109,7 @@ def _require(name: str, expected: str, is_fitting: bool) -> None:  # noqa: FBT00
 
 
 class _Field(NamedTuple):
-    """A field of the body: what it has to be, in words and as a check, and what it is if absent."""
+    """A field of the body: what it must be, in words and as a check, and its default."""
 
     expected: str
     fits: Callable[[Any], bool]

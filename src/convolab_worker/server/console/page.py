@@ -1,7 +1,7 @@
 """The console's page: one HTML document, put together from the files in ``page/``.
 
-It holds no data, and asks for the token where one is needed. Most workers are never looked at, so
-it is read when the first browser asks for it: a megabyte and 2 ms that a start does without.
+It holds no data, and asks for the token where one is needed. It is read when the first browser asks
+for it: most workers are never looked at, and it would cost each start a megabyte and 2 ms.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of a job may be shown: payloads hidden altogether, fields by their names, and functions."""
+"""What may be shown of a job: payloads, fields and functions decide."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _MOST_LEVELS = 100
 class Redaction:
     """Turns what a job has into what may be shown of it.
 
-    ``hides`` leaves payloads out. ``fields`` are not shown at any depth of one; their names are
-    compared without case, ``_`` and ``-``. ``functions`` are those of applications.
+    ``hides`` leaves payloads out. ``fields`` are hidden at any depth of a payload; case, ``_`` and
+    ``-`` do not count in their names. ``functions`` are the application's.
     """
 
     def __init__(

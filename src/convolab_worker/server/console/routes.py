@@ -1,7 +1,7 @@
 """The console's routes: what operators ask of Redis, and what they do to jobs and queues.
 
 Each look is one request, which says what it cost. One request is answered at a time, so that the
-number is its own. Nothing here asks Redis by itself.
+count is of this request alone. Redis is asked only when a request asks.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Console:
         app.on_cleanup.append(self._close)
 
     async def about(self, _request: web.Request) -> web.Response:
-        """Answer with what the page has to know first, from memory."""
+        """Answer with what the page needs first, from memory."""
         return answer(
             200,
             {
@@ -121,7 +121,7 @@ class Console:
         """Do to jobs or to a queue what the body says, and log who asked."""
         if not self._acts:
             return failure(403, "read-only: expected a token, or the option --console-actions")
-        if request.content_type != "application/json":  # no form of another site can send that
+        if request.content_type != "application/json":  # forms of other sites can't send JSON
             return failure(415, "expected Content-Type: application/json")
         try:
             order = Order.read(await request.read())
@@ -209,7 +209,7 @@ class Console:
         return asked.get("queue") or self._settings.queues[0]
 
     def _filter(self, asked: Mapping[str, str]) -> Callable[[JobStatus], bool] | None:
-        """Return what tells whether a job has that name, and that text in what may be shown."""
+        """Return a function that tells whether a job has that name, and shows that text."""
         name, wanted = asked.get("name"), asked.get("text")
         if not name and not wanted:
             return None

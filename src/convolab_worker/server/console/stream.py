@@ -85,7 +85,7 @@ class LiveEvents:
                 continue
 
     async def _newest(self) -> dict[str, Any]:
-        """Return a snapshot of the last second, or the last one if the worker does not answer."""
+        """Return a snapshot at most a second old, or the last one if the worker does not answer."""
         if self._request is None and time.monotonic() - self._requested_at >= _INTERVAL_SECONDS / 2:
             self._requested_at = time.monotonic()
             snapshot = self._worker.call(_status_snapshot)
@@ -125,7 +125,7 @@ def changes(snapshot: dict[str, Any], sent: dict[str, Any]) -> Iterator[str]:
 
 
 def _grown(history: dict[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the history that a page has not got: from the last stretch it has on."""
+    """Return the history that a page lacks: from the last stretch on that it has."""
     known = sent.get("history", {})
     sent["history"] = {
         name: stretches[-1][0] if stretches else known.get(name, 0.0)

@@ -1,1 +1,1 @@
-"""What stands between a client and the routes: connections, limits, tokens, origins."""
+"""What a request passes before the routes: connections, limits, tokens, origins."""

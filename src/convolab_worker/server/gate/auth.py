@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 CERTIFICATES_URL = "https://www.googleapis.com/oauth2/v1/certs"
 
 _SCHEME = "bearer"
-# More characters than a shared token or one of Google's has.
+# More characters than any shared token, or token of Google's, has.
 _MAX_TOKEN_LENGTH = 8000
 _ISSUERS = ("accounts.google.com", "https://accounts.google.com")
 _CLOCK_SKEW_SECONDS = 10
 _MAX_AGE = re.compile(r"max-age=(\d+)")
 _DEFAULT_MAX_AGE_SECONDS = 3600.0
-# Certificates are not requested more often than this, whatever keys the tokens name and however
-# often a request fails.
+# Certificates are not fetched more often than this, whatever keys tokens name, and however often a
+# fetch fails.
 _RETRY_SECONDS = 30.0
 _FETCH_TIMEOUT_SECONDS = 5.0
 _MAX_CERTIFICATES_BYTES = 1_000_000
@@ -135,7 +135,7 @@ class Certificates:
         return self._by_key_id
 
     async def _fetch_once(self) -> None:
-        """Fetch them; requests at the same time share a fetch, which none of them cancels."""
+        """Fetch them; requests at the same time share a fetch, and none of them cancels it."""
         if self._fetching is None:
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             self._fetching = asyncio.create_task(self._fetch(), name="convolab-certificates")
@@ -202,13 +202,13 @@ class IdentityTokenVerifier:
     async def caller(self, token: str) -> str | None:
         """Return the e-mail address of a token whose signature, issuer, audience and times fit.
 
-        None if any of them does not, or the address is none of ours.
+        None if one of these does not fit, or the address is not one of the ``emails``.
         """
         try:
             claims = await self._claims(token)
         except Exception as error:  # noqa: BLE001 - whatever a token is made of, it is refused
-            # Google's library raises a ValueError for a wrong token, and odd JSON nearly anything:
-            # a TypeError, or a RecursionError for a thousand brackets.
+            # Google's library raises a ValueError for a wrong token. For odd JSON it raises nearly
+            # anything: a TypeError, or a RecursionError for a thousand brackets.
             _log.debug("identity_token.refused", error=type(error).__name__)
             return None
         if not isinstance(claims, dict) or claims.get("iss") not in _ISSUERS:

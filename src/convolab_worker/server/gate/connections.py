@@ -8,8 +8,8 @@
     serving -- answered -->        idle
 
 When there is no place, the connection that has been idle for longest goes, then one that is slowed,
-then one whose request is not complete. Nobody who is being served is ever dropped for another: then
-the newcomer has one of a few further places, where only probes are answered.
+then one whose request is not complete. A connection that is being served is never dropped for
+another. If all are, the newcomer gets one of a few further places, where only probes are answered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Places beyond the limit, for probes.
 SPARE_PLACES = 16
-# How long a head may take, and a connection be idle; the latter when three of four places are used.
+# How long a head may take, and how long a connection may be idle; the last number holds when three
+# of four places are used.
 HEAD_SECONDS = 10.0
 IDLE_SECONDS = 75.0
 CROWDED_IDLE_SECONDS = 5.0
@@ -45,7 +46,7 @@ _MAY_BE_DROPPED = (Activity.IDLE, Activity.SLOWED, Activity.READING)
 
 
 class Placement(Struct, Generic[T], frozen=True):
-    """Where a new connection goes: ``drop`` that one for it; only probes are answered there."""
+    """Where a new connection goes: which one to ``drop`` for it, and whether only probes pass."""
 
     drop: T | None = None
     probes_only: bool = False
@@ -68,7 +69,8 @@ class ConnectionTable(Generic[T]):
         self.limit = limit
         self._peer_limit = max(int(limit * share), 1)
         self._entries: dict[T, _Entry] = {}
-        # Those of an activity, in the order in which they took it up; values mean nothing.
+        # The connections of an activity, in the order in which they took it up; the values mean
+        # nothing.
         self._order: dict[Activity, dict[T, None]] = {activity: {} for activity in Activity}
         self._of_peer: dict[str, int] = {}
         self._spares: dict[T, None] = {}
@@ -93,7 +95,7 @@ class ConnectionTable(Generic[T]):
         return Placement(drop=next(iter(self._spares)) if full else None, probes_only=True)
 
     def droppable(self, peer: str | None = None) -> T | None:
-        """Return the connection, if need be of that peer, that may be dropped first."""
+        """Return the connection to drop first, of ``peer`` if one is given."""
         candidates = (one for activity in _MAY_BE_DROPPED for one in self._order[activity])
         return next(
             (
@@ -114,7 +116,7 @@ class ConnectionTable(Generic[T]):
             self._of_peer[peer] = self._of_peer.get(peer, 0) + 1
 
     def move(self, connection: T, activity: Activity, now: float) -> None:
-        """Note what a connection does now; one that is dropped already does nothing."""
+        """Note what a connection does now; ignored for one that was dropped."""
         entry = self._entries.get(connection)
         if entry is not None and entry.activity is not activity:
             del self._order[entry.activity][connection]
@@ -122,7 +124,7 @@ class ConnectionTable(Generic[T]):
             entry.activity, entry.since = activity, now
 
     def remove(self, connection: T) -> None:
-        """Forget a connection; one that is dropped already is not known any more."""
+        """Forget a connection; ignored for one that was dropped."""
         entry = self._entries.pop(connection, None)
         if entry is None:
             return

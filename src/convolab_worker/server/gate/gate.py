@@ -1,8 +1,7 @@
-"""What every request passes before its route: who may call, from where, how often, with what body.
+"""What each request passes before its route: rate, origin, token and body are checked.
 
-A route of ours needs no check of its own: all of them, and requests for none, go through
-``Gate.handle``. Those that are no valid HTTP, and never become a request, are answered by
-``Gate.malformed``.
+No route needs a check of its own: all requests, also those for no route, go through
+``Gate.handle``. ``Gate.malformed`` answers what is not valid HTTP, and so never becomes a request.
 """
 
 from __future__ import annotations
@@ -33,11 +32,12 @@ if TYPE_CHECKING:
     from convolab_worker.server.gate.traffic import Traffic
 
 _BODY_SECONDS = 10.0
-# Routes by their names: an application may be mounted under any path of another.
+# Routes are known by their names: an application may be mounted under any path of another.
 _PROBES = frozenset({"health", "healthz", "ready", "readyz"})
 _OPEN = _PROBES | {"openapi"}  # they say nothing about jobs
 # Probes of one client beyond this rate (requests/s) are answered late, and never refused: a refused
-# probe restarts the worker. So is a 429, or those who ignore it would ask all the faster.
+# probe restarts the worker. A 429 is answered late, too, or clients that ignore it would ask all
+# the faster.
 _FEWEST_PROBES = 20.0
 _LATE_SECONDS = 0.25
 _CROWDED_RETRY_SECONDS = 5
@@ -94,9 +94,10 @@ class Gate:
             return _internal_error()
 
     def malformed(self, peer: str, reason: str, status: int = 400) -> web.Response:
-        """Return the answer to what is no valid HTTP; it closes the connection.
+        """Return the answer to what is not valid HTTP; it closes the connection.
 
-        Nothing of what was sent is in answer or log: it may be a secret next to a wrong byte.
+        Neither the answer nor the log quotes what was sent: there may be a secret next to a wrong
+        byte.
         """
         self._traffic.note("server.malformed", peer=peer, reason=reason)
         client = client_address(peer, (), behind_front_end=False)
@@ -120,7 +121,7 @@ class Gate:
         return await _read_body(request) if refusal is None else refusal
 
     async def _held_off(self, request: web.Request) -> web.Response | None:
-        """Hold up who asks too often; return the answer to one who may not pass, or None."""
+        """Delay a client that asks too often; return the answer if it may not pass, or None."""
         is_probe = request.match_info.route.name in _PROBES
         connection = HttpConnection.of(request)
         if connection is not None and connection.probes_only:
@@ -138,12 +139,12 @@ class Gate:
         return None if is_probe else _limited(wait)
 
     def _foreign(self, request: web.Request) -> web.Response | None:
-        """Return the answer to what a web page of somebody else has sent, or None."""
+        """Return the answer to a request that another site's page has sent, or None."""
         if not self._authorization.is_open:
             return None
         is_local = self._checks_names and _is_local(request)
         is_link = request.method == "GET" and request.match_info.route.name == "index"
-        if is_link and not is_local:  # a link leads from anywhere to the page, which has no data
+        if is_link and not is_local:  # any site may link to the page, which has no data
             return None
         header = foreign_header(request.headers, is_local=is_local)
         if header is None:
@@ -175,9 +176,9 @@ class Gate:
     async def _badly_signed(
         self, request: web.Request, verifier: SignatureVerifier
     ) -> web.Response | None:
-        """Return the answer to a wake whose signature does not fit it, or None.
+        """Return the answer to a wake whose signature is wrong, or None.
 
-        The body is read when all that does not need it is right.
+        The body is read only when everything else is right.
         """
         tokens, query = request.headers.getall(HEADER), request.rel_url.raw_query_string
         judged = verifier.judge(tokens, query, time.time())
@@ -201,7 +202,7 @@ class Gate:
         )
 
     async def answering(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Count an answer whose head goes out now, streams too, and add what every head has."""
+        """Count an answer, streams too, as its head goes out; add the headers that all have."""
         self._traffic.answers[request.match_info.route.name or "other", response.status] += 1
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""One connection: aiohttp's, with limits, and with our answers to what aiohttp itself refuses."""
+"""One connection: aiohttp's, with limits, and our own answers where aiohttp refuses."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 64 * 1024
 # Bytes of the request line, and of one header with its name.
 _MAX_LINE_BYTES = 8190
-# All that a connection may send until it has its answer: heads, body, and what frames the body.
+# The most bytes that a connection may send before its answer: heads, body and its framing.
 MAX_REQUEST_BYTES = 2 * MAX_BODY_BYTES
 _MAX_HEADERS = 100
-# How long an answer may find no reader.
+# How long an answer may stay unread.
 _UNREAD_SECONDS = 30.0
 # aiohttp closes idle connections too; the listener does it earlier.
 _AIOHTTP_IDLE_SECONDS = 3600.0
-# When the client has closed its side: how long after an answer another one must have begun.
+# After the client has closed its side: how long after an answer the next one must begin.
 _NEXT_ANSWER_SECONDS = 0.02
 
 _log = Log()
@@ -41,8 +41,8 @@ _silent.disabled = True
 class HttpConnection(web.RequestHandler):
     """A client's connection, which tells its ``listener`` what it does.
 
-    The client of a route whose answer may take long has given up when it closes its side of the
-    connection (``end_with_input``). All others are answered first.
+    A client that closes its side of the connection has given up if its route's answer may take long
+    (``end_with_input``). All other clients are answered first.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class HttpConnection(web.RequestHandler):
         self._unread_since: float | None = None
         self.peer = peer
         self.probes_only = probes_only
-        self.expected: list[str] = []  # the request's Expect headers
+        self.expected: list[str] = []  # the Expect headers of the request
         self._ends_with_input = False
 
     @staticmethod
@@ -101,7 +101,8 @@ class HttpConnection(web.RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         except HttpProcessingError as error:
-            # Before aiohttp 3.14: what follows a request to upgrade is parsed before the answer.
+            # Before aiohttp 3.14, what follows a request to upgrade is parsed before it is
+            # answered.
             self._request = None
             self._refuse(400, type(error).__name__)
             raise ConnectionError(type(error).__name__) from error
@@ -126,7 +127,7 @@ class HttpConnection(web.RequestHandler):
             self.force_close()
 
     def is_unread(self, now: float) -> bool:
-        """Return whether the client has not read its answer for long; to be asked regularly."""
+        """Return whether the client has not read its answer for long; call this regularly."""
         if self._socket is None or not self._socket.get_write_buffer_size():
             self._unread_since = None
             return False
@@ -138,7 +139,7 @@ class HttpConnection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._socket = self.transport
-        if self._is_dropped:  # before it was there
+        if self._is_dropped:  # before the connection was made
             self.drop()
 
     def data_received(self, data: bytes) -> None:
@@ -188,7 +189,7 @@ class HttpConnection(web.RequestHandler):
         _log.error("request.failed", error=type(exc_info).__name__, where=_where(exc_info))
 
     def _overrun(self) -> None:
-        """More was sent than any request has: refuse what is being read, and read no more."""
+        """More was sent than any request has: refuse it, and read no more."""
         request = self._request
         if request is not None and not request.content.is_eof():
             if self.transport is not None:
@@ -209,7 +210,7 @@ class HttpConnection(web.RequestHandler):
 
     @staticmethod
     def _give_up_body(request: web.BaseRequest) -> None:
-        """Nothing more will come: the rest of the body neither."""
+        """The rest of the body will not come."""
         if not request.content.is_eof() and request.content.exception() is None:
             request.content.set_exception(web.RequestPayloadError("the client closed its side"))
 

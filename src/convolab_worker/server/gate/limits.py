@@ -58,8 +58,8 @@ def client_address(peer: str, forwarded_for: Sequence[str], *, behind_front_end:
     """Return the name of the client that a request counts for, given its X-Forwarded-For lines.
 
     Cloud Run's front end appends the address that it saw, at the end of the last line; the client
-    itself may have written all that stands before. Elsewhere anybody may have written all of it.
-    What is no address there counts for the peer, so that names are short and can't be made up.
+    itself may have written all that stands before. Elsewhere anybody may have written all of it. If
+    it is not an address, the peer's counts, so that names are short and can't be made up.
     """
     if behind_front_end and forwarded_for:
         given = _address(forwarded_for[-1].rpartition(",")[2].strip())

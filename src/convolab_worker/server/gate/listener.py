@@ -1,7 +1,7 @@
 """Accepts connections, as many as there are descriptors for; ``connections`` decides which.
 
-Its own loop accepts them one at a time, so that the operating system's errors are said once, and a
-flood takes no descriptor beyond the limit.
+Its own loop accepts them one at a time, so that each error of the operating system is logged once,
+and a flood takes no descriptor beyond the limit.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
     from convolab_worker.server.gate.gate import Gate
     from convolab_worker.server.gate.traffic import Traffic
 
-# The most connections, and the descriptors that this server asks for: half are for the handlers.
+# The most connections, and the descriptors that this server asks for; half of these are for
+# handlers.
 _MAX_CONNECTIONS = 1000
 _DESCRIPTORS = 4096
-# Accepted in one turn of the loop; those that are dropped for them are closed in the next one.
+# How many are accepted in one turn of the loop; those dropped for them are closed in the next.
 _AT_ONCE = 16
 _FEWEST_CONNECTIONS = 8
-# The part of the connections that one peer may have where peers are clients.
+# The share of the connections that one peer may have, where peers are clients.
 _SHARE = 0.5
 _SWEEP_SECONDS = 0.5
 # The pause after the operating system refused to accept and nobody could be dropped.
 _ACCEPT_PAUSE_SECONDS = 0.2
-# How long answers may still take when the server closes.
+# How long answers may take when the server closes.
 _LAST_ANSWERS_SECONDS = 0.5
 
 _log = Log()
@@ -107,11 +108,11 @@ class Listener:
         await self._runner.cleanup()
 
     def moved(self, connection: HttpConnection, activity: Activity) -> None:
-        """A connection does something else now."""
+        """Note that a connection does something else now."""
         self._table.move(connection, activity, asyncio.get_running_loop().time())
 
     def lost(self, connection: HttpConnection) -> None:
-        """A connection is closed."""
+        """Forget a connection, which is closed."""
         self._table.remove(connection)
         self._traffic.connections = len(self._table)
 
@@ -128,7 +129,7 @@ class Listener:
                     continue
                 keep_from_forks(accepted)
                 self._place(accepted, str(address[0]), server)
-            await asyncio.sleep(0)  # those that are open have their turn
+            await asyncio.sleep(0)  # let the open connections have their turn
 
     def _place(self, accepted: socket.socket, peer: str, server: web.Server) -> None:
         placement = self._table.place(peer)
@@ -156,7 +157,7 @@ class Listener:
             self.lost(connection)
 
     async def _make_room(self, error: OSError) -> None:
-        """The operating system has no descriptor left: drop somebody who waits, or pause."""
+        """The operating system has no descriptor left: drop a waiting connection, or pause."""
         self._traffic.note(
             "server.accept_failed", error=error.strerror, connections=len(self._table)
         )
@@ -174,7 +175,7 @@ class Listener:
         connection.drop()
 
     async def _sweep(self) -> NoReturn:
-        """Drop those that take too long, and let the log's summaries out."""
+        """Drop connections that take too long, and log the summaries of repeated events."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
@@ -193,7 +194,7 @@ def _log_death(task: asyncio.Task[NoReturn]) -> None:
 
 
 def _taking_up(make_request: Any) -> Any:
-    """Wrap aiohttp's factory of requests: it tells the connection, and takes Expect headers out.
+    """Wrap aiohttp's factory of requests: tell the connection, and take Expect headers out.
 
     aiohttp would answer those before the gate.
     """

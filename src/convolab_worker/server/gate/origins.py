@@ -1,4 +1,4 @@
-"""Whether a web page of somebody else has sent a request. Pure.
+"""Whether a page of another site has sent a request. Pure.
 
 A browser sends what a foreign page asks it to, to loopback too. Where no token is asked for, its
 headers are all that tells such a request from one of the server's own page: ``Sec-Fetch-Site`` and
@@ -22,8 +22,8 @@ def foreign_header(headers: CIMultiDictProxy[str], *, is_local: bool) -> str | N
     """Return the name of the header that shows a foreign page; None if none does.
 
     ``is_local``: the server listens on loopback, so that only names of loopback are its own.
-    Elsewhere it has any name, and a proxy may have changed ``Host``: there the browser's word on
-    the site counts for more than a comparison of ``Origin`` with ``Host``.
+    Elsewhere it may have any name, and a proxy may have changed ``Host``: there what the browser
+    says of the site counts for more than a comparison of ``Origin`` with ``Host``.
     """
     hosts = headers.getall("Host", [])
     if is_local and not all(is_loopback(host) for host in hosts):

@@ -4,8 +4,8 @@ Each request carries a JSON Web Token that is signed by HMAC-SHA256 with the acc
 or with its next one while the keys are rolled, and that names the address, the times and the
 body: https://upstash.com/docs/qstash/features/security and …/howto/roll-signing-keys.
 
-The standard library has all that this needs. A library for every kind of token would be a
-dependency whose choices (other algorithms, other keys) would have to be turned off.
+The standard library has all that this needs. A library for all kinds of tokens would be a
+dependency whose other algorithms and keys would have to be turned off.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ HEADER = "Upstash-Signature"
 
 _ISSUER = "Upstash"
 _CLOCK_SKEW_SECONDS = 10
-# More characters than a token of QStash has, whose claims are one address and five short values.
+# More characters than a token of QStash has: its claims are one address and five short values.
 _MAX_LENGTH = 16_000
 
 
 class SignatureProblem(StrEnum):
-    """Why a signature is refused; no value of it is told."""
+    """Why a signature is refused; it quotes no value of it."""
 
     FORM = "expected one JSON Web Token by HS256"
     KEY = "expected one by CONVOLAB_WAKE_SIGNING_KEY or CONVOLAB_WAKE_NEXT_SIGNING_KEY"
@@ -45,7 +45,7 @@ class SignatureProblem(StrEnum):
 
 
 class SignedBody(Struct, frozen=True):
-    """What a signature that is right in everything else says of the body."""
+    """What a signature, right in all else, says of the body."""
 
     sha256: str
 
@@ -63,7 +63,7 @@ class SignatureVerifier(Struct, frozen=True):
     keys: Sequence[str]
 
     def judge(self, tokens: Sequence[str], query: str, now: float) -> SignedBody | SignatureProblem:
-        """Return what is signed of the body, if all else is right, or what is not.
+        """Return what is signed of the body, if all else is right, or what is wrong.
 
         ``tokens`` are the values of the header, ``query`` is the request's, ``now`` is in epoch
         seconds.
@@ -85,7 +85,7 @@ class SignatureVerifier(Struct, frozen=True):
     def _claims(self, tokens: Sequence[str]) -> Mapping[str, Any] | SignatureProblem:
         """Return what is signed. Nothing of it is parsed before the signature has been found right.
 
-        Both parts are JSON, then: what holds the key has written them.
+        Both parts are JSON then: a holder of the key has written them.
         """
         token = tokens[0] if len(tokens) == 1 else ""
         signed, _, signature = token.rpartition(".")

@@ -1,4 +1,4 @@
-"""What a server counts of its clients, and tells in its log: a flood is one line a minute."""
+"""Counts what clients do, and logs it: a flood is one line a minute."""
 
 from __future__ import annotations
 

@@ -88,15 +88,15 @@ def test_a_pattern_is_due_when_nodes_workers_find_it_due(
         ("0 0 * * 1,1", "named twice"),
         ("0 0 * * 1#1,3#2", "not with a list"),
         ("0 0 * * 1#6", "1 to 5 behind the #"),
-        ("60 * * * *", "60 is no minute: expected 0 to 59"),
-        ("5-1 * * * *", "5-1 is no range of the minute"),
+        ("60 * * * *", "60 is not a minute: expected 0 to 59"),
+        ("5-1 * * * *", "5-1 is not a range of the minute"),
         ("*/0 * * * *", "a step of 1 or more"),
         ("1//2 * * * *", "one step at most"),
         ("1,,2 * * * *", "between two commas"),
         ("0 0 30 2 *", "month 2 has no day 30"),
         ("0 0 1W * *", "can't be read as a day of the month"),
-        ("0 0 31L * 1L2", "1L2 is no day of the week"),
-        ("H(5-1) * * * *", "is no range of the minute"),
+        ("0 0 31L * 1L2", "1L2 is not a day of the week"),
+        ("H(5-1) * * * *", "is not a range of the minute"),
         ("H/0 * * * *", "a step of 1 or more"),
         ("1 2 3 4 5 6 7", "7 fields: expected 1 to 6"),
         ("1," * 600, "1200 characters"),
@@ -126,7 +126,7 @@ def test_a_clock_that_is_set_by_half_an_hour_ends_no_schedule() -> None:
 
 @pytest.mark.parametrize("name", ["", "Berlin", "Mars/Olympus", "UTC+123", "../etc", 1.5, True, []])
 def test_a_zone_that_is_none_is_refused(name: object) -> None:
-    with pytest.raises(InvalidPattern, match="is no time zone"):
+    with pytest.raises(InvalidPattern, match="is not a time zone"):
         zone_offset(name)
 
 

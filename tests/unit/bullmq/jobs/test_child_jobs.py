@@ -55,7 +55,7 @@ def test_each_rule_for_failures_is_one_of_bullmqs(rule: Any, option: str) -> Non
     ("given_options", "message"),
     [
         ({"name": ""}, "name=''.* a job name"),
-        ({"name": 7}, "7 is no registered handler.* a job's name"),
+        ({"name": 7}, "7 is not a registered handler.* a job's name"),
         ({"name": "a:b"}, "key='a:b'.* without ':' and '~'"),
         ({"key": "a~2"}, "key='a~2'.* without ':' and '~'"),
         ({"key": ""}, "key=''"),

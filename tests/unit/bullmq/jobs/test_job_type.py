@@ -262,9 +262,9 @@ def test_what_is_no_handler_is_refused() -> None:
 
     async def generate(job: Job[Any]) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="generate is no registered handler"):
+    with pytest.raises(ConfigurationError, match="generate is not a registered handler"):
         job_type_of(generate)
-    with pytest.raises(ConfigurationError, match="7 is no registered handler"):
+    with pytest.raises(ConfigurationError, match="7 is not a registered handler"):
         order(7, None, {})
     handlers.audio("a")(handlers.audio("a")(generate))
     assert job_type_of(generate).name == "a"
@@ -283,7 +283,7 @@ def test_a_method_is_registered_as_ever() -> None:
     handlers.audio("speak")(voices.speak)
 
     assert handlers.find("any", "speak") is not None
-    with pytest.raises(ConfigurationError, match="speak is no registered handler"):
+    with pytest.raises(ConfigurationError, match="speak is not a registered handler"):
         job_type_of(voices.speak)
 
 

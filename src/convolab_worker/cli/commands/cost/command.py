@@ -48,7 +48,7 @@ def add_flags(command: Parser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Print what a day and a month cost; with ``--plot``, draw it too."""
-    settings = Settings(idle_min=given.idle_min, idle_max=given.idle_max)  # checks them
+    settings = Settings(idle_min=given.idle_min, idle_max=given.idle_max)  # checks the flags
     delayed_jobs, mean_delay = given.delayed
     workload = Workload(
         kinds=tuple(given.jobs or map(_jobs, DEFAULT_JOBS)),

@@ -26,7 +26,7 @@ RENEWAL_SECONDS = LOCK_SECONDS * 3 / 8
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Redis commands: those that clients send, and those that a provider bills (Lua's too)."""
+    """Redis commands: those that clients send, and those that a provider bills (in Lua, too)."""
 
     client_sent: float = 0.0
     billable: float = 0.0
@@ -45,7 +45,7 @@ class Event(Commands):
     name: str = ""
 
 
-# The scripts cost the same whoever calls them; script_costs has what they run inside Redis.
+# A script costs the same for every caller; script_costs has what it runs inside Redis.
 ADD_JOB = Event(1, 1 + ADD_NUMBERED, "any worker: a job is added, numbered by BullMQ")
 PROGRESS_UPDATE = Event(1, 1 + PROGRESS, "any worker: a progress update")
 LOCK_RENEWAL = Event(1, 1 + RENEWAL, "any worker: a renewal of a job's lock")
@@ -270,6 +270,6 @@ def waits_per_day(jobs_per_day: float, bounds: Bounds) -> float:
     ends = wait_ends(bounds)
     growing = sum(exp(-rate * end) for end in ends)
     grown = exp(-rate * ends[-1]) if ends else 1.0
-    jobs_per_longest = min(rate * bounds.longest, 700.0)  # beyond, nothing is left of the series
+    jobs_per_longest = min(rate * bounds.longest, 700.0)  # beyond this the series adds nothing
     series = jobs_per_longest / expm1(jobs_per_longest) if jobs_per_longest else 1.0
     return jobs_per_day * growing + DAY_SECONDS / bounds.longest * grown * series

@@ -23,7 +23,7 @@ class Hosting:
     always_on_usd_per_month: float | None
 
     def billed(self, used: float, free: float) -> float:
-        """Return what is left to pay of a month's use, after the free allowance."""
+        """Return the part of a month's use that is billed, after the free allowance."""
         return max(used - free * self.free_tier, 0.0)
 
 

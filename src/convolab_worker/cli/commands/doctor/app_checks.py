@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 _REFUSED, _FIRST_ERROR = (401, 403), 400
 _MOST_TOLD = 5
-_MANY_JOBS, _MUCH = 1000, 16 * 2**20  # below that, what is kept is no matter yet
+_MANY_JOBS, _MUCH = 1000, 16 * 2**20  # with fewer kept jobs there is nothing to say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The jobs of a queue that have ended as ``state`` says and are kept.
+    """The kept jobs of a queue that have ended in ``state``.
 
     ``bytes`` is an estimate, None where the server does not tell. ``is_bounded`` says whether jobs
     that end have older ones removed.
@@ -171,7 +171,7 @@ def history(queue: str, kept: Sequence[Ended]) -> Finding | None:
 
 
 def events(queue: str, stream: EventStream) -> Finding | None:
-    """Judge the size of a queue's event stream; None without events, or where nobody tells."""
+    """Judge the size of a queue's event stream; None without events, or if it is unknown."""
     if not stream.entries or stream.bytes is None:
         return None
     full = stream.bytes / stream.entries * max(stream.entries, stream.most)
@@ -201,7 +201,7 @@ def unhandled(queue: str, waiting: Iterable[str], known: Iterable[str]) -> Findi
 
 
 def unserved(queue: str, waiting: int, names: Collection[str], *, is_woken: bool) -> Finding:
-    """Judge a queue that has jobs of these names, and no worker that is connected.
+    """Judge a queue that has jobs of these names, and no connected worker.
 
     With ``is_woken`` its workers may be asleep.
     """
@@ -217,7 +217,7 @@ def unserved(queue: str, waiting: int, names: Collection[str], *, is_woken: bool
 
 
 def not_looked_for(queues: Iterable[str]) -> Finding:
-    """Tell that nobody has named a queue, and that only these were checked."""
+    """Tell that no queue was named, and that only these were checked."""
     return Finding(
         check="queues",
         verdict=UNKNOWN,

@@ -1,7 +1,7 @@
 """Judges facts about a Redis server and the settings. Pure.
 
-A fact is None where the server does not say it, as many providers' servers don't. The verdict
-is then ``unknown``, which is not a failure.
+A fact is None if the server does not tell it; many providers' servers tell little. The verdict is
+then ``unknown``, which is not a failure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OLDEST = (6, 2)
 _SLOW_SECONDS = 0.05
 _CLOCK_SECONDS = 1.0
 _FULL, _NEARLY_FULL = 0.95, 0.8
-# Providers that bill, or can bill, by the command, by the end of the host's name.
+# Ends of the host names of providers that bill, or can bill, by the command.
 _BY_THE_COMMAND = {".upstash.io": "Upstash"}
 _FORKS = {"valkey": "Valkey", "dragonfly": "Dragonfly", "keydb": "KeyDB"}
 _VERSION = re.compile(r"(\d+)\.(\d+)")
@@ -28,7 +28,7 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one check found: its verdict, why it matters, and what to do where it is not ok."""
+    """What one check found: its verdict, why it matters, and what to do if it is not ok."""
 
     check: str
     verdict: str
@@ -42,7 +42,7 @@ def _unknown(check: str, why: str = "") -> Finding:
 
 
 def variables(remarks: Sequence[str]) -> Finding:
-    """Judge what the environment has that was passed over: unknown variables, odd values."""
+    """Judge the parts of the environment that were ignored: unknown variables, odd values."""
     is_unknown = any(UNKNOWN_SETTING in remark for remark in remarks)
     return Finding(
         check="variables",

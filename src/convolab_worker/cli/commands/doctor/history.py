@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
 
-    Ask = Callable[..., Awaitable[Any]]  # of a command; None where the server refuses it
+    Ask = Callable[..., Awaitable[Any]]  # a command's reply; None if the server refuses it
 
 _SAMPLE = 20
-_MOST_EVENTS = 10_000  # where the queue says nothing, by BullMQ's scripts
+_MOST_EVENTS = 10_000  # BullMQ's scripts use this if the queue says nothing
 
 
 class Retention:
-    """What counts of a job's retention where its own options say nothing."""
+    """What counts for a job's retention if its own options say nothing."""
 
     def __init__(self, settings: Settings, handlers: HandlerRegistry | None) -> None:
         kept = {"keep_completed": settings.keep_completed, "keep_failed": settings.keep_failed}

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _PINGS = 20
 _BLOCK_SECONDS = 1.0
-_MOST_KEYS = 200_000  # a larger database is not looked through for queues
-_MOST_QUEUES = 50  # about 20 commands each, and 160 more where jobs that have ended are kept
+_MOST_KEYS = 200_000  # a larger database is not searched for queues
+_MOST_QUEUES = 50  # about 20 commands each, and 160 more if ended jobs are kept
 _DAY_MS = 24 * 3600 * 1000
 _LUA = "cjson.encode({1}) return cmsgpack.unpack(cmsgpack.pack('ok'))"
 # The commands that the library sends, with arguments that a dry run accepts. Those that run
@@ -60,7 +60,7 @@ _USED = (
 class Survey:
     """Looks once at everything that the settings name, through an open connection.
 
-    With ``finds`` nobody has named the queues, and it looks for them.
+    With ``finds`` no queue was named, and it looks for all.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class Survey:
                 yield each
 
     def _is_for(self, queue: str, handlers: HandlerRegistry) -> bool:
-        """Whether the application is to handle the queue's jobs: one that was found may not be."""
+        """Whether the queue is the application's; one that was only found may not be."""
         return (
             not self._finds
             or queue in self._settings.queues
@@ -224,7 +224,7 @@ class Survey:
         return None
 
     async def _routing(self, named: Sequence[str], found: Sequence[str]) -> AsyncIterator[Finding]:
-        """Find jobs that nobody fetches, on queues that nobody named too, and handlers."""
+        """Find jobs that nobody fetches, on unnamed queues too, and handlers that get none."""
         settings, connection = self._settings, self._connection
         queues = [QueueKeys(settings.prefix, name) for name in dict.fromkeys([*named, *found])]
         states: list[QueueStatus] = []

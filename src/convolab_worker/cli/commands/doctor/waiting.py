@@ -57,7 +57,7 @@ async def refusals(
         handler = handlers.find(keys.queue, name)
         if handler is None:
             continue
-        # The first, the last and one in between: they may be of different producers.
+        # The first, the last and one in between: different producers may have added them.
         for job_id in dict.fromkeys((ids[0], ids[len(ids) // 2], ids[-1])):
             data = await connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "data")
             try:

@@ -1,4 +1,4 @@
-"""Asks the wake server whether it takes the token, and strangers; nothing is woken."""
+"""Asks the wake server whether it takes the token, and callers without one; wakes nothing."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ async def find(
 ) -> tuple[JobDetails, Attempts]:
     """Return a job with everything that is kept of it, if it is in one of those states.
 
-    When a job that has started more than once did so is asked of its queue's events.
+    If a job has started more than once, its queue's events are asked for the times.
 
     Without ``whole`` only the newest rows of its log are read. Raises JobNotFound.
     """
@@ -71,7 +71,7 @@ async def carry_out(
     *,
     dry_run: bool,
 ) -> None:
-    """Do that to the jobs that fit, and count what became of them in ``outcomes``.
+    """Act on the jobs that fit, and count in ``outcomes`` what became of them.
 
     The oldest goes first, so that the jobs keep their order. Jobs that come meanwhile are left
     alone.

@@ -184,7 +184,7 @@ def print_job(details: JobDetails, attempts: Attempts, given: argparse.Namespace
 
 
 def _act(given: argparse.Namespace) -> int:
-    """Do it to the jobs that are meant, and print how many there were."""
+    """Act on the jobs that are meant, and print how many there were."""
     settings, wanted, states = flags.settings_of(given), _wanted(given), _states(given)
     if wanted.is_everything and not (given.all or given.ids or getattr(given, "states", ())):
         which = "every failed job" if given.only_failed else "every job"
@@ -229,7 +229,7 @@ def _act(given: argparse.Namespace) -> int:
 
 
 def _states(given: argparse.Namespace) -> Sequence[str]:
-    """Return the states that are meant: those of the flags, or all that the action is for."""
+    """Return the states that are meant: those of the flags, or all that the action applies to."""
     from convolab_worker.client.operating import actions, jobs
 
     possible = [
@@ -248,7 +248,7 @@ def _states(given: argparse.Namespace) -> Sequence[str]:
                 raise ConfigurationError(msg)
         return states
     if given.action == "retry" and not given.ids:
-        return ("failed",)  # what is completed is run again only by its id, or by --state
+        return ("failed",)  # completed jobs are run again only by id, or by --state
     return possible
 
 

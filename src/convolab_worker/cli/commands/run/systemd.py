@@ -24,7 +24,7 @@ class Systemd:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Systemd | None:
-        """The unit's socket; None where systemd, or this unit, wants to hear nothing."""
+        """The unit's socket; None if systemd, or this unit, expects no notification."""
         environ = os.environ if environ is None else environ
         address = environ.get("NOTIFY_SOCKET", "")
         if not address.startswith(("/", "@")):
@@ -35,7 +35,7 @@ class Systemd:
         return cls(address, int(microseconds) / 1e6 if watches else None)
 
     def tell(self, state: str) -> None:
-        """Send a state; systemd being away is no reason to fail."""
+        """Send a state; does not fail if systemd is away."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             try:
                 sender.sendto(state.encode(), self._address)
@@ -48,8 +48,8 @@ async def supervised(worker: Worker, systemd: Systemd | None) -> AsyncIterator[N
     """Tell systemd of the worker's life, for as long as this is entered.
 
     It is ready when its lifespans are open, whether Redis is there or not: the worker waits for
-    Redis itself, and better than by being restarted. It is alive while its event loop turns and
-    jobs are fetched as planned.
+    Redis itself, which is better than a restart. It is alive while its event loop turns and jobs
+    are fetched as planned.
     """
     if systemd is None:
         yield

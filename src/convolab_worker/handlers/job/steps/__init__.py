@@ -1,1 +1,1 @@
-"""Steps of a job. Nothing here is imported for a job that has none, but ``limits``."""
+"""Steps of a job. For a job without steps only ``limits`` is imported."""

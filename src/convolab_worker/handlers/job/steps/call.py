@@ -53,7 +53,7 @@ def step_call(name: str, function: Any, *args: Any, **kwargs: Any) -> StepCall:
     if "backoff" in policy and policy.get("attempts", 1) == 1:
         msg = f"step {name!r}: a backoff is for further attempts: expected attempts=2 or more"
         raise ConfigurationError(msg)
-    retry_delay(policy, 0, random=0.0)  # raises for a backoff that no step can have
+    retry_delay(policy, 0, random=0.0)  # raises for a wrong backoff
     bound = functools.partial(function, *args, **kwargs) if args or kwargs else function
     return StepCall(name=name, function=bound, policy=policy, timeout=timeout)
 
@@ -70,7 +70,7 @@ def _check_unclaimed(name: str, function: Callable[..., Any], what: str) -> None
     """Raise ConfigurationError if the function takes an argument of this name, too."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # a built-in that does not tell
+    except ValueError:  # a built-in without a signature
         return
     if any(each.name == what or each.kind is each.VAR_KEYWORD for each in parameters):
         msg = (

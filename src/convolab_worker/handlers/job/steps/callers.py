@@ -65,7 +65,7 @@ class ThreadCaller:
             return self._loop.finished(_in_time(call, call.function()))
         if call.timeout is None:
             value = call.function()
-        else:  # in another thread, since nothing ends this one
+        else:  # in another thread: this one can't be cancelled
             ended: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
             _start_thread(call, lambda *told: ended.put(told))
             try:
@@ -126,7 +126,7 @@ def _start_thread(call: StepCall, tell: Callable[[Any, BaseException | None], ob
             error = raised
         tell(value, error)
 
-    # A daemon: a function that never ends must not keep the process.
+    # A daemon: a function that never ends must not keep the process alive.
     threading.Thread(target=main, name=f"step {call.name}", daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""How large the results of a job's steps may be: all of them travel with every fetch of the job."""
+"""How large the results of steps may be: each fetch of a job carries all of its results."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ADVICE = "store it elsewhere, and let the step return its address"
 
 
 class StepLimits(Struct, frozen=True):
-    """Sizes in bytes of JSON: of one result that is warned of, and of all that a job may keep."""
+    """Bytes of JSON: a result above ``warning`` is warned of; a job keeps no more than ``most``."""
 
     warning: int
     most: int
 
     @classmethod
     def of(cls, settings: Settings) -> StepLimits:
-        """Return those of a worker with these settings."""
+        """Return the limits that the settings give."""
         return cls(settings.step_size_warning, settings.step_size_limit)
 
     def check(self, job: ActiveJob, name: str, size: int, pending: int = 0) -> None:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.job.worker_loop import WorkerLoop
 
 _KEY_DIGITS = 32
-# Another call would end the same way, or was asked for at another time.
+# These are not retried: another call would end the same way, or is to be made later.
 _FINAL = (
     ConfigurationError, InvalidPayload, InvalidResult, LockLost, RateLimited, RetryLater,
     UnrecoverableError,
@@ -67,7 +67,7 @@ class StepRecorder(Protocol):
         """Whether the run is over, so that nothing is recorded any more."""
 
     def record_step(self, name: str, result: str) -> Coroutine[Any, Any, bytes]:
-        """Keep a step's result, JSON text; return the one that stands: the first.
+        """Keep a step's result, JSON text; return the kept one: an earlier one stays.
 
         Raises LockLost, and InvalidResult where the job would keep too much.
         """
@@ -83,7 +83,7 @@ class Steps:
         self._begun: set[str] = set()
 
     def key(self, name: str) -> str:
-        """Return the same text for this step of this job in every run, and for no other step."""
+        """Return a text that this step has in every run of this job, and no other step has."""
         check_name(name)
         job = self._job
         origin = job.moved_from or f"{job.queue}:{job.id}"
