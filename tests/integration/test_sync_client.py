@@ -6,10 +6,13 @@ import asyncio
 import itertools
 import os
 import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -68,6 +71,53 @@ def test_eight_threads_share_a_client(
     assert ids == expected
     assert sorted(waiting) == sorted(itertools.chain(*expected))
     assert sync_client.counts()[queue_name]["waiting"] == 400
+
+
+# What may give the interpreter lock away of all that an add calls. macOS has no other random bytes.
+HANDS_OVER = {"poll", "select", "sleep", "acquire", "wait"}
+if hasattr(os, "getrandom"):
+    HANDS_OVER.add("urandom")
+
+
+class HandOvers:
+    """The calls in which a thread gives the interpreter lock away, by name.
+
+    A socket with a time-out of Python's does so twice in each: it asks first whether it may go on.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def see(self, _: FrameType, event: str, called: Any) -> None:
+        """Look at a call, as ``sys.setprofile`` tells of it."""
+        if event != "c_call":
+            return
+        on = getattr(called, "__self__", None)
+        if isinstance(on, socket.socket):
+            self.names += [called.__name__] * (1 if on.gettimeout() is None else 2)
+        elif called.__name__ in HANDS_OVER:
+            self.names.append(called.__name__)
+
+
+def test_an_add_of_a_thread_gives_the_interpreter_lock_away_twice(
+    sync_client: SyncJobClient,
+) -> None:
+    """To send and to read. Each time other threads go on first, which takes longer than Redis."""
+    handed = HandOvers()
+
+    def add() -> None:
+        for _ in range(ENOUGH):
+            sync_client.enqueue("work", {"n": 1})
+        sys.setprofile(handed.see)
+        try:
+            sync_client.enqueue("work", {"n": 1})
+        finally:
+            sys.setprofile(None)
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(add).result()
+
+    assert handed.names == ["send", "recv"]
 
 
 @pytest.mark.asyncio

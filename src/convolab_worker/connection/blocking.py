@@ -7,6 +7,10 @@ credentials and clusters; where anything goes wrong, the caller uses a ``Connect
 from __future__ import annotations
 
 import math
+import os
+import select
+import socket
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,13 +23,13 @@ from convolab_worker.connection.connection import Connection
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from convolab_worker.connection.commands.usage import CommandCounter, Purpose
     from convolab_worker.connection.route import Route
 
-_READ_BYTES = 65_536
+_READ_BYTES = 4096  # an answer has fewer
+_SILENT = "no answer in time"
 _MOST = 16
 _PAUSE_SECONDS = 1.0
 
@@ -34,10 +38,13 @@ class BlockingConnection:
     """An open connection to the server of the ``route``, which one thread at a time may use."""
 
     def __init__(self, sock: socket.socket, timeout: float, route: Route) -> None:
-        sock.settimeout(timeout)
+        _wait_in_the_kernel(sock, timeout)
         self._route = route
         self._epoch, self._login = route.epoch, route.login
         self._socket = sock
+        self._timeout = timeout
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
         self._reader = hiredis.Reader(replyError=RedisRefused)
 
     @property
@@ -52,9 +59,9 @@ class BlockingConnection:
         this one can't be used any more.
         """
         try:
-            self._socket.sendall(pack(args))
+            self._send(pack(args))
             while (answer := self._reader.gets()) is False:
-                received = self._socket.recv(_READ_BYTES)
+                received = self._receive()
                 if not received:
                     msg = "Redis closed the connection"
                     raise ReplyLost(msg)
@@ -66,8 +73,50 @@ class BlockingConnection:
             raise answer
         return answer
 
+    def _send(self, packed: bytes) -> None:
+        try:
+            sent = self._socket.send(packed, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(packed):
+            return
+        # What the socket has no room for: Python's time-out bounds the whole of it.
+        self._socket.settimeout(self._timeout)
+        self._socket.sendall(memoryview(packed)[sent:])
+        _wait_in_the_kernel(self._socket, self._timeout)
+
+    def _receive(self) -> bytes:
+        # A signal lets the kernel's time-out begin anew, and signals come to the main thread.
+        is_main = threading.get_ident() == threading.main_thread().ident
+        if is_main and not self._readable.poll(self._timeout * 1000):
+            raise TimeoutError(_SILENT)
+        try:
+            return self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            raise TimeoutError(_SILENT) from None
+
     def close(self) -> None:
         self._socket.close()
+
+
+def _wait_in_the_kernel(sock: socket.socket, timeout: float) -> None:
+    """Let a read of the socket wait in the kernel, up to its time-out, where it can.
+
+    With Python's time-outs each send and each read is two system calls, the first of which asks
+    whether the second may be made. Around each of them a thread gives the interpreter lock away and
+    has to wait for it again, which among busy threads takes longer than what Redis does.
+    """
+    sock.settimeout(None)
+    seconds, part = divmod(timeout, 1)
+    times = struct.pack("ll", int(seconds), int(part * 1e6))
+    try:
+        # It does not where threads are greenlets: there a descriptor never blocks.
+        if os.get_blocking(sock.fileno()):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, times)
+            return
+    except OSError:  # a 32-bit system that counts seconds in 64 bits
+        pass
+    sock.settimeout(timeout)
 
 
 async def open_blocking(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -115,3 +120,109 @@ def test_where_there_can_be_none_no_call_is_made(error: Exception | None) -> Non
 
     assert [pool.call(Purpose.ENQUEUE, "PING") for _ in range(3)] == [None] * 3
     assert asked == [1]
+
+
+@pytest.fixture
+def silent() -> Iterator[tuple[BlockingConnection, socket.socket]]:
+    """A connection whose commands may take 0.2 s, and its other end, which nobody reads."""
+    ours, theirs = socket.socketpair()
+    route = Route(Address.parse("redis://localhost"))
+    with theirs:
+        connection = BlockingConnection(ours, timeout=0.2, route=route)
+        yield connection, theirs
+        connection.close()
+
+
+def _in_a_thread(call: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result(10)
+
+
+@pytest.mark.parametrize("runs", [_in_a_thread, lambda call: call()], ids=["thread", "main"])
+@pytest.mark.parametrize("size", [10, 2**23], ids=["unanswered", "unread"])
+def test_a_server_that_is_silent_is_given_up_in_time(
+    silent: tuple[BlockingConnection, socket.socket], runs: Callable[..., Any], size: int
+) -> None:
+    connection, _ = silent
+
+    began = time.monotonic()
+    with pytest.raises(ReplyLost, match="in time|timed out"):
+        runs(lambda: connection.call("SET", "k", "x" * size))
+
+    assert 0.1 < time.monotonic() - began < 5
+
+
+def test_signals_do_not_make_the_wait_longer(
+    silent: tuple[BlockingConnection, socket.socket],
+) -> None:
+    """In the main thread, where they are handled: a profiler's, say."""
+    connection, theirs = silent
+    heard: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(1))
+    # It would end a wait that begins anew with each signal, after all.
+    gives_up = threading.Timer(5, theirs.shutdown, (socket.SHUT_RDWR,))
+    gives_up.start()
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        began = time.monotonic()
+        with pytest.raises(ReplyLost, match="in time"):
+            connection.call("PING")
+        waited = time.monotonic() - began
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        gives_up.cancel()
+
+    assert len(heard) >= 2
+    assert waited < 3
+
+
+def test_what_a_socket_has_no_room_for_is_sent_all_the_same(
+    silent: tuple[BlockingConnection, socket.socket],
+) -> None:
+    """And the next call waits as any other."""
+    connection, theirs = silent
+    size = 2**23
+
+    def serve() -> None:
+        received = 0
+        while received < size:
+            received += len(theirs.recv(2**16))
+        theirs.sendall(b"+OK\r\n")
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+
+    assert _in_a_thread(lambda: connection.call("SET", "k", "x" * size)) == b"OK"
+    serving.join()
+    with pytest.raises(ReplyLost, match="in time"):
+        _in_a_thread(lambda: connection.call("PING"))
+
+
+class _WideTimes(socket.socket):
+    """As on a 32-bit system that counts seconds in 64 bits."""
+
+    def setsockopt(self, *_: Any) -> None:
+        raise OSError(22, "Invalid argument")
+
+
+class _NeverBlocking(socket.socket):
+    """As gevent's, whose descriptors never block."""
+
+    def settimeout(self, value: float | None, /) -> None:
+        super().settimeout(value)
+        os.set_blocking(self.fileno(), False)
+
+
+@pytest.mark.parametrize("kind", [_WideTimes, _NeverBlocking])
+def test_where_the_kernel_can_not_wait_python_does(kind: type[socket.socket]) -> None:
+    ours, theirs = socket.socketpair()
+    route = Route(Address.parse("redis://localhost"))
+    connection = BlockingConnection(kind(fileno=ours.detach()), 0.2, route)
+    answers = threading.Timer(0.05, theirs.sendall, (b"+OK\r\n",))
+    with theirs:
+        answers.start()
+        assert _in_a_thread(lambda: connection.call("PING")) == b"OK"
+        with pytest.raises(ReplyLost, match="timed out"):
+            _in_a_thread(lambda: connection.call("PING"))
+    connection.close()

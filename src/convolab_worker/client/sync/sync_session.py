@@ -114,7 +114,7 @@ class Running:
     def _add_now(self, new: Addition) -> JobId[Any]:
         client = self.client
         with client.adding(new) as carried:
-            new = new.carrying(carried)
+            new = new.carrying(carried) if carried else new
             at, again = now_ms(), False
             try:
                 added = self._add_quickly(new, at)
