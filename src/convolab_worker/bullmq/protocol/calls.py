@@ -38,6 +38,9 @@ _SCHEDULER_KEYS = (
 _MOST_ROWS = 2**31  # which nobody keeps: no limit
 _MOST_ENDS = 1000
 _RETURN_VALUE = pack_some("returnvalue")
+# An ARGV[9] of ``moveToFinished`` holds fields to write and, even if there are none, tells our part
+# of the script to leave the job to BullMQ's, before it reads why.
+_NO_FIELDS = ""
 
 
 class Call(Struct, frozen=True):
@@ -140,6 +143,9 @@ class Transitions:
             args.append(_flat(fields))
         if target == "failed":
             return Call("moveToFinished", keys, args)
+        is_plain = "deduplication" not in job.opts
+        if not is_plain:
+            args.append(_NO_FIELDS)
         if job.steps:
             args.append(_packed([step_field(name) for name in job.steps]))
             return Call("finishWithSteps", keys, args)
@@ -154,6 +160,7 @@ class Transitions:
                 _RETURN_VALUE,
                 pack_one(value),
                 end.fetching if fetch_next else end.alone,
+                b"" if is_plain else pack_one(_NO_FIELDS),
             )
         )  # fmt: skip
         return Call("moveToFinished", keys, args, 0, packed)
