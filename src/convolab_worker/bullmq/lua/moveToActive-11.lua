@@ -20,7 +20,8 @@ local function startOrdinarily()
     return nil
   end
   commandsRun = 2
-  local answer = startNextJob(KEYS[11], ARGV[1], now, opts, meta[1], meta[2])
+  local answer = startNextJob(KEYS[11], ARGV[1], now, opts["token"], opts["lockDuration"], opts["name"],
+    meta[1], meta[2])
   return counted(answer or {0, 0, 0, answer == nil and due and due / 0x1000 or 0})
 end
 local answer = startOrdinarily()

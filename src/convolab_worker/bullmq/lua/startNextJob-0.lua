@@ -3,9 +3,9 @@
 
   Included where a queue has no rate limit, and no delayed job that is due:
 
-    startNextJob(markerKey, prefix, now, opts, paused, concurrency)
+    startNextJob(markerKey, prefix, now, token, lockDuration, name, paused, concurrency)
       uses KEYS[1] wait, KEYS[2] active, KEYS[3] prioritized, KEYS[4] events, KEYS[10] pc
-      opts                 as BullMQ's scripts have them: token, lockDuration and name
+      name                 of the worker, or false
       paused, concurrency  the fields of the queue's meta, false where they are not set
     answers BullMQ's {fields of the job's hash, its id, 0, 0}, where a field that changed comes
     twice, the new value last; nil if no job waits; false if the queue may start none.
@@ -40,7 +40,7 @@ local function takeNextJob()
   return id
 end
 
-local function startNextJob(markerKey, prefix, now, opts, paused, concurrency)
+local function startNextJob(markerKey, prefix, now, token, lockDuration, name, paused, concurrency)
   if not paused and concurrency then
     commandsRun = commandsRun + 1
     paused = call("LLEN", KEYS[2]) >= tonumber(concurrency)
@@ -52,8 +52,8 @@ local function startNextJob(markerKey, prefix, now, opts, paused, concurrency)
   if not id then
     return nil
   end
-  local key, name = prefix .. id, opts["name"]
-  call("SET", key .. ":lock", opts["token"], "PX", opts["lockDuration"])
+  local key = prefix .. id
+  call("SET", key .. ":lock", token, "PX", lockDuration)
   call("XADD", KEYS[4], "*", "event", "active", "jobId", id, "prev", "waiting")
   local job, starts = call("HGETALL", key), "1"
   local size = #job

@@ -24,7 +24,7 @@ _PROMOTION = 8
 
 _FINISH = 14
 _BULLMQS_ANSWER = 4  # values
-_ARGUMENTS_WITHOUT_FIELDS = 8
+_FIELDS = 8  # their place among the arguments
 _WITH_FIELDS = 1  # the reason and the stack trace of a failure; a completed job's steps
 _IS_DRAINED = 4  # whether anything is left in the queue; nothing is, as a rule
 _REMOVED_AT_ONCE = -1
@@ -168,9 +168,8 @@ def transition(
 
 
 def _finish(call: Call, job: ActiveJob | None) -> int:
-    # More arguments are the fields of a failure, or those of steps.
-    has_more = any(call.args[_ARGUMENTS_WITHOUT_FIELDS:])
-    total = _FINISH + (_WITH_FIELDS if has_more else 0)
+    fields = call.args[_FIELDS : _FIELDS + 1]
+    total = _FINISH + _WITH_FIELDS * (call.script == "finishWithSteps" or any(fields))
     if job is None:
         return total
     has_failed = call.args[4] == "failed"
