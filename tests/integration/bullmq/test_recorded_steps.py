@@ -8,7 +8,7 @@ from convolab_worker.bullmq import job_lock
 from convolab_worker.bullmq.protocol.client_calls import retry_job
 from convolab_worker.bullmq.script_runner import now_ms
 from convolab_worker.bullmq.worker_side import steps
-from convolab_worker.errors import LockLost
+from convolab_worker.errors import LockLost, RedisRefused
 from tests.integration.bullmq.conftest import LOCK_SECONDS, BackendOfWorker
 from tests.support.commandstats import counted_commands
 
@@ -111,6 +111,25 @@ async def test_completing_a_job_removes_its_steps_and_failing_it_keeps_them(
 
     assert not [name for name in await ours.fields("1") if name.startswith("step:")]
     assert len([name for name in await ours.fields("2") if name.startswith("step:")]) == 1500
+
+
+async def test_an_end_that_is_refused_half_way_keeps_the_steps(ours: BackendOfWorker) -> None:
+    """The job is put back and runs again: what was paid for is kept."""
+    await ours.add()
+    job = await ours.fetched()
+    await steps.record(ours.backend, job, "voice", "1")
+    job.steps["voice"] = b"1"
+    await ours.redis.set(ours.keys["completed"], "no set")
+
+    with pytest.raises(RedisRefused, match="WRONGTYPE"):
+        await ours.backend.transition(
+            job,
+            ours.calls.finish(
+                job, target="completed", value="1", now_ms=now_ms(), fetch_next=False
+            ),
+        )
+
+    assert (await ours.fields())["step:voice"] == "1"
 
 
 async def test_a_job_that_is_removed_as_it_completes_leaves_no_key(

@@ -8,7 +8,8 @@ local function moveToFinished()
 --- @include "moveToFinished"
 end
 local answer = moveToFinished()
-if type(answer) ~= "number" or answer >= 0 then
+local hasFailed = type(answer) == "table" and answer.err -- then the job runs again
+if not hasFailed and (type(answer) ~= "number" or answer >= 0) then
   for first = 1, #fields, 1000 do
     redis.call("HDEL", KEYS[12], unpack(fields, first, math.min(first + 999, #fields)))
     if type(answer) == "table" and answer[5] then
