@@ -370,6 +370,16 @@ def the_completed_jobs_are_of_another_type(world: World) -> Any:
 
 
 @scene
+def the_next_job_can_not_be_started(world: World) -> Any:
+    """The worker reads off the error's first words what is wrong."""
+    for job_id in "ab":
+        world.add(job_id)
+    world.fetch()
+    world.redis.hset(world.keys.job("b"), "ats", "x")
+    return world.complete("a", fetch_next=True)
+
+
+@scene
 def a_marker_of_an_older_bullmq_waits(world: World) -> Any:
     world.add("a")
     world.redis.rpush(world.keys["wait"], "0:17")
@@ -377,13 +387,64 @@ def a_marker_of_an_older_bullmq_waits(world: World) -> Any:
 
 
 @scene
+def a_job_ends_while_a_marker_of_an_older_bullmq_waits(world: World) -> Any:
+    """BullMQ's script starts no job then; after 0:0 a prioritized one, though others wait."""
+    for job_id in "abc":
+        world.add(job_id)
+    world.add("first", priority=1)
+    answers = [world.fetch(), world.fetch()]
+    for job_id, marker in (("a", "0:17"), ("b", "0:0")):
+        world.redis.rpush(world.keys["wait"], marker)
+        answers.append(world.complete(job_id, fetch_next=True))
+    return answers
+
+
+@scene
+def an_id_is_used_again_while_it_is_among_the_completed(world: World) -> Any:
+    """The job takes its own place there: the others do not become too many."""
+    for number, job_id in enumerate("abcb"):
+        world.redis.delete(world.keys.job(job_id))  # as another program, or a lack of memory, does
+        world.add(job_id, removeOnComplete=3)
+        world.fetch()
+        world.complete(job_id, NOW + number)
+    return world.redis.zrange(world.keys["completed"], 0, -1)
+
+
+ODD_COUNTS = ("1.5", "x", "-4", "", "007", "00", "9" * 14, "9" * 17, str(2**53))
+
+
+@scene
 def a_job_was_started_a_number_of_times_that_is_none(world: World) -> Any:
     answers = []
-    for starts in ("1.5", "x", "-4", "", "9" * 17):
+    for starts in ODD_COUNTS:
         world.add("a")
         world.redis.hset(world.keys.job("a"), "ats", starts)
-        answers.append(world.fetch())
+        answers += [world.fetch(), world.redis.hget(world.keys.job("a"), "ats")]
         world.redis.delete(world.keys.job("a"))
+    return answers
+
+
+@scene
+def a_job_has_made_a_number_of_attempts_that_is_none(world: World) -> Any:
+    answers = []
+    for attempts in ODD_COUNTS:
+        world.add("a")
+        world.redis.hset(world.keys.job("a"), "atm", attempts)
+        world.fetch()
+        answers += [world.complete("a"), world.redis.hget(world.keys.job("a"), "atm")]
+        world.redis.delete(world.keys.job("a"))
+    return answers
+
+
+@scene
+def a_number_of_events_is_to_be_kept_that_is_none(world: World) -> Any:
+    answers = []
+    for most in ODD_COUNTS:
+        world.add("a")
+        world.redis.hset(world.keys["meta"], "opts.maxLenEvents", most)
+        world.fetch()
+        answers.append(world.complete("a"))
+        world.redis.delete(world.keys.job("a"), world.keys["meta"])
     return answers
 
 

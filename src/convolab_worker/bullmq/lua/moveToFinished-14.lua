@@ -17,13 +17,15 @@
 ]]
 --- @include "startNextJob"
 local MOST_REMOVED = 10
+local key, id, now = KEYS[12], ARGV[1], ARGV[2]
+local hasNext = ARGV[6] == "1"
+-- What isOrdinary finds.
+local meta, job, due, keep, old, tooOld
 
-local hasWritten = false
-
--- The completed jobs that are kept no longer once this one is among them; nil where they are many,
--- or BullMQ's own script has to find them.
-local function outlived(keep, now)
-  local count, age, ids = keep["count"], keep["age"], {}
+-- The completed jobs that are kept no longer once this one is among them, the newest first, and how
+-- many of them are too old; nil where they are many, or BullMQ's own script has to find them.
+local function outlived()
+  local count, age, ids, aged = keep["count"], keep["age"], {}, 0
   if count and count > 0 then
     commandsRun = commandsRun + 1
     local oldest = call("ZREVRANGE", KEYS[11], count - 1, count - 1 + MOST_REMOVED, "WITHSCORES")
@@ -40,96 +42,96 @@ local function outlived(keep, now)
     commandsRun = commandsRun + 1
     local oldest = call("ZREVRANGEBYSCORE", KEYS[11], now - age * 1000, "-inf", "LIMIT", 0,
       MOST_REMOVED + 1)
-    if #oldest > #ids then
+    aged = #oldest
+    if aged > #ids then
       ids = oldest
     end
   end
   if #ids > MOST_REMOVED or keep["limit"] then
     return nil
   end
-  for _, id in ipairs(ids) do
+  for _, each in ipairs(ids) do
     commandsRun = commandsRun + 1
-    if id == ARGV[1] or call("HGET", ARGV[7] .. id, "parentKey") then
+    if each == id or call("HGET", ARGV[7] .. each, "parentKey") then
       return nil
     end
   end
-  return ids
+  return ids, aged
 end
 
 local function remove(ids)
   local keys = {}
-  for _, id in ipairs(ids) do
-    local key = ARGV[7] .. id
+  for _, each in ipairs(ids) do
     for _, suffix in ipairs({"", ":logs", ":dependencies", ":processed", ":failed", ":unsuccessful"}) do
-      keys[#keys + 1] = key .. suffix
+      keys[#keys + 1] = ARGV[7] .. each .. suffix
     end
   end
   commandsRun = commandsRun + 1
   call("DEL", unpack(keys))
 end
 
-local function completeOrdinarily()
-  local token, keep = ARGV[10], nil
+-- Whether we know all that is to be done. This writes nothing.
+local function isOrdinary()
+  local token = ARGV[10]
   if not token then
-    return nil
+    return false
   elseif ARGV[13] == "1" then
     local opts = cmsgpack.unpack(ARGV[8])
     if opts["limiter"] or opts["maxMetricsSize"] ~= "" then
-      return nil
+      return false
     end
     keep = opts["keepJobs"]
   end
-  local meta = call("HMGET", KEYS[9], "paused", "concurrency", "max", "opts.maxLenEvents")
+  meta = call("HMGET", KEYS[9], "paused", "concurrency", "max", "opts.maxLenEvents")
   local mostEvents = meta[4]
   if meta[3] or meta[2] and not tonumber(meta[2]) or not mostEvents or mostEvents == "0"
       or not isCount(mostEvents) then
-    return nil
+    return false
   end
-  local key, id, now = KEYS[12], ARGV[1], ARGV[2]
-  local job = call("HMGET", key, "timestamp", "atm", "parentKey", "parent", "deid")
+  job = call("HMGET", key, "timestamp", "atm", "parentKey", "parent", "deid")
   local parentKey = job[3]
   if not job[1] or job[2] and not isCount(job[2]) or job[4] and not parentKey or job[5] then
-    return nil
+    return false
   end
-  local hasNext = ARGV[6] == "1"
   -- One command tells whether the job has children (1 or 2) and whether any job is delayed (3).
   local delayed = KEYS[7]
   local found = call("EXISTS", key .. ":dependencies", key .. ":unsuccessful", delayed, delayed, delayed)
   if found % 3 > 0 then
-    return nil
+    return false
   end
-  local siblings = parentKey and parentKey .. ":dependencies"
-  if siblings then
+  if parentKey then
     commandsRun = commandsRun + 1
-    if parentKey == "" or call("SCARD", siblings) < 2 then
-      return nil
+    if parentKey == "" or call("SCARD", parentKey .. ":dependencies") < 2 then
+      return false
     end
   end
-  local due
   if hasNext and found > 0 then
     due = tonumber(call("ZRANGE", delayed, 0, 0, "WITHSCORES")[2])
     if due < (now + 1) * 0x1000 then
-      return nil
+      return false
     end
     commandsRun = commandsRun + 1
   end
-  local lockKey = key .. ":lock"
-  if call("GET", lockKey) ~= token then
-    return nil
+  if call("GET", key .. ":lock") ~= token then
+    return false
   end
-  local old = keep and outlived(keep, now)
-  if keep and not old then
-    return nil
+  if keep then
+    old, tooOld = outlived()
+    return old ~= nil
   end
-  hasWritten = true
-  call("DEL", lockKey)
+  return true
+end
+
+local function completeOrdinarily()
+  local parentKey, mostEvents = job[3], meta[4]
+  call("DEL", key .. ":lock")
   call("SREM", KEYS[5], id)
   if call("LREM", KEYS[2], -1, id) < 1 then
     return -3
   end
-  if siblings then
+  if parentKey then
     commandsRun = commandsRun + 1
-    if call("SREM", siblings, key) == 1 then
+    if call("SREM", parentKey .. ":dependencies", key) == 1 then
       commandsRun = commandsRun + 1
       call("HSET", parentKey .. ":processed", key, ARGV[4])
     end
@@ -146,6 +148,9 @@ local function completeOrdinarily()
     end
     call("HSET", key, "atm", (job[2] or 0) + 1, ARGV[3], ARGV[4], "finishedOn", now)
     commandsRun = commandsRun + 2
+    if added == 0 and old and #old > tooOld then
+      table.remove(old, 1) -- this one, of an id that was there, brings them to no more
+    end
     if old and old[1] then
       remove(old)
       call("ZREM", KEYS[11], unpack(old))
@@ -157,7 +162,7 @@ local function completeOrdinarily()
     ARGV[3], ARGV[4], "prev", "active")
   commandsRun = commandsRun + 8
   if hasNext then
-    local answer = startNextJob(KEYS[14], ARGV[7], now, token, ARGV[11],
+    local answer = startNextJob(KEYS[14], ARGV[7], now, ARGV[10], ARGV[11],
       ARGV[12] ~= "" and ARGV[12], meta[1], meta[2])
     if answer then
       return counted(answer)
@@ -172,11 +177,9 @@ local function completeOrdinarily()
   end
   return counted({0, 0, 0, 0})
 end
-local isDone, answer = pcall(completeOrdinarily)
-if not isDone and hasWritten then
-  error(answer, 0)
-elseif isDone and answer then
-  return answer
+-- Where a key is of another type, BullMQ's script is to stop as it does.
+local isRead, isOurs = pcall(isOrdinary)
+if isRead and isOurs then
+  return completeOrdinarily()
 end
--- Here too where a key was of another type: on that BullMQ's script is to stop.
 --- @include "moveToFinished"

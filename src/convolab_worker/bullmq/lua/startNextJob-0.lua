@@ -14,18 +14,26 @@
 ]]
 local call, commandsRun = redis.call, 0
 
--- Whether Lua can count such a field up as Redis would.
+-- Whether Lua can count such a field up as Redis would: to Redis "007" is no number, and Lua writes
+-- one of 15 digits with an exponent.
 local function isCount(value)
-  return #value < 15 and string.find(value, "^%d+$")
+  return value == "0" or #value < 14 and string.find(value, "^[1-9]%d*$")
 end
 
 local function takeNextJob()
   commandsRun = commandsRun + 1
   local id = call("RPOPLPUSH", KEYS[1], KEYS[2])
   if id and string.sub(id, 1, 2) == "0:" then -- a marker of BullMQ before version 5
-    commandsRun = commandsRun + 2
+    commandsRun = commandsRun + 1
     call("LREM", KEYS[2], 1, id)
-    id = call("RPOPLPUSH", KEYS[1], KEYS[2])
+    if not KEYS[12] then
+      commandsRun = commandsRun + 1
+      id = call("RPOPLPUSH", KEYS[1], KEYS[2])
+    elseif id == "0:0" then -- to BullMQ's moveToFinished: a prioritized job waits
+      id = nil
+    else -- and of others: start none
+      return nil
+    end
   end
   if id then
     return id
@@ -68,8 +76,9 @@ local function startNextJob(markerKey, prefix, now, token, lockDuration, name, p
           call("HSET", key, "pb", name)
           commandsRun = commandsRun + 1
         end
-        starts = string.format("%.0f", call("HINCRBY", key, "ats", 1))
-        commandsRun = commandsRun + 2
+        call("HINCRBY", key, "ats", 1)
+        starts = call("HGET", key, "ats") -- the answer before may be rounded
+        commandsRun = commandsRun + 3
       end
       break
     end
