@@ -23,6 +23,7 @@ from convolab_worker.connection.address import Address
 from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
 from convolab_worker.connection.upkeep.key_changes import KeyChanges
+from tests.support.answers import as_bullmqs
 
 LOCK_SECONDS = 60.0
 
@@ -57,7 +58,7 @@ class BackendOfWorker:
 
     async def run(self, call: Call) -> Any:
         """Run a call, as the one whose reply is then lost."""
-        return await run_script(self.backend.connection, Purpose.COMPLETE, call)
+        return as_bullmqs(await run_script(self.backend.connection, Purpose.COMPLETE, call))
 
     def child_id(self, parent: ActiveJob, key: str) -> str:
         """The id of the child that a job asks for by that key."""

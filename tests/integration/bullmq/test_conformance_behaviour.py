@@ -1,5 +1,8 @@
 """What bullmq's scripts do on a real server, wherever the library relies on it.
 
+Each test runs with BullMQ's scripts alone, and with those of ours before which the two stand that
+have a shorter part.
+
 The calls are built by ``protocol`` (``test_conformance.py`` holds them to bullmq's own), the jobs
 are added by bullmq's Python, and no worker runs: each test makes the transitions itself.
 """
@@ -7,7 +10,7 @@ are added by bullmq's Python, and no worker runs: each test makes the transition
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import bullmq
@@ -18,22 +21,24 @@ from redis.asyncio import Redis
 from convolab_worker.bullmq.protocol.calls import Call, Transitions
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
-from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol.scripts import Script, bullmqs_script, script
+from tests.support.answers import as_bullmqs
 
 pytestmark = pytest.mark.asyncio
 
 TOKEN = "a-worker:1"
 LOCK_MS = 60_000
-NOTHING = [0, 0, 0, 0]
+NOTHING = 0
 FIELDS = {"failedReason": "no", "stacktrace": "[]"}
 
 
 class Bench:
     """One queue, the calls of a worker on it, and what Redis holds of it."""
 
-    def __init__(self, redis: Redis, url: str, name: str) -> None:
+    def __init__(self, redis: Redis, url: str, name: str, find: Callable[[str], Script]) -> None:
         # redis-py's annotations say bytes, str or None of everything.
         self.redis: Any = redis
+        self.find = find
         self.keys = QueueKeys("bull", name)
         self.calls = Transitions(self.keys, worker_name="lessons", lock_ms=LOCK_MS)
         self.queue = bullmq.Queue(name, {"connection": url})
@@ -44,9 +49,10 @@ class Bench:
         return str(job.id)
 
     async def run(self, call: Call) -> Any:
-        """Run a call as it is; the answer as Redis gives it."""
-        found = script(call.script)
-        return await self.redis.eval(found.text, found.keys, *call.keys, *call.args)
+        """Run a call as it is; the answer as Redis gives it, without a count of ours."""
+        found = self.find(call.script)
+        answer = await self.redis.eval(found.text, found.keys, *call.keys, *call.args)
+        return as_bullmqs(answer)
 
     async def fetch(self, token: str = TOKEN) -> Any:
         """The raw answer of moveToActive."""
@@ -108,10 +114,12 @@ def now() -> int:
     return round(time.time() * 1000)
 
 
-@pytest_asyncio.fixture
-async def bench(redis: Redis, server_url: str, queue_name: str) -> AsyncIterator[Bench]:
+@pytest_asyncio.fixture(params=[script, bullmqs_script], ids=["ours", "BullMQ's"])
+async def bench(
+    redis: Redis, server_url: str, queue_name: str, request: pytest.FixtureRequest
+) -> AsyncIterator[Bench]:
     """A bench on a queue of the test's own."""
-    bench = Bench(redis, server_url, queue_name)
+    bench = Bench(redis, server_url, queue_name, request.param)
     yield bench
     await bench.queue.close()
 

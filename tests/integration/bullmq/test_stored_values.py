@@ -254,7 +254,7 @@ async def test_a_repetition_that_redis_never_takes_ends(
     ("repeat", "event", "told"),
     [
         ({"pattern": "@midnight"}, "scheduler.not_advanced", "no month and of no day"),
-        ({"pattern": "0 9 * * *", "tz": "Mars"}, "scheduler.not_advanced", "no time zone"),
+        ({"pattern": "0 9 * * *", "tz": "Mars"}, "scheduler.not_advanced", "not a time zone"),
         ({"pattern": "0 0 31 4,6 *"}, "scheduler.not_advanced", "never due"),
         ({"pattern": 5}, "scheduler.not_advanced", "is no text"),
         ({"pattern": "* * * * *", "every": 1000}, "scheduler.not_advanced", "either"),

@@ -38,6 +38,8 @@ _SCHEDULER_KEYS = (
 _MOST_ROWS = 2**31  # which nobody keeps: no limit
 _MOST_ENDS = 1000
 _RETURN_VALUE = pack_some("returnvalue")
+_NO_FIELDS = ""
+_KEEPS_ALL = {"count": -1}
 
 
 class Call(Struct, frozen=True):
@@ -56,12 +58,14 @@ class Call(Struct, frozen=True):
 
 
 class _End(Struct, frozen=True):
-    """The ``options`` of a job's end; and the last arguments of its call, which are packed.
+    """The ``options`` of a job's end, and those that our part of the script reads (``ours``).
 
-    They are those of a call that fetches the next job, and those of one that ends its job alone.
+    ``fetching`` are the last arguments, packed, of a call that fetches the next job, and ``alone``
+    those of one that ends its job alone.
     """
 
     options: bytes
+    ours: tuple[str | int, ...]
     fetching: bytes
     alone: bytes
 
@@ -140,9 +144,15 @@ class Transitions:
             args.append(_flat(fields))
         if target == "failed":
             return Call("moveToFinished", keys, args)
+        # Our part of the script does not know what is to be done for these.
+        is_deduplicated = "deduplication" in job.opts
+        if not is_deduplicated:
+            args += end.ours
         if job.steps:
             args.append(_packed([step_field(name) for name in job.steps]))
             return Call("finishWithSteps", keys, args)
+        if is_deduplicated:
+            return Call("moveToFinished", keys, args)
         before, after = self._completed_keys
         job_id, ended_at = job.id.encode("utf-8", "surrogateescape"), b"%d" % now_ms
         packed = b"".join(
@@ -164,9 +174,18 @@ class Transitions:
         if known is not None and known[0] is at_end:
             return known[1]
         options: bytes = msgpack.packb({"token": token, **self._finish_opts, **at_end})
-        last = b"$%d\r\n%b\r\n" % (len(options), options)
+        has_more = (
+            at_end["keepJobs"] != _KEEPS_ALL
+            or "limiter" in self._worker_opts
+            or self._finish_opts["maxMetricsSize"] != ""
+        )
+        name = self._worker_opts.get("name", "")
+        lock_ms = self._worker_opts["lockDuration"]
+        ours = (_NO_FIELDS, token, lock_ms, name, "1" if has_more else "")
+        last = b"$%d\r\n%b\r\n%b" % (len(options), options, pack_some(*ours))
         end = _End(
             options,
+            ours,
             pack_some("completed", "1", self._keys.base) + last,
             pack_some("completed", "", self._keys.base) + last,
         )

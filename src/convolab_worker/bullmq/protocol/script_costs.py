@@ -19,15 +19,18 @@ _FETCH_FOUND = 9
 _FETCH_NOTHING = 6
 _FETCH_LIMITED = 4
 _FROM_PRIORITIZED = 2
-_PROMOTION = 6  # of one delayed job that is due, by whichever script finds it
+# Of one delayed job that is due, by whichever script finds it, with the reads that told so.
+_PROMOTION = 8
 
 _FINISH = 14
-_ARGUMENTS_WITHOUT_FIELDS = 8
+_BULLMQS_ANSWER = 4  # values
+_FIELDS = 8  # their place among the arguments
 _WITH_FIELDS = 1  # the reason and the stack trace of a failure; a completed job's steps
 _IS_DRAINED = 4  # whether anything is left in the queue; nothing is, as a rule
 _REMOVED_AT_ONCE = -1
 _TRIM_FINISHED = 4  # where a number of ended jobs, or their age, is kept: one goes for each
-_CHILD_COMPLETED = 3
+# Of a parent's last child, with the four reads that told so; for the others the script counts.
+_CHILD_COMPLETED = 7
 _CHILD_FAILED = 4
 
 _DELAY = 10
@@ -111,6 +114,11 @@ def add_to_stall_count(added: int) -> int:
     return 2 if added < 0 else 1
 
 
+def counted(answer: Any) -> int | None:
+    """What a script has counted itself, as those in ``lua/`` do that stand before BullMQ's."""
+    return answer[4] if isinstance(answer, list) and len(answer) > _BULLMQS_ANSWER else None
+
+
 def fetch(*, found: bool, job: ActiveJob | None = None, is_limited: bool = False) -> int:
     """Commands inside ``moveToActive``, or the same part of a script that ends an attempt.
 
@@ -160,9 +168,8 @@ def transition(
 
 
 def _finish(call: Call, job: ActiveJob | None) -> int:
-    # More arguments are the fields of a failure, or those of steps.
-    has_more = len(call.args) > _ARGUMENTS_WITHOUT_FIELDS
-    total = _FINISH + (_WITH_FIELDS if has_more else 0)
+    fields = call.args[_FIELDS : _FIELDS + 1]
+    total = _FINISH + _WITH_FIELDS * (call.script == "finishWithSteps" or any(fields))
     if job is None:
         return total
     has_failed = call.args[4] == "failed"

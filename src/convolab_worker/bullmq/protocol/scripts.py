@@ -25,6 +25,13 @@ except ImportError:  # a Python that was built without it
     from hashlib import sha1
 
 _OWN_FOLDER = f"{os.path.dirname(os.path.dirname(__file__))}/lua"  # noqa: PTH120 - see _scripts_in
+# BullMQ's scripts before which ours of the same name stand, by the SHA-1 of the text that ours was
+# written for: ours do the ordinary in fewer commands and leave the rest to BullMQ's. Of another
+# text ours can't know what is ordinary, and BullMQ's runs alone.
+_SHORTENED = {
+    "moveToActive": "d96ca626f1ea141b44a856b312fc636d99aa9ea9",
+    "moveToFinished": "69666e69dd5621df59067a03de685e55a486560d",
+}
 _HEAD = re.compile(r"\A--\[\[.*?\]\]\n", re.DOTALL)
 _INCLUDE = re.compile(r'^--- @include "(\w+)"$', re.MULTILINE)
 
@@ -48,24 +55,39 @@ class Script(Struct, frozen=True):
 
 @functools.cache
 def script(name: str) -> Script:
-    """Returns our own script of that name, or else BullMQ's, such as ``moveToActive``.
+    """Returns our own script of that name, or else BullMQ's, such as ``retryJob``.
 
-    A line ``--- @include "NAME"`` of an own script stands for the text of the script NAME.
-    Raises ConfigurationError if the installed bullmq has no such script.
+    A line ``--- @include "NAME"`` of an own script stands for the text of the script NAME; of its
+    own name, for BullMQ's. Raises ConfigurationError if the installed bullmq has no such script.
     """
     own = _scripts_in(_OWN_FOLDER).get(name)
-    file = own or _scripts_in(_bullmqs_folder()).get(name)
+    if own is None or (name in _SHORTENED and bullmqs_script(name).sha != _SHORTENED[name]):
+        return bullmqs_script(name)
+
+    def included(line: re.Match[str]) -> str:
+        return (bullmqs_script(name) if line[1] == name else script(line[1])).text
+
+    return _script(name, own, _INCLUDE.sub(included, _HEAD.sub("", _read(own))))
+
+
+@functools.cache
+def bullmqs_script(name: str) -> Script:
+    """Returns BullMQ's script of that name. Raises ConfigurationError if bullmq has none."""
+    file = _scripts_in(_bullmqs_folder()).get(name)
     if file is None:
         msg = f"bullmq has no script named {name!r}; a version that was tested has one"
         raise ConfigurationError(msg)
+    return _script(name, file, _read(file))
+
+
+def _read(file: str) -> str:
     with open(file, encoding="utf-8") as opened:  # noqa: PTH123 - see _scripts_in
-        text = opened.read()
-    if own is not None:
-        text = _INCLUDE.sub(lambda line: script(line[1]).text, _HEAD.sub("", text))
-    sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
-    return Script(
-        name=name, keys=int(file.removesuffix(".lua").rpartition("-")[2]), text=text, sha=sha
-    )
+        return opened.read()
+
+
+def _script(name: str, file: str, text: str) -> Script:
+    keys = int(file.removesuffix(".lua").rpartition("-")[2])
+    return Script(name, keys, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 @functools.cache

@@ -131,10 +131,13 @@ class Backend:
         call = self.transitions[queue].fetch(token, now_ms())
         raw = await run_script(self.connection, Purpose.FETCH, call)
         fetched = read_fetch(queue, token, raw)
-        inner = script_costs.fetch(
-            found=fetched.job is not None, job=fetched.job, is_limited=fetched.limited_for > 0
-        )
-        self.counter.count_inner(Purpose.FETCH, inner + self._limiter_cost(fetched))
+        inner = script_costs.counted(raw)
+        if inner is None:
+            inner = script_costs.fetch(
+                found=fetched.job is not None, job=fetched.job, is_limited=fetched.limited_for > 0
+            )
+            inner += self._limiter_cost(fetched)
+        self.counter.count_inner(Purpose.FETCH, inner)
         return fetched
 
     async def transition(self, job: ActiveJob, call: Call) -> FetchResult:
@@ -144,9 +147,11 @@ class Backend:
         """
         raw = await run_script(self.connection, Purpose.COMPLETE, call)
         fetched = read_fetch(job.queue, job.token, raw)
-        inner = script_costs.transition(call, raw, job=job, fetched=fetched.job)
-        if self._is_limited or self._has_metrics:
-            inner += self._more_costs(call, fetched, raw)
+        inner = script_costs.counted(raw)
+        if inner is None:
+            inner = script_costs.transition(call, raw, job=job, fetched=fetched.job)
+            if self._is_limited or self._has_metrics:
+                inner += self._more_costs(call, fetched, raw)
         self.counter.inner[Purpose.COMPLETE] += inner
         if isinstance(raw, int) and raw < 0:
             raise _refused(raw)

@@ -111,6 +111,7 @@ class JobExecutor:
         self._threads = HandlerThreads()
         self._processes: HandlerProcesses | None = None
         self.jobs: set[JobInHand] = set()
+        self._loop = asyncio.get_running_loop()  # asking for it takes a system call on Python 3.11
         self.stopping = asyncio.Event()  # set when the worker begins to stop
         self._log = Log().bound()
         # Two lines a job that nobody reads are not even put together.
@@ -227,7 +228,7 @@ class JobExecutor:
         in_process = None
         if handler.process is not None:
             in_process = self._in_process(active_job, handler, handler.process)
-        call = HandlerCall(job, handler, self._threads, in_process)
+        call = HandlerCall(job, handler, self._threads, self._loop, in_process)
         call.on_stuck = self._report_stuck
         held.call, held.reporter = call, reporter
         try:

@@ -81,7 +81,7 @@ def cancellation(outcome: Failed | Returned) -> Abort:
 
 
 class HandlerCall:
-    """One call of a handler for a job: in the loop, in one of ``threads``, or ``in_process``.
+    """One call of a handler for a job: in ``loop``, in one of ``threads``, or ``in_process``.
 
     In the last case a thread waits for the process.
     """
@@ -111,13 +111,14 @@ class HandlerCall:
         job: Job[Any],
         handler: Handler,
         threads: HandlerThreads,
+        loop: asyncio.AbstractEventLoop,
         in_process: ProcessCall | None = None,
     ) -> None:
         self._job = job
         self._handler = handler
         self._threads = threads
         self._in_process = in_process
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
 
     async def run(self) -> None:
         """Start the handler and wait until it has ended or has been abandoned."""

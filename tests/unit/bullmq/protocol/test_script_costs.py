@@ -52,7 +52,7 @@ def delayed(answer: Any, *, fetch: bool = False, postponed: bool = False) -> int
     [
         (active_job(), 9),
         (active_job(opts={"priority": 3}), 11),
-        (active_job(opts={"delay": 1000}), 15),
+        (active_job(opts={"delay": 1000}), 17),
         (active_job(opts={"delay": 1000}, starts=2), 9),
     ],
 )
@@ -74,7 +74,7 @@ def test_a_take_that_finds_nothing_costs_six_or_four() -> None:
     [
         (active_job(), "completed", 18),
         (active_job(), "failed", 19),
-        (active_job(parent_key="bull:p:1"), "completed", 21),
+        (active_job(parent_key="bull:p:1"), "completed", 25),
         (active_job(parent_key="bull:p:1"), "failed", 23),
         (active_job(opts={"removeOnComplete": True}), "completed", 17),
         (active_job(opts={"removeOnComplete": 0}), "completed", 17),
@@ -102,10 +102,10 @@ def test_a_finish_that_fetches_is_a_finish_and_a_take(answer: Any, commands: int
 
 def test_a_delay_pays_for_the_promotion_to_come() -> None:
     """Moved, marked and promoted later; with a job to go on with, no marker is set."""
-    assert delayed(DRAINED) == 14 + 6
-    assert delayed(DRAINED, postponed=True) == 12 + 6
-    assert delayed(DRAINED, fetch=True) == 14 + 6 + 6
-    assert delayed(FOUND, fetch=True) == 12 + 6 + 9
+    assert delayed(DRAINED) == 14 + 8
+    assert delayed(DRAINED, postponed=True) == 12 + 8
+    assert delayed(DRAINED, fetch=True) == 14 + 8 + 6
+    assert delayed(FOUND, fetch=True) == 12 + 8 + 9
 
 
 @pytest.mark.parametrize(("opts", "commands"), [({}, 15), ({"priority": 1}, 16)])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import convolab_worker
-from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol.scripts import bullmqs_script, script
 
 LUA = Path(next(iter(convolab_worker.__path__))) / "bullmq" / "lua"
 HEAD = re.compile(r"\A--\[\[.*?\]\]\n", re.DOTALL)
@@ -36,3 +41,40 @@ def test_an_include_is_of_our_own_scripts_or_bullmqs_and_nothing_is_left_of_it()
         for name in (file.stem.rpartition("-")[0] for file in LUA.glob("*.lua"))
     )
     assert [*includes] == []
+
+
+def test_ours_stand_before_the_scripts_of_the_bullmq_that_is_installed() -> None:
+    for name in ("moveToActive", "moveToFinished"):
+        text, bullmqs = script(name).text, bullmqs_script(name).text
+
+        assert text.rstrip().endswith(bullmqs.rstrip())
+        assert text != bullmqs
+
+
+def test_ours_do_not_stand_before_a_script_that_bullmq_has_changed(tmp_path: Path) -> None:
+    """Nobody has compared them with it: the other one goes on as it is."""
+    spec = importlib.util.find_spec("bullmq")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    other = tmp_path / "bullmq"
+    other.mkdir()
+    (other / "__init__.py").touch()
+    installed = Path(spec.submodule_search_locations[0])
+    shutil.copytree(installed / "commands", other / "commands")
+    with (other / "commands" / "moveToActive-11.lua").open("a", encoding="utf-8") as changed:
+        changed.write("\n-- changed")
+    code = (
+        "from convolab_worker.bullmq.protocol.scripts import bullmqs_script, script\n"
+        "print([script(name) is bullmqs_script(name)"
+        " for name in ('moveToActive', 'moveToFinished')])"
+    )
+
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    assert told.stdout.strip() == "[True, False]"

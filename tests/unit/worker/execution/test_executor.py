@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from structlog.contextvars import bind_contextvars, get_contextvars
 from structlog.testing import capture_logs
 
@@ -93,8 +94,8 @@ class Stage:
             return await self.executor.run(held)
 
 
-@pytest.fixture
-def stage() -> Stage:
+@pytest_asyncio.fixture
+async def stage() -> Stage:
     """A stage of the test's own."""
     return Stage()
 

@@ -77,7 +77,7 @@ async def test_a_thread_that_is_abandoned_takes_no_other_call(threads: HandlerTh
         ended.set()
 
     trial = Trial(handler)
-    trial.call = HandlerCall(trial.job, trial.handler, threads)
+    trial.call = HandlerCall(trial.job, trial.handler, threads, asyncio.get_running_loop())
     running = asyncio.create_task(trial.call.run())
     await asyncio.sleep(0)
     stuck = trial.call._thread  # noqa: SLF001 - which thread it is nobody tells
@@ -127,7 +127,7 @@ async def test_a_thread_sees_the_context_of_its_own_job_alone() -> None:
     seen = []
     for name in ("one", "two"):
         bound.set(name)
-        call = HandlerCall(trial.job, trial.handler, trial.threads)
+        call = HandlerCall(trial.job, trial.handler, trial.threads, asyncio.get_running_loop())
         await call.run()
         seen.append(call.result())
     trial.threads.close()

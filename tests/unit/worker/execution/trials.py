@@ -92,7 +92,7 @@ class Trial:
         self.active_job = active_job(**(opts or {}))
         self.job = prepare(self.active_job, self.handler, Quiet())
         self.threads = HandlerThreads()
-        self.call = HandlerCall(self.job, self.handler, self.threads)
+        self.call = HandlerCall(self.job, self.handler, self.threads, asyncio.get_running_loop())
 
     async def outcome(self) -> Outcome:
         """Run it to its outcome; the test fails where that takes suspiciously long."""

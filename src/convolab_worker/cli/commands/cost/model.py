@@ -45,7 +45,7 @@ class Event(Commands):
     name: str = ""
 
 
-# A script costs the same for every caller; script_costs has what it runs inside Redis.
+# Each of these scripts costs the same for every caller; script_costs has what it runs inside Redis.
 ADD_JOB = Event(1, 1 + ADD_NUMBERED, "any worker: a job is added, numbered by BullMQ")
 PROGRESS_UPDATE = Event(1, 1 + PROGRESS, "any worker: a progress update")
 LOCK_RENEWAL = Event(1, 1 + RENEWAL, "any worker: a renewal of a job's lock")
@@ -54,8 +54,8 @@ BULLMQ_LONE_JOB = Event(5, 42, "bullmq: the run of a job that came alone")
 BULLMQ_WAIT = Event(2, 8, "bullmq: a wait, BZPOPMIN and a moveToActive that finds nothing")
 BULLMQ_STALLED_CHECK = Event(1, 7, "bullmq: a stalled check")
 # This worker, measured by examples/benchmarks.
-OUR_LONE_JOB = Event(5, 32, "this worker: the run of a job that came alone")
-OUR_DELAYED_JOB = Event(3, 9, "this worker: more for a job that was delayed, at most")
+OUR_LONE_JOB = Event(5, 25, "this worker: the run of a job that came alone")
+OUR_DELAYED_JOB = Event(3, 12, "this worker: more for a job that was delayed, at most")
 OUR_WAIT = Event(2, 2, "this worker: a wait, BZPOPMIN and EXISTS over all queues")
 OUR_STALLED_CHECK = Event(
     1, 1, f"this worker: a stalled check, {LOCK_SECONDS:g} s after a job started"
