@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.client_calls import NewJob, add_job
 from convolab_worker.bullmq.script_runner import now_ms, run_pipeline, run_script
 from convolab_worker.connection.commands.usage import Purpose
@@ -12,7 +13,9 @@ from convolab_worker.errors import ConvolabWorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+    from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.keys import QueueKeys
+    from convolab_worker.connection.commands.usage import CommandCounter
     from convolab_worker.connection.connection import Connection
 
 T = TypeVar("T")
@@ -65,7 +68,8 @@ async def add(
     ConvolabWorkerError if its parent is not there, or is another than it was.
     """
     call = add_job(keys, job, now_ms() if at_ms is None else at_ms, again=again)
-    return read_added(keys, job, await run_script(connection, Purpose.ENQUEUE, call))
+    answer = await run_script(connection, Purpose.ENQUEUE, call)
+    return read_added(keys, job, call, answer, connection.counter)
 
 
 async def add_all(
@@ -83,12 +87,18 @@ async def add_all(
     calls = [add_job(keys, job, at, again=again) for keys, job in jobs]
     answers = await run_pipeline(connection, Purpose.ENQUEUE, calls)
     return [
-        read_added(keys, job, answer) for (keys, job), answer in zip(jobs, answers, strict=True)
+        read_added(keys, job, call, answer, connection.counter)
+        for (keys, job), call, answer in zip(jobs, calls, answers, strict=True)
     ]
 
 
-def read_added(keys: QueueKeys, job: NewJob, answer: Any) -> Added:
-    """Returns what the answer to ``add_job`` says. Raises ConvolabWorkerError."""
+def read_added(
+    keys: QueueKeys, job: NewJob, call: Call, answer: Any, counter: CommandCounter
+) -> Added:
+    """Returns what the answer to ``call``, which adds ``job``, says. Raises ConvolabWorkerError.
+
+    ``counter`` has the commands of a job that is added; one that is there already takes fewer.
+    """
     answer, existed = answer if job.named else (answer, 0)
     if isinstance(answer, int):
         reason = {
@@ -98,6 +108,8 @@ def read_added(keys: QueueKeys, job: NewJob, answer: Any) -> Added:
         msg = f"job {job.id} ({job.name}) was not added to {keys.queue}: {reason}"
         raise ConvolabWorkerError(msg)
     added: str = answer.decode()
+    if existed == 1 and added == job.id:
+        counter.count_inner(Purpose.ENQUEUE, script_costs.FIND_JOB - call.inner)
     return Added(added, existed == 1 or added != job.id)
 
 

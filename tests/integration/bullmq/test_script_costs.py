@@ -234,3 +234,25 @@ async def test_a_client_counts_the_look_at_a_job_that_was_there_already(
         monitored = count(tap.between(start, tap.mark()), ignore=frozenset())
 
     assert client.counter.inner[Purpose.STATUS] == monitored.scripted["zscore"] > 0
+
+
+@pytest.mark.parametrize("kind", ["one by one", "in one call"])
+async def test_a_client_counts_an_add_of_a_job_that_was_there_already(
+    start_server: StartServer, make_settings: Callable[..., Settings], kind: str
+) -> None:
+    """It runs fewer commands than one that adds a job."""
+    server = start_server()
+    client = JobClient(make_settings(redis_url=server.url))
+    with MonitorTap(server.port) as tap:
+        start = tap.mark()
+        if kind == "in one call":
+            same = [{"name": "speak", "job_id": f"same-{number // 2}"} for number in range(20)]
+            await client.enqueue_many(same)
+        else:
+            for _ in range(20):
+                await client.enqueue("speak", job_id="same")
+        await client.close()
+        monitored = count(tap.between(start, tap.mark()), ignore=frozenset())
+
+    # One more, since a queue's first job sets how many events are kept.
+    assert client.counter.billable == monitored.billable - 1

@@ -57,6 +57,7 @@ RENEWAL = 3  # for each job, by the script that renews the locks of all
 ADD_NUMBERED = 8
 ADD = ADD_NUMBERED + 1
 ADD_NAMED = 1  # whether a job of an id that was chosen is there
+FIND_JOB = 6  # all that such an add runs if it is
 REMOVE_SCHEDULE = 6
 _ADD_SCHEDULE = 14  # a new one; up to 10 more in the place of another
 _ADD_CHILD = 2

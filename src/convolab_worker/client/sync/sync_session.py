@@ -149,9 +149,9 @@ class Running:
             Purpose.ENQUEUE, "EVALSHA", sha, len(call.keys), *call.keys, *call.args,
             inner=call.inner,
         )  # fmt: skip
-        return (
-            None if answer is None else new.job_id(producer.read_added(new.keys, new.job, answer))
-        )
+        if answer is None:
+            return None
+        return new.job_id(producer.read_added(new.keys, new.job, call, answer, self.client.counter))
 
     def close(self) -> None:
         try:
