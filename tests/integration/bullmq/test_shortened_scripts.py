@@ -363,8 +363,8 @@ def many_old_jobs_are_removed(world: World) -> Any:
 @scene
 def an_old_child_is_removed_for_which_its_parent_waits_still(world: World) -> Any:
     """As where a program has put it back there: the parent goes on."""
-    for job_id, parent in (("p", None), ("a", "p"), ("b", None)):
-        world.add(job_id, parent, removeOnComplete=1)
+    for job_id, parent_id in (("p", None), ("a", "p"), ("b", None)):
+        world.add(job_id, parent_id, removeOnComplete=1)
         world.fetch()
     answers = [world.complete("a")]
     world.add("a2", "p")
