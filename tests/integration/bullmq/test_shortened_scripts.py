@@ -520,3 +520,32 @@ def test_children_of_which_few_are_kept_end_by_our_script(small_nodes: list[Any]
 
     assert ours.redis.zrange(ours.keys["completed"], 0, -1) == [b"j5", b"j6", b"j7"]
     assert ours.counted["moveToFinished"] == 8, ours.counted
+
+
+def _parent_is_no_json(world: World) -> None:
+    world.redis.hset(world.keys.job("a"), mapping={"parent": "{", "parentKey": "bull:q:p"})
+    world.redis.sadd("bull:q:p:dependencies", world.keys.job("a"), "bull:q:another")
+
+
+STOPS: dict[str, Callable[[World], Any]] = {
+    "waiting jobs of another type": lambda world: world.redis.set(world.keys["wait"], 1),
+    "a parent that is no JSON": _parent_is_no_json,
+    "a marker of an older BullMQ": lambda world: world.redis.rpush(world.keys["wait"], "0:0"),
+}
+
+
+@pytest.mark.parametrize("harm", STOPS.values(), ids=STOPS)
+def test_a_job_ends_where_bullmqs_script_would_stop(
+    small_nodes: list[Any], harm: Callable[[World], Any]
+) -> None:
+    """The architecture page names these: the worker has no error to find its way out of."""
+    answers = []
+    for world in worlds_of(small_nodes, seed=1):
+        world.add("a")
+        world.fetch()
+        harm(world)
+        answers.append(world.complete("a", fetch_next=harm is STOPS["a marker of an older BullMQ"]))
+
+    ours, bullmqs = answers
+    assert (ours, type(bullmqs)) == (0, str), answers
+    assert small_nodes[0].zscore("bull:q:completed", "a") == NOW
