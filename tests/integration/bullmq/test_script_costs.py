@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from convolab_worker import Child, HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker import Child, Deduplication, HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.connection.commands.usage import Purpose
 from examples.benchmarks.benchkit.monitor import MonitorTap, count
 from tests.support.commandstats import counted_commands
@@ -139,6 +139,10 @@ KINDS = {
     "parking": [Work(name="draw", queue=IMAGES)],
     "renewals": [Work(name="read-aloud", queue=COURSES, jobs=3)],
     "children": [Work(name="teach", queue=COURSES, jobs=15)],
+    "deduplication": [
+        Work(name="speak", options={"deduplication": Deduplication(f"{n}", ttl=ttl)}, jobs=1)
+        for n, ttl in enumerate([None] * 20 + [60.0] * 10)
+    ],
     "steps": [Work(name="compose", options={"attempts": 2})],
 }
 MIXTURE = [work for works in KINDS.values() for work in works]

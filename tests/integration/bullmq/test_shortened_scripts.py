@@ -31,13 +31,16 @@ from tests.support.server import ServerProcess
 NOW = 1_700_000_000_000
 STEPS = 80
 OFTEN = 30  # in ten histories
+RARELY = 0.3
 SHORTENED = ("moveToActive", "moveToFinished")
+WITH_COUNT = (*SHORTENED, "finishWithSteps")
 # Events are trimmed by whole nodes of the stream: small ones, and streams of a few nodes.
 SMALL_NODES = {"stream-node-max-entries": "3"}
 RETENTIONS: list[Any] = [
     None, None, None, True, False, 0, 1, 2, 5, {"count": 3}, {"age": 1}, {"age": 0.05},
     {"age": 1, "count": 4}, {"age": 1, "limit": 2}, {"age": 0}, {"count": 0}, {"age": -1},
 ]  # fmt: skip
+ODD_COUNTS = ("1.5", "x", "-4", "", "007", "00", "9" * 14, "9" * 17, str(2**53))
 VALUES = ["null", '"é😀"', '{"url": "x"}', "1" * 200, ""]
 DUMP = """
 local found = {}
@@ -89,7 +92,7 @@ class World:
         except ResponseError as error:
             self.counted["errors"] += 1
             return re.sub(r":\d+:", "", str(error).partition(" ")[0])  # without the script's line
-        if call.script in SHORTENED:
+        if call.script in WITH_COUNT:
             is_ours = isinstance(answer, list) and len(answer) == 5
             self.counted[call.script if is_ours else f"{call.script}, BullMQ's"] += 1
             if is_ours:
@@ -150,8 +153,9 @@ class History:
 
     def step(self) -> tuple[str, list[Any]]:
         """Let one thing happen in both worlds; its name and what came of it in each."""
-        self.now += self.draw.choice([0, 0, 1, 3, 40, 300])
+        self.now += self.draw.choice([0, 0, 1, 3, 40, 300, -20])
         kinds = [self.add] * 9 + [self.fetch] * 4 + [self.finish] * 12 + [self.disturb]
+        kinds += [self.add_again, self.recover] if self.draw.random() < RARELY else []
         return self.draw.choice(kinds)()
 
     def add(self) -> tuple[str, list[Any]]:
@@ -173,11 +177,32 @@ class History:
         if draw.random() < 0.2:
             opts["attempts"] = 3
         parent = f"j{self.added // 4 * 4 - 2}" if draw.random() < 0.3 else None
-        job_id = f"j{self.added}"
+        job_id, has_step = f"j{self.added}", draw.random() < 0.1
 
         for world in self.worlds:
             world.add(job_id, parent, **opts)
+            if has_step:  # of an earlier run
+                world.redis.hset(world.keys.job(job_id), "step:a", "1")
         return f"add {job_id} {opts} {parent}", [None, None]
+
+    def add_again(self) -> tuple[str, list[Any]]:
+        """Use an id again, of a job that is there or has lost its hash."""
+        job_id = f"j{self.draw.randint(1, max(self.added, 1))}"
+        policy, is_lost = self.draw.choice([1, 2, {"age": 1, "count": 2}]), self.draw.random() < 0.5
+        for world in self.worlds:
+            if is_lost:
+                world.redis.delete(world.keys.job(job_id))
+            world.add(job_id, removeOnComplete=policy)
+        return f"add again {job_id} {policy} {is_lost}", [None, None]
+
+    def recover(self) -> tuple[str, list[Any]]:
+        """Another worker looks for stalled jobs."""
+        answers = []
+        for world in self.worlds:
+            call = world.calls.recover_stalled(max_stalled=1, now_ms=self.now, interval_ms=1)
+            answers.append(world.run(call))
+            world.redis.delete(world.keys["stalled-check"])  # it has a time to live
+        return "recover", answers
 
     def fetch(self) -> tuple[str, list[Any]]:
         self.tokens += 1
@@ -226,8 +251,9 @@ class History:
                 ("active", ["LREM", "{active}", "0", active]),
                 ("hash", ["DEL", "{job}"]),
                 ("hash", ["DEL", "{any}"]),
-                ("hash", ["HSET", "{any}", "ats", draw.choice(["x", "-4", "1.5", "7", "9" * 17])]),
-                ("hash", ["HSET", "{job}", "atm", draw.choice(["x", "-4", "1.5", "7", "9" * 17])]),
+                ("hash", ["HSET", "{any}", "ats", draw.choice(["7", *ODD_COUNTS])]),
+                ("hash", ["HSET", "{job}", "atm", draw.choice(["7", *ODD_COUNTS])]),
+                ("marker", ["RPUSH", "{wait}", "0:17"]),
                 ("children", ["SADD", "{job}:dependencies", "a-child"]),
                 ("children", ["DEL", "{job}:dependencies", "{job}:unsuccessful"]),
                 ("children", ["ZADD", "{job}:unsuccessful", "1", "a-child"]),
@@ -245,7 +271,7 @@ class History:
         answers: list[Any] = []
         for world in self.worlds:
             names = {suffix: world.keys[suffix] for suffix in ("meta", "active", "delayed")}
-            names |= {suffix: world.keys[suffix] for suffix in ("stalled", "completed")}
+            names |= {suffix: world.keys[suffix] for suffix in ("stalled", "completed", "wait")}
             jobs = {"job": world.keys.job(active), "any": world.keys.job(any_id)}
             # Lua's own braces do not occur.
             told = [part.format(**names, **jobs) for part in command]
@@ -280,8 +306,12 @@ def worlds_of(databases: list[Any], seed: int) -> list[World]:
 
 
 def first_bullmqs(name: str) -> Script:
-    """BullMQ's script where both have one of the name."""
-    return bullmqs_script(name) if name in SHORTENED else script(name)
+    """BullMQ's script where both have one of the name, and where ours includes that."""
+    if name in SHORTENED:
+        return bullmqs_script(name)
+    of_both = script(name)
+    ours, bullmqs = script("moveToFinished").text, bullmqs_script("moveToFinished").text
+    return structs.replace(of_both, text=of_both.text.replace(ours, bullmqs))
 
 
 @pytest.mark.parametrize("group", range(6))
@@ -328,6 +358,21 @@ def many_old_jobs_are_removed(world: World) -> Any:
         world.add(f"j{number}", removeOnComplete=2 if number == 13 else False)
         world.fetch()
     return [world.complete(f"j{number}", NOW + number) for number in range(14)]
+
+
+@scene
+def an_old_child_is_removed_for_which_its_parent_waits_still(world: World) -> Any:
+    """As where a program has put it back there: the parent goes on."""
+    for job_id, parent_id in (("p", None), ("a", "p"), ("b", None)):
+        world.add(job_id, parent_id, removeOnComplete=1)
+        world.fetch()
+    answers = [world.complete("a")]
+    world.add("a2", "p")
+    world.redis.sadd(f"{world.keys.job('p')}:dependencies", world.keys.job("a"))
+    world.redis.srem(f"{world.keys.job('p')}:dependencies", world.keys.job("a2"))
+    parent = world.active.pop("p")
+    answers.append(world.run(world.calls.await_children(parent, now_ms=NOW)))
+    return [*answers, world.complete("b", NOW + 1)]
 
 
 @scene
@@ -410,9 +455,6 @@ def an_id_is_used_again_while_it_is_among_the_completed(world: World) -> Any:
     return world.redis.zrange(world.keys["completed"], 0, -1)
 
 
-ODD_COUNTS = ("1.5", "x", "-4", "", "007", "00", "9" * 14, "9" * 17, str(2**53))
-
-
 @scene
 def a_job_was_started_a_number_of_times_that_is_none(world: World) -> Any:
     answers = []
@@ -462,3 +504,48 @@ def test_a_scene_leaves_the_same_world_behind(small_nodes: list[Any], act: Scene
 
     assert act(ours) == act(bullmqs)
     assert ours.dump() == bullmqs.dump()
+
+
+def test_children_of_which_few_are_kept_end_by_our_script(small_nodes: list[Any]) -> None:
+    """Each removes an older one, which no parent waits for any more."""
+    ours = worlds_of(small_nodes, seed=1)[0]
+    ours.add("parent")
+    ours.fetch()
+    for number in range(9):
+        ours.add(f"j{number}", "parent", removeOnComplete=3)
+        ours.fetch()
+
+    for number in range(8):
+        ours.complete(f"j{number}", NOW + number)
+
+    assert ours.redis.zrange(ours.keys["completed"], 0, -1) == [b"j5", b"j6", b"j7"]
+    assert ours.counted["moveToFinished"] == 8, ours.counted
+
+
+def _parent_is_no_json(world: World) -> None:
+    world.redis.hset(world.keys.job("a"), mapping={"parent": "{", "parentKey": "bull:q:p"})
+    world.redis.sadd("bull:q:p:dependencies", world.keys.job("a"), "bull:q:another")
+
+
+STOPS: dict[str, Callable[[World], Any]] = {
+    "waiting jobs of another type": lambda world: world.redis.set(world.keys["wait"], 1),
+    "a parent that is no JSON": _parent_is_no_json,
+    "a marker of an older BullMQ": lambda world: world.redis.rpush(world.keys["wait"], "0:0"),
+}
+
+
+@pytest.mark.parametrize("harm", STOPS.values(), ids=STOPS)
+def test_a_job_ends_where_bullmqs_script_would_stop(
+    small_nodes: list[Any], harm: Callable[[World], Any]
+) -> None:
+    """The architecture page names these: the worker has no error to find its way out of."""
+    answers = []
+    for world in worlds_of(small_nodes, seed=1):
+        world.add("a")
+        world.fetch()
+        harm(world)
+        answers.append(world.complete("a", fetch_next=harm is STOPS["a marker of an older BullMQ"]))
+
+    ours, bullmqs = answers
+    assert (ours, type(bullmqs)) == (0, str), answers
+    assert small_nodes[0].zscore("bull:q:completed", "a") == NOW

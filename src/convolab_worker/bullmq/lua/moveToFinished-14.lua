@@ -51,9 +51,17 @@ local function outlived()
     return nil
   end
   for _, each in ipairs(ids) do
-    commandsRun = commandsRun + 1
-    if each == id or call("HGET", ARGV[7] .. each, "parentKey") then
+    if each == id then
       return nil
+    end
+    commandsRun = commandsRun + 1
+    local eachKey = ARGV[7] .. each
+    local parentKey = call("HGET", eachKey, "parentKey")
+    if parentKey and parentKey ~= "" then
+      commandsRun = commandsRun + 1
+      if call("SISMEMBER", parentKey .. ":dependencies", eachKey) == 1 then
+        return nil -- its parent, which waits for it still, may go on without it
+      end
     end
   end
   return ids, aged

@@ -32,6 +32,8 @@ _TRIM_FINISHED = 4  # where a number of ended jobs, or their age, is kept: one g
 # Of a parent's last child, with the four reads that told so; for the others the script counts.
 _CHILD_COMPLETED = 7
 _CHILD_FAILED = 4
+# The job that is deduplicated by its key, and whether data for a next one waits.
+_DEDUPLICATED, _DEDUPLICATED_FOR_A_TIME = 4, 2
 
 _DELAY = 10
 _DELAY_MARKER = 2
@@ -176,6 +178,9 @@ def _finish(call: Call, job: ActiveJob | None) -> int:
     has_failed = call.args[4] == "failed"
     if job.parent_key is not None:
         total += _CHILD_FAILED if has_failed else _CHILD_COMPLETED
+    deduplication = job.opts.get("deduplication")
+    if isinstance(deduplication, dict):
+        total += _DEDUPLICATED_FOR_A_TIME if deduplication.get("ttl") else _DEDUPLICATED
     remove = (job.policy or job.opts).get("removeOnFail" if has_failed else "removeOnComplete")
     if remove is None or remove is False:
         return total
