@@ -1,6 +1,6 @@
 """Checks the values given to options: each alone, some together, and the options' names.
 
-It names all that is wrong in one ConfigurationError. ``options`` says which options there are.
+It names every fault in one ConfigurationError. ``options`` says which options there are.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ local function remove(ids)
   call("DEL", unpack(keys))
 end
 
--- Whether we know all that is to be done. This writes nothing.
+-- Whether we know everything that is to be done. This writes nothing.
 local function isOrdinary()
   local token = ARGV[10]
   if not token then
