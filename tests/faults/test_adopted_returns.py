@@ -18,10 +18,12 @@ async def test_an_adopted_job_whose_return_was_never_sent_is_run_by_the_next_hol
     """Its fetch was answered in vain, the hold ended meanwhile, and then the connection breaks."""
     async with stage.worker() as worker:
         lost = stage.proxy.swallow_replies(matching=b"EVALSHA", cut=True)
+        # The worker finds the job by its token: begun before the loss, for that may be over soon.
+        finding = asyncio.create_task(stage.arrival(b"HGETALL"))
         ids = await stage.bench.add({})
         holding = asyncio.create_task(worker.hold(30))
         await asyncio.to_thread(lost.done.wait, 20)
-        link = await stage.arrival(b"HGETALL")  # the worker finds the job by its token
+        link = await finding
         holding.cancel()
         await lasting(0.4)  # the answer has come, and the job's return is on its way
         link.set_mode("hold")
