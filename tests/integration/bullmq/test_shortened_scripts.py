@@ -346,10 +346,10 @@ def scene(act: Scene) -> Scene:
 @scene
 def a_job_that_ends_in_the_time_of_an_older_one(world: World) -> Any:
     """Which of the two is kept depends on their ids."""
-    for job_id in "bac":
+    for job_id in "cab":
         world.add(job_id, removeOnComplete=1)
         world.fetch()
-    return [world.complete(job_id) for job_id in "bac"]
+    return [world.complete(job_id) for job_id in "cab"]
 
 
 @scene
@@ -421,6 +421,15 @@ def the_next_job_can_not_be_started(world: World) -> Any:
         world.add(job_id)
     world.fetch()
     world.redis.hset(world.keys.job("b"), "ats", "x")
+    return world.complete("a", fetch_next=True)
+
+
+@scene
+def the_last_job_of_a_paused_queue_ends(world: World) -> Any:
+    """Nobody is told that the queue is drained: it was not asked."""
+    world.add("a")
+    world.fetch()
+    world.redis.hset(world.keys["meta"], "paused", 1)
     return world.complete("a", fetch_next=True)
 
 
