@@ -36,8 +36,8 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
     A call of a known script is sent before this waits for anything. Raises what
     ``Connection.call`` raises.
     """
-    scripts = connection.scripts
-    found = script_of(call)
+    scripts, inner = connection.scripts, call.inner
+    found = counted_script(call.script) if inner is None else script(call.script)
     while True:
         is_known = found.sha in scripts.known
         if not is_known and (asked := scripts.asked.get(found.sha)) is not None:
@@ -61,7 +61,6 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
                 continue
             raise
         else:
-            inner = call.inner
             if inner is None:
                 inner, answer = answer
             connection.counter.inner[purpose] += inner
