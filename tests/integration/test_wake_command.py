@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from aiohttp import ClientSession
 
 from convolab_worker import JobClient, Settings
 from tests.support.commands import Commands, Process
+from tests.support.ports import free_port
 from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import wait_until
 
@@ -162,12 +162,6 @@ async def test_a_request_that_comes_during_the_imports_waits_and_is_answered(
 def port_of(server: asyncio.Server) -> int:
     port: int = server.sockets[0].getsockname()[1]
     return port
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 async def _json(session: ClientSession, path: str) -> tuple[int, dict[str, Any]]:

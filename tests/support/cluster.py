@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from redis.crc import key_slot
 
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import RedisUnavailable
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for_servers
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _SLOTS = 16384
 _NODES = 3
-_TLS_PORTS = range(12_000, 19_000)
 _OPTIONS = {
     "cluster-enabled": "yes",
     "cluster-config-file": "nodes.conf",
@@ -94,7 +93,8 @@ class Cluster:
                 EmbeddedServer(options=self._options, program=self._program)
             )
             return server, server.port
-        for port in random.sample(_TLS_PORTS, _START_TRIES):
+        for _ in range(_START_TRIES):
+            port = free_port()
             options = {**self._options, **_tls_options(self._tls), "tls-port": str(port)}
             server = EmbeddedServer(port=None, options=options, program=self._program)
             try:
@@ -102,7 +102,7 @@ class Cluster:
             except RedisUnavailable as error:
                 if "already in use" not in str(error):
                     raise
-        msg = f"{_START_TRIES} ports, or those of the bus, are in use"
+        msg = f"the ports of the bus of {_START_TRIES} free ports are in use"
         raise AssertionError(msg)
 
     def __exit__(self, *_: object) -> None:

@@ -16,11 +16,11 @@ class Stopwatch:
     """Counts ``seconds`` while its block runs, but not those in which this process stood still.
 
     A bound for them holds on a machine that pauses, and still finds what waits for too long: a wait
-    is counted whole. Lower bounds need no stopwatch.
+    is counted whole. Lower bounds need no stopwatch. ``paused`` are the seconds that were left out.
     """
 
     def __init__(self) -> None:
-        self._counted = 0.0
+        self._counted = self.paused = 0.0
         self._last = 0.0
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -50,5 +50,7 @@ class Stopwatch:
     def _count(self) -> None:
         with self._lock:
             now = time.monotonic()
-            self._counted += min(now - self._last, _LONGEST_TICK_SECONDS)
+            counted = min(now - self._last, _LONGEST_TICK_SECONDS)
+            self._counted += counted
+            self.paused += now - self._last - counted
             self._last = now
