@@ -133,8 +133,8 @@ async def test_a_payload_class_that_breaks_fails_its_job_alone(bench: Bench) -> 
 
 @pytest.mark.asyncio
 async def test_a_blocked_loop_keeps_its_locks_and_names_the_handler(bench: Bench) -> None:
-    """A handler that blocks the loop for five lock durations runs once; the log says where."""
-    worker = bench.process()
+    """A handler that blocks the loop for longer than a lock lasts runs once; the log says where."""
+    worker = bench.process(lock_duration=3.0)
     await worker.says("worker.started")
     (blocker, beside) = await bench.add(
         {"do": "block", "seconds": 5.0}, {"do": "sleep", "seconds": 0.5}

@@ -173,7 +173,7 @@ async def test_at_the_end_of_the_budget_what_runs_goes_back(
     settings = make_settings(concurrency=1)
     async with held(handlers, settings) as (worker, client):
         first, second = [await client.enqueue("slow", {}) for _ in range(2)]
-        result = await worker.hold(2)
+        result = await worker.hold(3)
         waiting = await redis.lrange(f"bull:{queue_name}:wait", 0, -1)
         ends.set()
         again = await worker.hold(30)
@@ -199,6 +199,7 @@ async def test_a_short_hold_beside_a_long_one_is_answered_in_its_own_time(
         await client.enqueue("slow", {})
         await client.enqueue("slow", {"long": True})
         long = asyncio.create_task(worker.hold(60))
+        await wait_until(lambda: worker.stats()["outcomes"], what="the end of the first job")
         short = await worker.hold(1)
         ends.set()
         result = await long

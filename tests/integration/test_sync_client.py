@@ -378,10 +378,12 @@ async def test_threads_that_outlast_the_main_one_go_on_with_it(
 def test_ctrl_c_ends_a_wait(sync_client: SyncJobClient) -> None:
     """The call that was interrupted is cancelled, and the next one is answered."""
     job_id = sync_client.enqueue("work")
-    interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    interrupt.start()
+
+    def wait_interrupted() -> None:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        sync_client.result(job_id)
 
     with pytest.raises(KeyboardInterrupt):
-        sync_client.result(job_id)
+        wait_interrupted()
 
     assert sync_client.status(job_id).state == "waiting"
