@@ -45,15 +45,15 @@ _KEEPS_ALL = {"count": -1}
 class Call(Struct, frozen=True):
     """One run of a script: its name, its KEYS and its ARGV.
 
-    ``inner`` is how many commands the script runs inside Redis, where that is known before its
-    answer; 0 where ``script_costs`` reads it off the answer. ``packed`` is KEYS and ARGV as Redis
-    reads them, where that was put together of packed parts.
+    ``inner`` is how many commands the script runs inside Redis, where the same are run each time;
+    None where the script itself counts them. ``packed`` is KEYS and ARGV as Redis reads them, where
+    that was put together of packed parts.
     """
 
     script: str
     keys: Sequence[str]
     args: Sequence[Any]
-    inner: int = 0
+    inner: int | None = None
     packed: bytes | None = None
 
 
@@ -166,7 +166,7 @@ class Transitions:
                 end.fetching if fetch_next else end.alone,
             )
         )  # fmt: skip
-        return Call("moveToFinished", keys, args, 0, packed)
+        return Call("moveToFinished", keys, args, None, packed)
 
     def _end(self, token: str, at_end: Mapping[str, Any]) -> _End:
         """What the jobs of one slot have in common, which have one token and mostly one policy."""
@@ -240,7 +240,7 @@ class Transitions:
             "events",
         )  # fmt: skip
         args = (job.id, job.token, self._keys.job(job.id))
-        return Call("moveJobFromActiveToWait", keys, args, script_costs.RETURN_TO_QUEUE)
+        return Call("moveJobFromActiveToWait", keys, args)
 
     def await_children(self, job: ActiveJob, *, now_ms: int, going_on: Sequence[str] = ()) -> Call:
         """Move a job to ``waiting-children``; the answer is 1 if no child is pending.
@@ -258,11 +258,8 @@ class Transitions:
         ]
         args = (job.token, "", now_ms, job.id, self._keys.base)
         if not going_on:
-            return Call("moveToWaitingChildren", keys, args, script_costs.AWAIT_CHILDREN)
-        inner = script_costs.AWAIT_CHILDREN + script_costs.failures_read(len(going_on))
-        return Call(
-            "awaitChildren", [*keys, f"{job_key}:failed"], (*args, _packed(going_on)), inner
-        )
+            return Call("moveToWaitingChildren", keys, args)
+        return Call("awaitChildren", [*keys, f"{job_key}:failed"], (*args, _packed(going_on)))
 
     def recover_stalled(self, *, max_stalled: int, now_ms: int, interval_ms: int) -> Call:
         """One pass of the stalled check: recover marked jobs without a lock, mark all others."""
@@ -271,7 +268,7 @@ class Transitions:
             "repeat",
         )  # fmt: skip
         args = (max_stalled, self._keys.base, now_ms, interval_ms)
-        return Call("moveStalledJobsToWait", keys, args, script_costs.STALLED_PASS)
+        return Call("moveStalledJobsToWait", keys, args)
 
     def report(self, job: ActiveJob, progress: str | None, rows: Sequence[str]) -> Call:
         """Record a job's progress (JSON text) and announce it, add rows to its log, or both."""
@@ -313,7 +310,7 @@ def advance_scheduler(
     names = [*keys.named(*_SCHEDULER_KEYS), keys.job(job.id), keys["active"]]
     packed = msgpack.packb(short_options(opts))
     args = (next_at, job.scheduler_id, job.data, packed, now_ms, keys.base, job.id)
-    return Call("updateJobScheduler", names, args, script_costs.ADD)
+    return Call("updateJobScheduler", names, args)
 
 
 def update_data(keys: QueueKeys, job: ActiveJob, data: str) -> Call:
