@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.protocol.calls import Limiter
 from convolab_worker.bullmq.protocol.keywords import job_options
+from convolab_worker.bullmq.protocol.transitions import Limiter
 from convolab_worker.bullmq.worker_side.backend import Backend
 from convolab_worker.bullmq.worker_side.reconcile import child_reason
 from convolab_worker.connection.commands.usage import CommandCounter

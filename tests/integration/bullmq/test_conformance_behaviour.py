@@ -18,10 +18,11 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from convolab_worker.bullmq.protocol.calls import Call, Transitions
+from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.bullmq.protocol.scripts import Script, bullmqs_script, counted_script, script
+from convolab_worker.bullmq.protocol.transitions import Transitions
 from tests.support.answers import as_bullmqs
 
 pytestmark = pytest.mark.asyncio

@@ -20,11 +20,12 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from convolab_worker.bullmq.protocol import client_calls
-from convolab_worker.bullmq.protocol.calls import Call, Limiter, Transitions
+from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.client_calls import NewJob
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob, read_active_job
 from convolab_worker.bullmq.protocol.scripts import Script, bullmqs_script, counted_script, script
+from convolab_worker.bullmq.protocol.transitions import Limiter, Transitions
 from tests.support.answers import as_bullmqs
 from tests.support.server import ServerProcess
 

@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from convolab_worker.bullmq.job_lock import inbox
 from convolab_worker.bullmq.protocol import calls
-from convolab_worker.bullmq.protocol.calls import Call, Limiter, Transitions
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import (
     LOCK_MISSING,
@@ -28,6 +27,7 @@ from convolab_worker.bullmq.protocol.records import (
     text,
 )
 from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol.transitions import Limiter, Transitions
 from convolab_worker.bullmq.script_runner import now_ms, run_script
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import LockLost
@@ -35,6 +35,7 @@ from convolab_worker.errors import LockLost
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.connection.connection import Connection
     from convolab_worker.connection.upkeep.key_changes import KeyChanges
 
