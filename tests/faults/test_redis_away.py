@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from convolab_worker import Child, HandlerRegistry, Job
-from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol.scripts import counted_script, script
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 from tests.faults.harness import Bench, eventually, lasting
@@ -27,7 +27,8 @@ _SCRIPTS = (
 
 def _load_scripts(bench: Bench) -> None:
     for name in _SCRIPTS:
-        bench.redis.script_load(script(name).text)
+        for find in (script, counted_script):
+            bench.redis.script_load(find(name).text)
 
 
 @dataclass(frozen=True)
@@ -528,7 +529,6 @@ async def test_a_course_that_went_on_elsewhere_is_not_begun_again(
     proxy, course = start_proxy(bench.server), _Course(bench)
     quick: dict[str, Any] = {"lock_duration": 30.0, "idle_min": 0.1, "idle_max": 0.2}
     both = (bench.queue, course.parts)
-    bench.redis.script_load(script("moveToWaitingChildren").text)  # or its first reply is NOSCRIPT
     async with bench.worker(course.handlers("first"), redis_url=proxy.url, **quick) as worker:
         (job_id,) = await bench.add({}, name="course")
         await wait_until(lambda: course.ran, what="the first run")

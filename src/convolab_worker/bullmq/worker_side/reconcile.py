@@ -18,6 +18,7 @@ from convolab_worker.bullmq.protocol.records import (
     text,
     whole_number,
 )
+from convolab_worker.bullmq.protocol.transitions import FINISHING
 from convolab_worker.bullmq.script_runner import now_ms, run_script
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import RedisRefused
@@ -91,7 +92,7 @@ def judge(
     adds to ``stc``; each fetch adds to ``ats``.
     """
     timestamp, finished_on, starts, stalls = fields
-    is_finish = call.script in calls.FINISHING
+    is_finish = call.script in FINISHING
     if starts is None or whole_number(timestamp) != job.timestamp:
         # The job was removed, as many are when they end; its id may be a new job's by now.
         return Fate.WRITTEN if is_finish else Fate.TAKEN
