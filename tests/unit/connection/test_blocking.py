@@ -60,6 +60,24 @@ def test_calls_one_after_the_other_share_a_connection() -> None:
     assert (counter.sent[Purpose.ENQUEUE], counter.inner[Purpose.ENQUEUE]) == (5, 15)
 
 
+def test_a_connection_that_is_lent_when_the_pool_closes_is_closed_after_its_call() -> None:
+    ours, theirs = socket.socketpair()
+    route = Route(Address.parse("redis://localhost"))
+    pool, counter = pool_of(lambda: BlockingConnection(ours, timeout=5, route=route))
+    with theirs, ThreadPoolExecutor(1) as thread:
+        theirs.settimeout(5)
+        call = thread.submit(pool.call, Purpose.ENQUEUE, "PING")
+        assert theirs.recv(1024)  # the connection is lent
+
+        pool.close()
+        theirs.sendall(b"+OK\r\n")
+
+        assert call.result(5) == b"OK"
+        assert theirs.recv(1024) == b""
+    assert counter.sent[Purpose.ENQUEUE] == 1
+    assert pool.call(Purpose.ENQUEUE, "PING") is None
+
+
 @pytest.mark.parametrize("news", ["another server", "other credentials"])
 def test_a_connection_that_is_out_of_date_is_used_no_more(news: str) -> None:
     server = Server(b"+OK\r\n")

@@ -79,7 +79,10 @@ class Gate:
         """Answer the request; every error becomes an answer in JSON."""
         try:
             refusal = await self._refusal(request)
-            return await handler(request) if refusal is None else refusal
+            if refusal is None:
+                return await handler(request)
+            # What is left of the body could not be told from a next request.
+            return refusal if request.content.is_eof() else closing(refusal)
         except web.HTTPRequestEntityTooLarge:
             return closing(
                 failure(413, f"the body is too large: expected {MAX_BODY_BYTES} bytes at most")
