@@ -194,9 +194,7 @@ class Worker:
         if self._is_hurried or (works_when_held and drained is None):
             return
         at = assembly.dispatcher.next_time() if drained is None else drained.next_due_at
-        ends_at = self._grace_ends_at
-        grace = self.settings.shutdown_grace if ends_at is None else ends_at - time.monotonic()
-        await assembly.next_due.tell(at, grace)
+        await assembly.next_due.tell(at, self._grace_left)
 
     async def _drain_result(self, assembly: Assembly, ends_at: float) -> DrainResult:
         seconds = min(self.settings.command_timeout, ends_at - time.monotonic())
@@ -230,9 +228,13 @@ class Worker:
 
     async def _close_lifespans(self) -> None:
         if self._lifespans is not None:
-            ends_at = self._grace_ends_at
-            grace = self.settings.shutdown_grace
-            await self._lifespans.close(grace if ends_at is None else ends_at - time.monotonic())
+            await self._lifespans.close(self._grace_left)
+
+    @property
+    def _grace_left(self) -> float:
+        """The seconds that a stop has left; all of its grace where none has begun."""
+        ends_at = self._grace_ends_at
+        return self.settings.shutdown_grace if ends_at is None else ends_at - time.monotonic()
 
     def _assemble(self) -> tuple[Assembly, HeldRequests]:
         """Make the parts, once; here and not earlier, since they belong to the running loop."""
