@@ -24,9 +24,9 @@ from convolab_worker._logs import Log
 from convolab_worker.errors import ConvolabWorkerError, NotRunning, RedisUnavailable
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Collection, Iterable
 
+    from convolab_worker.telemetry.metrics import Metrics
     from convolab_worker.worker.dispatch.dispatcher import Dispatcher
     from convolab_worker.worker.next_due import NextDue
 
@@ -67,7 +67,7 @@ class HeldRequest(Struct, eq=False):
 
 
 class HeldRequests:
-    """The held requests of one worker, whose ``outcomes`` it counts.
+    """The held requests of one worker, whose jobs ``metrics`` counts.
 
     ``next_due`` is told when work is due next, before the requests of a drain are answered.
     ``suspends`` is for a worker that works only when held: ``grace`` (seconds) of each budget, half
@@ -77,16 +77,16 @@ class HeldRequests:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        outcomes: Counter[str],
+        metrics: Metrics,
         next_due: NextDue,
         *,
         suspends: bool,
         grace: float,
     ) -> None:
         self._dispatcher = dispatcher
-        self._outcomes = outcomes
+        self._metrics = metrics
         self._next_due = next_due
-        self._before = outcomes.copy()
+        self._before = metrics.outcomes
         self._suspends = suspends
         self._reserve = grace + _ENDING_SECONDS if suspends else 0.0
         self._requests: set[HeldRequest] = set()
@@ -101,7 +101,7 @@ class HeldRequests:
 
     def so_far(self) -> tuple[int, int]:
         """How many jobs ended in this drain, and how many of those failed for good."""
-        done = self._outcomes
+        done = self._metrics.outcomes
         failed = done["failed"] - self._before["failed"]
         return done["completed"] - self._before["completed"] + failed, failed
 
@@ -139,7 +139,7 @@ class HeldRequests:
 
     def _begin(self) -> None:
         """Begin a drain: jobs are counted from here on."""
-        self._before = self._outcomes.copy()
+        self._before = self._metrics.outcomes
         self.drains += 1
 
     # answers

@@ -247,7 +247,7 @@ class Worker:
             assembly = self._assembly = assemble(self.handlers, self.settings)
             self._requests = HeldRequests(
                 assembly.dispatcher,
-                assembly.executor.metrics.outcomes,
+                assembly.executor.metrics,
                 assembly.next_due,
                 suspends=assembly.dispatcher.suspension.policy.works_when_held,
                 grace=self.settings.shutdown_grace,

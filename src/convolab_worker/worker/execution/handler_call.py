@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import contextvars
 import enum
-import sys
 import threading
 from traceback import StackSummary
 from typing import TYPE_CHECKING, Any
@@ -30,10 +29,11 @@ from convolab_worker.bullmq.jobs.outcome import (
 from convolab_worker.handlers.around.middleware import MiddlewareChain
 from convolab_worker.payloads.encode import EncodedJson
 from convolab_worker.telemetry.log_context import bind_job
+from convolab_worker.worker.execution.eager_task import begin_task
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
     from convolab_worker.handlers.job.job import Job
@@ -130,7 +130,7 @@ class HandlerCall:
                 self._end()
         else:
             name = f"job {self._job.name} {self._job.id}"
-            self._task = _begin(self._call(), self._loop, name)
+            self._task = begin_task(self._call(), self._loop, name)
         try:
             if not self._is_over:  # or it needed nothing to wait for, and no turn of the loop
                 await self._wait()
@@ -344,17 +344,6 @@ class HandlerCall:
     def returned(self) -> bool:
         """Whether the handler came to its end by itself."""
         return not self.abandoned and self.error is None
-
-
-def _begin(
-    handling: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str
-) -> asyncio.Task[None]:
-    """A task of the handler's own; from Python 3.12 on it begins at once, not in the next turn."""
-    if loop.get_task_factory() is not None:
-        return loop.create_task(handling, name=name)
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(handling, loop=loop, name=name, eager_start=True)
-    return asyncio.Task(handling, loop=loop, name=name)
 
 
 def job_of_frame(frame: FrameType) -> dict[str, Any] | None:
