@@ -52,19 +52,24 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
     begin() -- it ends, or raises -->     over  (its task's first step ends the task)
     """
 
+    __slots__ = ("_coroutine", "_error", "_future", "_has_ended", "_is_held")
+
     def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._coroutine = coroutine
         self._is_held = False  # the task has made no step yet
         self._future: asyncio.Future[Any] | None = None  # None is a step without a future: sleep(0)
-        self._end: BaseException | None = None
+        self._has_ended = False
+        self._error: BaseException | None = None
 
     def begin(self) -> None:
         """Make the first step."""
         self._is_held = True
         try:
             self._future = self._coroutine.send(None)
-        except BaseException as end:  # noqa: BLE001 - StopIteration as a rule: the task raises it
-            self._end = end
+        except StopIteration:
+            self._has_ended = True
+        except BaseException as error:  # noqa: BLE001 - the task raises it
+            self._error = error
         if self._future is not None:  # others may wait for it, too, before our task does
             self._future._asyncio_future_blocking = False  # noqa: SLF001 - asyncio's protocol
 
@@ -73,9 +78,14 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
         if not self._is_held:
             return self._coroutine.send(value)
         self._is_held = False
-        if self._end is not None:
-            raise self._end
+        self._raise_end()
         return self._given()
+
+    def _raise_end(self) -> None:
+        if self._has_ended:
+            raise StopIteration
+        if self._error is not None:
+            raise self._error
 
     def _given(self) -> asyncio.Future[Any] | None:
         future, self._future = self._future, None
@@ -90,8 +100,7 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
         """
         if self._is_held:
             self._is_held = False
-            if self._end is not None:
-                raise self._end
+            self._raise_end()
             if self._future is not None and self._future.cancel():
                 return self._given()
         return self._coroutine.throw(*error)
@@ -103,6 +112,24 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
     def __await__(self) -> Generator[Any, Any, None]:
         return self._coroutine.__await__()
 
-    def __getattr__(self, name: str) -> Any:
-        """Where it stands, for those who look at tasks: ``cr_frame``, ``cr_await`` and so on."""
-        return getattr(self._coroutine, name)
+    # Where it stands, for those who look at tasks.
+
+    @property
+    def cr_frame(self) -> Any:
+        return self._coroutine.cr_frame
+
+    @property
+    def cr_await(self) -> Any:
+        return self._coroutine.cr_await
+
+    @property
+    def cr_code(self) -> Any:
+        return self._coroutine.cr_code
+
+    @property
+    def cr_running(self) -> bool:
+        return self._coroutine.cr_running
+
+    @property
+    def cr_suspended(self) -> bool:
+        return self._coroutine.cr_suspended
