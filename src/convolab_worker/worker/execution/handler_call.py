@@ -14,7 +14,9 @@ import asyncio
 import contextlib
 import contextvars
 import enum
+import sys
 import threading
+from asyncio.tasks import _enter_task, _leave_task  # asyncio documents these for tasks of others
 from traceback import StackSummary
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +31,11 @@ from convolab_worker.bullmq.jobs.outcome import (
 from convolab_worker.handlers.around.middleware import MiddlewareChain
 from convolab_worker.payloads.encode import EncodedJson
 from convolab_worker.telemetry.log_context import bind_job
-from convolab_worker.worker.execution.eager_task import begin_task
+from convolab_worker.worker.execution.begun_coroutine import BegunCoroutine
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from types import FrameType
 
     from convolab_worker.handlers.job.job import Job
@@ -130,7 +132,7 @@ class HandlerCall:
                 self._end()
         else:
             name = f"job {self._job.name} {self._job.id}"
-            self._task = begin_task(self._call(), self._loop, name)
+            self._task = _begin(self._call(), self._loop, name)
         try:
             if not self._is_over:  # or it needed nothing to wait for, and no turn of the loop
                 await self._wait()
@@ -344,6 +346,32 @@ class HandlerCall:
     def returned(self) -> bool:
         """Whether the handler came to its end by itself."""
         return not self.abandoned and self.error is None
+
+
+def _begin(
+    handling: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str
+) -> asyncio.Task[None]:
+    """A task of the handler's own, which has made its first step when this returns.
+
+    Where the application has a task factory, that decides when it begins.
+    """
+    if loop.get_task_factory() is not None:
+        return loop.create_task(handling, name=name)
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(handling, loop=loop, name=name, eager_start=True)
+    begun, context = BegunCoroutine(handling), contextvars.copy_context()
+    task = asyncio.Task(begun, loop=loop, name=name, context=context)
+    current = asyncio.current_task(loop)
+    if current is not None:
+        _leave_task(loop, current)
+    _enter_task(loop, task)
+    try:
+        context.run(begun.begin)
+    finally:
+        _leave_task(loop, task)
+        if current is not None:
+            _enter_task(loop, current)
+    return task
 
 
 def job_of_frame(frame: FrameType) -> dict[str, Any] | None:

@@ -1,52 +1,21 @@
-"""Tasks whose coroutine begins at once, and not in the event loop's next turn.
+"""A coroutine that begins at once, and not with its task's first turn of the event loop.
 
 A handler that waits for nothing has ended before its slot goes on: a short job takes two turns of
-the loop less. Python has this from 3.12 on (``eager_start``). Python 3.11 gets the same from a
-coroutine that stands before the real one: its first step is made here, as the task that asyncio
-knows by then, and what the real one then waits for is given to the task when that comes by.
+the loop less. Python has this from 3.12 on (``eager_start``); this is for Python 3.11.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Generator
 
 
-def begin_task(
-    coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str
-) -> asyncio.Task[None]:
-    """A task of ``loop``, which is running, that has made its first step when this returns.
-
-    Where the application has a task factory, that makes the task, and decides when it begins.
-    """
-    if loop.get_task_factory() is not None:
-        return loop.create_task(coroutine, name=name)
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(coroutine, loop=loop, name=name, eager_start=True)
-    begun = BegunCoroutine(coroutine)
-    context = contextvars.copy_context()
-    task = asyncio.Task(begun, loop=loop, name=name, context=context)
-    current = asyncio.current_task(loop)
-    if current is not None:
-        asyncio.tasks._leave_task(loop, current)  # noqa: SLF001 - asyncio documents these two
-    asyncio.tasks._enter_task(loop, task)  # noqa: SLF001
-    try:
-        context.run(begun.begin)
-    finally:
-        asyncio.tasks._leave_task(loop, task)  # noqa: SLF001
-        if current is not None:
-            asyncio.tasks._enter_task(loop, current)  # noqa: SLF001
-    return task
-
-
 class BegunCoroutine(Coroutine[Any, Any, None]):
-    """Stands for a coroutine whose first step ``begin`` makes, before its task makes one.
+    """Stands before a coroutine whose first step ``begin`` makes, before its task makes one.
 
     begin() -- it waits for a future -->  held  (its task's first step gives the future to the task)
     begin() -- it ends, or raises -->     over  (its task's first step ends the task)
@@ -55,7 +24,7 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
     __slots__ = ("_coroutine", "_error", "_future", "_has_ended", "_is_held")
 
     def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._coroutine = coroutine
+        self._coroutine: Any = coroutine
         self._is_held = False  # the task has made no step yet
         self._future: asyncio.Future[Any] | None = None  # None is a step without a future: sleep(0)
         self._has_ended = False
@@ -110,7 +79,8 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
         self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, None]:
-        return self._coroutine.__await__()
+        awaited: Generator[Any, Any, None] = self._coroutine.__await__()
+        return awaited
 
     # Where it stands, for those who look at tasks.
 
@@ -127,9 +97,9 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
         return self._coroutine.cr_code
 
     @property
-    def cr_running(self) -> bool:
+    def cr_running(self) -> Any:
         return self._coroutine.cr_running
 
     @property
-    def cr_suspended(self) -> bool:
+    def cr_suspended(self) -> Any:
         return self._coroutine.cr_suspended
