@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack
@@ -37,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the settings of whoever runs the tests out of them, and the speed of the machine."""
     del config
     parse_undisturbed()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in a script's background; what the tests start would ignore Ctrl-C too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     slow = [HealthCheck.too_slow]
     hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=slow)
     hypothesis_settings.load_profile("untimed")

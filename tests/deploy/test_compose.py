@@ -15,8 +15,8 @@ import pytest
 import yaml
 from aiohttp import ClientConnectionError, ClientSession
 
-from examples.benchmarks.benchkit.server import free_port
 from tests.support.markdown import ROOT
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 _PATIENCE_SECONDS = 60.0

@@ -15,6 +15,7 @@ from redis import Redis
 from convolab_worker import HandlerRegistry, Settings, Worker
 from tests.support.logged import RUN, LoggedProcess
 from tests.support.server import ServerProcess
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -291,15 +292,10 @@ async def lasting(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-def seconds_since(moment: float) -> float:
-    """How long ago ``moment`` (time.monotonic) was."""
-    return time.monotonic() - moment
-
-
 async def eventually(
     condition: Callable[[], object], *, within: float = 10.0, what: str = "the condition"
 ) -> float:
-    """Wait until the condition holds; how many seconds that took."""
-    begun = time.monotonic()
-    await wait_until(condition, timeout=within, what=what)
-    return seconds_since(begun)
+    """Wait until the condition holds; how many seconds that took, the machine's pauses left out."""
+    with Stopwatch() as watch:
+        await wait_until(condition, timeout=within, what=what)
+    return watch.seconds

@@ -171,6 +171,20 @@ async def test_expect_is_answered_behind_the_gate(target: Callable[..., Target])
     assert not server.troubles()
 
 
+async def test_a_refusal_says_whether_the_connection_goes_on(target: Callable[..., Target]) -> None:
+    """It closes where the body was not read, and a client that goes on would get no answer."""
+    head = b"POST /wake HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n"
+    whole = b"POST /wake HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi"
+    async with target(CONVOLAB_WAKE_TOKEN=SECRET) as server:
+        for rest in (b"", b"x" * 1000):
+            (answer,) = await server.send(head + rest)
+            assert (answer.status, answer.headers.get("connection")) == (401, "close"), rest[:1]
+        first, second = await server.send(whole + head)
+
+    assert (first.status, first.headers.get("connection")) == (401, None)
+    assert (second.status, second.headers.get("connection")) == (401, "close")
+
+
 async def test_what_frames_a_body_counts_as_the_body(target: Callable[..., Target]) -> None:
     """Chunk extensions, trailers and what follows an upgrade are bounded, and so is gzip."""
     head = b"POST /wake HTTP/1.1\r\nHost: localhost\r\n"

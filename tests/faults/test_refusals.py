@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, MutableMapping
-from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 
-import hiredis
 import pytest
 from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job
 from tests.faults.harness import Bench, eventually, lasting
+from tests.support.speaking import RedisSpeaker
 from tests.support.waiting import wait_until
 
 # The most commands that a worker whose server refuses may send in a second.
@@ -180,39 +179,19 @@ async def test_a_wrong_password_is_named_and_can_be_put_right(bench: Bench) -> N
     assert "made-up-secret" not in worker.text()
 
 
-class OldServer:
-    """Speaks Redis's protocol and knows no command but CLIENT ID; an async context manager."""
+class OldServer(RedisSpeaker):
+    """Knows no command but CLIENT ID."""
 
     def __init__(self) -> None:
-        self.url = ""
+        super().__init__()
         self.asked: list[bytes] = []
-        self._server: asyncio.Server | None = None
-        self._writers: list[asyncio.StreamWriter] = []
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = f"redis://127.0.0.1:{port}"
-        return self
+    def answer(self, command: list[bytes]) -> bytes:
+        self.asked.append(command[0])
+        return b":7\r\n" if command == [b"CLIENT", b"ID"] else _UNKNOWN % command[0]
 
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        requests = hiredis.Reader()
-        while chunk := await reader.read(65536):
-            requests.feed(chunk)
-            while (request := requests.gets()) is not False:
-                command, *arguments = request
-                self.asked.append(command)
-                known = (command, arguments) == (b"CLIENT", [b"ID"])
-                writer.write(b":7\r\n" if known else b"-ERR unknown command '%b'\r\n" % command)
+_UNKNOWN = b"-ERR unknown command '%b'\r\n"
 
 
 @pytest.mark.asyncio
@@ -220,7 +199,9 @@ async def test_a_server_that_is_too_old_is_named(bench: Bench) -> None:
     """A worker whose server does not know its commands says so, and does not ask again at once."""
     async with OldServer() as old:
         with capture_logs() as logs:
-            async with bench.worker(Holding(bench).handlers, redis_url=old.url):
+            async with bench.worker(
+                Holding(bench).handlers, redis_url=f"redis://127.0.0.1:{old.port}"
+            ):
                 await wait_until(lambda: any(_refused(logs)), what="the log line")
         assert len(old.asked) <= CALM_COMMANDS
     assert "too old" in _refused(logs)[0]

@@ -50,9 +50,9 @@ def shares(bench: Bench) -> Counter[int]:
 @pytest.mark.parametrize("bullmq", VERSIONS)
 async def test_a_node_worker_and_ours_share_the_jobs(bench: Bench, bullmq: str) -> None:
     """Of 500 jobs for both, each is run once, by one or the other."""
-    worker = bench.process()
+    worker = bench.process(lock_duration=30.0)
     await worker.says("worker.started")
-    async with node_worker(bench, bullmq) as nodes:
+    async with node_worker(bench, bullmq, lockDuration=30_000) as nodes:
         jobs = [{"do": "sleep", "seconds": 0.005 * (number % 5)} for number in range(500)]
 
         ids = await bench.add(*jobs)
@@ -104,12 +104,12 @@ async def test_a_node_worker_runs_the_jobs_of_ours_when_it_is_killed(
 @pytest.mark.asyncio
 async def test_workers_with_other_settings_share_the_jobs(bench: Bench) -> None:
     """A worker with short locks and one with long ones run each job once, and keep their own."""
-    short = bench.process(lock_duration=1.0, concurrency=2, max_stalled_count=0)
+    short = bench.process(lock_duration=2.5, concurrency=2, max_stalled_count=0)
     long = bench.process(lock_duration=30.0, concurrency=5, idle_min=0.1, idle_max=1.0)
     for worker in (short, long):
         await worker.says("worker.started")
     # Some of them last longer than the short locks.
-    jobs = [{"do": "sleep", "seconds": 0.01 if number % 10 else 1.3} for number in range(80)]
+    jobs = [{"do": "sleep", "seconds": 0.01 if number % 10 else 2.7} for number in range(80)]
 
     ids = await bench.add(*jobs)
 

@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job
-from tests.faults.harness import Bench, eventually, lasting, seconds_since
+from tests.faults.harness import Bench, eventually, lasting
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import wait_until
 
 # Lock duration 1 s; the contract is the lock's duration + 10 s.
@@ -33,12 +34,12 @@ async def test_a_new_worker_runs_the_jobs_of_a_killed_one(bench: Bench) -> None:
     await bench.started(*ids[:2])
     await bench.all_in("completed", ids[2:])
 
-    victim.kill()
-    killed = time.monotonic()
-    bench.process()
+    with Stopwatch() as since_killed:
+        victim.kill()
+        bench.process()
 
-    await bench.settled(ids, within=RECOVERED_WITHIN)
-    assert seconds_since(killed) < RECOVERED_WITHIN
+        await bench.settled(ids, within=RECOVERED_WITHIN)
+    assert since_killed.seconds < RECOVERED_WITHIN
     for job_id in ids:
         assert bench.field(job_id, "atm") == "1"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +12,7 @@ from convolab_worker.bullmq.jobs.child_jobs import ChildIds
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.errors import JobFailed
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -235,21 +235,22 @@ async def added_in(
     settings: Settings, client: JobClient, redis: Redis, children: int
 ) -> tuple[float, int]:
     """How long a worker takes to add so many children, and how many are there."""
-    handlers = HandlerRegistry()
+    handlers, watch = HandlerRegistry(), Stopwatch()
     asked_at = 0.0
 
     @handlers.course("course")
     async def course(job: Job[Any]) -> None:
         nonlocal asked_at
         parts = [Child("part", n, queue="parts", key=f"line-{n}") for n in range(children)]
-        asked_at = time.monotonic()
+        asked_at = watch.seconds
         await job.enqueue_children(parts)
 
     keys = f"bull:{settings.queues[0]}"
     async with Worker(handlers, settings):
-        job = await client.enqueue("course")
-        await wait_until(lambda: redis.zcard(f"{keys}:waiting-children"), timeout=60)
-        return time.monotonic() - asked_at, await redis.scard(f"{keys}:{job}:dependencies")
+        with watch:
+            job = await client.enqueue("course")
+            await wait_until(lambda: redis.zcard(f"{keys}:waiting-children"), timeout=60)
+        return watch.seconds - asked_at, await redis.scard(f"{keys}:{job}:dependencies")
 
 
 async def test_children_are_added_in_pipelines(

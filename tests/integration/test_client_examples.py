@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from examples.clients import fastapi_app
 from examples.clients.jobs import SPEAK, handlers
 from tests.support.commands import start_python
 from tests.support.markdown import ROOT
+from tests.support.ports import free_port
 from tests.support.server import ServerProcess
 from tests.support.waiting import wait_until
 
@@ -44,9 +44,7 @@ def ask(url: str, body: Any = None, **headers: str) -> tuple[int, Any]:
 @pytest.mark.skipif(sys.platform == "win32", reason="gunicorn forks")
 async def test_flask_under_gunicorn_that_forks_a_loaded_app(settings: Settings) -> None:
     """Two processes with eight threads each share what one process has made."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     gunicorn = await start_python(
         *("-m", "gunicorn", "--preload", "--workers", "2", "--threads", "8"),
         *("--bind", f"127.0.0.1:{port}", "examples.clients.flask_app:app"),

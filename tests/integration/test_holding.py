@@ -173,7 +173,7 @@ async def test_at_the_end_of_the_budget_what_runs_goes_back(
     settings = make_settings(concurrency=1)
     async with held(handlers, settings) as (worker, client):
         first, second = [await client.enqueue("slow", {}) for _ in range(2)]
-        result = await worker.hold(2)
+        result = await worker.hold(3)
         waiting = await redis.lrange(f"bull:{queue_name}:wait", 0, -1)
         ends.set()
         again = await worker.hold(30)
@@ -199,6 +199,7 @@ async def test_a_short_hold_beside_a_long_one_is_answered_in_its_own_time(
         await client.enqueue("slow", {})
         await client.enqueue("slow", {"long": True})
         long = asyncio.create_task(worker.hold(60))
+        await wait_until(lambda: worker.stats()["outcomes"], what="the end of the first job")
         short = await worker.hold(1)
         ends.set()
         result = await long
@@ -432,6 +433,21 @@ async def test_a_hold_with_nothing_to_do_costs_one_command(
 
         assert (result.status, result.remaining) == ("drained", 0)
         assert worker.stats()["commands"]["sent"] - before == 1
+
+
+@pytest.mark.parametrize("wake_mode", ["held", "background"])
+async def test_short_holds_one_after_the_other_see_that_nothing_is_left(
+    make_settings: Callable[..., Settings], wake_mode: str
+) -> None:
+    """Each look waits for others to share it, but not past its own request's time."""
+    handlers, _ = quick()
+    settings = make_settings(wake_mode=wake_mode)
+    async with Worker(handlers, settings) as worker:
+        await worker.hold(10)  # connects
+
+        results = [await worker.hold(budget) for budget in (1.0, 1.0, 0.5)]
+
+    assert [result.status for result in results] == ["drained"] * 3
 
 
 async def test_who_joins_in_the_middle_of_a_probe_has_a_probe_of_its_own(

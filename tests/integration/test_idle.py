@@ -11,6 +11,8 @@ from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from tests.support.commandstats import counted_commands
+from tests.support.punctuality import Punctuality
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -159,10 +161,10 @@ async def test_lost_marker_is_found_within_one_wait(
             f"bull:{queue_name}:lost", mapping={"name": "speak", "data": "{}", "opts": "{}"}
         )
         await redis.lpush(f"bull:{queue_name}:wait", "lost")
-        added = time.time()
-        started = await client.result("lost", SOON)
+        with Stopwatch() as since_added:
+            await client.result("lost", SOON)
 
-    assert started - added < 1.0
+    assert since_added.seconds < 1.0
 
 
 async def test_delayed_jobs_are_on_time_after_a_reconnection(
@@ -172,22 +174,19 @@ async def test_delayed_jobs_are_on_time_after_a_reconnection(
 ) -> None:
     """A worker whose connections are reset after it learnt the due times learns them again."""
     settings, proxy = make_settings(idle_min=30, idle_max=30), start_proxy(server)
-    async with (
-        JobClient(settings) as client,
-        Worker(HANDLERS, settings.replace(redis_url=proxy.url)) as worker,
-    ):
-        await wait_until(lambda: waits(worker) >= 1)
-        due = []
-        jobs = []
-        for number in range(9):
-            delay = 0.6 + number / 10
-            due.append(time.time() + delay)
-            jobs.append(await client.enqueue("speak", delay=delay))
-        proxy.cut()
-        started = [await client.result(job, SOON) for job in jobs]
+    with Punctuality() as times:
+        async with (
+            JobClient(settings) as client,
+            Worker(times.handlers, settings.replace(redis_url=proxy.url)) as worker,
+        ):
+            await wait_until(lambda: waits(worker) >= 1)
+            jobs = [await times.add(client, 0.6 + number / 10) for number in range(9)]
+            proxy.cut()
+            for job in jobs:
+                await client.result(job, SOON)
 
-    late = sorted(at - when for at, when in zip(started, due, strict=True))
-    assert late[0] > -0.005
+    assert max(times.early) < 0.005
+    late = sorted(times.late)
     assert late[len(late) // 2] < 0.05, late
 
 
@@ -216,9 +215,9 @@ async def test_earlier_delayed_job_whose_marker_was_lost_is_found(
             f"bull:{queue_name}:early",
             mapping={"name": "speak", "data": "{}", "opts": "{}", "delay": "400"},
         )
-        added = time.time()
-        score = (int(added * 1000) + 100) * 0x1000
-        await redis.zadd(f"bull:{queue_name}:delayed", {"early": score})
-        started = await client.result("early", SOON)
+        score = (int(time.time() * 1000) + 100) * 0x1000
+        with Stopwatch() as since_added:
+            await redis.zadd(f"bull:{queue_name}:delayed", {"early": score})
+            await client.result("early", SOON)
 
-    assert started - added < 1.0
+    assert since_added.seconds < 1.0

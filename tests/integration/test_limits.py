@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from convolab_worker import HandlerRegistry, Job, JobClient, Worker
 from convolab_worker.server.gate.traffic import Traffic
 from convolab_worker.server.prometheus import metrics_text
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ class Held:
 
     async def run_to(self, count: int, timeout: float = 10.0) -> float:
         """Wait until so many jobs run; the seconds that it took."""
-        began = time.monotonic()
-        async with asyncio.timeout(timeout):
-            while len(self.running) < count:
-                self.changed.clear()
-                await self.changed.wait()
-        return time.monotonic() - began
+        with Stopwatch() as watch:
+            async with asyncio.timeout(timeout):
+                while len(self.running) < count:
+                    self.changed.clear()
+                    await self.changed.wait()
+        return watch.seconds
 
 
 async def sent_while(worker: Worker, quiet: float) -> int:

@@ -8,18 +8,37 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
-from tests.support.quota import QuotaGate
+from tests.support.scripted import ScriptedProxy, Trouble
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from convolab_worker.embedded import EmbeddedServer
+
 pytestmark = pytest.mark.asyncio
 SOON = 10.0
+# What Upstash answers to every command.
+SPENT = Trouble("error", reply="ERR max requests limit exceeded. Limit: 500000, Usage: 500001.")
+
+
+class Provider(ScriptedProxy):
+    """While the quota is ``spent`` it refuses, and counts, every command."""
+
+    spent = False
+    refused = 0
+
+    def trouble_at(self, name: str) -> Trouble | None:
+        if not self.spent:
+            return super().trouble_at(name)
+        self.refused += 1
+        return SPENT
 
 
 async def test_spent_quota_is_named_once_and_waited_for(
-    server_url: str, make_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+    server: EmbeddedServer,
+    make_settings: Callable[..., Settings],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A job that ends while every command is refused is recorded afterwards, and the next runs."""
     handlers = HandlerRegistry()
@@ -32,7 +51,7 @@ async def test_spent_quota_is_named_once_and_waited_for(
         await gate.wait()
         return job.id
 
-    async with QuotaGate(server_url) as provider:
+    with Provider(server.port) as provider:
         settings = make_settings(redis_url=provider.url)
         async with JobClient(make_settings()) as client, Worker(handlers, settings) as worker:
             job = await client.enqueue("speak")

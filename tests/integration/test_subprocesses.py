@@ -102,7 +102,7 @@ async def test_what_a_handler_leaves_of_its_own_programs_is_killed_and_told(
     handlers, pids, release = HandlerRegistry(), list[int](), asyncio.Event()
     ended = asyncio.Event()
 
-    @handlers.audio("hang", timeout=0.3)
+    @handlers.audio("hang", timeout=1.5)  # the program has started by then
     async def hang(job: Job[Any]) -> None:
         async with job.subprocess(*STUBBORN, stdout=-1) as program:
             assert program.stdout is not None

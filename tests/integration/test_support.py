@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError, TimeoutErr
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.settings import Settings
 from tests.support.commandstats import counted_commands
+from tests.support.markdown import ROOT
 from tests.support.node import NodeScripts
 from tests.support.proxy import TcpProxy
 from tests.support.server import ServerProcess
@@ -302,3 +307,46 @@ def test_skips_can_be_turned_into_failures(
     result = pytester.runpytest("test_inside.py", *options)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*skips are failures here: *no node here*"])
+
+
+STOPPED = """
+import sys, time
+from tests.support.stopwatch import Stopwatch
+with Stopwatch() as watch:
+    began = time.monotonic()
+    time.sleep(0.3)
+    print("asleep", watch.seconds, flush=True)
+    sys.stdin.readline()
+print(watch.seconds, time.monotonic() - began, flush=True)
+"""
+
+
+def test_a_stopwatch_counts_a_wait_and_not_a_pause_of_its_process() -> None:
+    command = [sys.executable, "-c", STOPPED]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=ROOT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        slept = float(process.stdout.readline().split()[1])
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGCONT)
+        process.stdin.write("\n")
+        process.stdin.close()
+        counted, passed = map(float, process.stdout.readline().split())
+
+    assert slept > 0.25
+    assert counted < passed - 0.8
+
+
+@pytest.mark.asyncio
+async def test_a_wait_goes_on_after_a_pause() -> None:
+    """What the pause has kept from happening has the rest of the time."""
+    looks = 0
+
+    def stand_still() -> bool:
+        nonlocal looks
+        looks += 1
+        time.sleep(0.3)
+        return looks > 3
+
+    await wait_until(stand_still, timeout=0.9)

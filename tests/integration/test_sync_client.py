@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from convolab_worker import HandlerRegistry, Job, Settings, SyncJobClient, Worker
+from convolab_worker import Deduplication, HandlerRegistry, Job, Settings, SyncJobClient, Worker
 from convolab_worker.embedded import EmbeddedServer
 from convolab_worker.errors import (
     ConfigurationError,
@@ -176,6 +176,18 @@ def test_a_job_that_was_there_says_so(sync_client: SyncJobClient, calls_before: 
 
     assert (first.existed, first.state) == (False, None)
     assert (again, again.existed, again.state) == ("known", True, "delayed")
+
+
+@pytest.mark.parametrize("calls_before", [0, ENOUGH], ids=["at first", "later"])
+def test_a_job_that_is_deduplicated_says_so(sync_client: SyncJobClient, calls_before: int) -> None:
+    for _ in range(calls_before):
+        sync_client.enqueue("other")
+    first, again = [
+        sync_client.enqueue("work", deduplication=Deduplication("one")) for _ in range(2)
+    ]
+
+    assert (first.existed, again.existed) == (False, True)
+    assert again == first
 
 
 def test_a_lost_reply_adds_no_job_twice(
@@ -366,10 +378,12 @@ async def test_threads_that_outlast_the_main_one_go_on_with_it(
 def test_ctrl_c_ends_a_wait(sync_client: SyncJobClient) -> None:
     """The call that was interrupted is cancelled, and the next one is answered."""
     job_id = sync_client.enqueue("work")
-    interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-    interrupt.start()
+
+    def wait_interrupted() -> None:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        sync_client.result(job_id)
 
     with pytest.raises(KeyboardInterrupt):
-        sync_client.result(job_id)
+        wait_interrupted()
 
     assert sync_client.status(job_id).state == "waiting"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from aiohttp import ClientSession
 
 from convolab_worker import JobClient, Settings
 from tests.support.commands import Commands, Process
+from tests.support.ports import free_port
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
@@ -71,17 +71,16 @@ async def test_a_stop_answers_who_holds_and_is_over_in_time(
         await client.enqueue("work", {"seconds": 60})
         holding = asyncio.create_task(_json(session, "/wake"))
         await service.event("job.started")
-        service.send(signal.SIGTERM)
-        began = time.monotonic()
-        await wait_until(lambda: _is(session, "/ready", 503), what="unreadiness")
-        status, answer = await holding
-        code, _, _ = await service.ended(TIMEOUT)
-        seconds = time.monotonic() - began
+        with Stopwatch() as watch:
+            service.send(signal.SIGTERM)
+            await wait_until(lambda: _is(session, "/ready", 503), what="unreadiness")
+            status, answer = await holding
+            code, _, _ = await service.ended(TIMEOUT)
 
     assert status == 200
     assert (answer["status"], answer["processed"], answer["remaining"]) == ("budget", 0, 1)
     assert code == 0
-    assert seconds < GRACE + 1 + 2  # and two for a machine that is busy with other tests
+    assert watch.seconds < GRACE + 1 + 2  # and two for a machine that is busy with other tests
 
 
 async def test_on_cloud_run_work_is_held_and_elsewhere_it_is_not(
@@ -163,12 +162,6 @@ async def test_a_request_that_comes_during_the_imports_waits_and_is_answered(
 def port_of(server: asyncio.Server) -> int:
     port: int = server.sockets[0].getsockname()[1]
     return port
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 async def _json(session: ClientSession, path: str) -> tuple[int, dict[str, Any]]:

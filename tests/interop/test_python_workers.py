@@ -528,10 +528,10 @@ async def test_a_scheduler_ends_as_it_was_told(
     async def tick(job: Given) -> None:
         ran.append(job.id)
 
-    end = 2 if what == "limit" else round(time.time() * 1000) + 250
-    await queue.upsertJobScheduler("tick", {"every": 100, what: end}, job_name="work")
     async with worker(whose, server_url, queue.name, tick, "work"):
-        await wait_until(lambda: len(ran) >= 2, what="two iterations")
+        end = 2 if what == "limit" else round(time.time() * 1000) + 250
+        await queue.upsertJobScheduler("tick", {"every": 100, what: end}, job_name="work")
+        await wait_until(lambda: ran, what="the first iteration, which no pause can prevent")
 
         async def is_over() -> bool:
             counts = await queue.getJobCounts("wait", "delayed", "active")
@@ -539,7 +539,7 @@ async def test_a_scheduler_ends_as_it_was_told(
 
         await wait_until(is_over, what="no further iteration")
 
-    assert len(ran) == 2 if what == "limit" else len(ran) <= 4
+    assert len(ran) == 2 if what == "limit" else 1 <= len(ran) <= 4
 
 
 async def test_queue_events_tell_of_results_with_their_values(

@@ -33,6 +33,7 @@ STOP_SECONDS = 4.0
 # A connection attempt that gets no answer is given up after so long.
 CONNECT_SECONDS = 5.0
 _BEAT_SECONDS = 0.01
+_PAUSE_SECONDS = 0.1  # what is later than that is a pause of the machine
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,7 @@ class Life:
     async def ended(self, within: float) -> None:
         """Wait until ``run`` has returned, after it was told to end."""
         self.is_ending = True
-        within += self._world.slack
-        done, _ = await asyncio.wait({self.running}, timeout=within)
-        if not done:
+        if not await self._world.ends(self.running, time.monotonic() + within):
             self._world.wrong("run-hangs", f"run() has not ended {within:.1f} s after it had to")
             self.running.cancel()
             return
@@ -96,7 +95,7 @@ class World:
         self.lives: list[Life] = []
         self.calls: list[Call] = []
         self.was_stopped = False
-        self.max_lag = 0.0
+        self.max_lag = self._paused = 0.0
         self.frozen = 0.0
         self.make_client()
         self.drains = 0
@@ -126,6 +125,8 @@ class World:
             await asyncio.sleep(_BEAT_SECONDS)
             late = time.monotonic() - self._beat_at - _BEAT_SECONDS
             self.max_lag = max(self.max_lag, late)
+            if late > _PAUSE_SECONDS:
+                self._paused += late
             if self.plan.sleep_after is not None:
                 self._check_sleep()
 
@@ -176,9 +177,7 @@ class World:
         """Wait for every call; note and cancel those that miss their deadline."""
         while self.calls:
             call = self.calls.pop(0)
-            left = call.ends_by + self.slack + 0.5 - time.monotonic()
-            done, _ = await asyncio.wait({call.task}, timeout=max(left, 0.0))
-            if not done:
+            if not await self.ends(call.task, call.ends_by + 0.5):
                 self.wrong("call-hangs", f"{call.name} has not ended")
                 call.task.cancel()
 
@@ -217,7 +216,18 @@ class World:
     @property
     def slack(self) -> float:
         """How much later everything may end, since the event loop stood still for so long."""
-        return self.max_lag + self.frozen
+        lag = time.monotonic() - self._beat_at - _BEAT_SECONDS  # not noted yet
+        paused = self._paused + (lag if lag > _PAUSE_SECONDS else 0.0)
+        return max(self.max_lag, lag, paused) + self.frozen
+
+    async def ends(self, task: asyncio.Task[Any], moment: float) -> bool:
+        """Wait for the task until that moment, and as much longer as there is slack by then."""
+        while not task.done():
+            left = moment + self.slack - time.monotonic()
+            if left <= 0:
+                return False
+            await asyncio.wait({task}, timeout=left)
+        return True
 
     def froze(self, seconds: float) -> None:
         """Note that a step has blocked the event loop on purpose."""

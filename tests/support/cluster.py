@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -11,6 +10,8 @@ from redis import Redis
 from redis.crc import key_slot
 
 from convolab_worker.embedded import EmbeddedServer
+from convolab_worker.errors import RedisUnavailable
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for_servers
 
 if TYPE_CHECKING:
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
 
 _SLOTS = 16384
 _NODES = 3
-_TLS_PORTS = range(12_000, 19_000)
 _OPTIONS = {
     "cluster-enabled": "yes",
     "cluster-config-file": "nodes.conf",
-    "cluster-node-timeout": "2000",
 }
+# A node that says nothing for so many milliseconds is down for the others. Where no replica can
+# take over, the whole cluster is down with it, which a pause of the machine must not bring about.
+_NODE_TIMEOUT_MS, _NODE_TIMEOUT_WITHOUT_REPLICAS_MS = 2000, 60_000
+_START_TRIES = 10
 
 
 def _tls_options(folder: Path) -> dict[str, str]:
@@ -49,6 +52,8 @@ class Cluster:
         self._program = program
         self._count = _NODES * (1 + replicas)
         self._tls = tls
+        timeout = _NODE_TIMEOUT_MS if replicas else _NODE_TIMEOUT_WITHOUT_REPLICAS_MS
+        self._options = {**_OPTIONS, "cluster-node-timeout": str(timeout)}
         self._stack = ExitStack()
         self.servers: list[EmbeddedServer] = []
         self.nodes: list[Any] = []
@@ -84,12 +89,21 @@ class Cluster:
     def _node(self, stack: ExitStack) -> tuple[EmbeddedServer, int]:
         """Start a node: it and its port. That of its bus is 10,000 higher."""
         if self._tls is None:
-            server = stack.enter_context(EmbeddedServer(options=_OPTIONS, program=self._program))
+            server = stack.enter_context(
+                EmbeddedServer(options=self._options, program=self._program)
+            )
             return server, server.port
-        port = random.choice(_TLS_PORTS)
-        options = {**_OPTIONS, **_tls_options(self._tls), "tls-port": str(port)}
-        server = EmbeddedServer(port=None, options=options, program=self._program)
-        return stack.enter_context(server), port
+        for _ in range(_START_TRIES):
+            port = free_port()
+            options = {**self._options, **_tls_options(self._tls), "tls-port": str(port)}
+            server = EmbeddedServer(port=None, options=options, program=self._program)
+            try:
+                return stack.enter_context(server), port
+            except RedisUnavailable as error:
+                if "already in use" not in str(error):
+                    raise
+        msg = f"the ports of the bus of {_START_TRIES} free ports are in use"
+        raise AssertionError(msg)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from redis import Redis
 
 from convolab_worker.embedded import EmbeddedServer, _find_program
+from tests.support.ports import free_port
 from tests.support.server import server_program
 from tests.support.waiting import wait_for_servers
 
@@ -120,7 +120,7 @@ class SentinelProcesses:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.callback(self._end)
-            self.ports = _free_ports(3)
+            self.ports = [free_port() for _ in range(3)]
             for port in self.ports:
                 self._processes.append(self._start(port))
                 client = Redis(port=port, password=self._password, decode_responses=True)
@@ -198,11 +198,3 @@ class SentinelProcesses:
 
         wait_for_servers(serves, "another primary")
         return found
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]

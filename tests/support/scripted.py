@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from convolab_worker.bullmq.protocol.scripts import Script, script
+from convolab_worker.bullmq.protocol.scripts import Script, counted_script, script
 from tests.support.proxy import Link, Mode, TcpProxy
 from tests.support.resp import Frames, arguments
 
@@ -218,7 +218,7 @@ def command_name(command: bytes) -> str:
 
 
 def script_texts() -> list[str]:
-    """Return the texts of bullmq's scripts and of our own."""
+    """Return the texts of bullmq's scripts and of our own, those that count their commands too."""
     return [each.text for each in _scripts()]
 
 
@@ -229,7 +229,7 @@ def _scripts() -> list[Script]:
         assert spec is not None
         for place in spec.submodule_search_locations or ():
             names |= {path.stem.partition("-")[0] for path in Path(place).rglob("*.lua")}
-    return [script(name) for name in sorted(names)]
+    return [find(name) for name in sorted(names) for find in (script, counted_script)]
 
 
 def _sha(text: bytes) -> str:

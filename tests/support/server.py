@@ -8,6 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from convolab_worker.embedded import EmbeddedServer
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,8 @@ class ServerProcess(EmbeddedServer):
     """A server that a fault test does harm to; ``data_dir`` makes its data survive restarts.
 
     Beside ``start``, ``stop`` (a clean shutdown) and ``kill`` (SIGKILL) it can be suspended and
-    resumed. It keeps its port, so that clients find it again after a restart.
+    resumed. It keeps its port, so that clients find it again after a restart, and no other test
+    takes that meanwhile.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class ServerProcess(EmbeddedServer):
         options: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
-            port=port,
+            port=free_port() if port == 0 else port,
             data_dir=data_dir,
             options={
                 **TEST_OPTIONS,

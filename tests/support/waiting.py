@@ -6,14 +6,17 @@ import asyncio
 import inspect
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+_T = TypeVar("_T")
 _POLL_SECONDS = 0.01
+# What one poll counts for at most. The predicate may ask a server, and take its time.
+_LONGEST_POLL_SECONDS = 0.25
 _SERVERS_POLL_SECONDS, _SERVERS_SECONDS = 0.02, 30.0
 
 
@@ -26,19 +29,21 @@ async def wait_until(
     """Return once ``predicate()``, awaited where it is a coroutine, is true.
 
     Only for what happens in another process: inside this one, wait for an event. Fails the test
-    after ``timeout`` seconds, naming ``what`` was waited for.
+    after ``timeout`` seconds, naming ``what`` was waited for. A pause of the machine hardly counts.
     """
-    deadline = time.monotonic() + timeout
+    left, looked_at = timeout, time.monotonic()
     while True:
         value = predicate()
         if inspect.isawaitable(value):
             value = await value
         if value:
             return
-        if time.monotonic() >= deadline:
+        if left <= 0:
             msg = f"{what} did not come true within {timeout:g} s"
             raise AssertionError(msg)
         await asyncio.sleep(_POLL_SECONDS)
+        before, looked_at = looked_at, time.monotonic()
+        left -= min(looked_at - before, _LONGEST_POLL_SECONDS)
 
 
 def wait_for_servers(predicate: Callable[[], object], what: str) -> None:
@@ -53,3 +58,13 @@ def wait_for_servers(predicate: Callable[[], object], what: str) -> None:
                 return
         assert time.monotonic() < deadline, f"{what}: not within {_SERVERS_SECONDS:g} s"
         time.sleep(_SERVERS_POLL_SECONDS)
+
+
+async def within(work: Awaitable[_T], seconds: float) -> _T:
+    """Return what ``work`` returns, which it must do in that time, as ``wait_until`` counts it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await wait_until(task.done, timeout=seconds, what=f"the end of {work}")
+    finally:
+        task.cancel()
+    return await task

@@ -108,7 +108,7 @@ def read_added(
         msg = f"job {job.id} ({job.name}) was not added to {keys.queue}: {reason}"
         raise ConvolabWorkerError(msg)
     added: str = answer.decode()
-    if existed == 1 and added == job.id:
+    if existed == 1 and added == job.id and call.inner is not None:
         counter.count_inner(Purpose.ENQUEUE, script_costs.FIND_JOB - call.inner)
     return Added(added, existed == 1 or added != job.id)
 

@@ -15,11 +15,10 @@ So thousands of calls at once, on a server that has just started, send a script'
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol.scripts import counted_script, script
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
 
 if TYPE_CHECKING:
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
 
 
 async def run_script(connection: Connection, purpose: Purpose, call: Call) -> Any:
-    """Runs a call's script; counts ``call.inner`` for ``purpose`` once the server has answered.
+    """Runs a call's script; counts its commands for ``purpose`` once the server has answered.
 
     A call of a known script is sent before this waits for anything. Raises what
     ``Connection.call`` raises.
     """
-    scripts = connection.scripts
-    found = script(call.script)
+    scripts, inner = connection.scripts, call.inner
+    found = counted_script(call.script) if inner is None else script(call.script)
     while True:
         is_known = found.sha in scripts.known
         if not is_known and (asked := scripts.asked.get(found.sha)) is not None:
@@ -62,9 +61,15 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
                 continue
             raise
         else:
-            if call.inner:
-                connection.counter.inner[purpose] += call.inner
+            if inner is None:
+                inner, answer = answer
+            connection.counter.inner[purpose] += inner
             return answer
+
+
+def script_of(call: Call) -> Script:
+    """Returns what a call runs: where ``call.inner`` is None, the script that counts itself."""
+    return counted_script(call.script) if call.inner is None else script(call.script)
 
 
 async def _ask(
@@ -97,7 +102,7 @@ async def run_pipeline(
     Raises the first error once all calls are answered.
     """
     scripts = connection.scripts
-    shas = [script(call.script).sha for call in calls]
+    shas = [script_of(call).sha for call in calls]
     answers: list[Any] = [None] * len(calls)
     left = list(range(len(calls)))
     if scripts.known.issuperset(shas):  # a task for each call would take longer
@@ -106,8 +111,15 @@ async def run_pipeline(
             for sha, call in zip(shas, calls, strict=True)
         ]
         answers = await asyncio.gather(*sent, return_exceptions=True)
-        done = [not isinstance(answer, RedisUnavailable) for answer in answers]
-        inner = sum(call.inner for call in itertools.compress(calls, done))
+        inner = 0
+        for place, (call, answer) in enumerate(zip(calls, answers, strict=True)):
+            if isinstance(answer, RedisUnavailable):
+                continue
+            if call.inner is None:
+                commands, answers[place] = answer
+            else:
+                commands = call.inner
+            inner += commands
         connection.counter.count_inner(purpose, inner)
         left = [place for place, answer in enumerate(answers) if _is_unknown(answer)]
         scripts.known.difference_update(shas[place] for place in left)

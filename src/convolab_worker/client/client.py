@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.jobs.job_id import JobId
-from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client import following
 from convolab_worker.client.adding import enqueue
 from convolab_worker.client.adding.transactions import after_commit, heed_sessions
-from convolab_worker.client.lookup import find_job
-from convolab_worker.client.operating.demand import Demand, demand
+from convolab_worker.client.following import Following
 from convolab_worker.client.operating.schedules import Schedules
 from convolab_worker.client.session import Session
 from convolab_worker.connection.commands.usage import CommandCounter
@@ -24,21 +18,18 @@ from convolab_worker.connection.source import ServerSource
 from convolab_worker.errors import (
     ConfigurationError,
     ConvolabWorkerError,
-    JobFailed,
-    JobNotFound,
     ReplyLost,
 )
 from convolab_worker.settings import Settings
 from convolab_worker.telemetry.tracing import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
+    from convolab_worker.bullmq.jobs.job_id import JobId
     from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.client.adding.enqueue import Addition
-    from convolab_worker.client.events import JobEvent
-    from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.waking.waker import Waker
     from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
 
@@ -50,7 +41,7 @@ _log = Log()
 _MOST_KNOWN_QUEUES = 1000
 
 
-class JobClient(Schedules):
+class JobClient(Following, Schedules):
     """Adds jobs to the settings' queues and reads what became of them.
 
     A client connects when it is first used; close it, or use it with ``async with``. Every method
@@ -242,100 +233,6 @@ class JobClient(Schedules):
         """
         return self._waker is None or await self._waker.heard(timeout)
 
-    async def status(self, job_id: str, queue: str | None = None) -> JobStatus:
-        """Return the job as it is now, from ``queue`` or the settings' queue that has it.
-
-        Raises JobNotFound.
-        """
-        _, status = await find_job(self._current_session(), self._queues(queue, job_id), job_id)
-        return status
-
-    @overload
-    async def result(self, job_id: JobId[R], timeout: float | None = None) -> R: ...
-
-    @overload
-    async def result(
-        self, job_id: str, timeout: float | None = None, queue: str | None = None
-    ) -> Any: ...
-
-    async def result(
-        self, job_id: str, timeout: float | None = None, queue: str | None = None
-    ) -> Any:
-        """Wait until the job has ended, and return its result.
-
-        That of a JobId whose job type is known has the type that was declared, or that the handler
-        is annotated with; ``JOB_TYPE.job_id(text)`` makes one of text. Raises JobFailed with its
-        reason, JobNotFound, TimeoutError after ``timeout`` seconds, and InvalidResult for a result
-        that does not fit its type.
-        """
-        async with (
-            asyncio.timeout(timeout),
-            aclosing(self.watch(job_id, queue)) as events,
-        ):
-            async for event in events:
-                if event.event == "completed":
-                    return typed_result(job_id, event.data)
-                if event.event == "failed":
-                    raise JobFailed(job_id, event.data)
-        raise JobNotFound(job_id)  # pragma: no cover - watch ends with a final event
-
-    def watch(self, job_id: str, queue: str | None = None) -> AsyncGenerator[JobEvent, None]:
-        """Iterate over the job's events from now on. The last is its end, even if that is past.
-
-        Raises JobNotFound.
-        """
-        return following.watch(self._current_session, self._queues(queue, job_id), job_id)
-
-    async def cancel(
-        self,
-        job_id: str,
-        *,
-        reason: str | None = "cancelled",
-        queue: str | None = None,
-        timeout: float | None = None,
-        wait: bool = True,
-    ) -> str:
-        """End a job wherever it is; wait for its end, and return how it ended.
-
-        A job that runs, in whichever process: its ``cancelled`` is set and its handler is
-        cancelled. The job then fails for good with ``reason``; if that is None, it returns to the
-        head of its queue, with the same number of attempts left. A worker with a free slot learns
-        of it at once; one without a free slot learns of it when it renews the lock, half of the
-        lock's duration later at most. A job that no worker has yet, or that waits for its next
-        attempt or for its children, is removed, with its children; not if ``reason`` is None.
-
-        Returns ``removed``, ``failed`` or ``returned``, ``completed`` if the handler returned all
-        the same, and ``asked`` at once if ``wait`` is False. Raises JobNotRunning if the job has
-        ended or no worker of this library runs it, WrongState if it can't be removed (one of its
-        children runs, or a job scheduler has it next), JobNotFound, and TimeoutError after
-        ``timeout`` seconds (the request stays).
-        """
-        if reason is not None and not reason.strip():
-            msg = f"reason={reason!r}: expected some text, or None to return the job"
-            raise ConfigurationError(msg)
-        return await following.cancel(
-            self._current_session(),
-            self._queues(queue, job_id),
-            job_id,
-            reason,
-            wait=wait,
-            timeout=timeout,
-        )
-
-    async def counts(self) -> dict[str, dict[str, int]]:
-        """Return how many jobs each of the settings' queues has in each state."""
-        connection = await self._current_session().open()
-        return await depths(connection, self._queues(None))
-
-    async def demand(self) -> Demand:
-        """Return how many jobs of the settings' queues need a worker, for a scaler.
-
-        Costs one command while there is nothing, and four more for each queue otherwise. Raises
-        RedisUnavailable.
-        """
-        connection = await self._current_session().open()
-        return await demand(connection, self._queues(None))
-
     async def close(self) -> None:
         """Close the connections, and send a wake that was not sent, for a second at most.
 
@@ -396,12 +293,6 @@ class JobClient(Schedules):
                 del self._known_queues[next(iter(self._known_queues))]
             keys = self._known_queues[name] = QueueKeys(self.settings.prefix, name)
         return keys
-
-
-def typed_result(job_id: str, result: Any) -> Any:
-    """Return the result in the type that the job's declaration gives it, if that is known."""
-    job_type = job_id.job_type if isinstance(job_id, JobId) else None
-    return result if job_type is None else job_type.decode_result(json.dumps(result).encode())
 
 
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import json
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from convolab_worker.bullmq import job_lock
+from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.client.events import CLOSED, GAP, JobEvent
 from convolab_worker.client.lookup import find_job, not_found, read_status
 from convolab_worker.client.operating import actions
-from convolab_worker.errors import JobNotFound, JobNotRunning, RedisUnavailable
+from convolab_worker.client.operating.operations import Operations
+from convolab_worker.errors import (
+    ConfigurationError,
+    JobFailed,
+    JobNotFound,
+    JobNotRunning,
+    RedisUnavailable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -17,6 +27,8 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.session import Session
+
+R = TypeVar("R")
 
 # An event may be trimmed from its stream before it is read: then the job itself is looked at.
 _LOOK_AGAIN_SECONDS = 15.0
@@ -30,7 +42,7 @@ _ENDS = {
 }
 
 
-async def watch(
+async def _events_until_end(
     begin: Callable[[], Session], queues: Sequence[QueueKeys], job_id: str
 ) -> AsyncGenerator[JobEvent, None]:
     """See ``JobClient.watch``."""
@@ -84,7 +96,7 @@ def _end_of(status: JobStatus) -> JobEvent | None:
     return None
 
 
-async def cancel(
+async def _end_of_cancelled(
     session: Session,
     queues: Sequence[QueueKeys],
     job_id: str,
@@ -157,3 +169,93 @@ async def _next_event(inbox: asyncio.Queue[JobEvent]) -> JobEvent | None:
         msg = f"the client was closed while job {event.job_id!r} was watched"
         raise RedisUnavailable(msg)
     return None if event.event == GAP else event
+
+
+def typed_result(job_id: str, result: Any) -> Any:
+    """Return the result in the type that the job's declaration gives it, if that is known."""
+    job_type = job_id.job_type if isinstance(job_id, JobId) else None
+    return result if job_type is None else job_type.decode_result(json.dumps(result).encode())
+
+
+class Following(Operations):
+    """The methods of ``JobClient`` that follow one job: its state, its events and its end."""
+
+    async def status(self, job_id: str, queue: str | None = None) -> JobStatus:
+        """Return the job as it is now, from ``queue`` or the settings' queue that has it.
+
+        Raises JobNotFound.
+        """
+        _, status = await find_job(self._current_session(), self._queues(queue, job_id), job_id)
+        return status
+
+    @overload
+    async def result(self, job_id: JobId[R], timeout: float | None = None) -> R: ...
+
+    @overload
+    async def result(
+        self, job_id: str, timeout: float | None = None, queue: str | None = None
+    ) -> Any: ...
+
+    async def result(
+        self, job_id: str, timeout: float | None = None, queue: str | None = None
+    ) -> Any:
+        """Wait until the job has ended, and return its result.
+
+        That of a JobId whose job type is known has the type that was declared, or that the handler
+        is annotated with; ``JOB_TYPE.job_id(text)`` makes one of text. Raises JobFailed with its
+        reason, JobNotFound, TimeoutError after ``timeout`` seconds, and InvalidResult for a result
+        that does not fit its type.
+        """
+        async with (
+            asyncio.timeout(timeout),
+            aclosing(self.watch(job_id, queue)) as events,
+        ):
+            async for event in events:
+                if event.event == "completed":
+                    return typed_result(job_id, event.data)
+                if event.event == "failed":
+                    raise JobFailed(job_id, event.data)
+        raise JobNotFound(job_id)  # pragma: no cover - watch ends with a final event
+
+    def watch(self, job_id: str, queue: str | None = None) -> AsyncGenerator[JobEvent, None]:
+        """Iterate over the job's events from now on. The last is its end, even if that is past.
+
+        Raises JobNotFound.
+        """
+        return _events_until_end(self._current_session, self._queues(queue, job_id), job_id)
+
+    async def cancel(
+        self,
+        job_id: str,
+        *,
+        reason: str | None = "cancelled",
+        queue: str | None = None,
+        timeout: float | None = None,
+        wait: bool = True,
+    ) -> str:
+        """End a job wherever it is; wait for its end, and return how it ended.
+
+        A job that runs, in whichever process: its ``cancelled`` is set and its handler is
+        cancelled. The job then fails for good with ``reason``; if that is None, it returns to the
+        head of its queue, with the same number of attempts left. A worker with a free slot learns
+        of it at once; one without a free slot learns of it when it renews the lock, half of the
+        lock's duration later at most. A job that no worker has yet, or that waits for its next
+        attempt or for its children, is removed, with its children; not if ``reason`` is None.
+
+        Returns ``removed``, ``failed`` or ``returned``, ``completed`` if the handler returned all
+        the same, and ``asked`` at once if ``wait`` is False. Raises JobNotRunning if the job has
+        ended or no worker of this library runs it, WrongState if it can't be removed (one of its
+        children runs, or a job scheduler has it next), JobNotFound, and TimeoutError after
+        ``timeout`` seconds (the request stays).
+        """
+        if reason is not None and not reason.strip():
+            msg = f"reason={reason!r}: expected some text, or None to return the job"
+            raise ConfigurationError(msg)
+        return await _end_of_cancelled(
+            self._current_session(),
+            self._queues(queue, job_id),
+            job_id,
+            reason,
+            wait=wait,
+            timeout=timeout,
+        )

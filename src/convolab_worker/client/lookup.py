@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import state_of
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.bullmq.script_runner import run_script
@@ -66,5 +65,4 @@ async def state_now(connection: Connection, keys: QueueKeys, job_id: str) -> str
     """Return the state that a job is in; ``unknown`` if it is in no list of its queue."""
     answer = await run_script(connection, Purpose.STATUS, state_of(keys, job_id))
     state: str = answer.decode()
-    connection.counter.count_inner(Purpose.STATUS, script_costs.state_of(state))
     return state

@@ -154,6 +154,7 @@ class BlockingPool:
         self._idle: list[BlockingConnection] = []
         self._count = 0
         self._paused_until = 0.0
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def call(self, purpose: Purpose, *args: Any, inner: int = 0) -> Any:
@@ -184,9 +185,13 @@ class BlockingPool:
 
     def _take_back(self, connection: BlockingConnection, purpose: Purpose, inner: int) -> None:
         with self._lock:
-            self._idle.append(connection)
             self._counter.count(purpose)
             self._counter.count_inner(purpose, inner)
+            if not self._is_closed:
+                self._idle.append(connection)
+                return
+            self._count -= 1
+        connection.close()
 
     def _borrowed(self) -> BlockingConnection | None:
         with self._lock:
@@ -196,7 +201,8 @@ class BlockingPool:
                     return connection
                 connection.close()
                 self._count -= 1
-            if self._count >= _MOST or time.monotonic() < self._paused_until:
+            is_paused = time.monotonic() < self._paused_until
+            if self._is_closed or self._count >= _MOST or is_paused:
                 return None
             self._count += 1
         try:
@@ -219,8 +225,9 @@ class BlockingPool:
             self._paused_until = time.monotonic() + _PAUSE_SECONDS
 
     def close(self) -> None:
-        """Close the idle connections; one that is lent is closed when the pool is dropped."""
+        """Close the connections, one that is lent when its call has ended; open none any more."""
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, []
             self._count -= len(idle)
         for connection in idle:

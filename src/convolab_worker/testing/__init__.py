@@ -6,7 +6,8 @@ pytest finds the fixtures ``convolab_server`` and ``convolab_worker`` by itself.
 from __future__ import annotations
 
 from convolab_worker.testing.enqueued import EnqueuedJob
-from convolab_worker.testing.fake_client import FakeJobClient, FakeSyncJobClient
+from convolab_worker.testing.fake_client import FakeJobClient
+from convolab_worker.testing.fake_sync_client import FakeSyncJobClient
 from convolab_worker.testing.single import HandlerRun, run_handler
 from convolab_worker.testing.workers import (
     RunningWorker,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.protocol.calls import Limiter
 from convolab_worker.bullmq.protocol.keywords import job_options
+from convolab_worker.bullmq.protocol.transitions import Limiter
 from convolab_worker.bullmq.worker_side.backend import Backend
 from convolab_worker.bullmq.worker_side.reconcile import child_reason
 from convolab_worker.connection.commands.usage import CommandCounter
@@ -41,6 +41,7 @@ from convolab_worker.worker.execution.progress import ReportWriter
 from convolab_worker.worker.locks import LockKeeper
 from convolab_worker.worker.next_due import NextDue
 from convolab_worker.worker.suspension import IdlePolicy
+from convolab_worker.worker.tally import Tally
 from convolab_worker.worker.watchdog import StackReports, Watchdog
 
 if TYPE_CHECKING:
@@ -62,12 +63,12 @@ class Assembly(Struct, frozen=True, kw_only=True):
     dispatcher: Dispatcher
     executor: JobExecutor
     table: QueueTable
+    tally: Tally
     next_due: NextDue
     keeper: LockKeeper[JobInHand]
     reconnection: Reconnection
     names: NamedConnections
     usage: CommandUsage
-    counter: CommandCounter
 
 
 def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
@@ -148,12 +149,12 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         dispatcher=dispatcher,
         executor=executor,
         table=table,
+        tally=Tally(dispatcher, executor.metrics),
         next_due=next_due,
         keeper=keeper,
         reconnection=reconnection,
         names=_names(settings, route, connections, counter),
         usage=usage,
-        counter=counter,
     )
 
 

@@ -21,22 +21,20 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from convolab_worker._logs import Log
-from convolab_worker.errors import ConvolabWorkerError, NotRunning, RedisUnavailable
+from convolab_worker.errors import ConvolabWorkerError, NotRunning
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from convolab_worker.telemetry.metrics import Metrics
     from convolab_worker.worker.dispatch.dispatcher import Dispatcher
     from convolab_worker.worker.next_due import NextDue
+    from convolab_worker.worker.tally import Tally
 
 _log = Log()
 # What is left of a budget when jobs that still run are told to end: they have half a second, and
 # their returns and the counts take a moment.
 _ENDING_SECONDS = 1.0
-# How long a count of what is left may take when the budget is over; and when the worker stops,
-# which has a deadline of its own.
-_LATE_COUNT_SECONDS = 0.5
+# How long the count of what is left may take when the worker stops, which has a deadline.
 _LAST_COUNT_SECONDS = 0.1
 
 
@@ -67,7 +65,7 @@ class HeldRequest(Struct, eq=False):
 
 
 class HeldRequests:
-    """The held requests of one worker, whose jobs ``metrics`` counts.
+    """The held requests of one worker; ``tally`` has what their drains have done.
 
     ``next_due`` is told when work is due next, before the requests of a drain are answered.
     ``suspends`` is for a worker that works only when held: ``grace`` (seconds) of each budget, half
@@ -77,33 +75,24 @@ class HeldRequests:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        metrics: Metrics,
+        tally: Tally,
         next_due: NextDue,
         *,
         suspends: bool,
         grace: float,
     ) -> None:
         self._dispatcher = dispatcher
-        self._metrics = metrics
+        self._tally = tally
         self._next_due = next_due
-        self._before = metrics.outcomes
         self._suspends = suspends
         self._reserve = grace + _ENDING_SECONDS if suspends else 0.0
         self._requests: set[HeldRequest] = set()
         self._changed = asyncio.Event()
         self._drain: asyncio.Task[None] | None = None
-        self._counting: asyncio.Task[tuple[int, float | None]] | None = None
-        self.drains = 0
 
     @property
     def held(self) -> int:
         return len(self._requests)
-
-    def so_far(self) -> tuple[int, int]:
-        """How many jobs ended in this drain, and how many of those failed for good."""
-        done = self._metrics.outcomes
-        failed = done["failed"] - self._before["failed"]
-        return done["completed"] - self._before["completed"] + failed, failed
 
     async def hold(self, budget: float) -> HoldResult:
         """Work until nothing is left, at most ``budget`` seconds, together with other requests.
@@ -123,12 +112,14 @@ class HeldRequests:
             self._changed.set()
 
     def _join(self, budget: float) -> HeldRequest:
-        ends_at = time.monotonic() + budget
+        now = time.monotonic()
+        ends_at = now + budget
         fetch_until = ends_at - min(self._reserve, budget / 2)
+        drained = self._dispatcher.drained(look_by=(now + fetch_until) / 2)
         if not self._requests and not self._suspends:
-            self._begin()
+            self._tally.begin()
         answer = asyncio.get_running_loop().create_future()
-        request = HeldRequest(ends_at, fetch_until, self._dispatcher.drained(), answer)
+        request = HeldRequest(ends_at, fetch_until, drained, answer)
         request.drained.add_done_callback(lambda _: self._changed.set())
         self._requests.add(request)
         self._changed.set()
@@ -136,11 +127,6 @@ class HeldRequests:
             self._drain = asyncio.create_task(self._drain_all(), name="convolab-hold")
             self._drain.add_done_callback(self._drain_ended)
         return request
-
-    def _begin(self) -> None:
-        """Begin a drain: jobs are counted from here on."""
-        self._before = self._metrics.outcomes
-        self.drains += 1
 
     # answers
 
@@ -152,9 +138,11 @@ class HeldRequests:
         while not request.answer.done():
             seconds = request.ends_at - time.monotonic()
             if not self._suspends and (request.drained.done() or seconds <= 0):
-                return await self.result("drained" if request.drained.done() else "budget", seconds)
+                return await self._result(
+                    "drained" if request.drained.done() else "budget", seconds
+                )
             if seconds <= 0 and any(each.ends_at > request.ends_at for each in self._requests):
-                return await self.result("budget", seconds)
+                return await self._result("budget", seconds)
             least = 0.0 if not self._suspends else _ENDING_SECONDS / 4
             await asyncio.wait(
                 ends, timeout=max(seconds, least), return_when=asyncio.FIRST_COMPLETED
@@ -167,7 +155,7 @@ class HeldRequests:
         """Give all of them one answer, and take them off the held ones."""
         ends_at = max(request.ends_at for request in requests)
         try:
-            result = await self.result(status, ends_at - time.monotonic())
+            result = await self._result(status, ends_at - time.monotonic())
         except ConvolabWorkerError as error:
             self._refuse(requests, error)
             return
@@ -185,19 +173,10 @@ class HeldRequests:
                 request.answer.set_exception(error)
                 request.answer.exception()  # a caller that has hung up does not retrieve it
 
-    async def result(self, status: str, seconds: float) -> HoldResult:
-        """Return what was done in this drain, and what is left.
-
-        Raises RedisUnavailable if that can't be counted in ``seconds``, or soon after if they are
-        over.
-        """
-        processed, failed = self.so_far()
-        try:
-            async with asyncio.timeout(max(seconds, _LATE_COUNT_SECONDS)):
-                remaining, due = await self._count(drained=status == "drained")
-        except TimeoutError:
-            msg = "Redis does not answer: what is left can't be counted"
-            raise RedisUnavailable(msg) from None
+    async def _result(self, status: str, seconds: float) -> HoldResult:
+        """Return what was done in this drain, and what is left; raises as ``Tally.left`` does."""
+        processed, failed = self._tally.so_far()
+        remaining, due = await self._tally.left(drained=status == "drained", seconds=seconds)
         return HoldResult(
             status=status,
             processed=processed,
@@ -205,20 +184,6 @@ class HeldRequests:
             remaining=remaining,
             next_due_at=due,
         )
-
-    async def _count(self, *, drained: bool) -> tuple[int, float | None]:
-        """Count the jobs that are left, and say when work is due; callers share one count."""
-        if self._counting is None:
-            self._counting = asyncio.create_task(
-                self._dispatcher.count_remaining(drained=drained), name="convolab-count"
-            )
-            self._counting.add_done_callback(self._counted)
-        return await asyncio.shield(self._counting)
-
-    def _counted(self, task: asyncio.Task[tuple[int, float | None]]) -> None:
-        self._counting = None
-        if not task.cancelled():
-            task.exception()
 
     # the drain of a worker that works only when held
 
@@ -231,7 +196,7 @@ class HeldRequests:
 
     async def _drain_all(self) -> None:
         while self._requests and not self._dispatcher.stopping:
-            self._begin()
+            self._tally.begin()
             await self._drain_once()
             now = time.monotonic()
             covered = self._covered()

@@ -30,6 +30,17 @@ class Health(Struct, frozen=True, kw_only=True):
     overdue: bool
 
 
+def health(assembly: Assembly, *, state: str, now: float) -> Health:
+    """Whether the worker is well; ``now`` is the monotonic clock's."""
+    reconnection, dispatcher = assembly.reconnection, assembly.dispatcher
+    is_asleep = dispatcher.suspension.asleep and reconnection.generation > 0
+    return Health(
+        state=state,
+        ready=state == "running" and (reconnection.is_open or is_asleep),
+        overdue=now > dispatcher.expected_by,
+    )
+
+
 def stats(
     assembly: Assembly,
     requests: HeldRequests,
@@ -44,7 +55,7 @@ def stats(
         "state": state,
         "phase": assembly.dispatcher.suspension.phase,
         "held": requests.held,
-        "drains": requests.drains,
+        "drains": assembly.tally.drains,
         "connected": assembly.reconnection.is_open,
         "running": slots.running,
         "free": slots.free,

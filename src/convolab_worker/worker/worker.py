@@ -18,6 +18,7 @@ from convolab_worker.worker.execution.handler_call import SHUTDOWN
 from convolab_worker.worker.held_requests import HeldRequests
 from convolab_worker.worker.status import Health
 from convolab_worker.worker.suspension import ALWAYS_WORKING
+from convolab_worker.worker.tally import LATE_COUNT_SECONDS
 
 if TYPE_CHECKING:
     from convolab_worker.handlers.registration.handler import Scope
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _log = Log()
 _FOREVER = float("inf")
-# How long the last count of a drain may take when its budget is over.
-_LATE_COUNT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +170,7 @@ class Worker:
             if self._lifespans is not None:
                 self._lifespans.raise_death()
             if drain_until is not None:
-                drained = await self._drain_result(assembly, requests, drain_until)
+                drained = await self._drain_result(assembly, drain_until)
             await self._tell_next_due(assembly, drained)
         finally:
             await asyncio.shield(self._stopping or self._stop_task(0.0))
@@ -195,28 +194,20 @@ class Worker:
         if self._is_hurried or (works_when_held and drained is None):
             return
         at = assembly.dispatcher.next_time() if drained is None else drained.next_due_at
-        ends_at = self._grace_ends_at
-        grace = self.settings.shutdown_grace if ends_at is None else ends_at - time.monotonic()
-        await assembly.next_due.tell(at, grace)
+        await assembly.next_due.tell(at, self._grace_left)
 
-    async def _drain_result(
-        self, assembly: Assembly, requests: HeldRequests, ends_at: float
-    ) -> DrainResult:
+    async def _drain_result(self, assembly: Assembly, ends_at: float) -> DrainResult:
         seconds = min(self.settings.command_timeout, ends_at - time.monotonic())
         try:
-            async with asyncio.timeout(max(seconds, _LATE_COUNT_SECONDS)):
+            async with asyncio.timeout(max(seconds, LATE_COUNT_SECONDS)):
                 await assembly.reconnection.wait()
-                result = await requests.result("drained", seconds)
+                remaining, due = await assembly.tally.left(drained=True, seconds=seconds)
         except (TimeoutError, RedisUnavailable):
             outcomes = dict(assembly.executor.metrics.outcomes)
             msg = f"drained ({outcomes}), but what is left can't be counted"
             raise RedisUnavailable(msg) from None
-        return DrainResult(
-            processed=result.processed,
-            failed=result.failed,
-            remaining=result.remaining,
-            next_due_at=result.next_due_at,
-        )
+        processed, failed = assembly.tally.so_far()
+        return DrainResult(processed=processed, failed=failed, remaining=remaining, next_due_at=due)
 
     async def _open_lifespans(self, assembly: Assembly) -> None:
         """Open the lifespans, once, and give handlers their resources; not if the worker stops."""
@@ -237,9 +228,13 @@ class Worker:
 
     async def _close_lifespans(self) -> None:
         if self._lifespans is not None:
-            ends_at = self._grace_ends_at
-            grace = self.settings.shutdown_grace
-            await self._lifespans.close(grace if ends_at is None else ends_at - time.monotonic())
+            await self._lifespans.close(self._grace_left)
+
+    @property
+    def _grace_left(self) -> float:
+        """The seconds that a stop has left; all of its grace where none has begun."""
+        ends_at = self._grace_ends_at
+        return self.settings.shutdown_grace if ends_at is None else ends_at - time.monotonic()
 
     def _assemble(self) -> tuple[Assembly, HeldRequests]:
         """Make the parts, once; here and not earlier, since they belong to the running loop."""
@@ -247,7 +242,7 @@ class Worker:
             assembly = self._assembly = assemble(self.handlers, self.settings)
             self._requests = HeldRequests(
                 assembly.dispatcher,
-                assembly.executor.metrics,
+                assembly.tally,
                 assembly.next_due,
                 suspends=assembly.dispatcher.suspension.policy.works_when_held,
                 grace=self.settings.shutdown_grace,
@@ -368,24 +363,17 @@ class Worker:
 
     def progress(self) -> dict[str, int]:
         """What the drain has done that held requests share; from memory, from any thread."""
-        if self._assembly is None or self._requests is None:
+        if self._assembly is None:
             return {"processed": 0, "failed": 0, "running": 0}
-        processed, failed = self._requests.so_far()
+        processed, failed = self._assembly.tally.so_far()
         running = self._assembly.table.slots.running
         return {"processed": processed, "failed": failed, "running": running}
 
     def health(self) -> Health:
         """Whether the worker is well, from memory; from any thread."""
-        assembly = self._assembly
-        if assembly is None:
+        if self._assembly is None:
             return Health(state=self._state, ready=False, overdue=False)
-        reconnection, dispatcher = assembly.reconnection, assembly.dispatcher
-        is_asleep = dispatcher.suspension.asleep and reconnection.generation > 0
-        return Health(
-            state=self._state,
-            ready=self._state == "running" and (reconnection.is_open or is_asleep),
-            overdue=time.monotonic() > dispatcher.expected_by,
-        )
+        return status.health(self._assembly, state=self._state, now=time.monotonic())
 
     def idle_since(self) -> float | None:
         """When something happened last: a job's end, a wake, a request (monotonic clock).

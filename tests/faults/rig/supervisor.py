@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from aiohttp.test_utils import TestServer
 
-from examples.benchmarks.benchkit.server import free_port
 from tests.support.logged import LoggedProcess
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:

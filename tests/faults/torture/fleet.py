@@ -11,9 +11,9 @@ import signal
 from contextlib import ExitStack
 from typing import Any, Self
 
-from examples.benchmarks.benchkit.server import free_port
 from tests.faults.harness import Bench
 from tests.support.logged import LoggedProcess
+from tests.support.ports import free_port
 from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_until
 

@@ -28,7 +28,6 @@ import convolab_worker
 from convolab_worker.bullmq.protocol import job_options, records, scripts
 from convolab_worker.bullmq.protocol.calls import (
     Call,
-    Transitions,
     advance_scheduler,
     drop_children,
     state_of,
@@ -46,6 +45,7 @@ from convolab_worker.bullmq.protocol.client_calls import (
 )
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
+from convolab_worker.bullmq.protocol.transitions import Transitions
 
 NOW_MS = 1_700_000_000_123
 LOCK_MS = 45_000

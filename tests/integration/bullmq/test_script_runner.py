@@ -176,7 +176,7 @@ async def test_a_pipeline_is_counted_by_what_was_executed(
 
     assert set(await cold.waiting()) >= {"1", "3"}
     counted = connection.counter.inner[Purpose.ENQUEUE] - before
-    assert counted == adds[0].inner + adds[2].inner
+    assert counted == (adds[0].inner or 0) + (adds[2].inner or 0) > 0
 
 
 async def test_calls_that_waited_go_on_when_the_first_is_refused(cold: ColdServer) -> None:

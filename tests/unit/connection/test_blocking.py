@@ -18,6 +18,7 @@ from convolab_worker.connection.blocking import BlockingConnection, BlockingPool
 from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.route import Route
 from convolab_worker.errors import RedisRefused, RedisUnavailable, ReplyLost
+from tests.support.stopwatch import Stopwatch
 
 
 class Server:
@@ -57,6 +58,24 @@ def test_calls_one_after_the_other_share_a_connection() -> None:
     assert answers == [b"OK"] * 5
     assert server.opened == 1
     assert (counter.sent[Purpose.ENQUEUE], counter.inner[Purpose.ENQUEUE]) == (5, 15)
+
+
+def test_a_connection_that_is_lent_when_the_pool_closes_is_closed_after_its_call() -> None:
+    ours, theirs = socket.socketpair()
+    route = Route(Address.parse("redis://localhost"))
+    pool, counter = pool_of(lambda: BlockingConnection(ours, timeout=5, route=route))
+    with theirs, ThreadPoolExecutor(1) as thread:
+        theirs.settimeout(5)
+        call = thread.submit(pool.call, Purpose.ENQUEUE, "PING")
+        assert theirs.recv(1024)  # the connection is lent
+
+        pool.close()
+        theirs.sendall(b"+OK\r\n")
+
+        assert call.result(5) == b"OK"
+        assert theirs.recv(1024) == b""
+    assert counter.sent[Purpose.ENQUEUE] == 1
+    assert pool.call(Purpose.ENQUEUE, "PING") is None
 
 
 @pytest.mark.parametrize("news", ["another server", "other credentials"])
@@ -146,10 +165,11 @@ def test_a_server_that_is_silent_is_given_up_in_time(
     connection, _ = silent
 
     began = time.monotonic()
-    with pytest.raises(ReplyLost, match="in time|timed out"):
+    with Stopwatch() as watch, pytest.raises(ReplyLost, match="in time|timed out"):
         runs(lambda: connection.call("SET", "k", "x" * size))
 
-    assert 0.1 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.1
+    assert watch.seconds < 5
 
 
 def test_signals_do_not_make_the_wait_longer(
@@ -162,19 +182,17 @@ def test_signals_do_not_make_the_wait_longer(
     # It would end a wait that begins anew with each signal, after all.
     gives_up = threading.Timer(5, theirs.shutdown, (socket.SHUT_RDWR,))
     gives_up.start()
-    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
     try:
-        began = time.monotonic()
-        with pytest.raises(ReplyLost, match="in time"):
+        with Stopwatch() as watch, pytest.raises(ReplyLost, match="in time"):
             connection.call("PING")
-        waited = time.monotonic() - began
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         gives_up.cancel()
 
-    assert len(heard) >= 2
-    assert waited < 3
+    assert heard
+    assert watch.seconds < 3
 
 
 def test_what_a_socket_has_no_room_for_is_sent_all_the_same(

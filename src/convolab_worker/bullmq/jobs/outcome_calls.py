@@ -9,8 +9,9 @@ from convolab_worker.bullmq.protocol.records import extended_stacktrace
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.jobs.outcome import Outcome
-    from convolab_worker.bullmq.protocol.calls import Call, Transitions
+    from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.bullmq.protocol.records import ActiveJob
+    from convolab_worker.bullmq.protocol.transitions import Transitions
 
 
 def call_of(

@@ -12,9 +12,6 @@ local hasFailed = type(answer) == "table" and answer.err -- then the job runs ag
 if not hasFailed and (type(answer) ~= "number" or answer >= 0) then
   for first = 1, #fields, 1000 do
     redis.call("HDEL", KEYS[12], unpack(fields, first, math.min(first + 999, #fields)))
-    if type(answer) == "table" and answer[5] then
-      answer[5] = answer[5] + 1
-    end
   end
 end
 return answer

@@ -12,8 +12,7 @@
   parent, for a job whose children have not ended or that is deduplicated, in a queue with a rate
   limit or metrics, and where a delayed job is due or many old jobs are removed.
 
-  Answers what BullMQ's does; where that did not run, {0, 0, 0, 0} stands for its 0, and a fifth
-  value tells how many commands were run. Nothing is written before it is known whether it runs.
+  It runs inside countCommands. Nothing is written before it is known whether BullMQ's script runs.
 ]]
 --- @include "startNextJob"
 local MOST_REMOVED = 10
@@ -90,12 +89,14 @@ local function isOrdinary()
     end
     keep = opts["keepJobs"]
   end
+  commandsRun = 1
   meta = call("HMGET", KEYS[9], "paused", "concurrency", "max", "opts.maxLenEvents")
   local mostEvents = meta[4]
   if meta[3] or meta[2] and not tonumber(meta[2]) or not mostEvents or mostEvents == "0"
       or not isCount(mostEvents) then
     return false
   end
+  commandsRun = 2
   job = call("HMGET", key, "timestamp", "atm", "parentKey", "parent", "deid")
   local parentKey = job[3]
   if not job[1] or job[2] and not isCount(job[2]) or job[4] and not parentKey or job[5] then
@@ -103,23 +104,27 @@ local function isOrdinary()
   end
   -- One command tells whether the job has children (1 or 2) and whether any job is delayed (3).
   local delayed = KEYS[7]
+  commandsRun = 3
   local found = call("EXISTS", key .. ":dependencies", key .. ":unsuccessful", delayed, delayed, delayed)
   if found % 3 > 0 then
     return false
   end
-  if parentKey then
+  if parentKey == "" then
+    return false
+  elseif parentKey then
     commandsRun = commandsRun + 1
-    if parentKey == "" or call("SCARD", parentKey .. ":dependencies") < 2 then
+    if call("SCARD", parentKey .. ":dependencies") < 2 then
       return false
     end
   end
   if hasNext and found > 0 then
+    commandsRun = commandsRun + 1
     due = tonumber(call("ZRANGE", delayed, 0, 0, "WITHSCORES")[2])
     if due < (now + 1) * 0x1000 then
       return false
     end
-    commandsRun = commandsRun + 1
   end
+  commandsRun = commandsRun + 1
   if call("GET", key .. ":lock") ~= token then
     return false
   end
@@ -132,6 +137,7 @@ end
 
 local function completeOrdinarily()
   local parentKey, mostEvents = job[3], meta[4]
+  commandsRun = commandsRun + 3
   call("DEL", key .. ":lock")
   call("SREM", KEYS[5], id)
   if call("LREM", KEYS[2], -1, id) < 1 then
@@ -147,7 +153,7 @@ local function completeOrdinarily()
   if keep and keep["count"] == 0 then
     remove({id})
   else
-    local added = redis.pcall("ZADD", KEYS[11], now, id)
+    local added = tryCall("ZADD", KEYS[11], now, id)
     if type(added) == "table" then
       -- The set is none. This is how BullMQ's script stops; whoever mends the job knows that state.
       call("XTRIM", KEYS[4], "MAXLEN", "~", mostEvents)
@@ -168,14 +174,14 @@ local function completeOrdinarily()
   -- BullMQ trims the stream by itself before it adds to it, which leaves the same events.
   call("XADD", KEYS[4], "MAXLEN", "~", mostEvents + 1, "*", "event", "completed", "jobId", id,
     ARGV[3], ARGV[4], "prev", "active")
-  commandsRun = commandsRun + 8
+  commandsRun = commandsRun + 1
   if hasNext then
     local answer = startNextJob(KEYS[14], ARGV[7], now, ARGV[10], ARGV[11],
       ARGV[12] ~= "" and ARGV[12], meta[1], meta[2])
     if answer then
-      return counted(answer)
+      return answer
     elseif answer == false or due then
-      return counted({0, 0, 0, answer == nil and due / 0x1000 or 0})
+      return {0, 0, 0, answer == nil and due / 0x1000 or 0}
     end
   end
   commandsRun = commandsRun + 1
@@ -183,11 +189,12 @@ local function completeOrdinarily()
     call("XADD", KEYS[4], "*", "event", "drained")
     commandsRun = commandsRun + 1
   end
-  return counted({0, 0, 0, 0})
+  return 0
 end
 -- Where a key is of another type, BullMQ's script is to stop as it does.
 local isRead, isOurs = pcall(isOrdinary)
 if isRead and isOurs then
   return completeOrdinarily()
 end
+--- @include "countCalls"
 --- @include "moveToFinished"

@@ -1,22 +1,21 @@
-"""A worker's script calls: pure, from a job to a script's KEYS and ARGV.
+"""Script calls: pure, from a job to a script's KEYS and ARGV.
 
 Key orders and meanings of arguments are those at the head of each Lua file, BullMQ's or ours. A
 conformance test compares the calls of BullMQ's scripts with those that bullmq's own Python builds.
-Calls of producers and operators are in ``client_calls``.
+Calls that move a worker's jobs from state to state are in ``transitions``, those of producers and
+operators in ``client_calls``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 from msgspec import Struct
 
 from convolab_worker.bullmq.protocol import script_costs
-from convolab_worker.bullmq.protocol.job_options import end_options, is_true, number, short_options
+from convolab_worker.bullmq.protocol.job_options import short_options
 from convolab_worker.bullmq.protocol.keys import STATE_KEYS
-from convolab_worker.bullmq.protocol.packing import pack_one, pack_some
-from convolab_worker.bullmq.protocol.records import step_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,286 +23,24 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.records import ActiveJob
 
-_FETCH_KEYS = (
-    "wait", "active", "prioritized", "events", "stalled", "limiter", "delayed", "paused", "meta",
-    "pc",
-)  # fmt: skip
-_DELAY_KEYS = ("marker", "active", "prioritized", "delayed")
-_DELAY_MORE_KEYS = ("events", "meta", "stalled", "wait", "limiter", "pc")
 _SCHEDULER_KEYS = (
     "repeat", "delayed", "wait", "paused", "meta", "prioritized", "marker", "id", "events", "pc",
 )  # fmt: skip
 
 
-_MOST_ROWS = 2**31  # which nobody keeps: no limit
-_MOST_ENDS = 1000
-_RETURN_VALUE = pack_some("returnvalue")
-_NO_FIELDS = ""
-_KEEPS_ALL = {"count": -1}
-
-
 class Call(Struct, frozen=True):
     """One run of a script: its name, its KEYS and its ARGV.
 
-    ``inner`` is how many commands the script runs inside Redis, where that is known before its
-    answer; 0 where ``script_costs`` reads it off the answer. ``packed`` is KEYS and ARGV as Redis
-    reads them, where that was put together of packed parts.
+    ``inner`` is how many commands the script runs inside Redis, where the same are run each time;
+    None where the script itself counts them. ``packed`` is KEYS and ARGV as Redis reads them, where
+    that was put together of packed parts.
     """
 
     script: str
     keys: Sequence[str]
     args: Sequence[Any]
-    inner: int = 0
+    inner: int | None = None
     packed: bytes | None = None
-
-
-class _End(Struct, frozen=True):
-    """The ``options`` of a job's end, and those that our part of the script reads (``ours``).
-
-    ``fetching`` are the last arguments, packed, of a call that fetches the next job, and ``alone``
-    those of one that ends its job alone.
-    """
-
-    options: bytes
-    ours: tuple[str | int, ...]
-    fetching: bytes
-    alone: bytes
-
-
-# The scripts that end a job.
-FINISHING = frozenset({"moveToFinished", "finishWithSteps"})
-
-
-class Limiter(NamedTuple):
-    """BullMQ's ``limiter``: at most ``max`` jobs of a queue start in ``duration`` milliseconds."""
-
-    max: int
-    duration: int
-
-
-class Transitions:
-    """The calls that move jobs of one queue from state to state.
-
-    ``worker_name`` becomes the job's ``processedBy``; ``lock_ms`` is the lock's length;
-    ``metrics_points`` is how many minutes of metrics are kept, None for none.
-    """
-
-    def __init__(
-        self,
-        keys: QueueKeys,
-        *,
-        worker_name: str | None,
-        lock_ms: int,
-        limiter: Limiter | None = None,
-        metrics_points: int | None = None,
-    ) -> None:
-        self._keys = keys
-        self._worker_opts: dict[str, Any] = {"lockDuration": lock_ms}
-        if worker_name is not None:
-            self._worker_opts["name"] = worker_name
-        if limiter is not None:
-            self._worker_opts["limiter"] = limiter._asdict()
-        self._finish_opts = {**self._worker_opts, "maxMetricsSize": metrics_points or ""}
-        self._fetch_keys = keys.named(*_FETCH_KEYS, "marker")
-        self._finish_keys = {
-            target: (keys.named(*_FETCH_KEYS, target), f"{keys.base}metrics:{target}")
-            for target in ("completed", "failed")
-        }
-        self._base = keys.base.encode("utf-8", "surrogateescape")
-        self._completed_keys = (
-            pack_some(*self._finish_keys["completed"][0]),
-            pack_some(self._finish_keys["completed"][1], self._fetch_keys[-1]),
-        )
-        self._ends: dict[str, tuple[Mapping[str, Any], _End]] = {}
-        self._delay_keys = keys.named(*_DELAY_KEYS)
-        self._delay_more_keys = keys.named(*_DELAY_MORE_KEYS)
-
-    def fetch(self, token: str, now_ms: int) -> Call:
-        """Move the next job to active, locked under ``token``."""
-        opts = msgpack.packb({"token": token, **self._worker_opts})
-        return Call("moveToActive", self._fetch_keys, (self._keys.base, now_ms, opts))
-
-    def finish(
-        self,
-        job: ActiveJob,
-        target: str,
-        value: str,
-        now_ms: int,
-        *,
-        fetch_next: bool,
-        fields: Mapping[str, str] | None = None,
-    ) -> Call:
-        """Move a job to ``completed`` or ``failed`` and, if asked, fetch the next one."""
-        base, fetch = self._keys.base, "1" if fetch_next else ""
-        fixed, metrics = self._finish_keys[target]
-        keys = [*fixed, base + job.id, metrics, self._fetch_keys[-1]]
-        end = self._end(job.token, end_options(job.policy or job.opts, target))
-        result = "returnvalue" if target == "completed" else "failedReason"
-        args: list[Any] = [job.id, now_ms, result, value, target, fetch, base, end.options]
-        if fields:
-            args.append(_flat(fields))
-        if target == "failed":
-            return Call("moveToFinished", keys, args)
-        # Our part of the script does not know what is to be done for these.
-        is_deduplicated = "deduplication" in job.opts
-        if not is_deduplicated:
-            args += end.ours
-        if job.steps:
-            args.append(_packed([step_field(name) for name in job.steps]))
-            return Call("finishWithSteps", keys, args)
-        if is_deduplicated:
-            return Call("moveToFinished", keys, args)
-        before, after = self._completed_keys
-        job_id, ended_at = job.id.encode("utf-8", "surrogateescape"), b"%d" % now_ms
-        packed = b"".join(
-            (
-                before,
-                b"$%d\r\n%b%b\r\n" % (len(self._base) + len(job_id), self._base, job_id),
-                after,
-                b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(job_id), job_id, len(ended_at), ended_at),
-                _RETURN_VALUE,
-                pack_one(value),
-                end.fetching if fetch_next else end.alone,
-            )
-        )  # fmt: skip
-        return Call("moveToFinished", keys, args, 0, packed)
-
-    def _end(self, token: str, at_end: Mapping[str, Any]) -> _End:
-        """What the jobs of one slot have in common, which have one token and mostly one policy."""
-        known = self._ends.get(token)
-        if known is not None and known[0] is at_end:
-            return known[1]
-        options: bytes = msgpack.packb({"token": token, **self._finish_opts, **at_end})
-        has_more = (
-            at_end["keepJobs"] != _KEEPS_ALL
-            or "limiter" in self._worker_opts
-            or self._finish_opts["maxMetricsSize"] != ""
-        )
-        name = self._worker_opts.get("name", "")
-        lock_ms = self._worker_opts["lockDuration"]
-        ours = (_NO_FIELDS, token, lock_ms, name, "1" if has_more else "")
-        last = b"$%d\r\n%b\r\n%b" % (len(options), options, pack_some(*ours))
-        end = _End(
-            options,
-            ours,
-            pack_some("completed", "1", self._keys.base) + last,
-            pack_some("completed", "", self._keys.base) + last,
-        )
-        if len(self._ends) >= _MOST_ENDS:
-            self._ends.clear()
-        self._ends[token] = at_end, end
-        return end
-
-    def delay(
-        self,
-        job: ActiveJob,
-        delay_ms: int,
-        now_ms: int,
-        *,
-        skip_attempt: bool,
-        fetch_next: bool,
-        fields: Mapping[str, str] | None = None,
-    ) -> Call:
-        """Move a job to ``delayed`` for ``delay_ms`` and, if asked, fetch the next one."""
-        keys = [*self._delay_keys, self._keys.job(job.id), *self._delay_more_keys]
-        args: list[Any] = [
-            self._keys.base,
-            str(now_ms),
-            job.id,
-            job.token,
-            delay_ms,
-            "1" if skip_attempt else "0",
-            _flat(fields) if fields else "",
-            "1" if fetch_next else "0",
-        ]
-        if fetch_next:
-            args.append(msgpack.packb({"token": job.token, **self._worker_opts}))
-        return Call("moveToDelayed", keys, args)
-
-    def retry(self, job: ActiveJob, *, now_ms: int, fields: Mapping[str, str]) -> Call:
-        """Put a job back into its queue for its next attempt, at once."""
-        keys = [
-            *self._keys.named("active", "wait", "paused"),
-            self._keys.job(job.id),
-            *self._keys.named(
-                "meta", "events", "delayed", "prioritized", "pc", "marker", "stalled"
-            ),
-        ]
-        push = "RPUSH" if is_true(job.opts.get("lifo")) else "LPUSH"
-        args = (self._keys.base, now_ms, push, job.id, job.token, _flat(fields))
-        return Call("retryJob", keys, args)
-
-    def return_to_queue(self, job: ActiveJob) -> Call:
-        """Put a job back at the head of its queue as if it had not been fetched."""
-        keys = self._keys.named(
-            "active", "wait", "stalled", "paused", "meta", "limiter", "prioritized", "marker",
-            "events",
-        )  # fmt: skip
-        args = (job.id, job.token, self._keys.job(job.id))
-        return Call("moveJobFromActiveToWait", keys, args, script_costs.RETURN_TO_QUEUE)
-
-    def await_children(self, job: ActiveJob, *, now_ms: int, going_on: Sequence[str] = ()) -> Call:
-        """Move a job to ``waiting-children``; the answer is 1 if no child is pending.
-
-        It is also 1 if one of ``going_on`` has failed: the keys of children whose failure lets the
-        job go on at once.
-        """
-        job_key = self._keys.job(job.id)
-        keys = [
-            *self._keys.named("active", "waiting-children"),
-            job_key,
-            f"{job_key}:dependencies",
-            f"{job_key}:unsuccessful",
-            *self._keys.named("stalled", "events"),
-        ]
-        args = (job.token, "", now_ms, job.id, self._keys.base)
-        if not going_on:
-            return Call("moveToWaitingChildren", keys, args, script_costs.AWAIT_CHILDREN)
-        inner = script_costs.AWAIT_CHILDREN + script_costs.failures_read(len(going_on))
-        return Call(
-            "awaitChildren", [*keys, f"{job_key}:failed"], (*args, _packed(going_on)), inner
-        )
-
-    def recover_stalled(self, *, max_stalled: int, now_ms: int, interval_ms: int) -> Call:
-        """One pass of the stalled check: recover marked jobs without a lock, mark all others."""
-        keys = self._keys.named(
-            "stalled", "wait", "active", "stalled-check", "meta", "paused", "marker", "events",
-            "repeat",
-        )  # fmt: skip
-        args = (max_stalled, self._keys.base, now_ms, interval_ms)
-        return Call("moveStalledJobsToWait", keys, args, script_costs.STALLED_PASS)
-
-    def report(self, job: ActiveJob, progress: str | None, rows: Sequence[str]) -> Call:
-        """Record a job's progress (JSON text) and announce it, add rows to its log, or both."""
-        job_key = self._keys.job(job.id)
-        keys = [job_key, *self._keys.named("events", "meta")]
-        if not rows and progress is not None:
-            return Call("updateProgress", keys, (job.id, progress), script_costs.PROGRESS)
-        keep = job.opts.get("keepLogs")
-        limit = 0 if isinstance(keep, bool) else number(keep) or 0
-        kept = int(limit) if 1 <= limit < _MOST_ROWS else ""
-        inner = script_costs.log(is_trimmed=bool(kept), has_progress=progress is not None)
-        args = (job.id, progress or "", kept, *rows)
-        return Call("addLogs", [*keys, f"{job_key}:logs"], args, inner)
-
-    def record_step(self, job: ActiveJob, name: str, result: str) -> Call:
-        """Keep a step's result (JSON text) with the job, and renew the job's lock."""
-        keys = [self._keys.lock(job.id), self._keys.job(job.id)]
-        args = (job.token, self._worker_opts["lockDuration"], step_field(name), result)
-        return Call("recordStep", keys, args, script_costs.RECORD_STEP)
-
-    def extend_locks(self, held: Sequence[tuple[str, str]], duration_ms: int) -> Call:
-        """Renew the locks of ``(job id, token)`` pairs; the answer lists the ids that are lost."""
-        ids = [job_id for job_id, _ in held]
-        tokens = [token for _, token in held]
-        args = (
-            self._keys.base,
-            msgpack.packb(tokens, unicode_errors="surrogateescape"),
-            msgpack.packb(ids, unicode_errors="surrogateescape"),
-            duration_ms,
-        )
-        inner = script_costs.RENEWAL * len(held)
-        return Call("extendLocks", self._keys.named("stalled"), args, inner)
 
 
 def advance_scheduler(
@@ -313,7 +50,7 @@ def advance_scheduler(
     names = [*keys.named(*_SCHEDULER_KEYS), keys.job(job.id), keys["active"]]
     packed = msgpack.packb(short_options(opts))
     args = (next_at, job.scheduler_id, job.data, packed, now_ms, keys.base, job.id)
-    return Call("updateJobScheduler", names, args, script_costs.ADD)
+    return Call("updateJobScheduler", names, args)
 
 
 def update_data(keys: QueueKeys, job: ActiveJob, data: str) -> Call:
@@ -370,15 +107,6 @@ def restore(keys: QueueKeys, job: ActiveJob, lock_ms: int, attempts: int | None)
 def set_aside(
     keys: QueueKeys, job_id: str, kept_as: str, fields: Mapping[str, str | bytes | int]
 ) -> Call:
-    """Rename what is no hash but has a job's key, and make a hash of ``fields`` in its place."""
+    """Rename what has a job's key and is not a hash, and make a hash of ``fields`` in its place."""
     args = [part for pair in fields.items() for part in pair]
     return Call("setAside", [keys.job(job_id), kept_as], args)
-
-
-def _flat(fields: Mapping[str, str]) -> bytes:
-    return _packed([part for pair in fields.items() for part in pair])
-
-
-def _packed(parts: Sequence[str]) -> bytes:
-    packed: bytes = msgpack.packb(parts, unicode_errors="surrogateescape")
-    return packed

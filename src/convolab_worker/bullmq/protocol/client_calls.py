@@ -74,12 +74,18 @@ def add_job(keys: QueueKeys, job: NewJob, now_ms: int, *, again: bool = False) -
         [keys.base, job.id, job.name, now_ms, parent_key, dependencies, parent, None, dedup_key]
     )
     name, key_names = _target(opts)
-    inner = script_costs.add(name, is_child=job.parent is not None)
-    args = (packed, job.data, msgpack.packb(short))
-    if not job.named:
-        return Call(name, keys.listed(key_names), args, inner)
-    named = (*args, "1" if again else "0")
-    return Call(f"{name}Named", keys.listed(key_names), named, inner + script_costs.ADD_NAMED)
+    args = [packed, job.data, msgpack.packb(short)]
+    if job.named:
+        args.append("1" if again else "0")
+    is_child, is_named = job.parent is not None, job.named
+    inner = script_costs.add(name, is_child=is_child, is_named=is_named)
+    # What a deduplicated job takes depends on the one before it.
+    return Call(
+        f"{name}Named" if is_named else name,
+        keys.listed(key_names),
+        args,
+        None if deduplication else inner,
+    )
 
 
 def _target(opts: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -110,15 +116,10 @@ def retry_job(
     reset = "1" if reset_attempts else "0"
     args = (job_id, "RPUSH" if lifo else "LPUSH", _END_FIELDS[state], state, reset, reset)
     if not forget_steps and wait_from is None:
-        return Call("reprocessJob", names, args, script_costs.RETRY_ENDED)
+        return Call("reprocessJob", names, args)
     names += [keys["waiting-children"], f"{keys.job(job_id)}:dependencies"]
     anew = (STEP_FIELD if forget_steps else "", "" if wait_from is None else wait_from)
-    inner = (
-        script_costs.RETRY_ENDED
-        + script_costs.FORGET_STEPS * forget_steps
-        + script_costs.WAIT_FOR_CHILDREN * (wait_from is not None)
-    )
-    return Call("retryAnew", names, (*args, *anew), inner)
+    return Call("retryAnew", names, (*args, *anew))
 
 
 def remove_job(keys: QueueKeys, job_id: str) -> Call:
@@ -128,7 +129,7 @@ def remove_job(keys: QueueKeys, job_id: str) -> Call:
     run is it.
     """
     names = [keys.job(job_id), keys["repeat"]]
-    return Call("removeJob", names, (job_id, 1, keys.base), script_costs.remove("unknown"))
+    return Call("removeJob", names, (job_id, 1, keys.base))
 
 
 def remove_job_in(keys: QueueKeys, job_id: str, state: str) -> Call:
@@ -136,19 +137,19 @@ def remove_job_in(keys: QueueKeys, job_id: str, state: str) -> Call:
     # BullMQ before 6 kept the jobs of a paused queue in a list of its own.
     places = ("wait", "paused") if state == "waiting" else (state, "id")
     names = [keys.job(job_id), *keys.named("repeat", *places)]
-    return Call("removeJobIn", names, (job_id, 1, keys.base), script_costs.remove(state))
+    return Call("removeJobIn", names, (job_id, 1, keys.base))
 
 
 def promote_job(keys: QueueKeys, job_id: str) -> Call:
     """Let a delayed job wait from now on, as Node's ``job.promote()``; -3 if it is not delayed."""
     args = (keys.base, job_id)
-    return Call("promote", keys.named(*_PROMOTE_KEYS), args, script_costs.PROMOTE)
+    return Call("promote", keys.named(*_PROMOTE_KEYS), args)
 
 
 def pause_queue(keys: QueueKeys) -> Call:
     """Let no worker start a job of the queue from now on, as Node's ``queue.pause()``."""
     names = keys.named("wait", "paused", *_PAUSE_KEYS)
-    return Call("pause", names, ("paused", "1"), script_costs.PAUSE)
+    return Call("pause", names, ("paused", "1"))
 
 
 def resume_queue(keys: QueueKeys, *, again: bool) -> Call:
@@ -159,7 +160,7 @@ def resume_queue(keys: QueueKeys, *, again: bool) -> Call:
     """
     args = ("resumed", "0" if again else "1")
     names = keys.named("paused", "wait", *_PAUSE_KEYS)
-    return Call("pause", names, args, script_costs.RESUME)
+    return Call("pause", names, args)
 
 
 def clean_jobs(keys: QueueKeys, place: str, before_ms: int, limit: int) -> Call:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, short_options
 from convolab_worker.bullmq.protocol.keywords import ScheduledJobOptions, is_seconds, is_text
@@ -180,15 +179,14 @@ def add_schedule(
         keys.base,
         "",
     )
-    inner = script_costs.add_schedule(has_pattern="pattern" in repeat)
-    return Call("addJobScheduler", keys.named(*_KEYS), args, inner)
+    return Call("addJobScheduler", keys.named(*_KEYS), args)
 
 
 def remove_schedule(keys: QueueKeys, schedule_id: str) -> Call:
     """Remove a schedule and its next job; the answer is 0, or 1 where there was none."""
     args = (schedule_id, keys.base)
     names = keys.named("repeat", "delayed", "events")
-    return Call("removeJobScheduler", names, args, script_costs.REMOVE_SCHEDULE)
+    return Call("removeJobScheduler", names, args)
 
 
 def read_schedule(

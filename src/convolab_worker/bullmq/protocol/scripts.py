@@ -61,13 +61,30 @@ def script(name: str) -> Script:
     own name, for BullMQ's. Raises ConfigurationError if the installed bullmq has no such script.
     """
     own = _scripts_in(_OWN_FOLDER).get(name)
-    if own is None or (name in _SHORTENED and bullmqs_script(name).sha != _SHORTENED[name]):
+    if own is None or (name in _SHORTENED and not _is_shortened(name)):
         return bullmqs_script(name)
 
     def included(line: re.Match[str]) -> str:
         return (bullmqs_script(name) if line[1] == name else script(line[1])).text
 
     return _script(name, own, _INCLUDE.sub(included, _HEAD.sub("", _read(own))))
+
+
+@functools.cache
+def counted_script(name: str) -> Script:
+    """Returns ``script(name)`` in ``countCommands``.
+
+    It answers how many commands it has run, and what the script answers. Raises as ``script`` does.
+    """
+    found = script(name)
+    text = found.text
+    if name not in _SHORTENED or not _is_shortened(name):  # ours count their own commands
+        text = script("countCalls").text + text
+    return _made(name, found.keys, script("countCommands").text.replace("--- @script", text))
+
+
+def _is_shortened(name: str) -> bool:
+    return bullmqs_script(name).sha == _SHORTENED[name]
 
 
 @functools.cache
@@ -86,7 +103,10 @@ def _read(file: str) -> str:
 
 
 def _script(name: str, file: str, text: str) -> Script:
-    keys = int(file.removesuffix(".lua").rpartition("-")[2])
+    return _made(name, int(file.removesuffix(".lua").rpartition("-")[2]), text)
+
+
+def _made(name: str, keys: int, text: str) -> Script:
     return Script(name, keys, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

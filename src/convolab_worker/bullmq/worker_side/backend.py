@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from msgspec import Struct
 
 from convolab_worker.bullmq.job_lock import inbox
-from convolab_worker.bullmq.protocol import calls, script_costs
-from convolab_worker.bullmq.protocol.calls import Call, Limiter, Transitions
+from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import (
     LOCK_MISSING,
@@ -28,6 +27,7 @@ from convolab_worker.bullmq.protocol.records import (
     text,
 )
 from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol.transitions import Limiter, Transitions
 from convolab_worker.bullmq.script_runner import now_ms, run_script
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import LockLost
@@ -35,6 +35,7 @@ from convolab_worker.errors import LockLost
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from convolab_worker.bullmq.protocol.calls import Call
     from convolab_worker.connection.connection import Connection
     from convolab_worker.connection.upkeep.key_changes import KeyChanges
 
@@ -108,9 +109,6 @@ class Backend:
             )
             for name, keys in self.keys.items()
         }
-        self._is_limited = limiter is not None
-        self._has_metrics = metrics_points is not None
-        self._metrics_minutes: dict[str, int] = {}
 
     def on(self, connection: Connection) -> Self:
         """Returns this backend on another connection for its commands; all else is shared."""
@@ -130,15 +128,7 @@ class Backend:
         """Moves the queue's next job to active, locked under ``token``."""
         call = self.transitions[queue].fetch(token, now_ms())
         raw = await run_script(self.connection, Purpose.FETCH, call)
-        fetched = read_fetch(queue, token, raw)
-        inner = script_costs.counted(raw)
-        if inner is None:
-            inner = script_costs.fetch(
-                found=fetched.job is not None, job=fetched.job, is_limited=fetched.limited_for > 0
-            )
-            inner += self._limiter_cost(fetched)
-        self.counter.count_inner(Purpose.FETCH, inner)
-        return fetched
+        return read_fetch(queue, token, raw)
 
     async def transition(self, job: ActiveJob, call: Call) -> FetchResult:
         """Moves a job on; returns the next one where the call asks for it.
@@ -146,29 +136,9 @@ class Backend:
         Raises LockLost if the job is not this worker's any more, and Refusal for other codes.
         """
         raw = await run_script(self.connection, Purpose.COMPLETE, call)
-        fetched = read_fetch(job.queue, job.token, raw)
-        inner = script_costs.counted(raw)
-        if inner is None:
-            inner = script_costs.transition(call, raw, job=job, fetched=fetched.job)
-            if self._is_limited or self._has_metrics:
-                inner += self._more_costs(call, fetched, raw)
-        self.counter.inner[Purpose.COMPLETE] += inner
         if isinstance(raw, int) and raw < 0:
             raise _refused(raw)
-        return fetched
-
-    def _limiter_cost(self, fetched: FetchResult) -> int:
-        return script_costs.limiter(found=fetched.job is not None) if self._is_limited else 0
-
-    def _more_costs(self, call: Call, fetched: FetchResult, raw: Any) -> int:
-        """Commands at the end of an attempt for metrics, and for a rate limit of this worker."""
-        more = self._limiter_cost(fetched) if isinstance(raw, list) else 0
-        if not self._has_metrics or call.script not in calls.FINISHING:
-            return more
-        metrics_key, minute = call.keys[12], call.args[1] // 60_000
-        is_new = self._metrics_minutes.get(metrics_key) != minute
-        self._metrics_minutes[metrics_key] = minute
-        return more + script_costs.metrics(is_new_minute=is_new)
+        return read_fetch(job.queue, job.token, raw)
 
     def exempt_from_stall_count(self, job: ActiveJob, stalls: int) -> asyncio.Future[Any]:
         """Lowers the job's stalled counter by ``stalls`` while the job is parked.
@@ -179,7 +149,7 @@ class Backend:
         """
         call = calls.add_to_stall_count(self.keys[job.queue], job, -stalls)
         text_of_script = script(call.script).text
-        self.counter.count_inner(Purpose.PARK, call.inner)
+        self.counter.count_inner(Purpose.PARK, call.inner or 0)
         return self.connection.call(Purpose.PARK, "EVAL", text_of_script, 1, *call.keys, *call.args)
 
     async def end_exemption_again(self, job: ActiveJob) -> None:

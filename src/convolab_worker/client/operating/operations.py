@@ -7,10 +7,12 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
+from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.client.job_status import readable
 from convolab_worker.client.lookup import find_job
 from convolab_worker.client.operating import actions, queues as of_queues
+from convolab_worker.client.operating.demand import Demand, demand
 from convolab_worker.client.operating.filters import Wanted
 from convolab_worker.client.operating.jobs import Search, checked_states
 from convolab_worker.connection.commands.usage import Purpose
@@ -184,6 +186,20 @@ class Operations:
             names = await of_queues.find_queues(connection, prefix)
         keys = [QueueKeys(prefix, name) for name in names or (() if find else self.settings.queues)]
         return await of_queues.overview(connection, prefix, keys)
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many jobs each of the settings' queues has in each state."""
+        connection = await self._current_session().open()
+        return await depths(connection, self._queues(None))
+
+    async def demand(self) -> Demand:
+        """Return how many jobs of the settings' queues need a worker, for a scaler.
+
+        Costs one command while there is nothing, and four more for each queue otherwise. Raises
+        RedisUnavailable.
+        """
+        connection = await self._current_session().open()
+        return await demand(connection, self._queues(None))
 
     # parts of JobClient that these methods use
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE, depths
-from convolab_worker.bullmq.protocol import client_calls, script_costs
+from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.bullmq.script_runner import run_script
@@ -205,7 +205,6 @@ async def clean(
             )
             call = client_calls.clean_jobs(keys, place, round(before * 1000), left)
             ids = await run_script(connection, Purpose.STATUS, call)
-            connection.counter.count_inner(Purpose.STATUS, script_costs.clean(len(ids)))
             removed += [text(raw) for raw in ids]
             if len(ids) < left:
                 break

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker.bullmq import producer
 from convolab_worker.bullmq.protocol.client_calls import add_job
-from convolab_worker.bullmq.protocol.scripts import script
-from convolab_worker.bullmq.script_runner import now_ms
+from convolab_worker.bullmq.script_runner import now_ms, script_of
 from convolab_worker.client.adding import enqueue
 from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.client import JobClient
@@ -144,13 +143,16 @@ class Running:
         if self._calls <= _ORDINARY_CALLS or len(new.job.data) >= enqueue.LARGE:
             return None
         call = add_job(new.keys, new.job, at)
-        sha = script(call.script).sha
+        sha = script_of(call).sha
         answer = self.pool.call(
             Purpose.ENQUEUE, "EVALSHA", sha, len(call.keys), *call.keys, *call.args,
-            inner=call.inner,
+            inner=call.inner or 0,
         )  # fmt: skip
         if answer is None:
             return None
+        if call.inner is None:
+            commands, answer = answer
+            self.client.counter.count_inner(Purpose.ENQUEUE, commands)
         return new.job_id(producer.read_added(new.keys, new.job, call, answer, self.client.counter))
 
     def close(self) -> None:

@@ -32,8 +32,8 @@ class CommandCounter(Struct):
     """Counts Redis commands by purpose.
 
     ``sent`` counts the commands of a client, ``inner`` those that its scripts run inside Redis,
-    which a provider that bills by the command charges for too. The sender of a script estimates its
-    inner commands, from tables that a test compares with the server's own statistics.
+    which a provider that bills by the command charges for too. What a script ran that stopped with
+    an error, or whose reply was lost, is not known and not counted.
     """
 
     sent: Counter[Purpose] = field(default_factory=Counter)

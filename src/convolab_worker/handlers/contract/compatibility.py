@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.contract.branches import Located
@@ -14,12 +14,37 @@ from convolab_worker.handlers.contract.subset import Comparison, Sides
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from convolab_worker.handlers.contract.subset import Misfit
-
     Jobs = Mapping[tuple[str, str], Mapping[str, Any]]
 
-_PAYLOAD = Sides("the API", "sends", "send", "the worker")
-_RESULT = Sides("the worker", "returns", "return", "the API")
+
+class _Words(NamedTuple):
+    """What is told of one part of a job.
+
+    ``unknown`` is about a field that the receiver does not know, ``optional`` about one that is
+    never sent and may be missing, ``wider`` about whatever else would be taken and is never sent.
+    """
+
+    what: str
+    sides: Sides
+    unknown: str
+    optional: str
+    wider: str
+
+
+_PAYLOAD = _Words(
+    "payload",
+    Sides("the API", "sends", "send", "the worker"),
+    unknown="the worker ignores it",
+    optional="new, and may be left out",
+    wider="the worker takes more than the API sends",
+)
+_RESULT = _Words(
+    "result",
+    Sides("the worker", "returns", "return", "the API"),
+    unknown="new: the API does not read it yet",
+    optional="the worker never returns it, and the API can do without",
+    wider="the API takes more than the worker returns",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +71,12 @@ def compare(committed: Mapping[str, Any], current: Mapping[str, Any]) -> list[Ch
         if (queue, name) not in new:
             changes.append(_gone(queue, name, committed, old, current, new))
             continue
-        pairs = [(job, committed), (new[queue, name], current)]
+        then, now = (job, committed), (new[queue, name], current)
         try:
-            found = [*_payload_changes(*pairs), *_result_changes(*pairs)]
+            found = [
+                *_changes(_PAYLOAD, sent=_part(_PAYLOAD, *then), taken=_part(_PAYLOAD, *now)),
+                *_changes(_RESULT, sent=_part(_RESULT, *now), taken=_part(_RESULT, *then)),
+            ]
         except RecursionError:
             msg = f"{queue}, {name}: the types are nested too deeply to be compared"
             raise ConfigurationError(msg) from None
@@ -63,72 +91,25 @@ def compare(committed: Mapping[str, Any], current: Mapping[str, Any]) -> list[Ch
     return changes
 
 
-def _part(job: Mapping[str, Any], document: Mapping[str, Any], what: str) -> Located:
+def _part(words: _Words, job: Mapping[str, Any], document: Mapping[str, Any]) -> Located:
     properties: dict[str, Any] = {**job["properties"]}
-    return Located(properties.get(what, {}), (document,))
+    return Located(properties.get(words.what, {}), (document,))
 
 
-def _payload_changes(
-    old: tuple[Mapping[str, Any], Mapping[str, Any]],
-    new: tuple[Mapping[str, Any], Mapping[str, Any]],
-) -> Iterator[tuple[str, bool, str]]:
-    sent, taken = _part(*old, "payload"), _part(*new, "payload")
-    yield from _told(
-        "payload",
-        breaking=Comparison(_PAYLOAD).misfits(sent, taken),
-        unknown=(
-            Comparison(_PAYLOAD, tells_new=True).misfits(sent, taken),
-            "the worker ignores it",
-        ),
-        wider=(
-            Comparison(_PAYLOAD, tells_new=True).misfits(taken, sent),
-            "new, and may be left out",
-            "the worker takes more than the API sends",
-        ),
-    )
-
-
-def _result_changes(
-    old: tuple[Mapping[str, Any], Mapping[str, Any]],
-    new: tuple[Mapping[str, Any], Mapping[str, Any]],
-) -> Iterator[tuple[str, bool, str]]:
-    sent, taken = _part(*new, "result"), _part(*old, "result")
-    yield from _told(
-        "result",
-        breaking=Comparison(_RESULT).misfits(sent, taken),
-        unknown=(
-            Comparison(_RESULT, tells_new=True).misfits(sent, taken),
-            "new: the API does not read it yet",
-        ),
-        wider=(
-            Comparison(_RESULT, tells_new=True).misfits(taken, sent),
-            "the worker never returns it, and the API can do without",
-            "the API takes more than the worker returns",
-        ),
-    )
-
-
-def _told(
-    what: str,
-    *,
-    breaking: list[Misfit],
-    unknown: tuple[list[Misfit], str],
-    wider: tuple[list[Misfit], str, str],
-) -> Iterator[tuple[str, bool, str]]:
-    """Yield the changes that break something, then the others, each place once.
-
-    ``unknown`` has the fields that the receiver does not know, with the words for them; ``wider``
-    has what the receiver would take but is never sent, with the words for fields and for the rest.
-    """
+def _changes(words: _Words, sent: Located, taken: Located) -> Iterator[tuple[str, bool, str]]:
+    """Yield the changes that break something, then the others, each place once."""
+    breaking = Comparison(words.sides).misfits(sent, taken)
     for misfit in breaking:
-        yield what + misfit.path, True, misfit.text
+        yield words.what + misfit.path, True, misfit.text
+    unknown = Comparison(words.sides, tells_new=True).misfits(sent, taken)
+    unsent = Comparison(words.sides, tells_new=True).misfits(taken, sent)
+    notes = [(misfit.path, words.unknown) for misfit in unknown if misfit.is_new]
+    notes += [(each.path, words.optional if each.is_new else words.wider) for each in unsent]
     known = {misfit.path for misfit in breaking}
-    notes = [(misfit.path, unknown[1]) for misfit in unknown[0] if misfit.is_new]
-    notes += [(misfit.path, wider[1] if misfit.is_new else wider[2]) for misfit in wider[0]]
     for path, text in notes:
         if path not in known:
             known.add(path)
-            yield what + path, False, text
+            yield words.what + path, False, text
 
 
 def _gone(
@@ -139,13 +120,13 @@ def _gone(
     current: Mapping[str, Any],
     new: Jobs,
 ) -> Change:
-    sent = _part(old[queue, name], committed, "payload")
+    sent = _part(_PAYLOAD, old[queue, name], committed)
     fitting = [
         other
         for (where, other), job in new.items()
         if where == queue
         and (where, other) not in old
-        and not Comparison(_PAYLOAD).misfits(sent, _part(job, current, "payload"))
+        and not Comparison(_PAYLOAD.sides).misfits(sent, _part(_PAYLOAD, job, current))
     ]
     near = get_close_matches(name, fitting, n=1, cutoff=0.4) or fitting[: len(fitting) == 1]
     elsewhere = [where for where, other in new if other == name]

@@ -342,9 +342,13 @@ class Dispatcher:
         """Whether the worker is suspended with its connections open."""
         return self.suspension.suspended and not (self.suspension.asleep or self.stopping)
 
-    def drained(self) -> asyncio.Future[None]:
-        """A future that is done when nothing is left to fetch, as seen after this call."""
+    def drained(self, *, look_by: float) -> asyncio.Future[None]:
+        """A future that is done when nothing is left to fetch, as seen after this call.
+
+        ``look_by`` (monotonic seconds) is how long the look may wait for others to share it.
+        """
         waiter = self._drains.join()
+        self._may_probe_at = min(self._may_probe_at, look_by)
         self.wake()
         return waiter
 

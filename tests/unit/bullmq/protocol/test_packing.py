@@ -9,11 +9,12 @@ from typing import Any
 import hiredis
 import pytest
 
-from convolab_worker.bullmq.protocol.calls import Call, Limiter, Transitions
+from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.job_options import Options
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.bullmq.protocol.scripts import script
+from convolab_worker.bullmq.protocol.transitions import Limiter, Transitions
 
 CHARACTERS = "a7:{}\u00e9\u4e2d\U0001f600\r\n$*\x00"
 

@@ -52,7 +52,7 @@ def test_ours_stand_before_the_scripts_of_the_bullmq_that_is_installed() -> None
 
 
 def test_ours_do_not_stand_before_a_script_that_bullmq_has_changed(tmp_path: Path) -> None:
-    """Nobody has compared them with it: the other one goes on as it is."""
+    """Nobody has compared them with it: the other one goes on as it is, and is counted."""
     spec = importlib.util.find_spec("bullmq")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -64,9 +64,11 @@ def test_ours_do_not_stand_before_a_script_that_bullmq_has_changed(tmp_path: Pat
     with (other / "commands" / "moveToActive-11.lua").open("a", encoding="utf-8") as changed:
         changed.write("\n-- changed")
     code = (
-        "from convolab_worker.bullmq.protocol.scripts import bullmqs_script, script\n"
-        "print([script(name) is bullmqs_script(name)"
-        " for name in ('moveToActive', 'moveToFinished')])"
+        "from convolab_worker.bullmq.protocol.scripts import bullmqs_script, counted_script\n"
+        "from convolab_worker.bullmq.protocol.scripts import script\n"
+        "both = ('moveToActive', 'moveToFinished')\n"
+        "print([script(name) is bullmqs_script(name) for name in both],"
+        " [counted_script(name).text.count(script('countCalls').text) for name in both])"
     )
 
     told = subprocess.run(
@@ -77,4 +79,4 @@ def test_ours_do_not_stand_before_a_script_that_bullmq_has_changed(tmp_path: Pat
         text=True,
     )
 
-    assert told.stdout.strip() == "[True, False]"
+    assert told.stdout.strip() == "[True, False] [1, 1]"

@@ -119,7 +119,7 @@ async def test_nothing_ends_a_wait_without_a_wake() -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("timeout", [0, -1, -1e9, 0.001])
 async def test_a_time_out_ends_a_wait_without_an_error(timeout: float) -> None:
-    """Time over is no failure, and a time that has passed already is no wait."""
+    """Time over is not a failure, and a time that has passed already is not a wait."""
     signal = Signal()
 
     await ends(signal, timeout)

@@ -1,4 +1,4 @@
-"""A coroutine whose first step is made before its task's: the task does not notice the difference."""
+"""A coroutine whose first step is made before its task: the task does not notice it."""
 
 from __future__ import annotations
 

@@ -6,10 +6,11 @@ arrives alone, which is the most expensive case. Counts are for a day, money is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import accumulate
 from math import exp, expm1
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from convolab_worker.bullmq.protocol.script_costs import ADD_NUMBERED, PROGRESS, RENEWAL
 from convolab_worker.worker.dispatch.idle_backoff import Bounds, next_wait
@@ -24,8 +25,7 @@ LOCK_SECONDS = 60.0
 RENEWAL_SECONDS = LOCK_SECONDS * 3 / 8
 
 
-@dataclass(frozen=True, slots=True)
-class Commands:
+class Commands(Struct, frozen=True):
     """Redis commands: those that clients send, and those that a provider bills (in Lua, too)."""
 
     client_sent: float = 0.0
@@ -38,8 +38,7 @@ class Commands:
         return Commands(self.client_sent * factor, self.billable * factor)
 
 
-@dataclass(frozen=True, slots=True)
-class Event(Commands):
+class Event(Commands, frozen=True):
     """The commands of one event, which the report names."""
 
     name: str = ""
@@ -74,8 +73,7 @@ BULLMQ_TUNED = (300.0, 300.0)
 PUSH_SECONDS = 0.0054
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobKind:
+class JobKind(Struct, frozen=True, kw_only=True):
     """The jobs of one kind: how many a day, and how long one runs."""
 
     name: str
@@ -83,8 +81,7 @@ class JobKind:
     mean_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
+class Workload(Struct, frozen=True, kw_only=True):
     """The jobs of a day, and the workers for them; ``idle`` bounds this worker's waits."""
 
     kinds: tuple[JobKind, ...]
@@ -106,8 +103,7 @@ class Workload:
         return sum(kind.jobs_per_day * kind.mean_seconds for kind in self.kinds) / DAY_SECONDS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Way(Struct, frozen=True, kw_only=True):
     """A way of working; HTTP calls (``wakes``) or a scheduler start a worker that sleeps.
 
     ``bullmq_waits`` are bullmq's drainDelay and stalledInterval in seconds; None is this worker.
@@ -136,8 +132,7 @@ WAYS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One way of working: a day's use, a month's bills, and the worst wait for a job's start.
 
     ``if_signal_lost_seconds`` is that wait if a marker, a wake or a tick is lost; None means that

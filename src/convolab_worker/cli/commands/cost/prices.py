@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from math import inf
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
 
 DAYS_PER_MONTH = 30.0
+Words = Annotated[str, Meta(min_length=1)]
+Amount = Annotated[float, Meta(ge=0, le=1e300)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hosting:
+class Hosting(Struct, frozen=True, kw_only=True):
     """What a worker runs on; ``free_tier`` is false if something else uses up what is free.
 
     ``always_on_usd_per_month`` is the price of an always-on host that is not a Cloud Run instance.
@@ -27,8 +28,7 @@ class Hosting:
         return max(used - free * self.free_tier, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class RedisBill:
+class RedisBill(Struct, frozen=True):
     """A month of Redis: by the command, and on the cheapest plan that serves it."""
 
     commands_per_month: float
@@ -37,28 +37,20 @@ class RedisBill:
     plan_usd: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
+class Section(Struct, frozen=True, forbid_unknown_fields=True):
     """One provider's prices, the page that has them, and the day on which somebody read it."""
 
-    provider: str
-    source: str
-    read: str
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value == "" or not (isinstance(value, str) or 0 <= value < inf):
-                msg = f"{name}: expected text, or a number that is 0 or more; got {value!r}"
-                raise ValueError(msg)
+    provider: Words
+    source: Words
+    read: Words
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RedisPrices(Section):
+class RedisPrices(Section, frozen=True):
     """The plans of a Redis provider that bills by the command, from the first command on."""
 
-    free_plan_commands_per_month: float
-    pay_as_you_go_usd_per_100000_commands: float
-    fixed_plan_usd_per_month: float
+    free_plan_commands_per_month: Amount
+    pay_as_you_go_usd_per_100000_commands: Amount
+    fixed_plan_usd_per_month: Amount
 
     def bill(self, hosting: Hosting, billable_per_day: float) -> RedisBill:
         """Return the bill for a month with this many commands a day."""
@@ -71,16 +63,15 @@ class RedisPrices(Section):
         return RedisBill(commands, metered, plan, usd)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComputePrices(Section):
+class ComputePrices(Section, frozen=True):
     """What the seconds and the requests of instances cost, beyond those that are free."""
 
-    usd_per_vcpu_second: float
-    usd_per_gib_second: float
-    usd_per_million_requests: float
-    free_vcpu_seconds_per_month: float
-    free_gib_seconds_per_month: float
-    free_requests_per_month: float
+    usd_per_vcpu_second: Amount
+    usd_per_gib_second: Amount
+    usd_per_million_requests: Amount
+    free_vcpu_seconds_per_month: Amount
+    free_gib_seconds_per_month: Amount
+    free_requests_per_month: Amount
 
     def usd(self, hosting: Hosting, seconds: float, requests: float = 0.0) -> float:
         """Return the price of a month with these instance seconds and requests a day."""
@@ -93,20 +84,18 @@ class ComputePrices(Section):
         return sum(hosting.billed(used * DAYS_PER_MONTH, free) * usd for used, free, usd in billed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerPrices(Section):
+class SchedulerPrices(Section, frozen=True):
     """What a month of a scheduler's job costs, however often it runs."""
 
-    usd_per_job_month: float
-    free_jobs_per_month: float
+    usd_per_job_month: Amount
+    free_jobs_per_month: Amount
 
     def usd(self, hosting: Hosting) -> float:
         """Return the price of a month with one such job."""
         return hosting.billed(1, self.free_jobs_per_month) * self.usd_per_job_month
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
+class Prices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every price that the model uses."""
 
     currency: Literal["USD"] = "USD"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.resources import files
-from textwrap import fill
+from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any
 
-from msgspec import structs
+from msgspec import to_builtins
 
 from convolab_worker.cli.commands.cost import model
 from convolab_worker.cli.commands.cost.prices import DAYS_PER_MONTH
@@ -54,35 +53,34 @@ _DELAYED = (
     f"{model.BULLMQ_DELAYED_SECONDS:g} s at a time on that queue. A worker that sleeps starts once "
     "for each, and something has to wake it when the job is due."
 )
+_TOO_FEW_SLOTS = (
+    "- NOT ENOUGH SLOTS: {:.3g} jobs would run at once, and there are {} slots. Jobs pile up, and "
+    "no wait in the table holds.\n"
+)
 
 
 def as_text(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence[Row]) -> str:
     """Return the workload in one sentence, the tables, and the assumptions."""
-    return "\n".join(
-        fill(
-            line,
-            WIDTH,
-            subsequent_indent="  " if line.startswith("- ") else "",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for line in _filled(workload, hosting, prices, rows).splitlines()
-    )
+    wrap = TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for line in _lines(workload, hosting, prices, rows):
+        wrap.subsequent_indent = "  " if line.startswith("- ") else ""
+        lines.append(wrap.fill(line))
+    return "\n".join(lines)
 
 
 def as_lines(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence[Row]) -> str:
     """Return one line of JSON with the same, and with every input."""
-    lines = _filled(workload, hosting, prices, rows).splitlines()
-    return as_json(
-        {
-            "workload": asdict(workload) | {"idle": structs.asdict(workload.idle)},
-            "hosting": asdict(hosting),
-            "ways": [asdict(row) | {"total_usd": row.total_usd} for row in rows],
-            "events": [asdict(event) for event in _EVENTS],
-            "assumptions": [line[2:] for line in lines if line.startswith("- ")],
-            "prices": asdict(prices),
-        }
-    )
+    lines = _lines(workload, hosting, prices, rows)
+    document = {
+        "workload": workload,
+        "hosting": hosting,
+        "ways": [to_builtins(row) | {"total_usd": row.total_usd} for row in rows],
+        "events": _EVENTS,
+        "assumptions": [line[2:] for line in lines if line.startswith("- ")],
+        "prices": prices,
+    }
+    return as_json(to_builtins(document))
 
 
 def draw(rows: Sequence[Row], prices: Prices, file: Path) -> None:
@@ -122,13 +120,9 @@ def draw(rows: Sequence[Row], prices: Prices, file: Path) -> None:
         raise ConfigurationError(msg) from error
 
 
-def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence[Row]) -> str:
-    """Return the text of report.txt with everything filled in."""
+def _lines(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence[Row]) -> list[str]:
+    """Return the lines of report.txt with everything filled in."""
     slots, usd = workload.concurrency * workload.workers, hosting.always_on_usd_per_month
-    too_few_slots = (
-        f"- NOT ENOUGH SLOTS: {workload.load:.3g} jobs would run at once, and there are {slots} "
-        "slots. Jobs pile up, and no wait in the table holds.\n"
-    )
     events = [[event.client_sent, event.billable, event.name] for event in _EVENTS]
     return files(__package__).joinpath("report.txt").read_text(encoding="utf-8").format(
         workload=workload,
@@ -142,7 +136,7 @@ def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence
         commands=_tabled(_COMMANDS, rows),
         money=_tabled(_MONEY, rows),
         events=table([["client-sent", "billable", "event"], *events]),
-        warning=too_few_slots if workload.load >= slots else "",
+        warning=_TOO_FEW_SLOTS.format(workload.load, slots) if workload.load >= slots else "",
         steps=len(model.wait_ends(workload.idle)),
         delayed=_DELAYED.format(workload)
         if workload.delayed_jobs_per_day
@@ -153,7 +147,7 @@ def _filled(workload: Workload, hosting: Hosting, prices: Prices, rows: Sequence
         else f"a host of {usd:,.2f} USD a month",
         days=DAYS_PER_MONTH,
         free="all for this workload" if hosting.free_tier else "used up by something else",
-    )  # fmt: skip
+    ).splitlines()  # fmt: skip
 
 
 def _tabled(columns: Columns, rows: Sequence[Row]) -> str:

@@ -1,0 +1,60 @@
+"""What the drains of a worker have done, and what is left in its queues when one ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from convolab_worker.errors import RedisUnavailable
+
+if TYPE_CHECKING:
+    from convolab_worker.telemetry.metrics import Metrics
+    from convolab_worker.worker.dispatch.dispatcher import Dispatcher
+
+# How long a count of what is left may take when its time is over already.
+LATE_COUNT_SECONDS = 0.5
+
+
+class Tally:
+    """Counts one worker's jobs, by its ``metrics``, from the beginning of the newest drain."""
+
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics) -> None:
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._before = metrics.outcomes
+        self._counting: asyncio.Task[tuple[int, float | None]] | None = None
+        self.drains = 0
+
+    def begin(self) -> None:
+        """A drain of held requests begins: jobs are counted from here on."""
+        self._before = self._metrics.outcomes
+        self.drains += 1
+
+    def so_far(self) -> tuple[int, int]:
+        """How many jobs ended in this drain, and how many of those failed for good."""
+        done = self._metrics.outcomes
+        failed = done["failed"] - self._before["failed"]
+        return done["completed"] - self._before["completed"] + failed, failed
+
+    async def left(self, *, drained: bool, seconds: float) -> tuple[int, float | None]:
+        """Return how many jobs are left, and when work is due (epoch seconds), where it is known.
+
+        Callers share one count. Raises RedisUnavailable if that takes longer than ``seconds``, or
+        than a moment if they are over.
+        """
+        if self._counting is None:
+            self._counting = asyncio.create_task(
+                self._dispatcher.count_remaining(drained=drained), name="convolab-count"
+            )
+            self._counting.add_done_callback(self._counted)
+        try:
+            async with asyncio.timeout(max(seconds, LATE_COUNT_SECONDS)):
+                return await asyncio.shield(self._counting)
+        except TimeoutError:
+            msg = "Redis does not answer: what is left can't be counted"
+            raise RedisUnavailable(msg) from None
+
+    def _counted(self, task: asyncio.Task[tuple[int, float | None]]) -> None:
+        self._counting = None
+        if not task.cancelled():
+            task.exception()
