@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from convolab_worker import Child, HandlerRegistry, Job, Worker
 from convolab_worker.embedded import EmbeddedServer
 from tests.faults.harness import Bench, lasting
 from tests.support.proxy import TcpProxy
+from tests.support.stopwatch import Stopwatch
 from tests.support.waiting import wait_until
 
 # How late a job may be on a machine that has other things to do.
@@ -33,8 +34,9 @@ MOMENT_SECONDS = 0.2
 class Times:
     """Handlers that note when their jobs run; two of them wait for gates of their own."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, watch: Stopwatch) -> None:
         self._bench = bench
+        self._watch = watch
         self._due: dict[str, float] = {}
         self.ran: dict[str, float] = {}
         self.gate, self.last_gate = asyncio.Event(), asyncio.Event()
@@ -66,14 +68,20 @@ class Times:
         await lasting(self._due[job_id] - time.time() + MOMENT_SECONDS)
 
     async def on_time(self, job_id: str, *, late: float = LATE_SECONDS) -> None:
-        """Wait until the job has run; fail if it is more than so late."""
-        # Less is left only if the machine has stood still: the worker may not have run since.
-        left = max(self._due[job_id] + late - time.time(), LATE_SECONDS)
+        """Wait until the job has run; fail if it is more than so late, pauses left out."""
+        left = self._due[job_id] + late + self._watch.paused - time.time()
         try:
-            await wait_until(lambda: job_id in self.ran, timeout=left)
+            await wait_until(lambda: job_id in self.ran, timeout=max(left, 0.0))
         except AssertionError:
             msg = f"job {job_id} has not run {late:g} s after it was due: {self._bench.states()}"
             raise AssertionError(msg) from None
+
+
+@pytest.fixture
+def times(bench: Bench) -> Iterator[Times]:
+    """Jobs that are due at some time, and whether they run then."""
+    with Stopwatch() as watch:
+        yield Times(bench, watch)
 
 
 async def _listening(bench: Bench) -> None:
@@ -99,9 +107,10 @@ async def _bullmq(bench: Bench) -> AsyncIterator[Any]:
 
 
 @pytest.mark.asyncio
-async def test_a_job_that_falls_due_in_a_pause_hides_no_later_one(bench: Bench) -> None:
+async def test_a_job_that_falls_due_in_a_pause_hides_no_later_one(
+    bench: Bench, times: Times
+) -> None:
     """The take that finds the queue paused, and makes the job wait, does not tell of the next."""
-    times = Times(bench)
     async with (
         _bullmq(bench) as queue,
         bench.worker(times.handlers, lock_duration=LOCK_SECONDS),
@@ -128,10 +137,9 @@ def _end_another_workers_job(bench: Bench) -> None:
 
 @pytest.mark.asyncio
 async def test_a_job_that_falls_due_while_its_queue_is_full_of_ours_runs_when_there_is_room(
-    bench: Bench,
+    bench: Bench, times: Times
 ) -> None:
     """The end of our own job makes room in a queue with a concurrency of its own in BullMQ."""
-    times = Times(bench)
     bench.redis.hset(bench.key("meta"), "concurrency", 1)
     async with bench.worker(times.handlers, lock_duration=LOCK_SECONDS) as worker:
         await bench.add({}, name="hold")
@@ -148,10 +156,9 @@ async def test_a_job_that_falls_due_while_its_queue_is_full_of_ours_runs_when_th
 
 @pytest.mark.asyncio
 async def test_a_job_that_falls_due_while_its_queue_is_full_of_others_runs_when_there_is_room(
-    bench: Bench,
+    bench: Bench, times: Times
 ) -> None:
     """No marker tells of a place that another worker leaves: it is looked for now and then."""
-    times = Times(bench)
     bench.redis.hset(bench.key("meta"), "concurrency", 1)
     _stage_another_workers_job(bench)
     async with bench.worker(times.handlers, lock_duration=LOCK_SECONDS):
@@ -166,9 +173,11 @@ async def test_a_job_that_falls_due_while_its_queue_is_full_of_others_runs_when_
 
 
 @pytest.mark.asyncio
-async def test_a_parent_that_goes_on_at_once_hides_no_job_that_fell_due(bench: Bench) -> None:
+async def test_a_parent_that_goes_on_at_once_hides_no_job_that_fell_due(
+    bench: Bench, times: Times
+) -> None:
     """A parent whose children are done already keeps its slot, and nothing was taken with it."""
-    times, other = Times(bench), f"{bench.queue}-other"
+    other = f"{bench.queue}-other"
     runs: list[int] = []
 
     @times.handlers.course("course")
@@ -242,10 +251,10 @@ def proxy(bench: Bench, start_proxy: Callable[[EmbeddedServer], TcpProxy]) -> Tc
 
 @pytest.mark.asyncio
 async def test_a_refused_question_for_the_next_due_time_is_asked_again(
-    bench: Bench, proxy: TcpProxy
+    bench: Bench, proxy: TcpProxy, times: Times
 ) -> None:
     """A job that was taken at the end of another one, and runs on, hides none that is due later."""
-    times, busy = Times(bench), Busy(bench, proxy)
+    busy = Busy(bench, proxy)
     settings: dict[str, Any] = {
         "redis_url": proxy.url,
         "concurrency": 2,
@@ -268,10 +277,10 @@ async def test_a_refused_question_for_the_next_due_time_is_asked_again(
 
 @pytest.mark.asyncio
 async def test_a_queue_that_could_not_be_asked_why_it_gives_nothing_is_asked_again(
-    bench: Bench, proxy: TcpProxy
+    bench: Bench, proxy: TcpProxy, times: Times
 ) -> None:
     """A refusal at the end of a job does not leave the queue alone until the next sweep."""
-    times, busy = Times(bench), Busy(bench, proxy)
+    busy = Busy(bench, proxy)
     settings: dict[str, Any] = {
         "redis_url": proxy.url,
         "concurrency": 2,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.errors import RedisUnavailable
+from tests.support import waiting
 from tests.support.proxy import TcpProxy
 from tests.support.replicas import MASTER, Replicas, SentinelProcesses
 from tests.support.waiting import wait_until
@@ -51,20 +51,14 @@ class Jobs:
 
     async def ends(self, data: Any, *, within: float) -> None:
         """Add a job as an application does, which tries again, and wait for its result."""
-        deadline = time.monotonic() + within
+        assert await waiting.within(self._result(data), within) == data
+
+    async def _result(self, data: Any) -> Any:
         while True:
             try:
-                async with asyncio.timeout_at(deadline - time.monotonic() + _loop_time()):
-                    job_id = await self.client.enqueue("work", data)
-                    assert await self.client.result(job_id) == data
-                    return
+                return await self.client.result(await self.client.enqueue("work", data))
             except RedisUnavailable:
-                assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
-
-
-def _loop_time() -> float:
-    return asyncio.get_running_loop().time()
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from convolab_worker import HandlerRegistry, Job
 from convolab_worker.worker.execution import handler_call
 from tests.faults.harness import Bench, eventually
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_until, within
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ async def test_a_lost_lock_cancels_the_handler_and_writes_nothing(bench: Bench) 
             bench.redis.set(bench.key(f"{job_id}:lock"), "another worker's", ex=60)
             before = bench.redis.hgetall(bench.key(job_id))
 
-            await asyncio.wait_for(cancelled.wait(), 3)
+            await within(cancelled.wait(), 3)
             await wait_until(lambda: worker.stats()["outcomes"].get("lost") == 1)
 
             assert worker.stats()["running"] == 0

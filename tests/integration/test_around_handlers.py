@@ -322,10 +322,10 @@ async def test_a_queue_out_of_rate_is_not_taken_from(
 async def test_a_job_that_waits_for_its_rate_keeps_its_lock(
     make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Parked for longer than a lock lasts, it is no other worker's, and runs once."""
+    """Parked for longer than a lock lasts, it is not another worker's, and runs once."""
     handlers, starts = HandlerRegistry(), []
 
-    @handlers.audio("slow", rate="1/2s")
+    @handlers.audio("slow", rate="1/3s")
     async def slow(job: Job[Any]) -> int:
         starts.append(job.id)
         return job.attempt
@@ -334,7 +334,7 @@ async def test_a_job_that_waits_for_its_rate_keeps_its_lock(
     async def other(_job: Job[Any]) -> None:
         """Keeps the queue open, so that jobs of the first are parked."""
 
-    settings = make_settings(lock_duration=1.0)
+    settings = make_settings(lock_duration=2.0)
     async with JobClient(settings) as client, Worker(handlers, settings) as worker:
         ids = [await client.enqueue("slow") for _ in range(2)]
         await wait_until(lambda: worker.stats()["parked"], what="a parked job")

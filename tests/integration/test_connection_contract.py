@@ -386,7 +386,7 @@ async def test_an_answer_that_is_late_closes_the_connection(connect: Connections
     connection = await connect()
     lost: list[Exception] = []
     connection.on_lost = lost.append
-    late = connection.call(Purpose.STATUS, "BZPOPMIN", "marker", 0.6, timeout=0.2)
+    late = connection.call(Purpose.STATUS, "BZPOPMIN", "marker", 1.5, timeout=0.2)
     behind = connection.call(Purpose.STATUS, "PING")
 
     with pytest.raises(ReplyLost, match="no answer from Redis .* in time"):
@@ -400,7 +400,7 @@ async def test_an_answer_that_is_late_closes_the_connection(connect: Connections
 
 async def test_a_late_answer_reaches_no_call_of_the_next_connection(connect: Connections) -> None:
     connection, writer = await connect(), await connect()
-    late = connection.call(Purpose.STATUS, "BZPOPMIN", "marker", 0.6, timeout=0.2)
+    late = connection.call(Purpose.STATUS, "BZPOPMIN", "marker", 1.5, timeout=0.2)
     with pytest.raises(ReplyLost):
         await late
 

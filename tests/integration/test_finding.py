@@ -66,6 +66,39 @@ async def test_queues_that_nobody_names_are_looked_in(prefix: Prefix) -> None:
         assert "error: there is no queue audoi; did you mean audio?\n" in err
 
 
+async def test_a_job_for_a_queue_that_nobody_uses_is_added_and_the_queue_told_to_be_new(
+    prefix: Prefix,
+) -> None:
+    """It may be a typo, or a queue that is meant to be new: a script goes on."""
+    await prefix.client.enqueue("speak", queue="audio")
+    new = "queue audoi is new; did you mean audio?\n"
+
+    first = await prefix.run("enqueue", "speak", "--queue", "audoi", "--job-id", "a")
+    again = await prefix.run("enqueue", "speak", "--queue", "audoi", "--job-id", "b")
+    known = await prefix.run("enqueue", "speak", "--queue", "audio", "--job-id", "c")
+    cron = ("speak", "--cron", "0 7 * * *")
+    schedule = await prefix.run("schedule", "set", "nightly", *cron, "--queue", "audioo")
+
+    assert (first, again, known) == ((0, "a\n", new), (0, "b\n", ""), (0, "c\n", ""))
+    code, _, told = schedule
+    assert (code, told) == (0, "queue audioo is new; did you mean audio?\n")
+
+
+async def test_a_user_who_may_not_look_for_queues_adds_to_a_new_one(
+    prefix: Prefix, redis: Any, server_url: str
+) -> None:
+    name = f"user-{prefix.name}"
+    rules = ["on", ">secret", "~*", "&*", "+@all", "-scan", "-client|list"]
+    await redis.execute_command("ACL", "SETUSER", name, *rules)
+    url = server_url.replace("://", f"://{name}:secret@")
+
+    told = await prefix.run(
+        "enqueue", "speak", "--queue", "new", "--job-id", "a", "--redis-url", url
+    )
+
+    assert told == (0, "a\n", "queue new is new\n")
+
+
 async def test_a_job_is_found_by_its_id_and_one_id_on_two_queues_is_not_guessed(
     prefix: Prefix,
 ) -> None:

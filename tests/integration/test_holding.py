@@ -435,6 +435,21 @@ async def test_a_hold_with_nothing_to_do_costs_one_command(
         assert worker.stats()["commands"]["sent"] - before == 1
 
 
+@pytest.mark.parametrize("wake_mode", ["held", "background"])
+async def test_short_holds_one_after_the_other_see_that_nothing_is_left(
+    make_settings: Callable[..., Settings], wake_mode: str
+) -> None:
+    """Each look waits for others to share it, but not past its own request's time."""
+    handlers, _ = quick()
+    settings = make_settings(wake_mode=wake_mode)
+    async with Worker(handlers, settings) as worker:
+        await worker.hold(10)  # connects
+
+        results = [await worker.hold(budget) for budget in (1.0, 1.0, 0.5)]
+
+    assert [result.status for result in results] == ["drained"] * 3
+
+
 async def test_who_joins_in_the_middle_of_a_probe_has_a_probe_of_its_own(
     make_settings: Callable[..., Settings],
     server: EmbeddedServer,

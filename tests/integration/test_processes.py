@@ -348,10 +348,10 @@ async def test_what_a_handler_forks_can_be_ended(at_work: tuple[Worker, JobClien
 async def test_code_that_keeps_the_interpreter_lock_runs_once(
     running: Running, tmp_path: Path
 ) -> None:
-    """The lock of the job is renewed meanwhile: here it lasts for a third of that time."""
+    """The lock of the job is renewed meanwhile: here it lasts for half of that time."""
     notes = tmp_path / "notes"
-    async with running(handlers, lock_duration=1.0) as (_, client):
-        job = {"notes": str(notes), "seconds": "3"}
+    async with running(handlers, lock_duration=2.0) as (_, client):
+        job = {"notes": str(notes), "seconds": "4"}
         assert await ran(client, "keeps the lock", job) == 1
 
     assert notes.read_text() == "started\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -51,7 +52,9 @@ def _says_its_level(gap: Gap) -> bool:
 
 
 def _same_json(gap: Gap) -> bool:
-    return bool(json.loads(gap.node) == json.loads(gap.ours))
+    with suppress(ValueError):  # one of them is absent, say
+        return bool(json.loads(gap.node) == json.loads(gap.ours))
+    return False
 
 
 def _gives_the_childs_reason(gap: Gap) -> bool:

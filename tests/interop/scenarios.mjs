@@ -528,13 +528,13 @@ const control = {
     drive: (c) => c.finished("work", 4),
   },
   "global rate limit": globallyLimited(2, RATE_WINDOW),
-  "global rate limit, on time": { ...globallyLimited(3, 60), timing: true },
+  "global rate limit, on time": { ...globallyLimited(6, 60), timing: true },
   "rate limit of the worker": {
     ...batch([1, 2, 3].map((value) => [give(value)])),
     worker: { limiter: { max: 1, duration: RATE_WINDOW } },
   },
   "rate limit of the worker, on time": {
-    ...batch([1, 2, 3].map((value) => [give(value)])),
+    ...batch([1, 2, 3, 4, 5, 6].map((value) => [give(value)])),
     worker: { limiter: { max: 1, duration: 60 } },
     timing: true,
   },

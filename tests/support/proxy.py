@@ -63,6 +63,7 @@ class Link:
         self.swallow: Swallow | None = None
         self.bytes_to_server = 0
         self.last_request = b""
+        self._unanswered = bytearray()
         self._passing = asyncio.Event()
         self._writers: list[asyncio.StreamWriter] = []
         if mode == "pass":
@@ -165,6 +166,7 @@ class Link:
     def pass_up(self, chunk: bytes) -> bytes:
         """What the server is to get of these bytes from the client."""
         self.last_request = chunk
+        self._unanswered += chunk
         self.bytes_to_server += len(chunk)
         return chunk
 
@@ -172,8 +174,10 @@ class Link:
         """What the client is to get of these bytes from the server."""
         if not self.open:
             return b""  # the rest of a reply that was cut off: no other reply, to count
+        request = bytes(self._unanswered)
+        self._unanswered.clear()
         for order in (self.swallow, self._proxy.swallow):
-            if order is not None and order.takes(self.last_request):
+            if order is not None and order.takes(request):
                 if order.cut:
                     self.reset()
                 return b""
@@ -244,9 +248,9 @@ class TcpProxy:
     ) -> Swallow:
         """Throw away the next ``count`` replies to requests that contain ``matching``.
 
-        A reply is a chunk from the server, its request the last chunk to the server on the same
-        connection: exact for clients that wait for each reply. With ``cut`` the connection is
-        reset in the reply's place; without, the client waits in vain.
+        A reply is a chunk from the server, its request all that went to the server on the same
+        connection since the last reply: exact for clients that wait for each reply. With
+        ``cut`` the connection is reset in the reply's place; without, the client waits in vain.
         """
         order = Swallow(count, matching, cut=cut)
         self.call(lambda: setattr(self, "swallow", order))

@@ -122,9 +122,20 @@ async def _expect_used(settings: Settings, given: argparse.Namespace) -> None:
 
 
 async def unused(settings: Settings, given: argparse.Namespace) -> list[str]:
-    """Return a sentence for each queue that a flag names, and that nobody uses or serves.
+    """Return a sentence for each queue that a flag names, and that nobody uses or serves."""
+    return [f"there is no queue {name}{near}" for name, near in await _unused(settings, given)]
 
-    A variable may name such a queue: it was written for the worker.
+
+async def new_queues(settings: Settings, given: argparse.Namespace) -> list[str]:
+    """Return a sentence for each such queue, to be told once there is a job on it."""
+    return [f"queue {name} is new{near}" for name, near in await _unused(settings, given)]
+
+
+async def _unused(settings: Settings, given: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the queues that a flag names and nobody uses or serves, each with what is near.
+
+    Nothing is near where the user may not look for queues. A variable may name such a queue: it was
+    written for the worker.
     """
     if given.queues is None:
         return []
@@ -133,13 +144,13 @@ async def unused(settings: Settings, given: argparse.Namespace) -> list[str]:
         if names:
             served = await workers_by_queue(connection, settings.prefix) or {}
             names = [name for name in names if name not in served]
-        there = await find_queues(connection, settings.prefix) if names else []
-    sentences = []
-    for name in names:
-        are = "is only" if len(there) == 1 else "are"
-        near = suggestion(name, there) or (f"; there {are} {_listed(there)}" if there else "")
-        sentences.append(f"there is no queue {name}{near}")
-    return sentences
+        try:
+            there = await find_queues(connection, settings.prefix) if names else []
+        except RedisRefused:
+            there = []
+    are = "is only" if len(there) == 1 else "are"
+    others = f"; there {are} {_listed(there)}" if there else ""
+    return [(name, suggestion(name, there) or others) for name in names]
 
 
 def _nothing(settings: Settings) -> str:

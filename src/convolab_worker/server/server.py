@@ -60,7 +60,8 @@ def console_app(
     """Make an aiohttp application that is the console, without a worker.
 
     Serve it by itself, or under a path of an application of yours (``add_subapp``). The settings,
-    those of the environment by default, say which Redis it shows, who may call (``wake_token``)
+    those of the environment by default, say which Redis it shows, who may call (``wake_token``;
+    anybody, if they have no token, audience or signing key, unless your application asks who it is)
     and whether it may act where it asks for no token (``console_actions``). ``redact`` is given
     each value of a job, as a Shown, and returns what is shown in its place. ``wake_app`` has the
     console of a worker, with what that worker knows. Raises ConfigurationError.

@@ -112,12 +112,14 @@ class HeldRequests:
             self._changed.set()
 
     def _join(self, budget: float) -> HeldRequest:
-        ends_at = time.monotonic() + budget
+        now = time.monotonic()
+        ends_at = now + budget
         fetch_until = ends_at - min(self._reserve, budget / 2)
+        drained = self._dispatcher.drained(look_by=(now + fetch_until) / 2)
         if not self._requests and not self._suspends:
             self._tally.begin()
         answer = asyncio.get_running_loop().create_future()
-        request = HeldRequest(ends_at, fetch_until, self._dispatcher.drained(), answer)
+        request = HeldRequest(ends_at, fetch_until, drained, answer)
         request.drained.add_done_callback(lambda _: self._changed.set())
         self._requests.add(request)
         self._changed.set()

@@ -15,6 +15,7 @@ import uvicorn
 from aiohttp import web
 from fastapi import Depends, FastAPI
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
 from convolab_worker.errors import ConfigurationError
@@ -450,6 +451,30 @@ async def test_a_body_of_unknown_length_that_does_not_come_is_answered(
         await mount(scope, _never_gone([b'{"action":'], last=True), send)
 
     assert statuses == [408]
+
+
+@pytest.mark.parametrize(
+    ("reached_at", "headers", "token", "lines"),
+    [
+        (("10.0.0.5", 80), [], None, 1),
+        (None, [], None, 1),  # a unix socket, behind a proxy
+        (("127.0.0.1", 80), [], None, 0),
+        (("10.0.0.5", 80), [(b"cookie", b"session=1")], None, 0),
+        (("10.0.0.5", 80), [], "secret", 0),
+    ],
+    ids=["elsewhere", "behind-a-proxy", "loopback", "credentials", "a-token"],
+)
+async def test_whoever_lets_anybody_in_from_elsewhere_is_told_once(
+    make_settings: Callable[..., Settings], reached_at: Any, headers: Any, token: Any, lines: int
+) -> None:
+    scope = {**SCOPE, "path": "/api/console", "server": reached_at, "headers": headers}
+    with capture_logs() as logs:
+        async with console_asgi(make_settings(wake_token=token)) as mount:
+            for _ in range(2):
+                await mount({**scope}, _never_gone(), _ignore)
+
+    told = [(line["log_level"], line["route"]) for line in logs if line["event"] == "server.open"]
+    assert told == [("warning", "console")] * lines
 
 
 async def test_a_websocket_is_refused(make_settings: Callable[..., Settings]) -> None:

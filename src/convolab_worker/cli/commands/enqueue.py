@@ -52,10 +52,12 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _enqueue(settings: Settings, data: Any, given: argparse.Namespace) -> int:
+    from convolab_worker.cli.queues import new_queues
     from convolab_worker.cli.wake_service import WAKE_SECONDS
     from convolab_worker.client.client import JobClient
 
     queue = settings.queues[0]
+    sentences = await new_queues(settings, given)
     async with JobClient(settings) as client:
         job_id = await client.enqueue(
             given.name,
@@ -66,6 +68,8 @@ async def _enqueue(settings: Settings, data: Any, given: argparse.Namespace) -> 
             deduplication=given.deduplication,
             **job_flags.job_options(given),
         )
+        for sentence in sentences:
+            remark(sentence)
         if job_id.existed:
             remark(f"nothing was added: job {job_id} was there already, and is {job_id.state}")
         if given.wait:

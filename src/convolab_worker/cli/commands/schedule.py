@@ -93,15 +93,20 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _acted(act: Any, settings: Settings, given: argparse.Namespace) -> int:
-    from convolab_worker.cli.queues import acted_on, looked_in
+    from convolab_worker.cli.queues import acted_on, looked_in, new_queues
     from convolab_worker.cli.wake_service import WAKE_SECONDS
     from convolab_worker.client.client import JobClient
 
-    if given.action != "set":
+    sentences = []
+    if given.action == "set":
+        sentences = await new_queues(settings, given)
+    else:
         settings = await (looked_in if given.action == "list" else acted_on)(settings, given)
     client = JobClient(settings)  # connects only once the schedule is known to be right
     try:
         code: int = await act(client, given)
+        for sentence in sentences:
+            remark(sentence)
         if not await client.wake_heard(WAKE_SECONDS):
             remark(f"schedule {given.id} is written, but the worker service was not woken")
     finally:

@@ -41,6 +41,7 @@ _OPEN = _PROBES | {"openapi"}  # they say nothing about jobs
 _FEWEST_PROBES = 20.0
 _LATE_SECONDS = 0.25
 _CROWDED_RETRY_SECONDS = 5
+_OPEN_EXPECTED = "CONVOLAB_WAKE_TOKEN, or an application around the server that asks who it is"
 
 CALLER: ContextVar[str] = ContextVar("convolab_caller")
 """Who has sent the request: what ``Authorization.caller`` says, or ``qstash``."""
@@ -73,6 +74,7 @@ class Gate:
         self._checks_names = checks_names
         self._traffic = traffic
         self._locked_page = locked_page
+        self._has_told_open = False
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -151,12 +153,26 @@ class Gate:
             return None
         header = foreign_header(request.headers, is_local=is_local)
         if header is None:
+            if self._checks_names and not is_local:
+                self._tell_open(request)
             return None
         self._traffic.note("server.foreign", header=header)
         expected = "no web page of another site; or set CONVOLAB_WAKE_TOKEN"
         if header == "Host":
             expected = "localhost or a loopback address; or set CONVOLAB_WAKE_TOKEN"
         return closing(failure(403, f"{header}: expected {expected}"))
+
+    def _tell_open(self, request: web.Request) -> None:
+        """Warn once that anybody is let in from elsewhere: this server asks for no token.
+
+        An application around it that asks who it is has let the request pass for its credentials.
+        """
+        route = request.match_info.route.name
+        has_credentials = "Authorization" in request.headers or "Cookie" in request.headers
+        if self._has_told_open or has_credentials or route is None or route in _OPEN:
+            return
+        self._has_told_open = True
+        _log.warning("server.open", route=route, expected=_OPEN_EXPECTED)
 
     async def _unauthorized(self, request: web.Request) -> web.Response | None:
         """Return the answer to a request without the token that its route asks for, or None."""

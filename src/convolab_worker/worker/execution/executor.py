@@ -333,7 +333,7 @@ class JobExecutor:
                     self._report(held, outcome)
             else:
                 self._report(held, outcome)
-        except Exception:  # noqa: BLE001 - a log that can't be written is no reason to stop
+        except Exception:  # noqa: BLE001 - a log that can't be written stops nothing
             return
 
     def _report(self, held: JobInHand, outcome: Outcome) -> None:
