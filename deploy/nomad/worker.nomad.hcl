@@ -15,7 +15,7 @@ job "convolab-worker" {
       name     = "convolab-worker"
       port     = "http"
 
-      # /health, not /ready: a Redis that is away is no reason for a restart.
+      # /health, not /ready: a Redis that is away does not call for a restart.
       check {
         type     = "http"
         path     = "/health"

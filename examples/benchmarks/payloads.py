@@ -127,7 +127,7 @@ def cases() -> dict[str, dict[str, Run]]:
 
 
 def _orjson(function: str, argument: object) -> dict[str, Run]:
-    """What orjson takes, where it is installed: it is no dependency."""
+    """What orjson takes, where it is installed: it is not a dependency."""
     try:
         return {"orjson, unchecked": partial(getattr(import_module("orjson"), function), argument)}
     except ImportError:

@@ -1,7 +1,7 @@
 """Composes a dialogue about a source text from phrase data, offline.
 
-It is no language model: two learners greet each other, say what happens in the story as far as the
-lexicon's words occur in it, and say goodbye, in phrases written for the level.
+It is not a language model: two learners greet each other, say what happens in the story as far as
+the lexicon's words occur in it, and say goodbye, in phrases written for the level.
 """
 
 from __future__ import annotations

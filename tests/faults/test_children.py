@@ -132,7 +132,7 @@ async def test_a_child_holds_none_of_a_killed_workers_connections(
 async def test_a_job_whose_program_dies_of_the_stop_goes_back(
     safe_bench: Bench, start: Any, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Ctrl-C and systemd signal the whole group: that is no failed attempt."""
+    """Ctrl-C and systemd signal the whole group: that is not a failed attempt."""
     worker = start()
     running = tmp_path / "running"
     (job_id,) = await safe_bench.add(str(running), name="ffmpeg", attempts=1)

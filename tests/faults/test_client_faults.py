@@ -277,7 +277,7 @@ async def cancel_a_job(client: JobClient) -> None:
 
 
 async def ended(call: asyncio.Task[None]) -> BaseException | None:
-    """What the call has failed with, if it has; fails the test where it is no answer."""
+    """What the call has failed with, if it has; fails the test where it is not an answer."""
     await asyncio.wait({call}, timeout=SOON)
     assert call.done(), "the call did not end"
     assert not call.cancelled(), "the call was cancelled, by nobody"

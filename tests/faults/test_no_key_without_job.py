@@ -244,7 +244,7 @@ async def test_a_parent_that_was_removed_is_told_of_no_failed_child(bench: Bench
 async def test_a_job_that_was_overwritten_and_removed_leaves_nothing(
     bench: Bench, start_proxy: Callable[[EmbeddedServer], TcpProxy]
 ) -> None:
-    """A job whose key is no hash, and gone when that is to be set aside, gets no hash."""
+    """A job whose key is not a hash, and gone when that is to be set aside, gets no hash."""
     gated, proxy = Gated(), start_proxy(bench.server)
     gated.gate.set()
     async with bench.worker(gated.handlers, redis_url=proxy.url):

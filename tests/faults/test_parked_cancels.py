@@ -1,4 +1,4 @@
-"""A parked job that is cancelled while Redis is away is no worse off than one that runs."""
+"""A parked job that is cancelled while Redis is away is not worse off than one that runs."""
 
 from __future__ import annotations
 

@@ -269,7 +269,7 @@ async def test_what_is_wrong_with_a_job_concerns_no_other(bench: Bench, kind: st
 
 @pytest.mark.asyncio
 async def test_a_job_whose_end_is_refused_keeps_no_slot(bench: Bench) -> None:
-    """What a worker tries to write again and again is no reason to leave its queue alone."""
+    """What a worker tries to write again and again does not make it leave its queue alone."""
     pair = Pair(bench, queues=(bench.queue,))
     (odd,) = await bench.add({}, name="work")
     _put(bench, ("HSET", "Q:ID", "parent", "not JSON"), job_id=odd)
@@ -294,7 +294,7 @@ REPEATS = {
 async def test_a_repetition_that_cannot_go_on_ends_with_a_job_that_runs(
     bench: Bench, what: str
 ) -> None:
-    """Repeat options that make no sense are no reason to fail the job that has them."""
+    """Repeat options that make no sense do not fail the job that has them."""
     pair = Pair(bench)
     (odd,) = await bench.add({}, name="work")
     _put(bench, *SCHEDULED, ("HSET", "Q:ID", "opts", REPEATS[what]), job_id=odd)
@@ -308,7 +308,7 @@ async def test_a_repetition_that_cannot_go_on_ends_with_a_job_that_runs(
 async def test_an_odd_lock_hides_no_job_that_a_lost_take_has_taken(
     bench: Bench, server: EmbeddedServer, start_proxy: Callable[[EmbeddedServer], TcpProxy]
 ) -> None:
-    """What is no lock of BullMQ's, nor a request to cancel, is some other job's lock."""
+    """What is not a lock of BullMQ's, nor a request to cancel, is some other job's lock."""
     proxy = start_proxy(server)
     pair = Pair(bench, redis_url=proxy.url, command_timeout=10.0)
     async with pair.working():

@@ -322,7 +322,7 @@ async def test_a_queue_out_of_rate_is_not_taken_from(
 async def test_a_job_that_waits_for_its_rate_keeps_its_lock(
     make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Parked for longer than a lock lasts, it is no other worker's, and runs once."""
+    """Parked for longer than a lock lasts, it is not another worker's, and runs once."""
     handlers, starts = HandlerRegistry(), []
 
     @handlers.audio("slow", rate="1/3s")

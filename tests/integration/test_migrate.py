@@ -180,7 +180,7 @@ async def test_a_number_that_is_no_count_leaves_nodes_counter_alone(house: House
 
 
 async def test_what_can_not_be_moved_stays_and_says_why(house: House) -> None:
-    """Jobs of a family, of a scheduler, of a worker, and such as are no jobs."""
+    """Jobs of a family, of a scheduler, of a worker, and such as are not jobs."""
     for job_id in ("child", "parent", "tick", "held", "free"):
         await house.client.enqueue("plain", queue=house.one, job_id=job_id)
     base = f"bull:{house.one}"

@@ -133,7 +133,7 @@ async def test_a_job_of_a_flow_waits_for_its_children_before_it_runs(
 async def test_a_job_without_failed_children_is_just_retried(
     running: Running, family: Family, flow: FlowProducer, queue_name: str
 ) -> None:
-    """Its own failure is no child's."""
+    """Its own failure is not a child's."""
     family.broken = {"whole"}
     tree = {
         "name": "whole", "queueName": queue_name, "data": {"name": "whole"},

@@ -23,7 +23,7 @@ async def _nothing(_: Job[Any]) -> None: ...
 async def test_the_server_listens_on_both_families_or_where_it_is_told(
     make_settings: Any, host: str | None
 ) -> None:
-    """A HOST that is no address of this machine is told of, and does not count."""
+    """A HOST that is not an address of this machine is told of, and does not count."""
     handlers = HandlerRegistry()
     handlers.audio("work")(_nothing)
     with capture_logs() as logs:

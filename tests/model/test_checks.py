@@ -109,7 +109,7 @@ async def is_late(world: World) -> None:
 
 
 async def raises(world: World) -> None:
-    """A call raises what is no error of the library."""
+    """A call raises what is not an error of the library."""
 
     async def call() -> None:
         raise ZeroDivisionError

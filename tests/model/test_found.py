@@ -97,7 +97,7 @@ FOUND = {
         concurrency=3,
         steps=(Limit("Infinity"), Pause(), Add(), Let(0.1)),
     ),
-    "a queue's own concurrency is no whole number": Plan(
+    "a queue's own concurrency is not a whole number": Plan(
         concurrency=3,
         steps=(Limit("1.5"), Add(takes=None, count=4), Until(), Let(0.1)),
     ),

@@ -238,3 +238,21 @@ def test_the_page_on_installing_lists_every_extra_and_no_other() -> None:
     listed = re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)
 
     assert sorted(listed) == sorted(project["optional-dependencies"])
+
+
+# "it is no longer", "there is no job" and "that is no way to" are English; "5 is no text" is not.
+_IS_NO = re.compile(r"(?<![Tt]here )\b(?:is|are|was|were) no (?!longer|more|way)(?=[a-z]|$)")
+
+
+def test_what_users_read_says_that_something_is_not_a_number_and_not_that_it_is_no_number() -> None:
+    package = Path(next(iter(convolab_worker.__path__)))
+    pages = [(page.name, line) for page in PAGES for line in page.read_text("utf-8").splitlines()]
+    texts = [
+        (file.name, node.value)
+        for file in package.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+    in_one_line = [(name, " ".join(text.split())) for name, text in pages + texts]
+    assert [(name, text) for name, text in in_one_line if _IS_NO.search(text)] == []

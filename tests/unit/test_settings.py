@@ -497,7 +497,7 @@ def test_no_address_is_plain_that_means_something_else_to_the_judge(url: str) ->
 
 
 def test_settings_of_the_same_values_are_equal() -> None:
-    """What they passed over on the way is no part of that, and the server they were given is."""
+    """What they passed over on the way is not part of that, and the server they were given is."""
     settings = Settings(concurrency=3)
     told = Settings(concurrency=3, remarks=("CONVOLAB_SPEED: no such variable",))
     served = Settings.from_redis(redis.Redis(), concurrency=3)

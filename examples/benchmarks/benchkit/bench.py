@@ -107,7 +107,7 @@ class Bench:
             return count(tap.between(start, tap.mark()), ignore=others)
 
     def new_queue(self) -> tuple[str, dict[str, dict[str, str]]]:
-        """Open an unused queue on the emptied server; tell which connections are no worker's."""
+        """Open an unused queue on the emptied server; tell which connections are not a worker's."""
         self._rounds += 1
         self.server.admin.flushall()
         queue = f"bench-{self._rounds}"

@@ -62,7 +62,7 @@ class CommandCount:
 def parse(line: bytes, last_client: str) -> SeenCommand | None:
     """Read one MONITOR line; a scripted command belongs to ``last_client``.
 
-    None for a line that is no command (the OK at the start).
+    None for a line that is not a command (the OK at the start).
     """
     match = _LINE.match(line)
     if match is None:

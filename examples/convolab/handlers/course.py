@@ -124,7 +124,7 @@ def _recordings(course: CourseRequest) -> list[Child]:
 
 
 def _pictures(course: CourseRequest) -> list[Child]:
-    """Return the cards, and the cover; a course without pictures is no course: both are needed."""
+    """Return the cards, and the cover; a course needs both."""
     data: ImageRequest = {"episodeId": course.episodeId, "dialogueId": course.courseId}
     cards: ImageRequest = {**data}
     if course.imageCount is not None:

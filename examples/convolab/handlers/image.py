@@ -112,12 +112,12 @@ async def _painted(
 
 
 def _as_png(picture: bytes) -> bytes:
-    """Turn what the endpoint sent into a PNG; EndpointError if it is no picture."""
+    """Turn what the endpoint sent into a PNG; EndpointError if it is not a picture."""
     try:
         with Image.open(io.BytesIO(picture)) as image:
             out = io.BytesIO()
             image.convert("RGB").save(out, "PNG")
     except OSError as error:
-        msg = f"the endpoint sent {len(picture)} bytes that are no picture"
+        msg = f"the endpoint sent {len(picture)} bytes that are not a picture"
         raise EndpointError(msg) from error
     return out.getvalue()

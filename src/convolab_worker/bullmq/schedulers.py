@@ -150,7 +150,7 @@ def _next_of_pattern(
     from convolab_worker.bullmq.cron.zones import zone_offset
 
     if not isinstance(pattern, str):
-        msg = f"the pattern {pattern!r} is no text"
+        msg = f"the pattern {pattern!r} is not text"
         raise InvalidPattern(msg)
     try:
         read = read_pattern(pattern, repeat.get("hashSeed") or seed)

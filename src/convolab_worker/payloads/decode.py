@@ -153,7 +153,7 @@ def msgspec_refusal(annotation: Any) -> str | None:
         for node in nodes(msgspec.inspect.type_info(annotation), set()):
             cls = getattr(node, "cls", None)
             if isinstance(node, msgspec.inspect.CustomType):
-                return f"{cls!r} is none of its types"
+                return f"{cls!r} is not one of its types"
             if hasattr(cls, "__is_pydantic_dataclass__"):
                 return f"{cls!r} is pydantic's"
             if isinstance(node, msgspec.inspect.DataclassType) and is_more_than_its_fields(cls):

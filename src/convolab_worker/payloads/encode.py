@@ -246,7 +246,7 @@ class _Rebuilding:
     def _dump_model(self, value: Any) -> Any:
         kind: type = type(value)
         if not pydantic_models.is_model(kind):
-            msg = f"{kind.__name__} is none of its types"
+            msg = f"{kind.__name__} is not one of its types"
             raise TypeError(msg)
         return pydantic_models.dump(value, to_be_read=self._to_be_read)
 

@@ -30,7 +30,7 @@ from convolab_worker.settings.units import parse_rate
 from convolab_worker.telemetry.metrics import CommandUsage, Metrics
 from convolab_worker.telemetry.tracing import tracing
 from convolab_worker.worker.dispatch.dispatcher import Dispatcher
-from convolab_worker.worker.dispatch.listener import Signal
+from convolab_worker.worker.dispatch.listener import Wakeup
 from convolab_worker.worker.dispatch.queue_table import QueueTable
 from convolab_worker.worker.dispatch.slots import Slots
 from convolab_worker.worker.execution.completer import JobCompleter
@@ -74,7 +74,7 @@ class Assembly(Struct, frozen=True, kw_only=True):
 def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     """Make every part of a worker; nothing is connected yet. To be called in the loop."""
     route, counter, lock_counter = _route(settings), CommandCounter(), CommandCounter()
-    loop, signal = asyncio.get_running_loop(), Signal()
+    loop, wakeup = asyncio.get_running_loop(), Wakeup()
     connections = [_connection(route, settings, counter) for _ in range(2)]
     changes = KeyChanges(_connection(route, settings, counter))
     backend = _backend(settings, connections, changes)
@@ -137,19 +137,19 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         keeper,
         reconnection,
         usage=usage,
-        signal=signal,
+        wakeup=wakeup,
         settings=settings,
         policy=idle_policy(settings),
     )
     if handlers.next_due_hooks.functions:
         dispatcher.suspension.tell_due = next_due.tell
     for one, other in (connections, connections[::-1]):
-        one.on_lost = functools.partial(_connection_lost, other, signal, dispatcher)
+        one.on_lost = functools.partial(_connection_lost, other, wakeup, dispatcher)
     return Assembly(
         dispatcher=dispatcher,
         executor=executor,
         table=table,
-        tally=Tally(dispatcher, executor.metrics.outcomes),
+        tally=Tally(dispatcher, executor.metrics),
         next_due=next_due,
         keeper=keeper,
         reconnection=reconnection,
@@ -234,7 +234,7 @@ def _names(
 
 
 def _connection_lost(
-    other: Connection, signal: Signal, dispatcher: Dispatcher, error: Exception
+    other: Connection, wakeup: Wakeup, dispatcher: Dispatcher, error: Exception
 ) -> None:
     """A connection was lost: if it fell silent, the other one to that server is lost, too.
 
@@ -244,7 +244,7 @@ def _connection_lost(
         _log.warning("redis.lost", error=str(error))
     if isinstance(error, ReplyLost) and error.silent:
         other.abort(str(error))
-    signal.set()
+    wakeup.set()
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, hear: Callable[..., None], *news: Any) -> None:

@@ -218,7 +218,7 @@ class Gremlin:
             return
         async with place.lock:
             began = time.time()
-            # With the connection: bytes that are missing in the middle are no fault of a network.
+            # With the connection: bytes that are missing in the middle are not a network's fault.
             lost = place.proxy.swallow_replies(
                 self._rng.randint(1, _SOME_REPLIES), matching=b"EVALSHA", cut=True
             )

@@ -291,7 +291,7 @@ async def test_a_job_out_of_place_is_restored(
 
 @pytest.mark.parametrize("part", ["completed", "failed", "delayed", "wait"])
 async def test_a_key_of_another_type_holds_no_job(ours: BackendOfWorker, part: str) -> None:
-    """The key that made a script fail is no reason to leave the job in no list."""
+    """The key that made a script fail does not leave the job in no list."""
     await ours.add()
     job = await ours.fetched()
     await ours.redis.delete(ours.keys.lock("1"))

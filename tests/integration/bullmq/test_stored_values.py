@@ -90,7 +90,7 @@ async def test_a_concurrency_that_is_no_number_stops_the_scripts_and_not_the_rea
 async def test_when_a_delayed_job_is_due(
     ours: BackendOfWorker, score: str, due_at: float | None
 ) -> None:
-    """What never comes is no time; a fetch says the same as a look at the first score."""
+    """What never comes is not a time; a fetch says the same as a look at the first score."""
     await ours.redis.zadd(ours.keys["delayed"], {"far": score})
     await ours.redis.hset(ours.keys["meta"], "paused", "1")  # or what is due would be promoted
 
@@ -161,7 +161,7 @@ async def test_any_lock_can_be_read(ours: BackendOfWorker, lock: str | bytes) ->
 
 @pytest.mark.parametrize("fail", ["5", "null", '{"a":1}', "true"])
 async def test_a_request_without_a_reason_returns_the_job(ours: BackendOfWorker, fail: str) -> None:
-    """A reason that is no text is none."""
+    """A reason that is not text counts as none."""
     await ours.add()
     job = await ours.fetched()
     await ours.redis.set(ours.keys.lock("1"), f'cancel:{{"token":"{job.token}","fail":{fail}}}')
@@ -231,7 +231,7 @@ async def test_a_repetition_that_can_not_be_read_ends(ours: BackendOfWorker, rep
 async def test_a_repetition_that_redis_never_takes_ends(
     ours: BackendOfWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The script stops at the scheduler's stored data each time: that is no state of the server."""
+    """The script stops at the scheduler's stored data each time, whatever the server's state."""
     monkeypatch.setattr(
         "convolab_worker.connection.upkeep.reconnect.refusal_delay", lambda *_, **__: 0.0
     )
@@ -256,7 +256,7 @@ async def test_a_repetition_that_redis_never_takes_ends(
         ({"pattern": "@midnight"}, "scheduler.not_advanced", "no month and of no day"),
         ({"pattern": "0 9 * * *", "tz": "Mars"}, "scheduler.not_advanced", "not a time zone"),
         ({"pattern": "0 0 31 4,6 *"}, "scheduler.not_advanced", "never due"),
-        ({"pattern": 5}, "scheduler.not_advanced", "is no text"),
+        ({"pattern": 5}, "scheduler.not_advanced", "is not text"),
         ({"pattern": "* * * * *", "every": 1000}, "scheduler.not_advanced", "either"),
         ({}, "scheduler.not_advanced", "no pattern and no every"),
         ("daily", "scheduler.not_advanced", "no options of its schedule"),

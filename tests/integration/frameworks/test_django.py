@@ -137,7 +137,7 @@ def test_a_result_is_read_by_its_id(before: dict[str, Any]) -> None:
 
 
 def test_results_that_are_not_there(before: dict[str, Any]) -> None:
-    """Those of another task, of no job, and of a job that is no task's."""
+    """Those of another task, of no job, and of a job that is not a task's."""
     assert before["read of another task"].startswith(f"{before['mismatch']}: ")
     assert before["read of none"] == f"{before['none']}: none"
     assert before["read of a job that is none"].startswith(f"{before['none']}: ")

@@ -100,7 +100,7 @@ async def test_it_costs_a_ninth_of_what_kedas_own_triggers_cost(
 
 
 async def test_a_stranger_is_told_nothing_and_a_lost_redis_is_no_zero(make_settings: Any) -> None:
-    """401 without the token, 405 for what is no question, 503 when nobody knows."""
+    """401 without the token, 405 for what is not a question, 503 when nobody knows."""
     away = JobClient(make_settings(redis_url="redis://127.0.0.1:1"))
     async with polling(away, token="secret") as scaler:
         answers = [

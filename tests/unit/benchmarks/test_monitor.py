@@ -58,7 +58,7 @@ def test_an_address_of_a_unix_socket_or_of_ipv6_is_read() -> None:
 
 
 def test_a_line_that_is_no_command_is_nothing() -> None:
-    """The OK with which MONITOR starts is no command."""
+    """The OK with which MONITOR starts is not a command."""
     assert parse(b"+OK\r\n", "") is None
 
 

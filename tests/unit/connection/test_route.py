@@ -22,7 +22,7 @@ class RouteUser:
 
 
 async def test_the_nodes_of_a_cluster_are_tried_in_turn_with_the_first_address() -> None:
-    """So a node that is gone for good, even the configured one, is no end."""
+    """So a node that is gone for good, even the configured one, is not an end."""
     route = Route(Address(host="seed"), prefix="{bull}")
     route.follow("a:1")
     route.learn([("a", 1), ("b", 2), ("a", 1)])
@@ -36,7 +36,7 @@ async def test_the_nodes_of_a_cluster_are_tried_in_turn_with_the_first_address()
 
 
 async def test_a_server_that_can_not_serve_is_told_of_once_to_all() -> None:
-    """What is said by connections to a server that was left already is no news."""
+    """What is said by connections to a server that was left already is not news."""
     route = Route(Address(host="h"))
     users = [RouteUser(), RouteUser()]
     for user in users:

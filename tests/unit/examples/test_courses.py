@@ -59,7 +59,7 @@ class Page(HTMLParser):
 def made(
     store: Store, language: Language = "ja", speakers: list[Speaker] | None = None
 ) -> tuple[Dialogue, CourseResult]:
-    """Make a course of four lines with two pictures that are none."""
+    """Make a course of four lines with two files that are not pictures."""
     dialogue = compose(
         source_text("fox-and-grapes"),
         Outline(

@@ -94,7 +94,7 @@ def test_a_job_is_tried_again_while_it_has_attempts_left(
     made: int,
     retried: bool,  # noqa: FBT001
 ) -> None:
-    """The attempt that failed counts; options that are no number of attempts give none more."""
+    """The attempt that failed counts; options that do not say how many give none more."""
     delay = retry_delay({"attempts": attempts}, made, random=0.5)
 
     assert delay == (0 if retried else None)
@@ -110,7 +110,7 @@ def test_a_job_has_one_attempt_by_default() -> None:
 
 @pytest.mark.parametrize("backoff", [None, False, 0, 0.0, ""], ids=repr)
 def test_without_a_backoff_the_next_attempt_is_at_once(backoff: object) -> None:
-    """What is false in JavaScript is no backoff."""
+    """What is false in JavaScript is not a backoff."""
     assert delay_ms(backoff) == 0
 
 
@@ -132,7 +132,7 @@ def test_a_number_is_a_fixed_delay(made: int) -> None:
     ids=repr,
 )
 def test_an_exponential_backoff_has_a_longest_wait(longest: object, delays: list[float]) -> None:
-    """What is no number is no bound, as for Node's workers, which know none."""
+    """What is not a number is not a bound, as for Node's workers, which know none."""
     backoff = {"type": "exponential", "delay": 2000, "maxDelay": longest}
 
     assert [delay_ms(backoff, made) for made in range(4)] == delays

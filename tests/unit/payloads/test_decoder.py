@@ -380,7 +380,7 @@ def test_pydantic_model_is_checked_by_pydantic() -> None:
 
 
 def test_pydantic_is_strict_unless_a_model_says_otherwise() -> None:
-    """Text is no number; JSON's own forms of dates, sets and enums are what they stand for."""
+    """Text is not a number; JSON's own forms of dates, sets and enums are what they stand for."""
 
     class Strict(pydantic.BaseModel):
         count: int
@@ -451,7 +451,7 @@ def test_annotations_that_cannot_be_checked_are_refused_at_registration() -> Non
         (Outer, "can't validate Outer: .* pydantic: Unable to generate .*Anything"),
         (
             list[Mixed],
-            r"validate .*Mixed\]: .* msgspec: <class .*Voice'> is none of its types",
+            r"validate .*Mixed\]: .* msgspec: <class .*Voice'> is not one of its types",
         ),
         (Line | Circle | Square, "msgspec: Type unions may not contain more than one dataclass"),
         (Unresolved, "can't resolve the annotations of .*Unresolved: name 'Nowhere'"),

@@ -27,7 +27,7 @@ def test_a_worker_that_answers_is_healthy() -> None:
 
 
 def test_a_loop_that_hangs_for_five_checks_is_a_problem_until_it_turns() -> None:
-    """Four are not: a garbage collection or a slow disk is no reason to restart a process."""
+    """Four are not: a garbage collection or a slow disk restarts no process."""
     watch = HealthWatch()
     for _ in range(4):
         watch.record(WELL, answered=False)
@@ -167,7 +167,7 @@ async def test_a_caller_that_is_cancelled_cancels_its_call(there: LoopThread) ->
 
 @pytest.mark.asyncio
 async def test_a_call_to_a_loop_that_has_ended_says_so(there: LoopThread) -> None:
-    """It does not wait for an answer that can't come; a wake is no error."""
+    """It does not wait for an answer that can't come; a wake is not an error."""
     proxy = WorkerProxy(CountingWorker(), there.loop)
     there.end()
 

@@ -98,7 +98,7 @@ def test_of_a_group_the_first_exceptions_line_is_named_not_the_line_that_waits()
 
 
 def test_a_stack_is_told_apart_by_whose_its_frames_are() -> None:
-    """Lines of code go with their frame; what is no frame is text; JavaScript's are known too."""
+    """Lines of code go with their frame; other lines are text; JavaScript's are known too."""
     python = """\
 Traceback (most recent call last):
   File "/srv/app/speech.py", line 7, in speak

@@ -162,7 +162,7 @@ async def test_an_outcome_can_be_looked_at_instead() -> None:
 
 
 async def test_asking_for_another_run_is_an_outcome() -> None:
-    """RetryLater raises nothing: it is no failure."""
+    """RetryLater raises nothing: it is not a failure."""
 
     async def handler(_job: Job[Any]) -> None:
         raise RetryLater(delay=30)

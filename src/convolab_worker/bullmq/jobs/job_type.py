@@ -170,7 +170,7 @@ def job_request(target: object, data: Any, options: Mapping[str, Any]) -> JobReq
     """Return the job that a producer asks for by name, by JobType or by handler.
 
     ``options`` are the producer's own, its ``queue`` among them; they come before those of the
-    declaration. Raises ConfigurationError for a target that is none of these, InvalidPayload for
+    declaration. Raises ConfigurationError for a target that is not one of these, InvalidPayload for
     data that the handler would refuse, and InvalidResult for data that is not JSON.
     """
     own = dict(options)

@@ -65,7 +65,7 @@ if isList then rcall("LREM", KEYS[1], -1, id) else rcall("ZREM", KEYS[1], id) en
 rcall("SREM", from .. "stalled", id)
 
 -- Node's own ids are numbers that it counts up: it must not come to this one again. A longer number
--- is no count, and INCR would refuse to go on from it.
+-- is not a count, and INCR would refuse to go on from it.
 local number = #newId <= 15 and string.match(newId, "^%d+$") and tonumber(newId)
 if number and number > (tonumber(rcall("GET", to .. "id") or "0") or 0) then
   rcall("SET", to .. "id", newId)

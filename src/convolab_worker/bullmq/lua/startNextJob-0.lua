@@ -14,7 +14,7 @@
   commandsRun in one step: to count each alone would take longer.
 ]]
 
--- Whether Lua can count such a field up as Redis would: to Redis "007" is no number, and Lua writes
+-- Whether Lua can count such a field up as Redis would: to Redis "007" is not a number, and Lua writes
 -- one of 15 digits with an exponent.
 local function isCount(value)
   return value == "0" or #value < 14 and string.find(value, "^[1-9]%d*$")

@@ -107,6 +107,6 @@ def restore(keys: QueueKeys, job: ActiveJob, lock_ms: int, attempts: int | None)
 def set_aside(
     keys: QueueKeys, job_id: str, kept_as: str, fields: Mapping[str, str | bytes | int]
 ) -> Call:
-    """Rename what is no hash but has a job's key, and make a hash of ``fields`` in its place."""
+    """Rename what has a job's key and is not a hash, and make a hash of ``fields`` in its place."""
     args = [part for pair in fields.items() for part in pair]
     return Call("setAside", [keys.job(job_id), kept_as], args)

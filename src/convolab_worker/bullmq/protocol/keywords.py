@@ -105,7 +105,7 @@ Keep = int | str
 """How much of a queue's history is kept when a job ends, that job included.
 
 ``1000`` is so many jobs, ``"1h"`` or ``"7d"`` those that have ended within that time, ``"1000/1d"``
-both; ``"none"`` is no job, and ``"all"`` is every one.
+both; ``"none"`` keeps no job, and ``"all"`` is every one.
 """
 
 

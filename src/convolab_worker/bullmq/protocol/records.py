@@ -154,7 +154,7 @@ def text(raw: bytes) -> str:
 
 
 def whole_number(raw: bytes | None) -> int:
-    """Reads a field of a job's hash; 0 for what is no number."""
+    """Reads a field of a job's hash; 0 for what is not a number."""
     if raw is None:
         return 0
     try:
@@ -221,8 +221,8 @@ _NOTHING = FetchResult()
 class Marker(Struct, frozen=True):
     """What ended a blocking read: a job may be in ``queue``, at once or at ``due_at``.
 
-    ``due_at`` is epoch seconds. Where ``cancelled`` is set it was no marker: somebody wants the job
-    of that id, which this worker has, to be cancelled.
+    ``due_at`` is epoch seconds. Where ``cancelled`` is set it was not a marker: somebody wants the
+    job of that id, which this worker has, to be cancelled.
     """
 
     queue: str
@@ -250,7 +250,7 @@ def read_fetch(queue: str, token: str, raw: Any) -> FetchResult:
 
 
 def read_number(raw: object) -> float | None:
-    """Reads a number as Redis gives it, or None for anything else; NaN is no number."""
+    """Reads a number as Redis gives it, or None for anything else; NaN is not a number."""
     if not isinstance(raw, (bytes, int, float)):
         return None
     try:

@@ -132,7 +132,7 @@ async def recover_stalled(
 
     Returns the ids of those that BullMQ has recovered. It recovers a job in the second of two
     passes, which its key ``stalled-check`` keeps apart to spare commands; the lock alone decides.
-    So both passes run here, one at once after the other. A job whose key is no hash is mended
+    So both passes run here, one at once after the other. A job whose key is not a hash is mended
     first: the script would stop on it after it has removed the job from one list.
     """
     for job_id in unlocked:
@@ -166,7 +166,7 @@ async def find_by_token(backend: Backend, queue: str, token: str) -> ActiveJob |
 
 
 async def fetch(backend: Backend, queue: str, token: str) -> FetchResult:
-    """Fetches the queue's next job, even one whose key is no hash: it is there to be failed.
+    """Fetches the queue's next job, even one whose key is not a hash: it is there to be failed.
 
     BullMQ's script stops half-way on such a job, which is active and locked by then.
     """

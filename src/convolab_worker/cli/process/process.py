@@ -40,7 +40,7 @@ _RETURN_CHECK_SECONDS = 0.1
 
 
 def run_client(settings: Settings, main: Coroutine[Any, Any, T]) -> T:
-    """Run a command that is no worker to its end and return its result."""
+    """Run a command other than a worker to its end and return its result."""
     configure_logging(settings.log_level, settings.log_format)
     for passed_over in settings.remarks:
         Log().warning("settings.passed_over", remark=passed_over)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from convolab_worker.connection.upkeep.reconnect import Reconnection
     from convolab_worker.settings import Settings
     from convolab_worker.telemetry.metrics import CommandUsage
-    from convolab_worker.worker.dispatch.listener import Signal
+    from convolab_worker.worker.dispatch.listener import Wakeup
     from convolab_worker.worker.dispatch.queue_table import QueueTable
     from convolab_worker.worker.execution.completer import JobCompleter
     from convolab_worker.worker.execution.executor import JobExecutor, JobInHand
@@ -61,7 +61,7 @@ class Dispatcher:
         reconnection: Reconnection,
         *,
         usage: CommandUsage,
-        signal: Signal,
+        wakeup: Wakeup,
         settings: Settings,
         policy: IdlePolicy,
     ) -> None:
@@ -74,8 +74,8 @@ class Dispatcher:
         self._keeper = keeper
         self._reconnection = reconnection
         self._usage = usage
-        self._signal = signal
-        self._listener = MarkerListener(backend, signal, bounds)
+        self._wakeup = wakeup
+        self._listener = MarkerListener(backend, wakeup, bounds)
         stalled = StalledChecker(
             backend,
             executor.ids_of,
@@ -86,7 +86,7 @@ class Dispatcher:
         backend.changes.heard = self._key_changed
         exemptions = Exemptions(backend, reconnection)
         self.fetcher = Fetcher(
-            backend, table, executor, completer, keeper, self._prober, signal, exemptions
+            backend, table, executor, completer, keeper, self._prober, wakeup, exemptions
         )
         self.suspension = Suspension(
             policy, reconnection, self.next_time, has_jobs=lambda: self.fetcher.is_running
@@ -163,7 +163,7 @@ class Dispatcher:
 
     async def _turn(self) -> bool:
         """One decision, and what it takes; True when nothing more is fetched."""
-        self._signal.clear()
+        self._wakeup.clear()
         if not self._reconnection.is_open or self._generation != self._reconnection.generation:
             await self._reconnect()
         if self.fetcher.lost:
@@ -192,7 +192,7 @@ class Dispatcher:
         nap = self._nap(now, check_at)
         self.expected_by = time.monotonic() + nap + self._patience
         self._error_seconds = _FIRST_ERROR_SECONDS
-        await self._signal.wait(nap)
+        await self._wakeup.wait(nap)
         return False
 
     async def _fill(self, queue: str, now: float) -> None:
@@ -222,7 +222,7 @@ class Dispatcher:
 
     def _key_changed(self, key: str | None) -> None:
         self._prober.changed(key)
-        self._signal.set()
+        self._wakeup.set()
 
     def _pass_time(self) -> float:
         """Let what is due by now take effect; gives the time."""
@@ -356,7 +356,7 @@ class Dispatcher:
         """Probe every queue at once, whatever is known; at most once a second."""
         self._wake_wanted = True
         self.suspension.wake()
-        self._signal.set()
+        self._wakeup.set()
 
     def resume(self, *, fetch_until: float) -> None:
         """Work, if need be after a suspension; nothing is worth waiting for after ``fetch_until``.
@@ -399,7 +399,7 @@ class Dispatcher:
                 return
             self._halted = True
             self.fetcher.stop()
-            self._signal.set()
+            self._wakeup.set()
             await self._listener.close(STOP_PATIENCE_SECONDS / 2)
             await self._backend.changes.close()
             with contextlib.suppress(RedisRefused):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.records import ActiveJob, FetchResult
     from convolab_worker.bullmq.worker_side.backend import Backend
     from convolab_worker.worker.dispatch.exemptions import Exemptions
-    from convolab_worker.worker.dispatch.listener import Signal
+    from convolab_worker.worker.dispatch.listener import Wakeup
     from convolab_worker.worker.dispatch.prober import QueueProber
     from convolab_worker.worker.dispatch.queue_table import QueueTable
     from convolab_worker.worker.dispatch.slots import Reservation
@@ -51,7 +51,7 @@ class Fetcher:
         completer: JobCompleter,
         keeper: LockKeeper[JobInHand],
         prober: QueueProber,
-        signal: Signal,
+        wakeup: Wakeup,
         exemptions: Exemptions,
     ) -> None:
         self._backend = backend
@@ -62,7 +62,7 @@ class Fetcher:
         self._completer = completer
         self._keeper = keeper
         self._prober = prober
-        self._signal = signal
+        self._wakeup = wakeup
         self._exemptions = exemptions
         self._is_stopped = False
         self._chains: dict[asyncio.Task[None], JobInHand] = {}
@@ -214,7 +214,7 @@ class Fetcher:
 
     async def _follow_up(self, queue: str, wanted: FollowUp) -> None:
         await self._prober.follow_up(queue, wanted)
-        self._signal.set()  # what was learnt, or could not be, is the dispatcher's to use
+        self._wakeup.set()  # what was learnt, or could not be, is the dispatcher's to use
 
     # one slot
 
@@ -232,7 +232,7 @@ class Fetcher:
             self.lost.add(held.job.queue, held.job.token, held)
         self._let_go(held)
         self.ended += 1
-        self._signal.set()
+        self._wakeup.set()
         if not chain.cancelled() and (error := chain.exception()) is not None:
             _log.error("slot.died", exc_info=error)
 
@@ -303,7 +303,7 @@ class Fetcher:
     ) -> tuple[JobInHand | None, FollowUp]:
         """Go on after a job that brought no next one; a refused write goes on without a slot."""
         if completion.is_refused:
-            self._signal.set()
+            self._wakeup.set()
             completion = await self._complete(held, outcome, was_refused=True)
         if completion.next.limited_for > 0:
             self._table.limited(held.job.queue, completion.next.limited_for, time.time())
@@ -360,7 +360,7 @@ class Fetcher:
             _log.info("job.cancelled", job_id=held.job.id, queue=held.job.queue)
         else:
             self._prober.stalled.schedule(held.job.queue, after=_LOST_SECONDS)
-            self._signal.set()
+            self._wakeup.set()
         if self._slots.drop_parked(held):
             self._spawn(self._end_parked(held, abort), held)
         else:

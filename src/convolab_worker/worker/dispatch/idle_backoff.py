@@ -15,7 +15,7 @@ GROWTH = 8.0
 # Growth is drawn from GROWTH +/- this part of it, so that several workers don't march in step;
 # the longest wait carries none, so that a day has no more of them than it must.
 JITTER = 0.25
-# What is due already is no reason to block for 0 s, which for Redis means for ever.
+# What is due already does not let a read block for 0 s, which for Redis means for ever.
 _SHORTEST_BLOCK_SECONDS = 0.001
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from convolab_worker.worker.dispatch.idle_backoff import Bounds
 
 
-class Signal:
+class Wakeup:
     """Set by anybody, waited for by one; set many times before a wait, it ends one wait.
 
     Clear it before looking for work, never after: a wake in the middle of a look is then kept.
@@ -74,7 +74,7 @@ def _end(waiter: asyncio.Future[None]) -> None:
 _log = Log()
 
 
-class Heard(Struct, frozen=True):
+class ReadEnd(Struct, frozen=True):
     """How a blocking read ended: with a marker, or because the whole wait was over."""
 
     marker: Marker | None
@@ -82,11 +82,11 @@ class Heard(Struct, frozen=True):
 
 
 class MarkerListener:
-    """Owns the blocking read and the length of the next one; sets ``signal`` when a read ends."""
+    """Owns the blocking read and the length of the next one; sets ``wakeup`` when a read ends."""
 
-    def __init__(self, backend: Backend, signal: Signal, bounds: Bounds) -> None:
+    def __init__(self, backend: Backend, wakeup: Wakeup, bounds: Bounds) -> None:
         self._backend = backend
-        self._signal = signal
+        self._wakeup = wakeup
         self._bounds = bounds
         self._read: asyncio.Task[None] | None = None
         self._names: frozenset[str] = frozenset()
@@ -94,7 +94,7 @@ class MarkerListener:
         self._wait: float | None = None
         self._until: float | None = None
         self._rotation = 0
-        self._heard: list[Heard] = []
+        self._heard: list[ReadEnd] = []
         self._refusal: RedisRefused | None = None
 
     @property
@@ -102,7 +102,7 @@ class MarkerListener:
         """The wait's length in seconds and its end (epoch seconds), for ``stats``."""
         return {"wait": self._wait, "until": self._until if self._read else None}
 
-    def heard(self) -> Sequence[Heard]:
+    def heard(self) -> Sequence[ReadEnd]:
         """What reads that have ended heard, once. Raises the RedisRefused that ended one."""
         refusal, self._refusal = self._refusal, None
         if refusal is not None:
@@ -151,10 +151,10 @@ class MarkerListener:
             is_over = marker is None and is_whole and not self._is_unblocked
             if is_over:
                 self._wait = next_wait(self._wait, bounds=self._bounds, random=chance())
-            self._heard.append(Heard(marker, is_over))
+            self._heard.append(ReadEnd(marker, is_over))
         finally:
             self._read = None
-            self._signal.set()
+            self._wakeup.set()
 
     async def close(self, patience: float) -> None:
         """End the read within ``patience`` seconds; what it still hears is kept for ``heard``.

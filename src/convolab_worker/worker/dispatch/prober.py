@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.worker_side.backend import Backend, QueueContents
     from convolab_worker.worker.dispatch.idle_backoff import Bounds
-    from convolab_worker.worker.dispatch.listener import Heard
+    from convolab_worker.worker.dispatch.listener import ReadEnd
     from convolab_worker.worker.dispatch.queue_table import QueueTable
     from convolab_worker.worker.dispatch.stalled import StalledChecker
 
@@ -116,7 +116,7 @@ class QueueProber:
                 if key == keys[kind]:
                     self._table.changed(queue, kind, time.time())
 
-    def wait_ended(self, heard: Heard) -> None:
+    def wait_ended(self, heard: ReadEnd) -> None:
         """A blocking read ended: queues are swept after a whole wait, or after the longest time.
 
         Where jobs come often no wait is ever whole.

@@ -158,6 +158,7 @@ class JobExecutor:
     def untrack(self, held: JobInHand) -> None:
         """The job is no longer ours; doing it again does nothing."""
         self.jobs.discard(held)
+        held.reporter = None  # it refers to the job: garbage that Python would have to look for
 
     def ids_of(self, queue: str) -> set[str]:
         return {held.job.id for held in self.jobs if held.job.queue == queue}
@@ -333,7 +334,7 @@ class JobExecutor:
                     self._report(held, outcome)
             else:
                 self._report(held, outcome)
-        except Exception:  # noqa: BLE001 - a log that can't be written is no reason to stop
+        except Exception:  # noqa: BLE001 - a log that can't be written stops nothing
             return
 
     def _report(self, held: JobInHand, outcome: Outcome) -> None:

@@ -212,7 +212,7 @@ class BufferedReporter:
         try:
             await self._writer.write(self._job, progress, rows)
         except RedisUnavailable as error:
-            # Progress is news, not the job: what could not be told is no reason to fail.
+            # Progress is news, not the job: what could not be told fails no job.
             _log.warning("job.report_lost", job_id=self._job.id, bytes=size, error=str(error))
             self._losses += isinstance(error, ReplyLost)
             if self._losses == _MOST_LOSSES:  # others' commands were lost with each of them

@@ -210,7 +210,7 @@ def test_data_that_was_left_out_is_an_empty_object(fields: dict[str, str | bytes
     ],
 )
 def test_odd_numbers_are_read_or_left_out(name: str, text: str, number: int) -> None:
-    """A number that another program wrote in its own way is no reason to fail a job."""
+    """A number that another program wrote in its own way fails no job."""
     active_job = read({**without(name), name: text})
 
     values = {

@@ -222,7 +222,7 @@ def test_the_next_job_is_taken_only_on_request() -> None:
 
 
 def test_locks_are_renewed_by_id_and_token_in_step() -> None:
-    """Ids that are no UTF-8, which some producer made, come out as the bytes they were."""
+    """Ids that are not UTF-8, which some producer made, come out as the bytes they were."""
     call = OURS.extend_locks([("17", "w:1"), ("\udcff", "w:2")], 60_000)
 
     assert msgpack.unpackb(call.args[1]) == ["w:1", "w:2"]

@@ -46,7 +46,7 @@ def test_a_backoff_is_read_from_a_flag(text: str, backoff: object) -> None:
     "text", ["", "fixed", "fixed:", "fixed:5s:6s", "exponential:2s:1s", "5x", "polite:5s", ":"]
 )
 def test_a_backoff_that_can_not_be_is_refused(text: str) -> None:
-    """A mistyped time is no strategy's name."""
+    """A mistyped time is not a strategy's name."""
     with pytest.raises(ValueError, match="^5s, fixed:5s, "):
         read_backoff(text)
 

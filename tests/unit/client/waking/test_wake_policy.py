@@ -89,7 +89,7 @@ def test_what_does_not_pass_is_given_up_with_what_to_do(status: int, hint: str) 
 
 
 def test_a_held_request_that_a_platform_cut_starts_afresh() -> None:
-    """After half an hour of work the hour's limit is no failure of the service's."""
+    """After half an hour of work the hour's limit is not a failure of the service's."""
     assert judged(Unanswered(reason="cut", held=1800.0), attempt=ATTEMPTS) == Again(0.5, 1)
 
 

@@ -120,7 +120,7 @@ async def test_it_may_change_the_result() -> None:
 
 
 async def test_it_sees_the_handlers_exception_and_may_handle_it() -> None:
-    """An exception that it does not let out is no failure."""
+    """An exception that it does not let out is not a failure."""
     handlers, seen = HandlerRegistry(), []
 
     @handlers.middleware

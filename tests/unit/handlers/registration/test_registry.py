@@ -210,7 +210,7 @@ def test_a_refused_registration_leaves_nothing_behind() -> None:
 
 
 def test_one_function_may_be_registered_again() -> None:
-    """Under another name, on another queue, or the same: that is no clash."""
+    """Under another name, on another queue, or the same: that is not a clash."""
     handlers = HandlerRegistry()
 
     for options in ({}, {}, {"queue": "q"}):

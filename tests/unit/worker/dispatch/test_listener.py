@@ -1,4 +1,4 @@
-"""The wake signal: latched, coalescing, cleared before the look, and never missed."""
+"""The wakeup of the loop: latched, coalescing, cleared before the look, and never missed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import asyncio
 
 import pytest
 
-from convolab_worker.worker.dispatch.listener import Signal
+from convolab_worker.worker.dispatch.listener import Wakeup
 
 SOON = 5.0
 
 
-async def ends(signal: Signal, timeout: float | None = None) -> None:
-    """Wait for the signal, and fail where that takes suspiciously long."""
+async def ends(wakeup: Wakeup, timeout: float | None = None) -> None:
+    """Wait for the wakeup, and fail where that takes suspiciously long."""
     async with asyncio.timeout(SOON):
-        await signal.wait(timeout)
+        await wakeup.wait(timeout)
 
 
-async def stays(signal: Signal) -> bool:
-    """Whether a wait for the signal goes on: it is stopped after some turns of the loop."""
-    waiting = asyncio.create_task(signal.wait())
+async def stays(wakeup: Wakeup) -> bool:
+    """Whether a wait for the wakeup goes on: it is stopped after some turns of the loop."""
+    waiting = asyncio.create_task(wakeup.wait())
     for _ in range(5):
         await asyncio.sleep(0)
     if waiting.done():
@@ -32,21 +32,21 @@ async def stays(signal: Signal) -> bool:
 @pytest.mark.asyncio
 async def test_a_wake_before_the_wait_is_kept() -> None:
     """Whoever was not waiting yet finds it when he does."""
-    signal = Signal()
+    wakeup = Wakeup()
 
-    signal.set()
+    wakeup.set()
 
-    await ends(signal)
+    await ends(wakeup)
 
 
 @pytest.mark.asyncio
 async def test_a_wake_ends_a_wait() -> None:
     """Whoever waits goes on at once."""
-    signal = Signal()
-    waiting = asyncio.create_task(ends(signal))
+    wakeup = Wakeup()
+    waiting = asyncio.create_task(ends(wakeup))
     await asyncio.sleep(0)
 
-    signal.set()
+    wakeup.set()
 
     await waiting
 
@@ -54,102 +54,102 @@ async def test_a_wake_ends_a_wait() -> None:
 @pytest.mark.asyncio
 async def test_many_wakes_are_one() -> None:
     """A burst of wakes is answered with one look, not with as many."""
-    signal = Signal()
+    wakeup = Wakeup()
     for _ in range(100):
-        signal.set()
-    await ends(signal)
+        wakeup.set()
+    await ends(wakeup)
 
-    signal.clear()
+    wakeup.clear()
 
-    assert await stays(signal)
+    assert await stays(wakeup)
 
 
 @pytest.mark.asyncio
 async def test_many_wakes_of_one_wait_are_one() -> None:
     """So are those that come in one turn of the loop, while somebody waits."""
-    signal = Signal()
-    waiting = asyncio.create_task(ends(signal))
+    wakeup = Wakeup()
+    waiting = asyncio.create_task(ends(wakeup))
     await asyncio.sleep(0)
     for _ in range(100):
-        signal.set()
+        wakeup.set()
     await waiting
 
-    signal.clear()
+    wakeup.clear()
 
-    assert await stays(signal)
+    assert await stays(wakeup)
 
 
 @pytest.mark.asyncio
 async def test_a_wake_during_a_look_is_kept() -> None:
-    """Cleared before the look, the signal is set by what comes in the middle of it."""
-    signal = Signal()
-    signal.set()
-    await ends(signal)
+    """Cleared before the look, the wakeup is set by what comes in the middle of it."""
+    wakeup = Wakeup()
+    wakeup.set()
+    await ends(wakeup)
 
-    signal.clear()
-    signal.set()  # while whoever was woken looks for work
+    wakeup.clear()
+    wakeup.set()  # while whoever was woken looks for work
 
-    await ends(signal)
+    await ends(wakeup)
 
 
 @pytest.mark.asyncio
 async def test_a_wait_does_not_use_the_wake_up() -> None:
     """Only clearing does: an error between wait and look loses nothing."""
-    signal = Signal()
-    signal.set()
+    wakeup = Wakeup()
+    wakeup.set()
 
-    await ends(signal)
+    await ends(wakeup)
 
-    await ends(signal)
+    await ends(wakeup)
 
 
 @pytest.mark.asyncio
 async def test_nothing_ends_a_wait_without_a_wake() -> None:
-    """A signal that was never set, or was cleared, is waited for."""
-    signal = Signal()
+    """A wakeup that was never set, or was cleared, is waited for."""
+    wakeup = Wakeup()
 
-    assert await stays(signal)
+    assert await stays(wakeup)
 
-    signal.set()
-    signal.clear()
+    wakeup.set()
+    wakeup.clear()
 
-    assert await stays(signal)
+    assert await stays(wakeup)
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("timeout", [0, -1, -1e9, 0.001])
 async def test_a_time_out_ends_a_wait_without_an_error(timeout: float) -> None:
-    """Time over is no failure, and a time that has passed already is no wait."""
-    signal = Signal()
+    """Time over is not a failure, and a time that has passed already is not a wait."""
+    wakeup = Wakeup()
 
-    await ends(signal, timeout)
+    await ends(wakeup, timeout)
 
-    assert await stays(signal)
+    assert await stays(wakeup)
 
 
 @pytest.mark.asyncio
 async def test_a_wake_and_a_time_out_may_meet() -> None:
     """A wake in the turn of the loop in which the time is over is kept."""
-    signal = Signal()
+    wakeup = Wakeup()
     loop = asyncio.get_running_loop()
-    waiting = asyncio.create_task(ends(signal, 0.01))
+    waiting = asyncio.create_task(ends(wakeup, 0.01))
     await asyncio.sleep(0)
 
-    loop.call_later(0.01, signal.set)
+    loop.call_later(0.01, wakeup.set)
     await waiting
 
-    await ends(signal)
+    await ends(wakeup)
 
 
 @pytest.mark.asyncio
 async def test_a_cancelled_wait_leaves_the_signal_usable() -> None:
     """Whoever waits next is woken like the first."""
-    signal = Signal()
-    waiting = asyncio.create_task(signal.wait(SOON))
+    wakeup = Wakeup()
+    waiting = asyncio.create_task(wakeup.wait(SOON))
     await asyncio.sleep(0)
     waiting.cancel()
-    signal.set()
+    wakeup.set()
     await asyncio.gather(waiting, return_exceptions=True)
 
     assert waiting.cancelled()
-    await ends(signal)
+    await ends(wakeup)

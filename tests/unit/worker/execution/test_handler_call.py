@@ -183,7 +183,7 @@ async def test_a_handler_that_ends_its_work_at_a_shutdown_has_its_result_written
 
 @pytest.mark.asyncio
 async def test_an_error_on_the_way_out_is_the_shutdowns() -> None:
-    """A connection that breaks under a cancelled handler is no failed attempt."""
+    """A connection that breaks under a cancelled handler is not a failed attempt."""
     started = asyncio.Event()
 
     async def handler(_job: Job[Any]) -> None:

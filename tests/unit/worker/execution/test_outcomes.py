@@ -332,7 +332,7 @@ async def test_a_time_out_shows_where_the_handler_stood() -> None:
 
 @pytest.mark.asyncio
 async def test_a_handler_may_ask_for_another_run() -> None:
-    """RetryLater is no failure, and needs no attempts."""
+    """RetryLater is not a failure, and needs no attempts."""
 
     async def handler(_job: Job[Any]) -> None:
         raise RetryLater(2.5)

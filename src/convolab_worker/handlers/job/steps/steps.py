@@ -198,7 +198,7 @@ class _Reader(Struct, frozen=True):
         except InvalidPayload as error:
             what = str(error).removeprefix("data")
             msg = (
-                f"step {self.name!r}: its recorded result is no "
+                f"step {self.name!r}: its recorded result is not of type "
                 f"{annotation_name(self.annotation)}: result{what}"
             )
             raise InvalidResult(msg) from error

@@ -87,7 +87,7 @@ class ProcessCall:
                 self._attach(process)
                 return self._converse(process, name, job)
             except ProcessDied:
-                # One that had died before the handler began, idle, is no fault of this job.
+                # One that had died before the handler began, idle, is not this job's fault.
                 if is_new or self._has_started or self._is_interrupted:
                     raise
             finally:

@@ -338,7 +338,8 @@ async def test_a_kept_result_that_is_not_of_the_type_any_more_is_an_error() -> N
         await job.step("speech", provider.speak, "a")
 
     with pytest.raises(
-        InvalidResult, match=r"step 'speech': its recorded result is no Speech: result\.seconds"
+        InvalidResult,
+        match=r"step 'speech': its recorded result is not of type Speech: result\.seconds",
     ):
         await run_handler(handling(work), "work", steps={"speech": {"url": "a", "seconds": "2 s"}})
 
