@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.handlers.retry import FailedAttempt
     from convolab_worker.settings import Settings
-    from convolab_worker.worker.worker import DrainResult, Worker
+    from convolab_worker.worker.tally import DrainResult
+    from convolab_worker.worker.worker import Worker
 
 __all__ = [
     "CallNext",
@@ -69,7 +70,7 @@ _MODULES = {
     "CallNext": "handlers.around.middleware",
     "Child": "handlers.job.children",
     "Deduplication": "bullmq.protocol.keywords",
-    "DrainResult": "worker.worker",
+    "DrainResult": "worker.tally",
     "Exponential": "bullmq.protocol.keywords",
     "FailedAttempt": "handlers.retry",
     "Failure": "handlers.around.failures",

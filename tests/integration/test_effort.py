@@ -8,6 +8,7 @@ and a tenth, and say why in the commit.
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import sys
 import threading
@@ -34,11 +35,11 @@ JOBS = 300
 PACKAGE = str(Path(convolab_worker.__file__).parent)
 ROOT = Path(__file__).parents[2]
 # Measured on Python 3.11, which counts most: later ones inline comprehensions.
-CALLS_A_JOB = {1: 102, 50: 113}  # by concurrency
+CALLS_A_JOB = {1: 95.5, 50: 101}  # by concurrency
 CALLS_OF_ITS_LOG = 9  # of two lines, in the command line's own format
-# At concurrency 1: a read with the job's start, its handler, its end. From Python 3.12 on a task's
-# first step needs no turn of its own, and one is left.
-TURNS_A_JOB = 1.25 if sys.version_info >= (3, 12) else 3.25
+# At concurrency 1: one brings the answer, in which the next job begins and ends. On Python 3.11 the
+# handler's task, which has nothing left to do, takes one more while the server works.
+TURNS_A_JOB = 1.25 if sys.version_info >= (3, 12) else 2.25
 WRITES_A_JOB = 0.35  # at concurrency 50
 CALLS_AN_ADD = 42
 CALLS_AN_ADD_OF_MANY = 32
@@ -106,25 +107,55 @@ async def test_a_job_costs_few_calls_and_one_command(
         """Do nothing, and end with all others: the writes don't depend on Redis's pace then."""
         await together.wait()
 
-    settings = make_settings(concurrency=concurrency)
+    settings, jobs = make_settings(concurrency=concurrency), 30 * max(concurrency, 10)
     async with JobClient(settings) as client:
-        await client.enqueue_many([{"name": "noop"}] * JOBS)
+        await client.enqueue_many([{"name": "noop"}] * jobs)
     worker = Worker(handlers, settings)
     with Calls() as calls:
         result = await worker.drain()
 
     sent = worker.stats()["commands"]["by_purpose"]
-    assert result.processed == JOBS
+    assert result.processed == jobs
     assert (
         sent["fetch"]["sent"] + sent["complete"]["sent"]
-    ) / JOBS <= COMMANDS_A_JOB + concurrency / JOBS
+    ) / jobs <= COMMANDS_A_JOB + concurrency / jobs
     if concurrency == 1:
-        assert worker.stats()["commands"]["billable"] / JOBS <= BILLED_A_JOB
-    assert calls.each(JOBS) <= CALLS_A_JOB[concurrency], calls.told(JOBS)
+        assert worker.stats()["commands"]["billable"] / jobs <= BILLED_A_JOB
+    assert calls.each(jobs) <= CALLS_A_JOB[concurrency], calls.told(jobs)
     if concurrency == 1:
-        assert calls.turns / JOBS <= TURNS_A_JOB
+        assert calls.turns / jobs <= TURNS_A_JOB
     else:
-        assert calls.by_function["connection.Connection._flush"] / JOBS <= WRITES_A_JOB
+        assert calls.by_function["connection.Connection._flush"] / jobs <= WRITES_A_JOB
+
+
+async def test_jobs_leave_no_garbage(make_settings: Callable[..., Settings]) -> None:
+    """Nothing of a job that has completed refers to itself, so that Python need not look for it."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("wait")
+    async def wait(job: Job[Any]) -> None:
+        async with asyncio.timeout(60):
+            await asyncio.sleep(0)
+        await job.progress(50)
+
+    @handlers.audio("call")
+    def call(_job: Job[Any]) -> None:
+        """Do nothing, in a thread."""
+
+    settings, jobs = make_settings(concurrency=10), [{"name": "wait"}, {"name": "call"}] * JOBS
+    async with JobClient(settings) as client, Worker(handlers, settings) as worker:
+        await client.enqueue_many(jobs[:20])
+        await worker.hold(60.0)
+        gc.collect()
+        gc.disable()
+        try:
+            await client.enqueue_many(jobs)
+            await worker.hold(60.0)
+            left = gc.collect()
+        finally:
+            gc.enable()
+        assert worker.stats()["outcomes"] == {"completed": len(jobs) + 20}
+    assert left < JOBS / 4
 
 
 async def test_the_log_of_a_job_costs_few_calls(
@@ -266,7 +297,10 @@ async def test_a_jobs_way_is_as_short_as_the_page_on_architecture_says(
     assert journey.takes & journey.gives - {None} == {*handing}
     assert len(handing) <= MODULES_OF_A_JOB
     assert f"**A job: {len(handing)} modules**" in told
-    assert {name for name, count in by_module.items() if count > JOBS / 2} == {*handing, *asked}
+    needed = {*handing, *asked}
+    if sys.version_info >= (3, 12):
+        needed.remove("begun_coroutine")
+    assert {name for name, count in by_module.items() if count > JOBS / 2} == needed
     assert f"ask {len(asked)} others" in told
 
 

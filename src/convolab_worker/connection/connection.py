@@ -53,6 +53,9 @@ _log = Log()
 # server has more to do than we have ready, a write waits until it has as many commands again, since
 # each write costs 5 to 10 us.
 _FLUSH_AT = 4
+# At most this is read at once. asyncio itself would allocate 256 KB for each answer, which the C
+# library may take from the system and give back each time.
+_READ_BYTES = 64 * 1024
 _CLOSED = "the connection was closed"
 
 
@@ -66,7 +69,7 @@ class KnownScripts(Struct):
     asked: dict[str, asyncio.Event] = field(default_factory=dict)
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A connection to ``address`` that pipelines calls and gives each its answer, in order.
 
     In a cluster it goes to the node that has the keys: when a node names another one, the
@@ -109,6 +112,7 @@ class Connection(asyncio.Protocol):
         self._loop = cast("asyncio.AbstractEventLoop", None)
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=RedisRefused)
+        self._received = bytearray(_READ_BYTES)
         self._pending: deque[Unanswered] = deque()
         self._out: list[bytes] = []
         self._flush_due = self._is_reading = False
@@ -346,16 +350,31 @@ class Connection(asyncio.Protocol):
         if was_open and self.on_lost is not None and self._opening is None:
             self.on_lost(error)
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - it may be of another size
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Deliver each answer. What waits for one goes on at once: it may send, or close this."""
         self._silence.heard_at = self._loop.time()
         self._is_reading = True
+        reader, pending, transport = self._reader, self._pending, self._transport
         try:
-            self._read(data)
+            reader.feed(cast("bytes", self._received), 0, nbytes)
+            while self._transport is transport:
+                answer = reader.gets()
+                if answer is False:
+                    if self._unfit is not None or self._redirects.commands:
+                        self._all_read()
+                    break
+                if not pending or self._greetings or isinstance(answer, RedisRefused):
+                    self._take_other(answer)
+                elif not (waiting := pending.popleft()[0]).done():
+                    waiting.deliver(answer)
         except hiredis.ProtocolError as error:
             where = self._route.address
             self._drop(ReplyLost(f"Redis at {where} spoke something else: {error}"))
@@ -364,32 +383,24 @@ class Connection(asyncio.Protocol):
         if self._flush_due:
             self._flush()
 
-    def _read(self, data: bytes) -> None:
-        """Deliver each answer. What waits for one goes on at once: it may send, or close this."""
-        reader, pending, transport = self._reader, self._pending, self._transport
-        reader.feed(data)
-        while self._transport is transport:
-            answer = reader.gets()
-            if answer is False:
-                if self._unfit is not None or self._redirects.commands:
-                    self._all_read()
-                return
-            if not pending and self.on_message is not None:
-                self.on_message(answer)
-                continue
-            if not pending:
-                where = self._route.address
-                self._drop(ReplyLost(f"Redis at {where} answered what was not asked"))
-                return
-            command = pending.popleft()
-            if is_greeting := self._greetings > 0:
-                self._greetings -= 1
-            if command[0].done():
-                continue
-            if not isinstance(answer, RedisRefused):
-                command[0].deliver(answer)
-            elif is_greeting or not self._sent_on(answer, command):
-                _fail(command[0], answer)
+    def _take_other(self, answer: Any) -> None:
+        """Take what is not the answer of a command that was executed, or one of the handshake's."""
+        if not self._pending and self.on_message is not None:
+            self.on_message(answer)
+            return
+        if not self._pending:
+            where = self._route.address
+            self._drop(ReplyLost(f"Redis at {where} answered what was not asked"))
+            return
+        command = self._pending.popleft()
+        if is_greeting := self._greetings > 0:
+            self._greetings -= 1
+        if command[0].done():
+            return
+        if not isinstance(answer, RedisRefused):
+            command[0].deliver(answer)
+        elif is_greeting or not self._sent_on(answer, command):
+            _fail(command[0], answer)
 
     def _sent_on(self, error: RedisRefused, command: Unanswered) -> bool:
         """Whether another node is to have the command; notes a server that can't serve."""

@@ -48,7 +48,7 @@ class ClientIdentity(Struct, frozen=True):
         return cls(int(fields["id"]), fields["addr"])
 
 
-async def dial(address: Address, protocol: asyncio.Protocol) -> None:
+async def dial(address: Address, protocol: asyncio.BaseProtocol) -> None:
     """Connect the protocol to the address. Raises OSError, and RedisUnavailable for bad TLS.
 
     Every address of the name is tried, a further one every quarter of a second, until one answers

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _MOST_RUNS = 100
 _MOST_REASONS = 50
@@ -55,12 +58,14 @@ class CountsOverTime:
         self._last: dict[str, dict[str, int]] = {}
         self._begun = self._over = 0.0  # the counts of the last run's stretch
 
-    def count(self, at: float, kind: str, outcome: str) -> None:
-        kinds = self._last if self._begun <= at < self._over else self._of(at)
-        outcomes = kinds.get(kind)
-        if outcomes is None:
-            outcomes = kinds[kind] = {}
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    def count(self, runs: Sequence[RecentRun]) -> None:
+        for run in runs:
+            at = run.at
+            kinds = self._last if self._begun <= at < self._over else self._of(at)
+            outcomes = kinds.get(run.kind)
+            if outcomes is None:
+                outcomes = kinds[run.kind] = {}
+            outcomes[run.outcome] = outcomes.get(run.outcome, 0) + 1
 
     def _of(self, at: float) -> dict[str, dict[str, int]]:
         """The counts of the stretch that ``at`` is in; most of the next runs are in it, too."""
@@ -116,13 +121,14 @@ class RecentRuns:
         self._quarters = CountsOverTime(QUARTER, QUARTERS_KEPT)
         self._reasons: dict[tuple[str, str, str], FailureReason] = {}
 
-    def ended(self, run: RecentRun) -> None:
-        self.total += 1
-        self._runs.append(run)
-        self._minutes.count(run.at, run.kind, run.outcome)
-        self._quarters.count(run.at, run.kind, run.outcome)
-        if run.reason is not None:
-            self._failed(run, run.reason)
+    def ended(self, *runs: RecentRun) -> None:
+        self.total += len(runs)
+        self._runs.extend(runs)
+        self._minutes.count(runs)
+        self._quarters.count(runs)
+        for run in runs:
+            if run.reason is not None:
+                self._failed(run, run.reason)
 
     def _failed(self, run: RecentRun, reason: str) -> None:
         self.failed += 1

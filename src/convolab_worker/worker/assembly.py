@@ -149,7 +149,7 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         dispatcher=dispatcher,
         executor=executor,
         table=table,
-        tally=Tally(dispatcher, executor.metrics.outcomes),
+        tally=Tally(dispatcher, executor.metrics),
         next_due=next_due,
         keeper=keeper,
         reconnection=reconnection,

@@ -174,15 +174,14 @@ class HeldRequests:
                 request.answer.exception()  # a caller that has hung up does not retrieve it
 
     async def _result(self, status: str, seconds: float) -> HoldResult:
-        """Return what was done in this drain, and what is left; raises as ``Tally.left`` does."""
-        processed, failed = self._tally.so_far()
-        remaining, due = await self._tally.left(drained=status == "drained", seconds=seconds)
+        """Return what was done in this drain, and what is left; raises as ``Tally.result`` does."""
+        done = await self._tally.result(drained=status == "drained", seconds=seconds)
         return HoldResult(
             status=status,
-            processed=processed,
-            failed=failed,
-            remaining=remaining,
-            next_due_at=due,
+            processed=done.processed,
+            failed=done.failed,
+            remaining=done.remaining,
+            next_due_at=done.next_due_at,
         )
 
     # the drain of a worker that works only when held

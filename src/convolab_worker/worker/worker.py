@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from convolab_worker._logs import Log
@@ -25,25 +24,11 @@ if TYPE_CHECKING:
     from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.worker.assembly import Assembly
     from convolab_worker.worker.held_requests import HoldResult
+    from convolab_worker.worker.tally import DrainResult
 
 T = TypeVar("T")
 _log = Log()
 _FOREVER = float("inf")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainResult:
-    """What a drain did: jobs that finished, those of them that failed for good, what is left.
-
-    ``remaining`` counts waiting, prioritized and delayed jobs. ``next_due_at`` (epoch seconds) is
-    when there will be something to do: the first delayed one is due, a rate limit ends, or the
-    lock of a job that another worker has; None if nothing is known.
-    """
-
-    processed: int
-    failed: int
-    remaining: int
-    next_due_at: float | None
 
 
 class Worker:
@@ -201,13 +186,11 @@ class Worker:
         try:
             async with asyncio.timeout(max(seconds, LATE_COUNT_SECONDS)):
                 await assembly.reconnection.wait()
-                remaining, due = await assembly.tally.left(drained=True, seconds=seconds)
+                return await assembly.tally.result(drained=True, seconds=seconds)
         except (TimeoutError, RedisUnavailable):
             outcomes = dict(assembly.executor.metrics.outcomes)
             msg = f"drained ({outcomes}), but what is left can't be counted"
             raise RedisUnavailable(msg) from None
-        processed, failed = assembly.tally.so_far()
-        return DrainResult(processed=processed, failed=failed, remaining=remaining, next_due_at=due)
 
     async def _open_lifespans(self, assembly: Assembly) -> None:
         """Open the lifespans, once, and give handlers their resources; not if the worker stops."""

@@ -158,6 +158,7 @@ class JobExecutor:
     def untrack(self, held: JobInHand) -> None:
         """The job is no longer ours; doing it again does nothing."""
         self.jobs.discard(held)
+        held.reporter = None  # it refers to the job: garbage that Python would have to look for
 
     def ids_of(self, queue: str) -> set[str]:
         return {held.job.id for held in self.jobs if held.job.queue == queue}

@@ -16,6 +16,7 @@ import contextvars
 import enum
 import sys
 import threading
+from asyncio.tasks import _enter_task, _leave_task  # asyncio documents these for tasks of others
 from traceback import StackSummary
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from convolab_worker.bullmq.jobs.outcome import (
 from convolab_worker.handlers.around.middleware import MiddlewareChain
 from convolab_worker.payloads.encode import EncodedJson
 from convolab_worker.telemetry.log_context import bind_job
+from convolab_worker.worker.execution.begun_coroutine import BegunCoroutine
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
@@ -349,12 +351,27 @@ class HandlerCall:
 def _begin(
     handling: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str
 ) -> asyncio.Task[None]:
-    """A task of the handler's own; from Python 3.12 on it begins at once, not in the next turn."""
+    """A task of the handler's own, which has made its first step when this returns.
+
+    Where the application has a task factory, that decides when it begins.
+    """
     if loop.get_task_factory() is not None:
         return loop.create_task(handling, name=name)
     if sys.version_info >= (3, 12):
         return asyncio.Task(handling, loop=loop, name=name, eager_start=True)
-    return asyncio.Task(handling, loop=loop, name=name)
+    begun, context = BegunCoroutine(handling), contextvars.copy_context()
+    task = asyncio.Task(begun, loop=loop, name=name, context=context)
+    current = asyncio.current_task(loop)
+    if current is not None:
+        _leave_task(loop, current)
+    _enter_task(loop, task)
+    try:
+        context.run(begun.begin)
+    finally:
+        _leave_task(loop, task)
+        if current is not None:
+            _enter_task(loop, current)
+    return task
 
 
 def job_of_frame(frame: FrameType) -> dict[str, Any] | None:
