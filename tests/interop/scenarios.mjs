@@ -632,7 +632,7 @@ const schedulers = {
   "scheduler whose end has come": {
     queues: ["work"],
     stage: async (c) => {
-      const endDate = Date.now() + 100;
+      const endDate = Date.now() + 500;
       await c.queue("work").pause();
       await c.queue("work").upsertJobScheduler("tick", { every: 100, endDate }, { name: "work", data: give("tick") });
       await c.eventually(() => c.commands.ping(), () => Date.now() > endDate + 5);
