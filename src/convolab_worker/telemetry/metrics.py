@@ -93,18 +93,21 @@ class _Kind:
 class Metrics:
     """What a worker did since it started at ``started_at`` (epoch seconds), by kind of job.
 
-    Takes every time as an argument; call it from one thread.
+    Takes every time as an argument. One thread may call it; any may ask for ``outcomes``.
     """
 
-    __slots__ = ("_kinds", "_recent_runs", "_uncounted")
+    __slots__ = ("_kinds", "_outcomes", "_recent_runs", "_uncounted")
 
     def __init__(self, started_at: float = 0.0) -> None:
         self._recent_runs = RecentRuns(started_at)
         self._kinds: dict[str, _Kind] = {}
+        # Apart from the kinds', since another thread that asks may not count what is uncounted.
+        self._outcomes: Counter[str] = Counter()
         self._uncounted: list[RecentRun] = []
 
     def job_ended(self, run: RecentRun) -> None:
         """Take note of one run of a job."""
+        self._outcomes[run.outcome] += 1
         self._uncounted.append(run)
         if len(self._uncounted) >= _MOST_UNCOUNTED:
             self._count()
@@ -128,12 +131,8 @@ class Metrics:
 
     @property
     def outcomes(self) -> Counter[str]:
-        """A copy: how many runs had each outcome, whatever their kind."""
-        self._count()
-        outcomes: Counter[str] = Counter()
-        for kind in self._kinds.values():
-            outcomes.update(kind.outcomes)
-        return outcomes
+        """A copy: how many runs had each outcome, whatever their kind; from any thread."""
+        return self._outcomes.copy()
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything, ready for JSON: ``jobs``, ``duration`` and ``waited``."""

@@ -69,6 +69,25 @@ def test_times_beyond_the_last_bound_are_known_by_the_longest() -> None:
 # jobs
 
 
+def test_outcomes_that_are_asked_for_while_runs_are_counted_are_whole() -> None:
+    """The wake server asks in its own thread, at any moment."""
+    metrics = Metrics()
+    asked: list[int] = []
+
+    class AskedForWhileCounted(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            asked.append(metrics.outcomes["completed"])
+            return super().__hash__()
+
+    for _ in range(3):
+        metrics.job_ended(run(AskedForWhileCounted("audio"), "completed", 1.0))
+    assert metrics.snapshot()["jobs"] == {"audio": {"completed": 3}}
+
+    assert set(asked) == {3}
+
+
 def test_jobs_are_counted_by_kind_and_outcome() -> None:
     """A snapshot has counts, durations and waits for each kind, ready for JSON."""
     metrics = Metrics()
