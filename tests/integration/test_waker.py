@@ -310,10 +310,11 @@ async def test_googles_token_is_sent_and_kept_until_almost_its_end(
 @pytest.mark.asyncio
 async def test_the_commands_job_wakes_before_it_ends(server_url: str, queue_name: str) -> None:
     """``enqueue`` ends once its wake was heard, and says where it was not."""
-    command = ("-m", "convolab_worker", "enqueue", "work", "--queue", queue_name)
+    command = ("-m", "convolab_worker", "enqueue", "work")
+    where = {"REDIS_URL": server_url, "CONVOLAB_QUEUES": queue_name}
     async with service(Held(streams=True)) as there, service(says(status=404)) as elsewhere:
-        quiet = await run_python(*command, REDIS_URL=server_url, CONVOLAB_WAKE_URL=there.url)
-        told = await run_python(*command, REDIS_URL=server_url, CONVOLAB_WAKE_URL=elsewhere.url)
+        quiet = await run_python(*command, **where, CONVOLAB_WAKE_URL=there.url)
+        told = await run_python(*command, **where, CONVOLAB_WAKE_URL=elsewhere.url)
 
     assert len(there.requests) == 1
     assert quiet == ""
