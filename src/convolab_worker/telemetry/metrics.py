@@ -6,6 +6,7 @@ of the time that each takes between two jobs, and the next job starts sooner.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import Counter, deque
 from itertools import accumulate, pairwise
@@ -93,15 +94,16 @@ class _Kind:
 class Metrics:
     """What a worker did since it started at ``started_at`` (epoch seconds), by kind of job.
 
-    Takes every time as an argument; call it from one thread.
+    Takes every time as an argument. One thread tells what has ended; any may ask.
     """
 
-    __slots__ = ("_kinds", "_recent_runs", "_uncounted")
+    __slots__ = ("_kinds", "_lock", "_recent_runs", "_uncounted")
 
     def __init__(self, started_at: float = 0.0) -> None:
         self._recent_runs = RecentRuns(started_at)
         self._kinds: dict[str, _Kind] = {}
-        self._uncounted: list[RecentRun] = []
+        self._uncounted: deque[RecentRun] = deque()
+        self._lock = threading.Lock()  # of the counts, which whoever asks brings up to date
 
     def job_ended(self, run: RecentRun) -> None:
         """Take note of one run of a job."""
@@ -110,15 +112,16 @@ class Metrics:
             self._count()
 
     def _count(self) -> None:
-        runs, self._uncounted = self._uncounted, []
-        by_kind: dict[str, list[RecentRun]] = {}
-        for run in runs:
-            by_kind.setdefault(run.kind, []).append(run)
-        for name, ended in by_kind.items():
-            if name not in self._kinds:
-                self._kinds[name] = _Kind()
-            self._kinds[name].count(ended)
-        self._recent_runs.ended(*runs)
+        with self._lock:
+            runs = [self._uncounted.popleft() for _ in range(len(self._uncounted))]
+            by_kind: dict[str, list[RecentRun]] = {}
+            for run in runs:
+                by_kind.setdefault(run.kind, []).append(run)
+            for name, ended in by_kind.items():
+                if name not in self._kinds:
+                    self._kinds[name] = _Kind()
+                self._kinds[name].count(ended)
+            self._recent_runs.ended(*runs)
 
     @property
     def recent_runs(self) -> RecentRuns:
