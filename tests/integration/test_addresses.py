@@ -115,6 +115,24 @@ async def test_a_certificate_is_checked_against_the_configured_name(
         assert (await route.locate()).tls_name is None
 
 
+async def test_a_large_answer_is_whole_through_tls(tmp_path: Path) -> None:
+    """It comes in many records of TLS, of which asyncio reads several at once."""
+    make_certificates(tmp_path)
+    text = b"".join(b"%07d " % number for number in range(250_000))
+    answer = b"$%d\r\n%b\r\n" % (len(text), text)
+    async with _tls_server(tmp_path, answer) as port:
+        url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={tmp_path}/ca.crt"
+        connection = Connection(
+            Address.parse(url), timeout=5.0, counter=CommandCounter(), identify=False
+        )
+        await connection.open()
+        try:
+            answered = await connection.call(Purpose.STATUS, "GET", "text")
+        finally:
+            await connection.close()
+    assert answered == text
+
+
 @pytest.mark.parametrize("how", ["named in the address", "SSL_CERT_FILE"])
 async def test_an_authority_that_is_replaced_counts_at_the_next_connect(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -163,9 +163,11 @@ async def test_a_search_looks_at_a_bounded_number_of_jobs(
 
 async def test_one_job_is_shown_whole(make_settings: Callable[..., Settings], redis: Redis) -> None:
     """Data, options, steps, logs, the stack with whose its frames are, and the right cost."""
-    async with serving(failing(), make_settings()) as (_, client, session):
+    settings = make_settings(idle_min=600.0, idle_max=600.0)
+    async with serving(failing(), settings) as (worker, client, session):
         job_id = await client.enqueue("speak", {"text": "日本語 🎧"}, job_id="a/b?c")
         await wait_until(lambda: _is(client, job_id, "failed"), what="the job's failure")
+        await wait_until(lambda: worker.stats()["idle"]["until"], what="a wait")
         await read(session, "queues")
         job = (await read(session, "job", id="a/b?c"))["job"]
         async with counted_commands(redis) as counted:
@@ -682,16 +684,16 @@ async def test_an_open_console_costs_no_command(
     make_settings: Callable[..., Settings], redis: Redis
 ) -> None:
     """The page, what it asks first, the handlers and the stream are all from memory."""
-    async with (
-        serving(failing(), make_settings()) as (_, _, session),
-        counted_commands(redis) as counted,
-    ):
-        async with session.get("/") as answer:
-            assert len(await answer.read()) < 150_000
-        await read(session, "console")
-        await read(session, "handlers")
-        async with session.get("/events") as stream:
-            assert (await stream.content.readline()).startswith(b"event:")
+    settings = make_settings(idle_min=600.0, idle_max=600.0)
+    async with serving(failing(), settings) as (worker, _, session):
+        await wait_until(lambda: worker.stats()["idle"]["until"], what="a wait")
+        async with counted_commands(redis) as counted:
+            async with session.get("/") as answer:
+                assert len(await answer.read()) < 150_000
+            await read(session, "console")
+            await read(session, "handlers")
+            async with session.get("/events") as stream:
+                assert (await stream.content.readline()).startswith(b"event:")
 
     assert counted.total == 0
 

@@ -177,13 +177,13 @@ async def test_a_paused_queue_gives_no_job_until_it_is_resumed(
     async def speak(job: Job[Data]) -> str:
         return job.name
 
-    async with Worker(handlers, make_settings(worker_name="listener")) as worker:
+    async with Worker(handlers, make_settings(worker_name="pod-7f9@2.4.1")) as worker:
         assert (await commands.run("queue", "pause"))[:2] == (0, f"{queue} is paused\n")
         job_id = await client.enqueue("speak")
         (status,) = await client.queues()
         listed = await commands.run("status")
         assert (status.paused, status.counts["waiting"]) == (True, 1)
-        assert status.workers == ["listener"]
+        assert status.workers == ["pod-7f9@2.4.1"]
         assert status.oldest_waiting is not None
         assert abs(status.oldest_waiting - time.time()) < 60
         assert listed[1].splitlines()[1].endswith("paused")

@@ -12,12 +12,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.support.stopwatch import Stopwatch
 
 # Wake-up hints, active_jobs and timers: they say when a worker looked, not what became of a job.
 TRANSIENT = ("marker", "stalled", "stalled-check", "limiter")
 _TIMES = {"timestamp", "processedOn", "finishedOn", "prevTS"}
 # Sets that are kept in order of time: two jobs of one millisecond stand in order of their ids.
+_TOLERANCE_MS = 25.0
 _BY_TIME = {"completed", "failed", "delayed", "waiting-children"}
 # Fields that hold the id of a job of the same queue.
 _IDS = {"id", "nrjid", "nextRepeatableJobId"}
@@ -69,7 +73,17 @@ def normalise(raw: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {"keys": keys, "events": events, "api": api, "observed": names.all(raw["observed"])}
 
 
-def gaps(node: Any, ours: Any, tolerance_ms: float = 25, path: str = "") -> Iterator[Gap]:
+def tolerance_with(watch: Stopwatch) -> float:
+    """How far apart the waits of two runs may be, on a machine that was so busy meanwhile.
+
+    A wait begins when a client reads the clock, and the server's event comes that much later.
+    """
+    return _TOLERANCE_MS + 2000 * watch.longest_lag
+
+
+def gaps(
+    node: Any, ours: Any, tolerance_ms: float = _TOLERANCE_MS, path: str = ""
+) -> Iterator[Gap]:
     """Every place where the two differ, depth first."""
     if isinstance(node, dict) and isinstance(ours, dict):
         for name in sorted({*node, *ours}):

@@ -601,13 +601,13 @@ const accidents = {
 const schedulers = {
   "scheduler every": {
     queues: ["work"],
-    stage: (c) => c.queue("work").upsertJobScheduler("tick", { every: 100, limit: 3 }, { name: "work", data: give("tick") }),
+    stage: (c) => c.queue("work").upsertJobScheduler("tick", { every: 500, limit: 3 }, { name: "work", data: give("tick") }),
     drive: (c) => c.finished("work", 3),
   },
   "scheduler every with a failing job": {
     queues: ["work"],
     stage: (c) =>
-      c.queue("work").upsertJobScheduler("tick", { every: 100, limit: 2 }, { name: "work", data: fails("no"), opts: { attempts: 1 } }),
+      c.queue("work").upsertJobScheduler("tick", { every: 500, limit: 2 }, { name: "work", data: fails("no"), opts: { attempts: 1 } }),
     drive: (c) => c.finished("work", 2),
   },
   "scheduler cron with a time zone": {
@@ -632,7 +632,7 @@ const schedulers = {
   "scheduler whose end has come": {
     queues: ["work"],
     stage: async (c) => {
-      const endDate = Date.now() + 100;
+      const endDate = Date.now() + 500;
       await c.queue("work").pause();
       await c.queue("work").upsertJobScheduler("tick", { every: 100, endDate }, { name: "work", data: give("tick") });
       await c.eventually(() => c.commands.ping(), () => Date.now() > endDate + 5);
@@ -646,7 +646,7 @@ const schedulers = {
     queues: ["work"],
     stage: (c) =>
       c.queue("work").upsertJobScheduler(
-        "tick", { every: 100, limit: 2 },
+        "tick", { every: 500, limit: 2 },
         { name: "work", data: fails("again", 1), opts: { attempts: 2, removeOnComplete: true, priority: 3 } },
       ),
     drive: (c) => c.until("work", (seen) => seen.filter(({ event }) => event === "completed").length === 2, "two iterations"),

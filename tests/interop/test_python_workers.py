@@ -333,11 +333,11 @@ async def test_a_job_that_lasts_longer_than_its_lock_is_run_once(
 
     async def slow(job: Given) -> str:
         runs.append(job.id)
-        await asyncio.sleep(1.4)  # more than a lock, whose end nothing tells
+        await asyncio.sleep(2.4)  # more than a lock, whose end nothing tells
         return "done"
 
     job_id = (await queue.add("work", {}, {})).id
-    async with worker(whose, server_url, queue.name, slow, "work", lock=1.0):
+    async with worker(whose, server_url, queue.name, slow, "work", lock=2.0):
         job = await ended(queue, job_id)
 
     assert (job.returnvalue, job.attemptsMade, runs) == ("done", 1, [job_id])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from convolab_worker.embedded import EmbeddedServer, _find_program
 from tests.support.ports import free_port
@@ -126,6 +127,11 @@ class SentinelProcesses:
                 client = Redis(port=port, password=self._password, decode_responses=True)
                 self.clients.append(stack.enter_context(client))
             wait_for_servers(self._are_ready, "the Sentinels know each other")
+            for client in self.clients:
+                # One that has stood still for two seconds does nothing else for thirty; before
+                # Redis 7 that can't be set.
+                with suppress(ResponseError):
+                    client.execute_command("SENTINEL", "DEBUG", "TILT-TRIGGER", 60_000)
             self._stack = stack.pop_all()
         return self
 

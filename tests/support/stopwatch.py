@@ -16,11 +16,12 @@ class Stopwatch:
     """Counts ``seconds`` while its block runs, but not those in which this process stood still.
 
     A bound for them holds on a machine that pauses, and still finds what waits for too long: a wait
-    is counted whole. Lower bounds need no stopwatch. ``paused`` are the seconds that were left out.
+    is counted whole. Lower bounds need no stopwatch. ``paused`` are the seconds that were left out;
+    ``longest_lag`` is how late, at most, this process ran, as others on this machine do too.
     """
 
     def __init__(self) -> None:
-        self._counted = self.paused = 0.0
+        self._counted = self.paused = self.longest_lag = 0.0
         self._last = 0.0
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -53,4 +54,5 @@ class Stopwatch:
             counted = min(now - self._last, _LONGEST_TICK_SECONDS)
             self._counted += counted
             self.paused += now - self._last - counted
+            self.longest_lag = max(self.longest_lag, now - self._last - _TICK_SECONDS)
             self._last = now

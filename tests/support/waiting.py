@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 _POLL_SECONDS = 0.01
 # What one poll counts for at most. The predicate may ask a server, and take its time.
 _LONGEST_POLL_SECONDS = 0.25
-_SERVERS_POLL_SECONDS, _SERVERS_SECONDS = 0.02, 30.0
+_SERVERS_POLL_SECONDS, _SERVERS_SECONDS = 0.02, 60.0
 
 
 async def wait_until(
@@ -49,7 +49,7 @@ async def wait_until(
 def wait_for_servers(predicate: Callable[[], object], what: str) -> None:
     """Return once servers that are being set up, or fail over, have come so far.
 
-    One that answers with an error, or not yet, has not. Fails the test after half a minute.
+    One that answers with an error, or not yet, has not. Fails the test after a minute.
     """
     deadline = time.monotonic() + _SERVERS_SECONDS
     while True:

@@ -112,7 +112,8 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = cast("asyncio.AbstractEventLoop", None)
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=RedisRefused)
-        self._received = bytearray(_READ_BYTES)
+        # A view, since asyncio's TLS reads into slices of it, and those of a bytearray are copies.
+        self._received = memoryview(bytearray(_READ_BYTES))
         self._pending: deque[Unanswered] = deque()
         self._out: list[bytes] = []
         self._flush_due = self._is_reading = False
@@ -355,7 +356,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - it may be of another size
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - it may be of another size
         return self._received
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -103,7 +103,8 @@ class Metrics:
         self._recent_runs = RecentRuns(started_at)
         self._kinds: dict[str, _Kind] = {}
         self._uncounted: deque[RecentRun] = deque()
-        self._lock = threading.Lock()  # of the counts, which whoever asks brings up to date
+        # Of the counts, which whoever asks brings up to date: perhaps a signal, while they are.
+        self._lock = threading.RLock()
 
     def job_ended(self, run: RecentRun) -> None:
         """Take note of one run of a job."""

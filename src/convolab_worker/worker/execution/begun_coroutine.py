@@ -21,12 +21,14 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
     begin() -- it ends, or raises -->     over  (its task's first step ends the task)
     """
 
-    __slots__ = ("_coroutine", "_error", "_future", "_has_ended", "_is_held")
+    __slots__ = ("_coroutine", "_error", "_future", "_has_ended", "_is_awaited", "_is_held")
 
     def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._coroutine: Any = coroutine
         self._is_held = False  # the task has made no step yet
-        self._future: asyncio.Future[Any] | None = None  # None is a step without a future: sleep(0)
+        # What the step gave: None is sleep(0), and what is no future is for the task to refuse.
+        self._future: asyncio.Future[Any] | None = None
+        self._is_awaited = False
         self._has_ended = False
         self._error: BaseException | None = None
 
@@ -39,7 +41,9 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
             self._has_ended = True
         except BaseException as error:  # noqa: BLE001 - the task raises it
             self._error = error
-        if self._future is not None:  # others may wait for it, too, before our task does
+        if self._future is not None and getattr(self._future, "_asyncio_future_blocking", False):
+            self._is_awaited = True
+            # Others may wait for it, too, before our task does.
             self._future._asyncio_future_blocking = False  # noqa: SLF001 - asyncio's protocol
 
     def send(self, value: Any, /) -> Any:
@@ -58,7 +62,7 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
 
     def _given(self) -> asyncio.Future[Any] | None:
         future, self._future = self._future, None
-        if future is not None:
+        if future is not None and self._is_awaited:
             future._asyncio_future_blocking = True  # noqa: SLF001
         return future
 
@@ -70,8 +74,11 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
         if self._is_held:
             self._is_held = False
             self._raise_end()
-            if self._future is not None and self._future.cancel():
-                return self._given()
+            if self._future is not None and self._is_awaited:
+                message = error[0].args[:1]
+                if self._future.cancel(*message):
+                    return self._given()
+            self._future = None
         return self._coroutine.throw(*error)
 
     def close(self) -> None:
@@ -82,24 +89,6 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
         awaited: Generator[Any, Any, None] = self._coroutine.__await__()
         return awaited
 
-    # Where it stands, for those who look at tasks.
-
-    @property
-    def cr_frame(self) -> Any:
-        return self._coroutine.cr_frame
-
-    @property
-    def cr_await(self) -> Any:
-        return self._coroutine.cr_await
-
-    @property
-    def cr_code(self) -> Any:
-        return self._coroutine.cr_code
-
-    @property
-    def cr_running(self) -> Any:
-        return self._coroutine.cr_running
-
-    @property
-    def cr_suspended(self) -> Any:
-        return self._coroutine.cr_suspended
+    def __getattr__(self, name: str) -> Any:
+        """Its name, and where it stands, for those who look at tasks."""
+        return getattr(self._coroutine, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import pytest
@@ -132,6 +132,52 @@ async def test_a_cancellation_reaches_what_it_waits_for_first(turns: int) -> Non
     assert waits_for.cancelled()
 
 
+async def test_a_cancellations_message_comes_along() -> None:
+    """Anyio knows its own cancellations by theirs."""
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    messages = []
+
+    async def work() -> None:
+        try:
+            await never
+        except asyncio.CancelledError as error:
+            messages.append(error.args)
+
+    task = begun_task(work())
+    task.cancel("by a scope")
+    await task
+    assert messages == [("by a scope",)]
+
+
+async def test_what_can_not_be_awaited_is_an_error_where_it_is_awaited() -> None:
+    """As in any task: something else than a future, and a future that is merely yielded."""
+
+    class Yields:
+        def __init__(self, given: object) -> None:
+            self.given = given
+
+        def __await__(self) -> Generator[object, None, None]:
+            yield self.given
+
+    future = asyncio.get_running_loop().create_future()
+    for given, reason in (
+        (5, "Task got bad yield: 5"),
+        (False, "Task got bad yield: False"),
+        (future, "yield was used instead of yield from"),
+    ):
+        caught: list[str] = []
+
+        async def work(given: object = given, caught: list[str] = caught) -> None:
+            try:
+                await Yields(given)
+            except RuntimeError as error:
+                caught.append(str(error))
+
+        await asyncio.wait_for(begun_task(work()), 5)
+        assert len(caught) == 1
+        assert caught[0].startswith(reason)
+
+
 async def test_a_cancellation_comes_where_it_gave_way() -> None:
     """There is no future that it could reach first, or that is done already."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -191,6 +237,7 @@ async def test_it_shows_where_it_stands() -> None:
         ]
         assert inspect.getcoroutinestate(coroutine) == inspect.CORO_SUSPENDED
         assert task.get_stack()
+        assert "work() running at" in repr(task)
         await asyncio.sleep(0)
     never.set_result(None)
     await task
