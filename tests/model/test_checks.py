@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.model import rest
+from tests.model import rest, world as world_of_plans
 from tests.model.bench import ModelBench
 from tests.model.plan import Plan, Step
 from tests.model.run import run_plan
@@ -147,6 +147,9 @@ def test_what_is_wrong_is_found(
 ) -> None:
     """Each invariant can fail."""
     monkeypatch.setattr(rest, "PATIENCE_SECONDS", 0.5)
+    # What a job may be is checked only where no pause of the machine can have cost it its lock.
+    for module in (rest, world_of_plans):
+        monkeypatch.setattr(module, "LOCK_SECONDS", 20.0)
     plan = Plan(steps=(Add(), Until("answered"), Let(0.1), Sabotage(wrong)))
 
     try:
