@@ -6,6 +6,7 @@ of the time that each takes between two jobs, and the next job starts sooner.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import Counter, deque
 from itertools import accumulate, pairwise
@@ -93,35 +94,35 @@ class _Kind:
 class Metrics:
     """What a worker did since it started at ``started_at`` (epoch seconds), by kind of job.
 
-    Takes every time as an argument. One thread may call it; any may ask for ``outcomes``.
+    Takes every time as an argument. One thread tells what has ended; any may ask.
     """
 
-    __slots__ = ("_kinds", "_outcomes", "_recent_runs", "_uncounted")
+    __slots__ = ("_kinds", "_lock", "_recent_runs", "_uncounted")
 
     def __init__(self, started_at: float = 0.0) -> None:
         self._recent_runs = RecentRuns(started_at)
         self._kinds: dict[str, _Kind] = {}
-        # Apart from the kinds', since another thread that asks may not count what is uncounted.
-        self._outcomes: Counter[str] = Counter()
-        self._uncounted: list[RecentRun] = []
+        self._uncounted: deque[RecentRun] = deque()
+        # Of the counts, which whoever asks brings up to date: perhaps a signal, while they are.
+        self._lock = threading.RLock()
 
     def job_ended(self, run: RecentRun) -> None:
         """Take note of one run of a job."""
-        self._outcomes[run.outcome] += 1
         self._uncounted.append(run)
         if len(self._uncounted) >= _MOST_UNCOUNTED:
             self._count()
 
     def _count(self) -> None:
-        runs, self._uncounted = self._uncounted, []
-        by_kind: dict[str, list[RecentRun]] = {}
-        for run in runs:
-            by_kind.setdefault(run.kind, []).append(run)
-        for name, ended in by_kind.items():
-            if name not in self._kinds:
-                self._kinds[name] = _Kind()
-            self._kinds[name].count(ended)
-        self._recent_runs.ended(*runs)
+        with self._lock:
+            runs = [self._uncounted.popleft() for _ in range(len(self._uncounted))]
+            by_kind: dict[str, list[RecentRun]] = {}
+            for run in runs:
+                by_kind.setdefault(run.kind, []).append(run)
+            for name, ended in by_kind.items():
+                if name not in self._kinds:
+                    self._kinds[name] = _Kind()
+                self._kinds[name].count(ended)
+            self._recent_runs.ended(*runs)
 
     @property
     def recent_runs(self) -> RecentRuns:
@@ -131,8 +132,12 @@ class Metrics:
 
     @property
     def outcomes(self) -> Counter[str]:
-        """A copy: how many runs had each outcome, whatever their kind; from any thread."""
-        return self._outcomes.copy()
+        """A copy: how many runs had each outcome, whatever their kind."""
+        self._count()
+        outcomes: Counter[str] = Counter()
+        for kind in self._kinds.values():
+            outcomes.update(kind.outcomes)
+        return outcomes
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything, ready for JSON: ``jobs``, ``duration`` and ``waited``."""

@@ -124,6 +124,7 @@ class HandlerCall:
 
     async def run(self) -> None:
         """Start the handler and wait until it has ended or has been abandoned."""
+        began = 0.0 if self._handler.timeout is None else self._loop.time()
         if self._handler.threaded and not self._handler.middleware:
             try:
                 self._start_thread(self._job, self._finish)
@@ -135,14 +136,14 @@ class HandlerCall:
             self._task = _begin(self._call(), self._loop, name)
         try:
             if not self._is_over:  # or it needed nothing to wait for, and no turn of the loop
-                await self._wait()
+                await self._wait(began)
         finally:
             if (programs := self._job._subprocesses) is not None:  # noqa: SLF001 - they end with us
                 self.killed_programs = programs.end()
 
-    async def _wait(self) -> None:
+    async def _wait(self, began: float) -> None:
         if self._in_process is None and self._handler.timeout is not None:
-            self._start_clock()
+            self._start_clock(began)
         self._over = asyncio.Future(loop=self._loop)
         try:
             await self._over
@@ -177,10 +178,11 @@ class HandlerCall:
             if pid not in known
         ]
 
-    def _start_clock(self) -> None:
-        """From now on the time-out counts."""
+    def _start_clock(self, began: float | None = None) -> None:
+        """The time-out counts from when the handler ``began``, by the loop's clock; or from now."""
         if self._handler.timeout is not None and self.aborted is None and not self._is_over:
-            self._timer = self._loop.call_later(self._handler.timeout, self._time_out)
+            began = self._loop.time() if began is None else began
+            self._timer = self._loop.call_at(began + self._handler.timeout, self._time_out)
 
     async def _call(self) -> None:
         self._began = True

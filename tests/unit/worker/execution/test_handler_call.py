@@ -73,6 +73,21 @@ async def test_a_time_out_cancels_the_handler_and_fails_the_attempt() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_time_out_counts_from_the_handlers_beginning() -> None:
+    """And not from where it first waits for something."""
+
+    async def handler(_job: Job[Any]) -> None:
+        time.sleep(0.1)  # noqa: ASYNC251 - it blocks the loop, as it should not
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    outcome = await Trial(handler, ONE_MORE, timeout=0.1).outcome()
+
+    assert isinstance(outcome, Failed)
+    assert outcome.reason == "work ran longer than its time-out of 0.1 s"
+
+
+@pytest.mark.asyncio
 async def test_a_result_after_the_time_out_is_too_late() -> None:
     """A handler that swallows its cancellation has failed all the same."""
 
