@@ -201,7 +201,7 @@ async def test_a_limit_that_is_none_is_told_and_its_mending_is_noticed_within_a_
             await wait_until(
                 lambda: "broken" in worker.stats()["stopped"].values(), what="a broken queue"
             )
-            await asyncio.sleep(1.5)  # the pauses between two tries grow
+            await listening(worker, redis)  # the pauses between two tries grow
             await redis.hset(meta, "concurrency", "1")
             took = await held.run_to(1)
             held.end(*held.running)
