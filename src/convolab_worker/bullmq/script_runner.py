@@ -42,9 +42,7 @@ async def run_script(connection: Connection, purpose: Purpose, call: Call) -> An
         is_known = found.sha in scripts.known
         if not is_known and (asked := scripts.asked.get(found.sha)) is not None:
             await asked.wait()
-            if not connection.is_open:
-                msg = "the connection was lost"
-                raise ReplyLost(msg)
+            _expect_open(connection)
             continue
         try:
             if not is_known:
@@ -86,12 +84,20 @@ async def _ask(
                 # Otherwise each of the waiting calls would be refused as well.
                 scripts.known.add(found.sha)
                 raise
+            _expect_open(connection)
             answer = await connection.call(purpose, "EVAL", found.text, *rest)
         scripts.known.add(found.sha)
         return answer
     finally:
         del scripts.asked[found.sha]
         asked.set()
+
+
+def _expect_open(connection: Connection) -> None:
+    """Raises ReplyLost where the connection was lost after a call had been sent on it."""
+    if not connection.is_open:
+        msg = "the connection was lost"
+        raise ReplyLost(msg)
 
 
 async def run_pipeline(

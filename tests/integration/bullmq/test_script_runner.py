@@ -235,6 +235,25 @@ async def test_calls_that_waited_are_lost_with_the_first(cold: ColdServer) -> No
     assert texts(counted) <= 3
 
 
+async def test_a_call_whose_text_can_not_follow_is_lost_with_the_connection(
+    cold: ColdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be sent again, as any call whose reply was lost."""
+    connection = await cold.connect()
+    ask = connection.call
+
+    async def ask_and_hang_up(*command: Any) -> Any:
+        try:
+            return await ask(*command)
+        finally:
+            await connection.close()
+
+    monkeypatch.setattr(connection, "call", ask_and_hang_up)
+
+    with pytest.raises(ReplyLost):
+        await run_script(connection, Purpose.ENQUEUE, adding("one"))
+
+
 async def test_a_call_of_a_known_script_is_sent_before_the_next_command(cold: ColdServer) -> None:
     """What a caller sends in order, the server executes in order."""
     connection = await cold.connect()
