@@ -265,6 +265,20 @@ async def test_a_value_larger_than_every_buffer_comes_back_whole(connect: Connec
     assert answers == [b"OK", large, 32 * MIB]
 
 
+@only_valkey
+async def test_a_connection_reads_more_at_once_after_large_answers(connect: Connections) -> None:
+    """One that had none keeps little memory for them."""
+    connection = await connect()
+    await connection.call(Purpose.PROBE, "SET", "key", bytes(MIB))
+    sizes = [len(connection.get_buffer(-1))]
+
+    for _ in range(8):
+        await connection.call(Purpose.PROBE, "GET", "key")
+    sizes.append(len(connection.get_buffer(-1)))
+
+    assert sizes == [16 * 1024, 256 * 1024]
+
+
 async def test_answers_have_the_shape_that_the_server_gives_them(connect: Connections) -> None:
     connection = await connect()
 
