@@ -53,8 +53,8 @@ _log = Log()
 # server has more to do than we have ready, a write waits until it has as many commands again, since
 # each write costs 5 to 10 us.
 _FLUSH_AT = 4
-# At most this is read at once; more, once a read has filled it. asyncio itself would allocate 256 KB
-# for each answer, which the C library may take from the system and give back each time.
+# At most this is read at once; more, once a read has filled it. asyncio itself would allocate
+# 256 KB for each answer, which the C library may take from the system and give back each time.
 _READ_BYTES, _MOST_READ_BYTES = 16 * 1024, 256 * 1024
 _CLOSED = "the connection was closed"
 
