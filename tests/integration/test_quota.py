@@ -59,8 +59,9 @@ async def test_spent_quota_is_named_once_and_waited_for(
             await asyncio.wait_for(started.wait(), SOON)
             provider.spent = True
             gate.set()
-            # Pauses of 0.5, 1, 2 … s: within the first four tries some 3 s pass.
-            await wait_until(lambda: provider.refused >= 4, timeout=SOON)
+            # Three commands are tried together, after pauses of 0.5, 1, 2 … s: the second try is
+            # over, and within the second that follows falls the third one at most.
+            await wait_until(lambda: provider.refused >= 6, timeout=SOON)
             first = provider.refused
             with Stopwatch() as watch:
                 await asyncio.wait_for(_a_second(), SOON)

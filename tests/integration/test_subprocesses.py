@@ -60,6 +60,7 @@ async def test_a_program_ends_with_its_job(
     """Whatever ends the job, and whatever the program thinks of SIGTERM."""
     monkeypatch.setattr("convolab_worker.handlers.job.subprocesses._END_SECONDS", 0.2)
     handlers, pids = HandlerRegistry(), list[int]()
+    programs: list[asyncio.subprocess.Process] = []
     started, loop = asyncio.Event(), asyncio.get_running_loop()
     timeout = 0.3 if how == "time-out" else None
 
@@ -68,6 +69,7 @@ async def test_a_program_ends_with_its_job(
         async with job.subprocess(*STUBBORN, stdout=-1) as program:
             assert program.stdout is not None
             pids.extend([program.pid, int(await program.stdout.readline())])
+            programs.append(program)
             started.set()
             if how == "error":
                 raise ValueError
@@ -92,6 +94,8 @@ async def test_a_program_ends_with_its_job(
                 await client.result(job_id, SOON)
 
     await all_gone(pids)
+    for program in programs:
+        await program.wait()  # or the loop is closed before it hears of the end
 
 
 async def test_what_a_handler_leaves_of_its_own_programs_is_killed_and_told(
