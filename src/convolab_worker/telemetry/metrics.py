@@ -133,33 +133,36 @@ class Metrics:
     @property
     def outcomes(self) -> Counter[str]:
         """A copy: how many runs had each outcome, whatever their kind."""
-        self._count()
         outcomes: Counter[str] = Counter()
-        for kind in self._kinds.values():
-            outcomes.update(kind.outcomes)
+        with self._lock:
+            self._count()
+            for kind in self._kinds.values():
+                outcomes.update(kind.outcomes)
         return outcomes
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of everything, ready for JSON: ``jobs``, ``duration`` and ``waited``."""
-        self._count()
-        kinds = self._kinds.items()
-        return {
-            "jobs": {name: dict(kind.outcomes) for name, kind in kinds},
-            "duration": {name: kind.durations.snapshot() for name, kind in kinds},
-            "waited": {name: kind.waits.snapshot() for name, kind in kinds},
-        }
+        with self._lock:
+            self._count()
+            kinds = self._kinds.items()
+            return {
+                "jobs": {name: dict(kind.outcomes) for name, kind in kinds},
+                "duration": {name: kind.durations.snapshot() for name, kind in kinds},
+                "waited": {name: kind.waits.snapshot() for name, kind in kinds},
+            }
 
     def kinds(self) -> dict[str, dict[str, Any]]:
         """By kind: its ``outcomes``, and the percentiles of how long jobs took and waited."""
-        self._count()
-        return {
-            name: {
-                "outcomes": dict(kind.outcomes),
-                "took": kind.durations.percentiles(),
-                "waited": kind.waits.percentiles(),
+        with self._lock:
+            self._count()
+            return {
+                name: {
+                    "outcomes": dict(kind.outcomes),
+                    "took": kind.durations.percentiles(),
+                    "waited": kind.waits.percentiles(),
+                }
+                for name, kind in self._kinds.items()
             }
-            for name, kind in self._kinds.items()
-        }
 
 
 class CommandUsage:

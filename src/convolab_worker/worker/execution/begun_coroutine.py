@@ -1,7 +1,7 @@
 """A coroutine that begins at once, and not with its task's first turn of the event loop.
 
-A handler that waits for nothing has ended before its slot goes on: a short job takes two turns of
-the loop less. Python has this from 3.12 on (``eager_start``); this is for Python 3.11.
+A handler that waits for nothing has ended before its slot goes on, which does not wait for two
+turns of the loop. Python has this from 3.12 on (``eager_start``); this is for Python 3.11.
 """
 
 from __future__ import annotations
