@@ -15,11 +15,7 @@ from convolab_worker.client.session import Session
 from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.route import Route
 from convolab_worker.connection.source import ServerSource
-from convolab_worker.errors import (
-    ConfigurationError,
-    ConvolabWorkerError,
-    ReplyLost,
-)
+from convolab_worker.errors import ConfigurationError, ConvolabWorkerError, ReplyLost
 from convolab_worker.settings import Settings
 from convolab_worker.telemetry.tracing import tracing
 
