@@ -96,9 +96,7 @@ class Mover:
 
     def _all_states(self) -> list[str]:
         """The states, and the list in which BullMQ before 6 kept the jobs of a paused queue."""
-        return [
-            each for state in self._states for each in (LISTS.get(state, (state,)))
-        ]
+        return [each for state in self._states for each in (LISTS.get(state, (state,)))]
 
     async def results(self) -> AsyncIterator[MoveResult]:
         """Go through the jobs, the oldest of each state first, and yield what becomes of each.
