@@ -249,7 +249,7 @@ def test_the_page_for_operators_lists_every_event_that_is_logged() -> None:
     page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
     package = Path(next(iter(convolab_worker.__path__)))
     logged = {
-        node.args[0].value
+        str(node.args[0].value)
         for file in package.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text("utf-8")))
         if isinstance(node, ast.Call)

@@ -131,7 +131,7 @@ def _list(given: argparse.Namespace) -> int:
         return 0
     if not found:
         which = f"{'failed ' * given.only_failed}job"
-        is_filtered = not wanted.is_everything or getattr(given, "states", ())
+        is_filtered = not wanted.is_everything or bool(vars(given).get("states"))
         result(f"no {which} fits" if is_filtered else f"there is no {which}")
         return 0
     if given.only_failed:
