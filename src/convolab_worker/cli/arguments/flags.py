@@ -65,6 +65,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with the exit code for wrong usage."""
+        if self.commands and message.startswith("the following arguments are required"):
+            message = f"expected one of {', '.join(self.commands)}"
         self.exit(MISUSED, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
