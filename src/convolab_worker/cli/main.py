@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
+from convolab_worker.cli import streams
 from convolab_worker.cli.arguments.flags import (
     DONE,
     FAILED,
@@ -21,7 +22,6 @@ from convolab_worker.cli.arguments.flags import (
     add_command,
     add_subcommands,
 )
-from convolab_worker.cli.process import streams
 from convolab_worker.cli.process.ending import leave
 from convolab_worker.cli.process.signals import SIGNALS, Stopped, become_init
 from convolab_worker.errors import ConfigurationError, ConvolabWorkerError

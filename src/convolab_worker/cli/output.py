@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from convolab_worker.cli.process import streams
+from convolab_worker.cli import streams
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.telemetry.log_stream import flush_log
 

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import NoReturn
 
-from convolab_worker.cli.process import streams
+from convolab_worker.cli import streams
 
 # How long children get to end after they were told to, and how long the interpreter then waits for
 # threads, children and exit functions.

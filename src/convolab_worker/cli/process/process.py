@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker._logs import Log
-from convolab_worker.cli.process import streams
+from convolab_worker.cli import streams
 from convolab_worker.cli.process.ending import end_children
 from convolab_worker.cli.process.garbage import look_as_usual
 from convolab_worker.cli.process.signals import SIGNALS
