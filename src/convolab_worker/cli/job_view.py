@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.output import as_json, printable, table
 from convolab_worker.client.job_status import json_or_text
+from convolab_worker.settings.units import is_number
 from convolab_worker.telemetry.frames import application_place_in, sections_of
 
 if TYPE_CHECKING:
@@ -207,8 +208,7 @@ def _between(start: float | None, end: float, word: str) -> str:
 
 def progress(value: Any) -> str:
     """Return a job's progress as text: numbers are per cent."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:g} %" if is_number else as_json(value)
+    return f"{value:g} %" if is_number(value) else as_json(value)
 
 
 def _shown(value: Any, *, full: bool) -> str:

@@ -16,6 +16,7 @@ from convolab_worker.bullmq.protocol.job_options import (
     most_attempts,
     number,
 )
+from convolab_worker.settings.units import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -176,7 +177,7 @@ def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
     if stack is not None:
         traces.append(stack)
     limit = job.opts.get("stackTraceLimit")
-    if limit == 0 and isinstance(limit, (int, float)) and not isinstance(limit, bool):
+    if is_number(limit) and limit == 0:
         traces = []
     elif limit:  # JavaScript's slice(-limit)
         last = max(min(number(limit) or 0, len(traces)), -len(traces))

@@ -15,7 +15,12 @@ import msgpack
 
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, short_options
-from convolab_worker.bullmq.protocol.keywords import ScheduledJobOptions, is_seconds, is_text
+from convolab_worker.bullmq.protocol.keywords import (
+    ScheduledJobOptions,
+    is_count,
+    is_seconds,
+    is_text,
+)
 from convolab_worker.bullmq.protocol.records import read_number, text
 from convolab_worker.errors import ConfigurationError
 
@@ -103,13 +108,12 @@ def repeat_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     every, cron, tz, limit, start, until, immediately = (options.get(what) for what in _WHEN)
     left = {what: value for what, value in options.items() if what not in _WHEN}
     is_time = is_seconds(every) and round((every or 0) * 1000) >= 1
-    is_count = isinstance(limit, int) and not isinstance(limit, bool) and 0 < limit <= _MOST_LIMIT
     for what, is_good, expected in (
         ("every", (every is None) != (cron is None), "either seconds, or a pattern as cron="),
         ("every", every is None or is_time, "seconds, a thousandth or more"),
         ("cron", cron is None or is_text(cron), "text"),
         ("tz", tz is None or (is_text(tz) and cron is not None), "a time zone for a pattern"),
-        ("limit", limit is None or is_count, "1 or more"),
+        ("limit", limit is None or is_count(limit, 1), "1 or more"),
         ("immediately", immediately in {None, False, True}, "True or False"),
         ("immediately", not immediately or (cron and start is None), "a pattern without a start"),
         ("delay", left.get("delay") is None, "it left out: a schedule has its own"),
@@ -136,7 +140,7 @@ def _milliseconds(what: str, moment: object) -> int | None:
         return round(moment.timestamp() * 1000)
     if isinstance(moment, datetime) or not is_seconds(moment):
         raise _wrong(what, moment, "a datetime with a time zone, or seconds since the epoch")
-    return round(float(moment) * 1000)  # type: ignore[arg-type]
+    return round(moment * 1000)
 
 
 def _wrong(what: str, value: object, expected: str) -> ConfigurationError:

@@ -19,7 +19,7 @@ from convolab_worker.payloads.annotation import (
     payload_annotation,
     result_annotation,
 )
-from convolab_worker.settings.units import StartRate, parse_rate
+from convolab_worker.settings.units import StartRate, is_whole, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -204,8 +204,7 @@ def check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> 
 
 
 def _checked_concurrency(concurrency: int | None, where: str) -> int | None:
-    is_whole = isinstance(concurrency, int) and not isinstance(concurrency, bool)
-    if concurrency is not None and not (is_whole and concurrency >= 1):
+    if concurrency is not None and not (is_whole(concurrency) and concurrency >= 1):
         msg = f"{where}: concurrency={concurrency!r}: expected 1 or more, or None"
         raise ConfigurationError(msg)
     return concurrency
