@@ -22,12 +22,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.benchmarks.benchkit.monitor import CommandCount, MonitorTap, count
-from examples.benchmarks.benchkit.process import (
-    CONTENDERS,
-    Contender,
-    Producer,
-    WorkerProcess,
-)
+from examples.benchmarks.benchkit.process import CONTENDERS, Contender, Producer, WorkerProcess
 from examples.benchmarks.benchkit.report import progress
 from examples.benchmarks.benchkit.section import Section, run_alone
 from examples.benchmarks.benchkit.server import PrivateServer

@@ -50,7 +50,7 @@ class ConsoleClient(JobClient):
         until a page of them fits. Raises ConfigurationError.
         """
         keys = self._keys_of(queue)
-        connection = await self._current_session().open()
+        connection = await self._connection()
         return await read_page(connection, keys, state, after, fits)
 
     async def matching(
@@ -67,12 +67,12 @@ class ConsoleClient(JobClient):
         ConfigurationError.
         """
         keys = self._keys_of(queue)
-        connection = await self._current_session().open()
+        connection = await self._connection()
         return await matching(connection, keys, state, name, fits)
 
     async def details(self, job_id: str, queue: str) -> JobDetails:
         """Return everything kept of a job, its parents and its children. Raises JobNotFound."""
-        connection = await self._current_session().open()
+        connection = await self._connection()
         return await read_details(connection, self.settings.prefix, queue, job_id)
 
     async def attempts(self, job_id: str, queue: str) -> Attempts:
@@ -82,12 +82,12 @@ class ConsoleClient(JobClient):
         Raises JobNotFound.
         """
         keys = self._keys_of(queue)
-        return await read_attempts(await self._current_session().open(), keys, job_id)
+        return await read_attempts(await self._connection(), keys, job_id)
 
     async def failures(self, queue: str) -> list[FailureGroup]:
         """Return the newest 500 failed jobs by reason: one command a job, and one more."""
         keys = self._keys_of(queue)
-        connection = await self._current_session().open()
+        connection = await self._connection()
         ids = await connection.call(
             Purpose.STATUS, "ZREVRANGE", keys["failed"], 0, WINDOW - 1, "WITHSCORES"
         )

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
     from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
-    from convolab_worker.telemetry.tracing import Tracing
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -157,8 +156,6 @@ async def listed(session: Session, queues: Sequence[QueueKeys]) -> list[Schedule
 
 class Schedules(Operations):
     """The methods of ``JobClient`` for job schedulers, which Node lists, changes and removes."""
-
-    _tracing: Tracing
 
     @overload
     async def schedule(
