@@ -23,6 +23,15 @@ STATE_KEYS = (
 )  # fmt: skip
 
 
+def can_be_an_id(text: str) -> bool:
+    """Whether Redis can have a job with that id: its bytes may be something else than UTF-8."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class QueueKeys:
     """The keys of ``queue`` under ``prefix``: ``keys["wait"]`` is ``prefix:queue:wait``."""
 
