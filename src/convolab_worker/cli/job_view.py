@@ -6,8 +6,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker.bullmq.protocol.records import json_or_text
 from convolab_worker.cli.output import as_json, printable, table
-from convolab_worker.client.job_status import json_or_text
 from convolab_worker.settings.units import is_number
 from convolab_worker.telemetry.frames import application_place_in, sections_of
 
