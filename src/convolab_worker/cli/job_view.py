@@ -93,7 +93,8 @@ def _facts(job: JobStatus, now: float) -> Iterator[tuple[str, str]]:
             "ended",
             f"{_ago(job.finished_on, now)}{_between(job.processed_on, job.finished_on, 'ran')}",
         )
-    started = f", started {job.starts} times" if job.starts > job.attempts_made else ""
+    times = "once" if job.starts == 1 else f"{job.starts} times"
+    started = f", started {times}" if job.starts > job.attempts_made else ""
     yield "attempts", f"{job.attempts_made} of {job.max_attempts}{started}"
     if job.priority:
         yield "priority", str(job.priority)
