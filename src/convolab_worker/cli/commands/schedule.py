@@ -141,8 +141,31 @@ async def _set(client: JobClient, given: argparse.Namespace) -> int:
         immediately=given.immediately,
         **job_flags.job_options(given),
     )
-    result(as_json({"schedule": given.id, "id": job_id}) if given.json else job_id)
+    if given.json:
+        result(as_json({"schedule": given.id, "id": job_id}))
+    else:
+        result(job_id)
+        remark(f"{given.id} is due next at {_moment(_due(job_id))}{_pattern_in_words(given)}")
     return flags.DONE
+
+
+def _due(job_id: str) -> float:
+    """Return the epoch seconds that the id of a schedule's job ends with, in milliseconds."""
+    return int(job_id.rpartition(":")[2]) / 1000
+
+
+def _moment(epoch_seconds: float) -> str:
+    return f"{datetime.fromtimestamp(epoch_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _pattern_in_words(given: argparse.Namespace) -> str:
+    """Return what the pattern means: a field too few is another time, and not a mistake."""
+    if given.cron is None:
+        return ""
+    from convolab_worker.bullmq.cron.words import in_words
+
+    zone = f", {given.tz}" if given.tz else ""
+    return f" (pattern: {in_words(given.cron, given.id)}{zone})"
 
 
 async def _remove(client: JobClient, given: argparse.Namespace) -> int:
@@ -158,13 +181,12 @@ def _row(schedule: Schedule) -> tuple[object, ...]:
     when = schedule.cron or f"every {format_duration(schedule.every or 0.0)}"
     zone = f" {schedule.tz}" if schedule.tz else ""
     most = f" of {schedule.limit}" if schedule.limit is not None else ""
-    moment = datetime.fromtimestamp(schedule.next_at, UTC)
     return (
         schedule.id,
         schedule.queue,
         schedule.name,
         f"{when}{zone}",
-        f"{moment:%Y-%m-%d %H:%M:%S} UTC",
+        _moment(schedule.next_at),
         f"{schedule.count}{most}",
     )
 
