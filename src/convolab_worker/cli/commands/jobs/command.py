@@ -271,14 +271,15 @@ def _named(job: JobStatus) -> list[str]:
 
 
 def _when(job: JobStatus) -> str:
-    """Return when a job ended, is due, has started or was added."""
+    """Return when a job ended, has started or was added; of one that is delayed, when it is due."""
     from convolab_worker.cli.job_view import date
 
+    if job.finished_on is None and job.due_at is not None:
+        return f"due {date(job.due_at)}"
     started = job.processed_on if job.state == "active" else None
-    for at in (job.finished_on, job.due_at, started, job.timestamp):
-        if at is not None:
-            break
-    return date(at)
+    return date(
+        next((at for at in (job.finished_on, started, job.timestamp) if at is not None), None)
+    )
 
 
 def _reason(job: JobStatus) -> str:
