@@ -114,7 +114,7 @@ def repeat_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     left = {what: value for what, value in options.items() if what not in _WHEN}
     is_time = is_seconds(every) and round((every or 0) * 1000) >= 1
     for what, is_good, expected in (
-        ("every", (every is None) != (cron is None), "either seconds, or a pattern as cron="),
+        ("every", (every is None) != (cron is None), "either every=SECONDS or cron=PATTERN"),
         ("every", every is None or is_time, "seconds, a thousandth or more"),
         ("cron", cron is None or is_text(cron), "text"),
         ("tz", tz is None or (is_text(tz) and cron is not None), "a time zone for a pattern"),
