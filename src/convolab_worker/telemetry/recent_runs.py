@@ -7,13 +7,15 @@ the quarter of an hour, fifty reasons. Every time is an argument.
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
 _MOST_RUNS = 100
 _MOST_REASONS = 50
@@ -48,6 +50,13 @@ class RecentRun(Struct, frozen=True):
     reason: str | None = None
 
 
+_kind_and_outcome = attrgetter("kind", "outcome")
+
+
+def _minute_of(run: RecentRun) -> float:
+    return run.at // _MINUTE
+
+
 class CountsOverTime:
     """How many runs ended in each stretch of ``seconds``, by kind and outcome."""
 
@@ -58,14 +67,12 @@ class CountsOverTime:
         self._last: dict[str, dict[str, int]] = {}
         self._begun = self._over = 0.0  # the counts of the last run's stretch
 
-    def count(self, runs: Sequence[RecentRun]) -> None:
-        for run in runs:
-            at = run.at
-            kinds = self._last if self._begun <= at < self._over else self._of(at)
-            outcomes = kinds.get(run.kind)
-            if outcomes is None:
-                outcomes = kinds[run.kind] = {}
-            outcomes[run.outcome] = outcomes.get(run.outcome, 0) + 1
+    def count(self, at: float, ended: Mapping[tuple[str, str], int]) -> None:
+        """Count how many runs ``ended`` at that time, by kind and outcome."""
+        kinds = self._last if self._begun <= at < self._over else self._of(at)
+        for (kind, outcome), count in ended.items():
+            outcomes = kinds.setdefault(kind, {})
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
 
     def _of(self, at: float) -> dict[str, dict[str, int]]:
         """The counts of the stretch that ``at`` is in; most of the next runs are in it, too."""
@@ -124,8 +131,10 @@ class RecentRuns:
     def ended(self, *runs: RecentRun) -> None:
         self.total += len(runs)
         self._runs.extend(runs)
-        self._minutes.count(runs)
-        self._quarters.count(runs)
+        for minute, in_it in groupby(runs, key=_minute_of):
+            ended = Counter(map(_kind_and_outcome, in_it))
+            self._minutes.count(minute * _MINUTE, ended)
+            self._quarters.count(minute * _MINUTE, ended)
         for run in runs:
             if run.reason is not None:
                 self._failed(run, run.reason)
