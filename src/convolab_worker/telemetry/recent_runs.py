@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from itertools import groupby
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct, structs
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _MOST_RUNS = 100
 _MOST_REASONS = 50
@@ -50,13 +46,6 @@ class RecentRun(Struct, frozen=True):
     reason: str | None = None
 
 
-_kind_and_outcome = attrgetter("kind", "outcome")
-
-
-def _minute_of(run: RecentRun) -> float:
-    return run.at // _MINUTE
-
-
 class CountsOverTime:
     """How many runs ended in each stretch of ``seconds``, by kind and outcome."""
 
@@ -67,12 +56,11 @@ class CountsOverTime:
         self._last: dict[str, dict[str, int]] = {}
         self._begun = self._over = 0.0  # the counts of the last run's stretch
 
-    def count(self, at: float, ended: Mapping[tuple[str, str], int]) -> None:
-        """Count how many runs ``ended`` at that time, by kind and outcome."""
+    def count(self, at: float, kind: str, outcome: str, count: int) -> None:
+        """So many runs have ended at that time."""
         kinds = self._last if self._begun <= at < self._over else self._of(at)
-        for (kind, outcome), count in ended.items():
-            outcomes = kinds.setdefault(kind, {})
-            outcomes[outcome] = outcomes.get(outcome, 0) + count
+        outcomes = kinds.setdefault(kind, {})
+        outcomes[outcome] = outcomes.get(outcome, 0) + count
 
     def _of(self, at: float) -> dict[str, dict[str, int]]:
         """The counts of the stretch that ``at`` is in; most of the next runs are in it, too."""
@@ -131,10 +119,10 @@ class RecentRuns:
     def ended(self, *runs: RecentRun) -> None:
         self.total += len(runs)
         self._runs.extend(runs)
-        for minute, in_it in groupby(runs, key=_minute_of):
-            ended = Counter(map(_kind_and_outcome, in_it))
-            self._minutes.count(minute * _MINUTE, ended)
-            self._quarters.count(minute * _MINUTE, ended)
+        alike = Counter([(run.at // _MINUTE * _MINUTE, run.kind, run.outcome) for run in runs])
+        for (minute, kind, outcome), count in alike.items():
+            self._minutes.count(minute, kind, outcome, count)
+            self._quarters.count(minute, kind, outcome, count)
         for run in runs:
             if run.reason is not None:
                 self._failed(run, run.reason)
