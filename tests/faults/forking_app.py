@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import subprocess
@@ -64,8 +65,19 @@ async def daemon(_: Job[Any]) -> str:
         child = _FORK.Process(target=_sleep, daemon=is_daemon)
         child.start()
         _children.append(child)
+    sys.stdout.write("printed, and kept by Python until the end\n")
     threading.Thread(target=_sleep).start()
     return str(_children[0].pid)
+
+
+@handlers.audio("stubborn")
+async def stubborn(job: Job[Any]) -> None:
+    """Print, and go on whatever happens."""
+    sys.stdout.write("printed, and kept by Python until the end\n")
+    await asyncio.to_thread(Path(job.data).touch)
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
 
 
 @handlers.audio("orphan")

@@ -28,6 +28,9 @@ PYTHON = [sys.executable, "-m", "convolab_worker"]
 AS_FIRST = ["unshare", "--pid", "--fork", "--kill-child", *PYTHON]
 
 
+WITHOUT_STREAMS = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *PYTHON]
+
+
 class Command:
     """A command as a process of a group of its own, and what it writes."""
 
@@ -65,9 +68,16 @@ def start(safe_bench: Bench, tmp_path: Path) -> Iterator[Any]:
     """Start commands, by default a worker whose handlers start processes."""
     started: list[Command] = []
 
-    def begin(*arguments: str, first: bool = False, **environ: str) -> Command:
-        command = [*(AS_FIRST if first else PYTHON), *(arguments or ("run", "--app", APP))]
-        one = Command(safe_bench, command, tmp_path / f"log-{len(started)}", **environ)
+    def begin(
+        *arguments: str,
+        first: bool = False,
+        program: list[str] = PYTHON,
+        log: Path | None = None,
+        **environ: str,
+    ) -> Command:
+        command = [*(AS_FIRST if first else program), *(arguments or ("run", "--app", APP))]
+        log = tmp_path / f"log-{len(started)}" if log is None else log
+        one = Command(safe_bench, command, log, **environ)
         started.append(one)
         return one
 
@@ -112,6 +122,46 @@ async def test_a_worker_ends_whatever_its_children_and_threads_do(
     assert stopping.seconds < 4
     with pytest.raises(ProcessLookupError):
         os.kill(int(_result(safe_bench, left)), 0)
+
+
+async def test_a_full_disk_for_its_lines_keeps_no_worker_from_its_end(
+    safe_bench: Bench, start: Any
+) -> None:
+    """Nor does a pipe that nobody reads any more: what can't be written is lost."""
+    worker = start(log=Path("/dev/full"), CONVOLAB_SHUTDOWN_GRACE="1", PYTHONUNBUFFERED="")
+    (left,) = await safe_bench.add({}, name="daemon")
+    await safe_bench.all_in("completed", [left])
+
+    worker.process.send_signal(signal.SIGTERM)
+
+    assert await worker.ends(within=10) == 0
+
+
+async def test_a_handler_that_never_ends_and_a_full_disk_keep_no_worker_from_its_end(
+    safe_bench: Bench, start: Any, tmp_path: Path
+) -> None:
+    running = tmp_path / "running"
+    worker = start(log=Path("/dev/full"), CONVOLAB_SHUTDOWN_GRACE="0.1", PYTHONUNBUFFERED="")
+    (job_id,) = await safe_bench.add(str(running), name="stubborn")
+    await wait_until(running.exists, what="the handler")
+
+    worker.process.send_signal(signal.SIGTERM)
+
+    assert await worker.ends(within=10) == 0
+    assert safe_bench.states() == {"wait": [job_id]}
+
+
+async def test_a_worker_without_standard_streams_works_and_ends(
+    safe_bench: Bench, start: Any
+) -> None:
+    """Started with ``<&- >&- 2>&-``: sockets must not get the numbers of the streams."""
+    worker = start(program=WITHOUT_STREAMS)
+    (pooled,) = await safe_bench.add({}, name="pool")
+    await safe_bench.all_in("completed", [pooled])
+
+    worker.process.send_signal(signal.SIGTERM)
+
+    assert await worker.ends(within=10) == 0
 
 
 async def test_a_child_holds_none_of_a_killed_workers_connections(

@@ -23,11 +23,12 @@ import pytest
 from redis.asyncio import Redis
 
 import convolab_worker
-from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker import HandlerRegistry, Job, JobClient, Settings, SyncJobClient, Worker
 from convolab_worker.connection.commands.unanswered import Answer
 from convolab_worker.telemetry.logging import configure_logging
 from convolab_worker.worker.execution.handler_call import HandlerCall
 from tests.support.log_setup import logging_restored
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.asyncio
 
@@ -43,6 +44,7 @@ TURNS_A_JOB = 1.25 if sys.version_info >= (3, 12) else 2.25
 WRITES_A_JOB = 0.35  # at concurrency 50
 CALLS_AN_ADD = 42
 CALLS_AN_ADD_OF_MANY = 32
+CALLS_OF_A_PICK_UP = 115  # from the answer that brings a job's marker to its handler's first line
 COMMANDS_A_JOB = 1.1
 BILLED_A_JOB = 17.2  # those inside scripts too: 1 and 16, and a few of the start and the end
 # How long the ways through the code may be.
@@ -126,6 +128,33 @@ async def test_a_job_costs_few_calls_and_one_command(
         assert calls.turns / jobs <= TURNS_A_JOB
     else:
         assert calls.by_function["connection.Connection._flush"] / jobs <= WRITES_A_JOB
+
+
+async def test_an_idle_worker_picks_a_job_up_with_few_calls(
+    make_settings: Callable[..., Settings],
+) -> None:
+    """What can wait for the handler's first line, such as the next blocking read, does so."""
+    handlers, begun = HandlerRegistry(), asyncio.Event()
+
+    @handlers.audio("noop")
+    async def noop(_job: Job[Any]) -> None:
+        sys.setprofile(None)
+        begun.set()
+
+    settings, pick_ups = make_settings(concurrency=10), []
+    with SyncJobClient(settings) as client:
+        async with Worker(handlers, settings) as worker:
+            for _ in range(7):  # a marker of the job before may be heard in between
+                await worker.hold(60.0)
+                await wait_until(lambda: worker.stats()["idle"]["until"] is not None)
+                begun.clear()
+                with Calls() as calls:
+                    await asyncio.to_thread(client.enqueue, "noop")
+                    await begun.wait()
+                pick_ups.append(calls)
+
+    fewest = min(pick_ups, key=lambda calls: calls.each(1))
+    assert fewest.each(1) <= CALLS_OF_A_PICK_UP, fewest.told(1)
 
 
 async def test_jobs_leave_no_garbage(make_settings: Callable[..., Settings]) -> None:

@@ -213,6 +213,18 @@ async def test_what_can_not_be_done_is_said_and_the_rest_is_done(desk: Desk) -> 
 
 
 @pytest.mark.asyncio
+async def test_no_failed_job_is_not_taken_for_a_filter_that_none_fits(desk: Desk) -> None:
+    """Whoever gave no filter learns that there is no job."""
+    await desk.commands.run("queue", "pause", "--new")
+
+    everything = await desk.commands.run("failed", "list")
+    of_a_name = await desk.commands.run("failed", "list", "--name", "speak")
+
+    assert everything == (0, "there is no failed job\n", "")
+    assert of_a_name == (0, "no failed job fits\n", "")
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -221,7 +233,7 @@ async def test_what_can_not_be_done_is_said_and_the_rest_is_done(desk: Desk) -> 
         (("list", "--reason", "/(/"), "expected a regular expression"),
         (("list", "--older-than", "soon"), "expected a duration"),
         (("list", "--limit", "0"), "expected"),
-        ((), "ACTION"),
+        ((), "expected one of list, show, retry, remove"),
     ],
 )
 async def test_wrong_usage_is_refused_before_anything_is_done(

@@ -91,7 +91,7 @@ async def test_without_yes_it_only_tells(house: House) -> None:
     assert told["moved"] == 0
     assert not told["executed"]
     assert {(row["queue"], row["state"], row["name"], row["jobs"]) for row in told["jobs"]} == {
-        (house.one, "wait", "plain", 3),
+        (house.one, "waiting", "plain", 3),
         (house.one, "prioritized", "urgent", 3),
         (house.two, "delayed", "later", 3),
     }
@@ -195,12 +195,12 @@ async def test_what_can_not_be_moved_stays_and_says_why(house: House) -> None:
 
     outcomes = {(row["name"], row["state"], row["outcome"]) for row in json.loads(out)["jobs"]}
     assert outcomes == {
-        ("plain", "wait", "moved"),
-        ("plain", "wait", "it has a parent"),
-        ("plain", "wait", "it has children"),
-        ("plain", "wait", "it comes from a job scheduler"),
-        ("plain", "wait", "a worker has it"),
-        ("", "wait", "its hash is gone or has no name"),
+        ("plain", "waiting", "moved"),
+        ("plain", "waiting", "it has a parent"),
+        ("plain", "waiting", "it has children"),
+        ("plain", "waiting", "it comes from a job scheduler"),
+        ("plain", "waiting", "a worker has it"),
+        ("", "waiting", "its hash is gone or has no name"),
         ("", "active", "a worker has it"),
     }
     assert await house.waiting(house.new) == ["free"]

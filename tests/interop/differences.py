@@ -38,11 +38,12 @@ class Difference:
 
 _LEVEL = "job.log is structlog's: a row in Redis begins with its level, and ends with its keys"
 _CHILDS_REASON = (
-    "a parent that its child failed says why that failed, which Node leaves to be looked up"
+    "the reason of a parent that failed with its child ends with the child's reason; in Node it "
+    "has to be looked up"
 )
 _DRAINED = (
-    "a worker that knows when the next delayed job is due finishes without asking for another, and "
-    "BullMQ's script then says that the queue is drained, as it is but for delayed jobs"
+    "a worker that knows when the next delayed job is due ends a job without asking for another "
+    "one. BullMQ's script then emits `drained`: the queue has no more than delayed jobs"
 )
 _TOO_EARLY = ": its handler returned too early"
 
@@ -90,7 +91,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "*/returnvalue",
-        "the same number in Python's spelling (1e-07 for 1e-7): equal to whoever reads JSON",
+        "numbers are spelt as Python does (1e-07 for 1e-7), which any reader of JSON takes for "
+        "the same",
         _same_json,
     ),
     Difference(
@@ -107,24 +109,28 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     Difference(
         "*/stacktrace",
-        "a job that fails without its handler being run has no stack; Node's is of its own insides",
+        "a job that fails without a call of its handler has no stack trace; in Node the trace "
+        "shows BullMQ's own code",
         _has_no_handler_to_trace,
     ),
     Difference(
         "*/failedReason",
-        "an exception without a message is called by its class, where Node says nothing",
+        "the reason for an exception without a message is the name of its class; in Node the "
+        "reason is empty",
         _names_the_exception,
         "failure with an empty message",
     ),
     Difference(
         "*/failedReason",
-        "a handler that returns while children are to run is told so, where Node names its script",
+        "the reason for a handler that returned before its children had run says so; in Node "
+        "it names a script",
         lambda gap: gap.ours == gap.node.replace(". moveToFinished", _TOO_EARLY),
         "flow continueParentOnFailure, another child pending",
     ),
     Difference(
         "/keys/*:pc",
-        "the counter of prioritized arrivals, deleted by the next take that finds none of them",
+        "the counter `pc` of prioritized jobs stays until the next fetch that finds no such "
+        "job deletes it",
         _is_left,
     ),
     Difference(
@@ -136,7 +142,8 @@ DIFFERENCES: tuple[Difference, ...] = (
     *(
         Difference(
             path,
-            "BullMQ 5 notes the next iteration with a job; the scripts of 6, which run here, don't",
+            "BullMQ 5 writes the next iteration's id into a job; the scripts of 6, which run here, "
+            "don't",
             lambda gap: gap.ours == "(absent)",
             "scheduler*",
         )

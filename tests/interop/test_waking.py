@@ -82,6 +82,20 @@ async def test_a_failed_wake_is_tried_again_and_a_refusal_is_not(
 
 
 @pytest.mark.asyncio
+async def test_an_address_without_a_path_means_its_wake(node: NodeScripts, tmp_path: Path) -> None:
+    """CONVOLAB_WAKE_URL is read as JobClient reads it, in Python."""
+    async with service(says(), says(), says()) as there:
+        address = there.url.removesuffix("/wake")
+        for times, url in enumerate([address, f"{address}/?hold=60", there.url], start=1):
+            async with api(node, tmp_path, CONVOLAB_WAKE_URL=url) as process:
+                await wake(process)
+                await there.asked(times)
+
+    asked = [request.path_qs for request in there.requests]
+    assert asked == ["/wake", "/wake?hold=60", "/wake"]
+
+
+@pytest.mark.asyncio
 async def test_what_is_left_or_due_is_come_back_for(node: NodeScripts, tmp_path: Path) -> None:
     """A delayed job wakes when it is due, and the answers tell of what comes after."""
     began = time.time()

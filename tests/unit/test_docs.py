@@ -240,6 +240,39 @@ def test_the_page_on_installing_lists_every_extra_and_no_other() -> None:
     assert sorted(listed) == sorted(project["optional-dependencies"])
 
 
+_EVENT = re.compile(r"[a-z_]+\.[a-z_]+")
+_LEVELS = {"info", "warning", "error", "critical", "exception"}
+
+
+def test_the_page_for_operators_lists_every_event_that_is_logged() -> None:
+    """Who is woken by a line finds it there; what is at debug is for those who read the code."""
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    package = Path(next(iter(convolab_worker.__path__)))
+    logged = {
+        str(node.args[0].value)
+        for file in package.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in _LEVELS
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and _EVENT.fullmatch(str(node.args[0].value))
+    }
+
+    assert len(logged) > 50
+    assert sorted(event for event in logged if f"`{event}`" not in page) == []
+
+
+def test_the_page_for_operators_says_where_to_look_first_for_each_alert() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    rules = (ROOT / "deploy" / "alerts.yaml").read_text(encoding="utf-8")
+    alerts = re.findall(r"- alert: (\w+)", rules)
+
+    assert len(alerts) > 10
+    assert [alert for alert in alerts if f"`{alert}`" not in page] == []
+
+
 # "it is no longer", "there is no job" and "that is no way to" are English; "5 is no text" is not.
 _IS_NO = re.compile(r"(?<![Tt]here )\b(?:is|are|was|were) no (?!longer|more|way)(?=[a-z]|$)")
 

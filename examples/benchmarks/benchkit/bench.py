@@ -8,12 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from examples.benchmarks.benchkit.monitor import CommandCount, MonitorTap, count
-from examples.benchmarks.benchkit.process import (
-    BenchmarkError,
-    Contender,
-    Producer,
-    WorkerProcess,
-)
+from examples.benchmarks.benchkit.process import BenchmarkError, Contender, Producer, WorkerProcess
 from examples.benchmarks.benchkit.server import PrivateServer
 
 _POLL_SECONDS = 0.02

@@ -14,12 +14,7 @@ from urllib.parse import urlsplit
 
 from bullmq import Job, Worker
 
-from examples.benchmarks.contenders.harness import (
-    Arguments,
-    act,
-    answer_until_closed,
-    emit,
-)
+from examples.benchmarks.contenders.harness import Arguments, act, answer_until_closed, emit
 
 
 async def nothing(job: Job, _token: str) -> None:

@@ -13,12 +13,7 @@ from typing import Any
 from convolab_worker import HandlerRegistry, Job, Worker
 from convolab_worker.cli.process.process import run_in_loop
 from convolab_worker.telemetry.logging import configure_logging
-from examples.benchmarks.contenders.harness import (
-    Arguments,
-    act,
-    answer_until_closed,
-    emit,
-)
+from examples.benchmarks.contenders.harness import Arguments, act, answer_until_closed, emit
 
 handlers = HandlerRegistry()
 _CONNECT_SECONDS = 10.0

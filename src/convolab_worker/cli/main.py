@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
+from convolab_worker.cli import streams
 from convolab_worker.cli.arguments.flags import (
     DONE,
     FAILED,
@@ -56,6 +57,7 @@ _FOLDERS = ("run", "jobs", "doctor", "cost")
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Be the process of a command: handle its signals, run it, and end with its exit code."""
+    streams.open_missing()
     become_init()
     SIGNALS.install()
     try:
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = given.main(given)
     except ConvolabWorkerError as error:
         flush_log()  # the log's lines come first, then the error
-        sys.stderr.write(f"{PROGRAM}: error: {error}\n")
+        streams.tell(f"{PROGRAM}: error: {error}")
         return MISUSED if isinstance(error, ConfigurationError) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

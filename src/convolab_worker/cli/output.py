@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
+from convolab_worker.cli import streams
 from convolab_worker.errors import ConvolabWorkerError
 from convolab_worker.telemetry.log_stream import flush_log
 
@@ -33,27 +33,17 @@ def result(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes once more when it exits, and would report the closed pipe.
-        _discard_output()
+        streams.discard(sys.stdout)
     except OSError as error:
-        _discard_output()
+        streams.discard(sys.stdout)
         msg = f"standard output can't be written: {error.strerror}"
         raise ConvolabWorkerError(msg) from error
-
-
-def _discard_output() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def remark(text: str) -> None:
     """Write a remark to standard error, with a line break; ignore a stream that is closed."""
     flush_log()
-    try:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-    except OSError:
-        return
+    streams.tell(text)
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:

@@ -8,8 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, is_true, most_attempts
-from convolab_worker.bullmq.protocol.records import read_score, whole_number
+from convolab_worker.bullmq.protocol.job_options import is_true, long_options, most_attempts
+from convolab_worker.bullmq.protocol.records import (
+    json_or_text,
+    pairs,
+    read_score,
+    readable,
+    whole_number,
+)
 
 _PARTS_OF_TRACEPARENT = 4
 
@@ -93,9 +99,8 @@ def as_status(
     """
     if not flat:
         return None
-    text = [readable(part) for part in flat]
-    fields = dict(zip(text[::2], text[1::2], strict=True))
-    opts = options_of(fields.get("opts"))
+    fields = {readable(name): readable(value) for name, value in pairs(flat)}
+    opts = long_options(json_or_text(fields.get("opts")))
     stacktrace = json_or_text(fields.get("stacktrace"))
     return JobStatus(
         id=job_id,
@@ -119,26 +124,6 @@ def as_status(
         stacktrace=stacktrace if isinstance(stacktrace, list) else [],
         processed_by=fields.get("pb") or None,
     )
-
-
-def options_of(text: str | None) -> dict[str, Any]:
-    """Return a job's options by their long names; no options for what is not a JSON object."""
-    decoded = json_or_text(text)
-    if not isinstance(decoded, dict):
-        return {}
-    return {LONG_NAMES.get(key, key): value for key, value in decoded.items()}
-
-
-def readable(raw: bytes | None) -> str:
-    """Return text for people: bytes that are not UTF-8 are replaced, and None is empty text."""
-    return (raw or b"").decode("utf-8", "replace")
-
-
-def json_or_text(text: str | None) -> Any:
-    """Return a field's JSON value, or its text: other programs may write what is not JSON."""
-    with suppress(ValueError, RecursionError):
-        return None if text is None else json.loads(text)
-    return text
 
 
 def _count(text: str | None) -> int:

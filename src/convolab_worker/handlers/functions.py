@@ -7,6 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.units import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,8 +53,7 @@ def takes(function: Callable[..., Any], count: int) -> bool:
 
 def checked_timeout(timeout: float | None, where: str) -> float | None:
     """The checked ``timeout`` of what ``where`` names. Raises ConfigurationError."""
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and 0 < timeout < float("inf")):
+    if timeout is not None and not (is_number(timeout) and 0 < timeout < float("inf")):
         msg = f"{where}: timeout={timeout!r}: expected seconds above 0, or None"
         raise ConfigurationError(msg)
     return timeout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from msgspec import Struct
 
@@ -13,6 +13,7 @@ from convolab_worker.bullmq.protocol.job_options import is_true, number
 from convolab_worker.bullmq.protocol.keywords import BUILT_IN
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import is_async, place
+from convolab_worker.settings.units import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -63,8 +64,8 @@ def _backoff(backoff: object) -> tuple[str, float, float]:
     """The kind, delay (milliseconds) and jitter (0 to 1) of a job's ``backoff`` option."""
     if not is_true(backoff):
         return "fixed", 0.0, 0.0
-    if _is_number(backoff):
-        return "fixed", float(backoff), 0.0  # type: ignore[arg-type]
+    if _is_finite(backoff):
+        return "fixed", float(backoff), 0.0
     if not isinstance(backoff, dict):
         msg = f"backoff: expected milliseconds or an object with a type, got {backoff!r}"
         raise ConfigurationError(msg)
@@ -77,7 +78,7 @@ def _backoff(backoff: object) -> tuple[str, float, float]:
     if delay is None and kind == "exponential":  # in JavaScript a power times NaN, which is false
         delay = 0
     jitter = min(jitter or 0.0, sys.float_info.max)
-    if not _is_number(delay):
+    if not _is_finite(delay):
         msg = f"backoff: expected a delay in milliseconds, got {backoff!r}"
         raise ConfigurationError(msg)
     if not (delay or jitter > 0) and kind == "fixed" and isinstance(given, str) and given:
@@ -87,17 +88,13 @@ def _backoff(backoff: object) -> tuple[str, float, float]:
 
 def _longest(backoff: object) -> float:
     """The longest wait in milliseconds: this library's ``maxDelay``, which Node does not know."""
-    longest: Any = backoff.get("maxDelay") if isinstance(backoff, dict) else None
-    return min(max(longest, 0.0), _MAX_DELAY_MS) if _is_number(longest) else _MAX_DELAY_MS
+    longest = backoff.get("maxDelay") if isinstance(backoff, dict) else None
+    return min(max(longest, 0.0), _MAX_DELAY_MS) if _is_finite(longest) else _MAX_DELAY_MS
 
 
-def _is_number(value: object) -> bool:
+def _is_finite(value: object) -> TypeGuard[float]:
     """Whether it is a finite number in JavaScript, too: Python's integers have no bound."""
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and abs(value) <= sys.float_info.max
-    )
+    return is_number(value) and abs(value) <= sys.float_info.max
 
 
 class FailedAttempt(Struct, frozen=True, kw_only=True):
@@ -163,10 +160,9 @@ class Strategies:
         except Exception as error:
             msg = f"backoff: strategy {kind!r} raised {type(error).__name__}: {error}"
             raise ConfigurationError(msg) from error
-        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if seconds is None or (is_number and seconds == _NO_MORE):
+        if seconds is None or (is_number(seconds) and seconds == _NO_MORE):
             return None
-        if not is_number or not 0 <= seconds < float("inf"):
+        if not is_number(seconds) or not 0 <= seconds < float("inf"):
             msg = f"backoff: strategy {kind!r} gave {seconds!r}: expected seconds, or None"
             raise ConfigurationError(msg)
         return seconds

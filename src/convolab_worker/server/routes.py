@@ -40,97 +40,69 @@ _STATS_TIMEOUT_SECONDS = 2.0
 
 
 def make_app(
-    worker: WorkerProxy,
-    settings: Settings,
-    authorization: Authorization,
-    traffic: Traffic,
-    *,
-    checks_names: bool,
-    looks: bool = True,
-) -> tuple[web.Application, Gate]:
-    """Return the application, and the gate that its requests pass.
-
-    ``looks``: its console may ask Redis.
-    """
-    default_hold = settings.wake_hold if settings.wake_mode == "held" else None
-    redaction = Redaction.of(settings, worker.handlers.redactions)
-    routes = Routes(
-        worker, default_hold, traffic, redaction, asks_again=settings.wake_retry == "on"
-    )
-    app, gate = _app_behind_gate(settings, authorization, traffic, checks_names=checks_names)
-    routes.add_to(app)
-    acts = _may_act(settings, authorization)
+    worker: WorkerProxy, settings: Settings, gate: Gate, *, looks: bool = True
+) -> web.Application:
+    """Return the application of a worker behind ``gate``; ``looks``: its console may ask Redis."""
+    app, redaction = _app_behind(gate), Redaction.of(settings, worker.handlers.redactions)
+    Routes(worker, settings, gate.traffic, redaction).add_to(app)
+    acts = _may_act(settings, gate)
     Console(settings, worker.handlers, redaction, acts=acts, looks=looks).add_to(app)
-    return app, gate
+    return app
 
 
 def make_console(
-    settings: Settings,
-    authorization: Authorization,
-    traffic: Traffic,
-    *,
-    checks_names: bool,
-    redact: Redact | None = None,
-) -> tuple[web.Application, Gate]:
-    """Return the console without a worker, and the gate that its requests pass."""
+    settings: Settings, gate: Gate, *, redact: Redact | None = None
+) -> web.Application:
+    """Return the console without a worker, behind ``gate``."""
     redactions = Redactions()
     if redact is not None:
         redactions.register(redact)
-    app, gate = _app_behind_gate(settings, authorization, traffic, checks_names=checks_names)
+    app = _app_behind(gate)
 
     async def index(_request: web.Request) -> web.Response:
         return page()
 
     app.router.add_get("/", index, name="index")
     redaction = Redaction.of(settings, redactions)
-    Console(settings, None, redaction, acts=_may_act(settings, authorization)).add_to(app)
-    return app, gate
+    Console(settings, None, redaction, acts=_may_act(settings, gate)).add_to(app)
+    return app
 
 
-def _app_behind_gate(
-    settings: Settings,
-    authorization: Authorization,
-    traffic: Traffic,
-    *,
-    checks_names: bool,
-) -> tuple[web.Application, Gate]:
-    gate = Gate(
+def make_gate(settings: Settings, authorization: Authorization, *, checks_names: bool) -> Gate:
+    """Return the gate for requests to one server; it counts their traffic."""
+    return Gate(
         authorization,
         rate=settings.wake_rate,
         behind_front_end=settings.k_service is not None,
         checks_names=checks_names,
-        traffic=traffic,
         locked_page=page,
     )
+
+
+def _app_behind(gate: Gate) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[gate.handle])
     app.on_response_prepare.append(gate.answering)
-    return app, gate
+    return app
 
 
-def _may_act(settings: Settings, authorization: Authorization) -> bool:
+def _may_act(settings: Settings, gate: Gate) -> bool:
     """Whether the console may do more than read: if a token says who asks, or by the setting."""
-    return not authorization.is_open or settings.console_actions == "on"
+    return not gate.is_open or settings.console_actions == "on"
 
 
 class Routes:
     """Answers requests about one worker.
 
-    A wake that names no duration is held for ``default_hold`` seconds; None: answered at once. A
-    server that ``asks_again`` answers 503 while work remains, unless the request says otherwise.
+    The settings say how long a wake is held that names no duration, and whether a held one is
+    answered with 503 while work remains, unless the request says otherwise.
     """
 
     def __init__(
-        self,
-        worker: WorkerProxy,
-        default_hold: float | None,
-        traffic: Traffic,
-        redaction: Redaction,
-        *,
-        asks_again: bool,
+        self, worker: WorkerProxy, settings: Settings, traffic: Traffic, redaction: Redaction
     ) -> None:
         self._worker = worker
-        self._asks_again = asks_again
-        self._default_hold = default_hold
+        self._asks_again = settings.wake_retry == "on"
+        self._default_hold = settings.wake_hold if settings.wake_mode == "held" else None
         self._live = LiveEvents(worker, redaction)
         self._traffic = traffic
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self
 from convolab_worker._logs import Log
 from convolab_worker.server.gate.auth import authorization
 from convolab_worker.server.gate.origins import is_loopback
-from convolab_worker.server.gate.traffic import Traffic
 from convolab_worker.server.sockets import host_of, is_public, listening_sockets, wake_sockets
 from convolab_worker.server.worker_proxy import WorkerProxy
 from convolab_worker.settings import Settings
@@ -41,17 +40,11 @@ def wake_app(worker: Worker) -> web.Application:
     worker's settings say who may call: anybody, if they have no token, audience or signing key.
     Raises ConfigurationError.
     """
-    from convolab_worker.server.routes import make_app
+    from convolab_worker.server.routes import make_app, make_gate
 
     settings = worker.settings
-    app, _ = make_app(
-        WorkerProxy(worker),
-        settings,
-        authorization(settings),
-        Traffic(),
-        checks_names=settings.k_service is None,
-    )
-    return app
+    gate = make_gate(settings, authorization(settings), checks_names=settings.k_service is None)
+    return make_app(WorkerProxy(worker), settings, gate)
 
 
 def console_app(
@@ -66,11 +59,11 @@ def console_app(
     each value of a job, as a Shown, and returns what is shown in its place. ``wake_app`` has the
     console of a worker, with what that worker knows. Raises ConfigurationError.
     """
-    from convolab_worker.server.routes import make_console
+    from convolab_worker.server.routes import make_console, make_gate
 
     settings = Settings.from_env(**overrides) if settings is None else settings.replace(**overrides)
-    checks_names, checked = settings.k_service is None, authorization(settings)
-    return make_console(settings, checked, Traffic(), checks_names=checks_names, redact=redact)[0]
+    gate = make_gate(settings, authorization(settings), checks_names=settings.k_service is None)
+    return make_console(settings, gate, redact=redact)
 
 
 class ConsoleServer:
@@ -87,20 +80,19 @@ class ConsoleServer:
         self.port: int | None = None
 
     async def __aenter__(self) -> Self:
-        from convolab_worker.server.gate.listener import Listener, connection_limit
-        from convolab_worker.server.routes import make_console
+        from convolab_worker.server.gate.listener import Listener
+        from convolab_worker.server.routes import make_console, make_gate
 
-        is_guarded, traffic = not self._authorization.is_open, Traffic()
-        app, gate = make_console(
-            self._settings, self._authorization, traffic, checks_names=not is_guarded
-        )
+        is_guarded = not self._authorization.is_open
+        gate = make_gate(self._settings, self._authorization, checks_names=not is_guarded)
+        app = make_console(self._settings, gate)
         host = self._settings.host if is_guarded else None
         async with contextlib.AsyncExitStack() as opened:
             socks = listening_sockets(host, self._settings.port, is_public=is_guarded)
             for sock in socks:
                 opened.enter_context(sock)
             self.port = socks[0].getsockname()[1]
-            listener = Listener(app, gate, traffic, limit=connection_limit(), shares=is_guarded)
+            listener = Listener(app, gate, shares=is_guarded)
             opened.push_async_callback(listener.close)
             await listener.open(socks)
             self._opened = opened.pop_all()
@@ -182,27 +174,22 @@ class WakeServer:
             self._ended.set_result(None)
 
     async def _serve(self, proxy: WorkerProxy, socks: list[socket.socket]) -> None:
-        from convolab_worker.server.gate.listener import Listener, connection_limit
-        from convolab_worker.server.routes import make_app
+        from convolab_worker.server.gate.listener import Listener
+        from convolab_worker.server.routes import make_app, make_gate
 
         self._closing = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         if self._is_closing:
             return
-        settings, traffic = self._worker.settings, Traffic()
-        is_open = self._authorization.is_open and settings.k_service is None
-        app, gate = make_app(
-            proxy,
-            settings,
-            self._authorization,
-            traffic,
-            checks_names=not self._is_public,
-            # Whoever finds the port must not get jobs' data, or send hundreds of commands.
-            looks=not is_open or all(is_loopback(host_of(sock)) for sock in socks),
-        )
+        settings = self._worker.settings
+        gate = make_gate(settings, self._authorization, checks_names=not self._is_public)
+        # Whoever finds the port must not get jobs' data, or send hundreds of commands.
+        is_open = gate.is_open and settings.k_service is None
+        looks = not is_open or all(is_loopback(host_of(sock)) for sock in socks)
+        app = make_app(proxy, settings, gate, looks=looks)
         # On loopback, and behind Cloud Run's front end, all clients have one address.
         shares = self._is_public and settings.k_service is None
-        listener = Listener(app, gate, traffic, limit=connection_limit(), shares=shares)
+        listener = Listener(app, gate, shares=shares)
         await listener.open(socks)
         self._started.set_result(None)
         await self._closing.wait()

@@ -17,24 +17,25 @@ from convolab_worker.settings.units import (
     RATE,
     RATE_EXPECTED,
     format_duration,
+    is_number,
+    is_whole,
     parse_duration,
     parse_keep,
 )
-from convolab_worker.settings.urls import (
-    check_url,
-    mask_url,
-    starts_with,
-)
+from convolab_worker.settings.urls import check_url, mask_url, starts_with
 
 _ANY_NAME, _PLAIN_NAME = re.compile(r"[^\x00-\x1f\x7f]+"), re.compile(r"[^\s\x00-\x1f\x7f,]+")
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 
 
-def suggestion(name: str, known: list[str]) -> str:
-    """Return ``; did you mean …?`` with the nearest of the known names, or the empty string."""
+def suggestion(name: str, known: list[str], *, likeness: float = 0.5) -> str:
+    """Return ``; did you mean …?`` with the nearest of the known names, or the empty string.
+
+    ``likeness`` is how much of it has to be the same, from 0 to 1.
+    """
     from difflib import get_close_matches  # only a mistake needs it
 
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = get_close_matches(name, known, n=1, cutoff=likeness)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -102,9 +103,9 @@ class Duration:
         return format_duration(value)
 
     def check(self, value: Any) -> float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not is_number(value):
             msg = f"{self.expected}, as a number of seconds"
-            raise ValueError(msg)  # noqa: TRY004 - every invalid value raises the same error
+            raise ValueError(msg)
         if self.low <= value <= self.high:
             return float(value)
         raise ValueError(self.expected)
@@ -131,8 +132,7 @@ class Whole(_AsWritten):
         return int(text)
 
     def check(self, value: Any) -> int:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if whole and value >= self.low and (self.high is None or value <= self.high):
+        if is_whole(value) and self.low <= value and (self.high is None or value <= self.high):
             return int(value)
         raise ValueError(self.expected)
 

@@ -10,16 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.settings.checking import read_values, refuse_unknown
-from convolab_worker.settings.kinds import (
-    Choice,
-    Duration,
-    KeptJobs,
-    Names,
-    Rate,
-    Text,
-    Url,
-    Whole,
-)
+from convolab_worker.settings.kinds import Choice, Duration, KeptJobs, Names, Rate, Text, Url, Whole
 from convolab_worker.settings.option import Frozen, Option, option, options_of
 from convolab_worker.settings.units import format_duration, parse_duration
 from convolab_worker.settings.urls import REDIS_SCHEMES, mask_url

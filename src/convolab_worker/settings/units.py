@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from math import isfinite
+from typing import TypeGuard
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -16,6 +17,16 @@ RATE_EXPECTED = "jobs per time, such as 10/s, 30/m or 100/5s"
 _KEEP = re.compile(r"(?:([0-9]{1,12})/)?([^/]+)")
 KEEP_EXPECTED = "how many jobs to keep: 1000, 1h, 1000/1d, none or all"
 _MOST_KEPT_DIGITS = 12
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number; True and False, which Python counts among them, are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def parse_duration(value: str | float) -> float:
@@ -100,7 +111,7 @@ def _seconds(value: object) -> float:
     if isinstance(value, str):
         match = _DURATION.fullmatch(value.strip())
         return float(match[1]) * _SECONDS[match[2] or "s"] if match else float("inf")
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not is_number(value):
         return float("inf")
     try:
         return float(value)

@@ -12,7 +12,6 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-
 _MOST_RUNS = 100
 _MOST_REASONS = 50
 _MINUTE = 60.0

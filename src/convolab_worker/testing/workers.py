@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import pairs
 from convolab_worker.client.client import JobClient
 from convolab_worker.connection.commands.usage import CommandCounter, Purpose
 from convolab_worker.connection.connection import Connection
@@ -205,7 +206,7 @@ async def _added(settings: Settings) -> list[EnqueuedJob]:
             for at, flat in await connection.call(
                 Purpose.STATUS, "XRANGE", keys["events"], "-", "+"
             ):
-                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                fields = dict(pairs(flat))
                 if fields.get(b"event") == b"added":
                     job_id, name = fields[b"jobId"].decode(), fields[b"name"].decode()
                     raw = await connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "data")

@@ -17,7 +17,8 @@ from convolab_worker.cli.main import COMMANDS, main, parse, top_parser
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
+        ([], "error: expected one of run, drain, enqueue, status, jobs, failed, queue"),
+        (["jobs"], "error: expected one of list, show, retry, remove, promote (see convolab-"),
         (["walk"], "no command 'walk'; expected one of run, drain, enqueue, status, jobs, failed"),
         (["statsu"], "no command 'statsu'; did you mean status?"),
         (

@@ -10,6 +10,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker.settings.units import is_number
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -115,6 +117,12 @@ def most_attempts(opts: Mapping[str, Any]) -> int:
     return max(attempts, 1)
 
 
+def long_options(stored: object) -> dict[str, Any]:
+    """Stored options by their long names; none of a number, text or list, as in JavaScript."""
+    options = stored if isinstance(stored, dict) else {}
+    return {LONG_NAMES.get(key, key): value for key, value in options.items()}
+
+
 def short_options(opts: Mapping[str, Any]) -> dict[str, Any]:
     return {_SHORT_NAMES.get(key, key): value for key, value in opts.items()}
 
@@ -164,6 +172,6 @@ def _as_lua(value: object) -> object:
 
 def _sent(value: object, *, otherwise: int | None) -> float | None:
     """``value`` if it is a number, the nearest that Lua keeps exactly, or ``otherwise``."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value):
+    if not is_number(value) or math.isnan(value):
         return otherwise
     return min(max(value, -_LARGEST_IN_LUA), _LARGEST_IN_LUA)

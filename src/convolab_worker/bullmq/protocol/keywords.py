@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard
 
 from msgspec import Struct
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings.kinds import suggestion
-from convolab_worker.settings.units import KEEP_EXPECTED, parse_keep
+from convolab_worker.settings.units import KEEP_EXPECTED, is_number, is_whole, parse_keep
 
 # What a child's failure does to its parent, and BullMQ's option for it.
 FAILURE_OPTIONS = {
@@ -170,13 +170,12 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def is_seconds(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and 0 <= value < _MOST_SECONDS  # type: ignore[operator]
+def is_seconds(value: object) -> TypeGuard[float]:
+    return is_number(value) and 0 <= value < _MOST_SECONDS
 
 
-def _is_whole(value: object, least: int, most: int = _LARGEST) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+def is_count(value: object, least: int, most: int = _LARGEST) -> bool:
+    return is_whole(value) and least <= value <= most
 
 
 def _is_key(value: object) -> bool:
@@ -252,14 +251,17 @@ _MAY_BE: Mapping[str, _Keyword] = {
     "name": _Keyword(is_text, "a job name"),
     "id": _Keyword(is_text, "text"),
     "key": _Keyword(_is_key, f"text without ':' and {LIFE_MARK!r}"),
-    "queue": _Keyword(lambda value: value is None or is_text(value), "a queue's name"),
+    "queue": _Keyword(
+        lambda value: value is None or (is_text(value) and ":" not in value),
+        "a queue's name, without a colon",
+    ),
     "on_failure": _Keyword(
         lambda value: isinstance(value, str) and value in FAILURE_OPTIONS,
         f"one of {', '.join(FAILURE_OPTIONS)}",
     ),
 }
 _OPTIONS: Mapping[str, _Keyword] = {
-    "attempts": _Keyword(lambda value: _is_whole(value, 1), "1 or more", "attempts"),
+    "attempts": _Keyword(lambda value: is_count(value, 1), "1 or more", "attempts"),
     "backoff": _Keyword(
         lambda value: (
             isinstance(value, (Exponential, Fixed, Mapping))
@@ -274,7 +276,7 @@ _OPTIONS: Mapping[str, _Keyword] = {
     "keep_failed": _Keyword(_is_keep, KEEP_EXPECTED, "removeOnFail", parse_keep),
     "delay": _Keyword(is_seconds, "seconds, 0 or more", "delay", _milliseconds),
     "priority": _Keyword(
-        lambda value: _is_whole(value, 0, 2**21 - 1), "0 to 2097151, BullMQ's range", "priority"
+        lambda value: is_count(value, 0, 2**21 - 1), "0 to 2097151, BullMQ's range", "priority"
     ),
     "lifo": _Keyword(lambda value: isinstance(value, bool), "True or False", "lifo"),
     "deduplication": _Keyword(
@@ -283,11 +285,11 @@ _OPTIONS: Mapping[str, _Keyword] = {
         "deduplication",
         _deduplication_option,
     ),
-    "keep_logs": _Keyword(lambda value: _is_whole(value, 0), "a number of rows", "keepLogs"),
+    "keep_logs": _Keyword(lambda value: is_count(value, 0), "a number of rows", "keepLogs"),
     "stack_trace_limit": _Keyword(
-        lambda value: _is_whole(value, 0), "a number of stack traces", "stackTraceLimit"
+        lambda value: is_count(value, 0), "a number of stack traces", "stackTraceLimit"
     ),
-    "size_limit": _Keyword(lambda value: _is_whole(value, 1), "a number of bytes", "sizeLimit"),
+    "size_limit": _Keyword(lambda value: is_count(value, 1), "a number of bytes", "sizeLimit"),
 }
 OPTION_KEYWORDS = tuple(_OPTIONS)
 """The keywords that become options of a job: those of JobOptions."""
@@ -312,12 +314,20 @@ def job_options(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if value is None and what in _OPTIONS:
             continue
         if what not in _OPTIONS:
-            msg = f"{where}: unknown option {what!r}{suggestion(what, [*_OPTIONS])}"
+            msg = f"{where}: unknown option {what!r}{_meant(what)}"
             raise ConfigurationError(msg)
         check_keyword(where, what, value)
         keyword = _OPTIONS[what]
         options[keyword.option] = keyword.convert(value)
     return options
+
+
+def _meant(unknown: str) -> str:
+    bullmqs = {keyword.option: what for what, keyword in _OPTIONS.items()}
+    if unknown in bullmqs:
+        return f"; BullMQ's {unknown} is {bullmqs[unknown]} here"
+    near = suggestion(unknown, [*_OPTIONS], likeness=0.75)
+    return near or "; a job's data is one argument, data"
 
 
 def checked_id(job_id: object) -> str | None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import math
+from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
 from convolab_worker.bullmq.protocol.job_options import (
-    LONG_NAMES,
     Options,
     is_true,
+    long_options,
     most_attempts,
-    number,
 )
 
 if TYPE_CHECKING:
@@ -157,9 +157,7 @@ def _options(raw: bytes) -> Options:
     if decoded is None:
         msg = "got null"
         raise ValueError(msg)
-    # Of a number, a text or a list JavaScript reads no option.
-    options: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
-    return Options({LONG_NAMES.get(key, key): value for key, value in options.items()})
+    return Options(long_options(decoded))
 
 
 def is_lifo(opts: bytes | None) -> bool:
@@ -170,9 +168,26 @@ def is_lifo(opts: bytes | None) -> bool:
         return False
 
 
+def pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Returns a flat reply, such as HGETALL's, as names with their values, or jobs with scores."""
+    return list(zip(flat[::2], flat[1::2], strict=False))
+
+
 def text(raw: bytes) -> str:
     """Returns bytes as text; ``Connection.call`` sends it as the same bytes, UTF-8 or not."""
     return raw.decode("utf-8", "surrogateescape")
+
+
+def readable(raw: bytes | None) -> str:
+    """Returns text for people: bytes that are not UTF-8 are replaced, and None is empty text."""
+    return (raw or b"").decode("utf-8", "replace")
+
+
+def json_or_text(text: str | None) -> Any:
+    """Returns a field's JSON value, or its text: other programs may write what is not JSON."""
+    with suppress(ValueError, RecursionError):
+        return None if text is None else json.loads(text)
+    return text
 
 
 def whole_number(raw: bytes | None) -> int:
@@ -185,27 +200,15 @@ def whole_number(raw: bytes | None) -> int:
         return 0
 
 
-def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
-    """Returns the job's ``stacktrace`` field with ``stack`` added, cut to ``stackTraceLimit``.
-
-    The field is a JSON array of strings, the newest last, as Node writes it.
-    """
+def read_number(raw: object) -> float | None:
+    """Reads a number as Redis gives it, or None for anything else; NaN is not a number."""
+    if not isinstance(raw, (bytes, int, float)):
+        return None
     try:
-        kept = json.loads(job.stacktrace)
-    except (ValueError, RecursionError):
-        kept = []
-    traces = kept if isinstance(kept, list) else []
-    if stack is not None:
-        traces.append(stack)
-    limit = job.opts.get("stackTraceLimit")
-    if limit == 0 and isinstance(limit, (int, float)) and not isinstance(limit, bool):
-        traces = []
-    elif limit:  # JavaScript's slice(-limit)
-        last = max(min(number(limit) or 0, len(traces)), -len(traces))
-        traces = traces[-int(last) :]
-    told = json.dumps(traces, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate, which UTF-8 can't carry, is written as JSON's own escape, as Node does.
-    return told.encode("utf-8", "backslashreplace").decode("utf-8")
+        number = float(raw)
+    except (ValueError, OverflowError):
+        return None
+    return None if math.isnan(number) else number
 
 
 # What the scripts answer instead of a job (bullmq.error_code).
@@ -269,17 +272,6 @@ def read_fetch(queue: str, token: str, raw: Any) -> FetchResult:
     return FetchResult(
         due_at=read_due(due_ms), limited_for=max(read_number(limited_ms) or 0.0, 0.0) / 1000
     )
-
-
-def read_number(raw: object) -> float | None:
-    """Reads a number as Redis gives it, or None for anything else; NaN is not a number."""
-    if not isinstance(raw, (bytes, int, float)):
-        return None
-    try:
-        number = float(raw)
-    except (ValueError, OverflowError):
-        return None
-    return None if math.isnan(number) else number
 
 
 def read_due(milliseconds: object) -> float | None:

@@ -65,6 +65,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with the exit code for wrong usage."""
+        if self.commands and message.startswith("the following arguments are required"):
+            message = f"expected one of {', '.join(self.commands)}"
         self.exit(MISUSED, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
@@ -196,17 +198,20 @@ def reader_of(kind: Kind) -> Callable[[str], Any]:
     return reader(lambda text: kind.check(kind.parse(text)))
 
 
-def reader(read: Callable[[str], Any], show: Callable[[str], str] = repr) -> Callable[[str], Any]:
+def reader(
+    read: Callable[[str], Any], show: Callable[[str], str] = repr, *, expected: str = ""
+) -> Callable[[str], Any]:
     """Return ``read`` as argparse calls it: a ValueError becomes a message that names the text.
 
-    ``show`` writes the text for the message, with secrets masked.
+    ``show`` writes the text for the message, with secrets masked. The message says what was
+    ``expected`` or, without that, what the ValueError says.
     """
 
     def value_of(text: str) -> Any:
         try:
             return read(text.strip())
         except ValueError as error:
-            msg = f"{show(text)}: expected {error}"
+            msg = f"{show(text)}: expected {expected or error}"
             raise argparse.ArgumentTypeError(msg) from None
 
     return value_of

@@ -92,7 +92,7 @@ async def _wait(client: JobClient, job_id: str, queue: str, timeout: float | Non
         async with asyncio.timeout(timeout):
             return await _watch(client, job_id, queue)
     except TimeoutError:
-        remark(f"job {job_id} has not finished after {timeout:g} s; it goes on")
+        remark(f"job {job_id} has not finished after {timeout:g} s; it is still on {queue}")
         return 1
 
 

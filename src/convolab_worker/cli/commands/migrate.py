@@ -25,7 +25,7 @@ def add_flags(command: Parser) -> None:
         "--to", dest="destination", metavar="NAME", required=True, help="the queue they go to"
     )
     flags.add_list(
-        command, "--state", "only those in this state: wait, prioritized, delayed or failed"
+        command, "--state", "only those in this state: waiting, prioritized, delayed or failed"
     )
     command.add_argument("--yes", action="store_true", help="move them")
     flags.add_json(command)
@@ -79,6 +79,7 @@ def _checked_states(settings: Settings, given: argparse.Namespace) -> Sequence[s
         msg = f"--to {given.destination}: expected a queue that is not among those of --from"
         raise ConfigurationError(msg)
     states = [state.strip() for states in given.states for state in states.split(",")]
+    states = ["waiting" if state == "wait" else state for state in states]  # its list's name
     for state in states:
         if state not in STATES:
             msg = f"--state {state}: expected one of {', '.join(STATES)}"

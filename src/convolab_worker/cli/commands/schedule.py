@@ -122,7 +122,7 @@ async def _list(client: JobClient, given: argparse.Namespace) -> int:
     elif not found:
         remark("there are no schedules")
     else:
-        head = ("ID", "QUEUE", "NAME", "WHEN", "NEXT", "JOBS")
+        head = ("id", "queue", "name", "when", "next", "jobs")
         result(table([head, *(_row(schedule) for schedule in found)]))
     return flags.DONE
 

@@ -9,6 +9,8 @@ import threading
 import time
 from typing import NoReturn
 
+from convolab_worker.cli import streams
+
 # How long children get to end after they were told to, and how long the interpreter then waits for
 # threads, children and exit functions.
 _CHILD_SECONDS, _EXIT_SECONDS = 0.5, 2.0
@@ -41,14 +43,13 @@ def leave(code: int) -> NoReturn:
     end_children()
     with contextlib.suppress(RuntimeError):  # no thread: the process ends when it can
         threading.Thread(target=_force, args=(code,), name="convolab-exit", daemon=True).start()
+    streams.flush()
     sys.exit(code)
 
 
 def _force(code: int) -> None:
     time.sleep(_EXIT_SECONDS)
-    sys.stderr.write("convolab-worker: threads or child processes of handlers do not end\n")
+    streams.tell("convolab-worker: threads or child processes of handlers do not end")
     end_children()
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+    streams.flush()
     os._exit(code)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker._logs import Log
+from convolab_worker.cli import streams
 from convolab_worker.cli.process.ending import end_children
 from convolab_worker.cli.process.garbage import look_as_usual
 from convolab_worker.cli.process.signals import SIGNALS
@@ -126,8 +126,7 @@ class StopOnSignals:
         if is_away or self._loop.time() >= ends_at:
             log = Log()
             log.warning("process.forced_exit", redis="away" if is_away else "too slow")
-            sys.stdout.flush()
-            sys.stderr.flush()
+            streams.flush()
             os._exit(128 + number)
         self._loop.call_later(_RETURN_CHECK_SECONDS, self._end_if_late, number, ends_at)
 
@@ -156,9 +155,8 @@ async def end_process(code: int) -> int:
     if left or not done:
         log = Log()
         log.warning("process.forced_exit", tasks=left, threads=not done)
-        sys.stdout.flush()
         flush_log()
-        sys.stderr.flush()
+        streams.flush()
         end_children()
         os._exit(code)
     return code

@@ -6,11 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
-from convolab_worker.bullmq.protocol.records import is_lifo, read_number, text
+from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_number, readable, text
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.details import read_attempts, read_details
 from convolab_worker.client.console.pages import WINDOW, matching, read_page
-from convolab_worker.client.job_status import Seen, readable
+from convolab_worker.client.job_status import Seen
 from convolab_worker.client.operating.actions import DONE, Action
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.telemetry.recent_runs import pattern_of
@@ -50,7 +50,7 @@ class ConsoleClient(JobClient):
         until a page of them fits. Raises ConfigurationError.
         """
         keys = self._keys_of(queue)
-        connection = await self._current_session().open()
+        connection = await self._connection()
         return await read_page(connection, keys, state, after, fits)
 
     async def matching(
@@ -67,12 +67,12 @@ class ConsoleClient(JobClient):
         ConfigurationError.
         """
         keys = self._keys_of(queue)
-        connection = await self._current_session().open()
+        connection = await self._connection()
         return await matching(connection, keys, state, name, fits)
 
     async def details(self, job_id: str, queue: str) -> JobDetails:
         """Return everything kept of a job, its parents and its children. Raises JobNotFound."""
-        connection = await self._current_session().open()
+        connection = await self._connection()
         return await read_details(connection, self.settings.prefix, queue, job_id)
 
     async def attempts(self, job_id: str, queue: str) -> Attempts:
@@ -82,23 +82,21 @@ class ConsoleClient(JobClient):
         Raises JobNotFound.
         """
         keys = self._keys_of(queue)
-        return await read_attempts(await self._current_session().open(), keys, job_id)
+        return await read_attempts(await self._connection(), keys, job_id)
 
     async def failures(self, queue: str) -> list[FailureGroup]:
         """Return the newest 500 failed jobs by reason: one command a job, and one more."""
         keys = self._keys_of(queue)
-        connection = await self._current_session().open()
+        connection = await self._connection()
         ids = await connection.call(
             Purpose.STATUS, "ZREVRANGE", keys["failed"], 0, WINDOW - 1, "WITHSCORES"
         )
         asked = [
             connection.call(Purpose.STATUS, "HMGET", keys.job(text(raw)), "name", "failedReason")
-            for raw in ids[::2]
+            for raw, _ in pairs(ids)
         ]
         groups: dict[tuple[str, str], FailureGroup] = {}
-        for raw, score, fields in zip(
-            ids[::2], ids[1::2], await asyncio.gather(*asked), strict=True
-        ):
+        for (raw, score), fields in zip(pairs(ids), await asyncio.gather(*asked), strict=True):
             name, reason = map(readable, fields)
             at = (read_number(score) or 0.0) / 1000
             new = FailureGroup(name, reason, [], at)

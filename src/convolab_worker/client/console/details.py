@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
-from convolab_worker.bullmq.protocol.records import STEP_FIELD, read_number, text
-from convolab_worker.client.job_status import as_status, readable
+from convolab_worker.bullmq.protocol.records import STEP_FIELD, pairs, read_number, readable, text
+from convolab_worker.client.job_status import as_status
 from convolab_worker.client.lookup import not_found, state_now
 from convolab_worker.connection.commands.usage import Purpose
 
@@ -98,7 +98,7 @@ async def read_details(connection: Connection, prefix: str, queue: str, job_id: 
     job = as_status(keys.queue, job_id, state, flat, score)
     if job is None:
         raise not_found([keys], job_id)
-    fields = {text(name): raw for name, raw in zip(flat[::2], flat[1::2], strict=True)}
+    fields = {text(name): raw for name, raw in pairs(flat)}
     pending, completed, failed, unsuccessful = families
     children = [
         *((raw, "failed") for raw in dict.fromkeys([*failed, *unsuccessful])),
@@ -177,8 +177,7 @@ def _moment(event_id: bytes) -> float:
 
 
 def _fields(flat: Sequence[bytes]) -> dict[str, str]:
-    parts = [text(part) for part in flat]
-    return dict(zip(parts[::2], parts[1::2], strict=False))
+    return {text(name): text(value) for name, value in pairs(flat)}
 
 
 async def _parents(connection: Connection, prefix: str, key: str | None) -> list[Relative]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.connection.connection import Connection
 
-STATES = ("wait", "prioritized", "delayed", "failed")
+STATES = ("waiting", "prioritized", "delayed", "failed")
 _LISTS = LISTS["waiting"]
 _MOVED_AT_ONCE = 200
 MOVED = "moved"
@@ -96,9 +96,7 @@ class Mover:
 
     def _all_states(self) -> list[str]:
         """The states, and the list in which BullMQ before 6 kept the jobs of a paused queue."""
-        return [
-            each for state in self._states for each in (_LISTS if state == "wait" else (state,))
-        ]
+        return [each for state in self._states for each in (LISTS.get(state, (state,)))]
 
     async def results(self) -> AsyncIterator[MoveResult]:
         """Go through the jobs, the oldest of each state first, and yield what becomes of each.
@@ -141,7 +139,8 @@ class Mover:
         if not self._execute and outcome == MOVED:
             new_id = client_calls.other_id(keys, job_id) if new_id in self._promised else new_id
             self._promised.add(new_id)
-        return MoveResult(keys.queue, state, name, REASONS.get(outcome, outcome), job_id, new_id)
+        shown = "waiting" if state in _LISTS else state
+        return MoveResult(keys.queue, shown, name, REASONS.get(outcome, outcome), job_id, new_id)
 
     async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[MoveResult]:
         command = "LRANGE" if state == "active" else "ZRANGE"

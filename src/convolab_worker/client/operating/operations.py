@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.client.job_status import readable
+from convolab_worker.bullmq.protocol.records import readable
+from convolab_worker.client.base import ClientBase
 from convolab_worker.client.lookup import find_job
 from convolab_worker.client.operating import actions, queues as of_queues
 from convolab_worker.client.operating.demand import Demand, demand
@@ -23,14 +24,10 @@ if TYPE_CHECKING:
     from convolab_worker.client.job_status import JobStatus
     from convolab_worker.client.operating.actions import Jobs
     from convolab_worker.client.operating.queues import QueueStatus
-    from convolab_worker.client.session import Session
-    from convolab_worker.settings import Settings
 
 
-class Operations:
+class Operations(ClientBase):
     """The methods of ``JobClient`` for operators. ``queue=None`` means the settings' queues."""
-
-    settings: Settings
 
     def jobs(
         self,
@@ -77,7 +74,7 @@ class Operations:
         oldest_first: bool,
     ) -> AsyncGenerator[JobStatus, None]:
         search = Search(
-            connection=await self._current_session().open(),
+            connection=await self._connection(),
             queues=queues,
             wanted=wanted,
             now=time.time(),
@@ -150,7 +147,7 @@ class Operations:
 
     async def pause(self, queue: str | None = None) -> None:
         """Let no worker start a job of the queue until ``resume``; jobs that run go on."""
-        connection = await self._current_session().open()
+        connection = await self._connection()
         await of_queues.pause(connection, self._queues(queue))
 
     async def resume(self, queue: str | None = None) -> None:
@@ -169,7 +166,7 @@ class Operations:
         added. ``limit`` is how many jobs at most. Raises ConfigurationError.
         """
         checked = of_queues.checked_state(state)
-        connection = await self._current_session().open()
+        connection = await self._connection()
         before = time.time() - older_than
         return await of_queues.clean(connection, self._keys_of(queue), checked, before, limit)
 
@@ -181,7 +178,7 @@ class Operations:
         With ``find``, all queues under the prefix are found by their keys: Redis looks through all
         keys of the database for that.
         """
-        connection, prefix = await self._current_session().open(), self.settings.prefix
+        connection, prefix = await self._connection(), self.settings.prefix
         if find:
             names = await of_queues.find_queues(connection, prefix)
         keys = [QueueKeys(prefix, name) for name in names or (() if find else self.settings.queues)]
@@ -189,7 +186,7 @@ class Operations:
 
     async def counts(self) -> dict[str, dict[str, int]]:
         """Return how many jobs each of the settings' queues has in each state."""
-        connection = await self._current_session().open()
+        connection = await self._connection()
         return await depths(connection, self._queues(None))
 
     async def demand(self) -> Demand:
@@ -198,19 +195,5 @@ class Operations:
         Costs one command while there is nothing, and four more for each queue otherwise. Raises
         RedisUnavailable.
         """
-        connection = await self._current_session().open()
+        connection = await self._connection()
         return await demand(connection, self._queues(None))
-
-    # parts of JobClient that these methods use
-
-    def _current_session(self) -> Session:
-        raise NotImplementedError
-
-    def _queues(self, queue: str | None, job_id: str = "") -> list[QueueKeys]:
-        raise NotImplementedError
-
-    def _keys_of(self, queue: str | None) -> QueueKeys:
-        raise NotImplementedError
-
-    def _wake(self, session: Session, delays: set[float | None]) -> None:
-        raise NotImplementedError

@@ -9,6 +9,7 @@ from convolab_worker.bullmq import schedulers
 from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.bullmq.jobs.job_type import job_request
 from convolab_worker.bullmq.protocol.keywords import check_keyword, check_size, job_options
+from convolab_worker.bullmq.protocol.records import pairs
 from convolab_worker.bullmq.protocol.schedules import (
     COLLISION,
     SLOTS_BUSY,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from convolab_worker.client.session import Session
     from convolab_worker.connection.connection import Connection
     from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler
-    from convolab_worker.telemetry.tracing import Tracing
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -146,9 +146,9 @@ async def listed(session: Session, queues: Sequence[QueueKeys]) -> list[Schedule
         flat = await connection.call(Purpose.STATUS, "ZRANGE", keys["repeat"], 0, -1, "WITHSCORES")
         asked = [
             connection.call(Purpose.STATUS, "HGETALL", f"{keys['repeat']}:".encode() + raw)
-            for raw in flat[::2]
+            for raw, _ in pairs(flat)
         ]
-        for raw, score, answer in zip(flat[::2], flat[1::2], asked, strict=True):
+        for (raw, score), answer in zip(pairs(flat), asked, strict=True):
             schedule = read_schedule(keys.queue, raw, score, await answer)
             if schedule is not None:
                 found.append(schedule)
@@ -157,8 +157,6 @@ async def listed(session: Session, queues: Sequence[QueueKeys]) -> list[Schedule
 
 class Schedules(Operations):
     """The methods of ``JobClient`` for job schedulers, which Node lists, changes and removes."""
-
-    _tracing: Tracing
 
     @overload
     async def schedule(

@@ -60,7 +60,7 @@ class _Client(JobClient):
 
     async def open_blocking(self) -> BlockingConnection | None:
         # The session's own connection hears of another primary, and of credentials that change.
-        await self._current_session().open()
+        await self._connection()
         timeout = self.settings.command_timeout
         return await open_blocking(self._route, timeout=timeout, counter=self.counter)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker.settings.units import is_number
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -160,5 +162,4 @@ def retry_after(text: str | None, now: float) -> float | None:
 
 
 def _number(value: object) -> float:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if good else 0.0  # type: ignore[arg-type]
+    return float(value) if is_number(value) else 0.0

@@ -8,7 +8,7 @@ from msgspec.structs import force_setattr
 
 from convolab_worker.bullmq.jobs.child_jobs import ChildJob, OnFailure
 from convolab_worker.bullmq.jobs.job_type import JobType, job_type_of
-from convolab_worker.bullmq.protocol.keywords import JobPolicy
+from convolab_worker.bullmq.protocol.keywords import ScheduledJobOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,18 +18,13 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 
 
-class ChildOptions(JobPolicy, total=False):
+class ChildOptions(ScheduledJobOptions, total=False):
     """The keywords of ``Child`` besides the job's own name and data."""
 
     queue: str | None
     key: str | None
     delay: float | None
-    priority: int | None
     on_failure: OnFailure
-    lifo: bool | None
-    keep_logs: int | None
-    stack_trace_limit: int | None
-    size_limit: int | None
 
 
 class Child(ChildJob, frozen=True):

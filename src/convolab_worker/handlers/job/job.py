@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    NoReturn,
-    ParamSpec,
-    TypeVar,
-    cast,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from convolab_worker.bullmq.jobs.child_jobs import ChildJob, check_keys
 from convolab_worker.handlers.job.worker_loop import WorkerLoop

@@ -19,7 +19,7 @@ from convolab_worker.payloads.annotation import (
     payload_annotation,
     result_annotation,
 )
-from convolab_worker.settings.units import StartRate, parse_rate
+from convolab_worker.settings.units import StartRate, is_whole, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -197,15 +197,15 @@ def check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> 
         msg = f"{names[0]!r}: unknown option {unknown[0]!r}: expected some of {known}"
         raise ConfigurationError(msg)
     queue: object = options.get("queue")
-    if queue is not None and not (isinstance(queue, str) and queue):
-        msg = f"{names[0]!r}: queue={queue!r}: expected a queue's name, or None for every queue"
+    if queue is not None and not (isinstance(queue, str) and queue and ":" not in queue):
+        expected = "a queue's name, without a colon, or None for every queue"
+        msg = f"{names[0]!r}: queue={queue!r}: expected {expected}"
         raise ConfigurationError(msg)
     return checked
 
 
 def _checked_concurrency(concurrency: int | None, where: str) -> int | None:
-    is_whole = isinstance(concurrency, int) and not isinstance(concurrency, bool)
-    if concurrency is not None and not (is_whole and concurrency >= 1):
+    if concurrency is not None and not (is_whole(concurrency) and concurrency >= 1):
         msg = f"{where}: concurrency={concurrency!r}: expected 1 or more, or None"
         raise ConfigurationError(msg)
     return concurrency

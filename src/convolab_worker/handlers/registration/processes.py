@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import is_async, layers, place
+from convolab_worker.settings.units import is_number, is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,13 +35,11 @@ class Renewal(Struct, frozen=True, kw_only=True):
     memory_mb: float | None = None
 
     def __post_init__(self) -> None:
-        is_whole = isinstance(self.jobs, int) and not isinstance(self.jobs, bool)
-        if self.jobs is not None and not (is_whole and self.jobs >= 1):
+        if self.jobs is not None and not (is_whole(self.jobs) and self.jobs >= 1):
             msg = f"Renewal(jobs={self.jobs!r}): expected 1 or more, or None"
             raise ConfigurationError(msg)
-        memory: object = self.memory_mb
-        is_number = isinstance(memory, (int, float)) and not isinstance(memory, bool)
-        if memory is not None and not (is_number and 0 < memory < float("inf")):  # type: ignore[operator]
+        memory = self.memory_mb
+        if memory is not None and not (is_number(memory) and 0 < memory < float("inf")):
             msg = f"Renewal(memory_mb={memory!r}): expected megabytes above 0, or None"
             raise ConfigurationError(msg)
 

@@ -30,14 +30,7 @@ from convolab_worker.handlers.registration.registrar import Registrar
 from convolab_worker.handlers.retry import S, Strategies
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        Awaitable,
-        Callable,
-        Collection,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
     from convolab_worker.handlers.around.failures import Failure
     from convolab_worker.handlers.registration.registrar import F, P, R, Registering

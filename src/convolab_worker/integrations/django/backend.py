@@ -17,11 +17,7 @@ from convolab_worker.bullmq.protocol.keywords import Backoff, Keep, job_options
 from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.sync.sync_client import SyncJobClient
 from convolab_worker.errors import ConfigurationError, JobNotFound
-from convolab_worker.integrations.django.results import (
-    bullmq_priority,
-    declared_task,
-    result_of,
-)
+from convolab_worker.integrations.django.results import bullmq_priority, declared_task, result_of
 from convolab_worker.integrations.django.tasks_api import (
     BaseTaskBackend,
     Task,

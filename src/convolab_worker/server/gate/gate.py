@@ -21,6 +21,7 @@ from convolab_worker.server.gate.http_connection import MAX_BODY_BYTES, HttpConn
 from convolab_worker.server.gate.limits import RateLimit, client_address
 from convolab_worker.server.gate.origins import foreign_header, is_loopback
 from convolab_worker.server.gate.signatures import HEADER, SignedBody
+from convolab_worker.server.gate.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from convolab_worker.server.gate.auth import Authorization
     from convolab_worker.server.gate.signatures import SignatureVerifier
-    from convolab_worker.server.gate.traffic import Traffic
 
 _BODY_SECONDS = 10.0
 # Routes are known by their names: an application may be mounted under any path of another.
@@ -64,7 +64,6 @@ class Gate:
         rate: float,
         behind_front_end: bool,
         checks_names: bool,
-        traffic: Traffic,
         locked_page: Callable[[int], web.Response],
     ) -> None:
         self._authorization = authorization
@@ -72,9 +71,14 @@ class Gate:
         self._probe_limit = RateLimit(max(rate, _FEWEST_PROBES))
         self._behind_front_end = behind_front_end
         self._checks_names = checks_names
-        self._traffic = traffic
+        self.traffic = Traffic()
         self._locked_page = locked_page
         self._has_told_open = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may pass: no token, identity or signature is asked for."""
+        return self._authorization.is_open
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -104,16 +108,16 @@ class Gate:
         Neither the answer nor the log quotes what was sent: there may be a secret next to a wrong
         byte.
         """
-        self._traffic.note("server.malformed", peer=peer, reason=reason)
+        self.traffic.note("server.malformed", peer=peer, reason=reason)
         client = client_address(peer, (), behind_front_end=False)
         wait = self._rate_limit.admit(client, time.monotonic())
         refusal = failure(status, "the request is not valid HTTP") if not wait else _limited(wait)
-        self._traffic.answers["malformed", refusal.status] += 1
+        self.traffic.answers["malformed", refusal.status] += 1
         return closing(refusal)
 
     def failed(self) -> web.Response:
         """Return the answer to a request that failed outside of the gate, by a bug of ours."""
-        self._traffic.answers["other", 500] += 1
+        self.traffic.answers["other", 500] += 1
         return closing(_internal_error())
 
     async def _refusal(self, request: web.Request) -> web.Response | None:
@@ -145,7 +149,7 @@ class Gate:
 
     def _foreign(self, request: web.Request) -> web.Response | None:
         """Return the answer to a request that another site's page has sent, or None."""
-        if not self._authorization.is_open:
+        if not self.is_open:
             return None
         is_local = self._checks_names and _is_local(request)
         is_link = request.method == "GET" and request.match_info.route.name == "index"
@@ -156,7 +160,7 @@ class Gate:
             if self._checks_names and not is_local:
                 self._tell_open(request)
             return None
-        self._traffic.note("server.foreign", header=header)
+        self.traffic.note("server.foreign", header=header)
         expected = "no web page of another site; or set CONVOLAB_WAKE_TOKEN"
         if header == "Host":
             expected = "localhost or a loopback address; or set CONVOLAB_WAKE_TOKEN"
@@ -210,7 +214,7 @@ class Gate:
         if problem is None:
             CALLER.set("qstash")
             return None
-        self._traffic.note("server.signature_refused", reason=problem.value)
+        self.traffic.note("server.signature_refused", reason=problem.value)
         return failure(401, f"{HEADER}: {problem.value}")
 
     def _client(self, request: web.Request) -> str:
@@ -222,7 +226,7 @@ class Gate:
 
     async def answering(self, request: web.Request, response: web.StreamResponse) -> None:
         """Count an answer, streams too, as its head goes out; add the headers that all have."""
-        self._traffic.answers[request.match_info.route.name or "other", response.status] += 1
+        self.traffic.answers[request.match_info.route.name or "other", response.status] += 1
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers["Server"] = HEADERS["Server"]  # aiohttp has set its own by now

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from convolab_worker.server.gate.gate import Gate
-    from convolab_worker.server.gate.traffic import Traffic
 
 # The most connections, and the descriptors that this server asks for; half of these are for
 # handlers.
@@ -69,22 +68,20 @@ class Listener:
     ``shares``: each peer is a client of its own, so that none may have more than half.
     """
 
-    def __init__(
-        self, app: web.Application, gate: Gate, traffic: Traffic, *, limit: int, shares: bool
-    ) -> None:
+    def __init__(self, app: web.Application, gate: Gate, *, shares: bool) -> None:
         self._runner = web.AppRunner(
             app,
             handler_cancellation=True,  # a client that hangs up gives up its held request
             shutdown_timeout=_LAST_ANSWERS_SECONDS,
         )
         self._gate = gate
-        self._traffic = traffic
+        self._traffic = gate.traffic
+        self._traffic.limit = connection_limit()
         self._table: ConnectionTable[HttpConnection] = ConnectionTable(
-            limit, share=_SHARE if shares else 1.0
+            self._traffic.limit, share=_SHARE if shares else 1.0
         )
         self._tasks: list[asyncio.Task[NoReturn]] = []
         self._connecting: set[asyncio.Task[None]] = set()
-        traffic.limit = limit
 
     async def open(self, socks: Iterable[socket.socket]) -> None:
         """Start to accept connections."""

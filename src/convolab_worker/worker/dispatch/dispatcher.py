@@ -178,6 +178,7 @@ class Dispatcher:
         ready = self._choice.next_queue()
         if ready is not None:
             await self._fill(ready, now)
+            await asyncio.sleep(0)  # the handler begins first: its job has waited, this turn can
             return False
         check_at = self._prober.next_time()
         if check_at is not None and check_at <= now:
@@ -186,6 +187,8 @@ class Dispatcher:
         if self._asks_if_drained and self._probed != self._state():
             await self._probe_all(forget_pauses=False)
             return False
+        self._usage.check(now)
+        self._tell_pauses()
         if self._leaves_off():
             return True
         self._listener.listen(self._choice.listenable(), now, self._table.next_time())
@@ -227,8 +230,6 @@ class Dispatcher:
     def _pass_time(self) -> float:
         """Let what is due by now take effect; gives the time."""
         now = self._now()
-        self._usage.check(now)
-        self._tell_pauses()
         found, ended = self._seen
         self._seen = (self.fetcher.found, self.fetcher.ended)
         if found != self.fetcher.found:

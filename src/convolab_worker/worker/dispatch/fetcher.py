@@ -351,11 +351,15 @@ class Fetcher:
         return self._choice.stays(queue, turn, time.time()) and self._slots.free > 0
 
     async def _stays_after_a_look(self, queue: str, turn: Turn) -> bool:
-        """Whether it does so, once the worker's other queues were looked at, if it is time to."""
-        try:
-            await self._prober.probe_others(queue, time.time())
-        except RedisUnavailable as error:
-            _log.debug("redis.lost", error=str(error))
+        """Whether it does so, once the worker's other queues were looked at, if it is time to.
+
+        Meanwhile nothing else may use the slot: Redis does not know yet that its job has ended.
+        """
+        with self._slots.reserve():
+            try:
+                await self._prober.probe_others(queue, time.time())
+            except RedisUnavailable as error:
+                _log.debug("redis.lost", error=str(error))
         return self._choice.stays(queue, turn, time.time()) and self._slots.free > 0
 
     # ending

@@ -103,8 +103,8 @@ class QueueChoice:
         ]
 
     def unwatched(self, queue: str) -> list[str]:
-        """Other queues that nobody listens to while every slot stays busy with ``queue``."""
-        if self.slots.free > 1:
+        """Other queues that nobody listens to while every slot is kept for ``queue``."""
+        if self.slots.free > 0:
             return []
         return [
             other

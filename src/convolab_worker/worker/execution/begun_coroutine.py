@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import contextvars
     from collections.abc import Generator
 
-# References to a task that nobody else knows: the event loop's, our caller's and two of our own, and
-# the argument of ``getrefcount``; and asyncio's weak one, in its set of all tasks.
+# References to a task that nobody else knows: the event loop's, our caller's, two of ours and the
+# argument of ``getrefcount``; and asyncio's weak one, in its set of all tasks.
 _REFERENCES, _WEAK_REFERENCES = 5, 1
 
 

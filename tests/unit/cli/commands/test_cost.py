@@ -361,7 +361,7 @@ def test_the_report_has_every_way_and_every_assumption(capsys: pytest.CaptureFix
     assert all(starts.count(row.way.name) == 2 for row in rows_of(NO_JOBS).values())
     assert text.startswith("A day of 105 jobs (40 dialogue of 20s, 40 audio of 45s,")
     assert "\nwoken by HTTP                      2,615    10,175          0     100 " in text
-    assert "          5        42  bullmq: the run of a job that came alone\n" in text
+    assert "          5        44  bullmq: the run of a job that came alone\n" in text
     assert "- No job is delayed, and no attempt fails.\n" in text
     assert "an instance billed for its whole life" in text
     assert "Free allowances are all for this workload." in text

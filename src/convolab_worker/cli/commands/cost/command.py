@@ -124,16 +124,6 @@ def load_prices(path: Path | None = None) -> Prices:
     return prices
 
 
-def _expecting(expected: str, read: Reader) -> Reader:
-    def value_of(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError:
-            raise ValueError(expected) from None
-
-    return reader(value_of)
-
-
 def _read_amount(text: str) -> float:
     amount = float(text)
     if not 0 <= amount < inf:
@@ -155,7 +145,7 @@ def _read_kind(text: str) -> JobKind:
 
 
 _count = reader_of(Whole(low=1))
-_amount = _expecting("a number, 0 or more", _read_amount)
-_duration = _expecting("a duration such as 90, 90s, 5m or 1h", parse_duration)
-_delayed = _expecting("JOBS:DELAY, such as 20:15m", _read_delayed)
-_jobs = _expecting("KIND=JOBS:LENGTH, such as audio=40:45s", _read_kind)
+_amount = reader(_read_amount, expected="a number, 0 or more")
+_duration = reader(parse_duration, expected="a duration such as 90, 90s, 5m or 1h")
+_delayed = reader(_read_delayed, expected="JOBS:DELAY, such as 20:15m")
+_jobs = reader(_read_kind, expected="KIND=JOBS:LENGTH, such as audio=40:45s")

@@ -49,7 +49,7 @@ ADD_JOB = Event(1, 1 + ADD_NUMBERED, "any worker: a job is added, numbered by Bu
 PROGRESS_UPDATE = Event(1, 1 + PROGRESS, "any worker: a progress update")
 LOCK_RENEWAL = Event(1, 1 + RENEWAL, "any worker: a renewal of a job's lock")
 # bullmq (Node) 6.7.0, measured by examples/benchmarks at concurrency 1.
-BULLMQ_LONE_JOB = Event(5, 42, "bullmq: the run of a job that came alone")
+BULLMQ_LONE_JOB = Event(5, 44, "bullmq: the run of a job that came alone")
 BULLMQ_WAIT = Event(2, 8, "bullmq: a wait, BZPOPMIN and a moveToActive that finds nothing")
 BULLMQ_STALLED_CHECK = Event(1, 7, "bullmq: a stalled check")
 # This worker, measured by examples/benchmarks.

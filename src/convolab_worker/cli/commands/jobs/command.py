@@ -130,7 +130,9 @@ def _list(given: argparse.Namespace) -> int:
             result(as_json(asdict(job)))
         return 0
     if not found:
-        result(f"no {'failed ' * given.only_failed}job fits")
+        which = f"{'failed ' * given.only_failed}job"
+        is_filtered = not wanted.is_everything or bool(vars(given).get("states"))
+        result(f"no {which} fits" if is_filtered else f"there is no {which}")
         return 0
     if given.only_failed:
         head = ["queue", "id", "name", "failed", "attempts", "reason"]
