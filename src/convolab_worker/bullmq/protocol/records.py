@@ -211,6 +211,12 @@ def read_number(raw: object) -> float | None:
     return None if math.isnan(number) else number
 
 
+def read_seconds(raw: object) -> float | None:
+    """Reads milliseconds, as BullMQ writes times, in seconds; None for what is not a number."""
+    number = read_number(raw)
+    return None if number is None else number / 1000
+
+
 # What the scripts answer instead of a job (bullmq.error_code).
 JOB_MISSING, LOCK_MISSING, NOT_ACTIVE, PENDING_CHILDREN, LOCK_OF_ANOTHER = -1, -2, -3, -4, -6
 FAILED_CHILDREN = -9
@@ -270,7 +276,7 @@ def read_fetch(queue: str, token: str, raw: Any) -> FetchResult:
         return FetchResult(read_active_job(queue, raw[1], token, raw[0]))
     _, _, limited_ms, due_ms = [*raw, 0, 0, 0][:4]
     return FetchResult(
-        due_at=read_due(due_ms), limited_for=max(read_number(limited_ms) or 0.0, 0.0) / 1000
+        due_at=read_due(due_ms), limited_for=max(read_seconds(limited_ms) or 0.0, 0.0)
     )
 
 
@@ -279,7 +285,7 @@ def read_due(milliseconds: object) -> float | None:
 
     BullMQ's scripts promote no job whose score is below 0.
     """
-    seconds = (read_number(milliseconds) or 0.0) / 1000
+    seconds = read_seconds(milliseconds) or 0.0
     return seconds if 0 < seconds < _LATEST_DUE else None
 
 

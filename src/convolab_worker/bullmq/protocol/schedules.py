@@ -20,7 +20,13 @@ from convolab_worker.bullmq.protocol.keywords import (
     is_seconds,
     is_text,
 )
-from convolab_worker.bullmq.protocol.records import json_or_text, pairs, read_number, text
+from convolab_worker.bullmq.protocol.records import (
+    json_or_text,
+    pairs,
+    read_number,
+    read_seconds,
+    text,
+)
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -200,18 +206,17 @@ def read_schedule(
     if not raw:
         return None
     fields = {name: text(value) for name, value in raw.items()}
-    every = read_number(raw.get("every"))
     return Schedule(
         id=text(schedule_id),
         queue=queue,
         name=fields.get("name", ""),
-        next_at=(read_number(score) or 0.0) / 1000,
-        every=None if every is None else every / 1000,
+        next_at=read_seconds(score) or 0.0,
+        every=read_seconds(raw.get("every")),
         cron=fields.get("pattern"),
         tz=fields.get("tz"),
         limit=_whole(raw.get("limit")),
-        start=_seconds(raw.get("startDate")),
-        until=_seconds(raw.get("endDate")),
+        start=read_seconds(raw.get("startDate")),
+        until=read_seconds(raw.get("endDate")),
         count=_whole(raw.get("ic")) or 0,
         data=json_or_text(fields.get("data")),
         options=long_options(json_or_text(fields.get("opts"))),
@@ -221,8 +226,3 @@ def read_schedule(
 def _whole(raw: bytes | None) -> int | None:
     number = read_number(raw)
     return None if number is None or abs(number) > _MOST_LIMIT else int(number)
-
-
-def _seconds(raw: bytes | None) -> float | None:
-    number = read_number(raw)
-    return None if number is None else number / 1000

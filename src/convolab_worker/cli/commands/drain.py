@@ -64,7 +64,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 async def _connect(settings: Settings) -> None:
-    from convolab_worker.cli.process.process import connected
+    from convolab_worker.client.session import connected
 
     async with connected(settings):
         pass
