@@ -34,7 +34,7 @@ def add_flags(command: Parser) -> None:
     setting = flags.add_command(
         actions,
         "set",
-        "write a schedule, in the place of one of its id",
+        "create a schedule, or replace the one with the same id",
         """schedule set morning speak '{"text": "Good morning"}' --cron '0 7 * * *' """
         "--tz Europe/Berlin --queue audio",
     )
@@ -57,10 +57,12 @@ def add_flags(command: Parser) -> None:
 def _add_setting(command: Parser) -> None:
     command.add_argument("name", metavar="NAME", help="the name of its jobs")
     job_flags.add_data(command, "their data")
-    flags.add_flag(command, "--every", _EVERY, "from one job to the next; the first one at once")
+    flags.add_flag(
+        command, "--every", _EVERY, "time from one job to the next; the first one starts at once"
+    )
     command.add_argument(
-        "--cron", metavar="PATTERN", help="a pattern of five fields, or of six that begin with "
-        "the seconds"
+        "--cron", metavar="PATTERN", help="a pattern of five fields, minute first, or of six "
+        "that begin with the seconds"
     )  # fmt: skip
     command.add_argument("--tz", metavar="ZONE", help="the pattern's time zone, or else the host's")
     flags.add_flag(command, "--limit", _LIMIT, "how many jobs, at most")

@@ -94,9 +94,11 @@ def main(given: argparse.Namespace) -> int:
 
 
 def _add_selection(command: Parser, *, failed: bool) -> None:
-    command.add_argument("ids", metavar="ID", nargs="*", help="the jobs that are meant")
+    command.add_argument("ids", metavar="ID", nargs="*", help="the ids of the jobs to act on")
     _add_filters(command, failed=failed)
-    command.add_argument("--all", action="store_true", help="mean every job")
+    command.add_argument(
+        "--all", action="store_true", help="act on every job that the action applies to"
+    )
     command.add_argument("--dry-run", action="store_true", help="only say how many are meant")
 
 
@@ -105,12 +107,18 @@ def _add_filters(command: Parser, *, failed: bool) -> None:
         text = "only jobs in that state, such as failed or delayed; may be given again"
         flags.add_list(command, "--state", text)
     flags.add_list(command, "--name", "only jobs of that name; may be given again")
-    flags.add_duration(command, "--older-than", "only jobs that ended, or came, longer ago")
-    flags.add_duration(command, "--newer-than", "only jobs that ended, or came, within this time")
+    flags.add_duration(
+        command,
+        "--older-than",
+        "only jobs that ended longer ago; a job that has not ended counts from when it was added",
+    )
+    flags.add_duration(
+        command, "--newer-than", "only jobs that ended, or were added, within this time"
+    )
     command.add_argument(
         "--reason",
         metavar="TEXT",
-        help="only failures with this in the reason; /TEXT/ is a pattern",
+        help="only jobs with this text in their reason; /PATTERN/ is a regular expression",
     )
 
 
