@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples.benchmarks.benchkit.bench import Bench
 from examples.benchmarks.benchkit.process import CONTENDERS, Contender, WorkerProcess
 from examples.benchmarks.benchkit.report import progress
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 from tests.support.proxy import TcpProxy
 
 _JOBS = 50
@@ -79,12 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trips", type=float, nargs="+", default=[0, 20], metavar="MS", help="round trips in ms"
     )
-    parser.add_argument(
-        "--contenders",
-        nargs="+",
-        choices=list(CONTENDERS),
-        default=["ours", "bullmq-node", "bullmq-python"],
-    )
+    add_contenders(parser, CONTENDERS, "ours", "bullmq-node", "bullmq-python")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples.benchmarks.benchkit.bench import Bench, Shape
 from examples.benchmarks.benchkit.process import CONTENDERS, Contender
 from examples.benchmarks.benchkit.report import progress
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 
 _CONCURRENCY = 10
 _MEASURED = 5000
@@ -105,9 +105,7 @@ def _seed(bench: Bench, queue: str, jobs: int, repeat: int) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the program's flags."""
     parser.add_argument("--waiting", type=int, nargs="+", default=[10, 10_000, 1_000_000])
-    parser.add_argument(
-        "--contenders", nargs="+", choices=list(CONTENDERS), default=["ours", "bullmq-node"]
-    )
+    add_contenders(parser, CONTENDERS, "ours", "bullmq-node")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples.benchmarks.benchkit.bench import Bench, Round, Shape
 from examples.benchmarks.benchkit.process import CONTENDERS
 from examples.benchmarks.benchkit.report import progress
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 
 _SECONDS = 1.5
 _SLEEP = 10
@@ -111,9 +111,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the program's flags."""
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each contender")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[50, 500])
-    parser.add_argument(
-        "--contenders", nargs="+", choices=list(CONTENDERS), default=["ours", "bullmq-node"]
-    )
+    add_contenders(parser, CONTENDERS, "ours", "bullmq-node")
 
 
 if __name__ == "__main__":

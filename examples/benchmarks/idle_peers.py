@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.benchmarks.benchkit.day import from_rate
 from examples.benchmarks.benchkit.report import progress
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 from examples.benchmarks.benchkit.server import PrivateServer
 from examples.benchmarks.recovery import CONTENDERS, command_of, running
 
@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace) -> Section:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the program's flags."""
     parser.add_argument("--minutes", type=float, default=10.0, help="how long all of them idle")
-    parser.add_argument("--contenders", nargs="+", choices=_THEIRS, default=_THEIRS)
+    add_contenders(parser, _THEIRS)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples.benchmarks.benchkit.bench import Bench
 from examples.benchmarks.benchkit.process import CONTENDERS, Contender
 from examples.benchmarks.benchkit.report import progress, quantile
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 
 _CONCURRENCY = 50
 _FLOOD = 1e6  # jobs a second: as fast as the producer can
@@ -84,9 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
     parser.add_argument("--rounds", type=int, default=3, help="loads of each part and contender")
     parser.add_argument("--parts", type=float, nargs="+", default=[0.1, 0.5, 0.9])
-    parser.add_argument(
-        "--contenders", nargs="+", choices=list(CONTENDERS), default=["ours", "bullmq-node"]
-    )
+    add_contenders(parser, CONTENDERS, "ours", "bullmq-node")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples.benchmarks.benchkit.monitor import CommandCount, MonitorTap, count
 from examples.benchmarks.benchkit.process import CONTENDERS, Contender, Producer, WorkerProcess
 from examples.benchmarks.benchkit.report import progress
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 from examples.benchmarks.benchkit.server import PrivateServer
 
 _WARM_UP = 2
@@ -132,9 +132,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--settle", type=float, default=1.0, metavar="SECONDS", help="quiet time after each job"
     )
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 10, 50])
-    parser.add_argument(
-        "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)
-    )
+    add_contenders(parser, CONTENDERS)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from examples.benchmarks.benchkit.bench import Bench
 from examples.benchmarks.benchkit.environments import PLAIN, python_of
 from examples.benchmarks.benchkit.process import CONTENDERS, BenchmarkError, Contender, resident
 from examples.benchmarks.benchkit.report import progress
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 from examples.benchmarks.benchkit.server import free_port
 
 _JOBS = 500
@@ -112,7 +112,7 @@ def _command(bench: Bench, *, wake: bool) -> float:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the program's flags."""
     parser.add_argument("--rounds", type=int, default=3, help="starts of each contender")
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=[*CONTENDERS])
+    add_contenders(parser, CONTENDERS)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from examples.benchmarks.benchkit.child import ROOT
 from examples.benchmarks.benchkit.environments import PLAIN, TASKIQ, python_of, versions_of
 from examples.benchmarks.benchkit.process import BenchmarkError, node
 from examples.benchmarks.benchkit.report import progress
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 from examples.benchmarks.benchkit.server import PrivateServer
 
 if TYPE_CHECKING:
@@ -239,9 +239,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the program's flags."""
     parser.add_argument("--rounds", type=int, default=1, help="kills, as long as --cap allows them")
     parser.add_argument("--cap", type=float, default=1300.0, metavar="SECONDS", help="give up then")
-    parser.add_argument(
-        "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS)
-    )
+    add_contenders(parser, CONTENDERS)
 
 
 if __name__ == "__main__":

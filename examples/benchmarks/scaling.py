@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples.benchmarks.benchkit.bench import NO_OP, Bench, Shape
 from examples.benchmarks.benchkit.process import CONTENDERS, Contender
 from examples.benchmarks.benchkit.report import progress
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 
 _KINDS = {
     "10 ms, concurrency 10": (Shape(sleep=10), 10, 2000),
@@ -87,9 +87,7 @@ def _rate(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the program's flags."""
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each")
-    parser.add_argument(
-        "--contenders", nargs="+", choices=list(CONTENDERS), default=["ours", "bullmq-node"]
-    )
+    add_contenders(parser, CONTENDERS, "ours", "bullmq-node")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from examples.benchmarks.benchkit.process import (
     ours_newer,
 )
 from examples.benchmarks.benchkit.report import progress
-from examples.benchmarks.benchkit.section import Section, run_alone
+from examples.benchmarks.benchkit.section import Section, add_contenders, run_alone
 
 _KNOWN = {
     each.key: each
@@ -175,12 +175,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warm-up", type=int, default=1000, help="jobs before each round")
     parser.add_argument("--count-jobs", type=int, default=10_000, help="jobs in a counting pass")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 10, 50])
-    parser.add_argument(
-        "--contenders",
-        nargs="+",
-        choices=list(_KNOWN),
-        default=list(_KNOWN),
-    )
+    add_contenders(parser, _KNOWN)
 
 
 if __name__ == "__main__":

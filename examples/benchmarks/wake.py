@@ -1,10 +1,9 @@
-"""What a wake costs: from /wake to the first handler, hot, asleep and cold, and under a flood.
+"""What a wake costs: from /wake to the first handler, hot and asleep, and under a flood.
 
 One worker service, ``run --wake``, in a process of its own, on a private Valkey. Hot: at rest, its
-connections open, as between two requests on Cloud Run. Asleep: its connections closed. Cold: from
-the start of the process, the request being there as soon as the port is; beside it what Python
-needs to import redis.asyncio, bullmq and structlog, and the parts of our own start. The flood is so
-many wakes a second, with and without a token, while jobs come one at a time.
+connections open, as between two requests on Cloud Run. Asleep: its connections closed. The flood is
+so many wakes a second, with and without a token, while jobs come one at a time. ``cold_start.py``
+starts the process for each wake.
 
     python examples/benchmarks/wake.py --flood 60 --json wake.json
 """
@@ -52,18 +51,6 @@ handlers = HandlerRegistry()
 async def now(job):
     return time.time()
 """
-_IMPORTS = {
-    "bare interpreter": "",
-    "redis.asyncio, bullmq, structlog": "import redis.asyncio, bullmq, structlog",
-    "our worker and command": (
-        "import convolab_worker.cli.process.process, convolab_worker.worker.worker"
-    ),
-    "our worker and wake server": (
-        "import convolab_worker.cli.commands.run.command, convolab_worker.server.server,"
-        " convolab_worker.server.routes"
-    ),
-}
-_MOST_TIMES_IMPORTS = 2.5
 _MOST_HOT_MS = 10.0
 
 
@@ -73,7 +60,6 @@ class Service:
     def __init__(self, server: PrivateServer, folder: Path, **variables: str) -> None:
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
-        self.began = time.time()
         self.process = subprocess.Popen(
             [*(sys.executable, "-m", "convolab_worker", "run", "--wake"), "--app", "jobs:handlers"],
             cwd=folder,
@@ -136,30 +122,6 @@ async def awaked(server: PrivateServer, rounds: int, *, pause: float, sleep: str
             await running.wake(session)
             delays.append(1000 * (await client.result(job_id, timeout=10) - began))
     return delays[1:]
-
-
-async def cold(server: PrivateServer, rounds: int) -> list[float]:
-    """Milliseconds from the start of the process to the handler."""
-    delays = []
-    settings = Settings(redis_url=server.url, queues=(_QUEUE,))
-    async with JobClient(settings) as client, ClientSession() as session:
-        for _ in range(rounds):
-            job_id = await client.enqueue("now", {})
-            async with service(server, K_SERVICE="worker") as running:
-                await running.wake(session)
-                delays.append(1000 * (await client.result(job_id, timeout=10) - running.began))
-    return delays
-
-
-def imports(rounds: int) -> dict[str, float]:
-    """Milliseconds that an interpreter takes to import each of the sets, and to end."""
-    taken: dict[str, list[float]] = {name: [] for name in _IMPORTS}
-    for _ in range(rounds):
-        for name, program in _IMPORTS.items():
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", program], check=True)
-            taken[name].append(1000 * (time.perf_counter() - began))
-    return {name: median(times) for name, times in taken.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,9 +226,6 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         progress("hot and asleep")
         hot = await awaked(server, options.rounds, pause=1.1, sleep="1h")
         asleep = await awaked(server, options.rounds, pause=1.1, sleep="50ms")
-        progress("cold")
-        started = await cold(server, options.rounds)
-        imported = imports(options.rounds)
         floods = []
         for name, rate, token in (
             ("none", 0, None),
@@ -277,25 +236,21 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             floods.append(
                 asdict(await flood(server, name, rate=rate, seconds=options.flood, token=token))
             )
-    return {"hot": hot, "asleep": asleep, "cold": started, "imports": imported, "floods": floods}
+    return {"hot": hot, "asleep": asleep, "floods": floods}
 
 
 def report(found: dict[str, Any]) -> None:
     """Print the tables, and whether the bounds are kept."""
     rows = [
         (name, median(found[name]), quantile(found[name], 0.9), max(found[name]))
-        for name in ("hot", "asleep", "cold")
+        for name in ("hot", "asleep")
     ]
     say(table(("to the first handler, ms", "p50", "p90", "worst"), rows))
-    say()
-    say(table(("a process that imports, ms", "p50"), list(found["imports"].items())))
     say()
     headings = ("flood", "wakes/s", "commands/s", "job p50 ms", "job p99 ms", "memory, MB more")
     say(table(headings, [list(each.values()) for each in found["floods"]]))
     say()
-    ratio = median(found["cold"]) / found["imports"]["redis.asyncio, bullmq, structlog"]
     say(f"hot {median(found['hot']):.1f} ms, of {_MOST_HOT_MS:g} at most")
-    say(f"cold {ratio:.2f} x the bare import, of {_MOST_TIMES_IMPORTS:g} at most")
 
 
 def _options() -> argparse.Namespace:

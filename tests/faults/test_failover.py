@@ -38,7 +38,7 @@ def sentinels(
 ) -> Iterator[SentinelProcesses]:
     """Three Sentinels with a password of their own."""
     folder = tmp_path_factory.mktemp("sentinels")
-    with SentinelProcesses(replicas, folder, password="made-up") as sentinels:
+    with SentinelProcesses(replicas, folder, password="made-up", down_after=2.0) as sentinels:
         yield sentinels
 
 

@@ -264,6 +264,15 @@ def test_the_page_for_operators_lists_every_event_that_is_logged() -> None:
     assert sorted(event for event in logged if f"`{event}`" not in page) == []
 
 
+def test_the_page_for_operators_says_where_to_look_first_for_each_alert() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    rules = (ROOT / "deploy" / "alerts.yaml").read_text(encoding="utf-8")
+    alerts = re.findall(r"- alert: (\w+)", rules)
+
+    assert len(alerts) > 10
+    assert [alert for alert in alerts if f"`{alert}`" not in page] == []
+
+
 # "it is no longer", "there is no job" and "that is no way to" are English; "5 is no text" is not.
 _IS_NO = re.compile(r"(?<![Tt]here )\b(?:is|are|was|were) no (?!longer|more|way)(?=[a-z]|$)")
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 from examples.benchmarks.benchkit.child import ROOT
@@ -43,10 +42,8 @@ def python_of(environment: str) -> str:
     is_ours = packages[0].startswith(_HERE)
     if not python.exists():
         progress(f"making the environment {home.name}")
-        if environment == NEWER:
-            subprocess.run([str(newer_python()), "-m", "venv", str(home)], check=True)
-        else:
-            venv.create(home, with_pip=True)
+        base = str(newer_python()) if environment == NEWER else sys.executable
+        subprocess.run([base, "-m", "venv", "--without-pip", str(home)], check=True)
         _pip(python, *(_from_here(each) for each in packages))
     elif is_ours:
         _pip(python, "--force-reinstall", "--no-deps", str(_wheel()))
@@ -70,12 +67,10 @@ def newer_python() -> str | None:
 def installed(environment: str) -> list[str]:
     """What an environment holds: names with versions."""
     listed = subprocess.run(
-        [python_of(environment), "-m", "pip", "list", "--format", "freeze"],
+        [*_pip_of(Path(python_of(environment))), "list", "--format", "freeze"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    tools = ("pip", "setuptools", "wheel")
-    lines = (line.replace("==", " ") for line in listed.stdout.split())
-    return [line for line in lines if line.split()[0] not in tools]
+    return [line.replace("==", " ") for line in listed.stdout.split()]
 
 
 def versions_of(environment: str) -> list[str]:
@@ -99,5 +94,11 @@ def _wheel() -> Path:
 
 
 def _pip(python: Path, *arguments: str) -> None:
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [*_pip_of(python), "install", "--quiet"]
     subprocess.run([*command, *arguments], check=True, stderr=subprocess.DEVNULL)
+
+
+def _pip_of(python: Path) -> list[str]:
+    """This program's own pip for another environment: a system's Python often has none."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    return [*pip, "--python", str(python)]

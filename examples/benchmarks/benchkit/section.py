@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,12 @@ class Section:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def add_contenders(parser: argparse.ArgumentParser, known: Collection[str], *default: str) -> None:
+    """Add the flag that chooses among the ``known`` contenders: by default some of them, or all."""
+    chosen = list(default or known)
+    parser.add_argument("--contenders", nargs="+", choices=list(known), default=chosen)
 
 
 def run_alone(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from convolab_worker._logs import Log
 from convolab_worker.bullmq.protocol.calls import Call, advance_scheduler
 from convolab_worker.bullmq.protocol.job_options import is_true, number
-from convolab_worker.bullmq.protocol.records import read_number, text
+from convolab_worker.bullmq.protocol.records import pairs, read_number, text
 from convolab_worker.bullmq.script_runner import now_ms, run_script
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import RedisUnavailable
@@ -181,20 +181,18 @@ async def listed(connection: Connection, keys: QueueKeys, now: int) -> list[List
     flat = await connection.call(
         Purpose.STATUS, "ZRANGE", keys["repeat"], 0, _MOST_LISTED, "WITHSCORES"
     )
-    names = [text(raw) for raw in flat[::2]]
-    due = [read_number(raw) or 0.0 for raw in flat[1::2]]
+    due = [(text(raw), read_number(score) or 0.0) for raw, score in pairs(flat)]
     asked = [
         (
             connection.call(Purpose.STATUS, "HGETALL", f"{keys['repeat']}:{name}"),
             connection.call(Purpose.STATUS, "EXISTS", keys.job(f"repeat:{name}:{at:.0f}")),
         )
-        for name, at in zip(names, due, strict=True)
+        for name, at in due
     ]
     found = []
-    for name, at, (fields, has_job) in zip(names, due, asked, strict=True):
-        stored = [text(part) for part in await fields]
+    for (name, at), (fields, has_job) in zip(due, asked, strict=True):
         schedule = ListedSchedule(name, keys.queue, at)
-        repeat = dict(zip(stored[::2], stored[1::2], strict=False))
+        repeat = {text(field): text(value) for field, value in pairs(await fields)}
         found.append(_judged(schedule, repeat, has_job=bool(await has_job), now=now))
     return found
 

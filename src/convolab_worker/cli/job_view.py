@@ -6,8 +6,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from convolab_worker.bullmq.protocol.records import json_or_text
 from convolab_worker.cli.output import as_json, printable, table
-from convolab_worker.client.job_status import json_or_text
 from convolab_worker.settings.units import is_number
 from convolab_worker.telemetry.frames import application_place_in, sections_of
 
@@ -93,7 +93,8 @@ def _facts(job: JobStatus, now: float) -> Iterator[tuple[str, str]]:
             "ended",
             f"{_ago(job.finished_on, now)}{_between(job.processed_on, job.finished_on, 'ran')}",
         )
-    started = f", started {job.starts} times" if job.starts > job.attempts_made else ""
+    times = "once" if job.starts == 1 else f"{job.starts} times"
+    started = f", started {times}" if job.starts > job.attempts_made else ""
     yield "attempts", f"{job.attempts_made} of {job.max_attempts}{started}"
     if job.priority:
         yield "priority", str(job.priority)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker._logs import Log
-from convolab_worker.client.job_status import json_or_text, readable
+from convolab_worker.bullmq.protocol.records import json_or_text, pairs, readable
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import RedisRefused, RedisUnavailable
 
@@ -166,7 +166,7 @@ class Events:
     def _deliver(self, stream: str, flat: list[bytes]) -> None:
         # Other programs may have written an entry: whatever its bytes are, the entries after it
         # count.
-        fields = {readable(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+        fields = {readable(name): value for name, value in pairs(flat)}
         job_id = readable(fields.get("jobId"))
         inboxes = self._watchers.get((stream, job_id))
         if not inboxes:

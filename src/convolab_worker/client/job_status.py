@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, is_true, most_attempts
-from convolab_worker.bullmq.protocol.records import read_score, whole_number
+from convolab_worker.bullmq.protocol.job_options import is_true, long_options, most_attempts
+from convolab_worker.bullmq.protocol.records import (
+    json_or_text,
+    pairs,
+    read_score,
+    read_seconds,
+    readable,
+    whole_number,
+)
 
 _PARTS_OF_TRACEPARENT = 4
 
@@ -93,9 +99,9 @@ def as_status(
     """
     if not flat:
         return None
-    text = [readable(part) for part in flat]
-    fields = dict(zip(text[::2], text[1::2], strict=True))
-    opts = options_of(fields.get("opts"))
+    raw = {readable(name): value for name, value in pairs(flat)}
+    fields = {name: readable(value) for name, value in raw.items()}
+    opts = long_options(json_or_text(fields.get("opts")))
     stacktrace = json_or_text(fields.get("stacktrace"))
     return JobStatus(
         id=job_id,
@@ -106,48 +112,16 @@ def as_status(
         progress=json_or_text(fields.get("progress")),
         result=json_or_text(fields.get("returnvalue")),
         failed_reason=fields.get("failedReason"),
-        attempts_made=_count(fields.get("atm")) or _count(fields.get("attemptsMade")),
-        timestamp=_seconds(fields.get("timestamp")),
-        processed_on=_seconds(fields.get("processedOn")),
-        finished_on=_seconds(fields.get("finishedOn")),
+        attempts_made=whole_number(raw.get("atm")) or whole_number(raw.get("attemptsMade")),
+        timestamp=read_seconds(raw.get("timestamp")),
+        processed_on=read_seconds(raw.get("processedOn")),
+        finished_on=read_seconds(raw.get("finishedOn")),
         due_at=None if score is None else read_score(score),
         max_attempts=most_attempts(opts),
-        starts=_count(fields.get("ats")),
-        priority=_count(fields.get("priority")),
+        starts=whole_number(raw.get("ats")),
+        priority=whole_number(raw.get("priority")),
         opts=opts,
         parent=fields.get("parentKey") or None,
         stacktrace=stacktrace if isinstance(stacktrace, list) else [],
         processed_by=fields.get("pb") or None,
     )
-
-
-def options_of(text: str | None) -> dict[str, Any]:
-    """Return a job's options by their long names; no options for what is not a JSON object."""
-    decoded = json_or_text(text)
-    if not isinstance(decoded, dict):
-        return {}
-    return {LONG_NAMES.get(key, key): value for key, value in decoded.items()}
-
-
-def readable(raw: bytes | None) -> str:
-    """Return text for people: bytes that are not UTF-8 are replaced, and None is empty text."""
-    return (raw or b"").decode("utf-8", "replace")
-
-
-def json_or_text(text: str | None) -> Any:
-    """Return a field's JSON value, or its text: other programs may write what is not JSON."""
-    with suppress(ValueError, RecursionError):
-        return None if text is None else json.loads(text)
-    return text
-
-
-def _count(text: str | None) -> int:
-    return 0 if text is None else whole_number(text.encode())
-
-
-def _seconds(milliseconds: str | None) -> float | None:
-    if milliseconds is None:
-        return None
-    with suppress(ValueError):
-        return float(milliseconds) / 1000
-    return None

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.records import pairs
 from convolab_worker.client.client import JobClient
-from convolab_worker.connection.commands.usage import CommandCounter, Purpose
-from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.source import ServerSource
+from convolab_worker.client.session import connected
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings import OPTIONS, Settings
 from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
@@ -192,27 +192,19 @@ def assert_enqueued(name: str, *, data: Any = ANYTHING, queue: str | None = None
 
 async def _added(settings: Settings) -> list[EnqueuedJob]:
     """Read the jobs from the queues' event streams."""
-    connection = Connection(
-        ServerSource.of(settings),
-        timeout=settings.command_timeout,
-        counter=CommandCounter(),
-    )
-    await connection.open()
     jobs: list[tuple[bytes, EnqueuedJob]] = []
-    try:
+    async with connected(settings) as connection:
         for queue in settings.queues:
             keys = QueueKeys(settings.prefix, queue)
             for at, flat in await connection.call(
                 Purpose.STATUS, "XRANGE", keys["events"], "-", "+"
             ):
-                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                fields = dict(pairs(flat))
                 if fields.get(b"event") == b"added":
                     job_id, name = fields[b"jobId"].decode(), fields[b"name"].decode()
                     raw = await connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "data")
                     data = None if raw is None else json.loads(raw)
                     jobs.append((at, EnqueuedJob(id=job_id, name=name, queue=queue, data=data)))
-    finally:
-        await connection.close()
     return [job for _, job in sorted(jobs, key=_added_at)]
 
 

@@ -241,7 +241,7 @@ class Worker:
                 names=list(handler.names),
                 queue=handler.queue,
                 queues=list(queues),
-                hint=f"the worker does not serve {handler.queue}: add it to CONVOLAB_QUEUES",
+                hint=f"add the queue {handler.queue} to CONVOLAB_QUEUES, or run a worker for it",
             )
 
     def _description(self) -> dict[str, Any]:

@@ -145,6 +145,12 @@ def test_a_job_that_waits_has_no_outcome_and_one_that_is_delayed_says_when() -> 
     assert "4m ago" in job_text(details(due_at=NOW - 240), RUNS, NOW)
 
 
+def test_a_job_whose_only_run_has_not_ended_was_started_once() -> None:
+    assert "attempts  0 of 3, started once\n" in job_text(
+        details(attempts_made=0, starts=1), RUNS, NOW
+    )
+
+
 def test_attempts_that_nobody_asked_for_are_no_option() -> None:
     """BullMQ writes 0, and the job has one attempt all the same."""
     assert "options" not in job_text(details(opts={"attempts": 0}), RUNS, NOW)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.jobs.outcome import AwaitsChildren, Completed, Failed, Postponed
-from convolab_worker.bullmq.protocol.records import extended_stacktrace
+from convolab_worker.bullmq.protocol.job_options import number
+from convolab_worker.settings.units import is_number
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.jobs.outcome import Outcome
@@ -48,3 +50,26 @@ def _failure(
     return transitions.delay(
         job, delay_ms, now_ms, skip_attempt=False, fetch_next=fetch_next, fields=fields
     )
+
+
+def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
+    """Returns the job's ``stacktrace`` field with ``stack`` added, cut to ``stackTraceLimit``.
+
+    The field is a JSON array of strings, the newest last, as Node writes it.
+    """
+    try:
+        kept = json.loads(job.stacktrace)
+    except (ValueError, RecursionError):
+        kept = []
+    traces = kept if isinstance(kept, list) else []
+    if stack is not None:
+        traces.append(stack)
+    limit = job.opts.get("stackTraceLimit")
+    if is_number(limit) and limit == 0:
+        traces = []
+    elif limit:  # JavaScript's slice(-limit)
+        last = max(min(number(limit) or 0, len(traces)), -len(traces))
+        traces = traces[-int(last) :]
+    told = json.dumps(traces, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate, which UTF-8 can't carry, is written as JSON's own escape, as Node does.
+    return told.encode("utf-8", "backslashreplace").decode("utf-8")

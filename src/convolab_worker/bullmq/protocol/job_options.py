@@ -117,6 +117,12 @@ def most_attempts(opts: Mapping[str, Any]) -> int:
     return max(attempts, 1)
 
 
+def long_options(stored: object) -> dict[str, Any]:
+    """Stored options by their long names; none of a number, text or list, as in JavaScript."""
+    options = stored if isinstance(stored, dict) else {}
+    return {LONG_NAMES.get(key, key): value for key, value in options.items()}
+
+
 def short_options(opts: Mapping[str, Any]) -> dict[str, Any]:
     return {_SHORT_NAMES.get(key, key): value for key, value in opts.items()}
 

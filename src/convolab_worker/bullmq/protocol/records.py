@@ -5,25 +5,30 @@ from __future__ import annotations
 import functools
 import json
 import math
+from contextlib import suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
 from convolab_worker.bullmq.protocol.job_options import (
-    LONG_NAMES,
     Options,
     is_true,
+    long_options,
     most_attempts,
-    number,
 )
-from convolab_worker.settings.units import is_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 STEP_FIELD = "step:"
 _STEP = STEP_FIELD.encode()
 _STEP_LENGTH = len(_STEP)
+# The fields of a job's hash that are read; ``read_active_job`` unpacks them in this order.
+_FIELDS = (
+    b"name", b"data", b"opts", b"timestamp", b"processedOn", b"ats", b"atm", b"attemptsMade",
+    b"delay", b"stacktrace", b"stc", b"defa", b"parentKey", b"rjk", b"movedFrom",
+)  # fmt: skip
 _LONG = 17  # so many digits are neither a time nor a count
 
 
@@ -77,30 +82,46 @@ class ActiveJob(Struct, eq=False):
         return most_attempts(self.policy or self.opts)
 
 
+class _Layout(Struct, frozen=True):
+    """Where a job's hash has what is read of it: jobs of one producer all have the same fields.
+
+    ``read`` gets the values, with a None after them, and gives those of ``_FIELDS``. ``steps`` are
+    names of steps, and where their results stand.
+    """
+
+    read: Callable[[Sequence[bytes | None]], tuple[bytes | None, ...]]
+    steps: Sequence[tuple[str, int]]
+
+
+@functools.lru_cache(maxsize=128)
+def _layout_of(names: tuple[bytes, ...]) -> _Layout:
+    places = {name: place for place, name in enumerate(names)}
+    steps = [
+        (text(name[_STEP_LENGTH:]), place)
+        for name, place in places.items()
+        if name.startswith(_STEP)
+    ]
+    return _Layout(itemgetter(*[places.get(field, -1) for field in _FIELDS]), steps)
+
+
 def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) -> ActiveJob:
     """Reads a job's hash as HGETALL gives it. It never raises: see ``ActiveJob.problem``."""
-    fields = dict(zip(flat[::2], flat[1::2], strict=False))
-    get = fields.get
+    layout, values = _layout_of(tuple(flat[::2])), [*flat[1::2], None]
+    (
+        name, data, raw_opts, added, begun, starts, made, made_before,
+        delay, stacktrace, stalls, deferred, parent, scheduler, moved_from,
+    ) = layout.read(values)  # fmt: skip
     problem = None
     try:
-        opts = _options(get(b"opts", b"{}"))
+        opts = _options(b"{}" if raw_opts is None else raw_opts)
     except (ValueError, RecursionError) as error:
         opts, problem = Options({}), f"the job's opts are not a JSON object: {error}"
-    name = get(b"name")
-    data = get(b"data")
     if name is None:
         problem = "the job's hash has no name: it was removed, or never written whole"
     # What few jobs have is not even read: each call here is made for every job.
-    made, made_before = get(b"atm"), get(b"attemptsMade")
     attempts_made = 0 if made is None else whole_number(made)
     if made_before is not None:
         attempts_made = max(attempts_made, whole_number(made_before))
-    added, begun, starts = get(b"timestamp"), get(b"processedOn"), get(b"ats")
-    stalls, delay, moved_from = get(b"stc"), get(b"delay"), get(b"movedFrom")
-    deferred, parent, scheduler = get(b"defa"), get(b"parentKey"), get(b"rjk")
-    steps: dict[str, bytes] = {}
-    if _STEP in b"\n".join(fields):  # which takes less than a look at each, and few jobs have any
-        steps = {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)}
     return ActiveJob(  # by position, which is quicker: this runs for every job
         queue,
         job_id.decode("utf-8", "surrogateescape"),
@@ -116,10 +137,10 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         text(deferred) if deferred else None,
         text(parent) if parent else None,
         text(scheduler) if scheduler else None,
-        get(b"stacktrace", b"[]"),
+        b"[]" if stacktrace is None else stacktrace,
         0 if stalls is None else whole_number(stalls),
         problem,
-        steps,
+        {step: values[place] or b"" for step, place in layout.steps} if layout.steps else {},
         None if moved_from is None else text(moved_from),
     )
 
@@ -136,9 +157,7 @@ def _options(raw: bytes) -> Options:
     if decoded is None:
         msg = "got null"
         raise ValueError(msg)
-    # Of a number, a text or a list JavaScript reads no option.
-    options: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
-    return Options({LONG_NAMES.get(key, key): value for key, value in options.items()})
+    return Options(long_options(decoded))
 
 
 def is_lifo(opts: bytes | None) -> bool:
@@ -149,9 +168,26 @@ def is_lifo(opts: bytes | None) -> bool:
         return False
 
 
+def pairs(flat: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Returns a flat reply, such as HGETALL's, as names with their values, or jobs with scores."""
+    return list(zip(flat[::2], flat[1::2], strict=False))
+
+
 def text(raw: bytes) -> str:
     """Returns bytes as text; ``Connection.call`` sends it as the same bytes, UTF-8 or not."""
     return raw.decode("utf-8", "surrogateescape")
+
+
+def readable(raw: bytes | None) -> str:
+    """Returns text for people: bytes that are not UTF-8 are replaced, and None is empty text."""
+    return (raw or b"").decode("utf-8", "replace")
+
+
+def json_or_text(text: str | None) -> Any:
+    """Returns a field's JSON value, or its text: other programs may write what is not JSON."""
+    with suppress(ValueError, RecursionError):
+        return None if text is None else json.loads(text)
+    return text
 
 
 def whole_number(raw: bytes | None) -> int:
@@ -164,27 +200,21 @@ def whole_number(raw: bytes | None) -> int:
         return 0
 
 
-def extended_stacktrace(job: ActiveJob, stack: str | None) -> str:
-    """Returns the job's ``stacktrace`` field with ``stack`` added, cut to ``stackTraceLimit``.
-
-    The field is a JSON array of strings, the newest last, as Node writes it.
-    """
+def read_number(raw: object) -> float | None:
+    """Reads a number as Redis gives it, or None for anything else; NaN is not a number."""
+    if not isinstance(raw, (bytes, int, float)):
+        return None
     try:
-        kept = json.loads(job.stacktrace)
-    except (ValueError, RecursionError):
-        kept = []
-    traces = kept if isinstance(kept, list) else []
-    if stack is not None:
-        traces.append(stack)
-    limit = job.opts.get("stackTraceLimit")
-    if is_number(limit) and limit == 0:
-        traces = []
-    elif limit:  # JavaScript's slice(-limit)
-        last = max(min(number(limit) or 0, len(traces)), -len(traces))
-        traces = traces[-int(last) :]
-    told = json.dumps(traces, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate, which UTF-8 can't carry, is written as JSON's own escape, as Node does.
-    return told.encode("utf-8", "backslashreplace").decode("utf-8")
+        number = float(raw)
+    except (ValueError, OverflowError):
+        return None
+    return None if math.isnan(number) else number
+
+
+def read_seconds(raw: object) -> float | None:
+    """Reads milliseconds, as BullMQ writes times, in seconds; None for what is not a number."""
+    number = read_number(raw)
+    return None if number is None else number / 1000
 
 
 # What the scripts answer instead of a job (bullmq.error_code).
@@ -246,19 +276,8 @@ def read_fetch(queue: str, token: str, raw: Any) -> FetchResult:
         return FetchResult(read_active_job(queue, raw[1], token, raw[0]))
     _, _, limited_ms, due_ms = [*raw, 0, 0, 0][:4]
     return FetchResult(
-        due_at=read_due(due_ms), limited_for=max(read_number(limited_ms) or 0.0, 0.0) / 1000
+        due_at=read_due(due_ms), limited_for=max(read_seconds(limited_ms) or 0.0, 0.0)
     )
-
-
-def read_number(raw: object) -> float | None:
-    """Reads a number as Redis gives it, or None for anything else; NaN is not a number."""
-    if not isinstance(raw, (bytes, int, float)):
-        return None
-    try:
-        number = float(raw)
-    except (ValueError, OverflowError):
-        return None
-    return None if math.isnan(number) else number
 
 
 def read_due(milliseconds: object) -> float | None:
@@ -266,7 +285,7 @@ def read_due(milliseconds: object) -> float | None:
 
     BullMQ's scripts promote no job whose score is below 0.
     """
-    seconds = (read_number(milliseconds) or 0.0) / 1000
+    seconds = read_seconds(milliseconds) or 0.0
     return seconds if 0 < seconds < _LATEST_DUE else None
 
 

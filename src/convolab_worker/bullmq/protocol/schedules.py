@@ -5,7 +5,6 @@ Pure. When a schedule is due, and how it goes on, is in ``bullmq/schedulers``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence  # noqa: TC003 - an API may answer with a Schedule
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,14 +13,20 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from convolab_worker.bullmq.protocol.calls import Call
-from convolab_worker.bullmq.protocol.job_options import LONG_NAMES, short_options
+from convolab_worker.bullmq.protocol.job_options import long_options, short_options
 from convolab_worker.bullmq.protocol.keywords import (
     ScheduledJobOptions,
     is_count,
     is_seconds,
     is_text,
 )
-from convolab_worker.bullmq.protocol.records import read_number, text
+from convolab_worker.bullmq.protocol.records import (
+    json_or_text,
+    pairs,
+    read_number,
+    read_seconds,
+    text,
+)
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -109,7 +114,7 @@ def repeat_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     left = {what: value for what, value in options.items() if what not in _WHEN}
     is_time = is_seconds(every) and round((every or 0) * 1000) >= 1
     for what, is_good, expected in (
-        ("every", (every is None) != (cron is None), "either seconds, or a pattern as cron="),
+        ("every", (every is None) != (cron is None), "either every=SECONDS or cron=PATTERN"),
         ("every", every is None or is_time, "seconds, a thousandth or more"),
         ("cron", cron is None or is_text(cron), "text"),
         ("tz", tz is None or (is_text(tz) and cron is not None), "a time zone for a pattern"),
@@ -197,46 +202,27 @@ def read_schedule(
     queue: str, schedule_id: bytes, score: bytes, flat: Sequence[bytes]
 ) -> Schedule | None:
     """Reads a schedule's hash as HGETALL gives it, without ever raising; None where it is empty."""
-    fields = {text(key): text(value) for key, value in zip(flat[::2], flat[1::2], strict=False)}
-    if not fields:
+    raw = {text(name): value for name, value in pairs(flat)}
+    if not raw:
         return None
-    every = _number(fields, "every")
-    options = _json(fields.get("opts"))
+    fields = {name: text(value) for name, value in raw.items()}
     return Schedule(
         id=text(schedule_id),
         queue=queue,
         name=fields.get("name", ""),
-        next_at=(read_number(score) or 0.0) / 1000,
-        every=None if every is None else every / 1000,
+        next_at=read_seconds(score) or 0.0,
+        every=read_seconds(raw.get("every")),
         cron=fields.get("pattern"),
         tz=fields.get("tz"),
-        limit=_whole(fields, "limit"),
-        start=_seconds(fields, "startDate"),
-        until=_seconds(fields, "endDate"),
-        count=_whole(fields, "ic") or 0,
-        data=_json(fields.get("data")),
-        options={LONG_NAMES.get(key, key): value for key, value in options.items()}
-        if isinstance(options, dict)
-        else {},
+        limit=_whole(raw.get("limit")),
+        start=read_seconds(raw.get("startDate")),
+        until=read_seconds(raw.get("endDate")),
+        count=_whole(raw.get("ic")) or 0,
+        data=json_or_text(fields.get("data")),
+        options=long_options(json_or_text(fields.get("opts"))),
     )
 
 
-def _number(fields: Mapping[str, str], name: str) -> float | None:
-    return read_number(fields.get(name, "").encode("utf-8", "surrogateescape") or None)
-
-
-def _whole(fields: Mapping[str, str], name: str) -> int | None:
-    number = _number(fields, name)
+def _whole(raw: bytes | None) -> int | None:
+    number = read_number(raw)
     return None if number is None or abs(number) > _MOST_LIMIT else int(number)
-
-
-def _seconds(fields: Mapping[str, str], name: str) -> float | None:
-    number = _number(fields, name)
-    return None if number is None else number / 1000
-
-
-def _json(raw: str | None) -> Any:
-    try:
-        return None if raw is None else json.loads(raw)
-    except (ValueError, RecursionError):
-        return raw

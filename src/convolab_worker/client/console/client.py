@@ -6,11 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
-from convolab_worker.bullmq.protocol.records import is_lifo, read_number, text
+from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_seconds, readable, text
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.details import read_attempts, read_details
 from convolab_worker.client.console.pages import WINDOW, matching, read_page
-from convolab_worker.client.job_status import Seen, readable
+from convolab_worker.client.job_status import Seen
 from convolab_worker.client.operating.actions import DONE, Action
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.telemetry.recent_runs import pattern_of
@@ -93,15 +93,12 @@ class ConsoleClient(JobClient):
         )
         asked = [
             connection.call(Purpose.STATUS, "HMGET", keys.job(text(raw)), "name", "failedReason")
-            for raw in ids[::2]
+            for raw, _ in pairs(ids)
         ]
         groups: dict[tuple[str, str], FailureGroup] = {}
-        for raw, score, fields in zip(
-            ids[::2], ids[1::2], await asyncio.gather(*asked), strict=True
-        ):
+        for (raw, score), fields in zip(pairs(ids), await asyncio.gather(*asked), strict=True):
             name, reason = map(readable, fields)
-            at = (read_number(score) or 0.0) / 1000
-            new = FailureGroup(name, reason, [], at)
+            new = FailureGroup(name, reason, [], read_seconds(score) or 0.0)
             groups.setdefault((name, pattern_of(reason)), new).ids.append(text(raw))
         return sorted(groups.values(), key=lambda group: len(group.ids), reverse=True)
 

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from convolab_worker.bullmq.protocol.records import text
-from convolab_worker.client.job_status import JobStatus, readable
+from convolab_worker.bullmq.protocol.records import pairs, readable, text
+from convolab_worker.client.job_status import JobStatus
 from convolab_worker.client.operating.jobs import LISTS, STATES, checked_states, read_jobs
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError
@@ -168,7 +168,7 @@ async def _places(
         Purpose.STATUS, "ZREVRANGEBYSCORE", keys[state], begin.score or "+inf", "-inf",
         "WITHSCORES", "LIMIT", begin.skipped, size + 1,
     )  # fmt: skip
-    found = [(text(raw), score) for raw, score in zip(flat[::2], flat[1::2], strict=True)]
+    found = [(text(raw), score) for raw, score in pairs(flat)]
     page = found[:size]
     if len(found) <= size:
         return [*page], None

@@ -11,10 +11,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.protocol.job_options import is_true
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import read_number, text
-from convolab_worker.client.job_status import JobStatus, Seen, as_status, options_of, readable, seen
+from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_seconds, readable, text
+from convolab_worker.client.job_status import JobStatus, Seen, as_status, seen
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError
 
@@ -143,11 +142,10 @@ class Search:
         ]
         found = []
         for (job_id, score), fields in zip(places, await asyncio.gather(*asked), strict=True):
-            *texts, added = fields
-            name, reason, opts = map(readable, texts)
-            at = _time_of(state, score, (read_number(added) or 0.0) / 1000)
-            lifo = is_true(options_of(opts).get("lifo"))
-            found.append(Seen(keys.queue, job_id, state, name, reason, at, lifo))
+            name, reason, opts, added = fields
+            at = _time_of(state, score, read_seconds(added) or 0.0)
+            told = readable(name), readable(reason)
+            found.append(Seen(keys.queue, job_id, state, *told, at, is_lifo(opts)))
         return found
 
     async def _pages(self, keys: QueueKeys, state: str) -> AsyncGenerator[list[Place], None]:
@@ -199,6 +197,7 @@ class Search:
             last = await self.connection.call(Purpose.STATUS, "ZREVRANGE", key, 0, 0, "WITHSCORES")
             highest = last[1] if last else highest
         command = "ZRANGEBYSCORE" if self.oldest_first else "ZREVRANGEBYSCORE"
+        begin: str | bytes
         begin, end = (lowest, highest) if self.oldest_first else (highest, lowest)
         given = set[bytes]()  # the jobs with that score which were given
         while True:
@@ -206,14 +205,14 @@ class Search:
             flat = await self.connection.call(
                 Purpose.STATUS, command, key, begin, end, "WITHSCORES", "LIMIT", 0, limit
             )
-            found = list(zip(flat[::2], flat[1::2], strict=True))
+            found = pairs(flat)
             page: list[Place] = [(text(raw), score) for raw, score in found if raw not in given]
             if page:
                 yield page
             if len(found) < limit:
                 return
             last_score = found[-1][1]
-            kept = given if last_score == begin else set()
+            kept = given if last_score == begin else set[bytes]()
             given = kept | {raw for raw, score in found if score == last_score}
             begin = last_score
 
@@ -235,4 +234,4 @@ async def read_jobs(
 
 def _time_of(state: str, score: bytes | None, added: float) -> float:
     """Return when a job ended, which its score says, or when it was added (epoch seconds)."""
-    return (read_number(score) or 0.0) / 1000 if state in _SCORED_BY_END else added
+    return read_seconds(score) or 0.0 if state in _SCORED_BY_END else added

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.producer import depths
 from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_an_id
+from convolab_worker.bullmq.protocol.records import readable
 from convolab_worker.client.base import ClientBase
-from convolab_worker.client.job_status import readable
 from convolab_worker.client.lookup import find_job
 from convolab_worker.client.operating import actions, queues as of_queues
 from convolab_worker.client.operating.demand import Demand, demand

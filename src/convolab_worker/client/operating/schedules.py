@@ -15,6 +15,7 @@ from convolab_worker.bullmq.protocol.keywords import (
     check_size,
     job_options,
 )
+from convolab_worker.bullmq.protocol.records import pairs
 from convolab_worker.bullmq.protocol.schedules import (
     COLLISION,
     SLOTS_BUSY,
@@ -151,9 +152,9 @@ async def listed(session: Session, queues: Sequence[QueueKeys]) -> list[Schedule
         flat = await connection.call(Purpose.STATUS, "ZRANGE", keys["repeat"], 0, -1, "WITHSCORES")
         asked = [
             connection.call(Purpose.STATUS, "HGETALL", f"{keys['repeat']}:".encode() + raw)
-            for raw in flat[::2]
+            for raw, _ in pairs(flat)
         ]
-        for raw, score, answer in zip(flat[::2], flat[1::2], asked, strict=True):
+        for (raw, score), answer in zip(pairs(flat), asked, strict=True):
             schedule = read_schedule(keys.queue, raw, score, await answer)
             if schedule is not None:
                 found.append(schedule)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from convolab_worker.bullmq.protocol.records import ActiveJob, extended_stacktrace
+from convolab_worker.bullmq.jobs.outcome_calls import extended_stacktrace
+from convolab_worker.bullmq.protocol.records import ActiveJob
 
 
 def active_job(stacktrace: bytes = b"[]", **opts: Any) -> ActiveJob:
