@@ -58,7 +58,7 @@ def _handlers() -> HandlerRegistry:
     @handlers.audio("step")
     async def step(job: Job[Any]) -> None:
         async def synthesize() -> str:
-            return "x" * job.data
+            return "x" * int(job.data)
 
         await job.step("speech", synthesize)
 
