@@ -47,6 +47,13 @@ class UnrecoverableError(ConvolabWorkerError):
     """
 
 
+def _check_seconds(what: str, delay: object) -> None:
+    """Raise ValueError unless ``delay`` is a time from now that a date can be made of."""
+    if not isinstance(delay, (int, float)) or not 0 <= delay < _MOST_SECONDS:
+        msg = f"{what}(delay={delay!r}): expected a number of seconds from 0 to {_MOST_SECONDS:g}"
+        raise ValueError(msg)
+
+
 class RetryLater(ConvolabWorkerError):
     """Raised by a handler: run this job again after ``delay`` seconds.
 
@@ -55,9 +62,7 @@ class RetryLater(ConvolabWorkerError):
 
     def __init__(self, delay: float, reason: str = "") -> None:
         """Ask for another run in ``delay`` seconds, for ``reason`` (logged only)."""
-        if not 0 <= delay < _MOST_SECONDS:
-            msg = f"RetryLater(delay={delay!r}): expected seconds, 0 or more (and a date)"
-            raise ValueError(msg)
+        _check_seconds("RetryLater", delay)
         super().__init__(reason or f"retry in {delay:g} s")
         self.delay = delay
 
@@ -75,9 +80,7 @@ class RateLimited(ConvolabWorkerError):
 
     def __init__(self, delay: float, reason: str = "") -> None:
         """Limit the queue for ``delay`` seconds, for ``reason`` (logged only)."""
-        if not 0 <= delay < _MOST_SECONDS:
-            msg = f"RateLimited(delay={delay!r}): expected seconds, 0 or more (and a date)"
-            raise ValueError(msg)
+        _check_seconds("RateLimited", delay)
         super().__init__(reason or f"the queue is limited for {delay:g} s")
         self.delay = delay
 

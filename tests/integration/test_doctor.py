@@ -16,6 +16,7 @@ from convolab_worker import HandlerRegistry, JobClient, Settings, Worker
 from convolab_worker.server.server import WakeServer
 from tests.support.commands import Commands
 from tests.support.server import ServerProcess
+from tests.support.service import AUDIENCE, identity_token, metadata, says, service
 
 pytestmark = pytest.mark.asyncio
 Verdicts = dict[str, tuple[str, str]]
@@ -294,6 +295,26 @@ async def test_the_wake_server_is_reached_and_its_token_tried_without_waking_it(
     assert gone[1]["wake"][0] == "failure"
     assert "wake, strangers" not in gone[1]
     assert drains == 0
+
+
+async def test_the_wake_server_gets_both_tokens_as_a_wake_has_them(patient: Patient) -> None:
+    """The service's own, and Google's where Cloud Run looks first; strangers have none."""
+    token = identity_token(3600.0)
+    async with service(metadata(token)) as google, service(says(), says(status=401)) as there:
+        host = google.url.removeprefix("http://").removesuffix("/wake")
+        _, found = await patient.examine(
+            CONVOLAB_WAKE_URL=there.url,
+            CONVOLAB_WAKE_TOKEN="right",
+            CONVOLAB_WAKE_AUDIENCE=AUDIENCE,
+            GCE_METADATA_HOST=host,
+            GCE_METADATA_IP=host,
+        )
+
+    known, stranger = there.requests
+    assert found["wake"] == ("ok", "reached, answers 200")
+    assert known.headers["Authorization"] == "Bearer right"
+    assert known.headers["X-Serverless-Authorization"] == f"Bearer {token}"
+    assert "Authorization" not in stranger.headers
 
 
 async def test_a_wake_server_that_is_open_to_everybody_is_warned_of(patient: Patient) -> None:

@@ -511,7 +511,8 @@ def test_settings_of_the_same_values_are_equal() -> None:
 
 def test_an_option_that_does_not_exist_is_a_type_error() -> None:
     """As of any function."""
-    with pytest.raises(TypeError, match="got an unexpected keyword argument 'concurency'"):
+    expected = r"got an unexpected keyword argument 'concurency'; did you mean concurrency\?"
+    with pytest.raises(TypeError, match=expected):
         Settings(concurency=3)  # type: ignore[call-arg]
 
 

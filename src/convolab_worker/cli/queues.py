@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
 from convolab_worker.cli.arguments import flags
 from convolab_worker.cli.output import listed, remark
-from convolab_worker.cli.process.process import connected
 from convolab_worker.client.operating.queues import find_queues, not_used, workers_by_queue
+from convolab_worker.client.session import connected
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import (
     ConfigurationError,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from convolab_worker.bullmq.protocol.records import (
     json_or_text,
     pairs,
     read_score,
+    read_seconds,
     readable,
     whole_number,
 )
@@ -99,7 +99,8 @@ def as_status(
     """
     if not flat:
         return None
-    fields = {readable(name): readable(value) for name, value in pairs(flat)}
+    raw = {readable(name): value for name, value in pairs(flat)}
+    fields = {name: readable(value) for name, value in raw.items()}
     opts = long_options(json_or_text(fields.get("opts")))
     stacktrace = json_or_text(fields.get("stacktrace"))
     return JobStatus(
@@ -111,28 +112,16 @@ def as_status(
         progress=json_or_text(fields.get("progress")),
         result=json_or_text(fields.get("returnvalue")),
         failed_reason=fields.get("failedReason"),
-        attempts_made=_count(fields.get("atm")) or _count(fields.get("attemptsMade")),
-        timestamp=_seconds(fields.get("timestamp")),
-        processed_on=_seconds(fields.get("processedOn")),
-        finished_on=_seconds(fields.get("finishedOn")),
+        attempts_made=whole_number(raw.get("atm")) or whole_number(raw.get("attemptsMade")),
+        timestamp=read_seconds(raw.get("timestamp")),
+        processed_on=read_seconds(raw.get("processedOn")),
+        finished_on=read_seconds(raw.get("finishedOn")),
         due_at=None if score is None else read_score(score),
         max_attempts=most_attempts(opts),
-        starts=_count(fields.get("ats")),
-        priority=_count(fields.get("priority")),
+        starts=whole_number(raw.get("ats")),
+        priority=whole_number(raw.get("priority")),
         opts=opts,
         parent=fields.get("parentKey") or None,
         stacktrace=stacktrace if isinstance(stacktrace, list) else [],
         processed_by=fields.get("pb") or None,
     )
-
-
-def _count(text: str | None) -> int:
-    return 0 if text is None else whole_number(text.encode())
-
-
-def _seconds(milliseconds: str | None) -> float | None:
-    if milliseconds is None:
-        return None
-    with suppress(ValueError):
-        return float(milliseconds) / 1000
-    return None

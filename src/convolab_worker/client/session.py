@@ -1,4 +1,7 @@
-"""What a client has open in one event loop, and how much of it may be unanswered."""
+"""What a client has open in one event loop, and how much of it may be unanswered.
+
+``connected`` is a connection alone, for a command or a test.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from convolab_worker.client.events import Events
+from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.connection import Connection
+from convolab_worker.connection.source import ServerSource
 from convolab_worker.connection.upkeep.logins import LoginKeeper
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from convolab_worker.connection.commands.usage import CommandCounter
     from convolab_worker.connection.route import Route
+    from convolab_worker.settings import Settings
 
 
 class Backlog:
@@ -127,3 +132,15 @@ class Session:
         await self._logins.close()
         await self.events.close()
         await self.connection.close()
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Connection]:
+    """Yield an open connection to the settings' Redis. Raises RedisUnavailable."""
+    source = ServerSource.of(settings)
+    connection = Connection(source, timeout=settings.command_timeout, counter=CommandCounter())
+    try:
+        await connection.open()
+        yield connection
+    finally:
+        await connection.close()

@@ -20,7 +20,7 @@ def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
     """Give the T of the ``Job[T]`` annotation of a handler's first parameter, or Any.
 
     ``job_type`` is the class Job. An annotation that can't be resolved, one that is not a
-    Job, and a function without a positional parameter raise ConfigurationError.
+    Job, and a function that can't be called with a job alone raise ConfigurationError.
     """
     name = getattr(function, "__qualname__", repr(function))
     try:
@@ -32,6 +32,9 @@ def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
         inspect.Parameter.VAR_KEYWORD,
     ):
         msg = f"{name}: expected a first parameter that takes the job, got none"
+        raise ConfigurationError(msg)
+    if more := _further_parameters(function):
+        msg = f"{name}: expected one parameter, the job, got {more} as well: the data is job.data"
         raise ConfigurationError(msg)
     if parameters[0].annotation is inspect.Parameter.empty:
         return Any
@@ -51,6 +54,20 @@ def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
         f"expected {job_type.__name__}[...]: the data is its .data"
     )
     raise ConfigurationError(msg)
+
+
+def _further_parameters(function: Callable[..., Any]) -> str:
+    """Name the parameters behind the first that a call has to give.
+
+    A wrapper may give the function that it wraps more than it takes itself.
+    """
+    _, *others = inspect.signature(function, follow_wrapped=False).parameters.values()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return ", ".join(
+        each.name
+        for each in others
+        if each.default is inspect.Parameter.empty and each.kind not in optional
+    )
 
 
 def result_annotation(function: Callable[..., Any], job_type: type) -> object:

@@ -28,11 +28,14 @@ _ANY_NAME, _PLAIN_NAME = re.compile(r"[^\x00-\x1f\x7f]+"), re.compile(r"[^\s\x00
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 
 
-def suggestion(name: str, known: list[str]) -> str:
-    """Return ``; did you mean …?`` with the nearest of the known names, or the empty string."""
+def suggestion(name: str, known: list[str], *, likeness: float = 0.5) -> str:
+    """Return ``; did you mean …?`` with the nearest of the known names, or the empty string.
+
+    ``likeness`` is how much of it has to be the same, from 0 to 1.
+    """
     from difflib import get_close_matches  # only a mistake needs it
 
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = get_close_matches(name, known, n=1, cutoff=likeness)
     return f"; did you mean {near[0]}?" if near else ""
 
 

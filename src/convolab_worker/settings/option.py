@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast, datacl
 
 from convolab_worker.settings.checking import check_values
 from convolab_worker.settings.environment import VARIABLES_START
-from convolab_worker.settings.kinds import show
+from convolab_worker.settings.kinds import show, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,9 @@ class Frozen:
     def __init__(self, **given: Any) -> None:
         more = {name: given.pop(name, getattr(type(self), name)) for name in self._beside}
         if unknown := given.keys() - self._options.keys():
-            msg = f"{type(self).__name__}() got an unexpected keyword argument {min(unknown)!r}"
+            near = suggestion(min(unknown), [*self._options])
+            what = f"an unexpected keyword argument {min(unknown)!r}{near}"
+            msg = f"{type(self).__name__}() got {what}"
             raise TypeError(msg)
         values = {name: option.default for name, option in self._options.items()}
         self.__dict__.update(values, **check_values(self._options, given), **more)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import pairs
 from convolab_worker.client.client import JobClient
-from convolab_worker.connection.commands.usage import CommandCounter, Purpose
-from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.source import ServerSource
+from convolab_worker.client.session import connected
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.settings import OPTIONS, Settings
 from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob, found_among
@@ -193,14 +192,8 @@ def assert_enqueued(name: str, *, data: Any = ANYTHING, queue: str | None = None
 
 async def _added(settings: Settings) -> list[EnqueuedJob]:
     """Read the jobs from the queues' event streams."""
-    connection = Connection(
-        ServerSource.of(settings),
-        timeout=settings.command_timeout,
-        counter=CommandCounter(),
-    )
-    await connection.open()
     jobs: list[tuple[bytes, EnqueuedJob]] = []
-    try:
+    async with connected(settings) as connection:
         for queue in settings.queues:
             keys = QueueKeys(settings.prefix, queue)
             for at, flat in await connection.call(
@@ -212,8 +205,6 @@ async def _added(settings: Settings) -> list[EnqueuedJob]:
                     raw = await connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "data")
                     data = None if raw is None else json.loads(raw)
                     jobs.append((at, EnqueuedJob(id=job_id, name=name, queue=queue, data=data)))
-    finally:
-        await connection.close()
     return [job for _, job in sorted(jobs, key=_added_at)]
 
 

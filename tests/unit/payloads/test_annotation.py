@@ -113,6 +113,18 @@ def test_names_not_yet_assigned_are_no_obstacle() -> None:
     assert (annotation, handler(Job())) == (Course, later)
 
 
+def test_a_wrapper_may_give_the_function_that_it_wraps_more_than_the_job() -> None:
+    def with_voice(job: Job[Course], voice: str) -> str:  # noqa: ARG001
+        return voice
+
+    @functools.wraps(with_voice)
+    def handler(job: Job[Course]) -> str:
+        return with_voice(job, "Anna")
+
+    for given in (handler, functools.partial(with_voice, voice="Anna")):
+        assert payload_annotation(given, Job) is Course
+
+
 def test_annotations_that_are_no_job_are_refused() -> None:
     """What can't be a handler's first parameter is told, function and annotation named."""
 
@@ -128,12 +140,15 @@ def test_annotations_that_are_no_job_are_refused() -> None:
 
     def keyword_only(*, job: Job[int]) -> None: ...
 
+    def of_celery(job: Job[int], text: str, *, speed: float, voice: str = "") -> None: ...
+
     refusals: list[tuple[Callable[..., Any], str]] = [
         (unresolved, "unresolved: can't resolve the annotation 'Job[OnlyForCheckers]'"),
         (not_a_job, "not_a_job: data is annotated as Course; expected Job[...]"),
         (no_parameter, "no_parameter: expected a first parameter that takes the job"),
         (NoFunction(), "expected a function, or an object with a __call__"),
         (keyword_only, "keyword_only: expected a first parameter that takes the job"),
+        (of_celery, "of_celery: expected one parameter, the job, got text, speed as well"),
     ]
     for function, part in refusals:
         with pytest.raises(ConfigurationError) as caught:

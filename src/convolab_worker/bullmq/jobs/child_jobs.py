@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
+from convolab_worker.bullmq.protocol.keys import queue_and_id
 from convolab_worker.bullmq.protocol.keywords import (
     FAILURE_OPTIONS,
     LIFE_MARK,
@@ -155,7 +156,7 @@ def by_key(ids: ChildIds, prefix: str, texts: Mapping[str, str]) -> dict[str, st
     newest: dict[str, tuple[int, str]] = {}
     others: dict[str, list[tuple[str, str]]] = {}
     for job_key, text in texts.items():
-        queue, job_id = _queue_and_id(prefix, job_key)
+        queue, job_id = queue_and_id(prefix, job_key)
         ours = ids.key_and_attempt(job_id)
         if ours is None:
             others.setdefault(job_id, []).append((queue, text))
@@ -166,12 +167,3 @@ def by_key(ids: ChildIds, prefix: str, texts: Mapping[str, str]) -> dict[str, st
         is_known = len(found) == 1 and job_id not in told
         told.update({job_id if is_known else f"{queue}:{job_id}": text for queue, text in found})
     return told
-
-
-def _queue_and_id(prefix: str, job_key: str) -> tuple[str, str]:
-    # A job that a scheduler made has an id with colons: repeat:NAME:MILLISECONDS.
-    own = job_key.removeprefix(f"{prefix}:")
-    if own == job_key:  # the child has another prefix
-        _, _, own = job_key.partition(":")
-    queue, _, job_id = own.partition(":")
-    return queue, job_id

@@ -23,6 +23,18 @@ STATE_KEYS = (
 )  # fmt: skip
 
 
+def queue_and_id(prefix: str, job_key: str) -> tuple[str, str]:
+    """Returns the queue and the id in a job's key; ``prefix`` is likely, and may be another.
+
+    The id of a job that a scheduler made has colons: ``repeat:NAME:MILLISECONDS``.
+    """
+    own = job_key.removeprefix(f"{prefix}:")
+    if own == job_key:
+        _, _, own = job_key.partition(":")
+    queue, _, job_id = own.partition(":")
+    return queue, job_id
+
+
 class QueueKeys:
     """The keys of ``queue`` under ``prefix``: ``keys["wait"]`` is ``prefix:queue:wait``."""
 

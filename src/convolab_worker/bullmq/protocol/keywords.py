@@ -251,7 +251,10 @@ _MAY_BE: Mapping[str, _Keyword] = {
     "name": _Keyword(is_text, "a job name"),
     "id": _Keyword(is_text, "text"),
     "key": _Keyword(_is_key, f"text without ':' and {LIFE_MARK!r}"),
-    "queue": _Keyword(lambda value: value is None or is_text(value), "a queue's name"),
+    "queue": _Keyword(
+        lambda value: value is None or (is_text(value) and ":" not in value),
+        "a queue's name, without a colon",
+    ),
     "on_failure": _Keyword(
         lambda value: isinstance(value, str) and value in FAILURE_OPTIONS,
         f"one of {', '.join(FAILURE_OPTIONS)}",
@@ -311,12 +314,20 @@ def job_options(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if value is None and what in _OPTIONS:
             continue
         if what not in _OPTIONS:
-            msg = f"{where}: unknown option {what!r}{suggestion(what, [*_OPTIONS])}"
+            msg = f"{where}: unknown option {what!r}{_meant(what)}"
             raise ConfigurationError(msg)
         check_keyword(where, what, value)
         keyword = _OPTIONS[what]
         options[keyword.option] = keyword.convert(value)
     return options
+
+
+def _meant(unknown: str) -> str:
+    bullmqs = {keyword.option: what for what, keyword in _OPTIONS.items()}
+    if unknown in bullmqs:
+        return f"; BullMQ's {unknown} is {bullmqs[unknown]} here"
+    near = suggestion(unknown, [*_OPTIONS], likeness=0.75)
+    return near or "; a job's data is one argument, data"
 
 
 def checked_id(job_id: object) -> str | None:

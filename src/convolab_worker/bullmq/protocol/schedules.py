@@ -20,7 +20,13 @@ from convolab_worker.bullmq.protocol.keywords import (
     is_seconds,
     is_text,
 )
-from convolab_worker.bullmq.protocol.records import json_or_text, pairs, read_number, text
+from convolab_worker.bullmq.protocol.records import (
+    json_or_text,
+    pairs,
+    read_number,
+    read_seconds,
+    text,
+)
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -108,7 +114,7 @@ def repeat_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     left = {what: value for what, value in options.items() if what not in _WHEN}
     is_time = is_seconds(every) and round((every or 0) * 1000) >= 1
     for what, is_good, expected in (
-        ("every", (every is None) != (cron is None), "either seconds, or a pattern as cron="),
+        ("every", (every is None) != (cron is None), "either every=SECONDS or cron=PATTERN"),
         ("every", every is None or is_time, "seconds, a thousandth or more"),
         ("cron", cron is None or is_text(cron), "text"),
         ("tz", tz is None or (is_text(tz) and cron is not None), "a time zone for a pattern"),
@@ -200,18 +206,17 @@ def read_schedule(
     if not raw:
         return None
     fields = {name: text(value) for name, value in raw.items()}
-    every = read_number(raw.get("every"))
     return Schedule(
         id=text(schedule_id),
         queue=queue,
         name=fields.get("name", ""),
-        next_at=(read_number(score) or 0.0) / 1000,
-        every=None if every is None else every / 1000,
+        next_at=read_seconds(score) or 0.0,
+        every=read_seconds(raw.get("every")),
         cron=fields.get("pattern"),
         tz=fields.get("tz"),
         limit=_whole(raw.get("limit")),
-        start=_seconds(raw.get("startDate")),
-        until=_seconds(raw.get("endDate")),
+        start=read_seconds(raw.get("startDate")),
+        until=read_seconds(raw.get("endDate")),
         count=_whole(raw.get("ic")) or 0,
         data=json_or_text(fields.get("data")),
         options=long_options(json_or_text(fields.get("opts"))),
@@ -221,8 +226,3 @@ def read_schedule(
 def _whole(raw: bytes | None) -> int | None:
     number = read_number(raw)
     return None if number is None or abs(number) > _MOST_LIMIT else int(number)
-
-
-def _seconds(raw: bytes | None) -> float | None:
-    number = read_number(raw)
-    return None if number is None else number / 1000

@@ -95,8 +95,8 @@ async def _migrate(
     *,
     execute: bool,
 ) -> None:
-    from convolab_worker.cli.process.process import connected
     from convolab_worker.client.operating.moving import Mover
+    from convolab_worker.client.session import connected
 
     async with connected(settings) as connection:
         mover = Mover(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,15 +17,12 @@ from convolab_worker.cli import streams
 from convolab_worker.cli.process.ending import end_children
 from convolab_worker.cli.process.garbage import look_as_usual
 from convolab_worker.cli.process.signals import SIGNALS
-from convolab_worker.connection.commands.usage import CommandCounter
-from convolab_worker.connection.connection import Connection
-from convolab_worker.connection.source import ServerSource
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.telemetry.log_stream import flush_log
 from convolab_worker.telemetry.logging import configure_logging
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
     from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.settings import Settings
@@ -160,21 +157,6 @@ async def end_process(code: int) -> int:
         end_children()
         os._exit(code)
     return code
-
-
-@asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[Connection]:
-    """Yield an open connection to the settings' Redis. Raises RedisUnavailable."""
-    connection = Connection(
-        ServerSource.of(settings),
-        timeout=settings.command_timeout,
-        counter=CommandCounter(),
-    )
-    try:
-        await connection.open()
-        yield connection
-    finally:
-        await connection.close()
 
 
 def load_handlers(settings: Settings) -> HandlerRegistry:

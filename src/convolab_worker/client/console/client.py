@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
-from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_number, readable, text
+from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_seconds, readable, text
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.details import read_attempts, read_details
 from convolab_worker.client.console.pages import WINDOW, matching, read_page
@@ -98,8 +98,7 @@ class ConsoleClient(JobClient):
         groups: dict[tuple[str, str], FailureGroup] = {}
         for (raw, score), fields in zip(pairs(ids), await asyncio.gather(*asked), strict=True):
             name, reason = map(readable, fields)
-            at = (read_number(score) or 0.0) / 1000
-            new = FailureGroup(name, reason, [], at)
+            new = FailureGroup(name, reason, [], read_seconds(score) or 0.0)
             groups.setdefault((name, pattern_of(reason)), new).ids.append(text(raw))
         return sorted(groups.values(), key=lambda group: len(group.ids), reverse=True)
 

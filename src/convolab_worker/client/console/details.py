@@ -7,8 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
-from convolab_worker.bullmq.protocol.records import STEP_FIELD, pairs, read_number, readable, text
+from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys, queue_and_id
+from convolab_worker.bullmq.protocol.records import (
+    STEP_FIELD,
+    pairs,
+    read_number,
+    read_seconds,
+    readable,
+    text,
+)
 from convolab_worker.client.job_status import as_status
 from convolab_worker.client.lookup import not_found, state_now
 from convolab_worker.connection.commands.usage import Purpose
@@ -173,7 +180,7 @@ def attempts_of(job_id: str, events: Iterable[tuple[float, Mapping[str, str]]]) 
 
 
 def _moment(event_id: bytes) -> float:
-    return (read_number(event_id.partition(b"-")[0]) or 0.0) / 1000
+    return read_seconds(event_id.partition(b"-")[0]) or 0.0
 
 
 def _fields(flat: Sequence[bytes]) -> dict[str, str]:
@@ -196,8 +203,8 @@ async def _relative(
     connection: Connection, prefix: str, key: str, state: str | None
 ) -> Relative | None:
     """Return the job of that key; None for a key that is not of this prefix."""
-    queue, colon, job_id = key.removeprefix(f"{prefix}:").partition(":")
-    if not key.startswith(f"{prefix}:") or not colon:
+    queue, job_id = queue_and_id(prefix, key)
+    if not key.startswith(f"{prefix}:") or not job_id:
         return None
     raw = await connection.call(Purpose.STATUS, "HGET", key, "name")
     if raw is None:

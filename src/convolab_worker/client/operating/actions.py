@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from convolab_worker.bullmq.protocol import client_calls
-from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.keys import QueueKeys, queue_and_id
 from convolab_worker.bullmq.protocol.records import is_lifo, text
 from convolab_worker.bullmq.script_runner import now_ms, run_script
 from convolab_worker.client.job_status import JobStatus, Seen, seen
@@ -103,7 +103,7 @@ class Action:
         ]
         children = dict.fromkeys([raw for answer in found for raw in await answer])
         for child in map(text, children):
-            queue, _, child_id = child.removeprefix(f"{self.prefix}:").partition(":")
+            queue, child_id = queue_and_id(self.prefix, child)
             opts = await connection.call(Purpose.STATUS, "HGET", child, "opts")
             place = Seen(queue, child_id, "failed", "", "", 0.0, lifo=is_lifo(opts))
             if await self._run_one(connection, place) == _GONE:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_number, readable, text
+from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_seconds, readable, text
 from convolab_worker.client.job_status import JobStatus, Seen, as_status, seen
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError
@@ -143,7 +143,7 @@ class Search:
         found = []
         for (job_id, score), fields in zip(places, await asyncio.gather(*asked), strict=True):
             name, reason, opts, added = fields
-            at = _time_of(state, score, (read_number(added) or 0.0) / 1000)
+            at = _time_of(state, score, read_seconds(added) or 0.0)
             told = readable(name), readable(reason)
             found.append(Seen(keys.queue, job_id, state, *told, at, is_lifo(opts)))
         return found
@@ -234,4 +234,4 @@ async def read_jobs(
 
 def _time_of(state: str, score: bytes | None, added: float) -> float:
     """Return when a job ended, which its score says, or when it was added (epoch seconds)."""
-    return (read_number(score) or 0.0) / 1000 if state in _SCORED_BY_END else added
+    return read_seconds(score) or 0.0 if state in _SCORED_BY_END else added

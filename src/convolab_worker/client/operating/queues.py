@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from convolab_worker.bullmq.producer import COMMANDS_PER_QUEUE, depths
 from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
-from convolab_worker.bullmq.protocol.records import read_number, text
+from convolab_worker.bullmq.protocol.records import read_number, read_seconds, text
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.client.operating.jobs import LISTS
 from convolab_worker.connection.commands.usage import Purpose
@@ -133,8 +133,8 @@ async def _oldest(
         connection.call(Purpose.STATUS, "HGET", keys.job(text(job_id)), "timestamp")
         for job_id in job_ids
     ]
-    times = [read_number(raw) for raw in await asyncio.gather(*asked)]
-    return min((at / 1000 for at in times if at is not None), default=None)
+    times = [read_seconds(raw) for raw in await asyncio.gather(*asked)]
+    return min((at for at in times if at is not None), default=None)
 
 
 def _seconds(left_ms: int) -> float | None:

@@ -27,6 +27,7 @@ _LONGEST_HOLD_SECONDS = 3660.0  # Cloud Run cuts a request after an hour
 _SILENCE_SECONDS = 60.0  # a service that streams its progress sends something more often
 _MOST_BYTES = 65_536
 _STREAM = "application/x-ndjson"
+_ACCEPT = f"{_STREAM}, application/json;q=0.9"
 
 
 def wake_address(settings: Settings) -> str:
@@ -45,14 +46,33 @@ def wake_address(settings: Settings) -> str:
     return urlunsplit(parts._replace(path=path, fragment=""))
 
 
+class Credentials:
+    """The settings' tokens, as a request carries them. Raises ConfigurationError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._token = settings.wake_token
+        audience = settings.wake_audience
+        self._identity = None if audience is None else IdentityTokenSource(audience)
+
+    async def headers(self) -> dict[str, str]:
+        """Return the headers that have the tokens. Raises IdentityUnavailable."""
+        headers = {}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if self._identity is not None:
+            # If the service has a token of its own, Google's goes where Cloud Run looks first.
+            taken = self._token is not None
+            name = "X-Serverless-Authorization" if taken else "Authorization"
+            headers[name] = f"Bearer {await self._identity.token()}"
+        return headers
+
+
 class WakeSender:
     """Sends wakes to the address, with the settings' tokens. Raises ConfigurationError."""
 
     def __init__(self, url: str, settings: Settings) -> None:
         self._url = url
-        self._token = settings.wake_token
-        audience = settings.wake_audience
-        self._identity = None if audience is None else IdentityTokenSource(audience)
+        self._credentials = Credentials(settings)
         self._hold: asyncio.Timeout | None = None
 
     def hang_up(self) -> None:
@@ -72,7 +92,7 @@ class WakeSender:
             return None if began is None else time.monotonic() - began
 
         try:
-            headers = await self._headers()
+            headers = {"Accept": _ACCEPT, **await self._credentials.headers()}
             async with session.post(self._url, headers=headers, allow_redirects=False) as response:
                 if response.status >= REDIRECTS:
                     asked = retry_after(response.headers.get("Retry-After"), time.time())
@@ -87,17 +107,6 @@ class WakeSender:
             return Unanswered(reason="no answer in time", held=held())
         except (ClientError, OSError) as error:
             return Unanswered(reason=_text(error), held=held())
-
-    async def _headers(self) -> dict[str, str]:
-        headers = {"Accept": f"{_STREAM}, application/json;q=0.9"}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
-        if self._identity is not None:
-            # If the service has a token of its own, Google's goes where Cloud Run looks first.
-            taken = self._token is not None
-            name = "X-Serverless-Authorization" if taken else "Authorization"
-            headers[name] = f"Bearer {await self._identity.token()}"
-        return headers
 
     async def _last_word(self, response: ClientResponse) -> Mapping[str, Any]:
         """Read the answer to its end, however long that takes, and return its last JSON object.

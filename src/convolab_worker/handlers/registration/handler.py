@@ -197,8 +197,9 @@ def check_names(kind: str, names: Sequence[object], options: HandlerOptions) -> 
         msg = f"{names[0]!r}: unknown option {unknown[0]!r}: expected some of {known}"
         raise ConfigurationError(msg)
     queue: object = options.get("queue")
-    if queue is not None and not (isinstance(queue, str) and queue):
-        msg = f"{names[0]!r}: queue={queue!r}: expected a queue's name, or None for every queue"
+    if queue is not None and not (isinstance(queue, str) and queue and ":" not in queue):
+        expected = "a queue's name, without a colon, or None for every queue"
+        msg = f"{names[0]!r}: queue={queue!r}: expected {expected}"
         raise ConfigurationError(msg)
     return checked
 

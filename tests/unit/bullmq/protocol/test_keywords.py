@@ -120,6 +120,8 @@ def test_a_type_checker_knows_every_keyword() -> None:
     ("keywords", "message"),
     [
         ({"attemps": 3}, r"enqueue: unknown option 'attemps'; did you mean attempts\?"),
+        ({"removeOnFail": 3}, r"'removeOnFail'; BullMQ's removeOnFail is keep_failed here"),
+        ({"text": "Hi"}, r"unknown option 'text'; a job's data is one argument, data"),
         ({"backoff": True}, r"enqueue\(backoff=True\): expected Exponential\(2\), Fixed\(5\)"),
         ({"backoff": ""}, "enqueue"),
         ({"backoff": -1}, "enqueue"),

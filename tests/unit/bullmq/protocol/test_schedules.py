@@ -47,8 +47,8 @@ def test_keywords_become_nodes_repeat_options() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"every=None\): expected either seconds, or a pattern"),
-        ({"every": 5, "cron": "* * * * *"}, "expected either seconds, or a pattern"),
+        ({}, r"every=None\): expected either every=SECONDS or cron=PATTERN"),
+        ({"every": 5, "cron": "* * * * *"}, "expected either every=SECONDS or cron=PATTERN"),
         ({"every": 0}, "seconds, a thousandth or more"),
         ({"every": 0.0004}, "seconds, a thousandth or more"),
         ({"every": True}, "seconds, a thousandth or more"),

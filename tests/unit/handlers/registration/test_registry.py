@@ -359,6 +359,7 @@ def test_a_thread_that_can_not_be_is_refused(
         (("a", "a"), {}, "given twice"),
         (("a",), {"queue": ""}, "queue=''.*a queue's name"),
         (("a",), {"queue": 7}, "queue=7"),
+        (("a",), {"queue": "a:b"}, "queue='a:b'.*without a colon"),
         (("a",), {"timeout": 0}, "timeout=0: expected seconds above 0"),
         (("a",), {"timeout": -1}, "timeout=-1"),
         (("a",), {"timeout": float("inf")}, "timeout=inf"),

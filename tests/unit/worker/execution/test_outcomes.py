@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -338,6 +339,15 @@ async def test_a_handler_may_ask_for_another_run() -> None:
         raise RetryLater(2.5)
 
     assert await Trial(handler).outcome() == Postponed(2.5)
+
+
+@pytest.mark.parametrize("exception", [RetryLater, RateLimited])
+@pytest.mark.parametrize("delay", [-1, "5s", float("nan"), 1e11, timedelta(seconds=5)])
+def test_a_delay_is_a_number_of_seconds(
+    exception: type[RetryLater | RateLimited], delay: Any
+) -> None:
+    with pytest.raises(ValueError, match="expected a number of seconds from 0 to 1e\\+10"):
+        exception(delay)
 
 
 @pytest.mark.asyncio

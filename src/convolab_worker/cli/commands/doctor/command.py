@@ -51,7 +51,7 @@ async def _examine(
 ) -> list[Finding]:
     """Return all findings; without ``as_lines``, print each as soon as it is known."""
     from convolab_worker.cli.commands.doctor.survey import Survey, unreachable
-    from convolab_worker.cli.process.process import connected
+    from convolab_worker.client.session import connected
     from convolab_worker.connection.source import ServerSource
 
     findings: list[Finding] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from convolab_worker.client.waking.google_tokens import IdentityTokenSource, IdentityUnavailable
-from convolab_worker.client.waking.wake_request import wake_address
+from convolab_worker.client.waking.google_tokens import IdentityUnavailable
+from convolab_worker.client.waking.wake_request import Credentials, wake_address
 
 if TYPE_CHECKING:
     from convolab_worker.settings import Settings
@@ -24,7 +24,7 @@ async def reach(settings: Settings, *, with_token: bool) -> tuple[str | None, in
     parts = urlsplit(wake_address(settings))
     url = urlunsplit(parts._replace(path=parts.path.rpartition("/")[0] + "/metrics"))
     try:
-        headers = await _credentials(settings) if with_token else {}
+        headers = await Credentials(settings).headers() if with_token else {}
         timeout = ClientTimeout(total=_SECONDS)
         async with (
             ClientSession(timeout=timeout) as session,
@@ -35,10 +35,3 @@ async def reach(settings: Settings, *, with_token: bool) -> tuple[str | None, in
         return str(error), None
     except (ClientError, TimeoutError) as error:
         return f"not reached: {str(error) or type(error).__name__}", None
-
-
-async def _credentials(settings: Settings) -> dict[str, str]:
-    token = settings.wake_token
-    if settings.wake_audience is not None:
-        token = await IdentityTokenSource(settings.wake_audience).token()
-    return {} if token is None else {"Authorization": f"Bearer {token}"}

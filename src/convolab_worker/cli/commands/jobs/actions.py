@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.cli.output import Bar
-from convolab_worker.cli.process.process import connected
 from convolab_worker.cli.queues import job_of
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.client import ConsoleClient
@@ -16,6 +15,7 @@ from convolab_worker.client.console.details import only_attempt
 from convolab_worker.client.job_status import Seen, seen
 from convolab_worker.client.operating.actions import BATCH, DONE, UNPLACED, Action
 from convolab_worker.client.operating.jobs import Search
+from convolab_worker.client.session import connected
 from convolab_worker.errors import JobNotFound
 
 if TYPE_CHECKING:
