@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter, deque
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ _log = Log()
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 """Upper bounds of the histograms' buckets, in seconds; one more bucket takes the rest."""
 _MOST_UNCOUNTED = 100
+_bucket_of = partial(bisect_left, BUCKETS)
 
 
 class Histogram:
@@ -39,13 +41,13 @@ class Histogram:
 
     def observe(self, *times: float) -> None:
         """Count times in seconds; a negative one, from clocks that disagree, counts as zero."""
-        buckets = self._buckets
-        for seconds in times:
-            buckets[bisect_left(BUCKETS, seconds)] += 1
-            if seconds > 0:
-                self.total += seconds
+        if min(times) < 0:
+            times = tuple(max(seconds, 0.0) for seconds in times)
+        for bucket, count in Counter(map(_bucket_of, times)).items():
+            self._buckets[bucket] += count
+        self.total += sum(times)
         self.count += len(times)
-        self.longest = max(self.longest, *times, 0.0)
+        self.longest = max(self.longest, *times)
 
     def snapshot(self) -> dict[str, Any]:
         """Return count, sum and longest, and for each bound how many times were no longer."""

@@ -7,13 +7,10 @@ the quarter of an hour, fifty reasons. Every time is an argument.
 from __future__ import annotations
 
 import re
-from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections import Counter, deque
+from typing import Any
 
 from msgspec import Struct, structs
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _MOST_RUNS = 100
 _MOST_REASONS = 50
@@ -58,14 +55,11 @@ class CountsOverTime:
         self._last: dict[str, dict[str, int]] = {}
         self._begun = self._over = 0.0  # the counts of the last run's stretch
 
-    def count(self, runs: Sequence[RecentRun]) -> None:
-        for run in runs:
-            at = run.at
-            kinds = self._last if self._begun <= at < self._over else self._of(at)
-            outcomes = kinds.get(run.kind)
-            if outcomes is None:
-                outcomes = kinds[run.kind] = {}
-            outcomes[run.outcome] = outcomes.get(run.outcome, 0) + 1
+    def count(self, at: float, kind: str, outcome: str, count: int) -> None:
+        """So many runs have ended at that time."""
+        kinds = self._last if self._begun <= at < self._over else self._of(at)
+        outcomes = kinds.setdefault(kind, {})
+        outcomes[outcome] = outcomes.get(outcome, 0) + count
 
     def _of(self, at: float) -> dict[str, dict[str, int]]:
         """The counts of the stretch that ``at`` is in; most of the next runs are in it, too."""
@@ -124,8 +118,10 @@ class RecentRuns:
     def ended(self, *runs: RecentRun) -> None:
         self.total += len(runs)
         self._runs.extend(runs)
-        self._minutes.count(runs)
-        self._quarters.count(runs)
+        alike = Counter([(run.at // _MINUTE * _MINUTE, run.kind, run.outcome) for run in runs])
+        for (minute, kind, outcome), count in alike.items():
+            self._minutes.count(minute, kind, outcome, count)
+            self._quarters.count(minute, kind, outcome, count)
         for run in runs:
             if run.reason is not None:
                 self._failed(run, run.reason)

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 from contextlib import suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
@@ -18,11 +19,16 @@ from convolab_worker.bullmq.protocol.job_options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 STEP_FIELD = "step:"
 _STEP = STEP_FIELD.encode()
 _STEP_LENGTH = len(_STEP)
+# The fields of a job's hash that are read; ``read_active_job`` unpacks them in this order.
+_FIELDS = (
+    b"name", b"data", b"opts", b"timestamp", b"processedOn", b"ats", b"atm", b"attemptsMade",
+    b"delay", b"stacktrace", b"stc", b"defa", b"parentKey", b"rjk", b"movedFrom",
+)  # fmt: skip
 _LONG = 17  # so many digits are neither a time nor a count
 
 
@@ -76,30 +82,46 @@ class ActiveJob(Struct, eq=False):
         return most_attempts(self.policy or self.opts)
 
 
+class _Layout(Struct, frozen=True):
+    """Where a job's hash has what is read of it: jobs of one producer all have the same fields.
+
+    ``read`` gets the values, with a None after them, and gives those of ``_FIELDS``. ``steps`` are
+    names of steps, and where their results stand.
+    """
+
+    read: Callable[[Sequence[bytes | None]], tuple[bytes | None, ...]]
+    steps: Sequence[tuple[str, int]]
+
+
+@functools.lru_cache(maxsize=128)
+def _layout_of(names: tuple[bytes, ...]) -> _Layout:
+    places = {name: place for place, name in enumerate(names)}
+    steps = [
+        (text(name[_STEP_LENGTH:]), place)
+        for name, place in places.items()
+        if name.startswith(_STEP)
+    ]
+    return _Layout(itemgetter(*[places.get(field, -1) for field in _FIELDS]), steps)
+
+
 def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) -> ActiveJob:
     """Reads a job's hash as HGETALL gives it. It never raises: see ``ActiveJob.problem``."""
-    fields = dict(zip(flat[::2], flat[1::2], strict=False))
-    get = fields.get
+    layout, values = _layout_of(tuple(flat[::2])), [*flat[1::2], None]
+    (
+        name, data, raw_opts, added, begun, starts, made, made_before,
+        delay, stacktrace, stalls, deferred, parent, scheduler, moved_from,
+    ) = layout.read(values)  # fmt: skip
     problem = None
     try:
-        opts = _options(get(b"opts", b"{}"))
+        opts = _options(b"{}" if raw_opts is None else raw_opts)
     except (ValueError, RecursionError) as error:
         opts, problem = Options({}), f"the job's opts are not a JSON object: {error}"
-    name = get(b"name")
-    data = get(b"data")
     if name is None:
         problem = "the job's hash has no name: it was removed, or never written whole"
     # What few jobs have is not even read: each call here is made for every job.
-    made, made_before = get(b"atm"), get(b"attemptsMade")
     attempts_made = 0 if made is None else whole_number(made)
     if made_before is not None:
         attempts_made = max(attempts_made, whole_number(made_before))
-    added, begun, starts = get(b"timestamp"), get(b"processedOn"), get(b"ats")
-    stalls, delay, moved_from = get(b"stc"), get(b"delay"), get(b"movedFrom")
-    deferred, parent, scheduler = get(b"defa"), get(b"parentKey"), get(b"rjk")
-    steps: dict[str, bytes] = {}
-    if _STEP in b"\n".join(fields):  # which takes less than a look at each, and few jobs have any
-        steps = {text(key[_STEP_LENGTH:]): fields[key] for key in fields if key.startswith(_STEP)}
     return ActiveJob(  # by position, which is quicker: this runs for every job
         queue,
         job_id.decode("utf-8", "surrogateescape"),
@@ -115,10 +137,10 @@ def read_active_job(queue: str, job_id: bytes, token: str, flat: list[bytes]) ->
         text(deferred) if deferred else None,
         text(parent) if parent else None,
         text(scheduler) if scheduler else None,
-        get(b"stacktrace", b"[]"),
+        b"[]" if stacktrace is None else stacktrace,
         0 if stalls is None else whole_number(stalls),
         problem,
-        steps,
+        {step: values[place] or b"" for step, place in layout.steps} if layout.steps else {},
         None if moved_from is None else text(moved_from),
     )
 

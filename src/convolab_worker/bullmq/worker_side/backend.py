@@ -135,10 +135,7 @@ class Backend:
 
         Raises LockLost if the job is not this worker's any more, and Refusal for other codes.
         """
-        raw = await run_script(self.connection, Purpose.COMPLETE, call)
-        if isinstance(raw, int) and raw < 0:
-            raise _refused(raw)
-        return read_fetch(job.queue, job.token, raw)
+        return moved_on(job, await run_script(self.connection, Purpose.COMPLETE, call))
 
     def exempt_from_stall_count(self, job: ActiveJob, stalls: int) -> asyncio.Future[Any]:
         """Lowers the job's stalled counter by ``stalls`` while the job is parked.
@@ -307,6 +304,13 @@ class Backend:
         total = sum([await count for count in counts])
         due = [await self.next_due(name) for name in self.names] if total else []
         return total, min((at for at in due if at is not None), default=None)
+
+
+def moved_on(job: ActiveJob, raw: Any) -> FetchResult:
+    """Reads what a script has answered that was to move a job on; raises as ``transition`` does."""
+    if isinstance(raw, int) and raw < 0:
+        raise _refused(raw)
+    return read_fetch(job.queue, job.token, raw)
 
 
 def _refused(code: int) -> LockLost | Refusal:

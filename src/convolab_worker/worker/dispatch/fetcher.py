@@ -293,7 +293,9 @@ class Fetcher:
         with self._slots.reserve() as slot:
             self._table.fetch_started(queue)
             asked_at = time.monotonic()
-            completion = await self._complete(held, outcome, fetch_next=True, once=True)
+            completion = await self._completer.complete(held, outcome, fetch_next=True, once=True)
+            if not completion.is_refused:
+                self._written(held, completion)
             if completion.next.asked:
                 return await self._accept(queue, completion.next, slot, asked_at)
         return await self._completed(held, outcome, completion)
@@ -322,21 +324,25 @@ class Fetcher:
             return again, FollowUp.NONE
 
     async def _complete(self, held: JobInHand, outcome: Outcome, **how: bool) -> Completion:
-        completion = await self._completer.complete(held, outcome, **how)
+        """Complete a job, and fetch none with its end."""
+        queue, completion = held.job.queue, await self._completer.complete(held, outcome, **how)
         if completion.is_refused:
             return completion
+        self._written(held, completion)
+        if not self._is_stopped and completion.next.job is None:
+            wanted = self._table.place_freed(queue)
+            if wanted is not FollowUp.NONE:
+                await self._follow_up(queue, wanted)
+        return completion
+
+    def _written(self, held: JobInHand, completion: Completion) -> None:
+        """The job is completed: no longer ours, counted and told of."""
         self._executor.untrack(held)
         if completion.next.job is None:  # the job's place of its queue is free now, and not before
-            queue = held.job.queue
-            self._table.job_ended(queue)
-            if not (how.get("fetch_next") or self._is_stopped):
-                wanted = self._table.place_freed(queue)
-                if wanted is not FollowUp.NONE:
-                    await self._follow_up(queue, wanted)
+            self._table.job_ended(held.job.queue)
         self._executor.report(held, completion.outcome)
-        if isinstance(completion.outcome, Lost):
+        if type(completion.outcome) is Lost:
             self._prober.stalled.schedule(held.job.queue, after=_LOST_SECONDS)
-        return completion
 
     def _stays(self, queue: str, turn: Turn) -> bool:
         """Whether a slot that has just been freed fetches its next job from the same queue."""

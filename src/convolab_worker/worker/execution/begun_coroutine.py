@@ -1,62 +1,107 @@
-"""A coroutine that begins at once, and not with its task's first turn of the event loop.
+"""Coroutines that begin at once, and not with their task's first turn of the event loop.
 
 A handler that waits for nothing has ended before its slot goes on, which does not wait for two
-turns of the loop. Python has this from 3.12 on (``eager_start``); this is for Python 3.11.
+turns of the loop; and its task, which has not noticed, is the next handler's. Python begins so from
+3.12 on (``eager_start``); this is for Python 3.11.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
+from weakref import getweakrefcount
 
 if TYPE_CHECKING:
-    import asyncio
+    import contextvars
     from collections.abc import Generator
+
+# References to a task that nobody else knows: the event loop's, our caller's, two of ours and the
+# argument of ``getrefcount``; and asyncio's weak one, in its set of all tasks.
+_REFERENCES, _WEAK_REFERENCES = 5, 1
 
 
 class BegunCoroutine(Coroutine[Any, Any, None]):
-    """Stands before a coroutine whose first step ``begin`` makes, before its task makes one.
+    """What a task runs that was made before its coroutine: ``begin`` makes that one's first step.
 
-    begin() -- it waits for a future -->  held  (its task's first step gives the future to the task)
-    begin() -- it ends, or raises -->     over  (its task's first step ends the task)
+    free -- begin(): it ends -->              free   (the task notices nothing)
+    free -- begin(): it waits, or raises -->  held   (the task's next step gives it what was given)
+    held -- the task's next step -->          begun  (the task makes all further steps)
+    free -- end() -->                         over   (the task's next step ends the task)
     """
 
-    __slots__ = ("_coroutine", "_error", "_future", "_has_ended", "_is_awaited", "_is_held")
+    __slots__ = (
+        "_context", "_coroutine", "_error", "_future", "_is_awaited", "_is_held", "_is_over",
+        "_wanted",
+    )  # fmt: skip
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._coroutine: Any = coroutine
-        self._is_held = False  # the task has made no step yet
-        # What the step gave: None is sleep(0), and what is no future is for the task to refuse.
+    def __init__(self) -> None:
+        self._coroutine: Any = None
+        self._context: contextvars.Context | None = None  # the coroutine's
+        self._is_held = self._is_over = False
+        # What the first step gave: None is sleep(0), and what is no future is for the task to
+        # refuse.
         self._future: asyncio.Future[Any] | None = None
         self._is_awaited = False
-        self._has_ended = False
         self._error: BaseException | None = None
+        self._wanted: asyncio.Future[None] | None = None  # for which the task waits meanwhile
 
-    def begin(self) -> None:
-        """Make the first step."""
-        self._is_held = True
+    def begin(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> bool:
+        """Make the first step of a coroutine in its context; whether that has ended it."""
         try:
-            self._future = self._coroutine.send(None)
+            self._future = context.run(coroutine.send, None)
         except StopIteration:
-            self._has_ended = True
+            return True
         except BaseException as error:  # noqa: BLE001 - the task raises it
             self._error = error
+        self._coroutine, self._context, self._is_held = coroutine, context, True
         if self._future is not None and getattr(self._future, "_asyncio_future_blocking", False):
             self._is_awaited = True
             # Others may wait for it, too, before our task does.
             self._future._asyncio_future_blocking = False  # noqa: SLF001 - asyncio's protocol
+        self._wake()
+        return False
+
+    def end(self) -> None:
+        """Let the task end: no coroutine comes any more."""
+        self._is_over = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)
+
+    def is_free(self, task: asyncio.Task[None]) -> bool:
+        """Whether ``task``, which runs this, can take a coroutine, for all that anybody knows.
+
+        Somebody who has kept it, or waits for its end, means the coroutine that it had before.
+        """
+        own: Any = task  # asyncio's own attributes, which its type does not tell
+        return (
+            not own._must_cancel  # noqa: SLF001
+            and (self._wanted is None or not self._wanted.done())
+            and not own._callbacks  # noqa: SLF001
+            and getrefcount(task) <= _REFERENCES
+            and getweakrefcount(task) <= _WEAK_REFERENCES
+            and not task.done()
+        )
 
     def send(self, value: Any, /) -> Any:
         """Make a step, as the task does."""
-        if not self._is_held:
-            return self._coroutine.send(value)
-        self._is_held = False
-        self._raise_end()
-        return self._given()
-
-    def _raise_end(self) -> None:
-        if self._has_ended:
+        if self._is_held:
+            self._is_held = False
+            self._raise_error()
+            return self._given()
+        if self._context is not None:
+            return self._context.run(self._coroutine.send, value)
+        if self._is_over:
             raise StopIteration
+        self._wanted = asyncio.get_running_loop().create_future()
+        self._wanted._asyncio_future_blocking = True  # noqa: SLF001
+        return self._wanted
+
+    def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
 
@@ -73,17 +118,20 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
         """
         if self._is_held:
             self._is_held = False
-            self._raise_end()
+            self._raise_error()
             if self._future is not None and self._is_awaited:
                 message = error[0].args[:1]
                 if self._future.cancel(*message):
                     return self._given()
             self._future = None
-        return self._coroutine.throw(*error)
+        if self._context is None:
+            raise error[0]
+        return self._context.run(self._coroutine.throw, *error)
 
     def close(self) -> None:
         """End the coroutine."""
-        self._coroutine.close()
+        if self._coroutine is not None:
+            self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, None]:
         awaited: Generator[Any, Any, None] = self._coroutine.__await__()

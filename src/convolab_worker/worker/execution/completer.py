@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -25,10 +24,11 @@ from convolab_worker.bullmq.protocol.records import (
     FetchResult,
 )
 from convolab_worker.bullmq.schedulers import advance
-from convolab_worker.bullmq.script_runner import now_ms
+from convolab_worker.bullmq.script_runner import now_ms, run_script
 from convolab_worker.bullmq.worker_side import reconcile
-from convolab_worker.bullmq.worker_side.backend import Refusal
+from convolab_worker.bullmq.worker_side.backend import Refusal, moved_on
 from convolab_worker.connection.commands.error_replies import is_about_size, meaning
+from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import (
     ConvolabWorkerError,
     RedisRefused,
@@ -87,6 +87,7 @@ class _Tries(Struct):
     losses: int = 0
     silences: int = 0  # of these, with no answer in time
     servers: int = 0  # that were replaced by another one before it was lost last
+    is_of_bug: bool = False  # it stands for an outcome that could not be written
 
 
 class JobCompleter:
@@ -141,57 +142,55 @@ class JobCompleter:
         with ``once`` the caller is told of the first refusal instead, and asks again with
         ``was_refused``.
         """
-        try:
-            return await self._until_written(
-                held, outcome, fetch_next=fetch_next, once=once, was_refused=was_refused
-            )
-        except Exception as error:  # noqa: BLE001 - a bug costs this job's time, not a slot
-            _log.exception("job.not_completed", job_id=held.job.id, queue=held.job.queue)
-            bug = Failed(f"its outcome could not be written: {error!r}")
-        with contextlib.suppress(Exception):
-            return await self._until_written(
-                held, bug, fetch_next=fetch_next, once=once, was_refused=was_refused
-            )
-        return Completion(Lost("its outcome could not be written"))
-
-    async def _until_written(
-        self, held: JobInHand, outcome: Outcome, *, fetch_next: bool, once: bool, was_refused: bool
-    ) -> Completion:
-        job, transitions = held.job, self._backend.transitions[held.job.queue]
-        tries = _Tries(outcome, fetch_next, refusals=int(was_refused))
-        while not isinstance(tries.outcome, Lost):
-            call = call_of(transitions, job, tries.outcome, now_ms(), fetch_next=tries.fetch_next)
-            if type(tries.outcome) is not Completed or len(tries.outcome.value) > SMALL_CHARACTERS:
-                size = size_of(call)
-                if size > self._max_size:
-                    tries.outcome = too_large(tries.outcome, size, self._max_size)
-                    continue
+        backend, job = self._backend, held.job
+        transitions = backend.transitions[job.queue]
+        tries = _Tries(outcome, fetch_next, int(was_refused))
+        while type(tries.outcome) is not Lost:
             try:
-                if tries.losses:
-                    completion = await self._write_alone(held, tries.outcome, call)
-                elif type(tries.outcome) is Completed:
-                    result = await self._backend.transition(job, call)
-                    completion = Completion(tries.outcome, result)
-                else:
-                    completion = await self._write(self._backend, held, tries.outcome, call)
-            except RedisUnavailable as error:
-                if (
-                    end := await self._unavailable(held, tries, call, error, once=once)
-                ) is not None:
-                    return end
-            except (ConvolabWorkerError, Refusal) as error:
-                tries.outcome = await self._errors.instead(
-                    held, tries.outcome, error, was_refused=tries.refusals > 0
+                call = call_of(
+                    transitions, job, tries.outcome, now_ms(), fetch_next=tries.fetch_next
                 )
-            else:
-                self._reconnection.served()
-                return completion
+                if self._is_too_large(tries, call):
+                    continue
+                try:
+                    if tries.losses:
+                        completion = await self._write_alone(held, tries.outcome, call)
+                    elif (
+                        type(tries.outcome) is Completed
+                    ):  # as ``_write`` does: most jobs come here
+                        answer = await run_script(backend.connection, Purpose.COMPLETE, call)
+                        completion = Completion(tries.outcome, moved_on(job, answer))
+                    else:
+                        completion = await self._write(backend, held, tries.outcome, call)
+                except (ConvolabWorkerError, Refusal) as error:
+                    if (end := await self._met(error, held, tries, call, once=once)) is not None:
+                        return end
+                else:
+                    self._reconnection.served()
+                    return completion
+            except Exception as error:  # noqa: BLE001 - a bug costs this job's time, not a slot
+                tries = _after_bug(job, tries, error)
         return Completion(tries.outcome)
 
-    async def _unavailable(
-        self, held: JobInHand, tries: _Tries, call: Call, error: RedisUnavailable, *, once: bool
+    def _is_too_large(self, tries: _Tries, call: Call) -> bool:
+        """Whether the outcome may not be sent, and is another one now."""
+        if type(tries.outcome) is Completed and len(tries.outcome.value) <= SMALL_CHARACTERS:
+            return False
+        size = size_of(call)
+        if size <= self._max_size:
+            return False
+        tries.outcome = too_large(tries.outcome, size, self._max_size)
+        return True
+
+    async def _met(
+        self, error: Exception, held: JobInHand, tries: _Tries, call: Call, *, once: bool
     ) -> Completion | None:
-        """What came of a write that Redis refused or did not answer; None to write again."""
+        """What came of a write that met an error; None to write again, perhaps something else."""
+        if not isinstance(error, RedisUnavailable):
+            tries.outcome = await self._errors.instead(
+                held, tries.outcome, error, was_refused=tries.refusals > 0
+            )
+            return None
         if await self._errors.was_written(held.job, error, call):
             return await self._written(held.job, tries.outcome, fetch_next=tries.fetch_next)
         if once and isinstance(error, RedisRefused) and not is_about_size(str(error)):
@@ -267,6 +266,15 @@ class JobCompleter:
             lambda: reconcile.find_by_token(self._backend, job.queue, job.token)
         )
         return Completion(outcome, FetchResult(job=found))
+
+
+def _after_bug(job: ActiveJob, tries: _Tries, error: Exception) -> _Tries:
+    """What to write of a job whose outcome could not be written for an error of our own."""
+    if tries.is_of_bug:
+        return _Tries(Lost("its outcome could not be written"), fetch_next=False)
+    _log.exception("job.not_completed", job_id=job.id, queue=job.queue)
+    failed = Failed(f"its outcome could not be written: {error!r}")
+    return _Tries(failed, tries.fetch_next, is_of_bug=True)
 
 
 def _given_up(outcome: Outcome, error: Exception) -> Outcome:

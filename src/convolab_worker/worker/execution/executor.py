@@ -26,6 +26,7 @@ from convolab_worker.telemetry.frames import application_place_in
 from convolab_worker.telemetry.recent_runs import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
+from convolab_worker.worker.execution.handler_tasks import HandlerTasks
 from convolab_worker.worker.execution.killed import died_of_stop
 from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
 from convolab_worker.worker.execution.threads import HandlerThreads
@@ -111,7 +112,7 @@ class JobExecutor:
         self._threads = HandlerThreads()
         self._processes: HandlerProcesses | None = None
         self.jobs: set[JobInHand] = set()
-        self._loop = asyncio.get_running_loop()  # asking for it takes a system call on Python 3.11
+        self._tasks = HandlerTasks(asyncio.get_running_loop())
         self.stopping = asyncio.Event()  # set when the worker begins to stop
         self._log = Log().bound()
         # Two lines a job that nobody reads are not even put together.
@@ -123,7 +124,8 @@ class JobExecutor:
         self._completed_by.clear()
 
     async def close(self) -> None:
-        """End the threads and the processes of handlers; a thread in use ends by itself."""
+        """End the threads and processes of handlers; what is in use ends by itself."""
+        await self._tasks.close()
         if self._processes is not None:
             await asyncio.to_thread(self._processes.close)
         self._threads.close()
@@ -229,13 +231,15 @@ class JobExecutor:
         in_process = None
         if handler.process is not None:
             in_process = self._in_process(active_job, handler, handler.process)
-        call = HandlerCall(job, handler, self._threads, self._loop, in_process)
+        call = HandlerCall(job, handler, self._threads, self._tasks, in_process)
         call.on_stuck = self._report_stuck
         held.call, held.reporter = call, reporter
         try:
-            await call.run()
+            if not call.start():
+                await call.wait()
         finally:
             held.call = None
+            call.end_programs()
         if call.aborted is not None or call.error is not None:
             return await self._interrupted(call, active_job, handler, reporter)
         if call.killed_programs:

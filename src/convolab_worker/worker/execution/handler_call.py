@@ -14,9 +14,7 @@ import asyncio
 import contextlib
 import contextvars
 import enum
-import sys
 import threading
-from asyncio.tasks import _enter_task, _leave_task  # asyncio documents these for tasks of others
 from traceback import StackSummary
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +29,15 @@ from convolab_worker.bullmq.jobs.outcome import (
 from convolab_worker.handlers.around.middleware import MiddlewareChain
 from convolab_worker.payloads.encode import EncodedJson
 from convolab_worker.telemetry.log_context import bind_job
-from convolab_worker.worker.execution.begun_coroutine import BegunCoroutine
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
 
     from convolab_worker.handlers.job.job import Job
     from convolab_worker.handlers.registration.handler import Handler
+    from convolab_worker.worker.execution.handler_tasks import HandlerTasks
     from convolab_worker.worker.execution.processes.call import ProcessCall
     from convolab_worker.worker.execution.threads import HandlerThread, HandlerThreads
 
@@ -83,7 +81,7 @@ def cancellation(outcome: Failed | Returned) -> Abort:
 
 
 class HandlerCall:
-    """One call of a handler for a job: in ``loop``, in one of ``threads``, or ``in_process``.
+    """One call of a handler for a job: in one of ``tasks`` or ``threads``, or ``in_process``.
 
     In the last case a thread waits for the process.
     """
@@ -95,6 +93,7 @@ class HandlerCall:
     _chain: MiddlewareChain | None = None
     _timer: asyncio.TimerHandle | None = None
     _began = False
+    _began_at = 0.0  # by the loop's clock, if there is a time-out
     _is_over = False  # ended or abandoned
     _over: asyncio.Future[None] | None = None  # for ``run``, while it waits for that
     _value: Any = None
@@ -113,18 +112,28 @@ class HandlerCall:
         job: Job[Any],
         handler: Handler,
         threads: HandlerThreads,
-        loop: asyncio.AbstractEventLoop,
+        tasks: HandlerTasks,
         in_process: ProcessCall | None = None,
     ) -> None:
         self._job = job
         self._handler = handler
         self._threads = threads
         self._in_process = in_process
-        self._loop = loop
+        self._tasks = tasks
+        self._loop = tasks.loop
 
     async def run(self) -> None:
         """Start the handler and wait until it has ended or has been abandoned."""
-        began = 0.0 if self._handler.timeout is None else self._loop.time()
+        try:
+            if not self.start():
+                await self.wait()
+        finally:
+            self.end_programs()
+
+    def start(self) -> bool:
+        """Start the handler; whether it has ended already, as one that waits for nothing has."""
+        if self._handler.timeout is not None:
+            self._began_at = self._loop.time()
         if self._handler.threaded and not self._handler.middleware:
             try:
                 self._start_thread(self._job, self._finish)
@@ -133,17 +142,18 @@ class HandlerCall:
                 self._end()
         else:
             name = f"job {self._job.name} {self._job.id}"
-            self._task = _begin(self._call(), self._loop, name)
-        try:
-            if not self._is_over:  # or it needed nothing to wait for, and no turn of the loop
-                await self._wait(began)
-        finally:
-            if (programs := self._job._subprocesses) is not None:  # noqa: SLF001 - they end with us
-                self.killed_programs = programs.end()
+            self._task = self._tasks.begin(self._call(), name)
+        return self._is_over
 
-    async def _wait(self, began: float) -> None:
+    def end_programs(self) -> None:
+        """Kill what is left of the job's subprocesses, which end with it."""
+        if (programs := self._job._subprocesses) is not None:  # noqa: SLF001 - they end with us
+            self.killed_programs = programs.end()
+
+    async def wait(self) -> None:
+        """Wait until the handler has ended or has been abandoned."""
         if self._in_process is None and self._handler.timeout is not None:
-            self._start_clock(began)
+            self._start_clock(self._began_at)
         self._over = asyncio.Future(loop=self._loop)
         try:
             await self._over
@@ -348,32 +358,6 @@ class HandlerCall:
     def returned(self) -> bool:
         """Whether the handler came to its end by itself."""
         return not self.abandoned and self.error is None
-
-
-def _begin(
-    handling: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop, name: str
-) -> asyncio.Task[None]:
-    """A task of the handler's own, which has made its first step when this returns.
-
-    Where the application has a task factory, that decides when it begins.
-    """
-    if loop.get_task_factory() is not None:
-        return loop.create_task(handling, name=name)
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(handling, loop=loop, name=name, eager_start=True)
-    begun, context = BegunCoroutine(handling), contextvars.copy_context()
-    task = asyncio.Task(begun, loop=loop, name=name, context=context)
-    current = asyncio.current_task(loop)
-    if current is not None:
-        _leave_task(loop, current)
-    _enter_task(loop, task)
-    try:
-        context.run(begun.begin)
-    finally:
-        _leave_task(loop, task)
-        if current is not None:
-            _enter_task(loop, current)
-    return task
 
 
 def job_of_frame(frame: FrameType) -> dict[str, Any] | None:

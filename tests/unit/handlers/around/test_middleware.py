@@ -18,6 +18,7 @@ from convolab_worker.handlers.job.job import Job
 from convolab_worker.handlers.registration.registry import HandlerRegistry
 from convolab_worker.testing import run_handler
 from convolab_worker.worker.execution.handler_call import AbortKind, HandlerCall
+from convolab_worker.worker.execution.handler_tasks import HandlerTasks
 from convolab_worker.worker.execution.outcomes import conclude, prepare
 from convolab_worker.worker.execution.threads import HandlerThreads
 from tests.unit.worker.execution.trials import Quiet, abort_of
@@ -292,7 +293,9 @@ class Trial:
         self.active_job = ActiveJob(queue="q", id="7", token="t", name="x", data=b"{}", opts={})
         self.threads = HandlerThreads()
         job = prepare(self.active_job, self.handler, Quiet())
-        self.call = HandlerCall(job, self.handler, self.threads, asyncio.get_running_loop())
+        self.call = HandlerCall(
+            job, self.handler, self.threads, HandlerTasks(asyncio.get_running_loop())
+        )
 
     async def aborted(self, kind: AbortKind, patience: float) -> Any:
         """Run it, abort it when the thread runs, and give the outcome."""

@@ -1,0 +1,76 @@
+"""The tasks of handlers in the event loop: each handler has one of its own, and begins at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from asyncio.tasks import _enter_task, _leave_task  # asyncio documents these for tasks of others
+from typing import TYPE_CHECKING, Any
+
+from convolab_worker.worker.execution.begun_coroutine import BegunCoroutine
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+_SPARE_NAME = "convolab-handler"
+
+
+class HandlerTasks:
+    """Begins handlers in ``loop``, each in a task and a context of its own.
+
+    On Python 3.11 the task of a handler that has ended at once is spare, and the next one's.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._spare: tuple[BegunCoroutine, asyncio.Task[None]] | None = None
+
+    def begin(self, handling: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
+        """Make the handler's first step in its task; None if that has ended it.
+
+        Where the application has a task factory, that decides when the handler begins.
+        """
+        if self.loop.get_task_factory() is not None:
+            return self.loop.create_task(handling, name=name)
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(handling, loop=self.loop, name=name, eager_start=True)
+            return None if task.done() else task
+        return self._begun(handling, name)
+
+    def _begun(self, handling: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
+        loop = self.loop
+        begun, task = self._take_spare()
+        task.set_name(name)
+        current = asyncio.current_task(loop)
+        if current is not None:
+            _leave_task(loop, current)
+        _enter_task(loop, task)
+        try:
+            has_ended = begun.begin(handling, contextvars.copy_context())
+        finally:
+            _leave_task(loop, task)
+            if current is not None:
+                _enter_task(loop, current)
+        if not has_ended:
+            return task
+        if self._spare is None and begun.is_free(task):
+            task.set_name(_SPARE_NAME)
+            self._spare = begun, task
+        else:
+            begun.end()
+        return None
+
+    def _take_spare(self) -> tuple[BegunCoroutine, asyncio.Task[None]]:
+        spare, self._spare = self._spare, None
+        if spare is not None and spare[0].is_free(spare[1]):
+            return spare
+        begun = BegunCoroutine()
+        return begun, asyncio.Task(begun, loop=self.loop, context=contextvars.Context())
+
+    async def close(self) -> None:
+        """End the spare task."""
+        if self._spare is not None:
+            (begun, task), self._spare = self._spare, None
+            begun.end()
+            await asyncio.wait({task})
