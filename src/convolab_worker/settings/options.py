@@ -61,7 +61,10 @@ class Settings(Frozen):
     )
     prefix: str = option(
         "bull",
-        Text(r"[^\x00-\x1f\x7f]+", "a key prefix without control characters"),
+        Text(
+            r"[^\x00-\x1f\x7f\ud800-\udfff]+",
+            "a key prefix without control characters and lone surrogates",
+        ),
         "BullMQ's key prefix; a Redis cluster needs a hash tag such as {bull}",
     )
     concurrency: int = option(8, Whole(1, 10_000), "how many jobs run at once, at most")
