@@ -51,6 +51,17 @@ def _handlers() -> HandlerRegistry:
     async def children(job: Job[Any]) -> None:
         await job.enqueue_children([Child("result", "x" * job.data)])
 
+    @handlers.audio("data")
+    async def data(job: Job[Any]) -> None:
+        await job.update_data("x" * job.data)
+
+    @handlers.audio("step")
+    async def step(job: Job[Any]) -> None:
+        async def synthesize() -> str:
+            return "x" * int(job.data)
+
+        await job.step("speech", synthesize)
+
     @handlers.audio("short")
     async def short(job: Job[Any]) -> Any:
         await asyncio.sleep(0.02 if job.data else 1.5)  # the first is renewed
@@ -99,6 +110,39 @@ async def test_what_the_server_does_not_take_fails_its_job_and_no_other(
     lost = [line["job_id"] for line in logs if line["event"] == "job.write_lost"]
     assert lost.count(large) == 3
     assert all(lost.count(one) <= 1 for one in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("data", r"the job's new data of 3145\d+ bytes was sent 4 times.*query-buffer-limit"),
+        ("step", r"the result of step 'speech' of 3145\d+ bytes was sent 4 times.*buffer-limit"),
+    ],
+)
+async def test_what_a_handler_writes_and_the_server_does_not_take_fails_its_job_and_no_other(
+    tight_server: ServerProcess, queue_name: str, name: str, reason: str
+) -> None:
+    """It was sent eleven times with all that others sent, for longer and longer."""
+    more = {"step_size_limit": 2**23, "concurrency": 2}
+    async with _working(tight_server.url, queue_name, **more) as (worker, client):
+        large = await client.enqueue(name, LARGE, attempts=1)
+        others = await client.enqueue_many([{"name": "short", "data": n} for n in range(1, 51)])
+
+        with pytest.raises(JobFailed, match=f"(?s){reason}"):
+            await client.result(large, timeout=10)
+        assert [await client.result(one, timeout=10) for one in others] == [*range(1, 51)]
+    assert worker.stats()["outcomes"] == {"completed": 50, "failed": 1}
+
+
+@pytest.mark.parametrize("name", ["data", "step"])
+async def test_what_a_handler_writes_is_not_sent_where_it_may_not_be(
+    server: EmbeddedServer, queue_name: str, name: str
+) -> None:
+    async with _working(server.url, queue_name, max_command_size=2**16) as (_, client):
+        job_id = await client.enqueue(name, 2**16, attempts=1)
+
+        with pytest.raises(JobFailed, match="no more than 65536 bytes are sent"):
+            await client.result(job_id, timeout=10)
 
 
 async def test_what_the_server_refuses_for_its_size_fails_its_job(

@@ -210,9 +210,10 @@ async def test_a_job_whose_take_was_under_way_goes_back(
     worker = Worker(_quick([]), bench.settings(redis_url=proxy.url))
     running = asyncio.create_task(worker.run())
     await wait_until(lambda: worker.stats().get("connected"))
-    proxy.delay(0.1)
+    proxy.delay(0.3)
     ids = await bench.add({})
     await wait_until(lambda: bench.ids_in("active"), what="the take")
+    proxy.delay(0.0)  # from now on: the answer to the take is still on its way
 
     await worker.stop(GRACE)
     await asyncio.wait_for(running, 5)

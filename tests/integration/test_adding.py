@@ -183,6 +183,11 @@ async def test_large_jobs_go_in_small_pipelines(client: JobClient) -> None:
     ids = await client.enqueue_many(jobs)
 
     assert ids == ["job-0", "job-1", "job-2"]
-    new = await enqueue.additions(jobs, lambda _: QueueKeys("bull", "q"))
+    new = await enqueue.additions(
+        jobs,
+        lambda name, data, options: enqueue.addition(
+            name, data, options, lambda _: QueueKeys("bull", "q")
+        ),
+    )
     batches = producer.pipelines(new, lambda new: len(new.job.data))
     assert [len(batch) for batch in batches] == [1, 1, 1]

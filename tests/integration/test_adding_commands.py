@@ -58,8 +58,10 @@ def test_schedules_are_written_listed_and_removed(run: Run, redis: Any, queue_na
     timing = ["--cron", "0 6 * * *", "--tz", "Asia/Tokyo", "--limit", "3", "--attempts", "2"]
     bounds = ["--start", "2098-01-01T00:00:00+01:00", "--until", "4100000000"]
 
-    code, out, _ = run("schedule", "set", "nightly", "report", '{"day": "1"}', *timing, *bounds)
+    code, out, err = run("schedule", "set", "nightly", "report", '{"day": "1"}', *timing, *bounds)
     assert (code, out.startswith("repeat:nightly:40")) == (0, True)
+    due = "nightly is due next at 2098-01-01 21:00:00 UTC (pattern: at 06:00, Asia/Tokyo)\n"
+    assert err.startswith(due)
     assert redis.exists(f"bull:{queue_name}:{out.strip()}")
 
     code, out, _ = run("schedule", "list")

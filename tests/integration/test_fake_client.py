@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from convolab_worker import JobClient, JobType, Settings, SyncJobClient
+from convolab_worker import Deduplication, JobClient, JobType, Settings, SyncJobClient
 from convolab_worker.errors import ConvolabWorkerError, JobFailed, JobNotFound
 from convolab_worker.testing import FakeJobClient, FakeSyncJobClient
 
@@ -56,7 +57,7 @@ class Course:
             opts = {key: value for key, value in found.opts.items() if key != "attempts"}
             return (
                 found.name, found.state, found.data, found.priority, found.max_attempts,
-                found.due_at is None, opts,
+                found.due_at is None, found.progress, found.attempts_made, opts,
             )  # fmt: skip
         if hasattr(found, "oldest_waiting"):
             return (found.paused, found.counts, found.oldest_waiting is None)
@@ -106,7 +107,68 @@ async def course(client: Any, queue: str) -> list[Any]:
     await run.call("unschedule", "nightly")
     await run.call("unschedule", "nightly")
     await run.call("wake_heard", 1.0)
+    await refused(run)
+    await deduplicated(run)
     return run.seen
+
+
+async def refused(run: Course) -> None:
+    """What can't be, and is refused before anything is sent."""
+    for data in ("x" * 70_000, "日" * 30_000):  # the second is too large in bytes alone
+        await run.call("enqueue", "large", data)
+        await run.call("enqueue_many", [{"name": "small"}] * 3 + [{"name": "large", "data": data}])
+        await run.call("schedule", "large", "large", data, every=60)
+    for text in ("half \ud800", "\udcff"):
+        await run.call("enqueue", text)
+        await run.call("enqueue", "plain", queue=text)
+        await run.call("enqueue", "plain", deduplication=text)
+        await run.call("enqueue", "plain", backoff={"type": text})
+        await run.call("enqueue_many", [{"name": text}])
+        await run.call("schedule", text, "plain", every=60)
+        for method in ("status", "remove", "promote", "retry", "cancel", "logs", "unschedule"):
+            await run.call(method, text)
+        await run.call("result", text, 0.05)
+    await run.call("enqueue", "plain", backoff={"type": {1}})
+    for name in ("a:b", "", "half \ud800"):
+        for method in ("pause", "resume", "schedules"):
+            await run.call(method, name)
+        await run.call("clean", name, "waiting")
+        await run.call("jobs", queue=name)
+        await run.call("status", "job", name)
+    for job_id in (None, 5):
+        await run.call("status", job_id)
+        await run.call("remove", [job_id])
+    await run.call("cancel", "nowhere", reason=" ")
+    for limit in (-1, 1.5, "2", 0):
+        await run.call("jobs", "waiting", limit=limit)
+        await run.call("clean", "q", "waiting", limit=limit)
+    for age in (-1, float("nan"), float("inf"), "1h"):
+        await run.call("jobs", "waiting", older_than=age)
+        await run.call("jobs", "waiting", newer_than=age)
+        await run.call("clean", "q", "waiting", age)
+
+
+async def deduplicated(run: Course) -> None:
+    """What keeps a job away, and until when; and a job that goes to the head of its queue."""
+    brief, long = Deduplication("brief", ttl=0.02), Deduplication("long", ttl=60, extend=True)
+    newest = Deduplication("newest", ttl=60, replace=True)
+    await run.call("enqueue", "plain", job_id="b1", deduplication=brief)
+    await asyncio.sleep(0.05)
+    for job_id in ("b2", "b3"):
+        await run.call("enqueue", "plain", job_id=job_id, deduplication=brief)
+    for job_id in ("l1", "l2"):
+        await run.call("enqueue", "plain", job_id=job_id, deduplication=long)
+    await run.call("remove", "l1")
+    await run.call("enqueue", "plain", job_id="l3", deduplication=long)
+    for number in (1, 2):
+        job_id = f"n{number}"
+        await run.call("enqueue", "plain", number, delay=60, job_id=job_id, deduplication=newest)
+    for job_id in ("n1", "n2"):
+        await run.call("status", job_id)
+    await run.call("promote", "n2")
+    await run.call("enqueue", "plain", 3, delay=60, job_id="n3", deduplication=newest)
+    await run.call("enqueue", "first", lifo=True)
+    await run.call("jobs", "waiting", oldest_first=True, limit=2)
 
 
 @pytest.mark.asyncio
@@ -114,7 +176,7 @@ async def course(client: Any, queue: str) -> list[Any]:
 async def test_every_client_does_the_same(
     client_class: Any, make_settings: Callable[..., Settings], queue_name: str
 ) -> None:
-    settings = make_settings()
+    settings = make_settings(max_command_size=2**16)
     async with FakeJobClient(settings) as reference:
         expected = await course(reference, queue_name)
     client = client_class(settings)
@@ -125,7 +187,7 @@ async def test_every_client_does_the_same(
     if inspect.isawaitable(closing):
         await closing
     assert seen == expected
-    assert len(seen) > 40
+    assert len(seen) > 130
 
 
 @pytest.mark.parametrize("fake", [FakeJobClient, FakeSyncJobClient])

@@ -260,6 +260,7 @@ async def test_jobs_on_the_command_line(
     assert [row.split()[1] for row in rows] == ["ready", "later", "bad"]
     column = head.index("state")
     assert [row[column:].split()[0] for row in rows[:2]] == ["waiting", "delayed"]
+    assert ["due" in row.split() for row in rows] == [False, True, False]
     assert rows[2][column - 5 :].split()[0] == "failed"  # five signs of two columns each
     assert "\x1b" not in listed
     assert [json.loads(line)["id"] for line in as_json.splitlines()] == ["later", "ready"]

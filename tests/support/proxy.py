@@ -194,7 +194,6 @@ class TcpProxy:
         self._target = port
         self._numbers = itertools.count(1)
         self._links: dict[int, Link] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._mode: Mode = "pass"
         self._refusing = False
         self._loop = asyncio.new_event_loop()
@@ -302,16 +301,23 @@ class TcpProxy:
     async def _close(self) -> None:
         assert self._server is not None
         self._server.close()
-        for task in list(self._tasks):
+        # Those of connections that were accepted at this moment, too, which have no link yet.
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a transport that was closed lets go of its socket in the next turn
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
             _reset(writer)
             return
         # Cancelled when the proxy closes, which asyncio's streams would report as an error.
-        with self._tracked() as link, contextlib.suppress(asyncio.CancelledError):
+        with (
+            self._tracked() as link,
+            contextlib.suppress(asyncio.CancelledError),
+            contextlib.closing(writer),
+        ):
             try:
                 server = await asyncio.open_connection(_HOST, self._target)
             except OSError:
@@ -321,17 +327,13 @@ class TcpProxy:
 
     @contextlib.contextmanager
     def _tracked(self) -> Iterator[Link]:
-        """Know a connection and its task while it lives."""
-        task = asyncio.current_task()
-        assert task is not None
+        """Know a connection while it lives."""
         link = self.make_link(next(self._numbers), self._mode)
         self._links[link.number] = link
-        self._tasks.add(task)
         try:
             yield link
         finally:
             del self._links[link.number]
-            self._tasks.discard(task)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -40,8 +40,8 @@ COMMANDS = {
     "failed": "list, show, retry or remove failed jobs",
     "queue": "list, pause, resume or clean queues",
     "schedule": "list, write or remove schedules, whose jobs are added again and again",
-    "cancel": "end a job wherever it is: remove one that has not started; one that runs ends at "
-    "once if its worker has a free slot, within half a lock's duration otherwise",
+    "cancel": "end a job wherever it is: remove one that has not started, or end one that runs, "
+    "which takes half a lock's duration if its worker has no free slot",
     "migrate": "move jobs from queues to another one; without --yes, only list them",
     "handlers": "list the registered handlers: queues, names, limits and types",
     "schema": "write the payloads and results of all jobs as JSON Schema or TypeScript, or compare "

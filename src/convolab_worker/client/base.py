@@ -6,8 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_an_id
 from convolab_worker.client.adding.transactions import heed_sessions
+from convolab_worker.client.lookup import not_found
 from convolab_worker.client.session import Session
 from convolab_worker.connection.commands.usage import CommandCounter
 from convolab_worker.connection.route import Route
@@ -92,26 +93,28 @@ class ClientBase:
             )
             raise ConfigurationError(msg)
         timeout = self.settings.command_timeout
-        self._session = Session(
-            self._route,
-            timeout=timeout,
-            counter=self.counter,
-            max_size=self.settings.max_command_size,
-        )
+        self._session = Session(self._route, timeout=timeout, counter=self.counter)
         return self._session
 
     async def _connection(self) -> Connection:
         """Return the session's connection for commands, open. Raises RedisUnavailable."""
         return await self._current_session().open()
 
-    def _queues(self, queue: str | None, job_id: str = "") -> list[QueueKeys]:
+    def _queues(self, queue: str | None, job_id: object = "") -> list[QueueKeys]:
         """Return the keys of the queues to look at: ``queue``, or all of the settings' queues.
 
-        A JobId knows its queue.
+        A JobId knows its queue. Raises ConfigurationError for a queue or an id that can't be, and
+        JobNotFound for an id that Redis can't have.
         """
         queue = getattr(job_id, "queue", None) if queue is None else queue
         names = self.settings.queues if queue is None else (queue,)
-        return [QueueKeys(self.settings.prefix, name) for name in names]
+        queues = [self._keys_of(name) for name in names]
+        if not isinstance(job_id, str):
+            msg = f"job_id={job_id!r}: expected text"
+            raise ConfigurationError(msg)
+        if not can_be_an_id(job_id):
+            raise not_found(queues, job_id)
+        return queues
 
     def _keys_of(self, queue: str | None) -> QueueKeys:
         """Return the keys of the queue that a job goes to. Raises ConfigurationError."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from convolab_worker._logs import Log
+from convolab_worker.bullmq.protocol.keywords import check_command_size
 from convolab_worker.client.adding import enqueue
 from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.following import Following
@@ -13,10 +15,11 @@ from convolab_worker.client.operating.schedules import Schedules
 from convolab_worker.errors import ConvolabWorkerError, ReplyLost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from convolab_worker.bullmq.jobs.job_id import JobId
     from convolab_worker.bullmq.jobs.job_type import JobType
+    from convolab_worker.bullmq.protocol.keys import QueueKeys
     from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
     from convolab_worker.client.adding.enqueue import Addition
     from convolab_worker.client.session import Session
@@ -81,12 +84,24 @@ class JobClient(Following, Schedules):
         (``enqueue.lost``).
         """
         on_commit = options.pop("on_commit", None)
-        new = enqueue.addition(name, data, options, self._keys_of)
+        new = self._addition(name, data, options)
         if on_commit and self._follows_commit(on_commit, [new.carrying(self._tracing.carried())]):
             return new.job_id_to_be()
         session = self._current_session()
         with self._tracing.adding(new.keys.queue, new.job.name) as carried:
             return await self._add(session, new.carrying(carried) if carried else new)
+
+    def _addition(
+        self,
+        name: Any,
+        data: Any,
+        options: Mapping[str, Any],
+        keys_of: Callable[[str | None], QueueKeys] | None = None,
+    ) -> Addition:
+        """Return the job of these arguments of ``enqueue``. ``keys_of`` gives its queue's keys."""
+        new = enqueue.addition(name, data, options, keys_of or self._keys_of)
+        check_command_size(new.job.name, new.job.data, self.settings.max_command_size)
+        return new
 
     async def _add(self, session: Session, new: Addition, **tried: Any) -> JobId[Any]:
         """Add a job and wake the service."""
@@ -149,7 +164,11 @@ class JobClient(Following, Schedules):
         queue = options.get("queue")
         if data is not None:
             jobs = [{"name": jobs, "data": part, **options} for part in data]
-        additions = await enqueue.additions(jobs, lambda name: self._keys_of(name or queue))
+
+        def keys_of(own: str | None) -> QueueKeys:
+            return self._keys_of(queue if own is None else own)
+
+        additions = await enqueue.additions(jobs, partial(self._addition, keys_of=keys_of))
         carried = self._tracing.carried()
         return [new.carrying(carried) for new in additions]
 

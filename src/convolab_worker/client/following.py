@@ -20,6 +20,7 @@ from convolab_worker.errors import (
     JobNotRunning,
     RedisUnavailable,
 )
+from convolab_worker.payloads.problems import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -112,7 +113,7 @@ async def _end_of_cancelled(
             if status.state == "active":
                 ended = await _cancel_running(session, keys, job_id, reason, wait=wait)
             elif reason is None or status.state not in actions.UNSTARTED:
-                raise JobNotRunning(_not_running(job_lock.IDLE, status))
+                raise JobNotRunning(not_running(job_lock.IDLE, status))
             else:
                 connection = await session.open()
                 ended = await actions.remove_unstarted(connection, keys, status)
@@ -131,7 +132,7 @@ async def _cancel_running(
             _, now = await find_job(session, [keys], job_id)
             if answer == job_lock.IDLE and now.state != "active":
                 return None
-            raise JobNotRunning(_not_running(answer, now))
+            raise JobNotRunning(not_running(answer, now))
         if not wait:
             return answer
         session.events.listen()
@@ -144,7 +145,15 @@ async def _cancel_running(
         session.events.unwatch(keys["events"], job_id, inbox)
 
 
-def _not_running(answer: str, status: JobStatus) -> str:
+def check_reason(reason: str | None) -> None:
+    """Raises ConfigurationError for a reason of a cancel request that says nothing."""
+    if reason is not None and not reason.strip():
+        msg = f"reason={reason!r}: expected some text, or None to return the job"
+        raise ConfigurationError(msg)
+
+
+def not_running(answer: str, status: JobStatus) -> str:
+    """Return why a job can't be cancelled, by what its lock has answered."""
     where = f"job {status.id!r} on {status.queue}"
     if answer == job_lock.FOREIGN:
         return f"{where} is run by a worker that is not of this library"
@@ -248,14 +257,12 @@ class Following(Operations):
         children runs, or a job scheduler has it next), JobNotFound, and TimeoutError after
         ``timeout`` seconds (the request stays).
         """
-        if reason is not None and not reason.strip():
-            msg = f"reason={reason!r}: expected some text, or None to return the job"
-            raise ConfigurationError(msg)
+        check_reason(reason)
         return await _end_of_cancelled(
             self._current_session(),
             self._queues(queue, job_id),
             job_id,
-            reason,
+            reason and printable(reason),
             wait=wait,
             timeout=timeout,
         )

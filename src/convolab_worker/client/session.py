@@ -94,11 +94,8 @@ class Session:
     begins another session.
     """
 
-    def __init__(
-        self, route: Route, *, timeout: float, counter: CommandCounter, max_size: int = 2**29
-    ) -> None:
+    def __init__(self, route: Route, *, timeout: float, counter: CommandCounter) -> None:
         self.loop = asyncio.get_running_loop()
-        self.max_size = max_size
         self._make = functools.partial(Connection, route, timeout=timeout, counter=counter)
         self.connection, reader = self._make(), self._make()
         self.events = Events(reader, self.connection)

@@ -50,6 +50,11 @@ class EncodedJson(msgspec.Struct, frozen=True):
         return json.loads(self.text)
 
 
+def byte_size(text: str) -> int:
+    """How many bytes a text has as UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
 def encode_json(value: Any, what: str = "result") -> str:
     """Return a value as JSON text, written as Node writes it; the module says what is accepted.
 

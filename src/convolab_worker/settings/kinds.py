@@ -24,7 +24,10 @@ from convolab_worker.settings.units import (
 )
 from convolab_worker.settings.urls import check_url, mask_url, starts_with
 
-_ANY_NAME, _PLAIN_NAME = re.compile(r"[^\x00-\x1f\x7f]+"), re.compile(r"[^\s\x00-\x1f\x7f,]+")
+_CONTROLS = r"\x00-\x1f\x7f"
+_SURROGATES = r"\ud800-\udfff"  # halves of a character, which UTF-8 can't carry
+_ANY_NAME = re.compile(rf"[^{_CONTROLS}{_SURROGATES}]+")
+_PLAIN_NAME = re.compile(rf"[^\s{_CONTROLS}{_SURROGATES},]+")
 _DIGITS = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -240,7 +243,7 @@ class Names:
         allowed = _ANY_NAME if self.any_text else _PLAIN_NAME
         if not allowed.fullmatch(name):
             others = "" if self.any_text else "white space, a comma or "
-            return f"{name!r} has {others}a control character"
+            return f"{name!r} has {others}a control character, or a lone surrogate"
         return f"{name!r} is there twice" if names.count(name) > 1 else ""
 
 

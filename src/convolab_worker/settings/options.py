@@ -61,7 +61,10 @@ class Settings(Frozen):
     )
     prefix: str = option(
         "bull",
-        Text(r"[^\x00-\x1f\x7f]+", "a key prefix without control characters"),
+        Text(
+            r"[^\x00-\x1f\x7f\ud800-\udfff]+",
+            "a key prefix without control characters and lone surrogates",
+        ),
         "BullMQ's key prefix; a Redis cluster needs a hash tag such as {bull}",
     )
     concurrency: int = option(8, Whole(1, 10_000), "how many jobs run at once, at most")
@@ -90,7 +93,8 @@ class Settings(Frozen):
     keep_completed: str | None = option(
         None,
         KeptJobs(),
-        "how many completed jobs are kept, of jobs that say nothing: 1000, 1h, 1000/1d or none",
+        "how many completed jobs are kept, unless the job or its handler says so: 1000, 1h, "
+        "1000/1d or none",
     )
     keep_failed: str | None = option(
         None, KeptJobs(), "the same for failed jobs; BullMQ keeps them all, if unset"
@@ -201,7 +205,10 @@ class Settings(Frozen):
         None, _PRINTABLE, "name of the service, which Cloud Run sets", "K_SERVICE"
     )
     port: int = option(
-        8080, Whole(0, 65535), "port of the wake server; 0 chooses a free one", "PORT"
+        8080,
+        Whole(0, 65535),
+        "port of the wake server or of the console; 0 chooses a free one",
+        "PORT",
     )
     host: str | None = option(
         None,
@@ -213,7 +220,7 @@ class Settings(Frozen):
     app: str | None = option(
         None,
         Text(r"[^\s:]+:[^\s:]+", "MODULE:REGISTRY, such as app.jobs:handlers"),
-        "the application's handlers, as MODULE:REGISTRY",
+        "the application's handlers, as MODULE:REGISTRY, such as jobs:handlers",
     )
     worker_name: str | None = option(
         None,

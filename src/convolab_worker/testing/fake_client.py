@@ -9,14 +9,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from convolab_worker.bullmq import schedulers
+from convolab_worker.bullmq.job_lock import IDLE
 from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.bullmq.protocol.schedules import Schedule
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.events import JobEvent
-from convolab_worker.client.following import typed_result
+from convolab_worker.client.following import check_reason, not_running, typed_result
 from convolab_worker.client.job_status import JobStatus, seen
 from convolab_worker.client.lookup import not_found
-from convolab_worker.client.operating import actions, queues as of_queues, schedules
+from convolab_worker.client.operating import actions, queues as of_queues
 from convolab_worker.client.operating.demand import Demand
 from convolab_worker.client.operating.queues import QueueStatus
 from convolab_worker.errors import JobFailed, JobNotFound, JobNotRunning, WrongState
@@ -41,7 +42,8 @@ class FakeJobClient(JobClient):
     It checks what JobClient checks. ``enqueued`` has every job that was added, in order. A job ends
     by ``complete`` or ``fail``, or as soon as it is added if ``answers`` has its name: with that
     result or, for an exception, that failure. ``result`` of a job that has not ended raises
-    TimeoutError at once, or AssertionError where the call would have waited for ever.
+    TimeoutError at once, or AssertionError where the call would have waited for ever. Jobs that
+    have ended stay, whatever ``keep_completed`` and ``keep_failed`` say.
     """
 
     def __init__(
@@ -180,10 +182,10 @@ class FakeJobClient(JobClient):
         wait: bool = True,
     ) -> str:
         del timeout, wait
+        check_reason(reason)
         job = self._find(job_id, queue)
         if job.finished_on is not None or reason is None:
-            msg = f"job {job.id!r} on {job.queue} is {job.state}"
-            raise JobNotRunning(msg)
+            raise JobNotRunning(not_running(IDLE, job))
         self._kept.remove(job)
         return "removed"
 
@@ -199,7 +201,7 @@ class FakeJobClient(JobClient):
         done = 0
         for each in several:
             try:
-                job = self._find(each, queue) if isinstance(each, str) else each
+                job = each if isinstance(each, JobStatus) else self._find(each, queue)
             except JobNotFound:
                 continue
             done += self._kept.act(job, kind, reset_attempts=reset_attempts)
@@ -215,6 +217,7 @@ class FakeJobClient(JobClient):
         self, queue: str, state: str, older_than: float = 0.0, *, limit: int | None = None
     ) -> list[str]:
         checked = of_queues.checked_state(state)
+        self._keys_of(queue)  # raises for a name that can't be
         old = [job async for job in self.jobs(
             checked, queue=queue, older_than=older_than, oldest_first=True, limit=limit
         )]  # fmt: skip
@@ -249,7 +252,7 @@ class FakeJobClient(JobClient):
     async def schedule(
         self, schedule_id: str, name: Any, data: Any = None, **options: Any
     ) -> JobId[Any]:
-        new = schedules.addition(schedule_id, name, data, options, self._keys_of)
+        new = self._schedule(schedule_id, name, data, options)
         now = round(time.time() * 1000)
         due = schedulers.next_due(new.schedule.repeat, now, now=now, seed=schedule_id) or now
         self._schedules[new.keys.queue, schedule_id] = Schedule(
@@ -257,11 +260,11 @@ class FakeJobClient(JobClient):
             queue=new.keys.queue,
             name=new.schedule.name,
             next_at=due / 1000,
-            every=options.get("every"),
+            every=None if (every := options.get("every")) is None else float(every),
             cron=options.get("cron"),
             tz=options.get("tz"),
             limit=options.get("limit"),
-            data=json.loads(new.schedule.data),
+            data=json.loads(new.schedule.data) or None,
             options=new.schedule.opts,
             start=_seconds(options.get("start")),
             until=_seconds(options.get("until")),

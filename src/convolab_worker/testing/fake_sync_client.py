@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.client.adding import enqueue
 from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.sync.sync_client import SyncJobClient
 from convolab_worker.testing.enqueued import ANYTHING, EnqueuedJob
@@ -56,7 +55,7 @@ class _InThisThread:
 
     def add(self, name: Any, data: Any, options: dict[str, Any]) -> Any:
         on_commit = options.pop("on_commit", None)
-        new = enqueue.addition(name, data, options, self.client._keys_of)
+        new = self.client._addition(name, data, options)
         return self._stored([new], on_commit)[0]
 
     def add_many(self, jobs: Any, data: Any, options: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.bullmq.producer import COUNTED_STATES
@@ -15,6 +16,7 @@ from convolab_worker.client.operating import actions
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from convolab_worker.bullmq.protocol.client_calls import NewJob
     from convolab_worker.client.adding.enqueue import Addition
 
 
@@ -25,7 +27,8 @@ class KeptJobs:
         self._jobs: dict[tuple[str, str], JobStatus] = {}
         self._order: dict[tuple[str, str], int] = {}
         self._turns = itertools.count()
-        self._deduplicated: dict[tuple[str, str], str] = {}
+        # By queue and deduplication's id: the job's id, and until when it keeps others away.
+        self._deduplicated: dict[tuple[str, str], tuple[str, float]] = {}
 
     def get(self, queue: str, job_id: str) -> JobStatus | None:
         return self._jobs.get((queue, job_id))
@@ -48,15 +51,9 @@ class KeptJobs:
     def add(self, new: Addition) -> JobStatus | None:
         """Keep a new job; or return the one that keeps it away, by its id or by deduplication."""
         job, queue = new.job, new.keys.queue
-        one_of = job.opts.get("deduplication", {}).get("id")
-        existing = self.get(queue, job.id)
-        if one_of is not None and existing is None:
-            kept = self.get(queue, self._deduplicated.get((queue, one_of), ""))
-            existing = kept if kept is not None and kept.finished_on is None else None
+        existing = self.get(queue, job.id) or self._deduplicating(queue, job)
         if existing is not None:
             return existing
-        if one_of is not None:
-            self._deduplicated[queue, one_of] = job.id
         delay, priority, now = new.delay, job.opts.get("priority", 0), time.time()
         self._keep(
             JobStatus(
@@ -65,7 +62,7 @@ class KeptJobs:
                 name=job.name,
                 state="delayed" if delay else "prioritized" if priority else "waiting",
                 data=json.loads(job.data),
-                progress=0,
+                progress=None,
                 result=None,
                 failed_reason=None,
                 attempts_made=0,
@@ -80,13 +77,38 @@ class KeptJobs:
         )
         return None
 
+    def _deduplicating(self, queue: str, job: NewJob) -> JobStatus | None:
+        """Return the job that keeps this one away; else this one keeps others away from now on."""
+        option = job.opts.get("deduplication")
+        if option is None:
+            return None
+        place, now, ttl = (queue, option["id"]), time.time(), option.get("ttl")
+        until = inf if ttl is None else now + ttl / 1000
+        holder_id, held_until = self._deduplicated.get(place, ("", 0.0))
+        holder = self.get(queue, holder_id) if now < held_until else None
+        if holder is not None and option.get("replace") and holder.state == "delayed":
+            self.remove(holder)
+            holder = None
+        if holder is None or option.get("extend"):
+            self._deduplicated[place] = (job.id if holder is None else holder.id, until)
+        return holder
+
+    def _free(self, job: JobStatus, *, is_gone: bool) -> None:
+        """Let others be added that the job kept away; one with a ttl does so until it is gone."""
+        place = (job.queue, job.opts.get("deduplication", {}).get("id"))
+        holder_id, held_until = self._deduplicated.get(place, ("", 0.0))
+        if holder_id == job.id and (is_gone or held_until == inf):
+            del self._deduplicated[place]
+
     def end(self, job: JobStatus, state: str, **end: Any) -> None:
         """Let a job have run and ended; ``end`` is its result, or the reason of its failure."""
+        self._free(job, is_gone=False)
         made, now = job.attempts_made + 1, time.time()
         ended = {"processed_on": now, "finished_on": now, "due_at": None, **end}
         self._keep(dataclasses.replace(job, state=state, attempts_made=made, **ended))
 
     def remove(self, job: JobStatus) -> None:
+        self._free(job, is_gone=True)
         del self._jobs[job.queue, job.id]
 
     def act(self, job: JobStatus, kind: actions.Kind, *, reset_attempts: bool) -> bool:
@@ -107,7 +129,9 @@ class KeptJobs:
 
     def _keep(self, job: JobStatus) -> None:
         self._jobs[job.queue, job.id] = job
-        self._order[job.queue, job.id] = next(self._turns)
+        is_first = job.state == "waiting" and job.opts.get("lifo")
+        turn = next(self._turns)
+        self._order[job.queue, job.id] = -turn if is_first else turn
 
     def _place(self, job: JobStatus) -> tuple[float, int]:
         return (job.due_at or job.priority, self._order[job.queue, job.id])

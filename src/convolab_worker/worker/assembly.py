@@ -80,6 +80,7 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
     backend = _backend(settings, connections, changes)
     reconnection = Reconnection(*connections, where=str(route.source), route=route)
     metrics, stack_reports = Metrics(time.time()), StackReports()
+    isolation = Isolation(Connection(route, timeout=settings.command_timeout, counter=counter))
     writer = ReportWriter(
         backend,
         reconnection,
@@ -87,6 +88,7 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         interval=settings.progress_interval,
         step_limits=StepLimits.of(settings),
         may_reclaim=lambda held: keeper.may_reclaim(held),  # noqa: PLW0108 - it is made below
+        isolation=isolation,
         max_size=settings.max_command_size,
     )
     executor = JobExecutor(
@@ -119,7 +121,7 @@ def assemble(handlers: HandlerRegistry, settings: Settings) -> Assembly:
         reconnection,
         lock_duration=settings.lock_duration,
         may_reclaim=keeper.may_reclaim,
-        isolation=Isolation(Connection(route, timeout=settings.command_timeout, counter=counter)),
+        isolation=isolation,
         max_size=settings.max_command_size,
     )
     usage = CommandUsage(

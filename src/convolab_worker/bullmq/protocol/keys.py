@@ -23,6 +23,15 @@ STATE_KEYS = (
 )  # fmt: skip
 
 
+def can_be_an_id(text: str) -> bool:
+    """Whether Redis can have a job with that id: its bytes may be something else than UTF-8."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def queue_and_id(prefix: str, job_key: str) -> tuple[str, str]:
     """Returns the queue and the id in a job's key; ``prefix`` is likely, and may be another.
 

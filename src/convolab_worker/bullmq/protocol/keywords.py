@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, TypeGuard
 
@@ -9,6 +10,7 @@ from msgspec import Struct
 
 from convolab_worker.bullmq.protocol.keys import OWN_KEYS
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.payloads.encode import byte_size
 from convolab_worker.settings.kinds import suggestion
 from convolab_worker.settings.units import KEEP_EXPECTED, is_number, is_whole, parse_keep
 
@@ -81,7 +83,7 @@ class Deduplication(Struct, frozen=True):
         is_time = self.ttl is None or (is_seconds(self.ttl) and self.ttl > 0)
         problem = (
             "expected an id, which is text"
-            if not is_text(self.id)
+            if not is_written(self.id)
             else "ttl: expected seconds above 0"
             if not is_time
             else "extend is for a ttl: expected one"
@@ -170,6 +172,11 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def is_written(value: object) -> bool:
+    """Whether that is text that goes to Redis as it is: UTF-8 has no lone surrogates."""
+    return is_text(value) and _is_unicode(str(value))
+
+
 def is_seconds(value: object) -> TypeGuard[float]:
     return is_number(value) and 0 <= value < _MOST_SECONDS
 
@@ -179,7 +186,7 @@ def is_count(value: object, least: int, most: int = _LARGEST) -> bool:
 
 
 def _is_key(value: object) -> bool:
-    return isinstance(value, str) and value != "" and not {":", LIFE_MARK} & {*value}
+    return is_written(value) and not {":", LIFE_MARK} & {*str(value)}
 
 
 def _is_keep(value: object) -> bool:
@@ -198,6 +205,14 @@ def _check_backoff(backoff: Exponential | Fixed) -> None:
     if not (is_seconds(jitter) and jitter <= 1):
         msg = f"{backoff!r}: jitter: expected 0 to 1"
         raise ConfigurationError(msg)
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _same(value: Any) -> Any:
@@ -248,11 +263,11 @@ class _Keyword(Struct, frozen=True):
 
 
 _MAY_BE: Mapping[str, _Keyword] = {
-    "name": _Keyword(is_text, "a job name"),
-    "id": _Keyword(is_text, "text"),
+    "name": _Keyword(is_written, "a job name"),
+    "id": _Keyword(is_written, "text"),
     "key": _Keyword(_is_key, f"text without ':' and {LIFE_MARK!r}"),
     "queue": _Keyword(
-        lambda value: value is None or (is_text(value) and ":" not in value),
+        lambda value: value is None or (is_written(value) and ":" not in value),
         "a queue's name, without a colon",
     ),
     "on_failure": _Keyword(
@@ -264,9 +279,10 @@ _OPTIONS: Mapping[str, _Keyword] = {
     "attempts": _Keyword(lambda value: is_count(value, 1), "1 or more", "attempts"),
     "backoff": _Keyword(
         lambda value: (
-            isinstance(value, (Exponential, Fixed, Mapping))
+            isinstance(value, (Exponential, Fixed))
+            or (isinstance(value, Mapping) and _is_json({**value}))
             or is_seconds(value)
-            or (is_text(value) and value not in BUILT_IN)
+            or (is_written(value) and value not in BUILT_IN)
         ),
         "Exponential(2), Fixed(5), seconds, a strategy's name, or BullMQ's own object",
         "backoff",
@@ -280,7 +296,7 @@ _OPTIONS: Mapping[str, _Keyword] = {
     ),
     "lifo": _Keyword(lambda value: isinstance(value, bool), "True or False", "lifo"),
     "deduplication": _Keyword(
-        lambda value: isinstance(value, Deduplication) or is_text(value),
+        lambda value: isinstance(value, Deduplication) or is_written(value),
         "an id, which is text, or Deduplication(...)",
         "deduplication",
         _deduplication_option,
@@ -299,7 +315,8 @@ def check_keyword(where: str, what: str, value: object) -> None:
     """Raises ConfigurationError unless ``value`` can be what ``where`` calls ``what``."""
     keyword = _MAY_BE.get(what) or _OPTIONS[what]
     if not keyword.is_good(value):
-        msg = f"{where}({what}={value!r}): expected {keyword.expected}"
+        without = "" if not is_text(value) or is_written(value) else ", without a lone surrogate"
+        msg = f"{where}({what}={value!r}): expected {keyword.expected}{without}"
         raise ConfigurationError(msg)
 
 
@@ -347,12 +364,24 @@ def checked_id(job_id: object) -> str | None:
 def check_size(what: str, data: str, options: Mapping[str, Any]) -> None:
     """Raises ConfigurationError if ``data``, as JSON, has more bytes than its job's sizeLimit."""
     most = options.get("sizeLimit")
-    if most is not None and (size := len(data.encode())) > most:
+    if most is not None and (size := byte_size(data)) > most:
         msg = f"the data of {what} has {size} bytes: expected no more than its size_limit, {most}"
         raise ConfigurationError(msg)
 
 
+def check_command_size(what: str, data: str, most: int) -> None:
+    """Raises ConfigurationError if ``data``, as JSON, has more bytes than may be sent."""
+    if (size := byte_size(data)) > most:
+        msg = (
+            f"the data of {what} has {size} bytes: expected no more than {most} "
+            "(CONVOLAB_MAX_COMMAND_SIZE)"
+        )
+        raise ConfigurationError(msg)
+
+
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

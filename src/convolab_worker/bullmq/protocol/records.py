@@ -42,7 +42,7 @@ class ActiveJob(Struct, eq=False):
     steps' names; ``moved_from`` is QUEUE:ID of the queue where the job was started first, if it was
     moved to another one since.
     ``has_asked`` says that this worker has added children of it, in this run or the one before, and
-    ``largest_child`` is how many characters of data one has at most. ``children_ended`` is how many
+    ``largest_child`` is how many bytes of data one has at most. ``children_ended`` is how many
     of its children had ended when its handler was told last; None if it was not told yet.
     ``policy`` is ``opts`` with what its handler and its worker say where the job says nothing, None
     where they say nothing either: the executor writes it.

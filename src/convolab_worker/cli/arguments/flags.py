@@ -29,7 +29,7 @@ DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 PROGRAM = "convolab-worker"
 QUEUES_LOOKED_IN = "only these queues; if none is named, all that are found"
-QUEUES_ACTED_ON = "the queues that are meant; may be left out where there is only one"
+QUEUES_ACTED_ON = "the queues to act on; may be left out where there is only one"
 CONNECTION = ("redis_url", "prefix", "log_level", "log_format")
 """The settings that are flags of every command that connects to Redis, as well as --queue."""
 _ANY_WIDTH = 80

@@ -34,12 +34,17 @@ def add_work_flags(command: Parser) -> None:
     """Add the flags of a worker's process; ``run`` has them too."""
     add_settings(command, "app", "concurrency", "lock_duration", "shutdown_grace")
     add_settings(command, "keep_completed", "keep_failed")
-    add_flag(command, "--budget", _BUDGET, "stop fetching in time to be done after this long")
+    add_flag(
+        command,
+        "--budget",
+        _BUDGET,
+        "end after this long; a job that still runs goes back to its queue",
+    )
     command.add_argument(
         "--embedded",
         action="store_true",
-        help="start a private Valkey server to work on, and print the line that has other "
-        "commands use it",
+        help="start a private Valkey server for the worker, and print a line that makes other "
+        "terminals use it",
     )
     add_connection(command, "the queues to work on (default: convolab)")
 

@@ -45,10 +45,12 @@ def add_flags(command: Parser) -> None:
         "--state", metavar="STATE", required=True,
         help="completed, failed, delayed, prioritized or waiting",
     )  # fmt: skip
-    flags.add_duration(cleaning, "--older-than", "only jobs that ended, or came, longer ago")
+    flags.add_duration(cleaning, "--older-than", "only jobs that ended, or were added, longer ago")
     flags.add_flag(cleaning, "--limit", _LIMIT, "remove at most this many from each queue")
     pausing.add_argument(
-        "--new", action="store_true", help="also a queue that nobody has used or serves yet"
+        "--new",
+        action="store_true",
+        help="pause a queue that nobody has used and no worker serves, too",
     )
     for action in (listing, pausing, resuming, cleaning):
         flags.add_json(action)

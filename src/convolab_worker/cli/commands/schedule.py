@@ -34,7 +34,7 @@ def add_flags(command: Parser) -> None:
     setting = flags.add_command(
         actions,
         "set",
-        "write a schedule, in the place of one of its id",
+        "create a schedule, or replace the one with the same id",
         """schedule set morning speak '{"text": "Good morning"}' --cron '0 7 * * *' """
         "--tz Europe/Berlin --queue audio",
     )
@@ -57,10 +57,12 @@ def add_flags(command: Parser) -> None:
 def _add_setting(command: Parser) -> None:
     command.add_argument("name", metavar="NAME", help="the name of its jobs")
     job_flags.add_data(command, "their data")
-    flags.add_flag(command, "--every", _EVERY, "from one job to the next; the first one at once")
+    flags.add_flag(
+        command, "--every", _EVERY, "time from one job to the next; the first one starts at once"
+    )
     command.add_argument(
-        "--cron", metavar="PATTERN", help="a pattern of five fields, or of six that begin with "
-        "the seconds"
+        "--cron", metavar="PATTERN", help="a pattern of five fields, minute first, or of six "
+        "that begin with the seconds"
     )  # fmt: skip
     command.add_argument("--tz", metavar="ZONE", help="the pattern's time zone, or else the host's")
     flags.add_flag(command, "--limit", _LIMIT, "how many jobs, at most")
@@ -141,8 +143,31 @@ async def _set(client: JobClient, given: argparse.Namespace) -> int:
         immediately=given.immediately,
         **job_flags.job_options(given),
     )
-    result(as_json({"schedule": given.id, "id": job_id}) if given.json else job_id)
+    if given.json:
+        result(as_json({"schedule": given.id, "id": job_id}))
+    else:
+        result(job_id)
+        remark(f"{given.id} is due next at {_moment(_due(job_id))}{_pattern_in_words(given)}")
     return flags.DONE
+
+
+def _due(job_id: str) -> float:
+    """Return the epoch seconds that the id of a schedule's job ends with, in milliseconds."""
+    return int(job_id.rpartition(":")[2]) / 1000
+
+
+def _moment(epoch_seconds: float) -> str:
+    return f"{datetime.fromtimestamp(epoch_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _pattern_in_words(given: argparse.Namespace) -> str:
+    """Return what the pattern means: a field too few is another time, and not a mistake."""
+    if given.cron is None:
+        return ""
+    from convolab_worker.bullmq.cron.words import in_words
+
+    zone = f", {given.tz}" if given.tz else ""
+    return f" (pattern: {in_words(given.cron, given.id)}{zone})"
 
 
 async def _remove(client: JobClient, given: argparse.Namespace) -> int:
@@ -158,13 +183,12 @@ def _row(schedule: Schedule) -> tuple[object, ...]:
     when = schedule.cron or f"every {format_duration(schedule.every or 0.0)}"
     zone = f" {schedule.tz}" if schedule.tz else ""
     most = f" of {schedule.limit}" if schedule.limit is not None else ""
-    moment = datetime.fromtimestamp(schedule.next_at, UTC)
     return (
         schedule.id,
         schedule.queue,
         schedule.name,
         f"{when}{zone}",
-        f"{moment:%Y-%m-%d %H:%M:%S} UTC",
+        _moment(schedule.next_at),
         f"{schedule.count}{most}",
     )
 

@@ -100,7 +100,7 @@ def addition(
     would refuse, and InvalidResult for data that is not JSON.
     """
     wanted = job_request(target, data, options)
-    if not wanted.name:
+    if not wanted.name or not wanted.name.isascii():
         check_keyword("enqueue", "name", wanted.name)
     keys, own = keys_of(wanted.queue), dict(wanted.options)
     job_id = own.pop("job_id", None)
@@ -120,15 +120,19 @@ def addition(
 
 
 async def additions(
-    given: Iterable[Mapping[str, Any]], keys_of: Callable[[str | None], QueueKeys]
+    given: Iterable[Mapping[str, Any]],
+    addition_of: Callable[[object, Any, Mapping[str, Any]], Addition],
 ) -> list[Addition]:
-    """Return the jobs of those mappings, each checked; an error names the job's place from 0."""
+    """Return the jobs of those mappings, each checked; an error names the job's place from 0.
+
+    ``addition_of`` makes one of a name, its data and its options.
+    """
     made = []
     for place, keywords in enumerate(given):
         if place % producer.MOST_JOBS == producer.MOST_JOBS - 1:
             await asyncio.sleep(0)  # thousands take a while, in which other tasks must run
         try:
-            made.append(_one_of_many(dict(keywords), keys_of))
+            made.append(_one_of_many(dict(keywords), addition_of))
         except (ConvolabWorkerError, TypeError, ValueError) as error:
             is_ours = isinstance(error, ConvolabWorkerError)
             kind = type(error) if is_ours else ConfigurationError
@@ -137,13 +141,15 @@ async def additions(
     return made
 
 
-def _one_of_many(keywords: dict[str, Any], keys_of: Callable[[str | None], QueueKeys]) -> Addition:
+def _one_of_many(
+    keywords: dict[str, Any], addition_of: Callable[[object, Any, Mapping[str, Any]], Addition]
+) -> Addition:
     unknown = [key for key in keywords if key not in _KEYWORDS]
     if unknown or "name" not in keywords:
         problem = f"unknown {unknown[0]!r}" if unknown else "no 'name'"
         msg = f"{problem}: expected a mapping with some of {', '.join(_KEYWORDS)}"
         raise ConfigurationError(msg)
-    return addition(keywords.pop("name"), keywords.pop("data", None), keywords, keys_of)
+    return addition_of(keywords.pop("name"), keywords.pop("data", None), keywords)
 
 
 async def add(
@@ -157,8 +163,6 @@ async def add(
     at = now_ms() if at_ms is None else at_ms
     send = functools.partial(producer.add, keys=new.keys, job=new.job, at_ms=at, again=again)
     size = len(new.job.data)
-    if size > session.max_size:
-        raise _too_large(session, new.job)
     job_id = new.job_id(await sent(session, 1, size, send, (new.job.name, size)))
     if job_id.existed:
         await read_state(session, new, job_id)
@@ -187,21 +191,10 @@ async def add_many(
         pairs = [(new.keys, new.job) for new in batch]
         send = functools.partial(producer.add_all, jobs=pairs, at_ms=now_ms())
         largest = max((new.job for new in batch), key=lambda job: len(job.data))
-        if len(largest.data) > session.max_size:
-            raise _too_large(session, largest)
         size = sum(len(new.job.data) for new in batch)
         added = await sent(session, len(batch), size, send, (largest.name, len(largest.data)))
         ids += [new.job_id(text) for new, text in zip(batch, added, strict=True)]
     return ids
-
-
-def _too_large(session: Session, job: NewJob) -> ConfigurationError:
-    """The error for a job that is not sent: the server would close the connection for its size."""
-    msg = (
-        f"the data of {job.name} has {len(job.data)} bytes: expected no more than "
-        f"{session.max_size} (CONVOLAB_MAX_COMMAND_SIZE)"
-    )
-    return ConfigurationError(msg)
 
 
 async def sent(

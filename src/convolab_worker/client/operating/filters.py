@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from convolab_worker.bullmq.protocol.keywords import is_count, is_seconds
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,7 +36,12 @@ class Wanted:
         newer_than: float | None = None,
         reason: str | None = None,
     ) -> Wanted:
-        """Return the filter of these arguments. Raises ConfigurationError for a wrong pattern."""
+        """Return the filter of these arguments.
+
+        Raises ConfigurationError for a wrong pattern, or an age that can't be.
+        """
+        check_age("older_than", older_than)
+        check_age("newer_than", newer_than)
         try:
             pattern = None if reason is None else reason_pattern(reason)
         except ValueError as error:
@@ -70,6 +76,20 @@ class Wanted:
             and (self.older_than is None or job.at <= now - self.older_than)
             and (self.newer_than is None or job.at >= now - self.newer_than)
         )
+
+
+def check_age(what: str, age: object) -> None:
+    """Raises ConfigurationError unless ``age`` is None or seconds."""
+    if age is not None and not is_seconds(age):
+        msg = f"{what}={age!r}: expected seconds, 0 or more"
+        raise ConfigurationError(msg)
+
+
+def check_limit(limit: object) -> None:
+    """Raises ConfigurationError unless ``limit`` is None or how many jobs there may be."""
+    if limit is not None and not is_count(limit, 0):
+        msg = f"limit={limit!r}: expected a whole number, 0 or more"
+        raise ConfigurationError(msg)
 
 
 def reason_pattern(given: str) -> re.Pattern[str]:

@@ -8,13 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.producer import depths
-from convolab_worker.bullmq.protocol.keys import QueueKeys
+from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_an_id
 from convolab_worker.bullmq.protocol.records import readable
 from convolab_worker.client.base import ClientBase
 from convolab_worker.client.lookup import find_job
 from convolab_worker.client.operating import actions, queues as of_queues
 from convolab_worker.client.operating.demand import Demand, demand
-from convolab_worker.client.operating.filters import Wanted
+from convolab_worker.client.operating.filters import Wanted, check_age, check_limit
 from convolab_worker.client.operating.jobs import Search, checked_states
 from convolab_worker.connection.commands.usage import Purpose
 
@@ -58,9 +58,10 @@ class Operations(ClientBase):
             oldest_first: the other way round.
 
         The jobs may be acted on meanwhile. Raises ConfigurationError for a state that there is
-        not, and RedisUnavailable.
+        not, or for a limit or an age that can't be, and RedisUnavailable.
         """
         wanted = Wanted.of(name=name, older_than=older_than, newer_than=newer_than, reason=reason)
+        check_limit(limit)
         states, queues = checked_states(state), self._queues(queue)
         return self._found(states, queues, wanted, limit, oldest_first=oldest_first)
 
@@ -166,6 +167,8 @@ class Operations(ClientBase):
         added. ``limit`` is how many jobs at most. Raises ConfigurationError.
         """
         checked = of_queues.checked_state(state)
+        check_age("older_than", older_than)
+        check_limit(limit)
         connection = await self._connection()
         before = time.time() - older_than
         return await of_queues.clean(connection, self._keys_of(queue), checked, before, limit)
@@ -180,8 +183,14 @@ class Operations(ClientBase):
         """
         connection, prefix = await self._connection(), self.settings.prefix
         if find:
-            names = await of_queues.find_queues(connection, prefix)
-        keys = [QueueKeys(prefix, name) for name in names or (() if find else self.settings.queues)]
+            found = await of_queues.find_queues(connection, prefix)
+            keys = [QueueKeys(prefix, name) for name in found]
+        else:
+            # One that was found may have a name that no queue of ours can have.
+            keys = [
+                QueueKeys(prefix, name) if can_be_an_id(name) else self._keys_of(name)
+                for name in names or self.settings.queues
+            ]
         return await of_queues.overview(connection, prefix, keys)
 
     async def counts(self) -> dict[str, dict[str, int]]:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack, overload
 from convolab_worker.bullmq import schedulers
 from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.bullmq.jobs.job_type import job_request
-from convolab_worker.bullmq.protocol.keywords import check_keyword, check_size, job_options
+from convolab_worker.bullmq.protocol.keys import can_be_an_id
+from convolab_worker.bullmq.protocol.keywords import (
+    check_command_size,
+    check_keyword,
+    check_size,
+    job_options,
+)
 from convolab_worker.bullmq.protocol.records import pairs
 from convolab_worker.bullmq.protocol.schedules import (
     COLLISION,
@@ -215,7 +221,7 @@ class Schedules(Operations):
         JSON, and ConvolabWorkerError if its next job can't be added since a job of that moment is
         being run, or has ended and is kept.
         """
-        new = addition(schedule_id, name, data, options, self._keys_of)
+        new = self._schedule(schedule_id, name, data, options)
         session, keys = self._current_session(), new.keys
         with self._tracing.adding(keys.queue, new.schedule.name) as carried:
             try:
@@ -226,13 +232,25 @@ class Schedules(Operations):
         self._wake(session, {added.delay})
         return added.id
 
+    def _schedule(
+        self, schedule_id: str, name: Any, data: Any, options: Mapping[str, Any]
+    ) -> Addition:
+        """Return the schedule of these arguments of ``schedule``."""
+        new = addition(schedule_id, name, data, options, self._keys_of)
+        written = new.schedule
+        check_command_size(written.name, written.data, self.settings.max_command_size)
+        return new
+
     async def unschedule(self, schedule_id: str, queue: str | None = None) -> bool:
         """Remove a schedule and its next job; return whether there was one.
 
         It is looked for in ``queue`` or in each of the settings' queues. A job of it that runs goes
         on, and is the last one.
         """
-        return await remove(self._current_session(), self._queues(queue), schedule_id)
+        queues = self._queues(queue)
+        if not can_be_an_id(str(schedule_id)):
+            return False
+        return await remove(self._current_session(), queues, schedule_id)
 
     async def schedules(self, queue: str | None = None) -> list[Schedule]:
         """Return the schedules of ``queue``, or of the settings' queues, the next one due first."""

@@ -42,7 +42,7 @@ class _Client(JobClient):
     """What a SyncJobClient needs of the JobClient in its thread."""
 
     def prepared(self, name: Any, data: Any, options: Mapping[str, Any]) -> Addition:
-        return enqueue.addition(name, data, options, self._keys_of)
+        return self._addition(name, data, options)
 
     def adding(self, new: Addition) -> AbstractContextManager[dict[str, Any]]:
         return self._tracing.adding(new.keys.queue, new.job.name)

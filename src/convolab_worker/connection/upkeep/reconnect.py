@@ -252,12 +252,15 @@ class Reconnection:
         if self._pause is pause:
             self._pause = None
 
-    async def answered(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+    async def answered(
+        self, ask: Callable[[], Awaitable[_T]], *, most_losses: int = _MOST_LOSSES
+    ) -> _T:
         """Call ``ask`` again after every outage and refusal; return what it returns.
 
         It is for questions only, since what ``ask`` sends may be executed more than once. Raises
         RedisRefused where Redis refuses again and again for a reason that lies in what is stored,
-        and ReplyLost where the connection is lost with the question time after time.
+        and ReplyLost where the connection is lost with the question more than ``most_losses``
+        times.
         """
         refusals = losses = 0
         while True:
@@ -271,7 +274,7 @@ class Reconnection:
                 await self.refused(error)
             except RedisUnavailable as error:
                 losses += isinstance(error, ReplyLost)
-                if losses > _MOST_LOSSES:
+                if losses > most_losses:
                     raise
                 _log.debug("redis.lost", error=str(error))
             else:

@@ -9,6 +9,7 @@ from convolab_worker.bullmq.jobs.child_jobs import nothing_to_wait_for
 from convolab_worker.bullmq.jobs.outcome import Failed, Outcome, Returned
 from convolab_worker.bullmq.worker_side import flows, reconcile
 from convolab_worker.errors import ConvolabWorkerError, LockLost
+from convolab_worker.payloads.encode import byte_size
 from convolab_worker.worker.execution.losses import too_large
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ async def _add_children(
         if held.aborted is not None and not is_first:
             raise Aborted(held.aborted.outcome or Returned())
         job.has_asked, is_first = True, False
-        job.largest_child = max(len(child.data) for _, child in batch)
+        job.largest_child = max(byte_size(child.data) for _, child in batch)
         if job.largest_child > max_size:
             raise Aborted(too_large(outcome, job.largest_child, max_size))
         await producer.add_all(backend.connection, batch)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from convolab_worker.bullmq.jobs.outcome import AwaitsChildren, Completed, Failed, Lost, Outcome
 from convolab_worker.errors import ReplyLost
+from convolab_worker.payloads.encode import byte_size
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,22 +69,29 @@ def size_of(call: Call) -> int:
 
 def _length(argument: Any) -> int:
     if isinstance(argument, str):
-        return len(argument) if argument.isascii() else len(argument.encode("utf-8", "replace"))
+        return byte_size(argument)
     return len(argument) if isinstance(argument, bytes) else 0
 
 
 def blamed(outcome: Outcome, size: int, losses: int) -> Outcome:
     """Return what a job comes to whose outcome is lost, with the connection, each time."""
+    return _shorter(outcome, size, told_lost(size, losses))
+
+
+def told_lost(size: int, losses: int) -> str:
+    """Return the words for a command that was lost so often, with the connection each time."""
     told = f"was sent {losses} times, and each time the connection was lost"
-    if size >= LARGE_BYTES:
-        told = f"{told}: {_LIMITS}"
-    return _shorter(outcome, size, told)
+    return f"{told}: {_LIMITS}" if size >= LARGE_BYTES else told
 
 
 def too_large(outcome: Outcome, size: int, limit: int) -> Outcome:
     """Return what a job comes to whose outcome may not be sent at all."""
-    told = f"can't be written: no more than {limit} bytes are sent (CONVOLAB_MAX_COMMAND_SIZE)"
-    return _shorter(outcome, size, told)
+    return _shorter(outcome, size, told_too_large(limit))
+
+
+def told_too_large(limit: int) -> str:
+    """Return the words for a command of more bytes than are sent."""
+    return f"can't be written: no more than {limit} bytes are sent (CONVOLAB_MAX_COMMAND_SIZE)"
 
 
 def refused_for_size(outcome: Outcome, size: int, error: str) -> Outcome:

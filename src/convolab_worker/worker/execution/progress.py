@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from convolab_worker._chance import chance
 from convolab_worker._logs import Log
 from convolab_worker.bullmq.protocol import calls
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.bullmq.worker_side import flows, steps
 from convolab_worker.bullmq.worker_side.reconcile import reclaim
 from convolab_worker.connection.commands.usage import Purpose
-from convolab_worker.errors import JobNotFound, LockLost, RedisUnavailable, ReplyLost
-from convolab_worker.payloads.encode import encode_json
+from convolab_worker.errors import (
+    InvalidResult,
+    JobNotFound,
+    LockLost,
+    RedisUnavailable,
+    ReplyLost,
+)
+from convolab_worker.payloads.encode import byte_size, encode_json
+from convolab_worker.worker.execution.losses import (
+    LARGE_BYTES,
+    is_to_blame,
+    loss_delay,
+    told_lost,
+    told_too_large,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -24,6 +39,7 @@ if TYPE_CHECKING:
     from convolab_worker.connection.commands.usage import CommandCounter
     from convolab_worker.connection.upkeep.reconnect import Reconnection
     from convolab_worker.handlers.job.steps.limits import StepLimits
+    from convolab_worker.worker.execution.losses import Isolation
     from convolab_worker.worker.locks import HeldLock
 
 _log = Log()
@@ -37,7 +53,8 @@ class ReportWriter:
     """Writes what jobs report to Redis, for each job every ``interval`` seconds at most.
 
     Results of steps are written at once. ``may_reclaim`` says whether this process never stood
-    still while it held a lock.
+    still while it held a lock. What is large, and was lost with the connection, is sent again in
+    ``isolation``; ``max_size`` is in bytes.
     """
 
     def __init__(
@@ -49,11 +66,13 @@ class ReportWriter:
         interval: float,
         step_limits: StepLimits,
         may_reclaim: Callable[[HeldLock], bool],
+        isolation: Isolation,
         max_size: int,
     ) -> None:
         self.step_limits = step_limits
         self.may_reclaim = may_reclaim
         self.backend = backend
+        self._isolation = isolation
         self.max_size = max_size
         self.reconnection = reconnection
         self._counter = counter
@@ -68,6 +87,51 @@ class ReportWriter:
         """Write a job's newest progress and log rows; nothing where the job is gone."""
         call = self.backend.transitions[job.queue].report(job, progress, rows)
         await run_script(self.backend.connection, Purpose.PROGRESS, call)
+
+    async def answered(
+        self, job: ActiveJob, ask: Callable[[Backend, ActiveJob], Awaitable[T]]
+    ) -> T:
+        """Ask Redis about the job, and again after every outage and refusal."""
+        return await self.reconnection.answered(lambda: ask(self.backend, job))
+
+    async def sent(
+        self,
+        job: ActiveJob,
+        send: Callable[[Backend, ActiveJob], Awaitable[T]],
+        size: int,
+        what: str,
+    ) -> T:
+        """The same with ``size`` bytes, those of ``what``, which may be sent more than once.
+
+        Raises InvalidResult for more bytes than may be sent, or than the server takes.
+        """
+        if size > self.max_size:
+            msg = f"{what} of {size} bytes {told_too_large(self.max_size)}"
+            raise InvalidResult(msg)
+        if size < LARGE_BYTES:
+            return await self.answered(job, send)
+        losses, replaced = 0, self.reconnection.replaced
+        while True:
+            send_once = functools.partial(self._sent_once, job, send, losses)
+            try:
+                return await self.reconnection.answered(send_once, most_losses=0)
+            except ReplyLost as lost:
+                if lost.silent or replaced != self.reconnection.replaced:  # not for its size
+                    replaced = self.reconnection.replaced
+                    continue
+                losses += 1
+                if is_to_blame(size, losses, 0):
+                    msg = f"{what} of {size} bytes {told_lost(size, losses)}"
+                    raise InvalidResult(msg) from lost
+
+    async def _sent_once(
+        self, job: ActiveJob, send: Callable[[Backend, ActiveJob], Awaitable[T]], losses: int
+    ) -> T:
+        """Send it with other jobs' commands the first time, and then alone."""
+        if not losses:
+            return await send(self.backend, job)
+        await self.reconnection.pause(loss_delay(losses, random=chance()))
+        return await self._isolation.run(lambda connection: send(self.backend.on(connection), job))
 
 
 class BufferedReporter:
@@ -132,7 +196,7 @@ class BufferedReporter:
             answer: int = await run_script(backend.connection, Purpose.PROGRESS, call)
             return answer
 
-        if await self._answered(update) < 0:
+        if await self._writer.sent(job, update, byte_size(data), "the job's new data") < 0:
             msg = f"job {job.id} on {job.queue} is gone: its data was not updated"
             raise JobNotFound(msg)
         job.data = data.encode()
@@ -150,7 +214,7 @@ class BufferedReporter:
         if self._closed:
             msg = f"step {name!r} was not recorded: this run of the job is over"
             raise LockLost(msg)
-        size, pending = len(result.encode()), sum(self._recording.values())
+        size, pending = byte_size(result), sum(self._recording.values())
         self._writer.step_limits.check(self._job, name, size, pending)
         recording = self._writer.loop.create_task(
             self._record_step(name, result), name=f"step {name}"
@@ -175,15 +239,15 @@ class BufferedReporter:
                     raise
                 return await steps.record(backend, job, name, result)
 
-        recorded = await self._answered(record)
+        what = f"the result of step {name!r}"
+        recorded = await self._writer.sent(self._job, record, byte_size(result), what)
         self._job.steps[name] = recorded.result
         if recorded.renewed:
             held.renewed_at = max(held.renewed_at, asked_at)
         return recorded.result
 
     async def _answered(self, ask: Callable[[Backend, ActiveJob], Awaitable[T]]) -> T:
-        writer = self._writer
-        return await writer.reconnection.answered(lambda: ask(writer.backend, self._job))
+        return await self._writer.answered(self._job, ask)
 
     def _schedule(self) -> None:
         if not self._due or self._timer is not None or self._closed:
@@ -204,7 +268,7 @@ class BufferedReporter:
             self._due = False
         if progress is None and not rows:
             return
-        size = len(progress or "") + sum(map(len, rows))
+        size = byte_size(progress or "") + sum(map(byte_size, rows))
         if size > self._writer.max_size:
             _log.warning("job.report_too_large", job_id=self._job.id, bytes=size)
             return

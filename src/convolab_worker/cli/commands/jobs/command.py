@@ -94,9 +94,11 @@ def main(given: argparse.Namespace) -> int:
 
 
 def _add_selection(command: Parser, *, failed: bool) -> None:
-    command.add_argument("ids", metavar="ID", nargs="*", help="the jobs that are meant")
+    command.add_argument("ids", metavar="ID", nargs="*", help="the ids of the jobs to act on")
     _add_filters(command, failed=failed)
-    command.add_argument("--all", action="store_true", help="mean every job")
+    command.add_argument(
+        "--all", action="store_true", help="act on every job that the action applies to"
+    )
     command.add_argument("--dry-run", action="store_true", help="only say how many are meant")
 
 
@@ -105,12 +107,18 @@ def _add_filters(command: Parser, *, failed: bool) -> None:
         text = "only jobs in that state, such as failed or delayed; may be given again"
         flags.add_list(command, "--state", text)
     flags.add_list(command, "--name", "only jobs of that name; may be given again")
-    flags.add_duration(command, "--older-than", "only jobs that ended, or came, longer ago")
-    flags.add_duration(command, "--newer-than", "only jobs that ended, or came, within this time")
+    flags.add_duration(
+        command,
+        "--older-than",
+        "only jobs that ended longer ago; a job that has not ended counts from when it was added",
+    )
+    flags.add_duration(
+        command, "--newer-than", "only jobs that ended, or were added, within this time"
+    )
     command.add_argument(
         "--reason",
         metavar="TEXT",
-        help="only failures with this in the reason; /TEXT/ is a pattern",
+        help="only jobs with this text in their reason; /PATTERN/ is a regular expression",
     )
 
 
@@ -271,14 +279,15 @@ def _named(job: JobStatus) -> list[str]:
 
 
 def _when(job: JobStatus) -> str:
-    """Return when a job ended, is due, has started or was added."""
+    """Return when a job ended, has started or was added; of one that is delayed, when it is due."""
     from convolab_worker.cli.job_view import date
 
+    if job.finished_on is None and job.due_at is not None:
+        return f"due {date(job.due_at)}"
     started = job.processed_on if job.state == "active" else None
-    for at in (job.finished_on, job.due_at, started, job.timestamp):
-        if at is not None:
-            break
-    return date(at)
+    return date(
+        next((at for at in (job.finished_on, started, job.timestamp) if at is not None), None)
+    )
 
 
 def _reason(job: JobStatus) -> str:
