@@ -296,7 +296,7 @@ def _caller_of(frame: FrameType) -> str | None:
 async def test_a_jobs_way_is_as_short_as_the_page_on_architecture_says(
     make_settings: Callable[..., Settings],
 ) -> None:
-    """At most thirteen modules hand it on; these and those that they ask are what the page lists."""
+    """At most 13 modules hand it on; these and those that they ask are what the page lists."""
     handlers = HandlerRegistry()
 
     @handlers.audio("echo")
