@@ -213,6 +213,7 @@ async def test_a_job_whose_take_was_under_way_goes_back(
     proxy.delay(0.3)
     ids = await bench.add({})
     await wait_until(lambda: bench.ids_in("active"), what="the take")
+    proxy.delay(0.0)  # from now on: the answer to the take is still on its way
 
     await worker.stop(GRACE)
     await asyncio.wait_for(running, 5)

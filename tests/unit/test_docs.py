@@ -230,6 +230,29 @@ def test_the_api_page_has_every_public_name() -> None:
     assert set(convolab_worker.__all__) <= set(listed)
 
 
+def test_the_api_page_has_what_the_pages_import() -> None:
+    """A name that a program on a page imports is looked up there, or its whole module is."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE))
+    imported = {
+        (node.module or "", alias.name)
+        for shown_page in PAGES
+        for block in blocks(shown_page)
+        if block.kind == "python"
+        for node in ast.walk(ast.parse(block.text))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("convolab_worker")
+        for alias in node.names
+    }
+
+    assert len(imported) > 30
+    missing = [
+        (module, name)
+        for module, name in sorted(imported)
+        if module not in listed and f"{module}.{name}" not in listed
+    ]
+    assert missing == []
+
+
 def test_the_page_on_installing_lists_every_extra_and_no_other() -> None:
     """Dependency groups, which users can't install, stand in no table of extras."""
     page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.payloads.annotation import layers
 from convolab_worker.settings.units import is_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-def layers(function: Callable[..., Any]) -> Iterator[Any]:
-    """The function, and those that it wraps, if it is a partial, decorated or a callable object."""
-    layer: Any = function
-    while layer is not None:
-        yield layer
-        if isinstance(layer, functools.partial):
-            layer = layer.func
-        elif inspect.isroutine(layer) or inspect.isclass(layer):
-            layer = getattr(layer, "__wrapped__", None)
-        else:
-            layer = getattr(layer, "__wrapped__", None) or getattr(type(layer), "__call__", None)  # noqa: B004
+    from collections.abc import Callable
 
 
 def is_async(function: Callable[..., Any]) -> bool:

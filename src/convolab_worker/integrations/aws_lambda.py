@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
 import json
 import logging
 import time
@@ -106,11 +105,8 @@ class _LambdaFunction:
 
     def _refusal(self, request: _Request) -> str | None:
         """Why the request may not run anything; None if it may."""
-        token, signature = self._settings.wake_token, self._authorization.signature
-        if self._authorization.is_open:
-            return None
-        given = request.headers.get("authorization", "").encode()
-        if token is not None and hmac.compare_digest(given, f"Bearer {token}".encode()):
+        known, signature = self._authorization, self._authorization.signature
+        if known.is_open or known.is_shared_token(request.headers.get("authorization")):
             return None
         signed = request.headers.get(HEADER.lower())
         if signature is None or signed is None:

@@ -6,13 +6,13 @@ It belongs in the API's process: a worker that was scaled to zero can't answer.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import time
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.client.operating.demand import Demand
 from convolab_worker.errors import ConfigurationError, RedisUnavailable
+from convolab_worker.server.gate.auth import Authorization
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -57,8 +57,8 @@ async def _answer(scope: Message, kept: _Kept, token: str | None) -> tuple[int, 
     if scope["method"] not in ("GET", "HEAD"):
         return 405, {"error": "expected GET"}
     if token is not None:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+        given = dict(scope["headers"]).get(b"authorization", b"").decode("utf-8", "surrogateescape")
+        if not Authorization(token, None, None).is_shared_token(given):
             return 401, {"error": "expected the token as a bearer token"}
     try:
         demand = await kept.demand()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from convolab_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def payload_annotation(function: Callable[..., Any], job_type: type) -> object:
@@ -112,20 +112,26 @@ def _resolved(annotation: Any, function: Any, job_type: type) -> Any:
         raise ConfigurationError(msg) from error
 
 
-def _underlying(function: Any) -> Any:
-    """Find the plain function in a method, a partial, a wrapper or a callable object."""
-    while not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif hasattr(function, "__wrapped__"):
-            function = function.__wrapped__
+def layers(function: Callable[..., Any]) -> Iterator[Any]:
+    """The function, and those that it wraps, if it is a partial, decorated or a callable object."""
+    layer: Any = function
+    while layer is not None:
+        yield layer
+        if isinstance(layer, functools.partial):
+            layer = layer.func
+        elif inspect.isroutine(layer) or inspect.isclass(layer):
+            layer = getattr(layer, "__wrapped__", None)
         else:
-            call = getattr(function, "__func__", None) or type(function).__call__
-            if not isinstance(call, types.FunctionType):
-                msg = f"{function!r}: expected a function, or an object with a __call__ of its own"
-                raise ConfigurationError(msg)
-            function = call
-    return function
+            layer = getattr(layer, "__wrapped__", None) or getattr(type(layer), "__call__", None)  # noqa: B004
+
+
+def _underlying(function: Any) -> Any:
+    """Find the function that was written, whatever is around it."""
+    *_, innermost = layers(function)
+    if not hasattr(innermost, "__code__"):
+        msg = f"{function!r}: expected a function, or an object with a __call__ of its own"
+        raise ConfigurationError(msg)
+    return innermost
 
 
 def _filled(cell: types.CellType) -> bool:

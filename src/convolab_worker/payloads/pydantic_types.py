@@ -103,24 +103,32 @@ def _validator_of_written(adapter: Any) -> Any:
     """Return a validator that reads fields by the names by which their models write them."""
     from pydantic_core import SchemaValidator
 
-    mended = _with_written_names(adapter.core_schema)
-    return adapter if mended == adapter.core_schema else SchemaValidator(_anew(mended))
+    mended = _changed(adapter.core_schema, _with_written_names)
+    if mended == adapter.core_schema:
+        return adapter
+    return SchemaValidator(_changed(mended, _with_own_validator))
 
 
 _FIELD_KINDS = ("model-field", "dataclass-field", "typed-dict-field")
 _NO_SCHEMAS = ("cls", "config", "default", "expected", "metadata", "serialization")
 
 
-def _with_written_names(part: Any) -> Any:
-    """Copy a core schema, with the names by which fields are written as those for reading."""
+def _changed(part: Any, change: Callable[[dict[str, Any]], Any]) -> Any:
+    """Copy a core schema; ``change`` is given each of the schemas in it, inner ones first."""
     if isinstance(part, list | tuple):
-        return type(part)(_with_written_names(each) for each in part)
+        return type(part)(_changed(each, change) for each in part)
     if not isinstance(part, dict):
         return part
-    copy = {
-        key: value if key in _NO_SCHEMAS else _with_written_names(value)
-        for key, value in part.items()
-    }
+    return change(
+        {
+            key: value if key in _NO_SCHEMAS else _changed(value, change)
+            for key, value in part.items()
+        }
+    )
+
+
+def _with_written_names(copy: dict[str, Any]) -> Any:
+    """Return a schema with the names by which fields are written as those for reading."""
     if copy.get("type") in _FIELD_KINDS:
         copy.pop("validation_alias", None)
         if "serialization_alias" in copy:
@@ -135,17 +143,12 @@ def _with_written_names(part: Any) -> Any:
     return copy
 
 
-def _anew(part: Any) -> Any:
-    """Copy a core schema so that pydantic makes validators of it anew.
+def _with_own_validator(copy: dict[str, Any]) -> Any:
+    """Return a schema of which pydantic makes a validator anew.
 
     pydantic uses a class's own validator, whatever the schema says; so each class is replaced by a
     subclass, which has none.
     """
-    if isinstance(part, list | tuple):
-        return type(part)(_anew(each) for each in part)
-    if not isinstance(part, dict):
-        return part
-    copy = {key: value if key in _NO_SCHEMAS else _anew(value) for key, value in part.items()}
     if copy.get("type") not in ("model", "dataclass"):
         return copy
     cls = copy["cls"]

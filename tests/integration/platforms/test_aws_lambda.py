@@ -96,7 +96,7 @@ async def test_a_job_that_does_not_end_in_time_goes_back(
     """The answer comes before Lambda's time-out, and tells a caller that repeats to come back."""
     async with JobClient(make_settings()) as client:
         long = await client.enqueue("work", {"seconds": 30})
-        event = {**URL_EVENT, "headers": {"authorization": "Bearer secret"}}
+        event = {**URL_EVENT, "headers": {"Authorization": "bearer secret"}}  # in any case
 
         answer = await function.invoke(event, seconds=4.0)
 

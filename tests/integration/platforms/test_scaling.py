@@ -100,7 +100,10 @@ async def test_it_costs_a_ninth_of_what_kedas_own_triggers_cost(
 
 
 async def test_a_stranger_is_told_nothing_and_a_lost_redis_is_no_zero(make_settings: Any) -> None:
-    """401 without the token, 405 for what is not a question, 503 when nobody knows."""
+    """401 without the token, 405 for what is not a question, 503 when nobody knows.
+
+    The scheme is in any case, as HTTP has it. An empty token lets nobody in.
+    """
     away = JobClient(make_settings(redis_url="redis://127.0.0.1:1"))
     async with polling(away, token="secret") as scaler:
         answers = [
@@ -108,10 +111,13 @@ async def test_a_stranger_is_told_nothing_and_a_lost_redis_is_no_zero(make_setti
             await scaler.get("/scale/", headers={"Authorization": "Bearer other"}),
             await scaler.post("/scale/", headers={"Authorization": "Bearer secret"}),
             await scaler.get("/scale/", headers={"Authorization": "Bearer secret"}),
+            await scaler.get("/scale/", headers={"Authorization": "bearer secret"}),
         ]
+    async with polling(away, token="") as scaler:
+        answers.append(await scaler.get("/scale/"))
     await away.close()
 
-    assert [answer.status_code for answer in answers] == [401, 401, 405, 503]
+    assert [answer.status_code for answer in answers] == [401, 401, 405, 503, 503, 401]
 
 
 async def test_the_blocking_client_has_it_too(make_settings: Any) -> None:

@@ -135,7 +135,7 @@ def test_annotations_that_are_no_job_are_refused() -> None:
     def no_parameter() -> None: ...
 
     class NoFunction:
-        __call__ = functools.partial(no_parameter)
+        __call__ = print
         __signature__ = inspect.signature(not_a_job)
 
     def keyword_only(*, job: Job[int]) -> None: ...

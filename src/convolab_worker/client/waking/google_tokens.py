@@ -6,14 +6,13 @@ They come from the metadata server of Cloud Run, Compute Engine or GKE, or from 
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
-from contextlib import suppress
 from datetime import UTC
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+from convolab_worker._threads import in_thread
 from convolab_worker.errors import ConfigurationError
 
 _FRESH_SECONDS = 300.0  # a token is replaced this long before its end
@@ -44,31 +43,15 @@ class IdentityTokenSource:
         return self._token
 
     async def _fetched(self) -> tuple[str, float]:
-        loop = asyncio.get_running_loop()
-        fetched: asyncio.Future[tuple[str, float]] = loop.create_future()
-
-        def tell(token: tuple[str, float] | None, error: Exception | None) -> None:
-            if fetched.done():
-                return
-            if token is not None:
-                fetched.set_result(token)
-            else:
-                msg = f"no Google identity token: {type(error).__name__}"
-                fetched.set_exception(IdentityUnavailable(msg))
-
-        def work() -> None:
-            token, error = None, None
-            try:
-                token = _fetch(self._audience)
-            except Exception as fault:  # noqa: BLE001 - google-auth raises errors of many kinds
-                error = fault
-            with suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(tell, token, error)
-
-        # A daemon, and not a pool's thread: a metadata server that hangs must not keep the process
-        # from ending.
-        threading.Thread(target=work, name="google-identity", daemon=True).start()
-        return await fetched
+        try:
+            # A metadata server that hangs must not keep the process from ending.
+            fetched: tuple[str, float] = await in_thread(
+                partial(_fetch, self._audience), "google-identity"
+            )
+        except Exception as error:  # google-auth raises errors of many kinds
+            msg = f"no Google identity token: {type(error).__name__}"
+            raise IdentityUnavailable(msg) from error
+        return fetched
 
 
 def _fetch(audience: str) -> tuple[str, float]:

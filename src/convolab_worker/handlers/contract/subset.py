@@ -148,7 +148,7 @@ class Comparison:
             elif name not in fields and self.tells_new and inner in (True, {}):
                 found.append(Misfit(step(name), "new", is_new=True))
             else:
-                found += self._inside(name, Located(part, roots), Located(inner, other_roots))
+                found += self._inside(step(name), Located(part, roots), Located(inner, other_roots))
         return found + self._other_fields(sent, taken)
 
     def _missing(self, *, is_known: bool) -> str:
@@ -167,10 +167,10 @@ class Comparison:
         if others is False:
             text = f"{self.sides.receiver} refuses fields that it does not know"
             return [Misfit("", f"{self.sides.sender} may {self.sides.send} any field, {text}")]
-        found = self._inside(None, Located(rest, roots), Located(others, other_roots))
+        found = self._inside(".*", Located(rest, roots), Located(others, other_roots))
         for name, part in other.get("properties", {}).items():
             if name not in schema.get("properties", {}):
-                found += self._inside(name, Located(rest, roots), Located(part, other_roots))
+                found += self._inside(step(name), Located(rest, roots), Located(part, other_roots))
         return found
 
     def _array_misfits(self, sent: Branch, taken: Branch) -> list[Misfit]:
@@ -192,14 +192,11 @@ class Comparison:
                 return [*found, Misfit("", text)]
             is_rest = place >= len(first) and place >= len(other_first)
             key = "[]" if is_rest else f"[{place}]"
-            found += [
-                replace(misfit, path=key + misfit.path)
-                for misfit in self.misfits(Located(item, roots), Located(expected, other_roots))
-            ]
+            found += self._inside(key, Located(item, roots), Located(expected, other_roots))
         return found
 
-    def _inside(self, name: str | None, sender: Located, receiver: Located) -> list[Misfit]:
-        key = ".*" if name is None else step(name)
+    def _inside(self, key: str, sender: Located, receiver: Located) -> list[Misfit]:
+        """Compare parts of both, which are at ``key`` there."""
         return [
             replace(misfit, path=key + misfit.path) for misfit in self.misfits(sender, receiver)
         ]

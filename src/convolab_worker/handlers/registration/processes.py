@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import Struct
 
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.functions import is_async, layers, place
+from convolab_worker.handlers.functions import is_async, place
+from convolab_worker.payloads.annotation import layers
 from convolab_worker.settings.units import is_number, is_whole
 
 if TYPE_CHECKING:

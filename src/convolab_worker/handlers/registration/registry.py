@@ -222,31 +222,24 @@ class HandlerRegistry:
         They are: a backoff that names a strategy which is not registered, a middleware for a kind
         that no handler has, and a handler that its process could not import.
         """
-        self._check_backoffs()
-        self._check_processes()
+        strategies = {*BUILT_IN, *self.strategies}
+        for handler in self:
+            if handler.process is not None:
+                # Not known earlier: a function has its name only when its decorators are done.
+                import_name(handler.function)
+            name = handler.defaults.get("backoff", {}).get("type")
+            if isinstance(name, str) and name not in strategies:
+                msg = (
+                    f"{handler.place}: no strategy is called {name!r}, its backoff: "
+                    f"register one with @handlers.backoff({name!r})"
+                )
+                raise ConfigurationError(msg)
         kinds = {*KINDS, *(handler.kind for handler in self)}
         for ware in (ware for scope in self._scopes for ware in scope.middleware):
             if ware.kind is not None and ware.kind not in kinds:
                 msg = (
                     f"{ware.place}: middleware(kind={ware.kind!r}): no handler has that kind; "
                     f"expected one of {', '.join(sorted(kinds))}"
-                )
-                raise ConfigurationError(msg)
-
-    def _check_processes(self) -> None:
-        # This can't be known earlier: a function has its name only when its decorators are done.
-        for handler in self:
-            if handler.process is not None:
-                import_name(handler.function)
-
-    def _check_backoffs(self) -> None:
-        known = {*BUILT_IN, *self.strategies}
-        for handler in self:
-            name = handler.defaults.get("backoff", {}).get("type")
-            if isinstance(name, str) and name not in known:
-                msg = (
-                    f"{handler.place}: no strategy is called {name!r}, its backoff: "
-                    f"register one with @handlers.backoff({name!r})"
                 )
                 raise ConfigurationError(msg)
 
@@ -260,9 +253,7 @@ class HandlerRegistry:
 
     def handlers_of(self, queue: str) -> list[Handler]:
         """The handlers that a job of ``queue`` may need."""
-        return list(
-            {h.key: h for (w, _), h in self._handlers.items() if w in (None, queue)}.values()
-        )
+        return [each for each in self if each.queue in (None, queue)]
 
     def unreachable(self, queues: Collection[str]) -> list[Handler]:
         """The handlers that no job of these queues can need: they are bound to another queue."""
@@ -273,7 +264,7 @@ class HandlerRegistry:
         return iter({handler.key: handler for handler in self._handlers.values()}.values())
 
     def __len__(self) -> int:
-        return len({handler.key for handler in self._handlers.values()})
+        return sum(1 for _ in self)
 
     def _register(
         self, kind: str, names: Sequence[str | JobType[Any, Any]], options: HandlerOptions

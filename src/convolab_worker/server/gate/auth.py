@@ -61,14 +61,24 @@ class Authorization:
         """
         if self.is_open:
             return "anybody"
-        scheme, _, token = (header or "").partition(" ")
-        token = token.strip()
-        if scheme.lower() != _SCHEME or not 0 < len(token) <= _MAX_TOKEN_LENGTH:
-            return None
-        given = token.encode("utf-8", "surrogateescape")
-        if self._token is not None and hmac.compare_digest(given, self._token):
+        if self.is_shared_token(header):
             return "token"
-        return None if self._identity is None else await self._identity.caller(token)
+        token = _bearer_token(header)
+        return None if self._identity is None or not token else await self._identity.caller(token)
+
+    def is_shared_token(self, header: str | None) -> bool:
+        """Whether an ``Authorization`` header has the shared token."""
+        given = _bearer_token(header).encode("utf-8", "surrogateescape")
+        if self._token is None or not given:
+            return False
+        return hmac.compare_digest(given, self._token)
+
+
+def _bearer_token(header: str | None) -> str:
+    """The token of an ``Authorization`` header; the empty text if it has none."""
+    scheme, _, token = (header or "").partition(" ")
+    token = token.strip()
+    return token if scheme.lower() == _SCHEME and len(token) <= _MAX_TOKEN_LENGTH else ""
 
 
 def authorization(settings: Settings) -> Authorization:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
-import threading
 import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from convolab_worker._threads import in_thread, outcome, start_call
 from convolab_worker.errors import JobTimeout
 from convolab_worker.handlers.functions import is_async
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Coroutine
 
     from convolab_worker.handlers.job.steps.call import StepCall
     from convolab_worker.handlers.job.worker_loop import WorkerLoop
@@ -67,12 +66,12 @@ class ThreadCaller:
             value = call.function()
         else:  # in another thread: this one can't be cancelled
             ended: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-            _start_thread(call, lambda *told: ended.put(told))
+            start_call(call.function, lambda *told: ended.put(told), f"step {call.name}")
             try:
                 told = ended.get(timeout=call.timeout)
             except Empty:
                 raise _timed_out(call) from None
-            value = _value(*told)
+            value = outcome(*told)
         return self._loop.finished(_in_time(call, value)) if inspect.isawaitable(value) else value
 
     async def pause(self, seconds: float) -> None:  # noqa: D102 - see Caller
@@ -98,39 +97,5 @@ def _timed_out(call: StepCall) -> JobTimeout:
 
 
 async def _in_thread(call: StepCall) -> Any:
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-
-    def end(value: Any, error: BaseException | None) -> None:
-        if not ended.done():
-            ended.set_result((value, error))
-
-    def tell(value: Any, error: BaseException | None) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(end, value, error)
-
-    _start_thread(call, tell)
-    value = _value(*await ended)
+    value = await in_thread(call.function, f"step {call.name}")
     return await value if inspect.isawaitable(value) else value
-
-
-def _start_thread(call: StepCall, tell: Callable[[Any, BaseException | None], object]) -> None:
-    """Call the function in a thread, which tells of its value or its error."""
-    context = contextvars.copy_context()
-
-    def main() -> None:
-        value, error = None, None
-        try:
-            value = context.run(call.function)
-        except BaseException as raised:  # noqa: BLE001 - it is raised where it is waited for
-            error = raised
-        tell(value, error)
-
-    # A daemon: a function that never ends must not keep the process alive.
-    threading.Thread(target=main, name=f"step {call.name}", daemon=True).start()
-
-
-def _value(value: Any, error: BaseException | None) -> Any:
-    if error is not None:
-        raise error
-    return value
