@@ -36,11 +36,10 @@ JOBS = 300
 PACKAGE = str(Path(convolab_worker.__file__).parent)
 ROOT = Path(__file__).parents[2]
 # Measured on Python 3.11, which counts most: later ones inline comprehensions.
-CALLS_A_JOB = {1: 95.5, 50: 101}  # by concurrency
-CALLS_OF_ITS_LOG = 9  # of two lines, in the command line's own format
-# At concurrency 1: one brings the answer, in which the next job begins and ends. On Python 3.11 the
-# handler's task, which has nothing left to do, takes one more while the server works.
-TURNS_A_JOB = 1.25 if sys.version_info >= (3, 12) else 2.25
+CALLS_A_JOB = {1: 90, 50: 98}  # by concurrency
+CALLS_OF_ITS_LOG = 7  # of two lines, in the command line's own format
+# At concurrency 1: one brings the answer, in which the next job begins and ends.
+TURNS_A_JOB = 1.25
 WRITES_A_JOB = 0.35  # at concurrency 50
 CALLS_AN_ADD = 42
 CALLS_AN_ADD_OF_MANY = 32
@@ -48,7 +47,7 @@ CALLS_OF_A_PICK_UP = 115  # from the answer that brings a job's marker to its ha
 COMMANDS_A_JOB = 1.1
 BILLED_A_JOB = 17.2  # those inside scripts too: 1 and 16, and a few of the start and the end
 # How long the ways through the code may be.
-MODULES_OF_A_JOB, CALLS_OF_A_LOST_LOCK, CALLS_OF_A_CANCEL = 15, 4, 8
+MODULES_OF_A_JOB, CALLS_OF_A_LOST_LOCK, CALLS_OF_A_CANCEL = 13, 4, 8
 
 
 @pytest.fixture
@@ -297,7 +296,7 @@ def _caller_of(frame: FrameType) -> str | None:
 async def test_a_jobs_way_is_as_short_as_the_page_on_architecture_says(
     make_settings: Callable[..., Settings],
 ) -> None:
-    """At most fifteen modules hand it on; these and those that they ask are what the page lists."""
+    """At most 13 modules hand it on; these and those that they ask are what the page lists."""
     handlers = HandlerRegistry()
 
     @handlers.audio("echo")

@@ -10,7 +10,7 @@ from msgspec import Struct
 from convolab_worker.bullmq.protocol import script_costs
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.job_options import end_options, is_true, number
-from convolab_worker.bullmq.protocol.packing import pack_one, pack_some
+from convolab_worker.bullmq.protocol.packing import pack_some
 from convolab_worker.bullmq.protocol.records import step_field
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ _KEEPS_ALL = {"count": -1}
 class _End(Struct, frozen=True):
     """The ``options`` of a job's end, and those that our part of the script reads (``ours``).
 
-    ``fetching`` are the last arguments, packed, of a call that fetches the next job, and ``alone``
-    those of one that ends its job alone.
+    ``fetching`` is the packed call of one that fetches the next job, and ``alone`` of one that ends
+    its job alone: formats for the job's key, its id, the time and the result, each with its length.
     """
 
     options: bytes
@@ -82,11 +82,17 @@ class Transitions:
             target: (keys.named(*_FETCH_KEYS, target), f"{keys.base}metrics:{target}")
             for target in ("completed", "failed")
         }
-        self._base = keys.base.encode("utf-8", "surrogateescape")
-        self._completed_keys = (
-            pack_some(*self._finish_keys["completed"][0]),
-            pack_some(self._finish_keys["completed"][1], self._fetch_keys[-1]),
-        )
+        base = keys.base.encode("utf-8", "surrogateescape")
+        self._base_length = len(base)
+        first, metrics = self._finish_keys["completed"]
+        self._completed = b"".join(
+            (
+                _literal(pack_some(*first)),
+                b"$%d\r\n", _literal(base), b"%b\r\n",
+                _literal(pack_some(metrics, self._fetch_keys[-1])),
+                b"$%d\r\n%b\r\n" * 2, _RETURN_VALUE, b"$%d\r\n%b\r\n",
+            )
+        )  # fmt: skip
         self._ends: dict[str, tuple[Mapping[str, Any], _End]] = {}
         self._delay_keys = keys.named(*_DELAY_KEYS)
         self._delay_more_keys = keys.named(*_DELAY_MORE_KEYS)
@@ -111,8 +117,8 @@ class Transitions:
         fixed, metrics = self._finish_keys[target]
         keys = [*fixed, base + job.id, metrics, self._fetch_keys[-1]]
         end = self._end(job.token, end_options(job.policy or job.opts, target))
-        result = "returnvalue" if target == "completed" else "failedReason"
-        args: list[Any] = [job.id, now_ms, result, value, target, fetch, base, end.options]
+        kind = "returnvalue" if target == "completed" else "failedReason"
+        args: list[Any] = [job.id, now_ms, kind, value, target, fetch, base, end.options]
         if fields:
             args.append(_flat(fields))
         if target == "failed":
@@ -126,18 +132,11 @@ class Transitions:
             return Call("finishWithSteps", keys, args)
         if is_deduplicated:
             return Call("moveToFinished", keys, args)
-        before, after = self._completed_keys
         job_id, ended_at = job.id.encode("utf-8", "surrogateescape"), b"%d" % now_ms
-        packed = b"".join(
-            (
-                before,
-                b"$%d\r\n%b%b\r\n" % (len(self._base) + len(job_id), self._base, job_id),
-                after,
-                b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(job_id), job_id, len(ended_at), ended_at),
-                _RETURN_VALUE,
-                pack_one(value),
-                end.fetching if fetch_next else end.alone,
-            )
+        result, length = value.encode("utf-8", "surrogateescape"), len(job_id)
+        packed = (end.fetching if fetch_next else end.alone) % (
+            self._base_length + length, job_id, length, job_id, len(ended_at), ended_at,
+            len(result), result,
         )  # fmt: skip
         return Call("moveToFinished", keys, args, None, packed)
 
@@ -159,8 +158,8 @@ class Transitions:
         end = _End(
             options,
             ours,
-            pack_some("completed", "1", self._keys.base) + last,
-            pack_some("completed", "", self._keys.base) + last,
+            self._completed + _literal(pack_some("completed", "1", self._keys.base) + last),
+            self._completed + _literal(pack_some("completed", "", self._keys.base) + last),
         )
         if len(self._ends) >= _MOST_ENDS:
             self._ends.clear()
@@ -274,6 +273,11 @@ class Transitions:
         )
         inner = script_costs.RENEWAL * len(held)
         return Call("extendLocks", self._keys.named("stalled"), args, inner)
+
+
+def _literal(packed: bytes) -> bytes:
+    """These bytes as part of a format."""
+    return packed.replace(b"%", b"%%")
 
 
 def _flat(fields: Mapping[str, str]) -> bytes:

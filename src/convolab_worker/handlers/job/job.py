@@ -70,7 +70,7 @@ class Job(Generic[T, R]):
 
     __slots__ = (
         "_active_job", "_cancelled", "_log", "_reporter", "_steps", "_subprocesses", "attempt",
-        "data", "id", "kind", "max_attempts", "name", "queue", "resources", "starts",
+        "data", "id", "kind", "name", "queue", "resources",
     )  # fmt: skip
 
     if not TYPE_CHECKING:
@@ -96,14 +96,24 @@ class Job(Generic[T, R]):
         self.data = data
         self.resources: R = resources  # type: ignore[assignment] # R is what the lifespan gives
         self.attempt: int = active_job.attempts_made + 1
-        self.max_attempts: int = active_job.max_attempts
-        self.starts: int = max(active_job.starts, 1)
         self._cancelled: asyncio.Event | None = None
         self._reporter = reporter
         self._active_job = active_job
         self._steps: Steps | None = None
         self._log: structlog.typing.FilteringBoundLogger | None = None
         self._subprocesses: Subprocesses | None = None
+
+    # What few handlers ask is not worked out for each job.
+
+    @property
+    def max_attempts(self) -> int:
+        """How often the job may be tried."""
+        return self._active_job.max_attempts
+
+    @property
+    def starts(self) -> int:
+        """How often a worker has fetched the job, from 1."""
+        return max(self._active_job.starts, 1)
 
     @property
     def cancelled(self) -> asyncio.Event:

@@ -79,7 +79,7 @@ class QueueTable:
         state.full_seconds, state.broken_seconds = FIRST_FULL_SECONDS, 0.0
         state.hits += 1
         if state.waiting is not None:
-            self.counted(queue, state.waiting - 1)
+            self._count(state, state.waiting - 1)
         hinted = False
         if not state.certain:
             if state.availability is _READY:
@@ -139,7 +139,10 @@ class QueueTable:
 
     def counted(self, queue: str, waiting: int) -> None:
         """So many jobs wait; if none, further ones came later, and are counted anew."""
-        state = self.states[queue]
+        self._count(self.states[queue], waiting)
+
+    @staticmethod
+    def _count(state: QueueState, waiting: int) -> None:
         state.waiting = waiting
         if waiting <= 0:
             state.hits, state.waiting = 0, None

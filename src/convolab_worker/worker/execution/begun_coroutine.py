@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 _REFERENCES, _WEAK_REFERENCES = 5, 1
 
 
+def is_known(task: asyncio.Task[None]) -> bool:
+    """Whether somebody has kept the task, or waits for its end.
+
+    They mean the coroutine that has ended in it, and no later one.
+    """
+    own: Any = task  # asyncio's own attribute, which its type does not tell
+    return (
+        getrefcount(task) > _REFERENCES
+        or getweakrefcount(task) > _WEAK_REFERENCES
+        or bool(own._callbacks)  # noqa: SLF001
+    )
+
+
 class BegunCoroutine(Coroutine[Any, Any, None]):
     """What a task runs that was made before its coroutine: ``begin`` makes that one's first step.
 
@@ -73,17 +86,11 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
             self._wanted.set_result(None)
 
     def is_free(self, task: asyncio.Task[None]) -> bool:
-        """Whether ``task``, which runs this, can take a coroutine, for all that anybody knows.
-
-        Somebody who has kept it, or waits for its end, means the coroutine that it had before.
-        """
-        own: Any = task  # asyncio's own attributes, which its type does not tell
+        """Whether ``task``, which runs this, can take a coroutine: nobody has cancelled it."""
+        own: Any = task  # asyncio's own attribute, which its type does not tell
         return (
             not own._must_cancel  # noqa: SLF001
             and (self._wanted is None or not self._wanted.done())
-            and not own._callbacks  # noqa: SLF001
-            and getrefcount(task) <= _REFERENCES
-            and getweakrefcount(task) <= _WEAK_REFERENCES
             and not task.done()
         )
 

@@ -350,7 +350,7 @@ class JobExecutor:
         kind = NO_HANDLER if held.handler is None else held.handler.kind
         if self._tracing is not NO_TRACING:
             self._tracing.ended(job, outcome, ran)
-        reason = outcome.reason if isinstance(outcome, Failed | Lost) else None
+        reason = outcome.reason if isinstance(outcome, (Failed, Lost)) else None
         self.metrics.job_ended(
             RecentRun(
                 now, job.id, job.name, job.queue, kind, job.attempts_made + 1, came, ran, waited,

@@ -196,8 +196,8 @@ class HandlerCall:
 
     async def _call(self) -> None:
         self._began = True
-        self._bind_context()
         handler, job = self._handler, self._job
+        _bind(job)
         try:
             if handler.middleware:
                 innermost = self._in_thread if handler.threaded else handler.function
@@ -217,7 +217,7 @@ class HandlerCall:
         if self._in_process is not None:
             function = self._in_process.run
             self._in_process.on_started = lambda: self._tell_loop(self._start_clock)
-        context.run(self._bind_context)
+        context.run(_bind, self._job)
 
         def call() -> Any:
             return context.run(function, job)
@@ -235,11 +235,6 @@ class HandlerCall:
     def _tell_loop(self, hear: Callable[..., None], *news: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed without us
             self._loop.call_soon_threadsafe(hear, *news)
-
-    def _bind_context(self) -> None:
-        """Name the job in every line that is logged while it runs, by whatever library."""
-        job = self._job
-        bind_job(job.id, job.name, job.queue, job.attempt)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self._value, self.error = value, error
@@ -358,6 +353,11 @@ class HandlerCall:
     def returned(self) -> bool:
         """Whether the handler came to its end by itself."""
         return not self.abandoned and self.error is None
+
+
+def _bind(job: Job[Any]) -> None:
+    """Name the job in every line that is logged while it runs, by whatever library."""
+    bind_job(job.id, job.name, job.queue, job.attempt)
 
 
 def job_of_frame(frame: FrameType) -> dict[str, Any] | None:

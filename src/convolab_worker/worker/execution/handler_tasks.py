@@ -8,7 +8,7 @@ import sys
 from asyncio.tasks import _enter_task, _leave_task  # asyncio documents these for tasks of others
 from typing import TYPE_CHECKING, Any
 
-from convolab_worker.worker.execution.begun_coroutine import BegunCoroutine
+from convolab_worker.worker.execution.begun_coroutine import BegunCoroutine, is_known
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -54,11 +54,11 @@ class HandlerTasks:
                 _enter_task(loop, current)
         if not has_ended:
             return task
-        if self._spare is None and begun.is_free(task):
+        if is_known(task) or self._spare is not None:
+            begun.end()
+        else:
             task.set_name(_SPARE_NAME)
             self._spare = begun, task
-        else:
-            begun.end()
         return None
 
     def _take_spare(self) -> tuple[BegunCoroutine, asyncio.Task[None]]:

@@ -16,7 +16,7 @@ from convolab_worker.bullmq.protocol.records import ActiveJob
 from convolab_worker.bullmq.protocol.scripts import script
 from convolab_worker.bullmq.protocol.transitions import Limiter, Transitions
 
-CHARACTERS = "a7:{}\u00e9\u4e2d\U0001f600\r\n$*\x00"
+CHARACTERS = "a7:{}%d\u00e9\u4e2d\U0001f600\r\n$*\x00"
 
 
 def text(chance: random.Random, most: int) -> str:
@@ -44,9 +44,9 @@ def job(chance: random.Random, opts: Mapping[str, Any]) -> ActiveJob:
 def test_whatever_a_job_is_its_end_is_packed_as_hiredis_packs_it(limiter: Limiter | None) -> None:
     chance = random.Random(19)
     policies = [Options({}), Options({"removeOnComplete": True}), Options({"attempts": 3})]
-    for name in ("q", text(chance, 5)):
-        keys = QueueKeys("bull", name)
-        transitions = Transitions(keys, worker_name="w\u00e9", lock_ms=30_000, limiter=limiter)
+    for name in ("q", "100%d", text(chance, 5)):
+        keys = QueueKeys("bull%", name)
+        transitions = Transitions(keys, worker_name="w%\u00e9", lock_ms=30_000, limiter=limiter)
         for _ in range(200):
             call = transitions.finish(
                 job(chance, chance.choice(policies)),
