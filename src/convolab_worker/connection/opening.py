@@ -237,6 +237,9 @@ def why_not_open(
     if isinstance(error, ReplyLost):
         hint = f": {_TLS_WANTED}" if is_first and not (address.tls or address.path) else ""
         return f"Redis at {where} ended the connection before it was open ({error}){hint}"
+    if isinstance(error, ConnectionRefusedError):
+        hint = f": {_SERVER_WANTED}" if is_first else ""
+        return f"Redis at {where} can't be reached, nothing listens there{hint}"
     hint = f"; {_NO_TLS_WANTED}" if is_first and address.tls else ""
     if isinstance(error, TimeoutError):
         return f"Redis at {where} did not answer within {timeout:g} s{hint}"
@@ -247,5 +250,6 @@ def why_not_open(
     return f"Redis at {where} can't be reached: {error.strerror or error}{hint}"
 
 
+_SERVER_WANTED = "start a server, or set REDIS_URL to the address of one"
 _TLS_WANTED = "if that port speaks TLS, write rediss:// instead of redis://"
 _NO_TLS_WANTED = "if that port does not speak TLS, write redis:// instead of rediss://"

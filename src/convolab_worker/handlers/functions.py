@@ -18,6 +18,15 @@ def is_async(function: Callable[..., Any]) -> bool:
     return any(inspect.iscoroutinefunction(layer) for layer in layers(function))
 
 
+def has_yield(function: Callable[..., Any]) -> bool:
+    """Whether a call of it only makes a generator, of which nobody runs the code."""
+    called = getattr(type(function), "__call__", None)  # noqa: B004 - of an object that is called
+    return any(
+        inspect.isgeneratorfunction(each) or inspect.isasyncgenfunction(each)
+        for each in (function, called)
+    )
+
+
 def place(function: Callable[..., Any]) -> str:
     """Where the function was written: module, name and line."""
     *_, innermost = layers(function)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from convolab_worker.bullmq.protocol.job_options import is_true, number
 from convolab_worker.bullmq.protocol.keywords import BUILT_IN
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.functions import is_async, place
+from convolab_worker.handlers.functions import has_yield, is_async, place
 from convolab_worker.settings.units import is_number
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Strategies:
             raise ConfigurationError(msg)
 
         def register(strategy: S) -> S:
-            if is_async(strategy):
+            if is_async(strategy) or has_yield(strategy):
                 msg = f"backoff({name!r}): expected a plain function, got {strategy!r}"
                 raise ConfigurationError(msg)
             self._check_free(name, strategy)

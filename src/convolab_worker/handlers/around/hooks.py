@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from convolab_worker._logs import Log
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.functions import place, takes
+from convolab_worker.handlers.functions import has_yield, place, takes
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[[Any], Any])
@@ -37,6 +37,9 @@ class Hooks(Generic[T]):
         """Add a function of one argument. Raises ConfigurationError for another."""
         if not takes(hook, 1):
             msg = f"{place(hook)}: expected one argument, {self._argument}"
+            raise ConfigurationError(msg)
+        if has_yield(hook):
+            msg = f"{place(hook)}: expected a function without a yield: nobody would run its code"
             raise ConfigurationError(msg)
         self.functions.append(hook)
         return hook

@@ -10,7 +10,7 @@ from msgspec import Struct, field, structs
 from convolab_worker.bullmq.jobs.job_type import JobType, Unresolved
 from convolab_worker.bullmq.protocol.keywords import JobPolicy, job_options
 from convolab_worker.errors import ConfigurationError
-from convolab_worker.handlers.functions import checked_timeout, is_async, place
+from convolab_worker.handlers.functions import checked_timeout, has_yield, is_async, place
 from convolab_worker.handlers.job.job import Job
 from convolab_worker.handlers.registration.processes import Renewal, checked_process
 from convolab_worker.payloads.annotation import (
@@ -220,6 +220,9 @@ def _checked_rate(rate: str | None, where: str) -> StartRate | None:
 
 
 def _is_threaded(function: Callable[..., Any], thread: bool | None, where: str) -> bool:  # noqa: FBT001
+    if has_yield(function):
+        msg = f"{where}: expected a function that returns its result, and this one has a yield"
+        raise ConfigurationError(msg)
     if is_async(function) and thread:
         msg = f"{where}: thread=True is for plain functions, and this one is async"
         raise ConfigurationError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -347,6 +347,43 @@ def test_a_thread_that_can_not_be_is_refused(
 
 
 # what is refused
+
+
+async def _async_generator(_: Any) -> AsyncIterator[int]:
+    yield 1
+
+
+def _generator(_: Any) -> Iterator[int]:
+    yield 1
+
+
+class _Generating:
+    """An object whose call makes a generator."""
+
+    def __call__(self, _: Any) -> Iterator[int]:
+        yield 1
+
+
+@functools.wraps(_generator)
+def _listing(job: Any) -> list[int]:
+    return [*_generator(job)]
+
+
+_GENERATORS = [_async_generator, _generator, _Generating(), functools.partial(_generator)]
+
+
+@pytest.mark.parametrize("function", _GENERATORS, ids=str)
+def test_a_function_that_makes_a_generator_is_refused_whose_code_nobody_would_run(
+    function: Any,
+) -> None:
+    handlers = HandlerRegistry()
+    registrars = [handlers.audio("a"), handlers.on_failure, handlers.on_next_due]
+
+    for register in (*registrars, handlers.backoff("slow")):
+        with pytest.raises(ConfigurationError, match="a yield|plain function"):
+            register(function)
+
+    registered(_listing)  # its wrapper runs the generator
 
 
 @pytest.mark.parametrize(
