@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hiredis
+
 _LINES = frozenset(b"+-:")
 
 
@@ -23,13 +25,9 @@ class Frames:
 
 def arguments(command: bytes) -> list[bytes]:
     """Return the arguments of a whole command, its name first."""
-    found, at = [], _line_end(command, 0)
-    while at is not None and at < len(command):
-        end = _line_end(command, at)
-        assert end is not None
-        size = int(command[at + 1 : end - 2])
-        found.append(command[end : end + size])
-        at = end + size + 2
+    reader = hiredis.Reader()
+    reader.feed(command)
+    found: list[bytes] = reader.gets()
     return found
 
 

@@ -46,20 +46,6 @@ class ClientBase:
         self._after_commits: set[asyncio.Task[None]] = set()
         heed_sessions()
 
-    def _wake(self, session: Session, delays: set[float | None]) -> None:
-        """Wake the worker service for jobs of these delays, unless the client was closed."""
-        if self._waker is not None and not session.is_over:
-            for delay in delays:
-                self._waker.wake(delay)
-
-    async def wake_heard(self, timeout: float) -> bool:
-        """Wait until the service has heard the wakes of the jobs added, or ``timeout`` seconds.
-
-        It is for programs that end after adding jobs. Returns False if a wake was not heard.
-        Returns True if they all were, or if there is no service to wake.
-        """
-        return self._waker is None or await self._waker.heard(timeout)
-
     async def close(self) -> None:
         """Close the connections, and send a wake that was not sent, for a second at most.
 
@@ -80,6 +66,14 @@ class ClientBase:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def wake_heard(self, timeout: float) -> bool:
+        """Wait until the service has heard the wakes of the jobs added, or ``timeout`` seconds.
+
+        It is for programs that end after adding jobs. Returns False if a wake was not heard.
+        Returns True if they all were, or if there is no service to wake.
+        """
+        return self._waker is None or await self._waker.heard(timeout)
 
     def _current_session(self) -> Session:
         """Return this event loop's session; a closed loop has closed what was open in it."""
@@ -126,6 +120,12 @@ class ClientBase:
                 del self._known_queues[next(iter(self._known_queues))]
             keys = self._known_queues[name] = QueueKeys(self.settings.prefix, name)
         return keys
+
+    def _wake(self, session: Session, delays: set[float | None]) -> None:
+        """Wake the worker service for jobs of these delays, unless the client was closed."""
+        if self._waker is not None and not session.is_over:
+            for delay in delays:
+                self._waker.wake(delay)
 
 
 def _waker(settings: Settings) -> Waker:
