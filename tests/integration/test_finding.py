@@ -238,7 +238,11 @@ async def test_a_job_that_another_program_has_written_over_hides_no_other(
         await prefix.client.enqueue("speak", queue="audio", job_id=job_id)
         await prefix.client.enqueue("speak", queue="audio", job_id=f"f-{job_id}")
     handlers = HandlerRegistry()
-    handlers.audio("other")(json.loads)
+
+    @handlers.audio("other")
+    async def other(_: Job[Data]) -> None:
+        """Take no job of this queue: all of them fail."""
+
     async with Worker(handlers, settings):
         await wait_until(
             lambda: _has_four(redis, f"{prefix.name}:audio:failed"), what="the failures"
