@@ -36,11 +36,11 @@ JOBS = 300
 PACKAGE = str(Path(convolab_worker.__file__).parent)
 ROOT = Path(__file__).parents[2]
 # Measured on Python 3.11, which counts most: later ones inline comprehensions.
-CALLS_A_JOB = {1: 90, 50: 98}  # by concurrency
+CALLS_A_JOB = {1: 86.5, 50: 96}  # by concurrency
 CALLS_OF_ITS_LOG = 7  # of two lines, in the command line's own format
 # At concurrency 1: one brings the answer, in which the next job begins and ends.
 TURNS_A_JOB = 1.25
-WRITES_A_JOB = 0.35  # at concurrency 50
+WRITES_A_JOB = 0.3  # at concurrency 50
 CALLS_AN_ADD = 42
 CALLS_AN_ADD_OF_MANY = 32
 CALLS_OF_A_PICK_UP = 115  # from the answer that brings a job's marker to its handler's first line

@@ -96,8 +96,21 @@ async def job_of(client: JobClient, job_id: str) -> JobStatus:
 
 
 async def _found(settings: Settings) -> list[str]:
+    """Return the queues on the server, without those whose names no queue may have."""
     async with connected(settings) as connection:
-        return await find_queues(connection, settings.prefix)
+        names = await find_queues(connection, settings.prefix)
+    others = [repr(name) for name in names if not _may_be_named(settings, name)]
+    if others:
+        remark(f"passed over, since no queue may have that name: {_listed(others)}")
+    return [name for name in names if repr(name) not in others]
+
+
+def _may_be_named(settings: Settings, name: str) -> bool:
+    try:
+        settings.replace(queues=(name,))
+    except ConfigurationError:
+        return False
+    return True
 
 
 async def _elsewhere(settings: Settings, job_id: str) -> list[str]:

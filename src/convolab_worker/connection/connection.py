@@ -363,9 +363,10 @@ class Connection(asyncio.BufferedProtocol):
         """Deliver each answer. What waits for one goes on at once: it may send, or close this."""
         self._silence.heard_at = self._loop.time()
         self._is_reading = True
+        received: Any = self._received  # hiredis takes any bytes, which its types do not say
         reader, pending, transport = self._reader, self._pending, self._transport
         try:
-            reader.feed(cast("bytes", self._received), 0, nbytes)
+            reader.feed(received, 0, nbytes)
             if nbytes == len(self._received) < _MOST_READ_BYTES:
                 self._received = memoryview(bytearray(2 * nbytes))
             while self._transport is transport:

@@ -60,7 +60,7 @@ def add_job(keys: QueueKeys, job: NewJob, now_ms: int, *, again: bool = False) -
     that an earlier try, with the same ``now_ms``, may have added it.
     """
     opts = {"attempts": 0, **job.opts}
-    short = short_options(opts)
+    short = short_options(opts) if job.opts else {**opts}
     parent_key = None if job.parent is None else f"{job.parent_queue}:{job.parent}"
     parent = None
     if job.parent is not None:

@@ -209,7 +209,8 @@ def check_size(what: str, data: str, options: Mapping[str, Any]) -> None:
 
 def check_command_size(what: str, data: str, most: int) -> None:
     """Raises ConfigurationError if ``data``, as JSON, has more bytes than may be sent."""
-    if (size := byte_size(data)) > most:
+    # No character has more than four bytes.
+    if 4 * len(data) > most and (size := byte_size(data)) > most:
         msg = (
             f"the data of {what} has {size} bytes: expected no more than {most} "
             "(CONVOLAB_MAX_COMMAND_SIZE)"

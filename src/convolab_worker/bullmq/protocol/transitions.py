@@ -93,7 +93,7 @@ class Transitions:
                 b"$%d\r\n%b\r\n" * 2, _RETURN_VALUE, b"$%d\r\n%b\r\n",
             )
         )  # fmt: skip
-        self._ends: dict[str, tuple[Mapping[str, Any], _End]] = {}
+        self._ends: dict[str, tuple[Mapping[str, Any], str, _End]] = {}
         self._delay_keys = keys.named(*_DELAY_KEYS)
         self._delay_more_keys = keys.named(*_DELAY_MORE_KEYS)
 
@@ -116,7 +116,7 @@ class Transitions:
         base, fetch = self._keys.base, "1" if fetch_next else ""
         fixed, metrics = self._finish_keys[target]
         keys = [*fixed, base + job.id, metrics, self._fetch_keys[-1]]
-        end = self._end(job.token, end_options(job.policy or job.opts, target))
+        end = self._end(job.token, job.policy or job.opts, target)
         kind = "returnvalue" if target == "completed" else "failedReason"
         args: list[Any] = [job.id, now_ms, kind, value, target, fetch, base, end.options]
         if fields:
@@ -140,11 +140,12 @@ class Transitions:
         )  # fmt: skip
         return Call("moveToFinished", keys, args, None, packed)
 
-    def _end(self, token: str, at_end: Mapping[str, Any]) -> _End:
+    def _end(self, token: str, policy: Mapping[str, Any], target: str) -> _End:
         """What the jobs of one slot have in common, which have one token and mostly one policy."""
         known = self._ends.get(token)
-        if known is not None and known[0] is at_end:
-            return known[1]
+        if known is not None and known[0] is policy and known[1] == target:
+            return known[2]
+        at_end = end_options(policy, target)
         options: bytes = msgpack.packb({"token": token, **self._finish_opts, **at_end})
         has_more = (
             at_end["keepJobs"] != _KEEPS_ALL
@@ -163,7 +164,7 @@ class Transitions:
         )
         if len(self._ends) >= _MOST_ENDS:
             self._ends.clear()
-        self._ends[token] = at_end, end
+        self._ends[token] = policy, target, end
         return end
 
     def delay(

@@ -150,7 +150,11 @@ class JobCompleter:
                 call = call_of(
                     transitions, job, tries.outcome, now_ms(), fetch_next=tries.fetch_next
                 )
-                if self._is_too_large(tries, call):
+                is_small = (
+                    type(tries.outcome) is Completed
+                    and len(tries.outcome.value) <= SMALL_CHARACTERS
+                )
+                if not is_small and self._is_too_large(tries, call):
                     continue
                 try:
                     if tries.losses:
@@ -174,8 +178,6 @@ class JobCompleter:
 
     def _is_too_large(self, tries: _Tries, call: Call) -> bool:
         """Whether the outcome may not be sent, and is another one now."""
-        if type(tries.outcome) is Completed and len(tries.outcome.value) <= SMALL_CHARACTERS:
-            return False
         size = size_of(call)
         if size <= self._max_size:
             return False

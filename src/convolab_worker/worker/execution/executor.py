@@ -7,6 +7,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from convolab_worker._chance import chance
 from convolab_worker._logs import Log, named
 from convolab_worker.bullmq.jobs.outcome import (
@@ -66,6 +68,14 @@ NO_HANDLER = "(no handler)"
 """Stands for the handler, and the kind, of a job whose name nobody handles."""
 
 
+class _Found(Struct, frozen=True):
+    """What runs the jobs of one name on one queue, and their ``defaults``."""
+
+    handler: Handler | None
+    key: str
+    defaults: Defaults
+
+
 class JobInHand(HeldLock, eq=False):
     """A job whose lock this worker holds: parked, running, or being completed."""
 
@@ -102,7 +112,8 @@ class JobExecutor:
     ) -> None:
         self._handlers = handlers
         self._defaults = defaults
-        self._completed_by: dict[Handler | None, Defaults] = {}
+        self._found: dict[tuple[str, str], _Found] = {}
+        self._unhandled = _Found(None, NO_HANDLER, Defaults(defaults))
         self._report_to = report_to
         self.metrics = metrics
         self.stack_reports = stack_reports
@@ -121,7 +132,7 @@ class JobExecutor:
     def use(self, handlers: HandlerRegistry) -> None:
         """Run jobs with these handlers from now on: those whose lifespans are open."""
         self._handlers = handlers
-        self._completed_by.clear()
+        self._found.clear()
 
     async def close(self) -> None:
         """End the threads and processes of handlers; what is in use ends by itself."""
@@ -142,19 +153,20 @@ class JobExecutor:
 
     def receive(self, job: ActiveJob, renewed_at: float) -> JobInHand:
         """Register a job whose lock was set or renewed at ``renewed_at`` (monotonic)."""
-        handler = self._handlers.find(job.queue, job.name)
-        key = NO_HANDLER if handler is None else handler.key
-        held = JobInHand(job, renewed_at, handler=handler, handler_key=key)
-        defaults = self._completed_by.get(held.handler) or self._defaults_of(held.handler)
-        if defaults.options:
-            job.policy = defaults.complete(job.opts)
+        found = self._found.get((job.queue, job.name)) or self._find(job.queue, job.name)
+        held = JobInHand(job, renewed_at, handler=found.handler, handler_key=found.key)
+        if found.defaults.options:
+            job.policy = found.defaults.complete(job.opts)
         self.jobs.add(held)
         return held
 
-    def _defaults_of(self, handler: Handler | None) -> Defaults:
-        """What is said for its jobs by the handler and, where that says nothing, by the worker."""
-        own = NO_OPTIONS if handler is None else handler.defaults
-        found = self._completed_by[handler] = Defaults({**self._defaults, **own})
+    def _find(self, queue: str, name: str) -> _Found:
+        """The handler, and what it and, where it says nothing, the worker say for its jobs."""
+        handler = self._handlers.find(queue, name)
+        if handler is None:  # and not kept: there may be any number of such names
+            return self._unhandled
+        defaults = Defaults({**self._defaults, **handler.defaults})
+        found = self._found[queue, name] = _Found(handler, handler.key, defaults)
         return found
 
     def untrack(self, held: JobInHand) -> None:

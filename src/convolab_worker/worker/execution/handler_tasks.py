@@ -40,7 +40,10 @@ class HandlerTasks:
 
     def _begun(self, handling: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
         loop = self.loop
-        begun, task = self._take_spare()
+        begun, task = self._spare or _new(loop)
+        self._spare = None
+        if not begun.is_free(task):  # somebody has cancelled it
+            begun, task = _new(loop)
         task.set_name(name)
         current = asyncio.current_task(loop)
         if current is not None:
@@ -61,16 +64,14 @@ class HandlerTasks:
             self._spare = begun, task
         return None
 
-    def _take_spare(self) -> tuple[BegunCoroutine, asyncio.Task[None]]:
-        spare, self._spare = self._spare, None
-        if spare is not None and spare[0].is_free(spare[1]):
-            return spare
-        begun = BegunCoroutine()
-        return begun, asyncio.Task(begun, loop=self.loop, context=contextvars.Context())
-
     async def close(self) -> None:
         """End the spare task."""
         if self._spare is not None:
             (begun, task), self._spare = self._spare, None
             begun.end()
             await asyncio.wait({task})
+
+
+def _new(loop: asyncio.AbstractEventLoop) -> tuple[BegunCoroutine, asyncio.Task[None]]:
+    begun = BegunCoroutine()
+    return begun, asyncio.Task(begun, loop=loop, context=contextvars.Context())

@@ -140,6 +140,8 @@ class BufferedReporter:
     # What a job that reports nothing leaves as it is stands here: there is a reporter for each job.
     _progress: str | None = None
     newest: str | None = None  # written or not
+    _rows: list[str] | None = None
+    _recording: dict[asyncio.Task[bytes], int] | None = None  # and the bytes of each
     _due = False
     _closed = False
     _timer: asyncio.TimerHandle | None = None
@@ -152,8 +154,6 @@ class BufferedReporter:
         self._job = held.job
         self._writer = writer
         self._lock = writer.lock
-        self._rows: list[str] = []
-        self._recording: dict[asyncio.Task[bytes], int] = {}  # and the bytes of each
         self.loop: asyncio.AbstractEventLoop | None = writer.loop
 
     def progress(self, value: Any) -> None:
@@ -168,8 +168,9 @@ class BufferedReporter:
         text = row.encode("utf-8", "backslashreplace").decode()
         with self._lock:
             if not self._closed:
-                self._rows.append(text)
-                del self._rows[:-_MOST_ROWS]
+                rows = self._rows = self._rows or []
+                rows.append(text)
+                del rows[:-_MOST_ROWS]
                 self._write_soon()
 
     def _write_soon(self) -> None:
@@ -214,6 +215,8 @@ class BufferedReporter:
         if self._closed:
             msg = f"step {name!r} was not recorded: this run of the job is over"
             raise LockLost(msg)
+        if self._recording is None:
+            self._recording = {}
         size, pending = byte_size(result), sum(self._recording.values())
         self._writer.step_limits.check(self._job, name, size, pending)
         recording = self._writer.loop.create_task(
@@ -264,7 +267,7 @@ class BufferedReporter:
     async def _write(self) -> None:
         with self._lock:
             progress, self._progress = self._progress, None
-            rows, self._rows = self._rows, []
+            rows, self._rows = self._rows or [], None
             self._due = False
         if progress is None and not rows:
             return
@@ -288,7 +291,7 @@ class BufferedReporter:
     def close(self) -> None:
         """Write nothing more: the job is another worker's."""
         self._closed = True
-        for recording in self._recording:
+        for recording in self._recording or ():
             recording.cancel()
         if self._timer is not None:
             self._timer.cancel()
