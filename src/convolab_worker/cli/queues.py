@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
+from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_an_id
 from convolab_worker.cli.arguments import flags
 from convolab_worker.cli.output import listed, remark
 from convolab_worker.client.operating.queues import find_queues, not_used, workers_by_queue
@@ -115,7 +115,7 @@ def _may_be_named(settings: Settings, name: str) -> bool:
 
 async def _elsewhere(settings: Settings, job_id: str) -> list[str]:
     """Return the other queues that have a job of this id, as far as the user may look for them."""
-    if job_id in OWN_KEYS:  # no job can have such an id: a queue's key has that name
+    if not can_be_an_id(job_id):
         return []
     async with connected(settings) as connection:
         try:

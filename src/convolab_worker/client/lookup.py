@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from convolab_worker.bullmq.protocol.calls import state_of
-from convolab_worker.bullmq.protocol.keys import OWN_KEYS
+from convolab_worker.bullmq.protocol.keys import can_be_an_id
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.client.job_status import as_status
 from convolab_worker.connection.commands.error_replies import is_of_another_type
@@ -56,7 +56,7 @@ def not_found(queues: Sequence[QueueKeys], job_id: str) -> JobNotFound:
 
 async def read_status(session: Session, keys: QueueKeys, job_id: str) -> JobStatus | None:
     """Return the job as that queue has it, None if it has not."""
-    if job_id in OWN_KEYS:
+    if not can_be_an_id(job_id):
         return None
     connection = await session.open()
     await session.backlog.enter(_COMMANDS, 0)

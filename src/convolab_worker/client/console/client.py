@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from convolab_worker.bullmq.protocol.keys import OWN_KEYS
+from convolab_worker.bullmq.protocol.keys import can_be_an_id
 from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_seconds, readable, text
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.details import read_attempts, read_details
@@ -120,7 +120,7 @@ class ConsoleClient(JobClient):
         """
         session, keys = self._current_session(), self._keys_of(queue)
         action = Action(kind, self.settings.prefix, reset_attempts, forget_steps)
-        connection, ids = await session.open(), [one for one in ids if one not in OWN_KEYS]
+        connection, ids = await session.open(), [one for one in ids if can_be_an_id(one)]
         opts: list[Any] = [None] * len(ids)
         if kind == "retry":
             asked = [connection.call(Purpose.STATUS, "HGET", keys.job(one), "opts") for one in ids]

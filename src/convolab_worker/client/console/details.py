@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys, queue_and_id
+from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_an_id, queue_and_id
 from convolab_worker.bullmq.protocol.records import (
     STEP_FIELD,
     pairs,
@@ -86,7 +86,7 @@ class Attempts(NamedTuple):
 async def read_details(connection: Connection, prefix: str, queue: str, job_id: str) -> JobDetails:
     """See ``ConsoleClient.details``."""
     keys = QueueKeys(prefix, queue)
-    if job_id in OWN_KEYS:
+    if not can_be_an_id(job_id):
         raise not_found([keys], job_id)
     key, call = keys.job(job_id), connection.call
     state = await state_now(connection, keys, job_id)
@@ -140,7 +140,7 @@ def only_attempt(job: JobStatus) -> Attempts:
 
 async def read_attempts(connection: Connection, keys: QueueKeys, job_id: str) -> Attempts:
     """See ``ConsoleClient.attempts``."""
-    if job_id in OWN_KEYS:
+    if not can_be_an_id(job_id):
         raise not_found([keys], job_id)
     asked = connection.call(
         Purpose.STATUS, "HMGET", keys.job(job_id), "timestamp", "finishedOn", "ats"
