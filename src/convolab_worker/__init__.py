@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convolab_worker.bullmq.jobs.job_id import JobId
     from convolab_worker.bullmq.jobs.job_type import JobType
-    from convolab_worker.bullmq.protocol.keywords import (
+    from convolab_worker.bullmq.protocol.keyword_types import (
         Deduplication,
         Exponential,
         Fixed,
@@ -69,19 +69,19 @@ __all__ = [
 _MODULES = {
     "CallNext": "handlers.around.middleware",
     "Child": "handlers.job.children",
-    "Deduplication": "bullmq.protocol.keywords",
+    "Deduplication": "bullmq.protocol.keyword_types",
     "DrainResult": "worker.tally",
-    "Exponential": "bullmq.protocol.keywords",
+    "Exponential": "bullmq.protocol.keyword_types",
     "FailedAttempt": "handlers.retry",
     "Failure": "handlers.around.failures",
-    "Fixed": "bullmq.protocol.keywords",
+    "Fixed": "bullmq.protocol.keyword_types",
     "HandlerRegistry": "handlers.registration.registry",
     "Job": "handlers.job.job",
     "JobClient": "client.client",
     "JobEvent": "client.events",
     "JobId": "bullmq.jobs.job_id",
-    "JobOptions": "bullmq.protocol.keywords",
-    "JobPolicy": "bullmq.protocol.keywords",
+    "JobOptions": "bullmq.protocol.keyword_types",
+    "JobPolicy": "bullmq.protocol.keyword_types",
     "JobStatus": "client.job_status",
     "JobType": "bullmq.jobs.job_type",
     "QueueStatus": "client.operating.queues",

@@ -738,3 +738,17 @@ async def test_it_is_mounted_under_a_path_of_an_application(
                 assert answer.status == 200
     finally:
         await runner.cleanup()
+
+
+async def test_ids_that_no_job_can_have_are_ids_of_no_job(
+    make_settings: Callable[..., Settings], queue_name: str
+) -> None:
+    """A lone surrogate, as it comes in JSON, and a key of the queue's own."""
+    settings = make_settings(console_actions="on")
+    order = {"queue": queue_name, "ids": ["\ud800", "meta"], "state": "failed"}
+    async with console(settings) as session:
+        for action in ("retry", "remove"):
+            body = json.dumps({**order, "action": action})
+            headers = {"Content-Type": "application/json"}
+            async with session.post("/api/actions", data=body, headers=headers) as answer:
+                assert (answer.status, (await answer.json())["done"]) == (200, 0)

@@ -13,6 +13,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from convolab_worker import HandlerRegistry, Job, JobClient, Settings, Worker
+from convolab_worker.client.console.client import ConsoleClient
 from tests.support.commands import Commands
 from tests.support.waiting import wait_until
 
@@ -227,3 +228,79 @@ async def test_status_names_handlers_that_no_queue_reaches(prefix: Prefix, tmp_p
     assert "lessons.speak" in err
     assert "it is for speech, which is not listed" in err
     assert "draw" not in err
+
+
+async def test_a_job_that_another_program_has_written_over_hides_no_other(
+    prefix: Prefix, server_url: str, redis: Redis
+) -> None:
+    settings = Settings(redis_url=server_url, prefix=prefix.name, queues=("audio",))
+    for job_id in ("over", "whole"):
+        await prefix.client.enqueue("speak", queue="audio", job_id=job_id)
+        await prefix.client.enqueue("speak", queue="audio", job_id=f"f-{job_id}")
+    handlers = HandlerRegistry()
+
+    @handlers.audio("other")
+    async def other(_: Job[Data]) -> None:
+        """Take no job of this queue: all of them fail."""
+
+    async with Worker(handlers, settings):
+        await wait_until(
+            lambda: _has_four(redis, f"{prefix.name}:audio:failed"), what="the failures"
+        )
+    for job_id in ("over", "whole"):
+        await prefix.client.enqueue("speak", queue="audio", job_id=f"w-{job_id}")
+    for job_id in ("over", "f-over", "w-over"):
+        await redis.set(f"{prefix.name}:audio:{job_id}", "another program's")
+
+    listed = await prefix.printed("jobs", "list", "--json")
+    filtered = await prefix.printed("failed", "list", "--name", "speak", "--json")
+    ids = {json.loads(line)["id"] for line in listed.splitlines()}
+    assert ids == {"whole", "f-whole", "w-whole"}
+    assert {json.loads(line)["id"] for line in filtered.splitlines()} == {"whole", "f-whole"}
+    assert "audio" in await prefix.printed("status")
+    async with ConsoleClient(settings) as console:
+        assert {len(group.ids) for group in await console.failures("audio")} == {2}
+        assert len((await console.page("audio", "failed")).jobs) == 2
+    code, out, _ = await prefix.run("migrate", "--from", "audio", "--to", "other", "--yes")
+    assert (code, out.count("another program has written over it")) == (0, 2)
+    assert (
+        await prefix.printed("failed", "retry", "--all", "--queue", "other") == "2 jobs retried\n"
+    )
+
+
+async def _has_four(redis: Redis, key: str) -> bool:
+    return bool(await redis.zcard(key) == 4)
+
+
+async def test_a_queue_whose_name_no_queue_may_have_keeps_nobody_from_the_others(
+    prefix: Prefix, redis: Redis
+) -> None:
+    await prefix.client.enqueue("speak", queue="audio")
+    await redis.hset(f"{prefix.name}:a\x07b:meta", "version", "x")
+
+    code, out, err = await prefix.run("jobs", "list", "--json")
+
+    assert (code, out.count("\n")) == (0, 1)
+    assert "passed over, since no queue may have that name: 'a\\x07b'\n" in err
+
+
+async def test_no_name_of_a_job_reaches_the_terminal_as_control_characters(
+    prefix: Prefix, tmp_path: Path
+) -> None:
+    (tmp_path / "none.py").write_text(
+        "from convolab_worker import HandlerRegistry\n"
+        "handlers = HandlerRegistry()\n"
+        "@handlers.audio('other')\n"
+        "async def other(job): ...\n"
+    )
+    await prefix.client.enqueue("\x1b[2Jspeak", queue="audio")
+    app = ("--app", "none:handlers", "--queue", "audio")
+
+    told = [
+        *await prefix.run("doctor", *app),
+        *await prefix.run("migrate", "--from", "audio", "--to", "other"),
+        *await prefix.run("status", "\x1b[2Jnone"),
+    ]
+
+    assert "\\x1b[2Jspeak" in str(told[1])
+    assert not any("\x1b" in str(text) for text in told)

@@ -115,5 +115,5 @@ async def test_another_worker_with_a_limiter_heeds_it(
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), 1e11])
 async def test_a_delay_that_can_not_be_is_refused(delay: float) -> None:
-    with pytest.raises(ValueError, match="RateLimited\\(delay=.*expected seconds"):
+    with pytest.raises(ValueError, match="RateLimited\\(delay=.*: expected a number of seconds"):
         RateLimited(delay)

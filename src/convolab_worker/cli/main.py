@@ -84,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = given.main(given)
     except ConvolabWorkerError as error:
         flush_log()  # the log's lines come first, then the error
-        streams.tell(f"{PROGRAM}: error: {error}")
+        from convolab_worker.cli.output import printable  # a job's own text may be in it
+
+        streams.tell(f"{PROGRAM}: error: {printable(str(error))}")
         return MISUSED if isinstance(error, ConfigurationError) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

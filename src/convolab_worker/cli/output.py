@@ -41,9 +41,12 @@ def result(text: str) -> None:
 
 
 def remark(text: str) -> None:
-    """Write a remark to standard error, with a line break; ignore a stream that is closed."""
+    """Write a remark to standard error, with a line break; ignore a stream that is closed.
+
+    What jobs' names and reasons have in it does not reach the terminal as control characters.
+    """
     flush_log()
-    streams.tell(text)
+    streams.tell(printable(text))
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:

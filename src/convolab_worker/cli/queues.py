@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys
+from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_an_id
 from convolab_worker.cli.arguments import flags
 from convolab_worker.cli.output import listed, remark
 from convolab_worker.client.operating.queues import find_queues, not_used, workers_by_queue
@@ -96,13 +96,26 @@ async def job_of(client: JobClient, job_id: str) -> JobStatus:
 
 
 async def _found(settings: Settings) -> list[str]:
+    """Return the queues on the server, without those whose names no queue may have."""
     async with connected(settings) as connection:
-        return await find_queues(connection, settings.prefix)
+        names = await find_queues(connection, settings.prefix)
+    others = [repr(name) for name in names if not _may_be_named(settings, name)]
+    if others:
+        remark(f"passed over, since no queue may have that name: {_listed(others)}")
+    return [name for name in names if repr(name) not in others]
+
+
+def _may_be_named(settings: Settings, name: str) -> bool:
+    try:
+        settings.replace(queues=(name,))
+    except ConfigurationError:
+        return False
+    return True
 
 
 async def _elsewhere(settings: Settings, job_id: str) -> list[str]:
     """Return the other queues that have a job of this id, as far as the user may look for them."""
-    if job_id in OWN_KEYS:  # no job can have such an id: a queue's key has that name
+    if not can_be_an_id(job_id):
         return []
     async with connected(settings) as connection:
         try:

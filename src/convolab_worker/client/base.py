@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from convolab_worker._logs import Log
-from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_an_id
+from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_in_a_key
 from convolab_worker.client.adding.transactions import heed_sessions
 from convolab_worker.client.lookup import not_found
 from convolab_worker.client.session import Session
@@ -106,7 +106,7 @@ class ClientBase:
         if not isinstance(job_id, str):
             msg = f"job_id={job_id!r}: expected text"
             raise ConfigurationError(msg)
-        if not can_be_an_id(job_id):
+        if not can_be_in_a_key(job_id):
             raise not_found(queues, job_id)
         return queues
 

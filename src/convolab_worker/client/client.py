@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from convolab_worker.bullmq.jobs.job_id import JobId
     from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.bullmq.protocol.keys import QueueKeys
-    from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
+    from convolab_worker.bullmq.protocol.keyword_types import EnqueueOptions
     from convolab_worker.client.adding.enqueue import Addition
     from convolab_worker.client.session import Session
     from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler

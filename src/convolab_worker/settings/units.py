@@ -1,4 +1,4 @@
-"""Values that people write with a unit: durations, rates, and how many jobs to keep. Pure.
+"""Values that people write: numbers, text, durations, rates, how many jobs to keep. Pure.
 
 What is not valid raises ``ValueError``, whose text is what was expected.
 """
@@ -17,6 +17,8 @@ RATE_EXPECTED = "jobs per time, such as 10/s, 30/m or 100/5s"
 _KEEP = re.compile(r"(?:([0-9]{1,12})/)?([^/]+)")
 KEEP_EXPECTED = "how many jobs to keep: 1000, 1h, 1000/1d, none or all"
 _MOST_KEPT_DIGITS = 12
+_MOST_SECONDS = 1e10  # some 300 years
+_LARGEST = 2**53
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -27,6 +29,31 @@ def is_number(value: object) -> TypeGuard[float]:
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether it is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether it is text, and not the empty one."""
+    return isinstance(value, str) and value != ""
+
+
+def is_written(value: object) -> TypeGuard[str]:
+    """Whether it is text that goes to Redis as it is: UTF-8 has no lone surrogates."""
+    if not is_text(value):
+        return False
+    try:
+        return value.isascii() or value.encode() != b""
+    except UnicodeEncodeError:
+        return False
+
+
+def is_seconds(value: object) -> TypeGuard[float]:
+    """Whether it is a time in seconds, 0 or more, that a date can be away from now."""
+    return is_number(value) and 0 <= value < _MOST_SECONDS
+
+
+def is_count(value: object, least: int, most: int = _LARGEST) -> bool:
+    """Whether it is a whole number from ``least`` to ``most``, no more than a float can count."""
+    return is_whole(value) and least <= value <= most
 
 
 def parse_duration(value: str | float) -> float:

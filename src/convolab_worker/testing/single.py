@@ -34,7 +34,7 @@ from convolab_worker.worker.watchdog import StackReports
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from convolab_worker.bullmq.protocol.keywords import Backoff
+    from convolab_worker.bullmq.protocol.keyword_types import Backoff
     from convolab_worker.handlers.job.children import Child
     from convolab_worker.handlers.registration.registry import HandlerRegistry
     from convolab_worker.worker.locks import HeldLock

@@ -40,6 +40,7 @@ from convolab_worker.cli.main import COMMANDS, main, parse, top_parser
         (["run", "--app", "jobs"], "--app: 'jobs': expected MODULE:REGISTRY"),
         (["run", "--conc=3"], "unknown option --conc; did you mean --concurrency?"),
         (["drain", "--budget", "-1"], "--budget: "),
+        (["drain", "--budget", "0"], "--budget: '0': expected a duration from 1ms to"),
         (["enqueue"], "the following arguments are required: NAME"),
         (["enqueue", "x", "--attempts", "0"], "--attempts: '0': expected a whole number from 1"),
         (["status", "--queue", "a:b"], "'a:b' has a colon, which BullMQ forbids"),

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 from convolab_worker.bullmq.protocol.keys import queue_and_id
+
+# At run time, since tools ask for the types of a Child's fields.
+from convolab_worker.bullmq.protocol.keyword_types import Backoff, Keep  # noqa: TC001
 from convolab_worker.bullmq.protocol.keywords import (
     FAILURE_OPTIONS,
     LIFE_MARK,
-    Backoff,
-    Keep,
     check_keyword,
     job_options,
 )

@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, Unpack, overload
 
 from convolab_worker.bullmq.jobs.job_id import JobId
-from convolab_worker.bullmq.protocol.keywords import JobPolicy, check_keyword, job_options
+from convolab_worker.bullmq.protocol.keywords import check_keyword, job_options
 from convolab_worker.errors import ConfigurationError, InvalidPayload
 from convolab_worker.payloads.decode import decoder, result_decoder
 from convolab_worker.payloads.encode import encode_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from convolab_worker.bullmq.protocol.keyword_types import JobPolicy
 
 P = TypeVar("P")
 R = TypeVar("R")

@@ -24,7 +24,12 @@ STATE_KEYS = (
 
 
 def can_be_an_id(text: str) -> bool:
-    """Whether Redis can have a job with that id: its bytes may be something else than UTF-8."""
+    """Whether a queue can have a job of that id."""
+    return text not in OWN_KEYS and can_be_in_a_key(text)
+
+
+def can_be_in_a_key(text: str) -> bool:
+    """Whether Redis can have a key with that text, whose bytes may be something else than UTF-8."""
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

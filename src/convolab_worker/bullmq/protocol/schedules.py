@@ -14,12 +14,7 @@ import msgpack
 
 from convolab_worker.bullmq.protocol.calls import Call
 from convolab_worker.bullmq.protocol.job_options import long_options, short_options
-from convolab_worker.bullmq.protocol.keywords import (
-    ScheduledJobOptions,
-    is_count,
-    is_seconds,
-    is_text,
-)
+from convolab_worker.bullmq.protocol.keyword_types import ScheduledJobOptions
 from convolab_worker.bullmq.protocol.records import (
     json_or_text,
     pairs,
@@ -28,6 +23,7 @@ from convolab_worker.bullmq.protocol.records import (
     text,
 )
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.units import is_count, is_seconds, is_text
 
 if TYPE_CHECKING:
     from convolab_worker.bullmq.protocol.keys import QueueKeys

@@ -20,6 +20,7 @@ from convolab_worker.bullmq.protocol.records import (
 )
 from convolab_worker.bullmq.protocol.transitions import FINISHING
 from convolab_worker.bullmq.script_runner import now_ms, run_script
+from convolab_worker.connection.commands.error_replies import is_of_another_type
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import RedisRefused
 
@@ -69,7 +70,7 @@ async def fate_of(backend: Backend, job: ActiveJob, call: Call) -> Fate:
     try:
         fate = judge(job, call, await asked, token, state)
     except RedisRefused as error:
-        if not is_of_another_type(error):
+        if not is_of_another_type(str(error)):
             raise
         fate = Fate.NOT_WRITTEN if token in {None, job.token} else Fate.TAKEN
         if fate is Fate.NOT_WRITTEN:
@@ -173,17 +174,12 @@ async def fetch(backend: Backend, queue: str, token: str) -> FetchResult:
     try:
         return await backend.fetch(queue, token)
     except RedisRefused as error:
-        if not is_of_another_type(error):
+        if not is_of_another_type(str(error)):
             raise
         job = await find_by_token(backend, queue, token)
         if job is None:  # it was another key: of the queue itself
             raise
         return FetchResult(job=job)
-
-
-def is_of_another_type(error: RedisRefused) -> bool:
-    """Returns whether a command failed since a key had another type than BullMQ gives it."""
-    return "WRONGTYPE" in str(error)
 
 
 async def set_aside(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.script_runner import run_script
 from convolab_worker.bullmq.worker_side import reconcile
+from convolab_worker.connection.commands.error_replies import is_of_another_type
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import LockLost, RedisRefused
 
@@ -31,7 +32,7 @@ async def record(backend: Backend, job: ActiveJob, name: str, result: str) -> Re
     try:
         answer = await run_script(backend.connection, Purpose.STEP, call)
     except RedisRefused as error:
-        if not reconcile.is_of_another_type(error):
+        if not is_of_another_type(str(error)):
             raise
         await reconcile.set_aside(backend, job.queue, job.id, job)
         answer = await run_script(backend.connection, Purpose.STEP, call)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from convolab_worker.bullmq.protocol.keywords import Backoff
+    from convolab_worker.bullmq.protocol.keyword_types import Backoff
     from convolab_worker.cli.arguments.flags import Parser
     from convolab_worker.settings import Settings
 
@@ -69,7 +69,7 @@ def job_options(given: argparse.Namespace) -> dict[str, Any]:
 
 def read_backoff(text: str) -> Backoff:
     """Return the backoff that a flag's text means; raises ValueError, which says what it may be."""
-    from convolab_worker.bullmq.protocol.keywords import Exponential, Fixed
+    from convolab_worker.bullmq.protocol.keyword_types import Exponential, Fixed
 
     kind, *parts = text.split(":")
     makers: dict[str, tuple[Callable[..., Backoff], int]] = {

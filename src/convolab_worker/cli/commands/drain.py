@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "drain --app lessons:handlers --queue audio --budget 10m"
 
-_BUDGET = Duration(low=0.0, high=24 * 3600.0)
+_BUDGET = Duration(low=0.001, high=24 * 3600.0)
 
 
 def add_flags(command: Parser) -> None:

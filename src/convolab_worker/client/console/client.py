@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from convolab_worker.bullmq.protocol.keys import OWN_KEYS
+from convolab_worker.bullmq.protocol.keys import can_be_an_id
 from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_seconds, readable, text
 from convolab_worker.client.client import JobClient
 from convolab_worker.client.console.details import read_attempts, read_details
 from convolab_worker.client.console.pages import WINDOW, matching, read_page
 from convolab_worker.client.job_status import Seen
+from convolab_worker.client.lookup import of_record
 from convolab_worker.client.operating.actions import DONE, Action
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.telemetry.recent_runs import pattern_of
@@ -96,8 +96,8 @@ class ConsoleClient(JobClient):
             for raw, _ in pairs(ids)
         ]
         groups: dict[tuple[str, str], FailureGroup] = {}
-        for (raw, score), fields in zip(pairs(ids), await asyncio.gather(*asked), strict=True):
-            name, reason = map(readable, fields)
+        for (raw, score), answer in zip(pairs(ids), asked, strict=True):
+            name, reason = map(readable, await of_record(answer, (None, None)))
             new = FailureGroup(name, reason, [], read_seconds(score) or 0.0)
             groups.setdefault((name, pattern_of(reason)), new).ids.append(text(raw))
         return sorted(groups.values(), key=lambda group: len(group.ids), reverse=True)
@@ -120,11 +120,11 @@ class ConsoleClient(JobClient):
         """
         session, keys = self._current_session(), self._keys_of(queue)
         action = Action(kind, self.settings.prefix, reset_attempts, forget_steps)
-        connection, ids = await session.open(), [one for one in ids if one not in OWN_KEYS]
+        connection, ids = await session.open(), [one for one in ids if can_be_an_id(one)]
         opts: list[Any] = [None] * len(ids)
         if kind == "retry":
             asked = [connection.call(Purpose.STATUS, "HGET", keys.job(one), "opts") for one in ids]
-            opts = await asyncio.gather(*asked)
+            opts = [await of_record(answer, None) for answer in asked]
         jobs = [
             Seen(keys.queue, job_id, state, "", "", 0.0, is_lifo(raw))
             for job_id, raw in zip(ids, opts, strict=True)

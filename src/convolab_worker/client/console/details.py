@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from convolab_worker.bullmq.protocol.keys import OWN_KEYS, QueueKeys, queue_and_id
+from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_an_id, queue_and_id
 from convolab_worker.bullmq.protocol.records import (
     STEP_FIELD,
     pairs,
@@ -17,7 +17,7 @@ from convolab_worker.bullmq.protocol.records import (
     text,
 )
 from convolab_worker.client.job_status import as_status
-from convolab_worker.client.lookup import not_found, state_now
+from convolab_worker.client.lookup import not_found, of_record, state_now
 from convolab_worker.connection.commands.usage import Purpose
 
 if TYPE_CHECKING:
@@ -86,12 +86,12 @@ class Attempts(NamedTuple):
 async def read_details(connection: Connection, prefix: str, queue: str, job_id: str) -> JobDetails:
     """See ``ConsoleClient.details``."""
     keys = QueueKeys(prefix, queue)
-    if job_id in OWN_KEYS:
+    if not can_be_an_id(job_id):
         raise not_found([keys], job_id)
     key, call = keys.job(job_id), connection.call
     state = await state_now(connection, keys, job_id)
     asked = [
-        call(Purpose.STATUS, "HGETALL", key),
+        of_record(call(Purpose.STATUS, "HGETALL", key), []),
         call(Purpose.STATUS, "LRANGE", f"{key}:logs", -_LOGS, -1),
         call(Purpose.STATUS, "SMEMBERS", f"{key}:dependencies"),
         call(Purpose.STATUS, "HKEYS", f"{key}:processed"),
@@ -140,12 +140,12 @@ def only_attempt(job: JobStatus) -> Attempts:
 
 async def read_attempts(connection: Connection, keys: QueueKeys, job_id: str) -> Attempts:
     """See ``ConsoleClient.attempts``."""
-    if job_id in OWN_KEYS:
+    if not can_be_an_id(job_id):
         raise not_found([keys], job_id)
-    fields = await connection.call(
+    asked = connection.call(
         Purpose.STATUS, "HMGET", keys.job(job_id), "timestamp", "finishedOn", "ats"
     )
-    added, ended, starts = map(read_number, fields)
+    added, ended, starts = map(read_number, await of_record(asked, (None, None, None)))
     if added is None:
         raise not_found([keys], job_id)
     # Events are numbered by the server's clock; a job's times are by its callers' clocks.
@@ -194,7 +194,8 @@ async def _parents(connection: Connection, prefix: str, key: str | None) -> list
         if parent is None:
             break
         found.append(parent)
-        raw = await connection.call(Purpose.STATUS, "HGET", key, "parentKey")
+        asked = connection.call(Purpose.STATUS, "HGET", key, "parentKey")
+        raw = await of_record(asked, None)
         key = None if not raw else text(raw)
     return found
 
@@ -206,7 +207,7 @@ async def _relative(
     queue, job_id = queue_and_id(prefix, key)
     if not key.startswith(f"{prefix}:") or not job_id:
         return None
-    raw = await connection.call(Purpose.STATUS, "HGET", key, "name")
+    raw = await of_record(connection.call(Purpose.STATUS, "HGET", key, "name"), None)
     if raw is None:
         return Relative(queue, job_id, "", state or "gone")
     if state is None:

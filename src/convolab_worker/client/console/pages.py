@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convolab_worker.bullmq.protocol.records import pairs, readable, text
 from convolab_worker.client.job_status import JobStatus
+from convolab_worker.client.lookup import of_record
 from convolab_worker.client.operating.jobs import LISTS, STATES, checked_states, read_jobs
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError
@@ -140,7 +141,7 @@ async def matching(
                 connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "name")
                 for job_id in batch
             ]
-            names = map(readable, await asyncio.gather(*asked))
+            names = [readable(await of_record(answer, None)) for answer in asked]
             found += [job_id for job_id, its in zip(batch, names, strict=True) if its == name]
         else:
             found += batch

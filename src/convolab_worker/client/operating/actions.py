@@ -12,7 +12,7 @@ from convolab_worker.bullmq.protocol.keys import QueueKeys, queue_and_id
 from convolab_worker.bullmq.protocol.records import is_lifo, text
 from convolab_worker.bullmq.script_runner import now_ms, run_script
 from convolab_worker.client.job_status import JobStatus, Seen, seen
-from convolab_worker.client.lookup import find_job
+from convolab_worker.client.lookup import find_job, of_record
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import JobNotFound, WrongState
 
@@ -104,7 +104,7 @@ class Action:
         children = dict.fromkeys([raw for answer in found for raw in await answer])
         for child in map(text, children):
             queue, child_id = queue_and_id(self.prefix, child)
-            opts = await connection.call(Purpose.STATUS, "HGET", child, "opts")
+            opts = await of_record(connection.call(Purpose.STATUS, "HGET", child, "opts"), None)
             place = Seen(queue, child_id, "failed", "", "", 0.0, lifo=is_lifo(opts))
             if await self._run_one(connection, place) == _GONE:
                 await connection.call(Purpose.STATUS, "ZREM", failed, child)

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from convolab_worker.bullmq.protocol.keywords import is_count, is_seconds
 from convolab_worker.errors import ConfigurationError
+from convolab_worker.settings.units import is_count, is_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -6,7 +6,6 @@ that stays in its state is given once, and one that has left it before its page 
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import is_lifo, pairs, read_seconds, readable, text
 from convolab_worker.client.job_status import JobStatus, Seen, as_status, seen
+from convolab_worker.client.lookup import of_record
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError
 
@@ -141,7 +141,10 @@ class Search:
             call(Purpose.STATUS, "HMGET", keys.job(job_id), *_LOOKED_AT) for job_id, _ in places
         ]
         found = []
-        for (job_id, score), fields in zip(places, await asyncio.gather(*asked), strict=True):
+        for (job_id, score), answer in zip(places, asked, strict=True):
+            fields = await of_record(answer, None)
+            if fields is None:
+                continue
             name, reason, opts, added = fields
             at = _time_of(state, score, read_seconds(added) or 0.0)
             told = readable(name), readable(reason)
@@ -224,7 +227,8 @@ async def read_jobs(
     call = connection.call
     asked = [call(Purpose.STATUS, "HGETALL", keys.job(job_id)) for job_id, _ in places]
     found = []
-    for (job_id, score), flat in zip(places, await asyncio.gather(*asked), strict=True):
+    for (job_id, score), answer in zip(places, asked, strict=True):
+        flat = await of_record(answer, [])
         due = score if state == "delayed" else None
         job = as_status(keys.queue, job_id, state, flat, due)
         if job is not None:

@@ -11,8 +11,11 @@ from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import text
 from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.client.lookup import of_record
 from convolab_worker.client.operating.jobs import LISTS
+from convolab_worker.connection.commands.error_replies import is_of_another_type
 from convolab_worker.connection.commands.usage import Purpose
+from convolab_worker.errors import RedisRefused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -32,6 +35,7 @@ REASONS = {
     "scheduler": "it comes from a job scheduler",
     "taken": "its id, and the one it would get, are taken there",
 }
+_OVERWRITTEN = "another program has written over it"
 # The states whose jobs are not moved, and why.
 _LEFT = {"active": "a worker has it", "waiting-children": "it has children"}
 
@@ -132,14 +136,19 @@ class Mover:
     async def _move_one(self, keys: QueueKeys, state: str, job_id: str) -> MoveResult | None:
         """Move a job; None if it is not there any more."""
         call = client_calls.move_job(keys, self._destination, state, job_id, execute=self._execute)
-        answer = await run_script(self._connection, Purpose.MOVE, call)
+        shown = "waiting" if state in _LISTS else state
+        try:
+            answer = await run_script(self._connection, Purpose.MOVE, call)
+        except RedisRefused as error:
+            if not is_of_another_type(str(error)):
+                raise
+            return MoveResult(keys.queue, shown, "", _OVERWRITTEN, job_id, job_id)
         outcome, name, new_id = (text(part) for part in answer)
         if outcome == "gone":
             return None
         if not self._execute and outcome == MOVED:
             new_id = client_calls.other_id(keys, job_id) if new_id in self._promised else new_id
             self._promised.add(new_id)
-        shown = "waiting" if state in _LISTS else state
         return MoveResult(keys.queue, shown, name, REASONS.get(outcome, outcome), job_id, new_id)
 
     async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[MoveResult]:
@@ -147,4 +156,5 @@ class Mover:
         ids = [text(raw) for raw in await self._ask(command, keys[state], 0, -1)]
         names = [self._ask("HGET", keys.job(job_id), "name") for job_id in ids]
         for job_id, name in zip(ids, names, strict=True):
-            yield MoveResult(keys.queue, state, text(await name or b""), reason, job_id, job_id)
+            told = text(await of_record(name, b"") or b"")
+            yield MoveResult(keys.queue, state, told, reason, job_id, job_id)

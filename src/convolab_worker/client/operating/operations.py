@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from convolab_worker.bullmq.producer import depths
-from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_an_id
+from convolab_worker.bullmq.protocol.keys import QueueKeys, can_be_in_a_key
 from convolab_worker.bullmq.protocol.records import readable
 from convolab_worker.client.base import ClientBase
 from convolab_worker.client.lookup import find_job
@@ -188,7 +188,7 @@ class Operations(ClientBase):
         else:
             # One that was found may have a name that no queue of ours can have.
             keys = [
-                QueueKeys(prefix, name) if can_be_an_id(name) else self._keys_of(name)
+                QueueKeys(prefix, name) if can_be_in_a_key(name) else self._keys_of(name)
                 for name in names or self.settings.queues
             ]
         return await of_queues.overview(connection, prefix, keys)

@@ -14,6 +14,7 @@ from convolab_worker.bullmq.protocol import client_calls
 from convolab_worker.bullmq.protocol.keys import QueueKeys
 from convolab_worker.bullmq.protocol.records import read_number, read_seconds, text
 from convolab_worker.bullmq.script_runner import run_script
+from convolab_worker.client.lookup import of_record
 from convolab_worker.client.operating.jobs import LISTS
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import ConfigurationError, RedisRefused
@@ -133,7 +134,7 @@ async def _oldest(
         connection.call(Purpose.STATUS, "HGET", keys.job(text(job_id)), "timestamp")
         for job_id in job_ids
     ]
-    times = [read_seconds(raw) for raw in await asyncio.gather(*asked)]
+    times = [read_seconds(await of_record(answer, None)) for answer in asked]
     return min((at for at in times if at is not None), default=None)
 
 

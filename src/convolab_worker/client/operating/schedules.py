@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Unpack, overload
 from convolab_worker.bullmq import schedulers
 from convolab_worker.bullmq.jobs.job_id import JobId
 from convolab_worker.bullmq.jobs.job_type import job_request
-from convolab_worker.bullmq.protocol.keys import can_be_an_id
+from convolab_worker.bullmq.protocol.keys import can_be_in_a_key
 from convolab_worker.bullmq.protocol.keywords import (
     check_command_size,
     check_keyword,
@@ -248,7 +248,7 @@ class Schedules(Operations):
         on, and is the last one.
         """
         queues = self._queues(queue)
-        if not can_be_an_id(str(schedule_id)):
+        if not can_be_in_a_key(str(schedule_id)):
             return False
         return await remove(self._current_session(), queues, schedule_id)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from convolab_worker.bullmq.jobs.job_id import JobId
     from convolab_worker.bullmq.jobs.job_type import JobType
-    from convolab_worker.bullmq.protocol.keywords import EnqueueOptions
+    from convolab_worker.bullmq.protocol.keyword_types import EnqueueOptions
     from convolab_worker.bullmq.protocol.schedules import ScheduleOptions
     from convolab_worker.client.sync.sync_session import Running
     from convolab_worker.handlers.job.sync_job import AsyncHandler, PlainHandler

@@ -69,7 +69,12 @@ def _says(error: str, prefix: str) -> bool:
 
 def is_about_data(error: str) -> bool:
     """Return whether an error is about what certain keys hold, and not about the server."""
-    return "WRONGTYPE" in error or meaning(error) is None
+    return is_of_another_type(error) or meaning(error) is None
+
+
+def is_of_another_type(error: str) -> bool:
+    """Return whether a command failed since a key had another type than BullMQ gives it."""
+    return "WRONGTYPE" in error
 
 
 def is_about_size(error: str) -> bool:

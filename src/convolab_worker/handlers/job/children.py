@@ -8,7 +8,7 @@ from msgspec.structs import force_setattr
 
 from convolab_worker.bullmq.jobs.child_jobs import ChildJob, OnFailure
 from convolab_worker.bullmq.jobs.job_type import JobType, job_type_of
-from convolab_worker.bullmq.protocol.keywords import ScheduledJobOptions
+from convolab_worker.bullmq.protocol.keyword_types import ScheduledJobOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # default before Python 3.13.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
-    from convolab_worker.bullmq.protocol.keywords import Backoff
+    from convolab_worker.bullmq.protocol.keyword_types import Backoff
     from convolab_worker.bullmq.protocol.records import ActiveJob
     from convolab_worker.handlers.job.reporter import JobReporter
     from convolab_worker.handlers.job.steps.steps import Steps

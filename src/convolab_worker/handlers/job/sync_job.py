@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from convolab_worker.bullmq.jobs.child_jobs import ChildJob
-    from convolab_worker.bullmq.protocol.keywords import Backoff
+    from convolab_worker.bullmq.protocol.keyword_types import Backoff
     from convolab_worker.handlers.job.job import R, T
 
 V = TypeVar("V")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field, structs
 
 from convolab_worker.bullmq.jobs.job_type import JobType, Unresolved
-from convolab_worker.bullmq.protocol.keywords import JobPolicy, job_options
+from convolab_worker.bullmq.protocol.keyword_types import JobPolicy
+from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.errors import ConfigurationError
 from convolab_worker.handlers.functions import checked_timeout, has_yield, is_async, place
 from convolab_worker.handlers.job.job import Job

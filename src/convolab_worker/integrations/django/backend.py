@@ -13,7 +13,10 @@ from django.utils import timezone
 from django.utils.crypto import get_random_string
 
 from convolab_worker.bullmq.jobs.job_id import JobId
-from convolab_worker.bullmq.protocol.keywords import Backoff, Keep, job_options
+
+# At run time, since tools ask for the types of a dataclass's fields.
+from convolab_worker.bullmq.protocol.keyword_types import Backoff, Keep  # noqa: TC001
+from convolab_worker.bullmq.protocol.keywords import job_options
 from convolab_worker.client.adding.transactions import after_commit
 from convolab_worker.client.sync.sync_client import SyncJobClient
 from convolab_worker.errors import ConfigurationError, JobNotFound

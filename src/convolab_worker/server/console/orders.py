@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
-from convolab_worker.bullmq.protocol.keywords import is_text
 from convolab_worker.errors import JobNotFound, JobNotRunning, WrongState
+from convolab_worker.settings.units import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,6 +11,7 @@ from convolab_worker.bullmq.protocol.records import FAILED_CHILDREN, PENDING_CHI
 from convolab_worker.bullmq.worker_side import reconcile
 from convolab_worker.bullmq.worker_side.backend import Refusal
 from convolab_worker.bullmq.worker_side.reconcile import Fate
+from convolab_worker.connection.commands.error_replies import is_of_another_type
 from convolab_worker.errors import LockLost, RedisRefused, RedisUnavailable, ReplyLost
 from convolab_worker.worker.execution.children import Aborted
 
@@ -69,7 +70,7 @@ class WriteErrors:
         try:
             if not await reconcile.restore(self._backend, job, self._lock_duration, str(error)):
                 return True
-            if reconcile.is_of_another_type(error) and await reconcile.set_aside(
+            if is_of_another_type(str(error)) and await reconcile.set_aside(
                 self._backend, job.queue, job.id, job
             ):
                 return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from convolab_worker.cli.arguments import flags
 from convolab_worker.cli.arguments.flags import add_connection, add_json, add_settings, settings_of
 from convolab_worker.cli.commands.doctor.checks import FAILURE, OK, WARNING, Finding
-from convolab_worker.cli.output import as_json, result
+from convolab_worker.cli.output import as_json, printable, result
 from convolab_worker.errors import RedisUnavailable
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ async def _examine(
         findings.append(finding)
         if not as_lines:
             for line in _lines(finding):
-                result(line)
+                result(printable(line))
 
     try:
         async with connected(settings) as connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from convolab_worker.bullmq.protocol.records import text
+from convolab_worker.client.lookup import of_record
 from convolab_worker.connection.commands.usage import Purpose
 from convolab_worker.errors import InvalidPayload
 
@@ -39,7 +40,7 @@ async def waiting_jobs(connection: Connection, keys: QueueKeys) -> dict[str, lis
     ]
     found: dict[str, list[str]] = {}
     for job_id, answer in asked:
-        name = await answer
+        name = await of_record(answer, None)
         if name is not None:
             found.setdefault(text(name), []).append(text(job_id))
     return found
@@ -59,7 +60,8 @@ async def refusals(
             continue
         # The first, the last and one in between: different producers may have added them.
         for job_id in dict.fromkeys((ids[0], ids[len(ids) // 2], ids[-1])):
-            data = await connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "data")
+            asked = connection.call(Purpose.STATUS, "HGET", keys.job(job_id), "data")
+            data = await of_record(asked, None)
             try:
                 handler.decode(data or b"{}")
             except InvalidPayload as error:
