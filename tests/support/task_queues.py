@@ -28,6 +28,7 @@ from typing import Any, Self
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 PUBLISHING_TOKEN = "qstash-token"
 ACCESS_TOKEN = "ya29.access"
@@ -207,6 +208,8 @@ class CloudTasks(TaskQueue):
         if name is not None and not name.startswith(f"{queue}/tasks/"):
             return _google_error(400, "INVALID_ARGUMENT")
         when = task.get("scheduleTime")
+        if URL(task["httpRequest"]["oidcToken"]["audience"]).path != "/":  # as Cloud Run would
+            return _google_error(401, "UNAUTHENTICATED")
         message = Message(
             url=task["httpRequest"]["url"],
             at=0.0 if when is None else datetime.fromisoformat(when).timestamp(),

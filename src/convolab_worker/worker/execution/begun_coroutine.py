@@ -62,13 +62,15 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
 
     def begin(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> bool:
         """Make the first step of a coroutine in its context; whether that has ended it."""
+        self._coroutine = coroutine  # for who looks at the task meanwhile
         try:
             self._future = context.run(coroutine.send, None)
         except StopIteration:
+            self._coroutine = None
             return True
         except BaseException as error:  # noqa: BLE001 - the task raises it
             self._error = error
-        self._coroutine, self._context, self._is_held = coroutine, context, True
+        self._context, self._is_held = context, True
         if self._future is not None and getattr(self._future, "_asyncio_future_blocking", False):
             self._is_awaited = True
             # Others may wait for it, too, before our task does.

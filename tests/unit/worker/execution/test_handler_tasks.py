@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -69,6 +70,24 @@ async def test_what_ends_at_once_needs_no_turn_of_the_loop_and_sees_nothing_of_t
 
     assert told == [(own, "nobody's") for own in ("one", "two", "three")]
     assert VARIABLE.get() == "nobody's"
+
+
+async def test_a_handlers_task_shows_where_it_stands_while_it_makes_its_first_step(
+    tasks: HandlerTasks,
+) -> None:
+    """To those who look at tasks, from inside of one: a log line, a debugger, anyio."""
+    told: list[tuple[str, bool, bool]] = []
+
+    async def work() -> None:
+        task = own_task()
+        coroutine: Any = task.get_coro()
+        is_named = "work() running at" in repr(task)
+        told.append((inspect.getcoroutinestate(coroutine), is_named, bool(task.get_stack())))
+
+    for name in ("one", "two"):
+        assert tasks.begin(work(), name) is None
+
+    assert told == [(inspect.CORO_RUNNING, True, True)] * 2
 
 
 @pytest.mark.parametrize("turns", [0, 2])
