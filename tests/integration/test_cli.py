@@ -289,9 +289,11 @@ async def test_enqueue_to_a_queue_of_its_own(
 @pytest.mark.asyncio
 async def test_enqueue_with_wait_shows_progress_and_prints_the_result(commands: Commands) -> None:
     """Progress is on standard error; standard output has the result as JSON, alone."""
+    waiting = await commands.start("enqueue", "echo", '{"a": [1]}', "--wait")
+    await waiting.until("is on")
     await commands.start("run", "--app", "jobs:handlers")
 
-    code, out, errors = await commands.run("enqueue", "echo", '{"a": [1]}', "--wait")
+    code, out, errors = await waiting.ended()
 
     assert code == 0, errors
     assert json.loads(out) == {"got": {"a": [1]}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from operator import attrgetter
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 from weakref import getweakrefcount
@@ -38,6 +39,8 @@ def is_known(task: asyncio.Task[None]) -> bool:
 class BegunCoroutine(Coroutine[Any, Any, None]):
     """What a task runs that was made before its coroutine: ``begin`` makes that one's first step.
 
+    ``own`` is the task's context, in which its coroutine needs no other.
+
     free -- begin(): it ends -->              free   (the task notices nothing)
     free -- begin(): it waits, or raises -->  held   (the task's next step gives it what was given)
     held -- the task's next step -->          begun  (the task makes all further steps)
@@ -46,12 +49,13 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
 
     __slots__ = (
         "_context", "_coroutine", "_error", "_future", "_is_awaited", "_is_held", "_is_over",
-        "_wanted",
+        "_own", "_wanted",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, own: contextvars.Context) -> None:
         self._coroutine: Any = None
-        self._context: contextvars.Context | None = None  # the coroutine's
+        self._own = own
+        self._context: contextvars.Context | None = None  # the coroutine's, if it is another
         self._is_held = self._is_over = False
         # What the first step gave: None is sleep(0), and what is no future is for the task to
         # refuse.
@@ -70,7 +74,9 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
             return True
         except BaseException as error:  # noqa: BLE001 - the task raises it
             self._error = error
-        self._context, self._is_held = context, True
+        self._is_held = True
+        if context is not self._own:
+            self._context = context
         if self._future is not None and getattr(self._future, "_asyncio_future_blocking", False):
             self._is_awaited = True
             # Others may wait for it, too, before our task does.
@@ -102,7 +108,9 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
             self._is_held = False
             self._raise_error()
             return self._given()
-        if self._context is not None:
+        if self._coroutine is not None:
+            if self._context is None:
+                return self._coroutine.send(value)
             return self._context.run(self._coroutine.send, value)
         if self._is_over:
             raise StopIteration
@@ -133,8 +141,10 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
                 if self._future.cancel(*message):
                     return self._given()
             self._future = None
-        if self._context is None:
+        if self._coroutine is None:
             raise error[0]
+        if self._context is None:
+            return self._coroutine.throw(*error)
         return self._context.run(self._coroutine.throw, *error)
 
     def close(self) -> None:
@@ -146,6 +156,12 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
         awaited: Generator[Any, Any, None] = self._coroutine.__await__()
         return awaited
 
-    def __getattr__(self, name: str) -> Any:
-        """Its name, and where it stands, for those who look at tasks."""
-        return getattr(self._coroutine, name)
+    # Its name, and where it stands, for those who look at tasks. A ``__getattr__`` would be asked
+    # for every other attribute, too.
+    __name__ = property(attrgetter("_coroutine.__qualname__"))
+    cr_await = property(attrgetter("_coroutine.cr_await"))
+    cr_code = property(attrgetter("_coroutine.cr_code"))
+    cr_frame = property(attrgetter("_coroutine.cr_frame"))
+    cr_origin = property(attrgetter("_coroutine.cr_origin"))
+    cr_running = property(attrgetter("_coroutine.cr_running"))
+    cr_suspended = property(attrgetter("_coroutine.cr_suspended"))

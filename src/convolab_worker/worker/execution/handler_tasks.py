@@ -40,17 +40,18 @@ class HandlerTasks:
 
     def _begun(self, handling: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
         loop = self.loop
-        begun, task = self._spare or _new(loop)
+        context = contextvars.copy_context()
+        begun, task = self._spare or _new(loop, context)
         self._spare = None
         if not begun.is_free(task):  # somebody has cancelled it
-            begun, task = _new(loop)
+            begun, task = _new(loop, context)
         task.set_name(name)
         current = asyncio.current_task(loop)
         if current is not None:
             _leave_task(loop, current)
         _enter_task(loop, task)
         try:
-            has_ended = begun.begin(handling, contextvars.copy_context())
+            has_ended = begun.begin(handling, context)
         finally:
             _leave_task(loop, task)
             if current is not None:
@@ -72,6 +73,8 @@ class HandlerTasks:
             await asyncio.wait({task})
 
 
-def _new(loop: asyncio.AbstractEventLoop) -> tuple[BegunCoroutine, asyncio.Task[None]]:
-    begun = BegunCoroutine()
-    return begun, asyncio.Task(begun, loop=loop, context=contextvars.Context())
+def _new(
+    loop: asyncio.AbstractEventLoop, context: contextvars.Context
+) -> tuple[BegunCoroutine, asyncio.Task[None]]:
+    begun = BegunCoroutine(context)
+    return begun, asyncio.Task(begun, loop=loop, context=context)

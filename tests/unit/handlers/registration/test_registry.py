@@ -369,10 +369,15 @@ def _listing(job: Any) -> list[int]:
     return [*_generator(job)]
 
 
-_GENERATORS = [_async_generator, _generator, _Generating(), functools.partial(_generator)]
+_GENERATORS = {
+    "async function": _async_generator,
+    "function": _generator,
+    "object": _Generating(),
+    "partial": functools.partial(_generator),
+}
 
 
-@pytest.mark.parametrize("function", _GENERATORS, ids=str)
+@pytest.mark.parametrize("function", _GENERATORS.values(), ids=_GENERATORS)
 def test_a_function_that_makes_a_generator_is_refused_whose_code_nobody_would_run(
     function: Any,
 ) -> None:

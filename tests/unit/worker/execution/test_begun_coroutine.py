@@ -18,9 +18,10 @@ pytestmark = pytest.mark.asyncio
 
 def begun_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task whose first step has been made."""
-    begun = BegunCoroutine()
-    task = asyncio.get_running_loop().create_task(begun)
-    begun.begin(coroutine, contextvars.copy_context())
+    context = contextvars.copy_context()
+    begun = BegunCoroutine(context)
+    task = asyncio.get_running_loop().create_task(begun, context=context)
+    begun.begin(coroutine, context)
     return task
 
 
@@ -31,8 +32,9 @@ async def test_what_waits_for_nothing_has_ended_before_its_task_begins() -> None
     async def work() -> None:
         told.append("worked")
 
-    begun, context = BegunCoroutine(), contextvars.copy_context()
-    task = asyncio.get_running_loop().create_task(begun)
+    context = contextvars.copy_context()
+    begun = BegunCoroutine(context)
+    task = asyncio.get_running_loop().create_task(begun, context=context)
     for turns in (0, 2):
         for _ in range(turns):
             await asyncio.sleep(0)
