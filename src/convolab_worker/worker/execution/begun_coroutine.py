@@ -39,8 +39,6 @@ def is_known(task: asyncio.Task[None]) -> bool:
 class BegunCoroutine(Coroutine[Any, Any, None]):
     """What a task runs that was made before its coroutine: ``begin`` makes that one's first step.
 
-    ``own`` is the task's context, in which its coroutine needs no other.
-
     free -- begin(): it ends -->              free   (the task notices nothing)
     free -- begin(): it waits, or raises -->  held   (the task's next step gives it what was given)
     held -- the task's next step -->          begun  (the task makes all further steps)
@@ -49,13 +47,12 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
 
     __slots__ = (
         "_context", "_coroutine", "_error", "_future", "_is_awaited", "_is_held", "_is_over",
-        "_own", "_wanted",
+        "_wanted",
     )  # fmt: skip
 
-    def __init__(self, own: contextvars.Context) -> None:
+    def __init__(self) -> None:
         self._coroutine: Any = None
-        self._own = own
-        self._context: contextvars.Context | None = None  # the coroutine's, if it is another
+        self._context: contextvars.Context | None = None  # the coroutine's; the task's is another
         self._is_held = self._is_over = False
         # What the first step gave: None is sleep(0), and what is no future is for the task to
         # refuse.
@@ -74,9 +71,7 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
             return True
         except BaseException as error:  # noqa: BLE001 - the task raises it
             self._error = error
-        self._is_held = True
-        if context is not self._own:
-            self._context = context
+        self._context, self._is_held = context, True
         if self._future is not None and getattr(self._future, "_asyncio_future_blocking", False):
             self._is_awaited = True
             # Others may wait for it, too, before our task does.
@@ -108,9 +103,7 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
             self._is_held = False
             self._raise_error()
             return self._given()
-        if self._coroutine is not None:
-            if self._context is None:
-                return self._coroutine.send(value)
+        if self._context is not None:
             return self._context.run(self._coroutine.send, value)
         if self._is_over:
             raise StopIteration
@@ -141,10 +134,8 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
                 if self._future.cancel(*message):
                     return self._given()
             self._future = None
-        if self._coroutine is None:
-            raise error[0]
         if self._context is None:
-            return self._coroutine.throw(*error)
+            raise error[0]
         return self._context.run(self._coroutine.throw, *error)
 
     def close(self) -> None:

@@ -40,18 +40,17 @@ class HandlerTasks:
 
     def _begun(self, handling: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
         loop = self.loop
-        context = contextvars.copy_context()
-        begun, task = self._spare or _new(loop, context)
+        begun, task = self._spare or _new(loop)
         self._spare = None
         if not begun.is_free(task):  # somebody has cancelled it
-            begun, task = _new(loop, context)
+            begun, task = _new(loop)
         task.set_name(name)
         current = asyncio.current_task(loop)
         if current is not None:
             _leave_task(loop, current)
         _enter_task(loop, task)
         try:
-            has_ended = begun.begin(handling, context)
+            has_ended = begun.begin(handling, contextvars.copy_context())
         finally:
             _leave_task(loop, task)
             if current is not None:
@@ -73,8 +72,7 @@ class HandlerTasks:
             await asyncio.wait({task})
 
 
-def _new(
-    loop: asyncio.AbstractEventLoop, context: contextvars.Context
-) -> tuple[BegunCoroutine, asyncio.Task[None]]:
-    begun = BegunCoroutine(context)
-    return begun, asyncio.Task(begun, loop=loop, context=context)
+def _new(loop: asyncio.AbstractEventLoop) -> tuple[BegunCoroutine, asyncio.Task[None]]:
+    begun = BegunCoroutine()
+    # Its own context is an empty one: a handler's would keep what that has bound.
+    return begun, asyncio.Task(begun, loop=loop, context=contextvars.Context())

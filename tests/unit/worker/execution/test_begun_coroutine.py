@@ -19,8 +19,8 @@ pytestmark = pytest.mark.asyncio
 def begun_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task whose first step has been made."""
     context = contextvars.copy_context()
-    begun = BegunCoroutine(context)
-    task = asyncio.get_running_loop().create_task(begun, context=context)
+    begun = BegunCoroutine()
+    task = asyncio.get_running_loop().create_task(begun)
     begun.begin(coroutine, context)
     return task
 
@@ -33,8 +33,8 @@ async def test_what_waits_for_nothing_has_ended_before_its_task_begins() -> None
         told.append("worked")
 
     context = contextvars.copy_context()
-    begun = BegunCoroutine(context)
-    task = asyncio.get_running_loop().create_task(begun, context=context)
+    begun = BegunCoroutine()
+    task = asyncio.get_running_loop().create_task(begun)
     for turns in (0, 2):
         for _ in range(turns):
             await asyncio.sleep(0)

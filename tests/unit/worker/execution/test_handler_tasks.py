@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -213,3 +215,24 @@ async def test_a_task_that_somebody_has_kept_is_no_later_handlers_and_ends(
 
     assert len({*kept}) == 2
     assert told == [None, None, "has ended"]
+
+
+async def test_nothing_that_a_handler_has_bound_is_kept_when_it_has_ended(
+    tasks: HandlerTasks,
+) -> None:
+    class Large:
+        """What a handler binds to its context."""
+
+    bound: ContextVar[Large] = ContextVar("bound")
+    kept = []
+
+    async def work() -> None:
+        large = Large()
+        bound.set(large)
+        kept.append(weakref.ref(large))
+
+    for _ in range(2):
+        tasks.begin(work(), "works")
+    gc.collect()
+
+    assert [reference() for reference in kept] == [None, None]
