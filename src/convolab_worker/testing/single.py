@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from convolab_worker.bullmq.jobs.child_jobs import not_ended, nothing_to_wait_for
+from convolab_worker.bullmq.jobs.job_type import job_type_of
 from convolab_worker.bullmq.jobs.outcome import (
     AwaitsChildren,
     Completed,
@@ -32,8 +33,9 @@ from convolab_worker.worker.execution.outcomes import failure
 from convolab_worker.worker.watchdog import StackReports
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from convolab_worker.bullmq.jobs.job_type import JobType
     from convolab_worker.bullmq.protocol.keyword_types import Backoff
     from convolab_worker.handlers.job.children import Child
     from convolab_worker.handlers.registration.registry import HandlerRegistry
@@ -86,7 +88,7 @@ class HandlerRun:
 
 async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a keyword
     handlers: HandlerRegistry,
-    name: str,
+    name: str | JobType[Any, Any] | Callable[..., Any],
     data: Any = None,
     *,
     queue: str | None = None,
@@ -102,8 +104,9 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     settings: Settings | None = None,
     raises: bool = True,
 ) -> HandlerRun:
-    """Run the handler of ``name`` once, as a worker does: validation, middleware, time-out.
+    """Run a handler once, as a worker does: validation, middleware, time-out.
 
+    ``name`` is a job's name or, as for ``JobClient.enqueue``, a handler or a JobType.
     The registry's lifespans are opened before and closed afterwards, unless ``resources`` is
     given: the handler then gets that. The job says that this is its ``attempt`` of ``attempts``;
     ``attempts`` and ``backoff`` are as for ``JobClient.enqueue``, and the handler's own without
@@ -115,6 +118,9 @@ async def run_handler(  # noqa: PLR0913 - a job has that many sides; each is a k
     InvalidPayload, InvalidResult, JobTimeout, HandlerNotFound. With ``raises=False`` the returned
     object has it as ``reason`` and ``error``.
     """
+    if not isinstance(name, str):
+        job_type = job_type_of(name)
+        name, queue = job_type.name, queue or job_type.queue
     settings = settings or Settings()
     recorder = _Recorder(children_results or {}, children_failures or {}, StepLimits.of(settings))
     queue = queue or _queue_of(handlers, name, settings)

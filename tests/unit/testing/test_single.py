@@ -42,6 +42,24 @@ def one(function: Any, **options: Any) -> HandlerRegistry:
     return handlers
 
 
+async def test_the_handler_itself_says_what_is_run() -> None:
+    """As for enqueue: of two of one name, the one of its own queue."""
+    handlers = HandlerRegistry()
+
+    @handlers.audio("x")
+    async def anywhere(job: Job[Any]) -> str:
+        return job.queue
+
+    @handlers.audio("x", queue="special")
+    async def special(job: Job[Any]) -> str:
+        return f"{job.queue}!"
+
+    assert (await run_handler(handlers, anywhere)).result == "convolab"
+    assert (await run_handler(handlers, special)).result == "special!"
+    with pytest.raises(ConfigurationError, match="is not a registered handler"):
+        await run_handler(handlers, one)
+
+
 async def test_result_progress_and_logs_are_what_redis_would_have_got() -> None:
     """The result has been through JSON, and so have the data and the progress."""
 

@@ -185,8 +185,13 @@ class HandlerRegistry:
         """Take over every handler of ``other``, or none: raises DuplicateHandler on a clash.
 
         Its lifespan and its middleware come with it, for its own handlers, and its backoff
-        strategies and its ``on_failure``, ``on_next_due`` and ``redact`` functions for all.
+        strategies and its ``on_failure``, ``on_next_due`` and ``redact`` functions for all. Raises
+        ConfigurationError for what is not a registry.
         """
+        given: object = other
+        if not isinstance(given, HandlerRegistry):
+            msg = f"include: expected a HandlerRegistry, got {given!r}"
+            raise ConfigurationError(msg)
         for (queue, name), handler in other._handlers.items():
             self._check_free(queue, name, handler.function)
         self.strategies.include(other.strategies)

@@ -234,6 +234,12 @@ def test_registries_merge() -> None:
     assert others.names_on("q") == ["draw"]
 
 
+def test_what_is_not_a_registry_is_not_included() -> None:
+    """Such as the module that the registry is in."""
+    with pytest.raises(ConfigurationError, match="expected a HandlerRegistry, got <module '"):
+        HandlerRegistry().include(functools)  # type: ignore[arg-type]
+
+
 def test_a_registry_may_be_included_twice() -> None:
     """By two modules that both need it; in itself, too."""
     handlers, others = HandlerRegistry(), HandlerRegistry()
