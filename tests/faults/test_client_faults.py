@@ -157,10 +157,10 @@ async def test_a_command_that_fails_half_way_wakes_the_service(
 ) -> None:
     """The jobs of the first queue are back or moved when the second one's are refused."""
     mapping: Any = {"name": "work", "data": "{}", "opts": "{}", "failedReason": "x", "atm": 1}
-    await redis.hset(f"bull:{queue_name}:1", mapping=mapping)
-    await redis.zadd(f"bull:{queue_name}:failed", {"1": time.time() * 1000})
-    await redis.zadd(f"bull:{queue_name}-broken:failed", {"2": time.time() * 1000})
-    await redis.set(f"bull:{queue_name}-broken:2", "no hash")
+    for queue, job_id in ((queue_name, "1"), (f"{queue_name}-broken", "2")):
+        await redis.hset(f"bull:{queue}:{job_id}", mapping=mapping)
+        await redis.zadd(f"bull:{queue}:failed", {job_id: time.time() * 1000})
+    await redis.set(f"bull:{queue_name}-broken:wait", "no list")
     async with service(says()) as there:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "convolab_worker"),

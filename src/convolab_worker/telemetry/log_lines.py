@@ -82,6 +82,20 @@ class GoogleLine:
             line["logging.googleapis.com/trace_sampled"] = bool(context.trace_flags.sampled)
 
 
+# Control characters, which jobs' names and reasons may have, as escapes; a terminal obeys them.
+_ESCAPED = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+del _ESCAPED[ord("\n")], _ESCAPED[ord("\t")]
+_QUOTED = frozenset(" \t=\r\n\"'")  # structlog writes values that have one of these as their repr
+
+
+def _shown(key: str, value: Any) -> Any:
+    """A value as the terminal may have it; an event's text may have colours that are meant."""
+    if type(value) is not str or value.isprintable() or key == "event":
+        return value
+    is_quoted = key != "exception" and not _QUOTED.isdisjoint(value)
+    return value if is_quoted else value.translate(_ESCAPED)
+
+
 class TextLine:
     """A line to be read by people."""
 
@@ -104,7 +118,7 @@ class TextLine:
         _add_context(line)
         self._add_stack(logger, method, line)
         try:
-            text = self._console(logger, method, dict(line))
+            text = self._console(logger, method, {key: _shown(key, line[key]) for key in line})
         except Exception:  # noqa: BLE001 - an object whose repr raises
             event["event"] = line["event"]
             return json_line(logger, method, event)

@@ -252,6 +252,21 @@ def test_text_shows_tracebacks_and_survives_what_can_not_be_shown() -> None:
     assert "repr raised RuntimeError" in text
 
 
+def test_text_has_no_control_characters_of_jobs() -> None:
+    """A terminal would obey them; what has white space too is written as its repr anyway."""
+    stream = io.StringIO()
+    configure_logging("info", "text", stream)
+
+    names = {"job_name": "a\x1b[2Jb", "reason": "c \x1b[2Jd", "exception": "one\n\ttwo \x1b[2J"}
+    structlog.get_logger().error("job.failed", **names)
+
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert "job_name=a\\x1b[2Jb" in text
+    assert "reason='c \\x1b[2Jd'" in text
+    assert "one\n\ttwo \\x1b[2J" in text
+
+
 def test_a_stream_that_is_gone_breaks_nobody() -> None:
     """Logging to a closed pipe or a closed file raises nothing."""
     closed = io.StringIO()
