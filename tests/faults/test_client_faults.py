@@ -145,22 +145,22 @@ async def test_jobs_beside_one_that_is_refused_wake_the_service(
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    "command",
+    ("broken", "command"),
     [
-        ("failed", "retry", "--all"),
-        ("migrate", "--from", "{queue},{queue}-broken", "--to", "{queue}-new", "--yes"),
+        ("wait", ("failed", "retry", "--all")),
+        ("active", ("migrate", "--from", "{queue},{queue}-broken", "--to", "{queue}-new", "--yes")),
     ],
     ids=["retry", "migrate"],
 )
 async def test_a_command_that_fails_half_way_wakes_the_service(
-    server_url: str, redis: Redis, queue_name: str, command: tuple[str, ...]
+    server_url: str, redis: Redis, queue_name: str, broken: str, command: tuple[str, ...]
 ) -> None:
     """The jobs of the first queue are back or moved when the second one's are refused."""
     mapping: Any = {"name": "work", "data": "{}", "opts": "{}", "failedReason": "x", "atm": 1}
-    await redis.hset(f"bull:{queue_name}:1", mapping=mapping)
-    await redis.zadd(f"bull:{queue_name}:failed", {"1": time.time() * 1000})
-    await redis.zadd(f"bull:{queue_name}-broken:failed", {"2": time.time() * 1000})
-    await redis.set(f"bull:{queue_name}-broken:2", "no hash")
+    for queue, job_id in ((queue_name, "1"), (f"{queue_name}-broken", "2")):
+        await redis.hset(f"bull:{queue}:{job_id}", mapping=mapping)
+        await redis.zadd(f"bull:{queue}:failed", {job_id: time.time() * 1000})
+    await redis.set(f"bull:{queue_name}-broken:{broken}", "no list")
     async with service(says()) as there:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "convolab_worker"),

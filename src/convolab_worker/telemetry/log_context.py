@@ -19,7 +19,7 @@ def bind_job(job_id: str, job_name: str, queue: str, attempt: int) -> None:
 
     If structlog is imported while a job runs, two variables have one name until that job's end.
     """
-    if not _are_structlogs:
+    if not _are_structlogs and ("structlog" in sys.modules or not _variables):
         _find_variables()
     for_id, for_name, for_queue, for_attempt = _variables
     for_id.set(job_id)
@@ -38,5 +38,5 @@ def _find_variables() -> None:
         bound = structlog.contextvars.bind_contextvars(**dict.fromkeys(_NAMES))
         _variables = tuple(bound[name].var for name in _NAMES)
         _are_structlogs = True
-    elif not _variables:
+    else:
         _variables = tuple(ContextVar(PREFIX + name, default=Ellipsis) for name in _NAMES)

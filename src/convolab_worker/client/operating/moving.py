@@ -140,7 +140,7 @@ class Mover:
         try:
             answer = await run_script(self._connection, Purpose.MOVE, call)
         except RedisRefused as error:
-            if not is_of_another_type(str(error)):
+            if not is_of_another_type(str(error)) or await self._is_record(keys, job_id):
                 raise
             return MoveResult(keys.queue, shown, "", _OVERWRITTEN, job_id, job_id)
         outcome, name, new_id = (text(part) for part in answer)
@@ -150,6 +150,11 @@ class Mover:
             new_id = client_calls.other_id(keys, job_id) if new_id in self._promised else new_id
             self._promised.add(new_id)
         return MoveResult(keys.queue, shown, name, REASONS.get(outcome, outcome), job_id, new_id)
+
+    async def _is_record(self, keys: QueueKeys, job_id: str) -> bool:
+        """Whether the key of a job is a record, or is not there."""
+        fields = await of_record(self._ask("HMGET", keys.job(job_id), "name"), None)
+        return fields is not None
 
     async def _left(self, keys: QueueKeys, state: str, reason: str) -> AsyncIterator[MoveResult]:
         command = "LRANGE" if state == "active" else "ZRANGE"
