@@ -1,117 +1,64 @@
-"""Coroutines that begin at once, and not with their task's first turn of the event loop.
+"""A coroutine that begins at once, and not with its task's first turn of the event loop.
 
 A handler that waits for nothing has ended before its slot goes on, which does not wait for two
-turns of the loop; and its task, which has not noticed, is the next handler's. Python begins so from
-3.12 on (``eager_start``); this is for Python 3.11.
+turns of the loop. Python has this from 3.12 on (``eager_start``); this is for Python 3.11.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from operator import attrgetter
-from sys import getrefcount
 from typing import TYPE_CHECKING, Any
-from weakref import getweakrefcount
 
 if TYPE_CHECKING:
-    import contextvars
+    import asyncio
     from collections.abc import Generator
-
-# References to a task that nobody else knows: the event loop's, our caller's, two of ours and the
-# argument of ``getrefcount``; and asyncio's weak one, in its set of all tasks.
-_REFERENCES, _WEAK_REFERENCES = 5, 1
-
-
-def is_known(task: asyncio.Task[None]) -> bool:
-    """Whether somebody has kept the task, or waits for its end.
-
-    They mean the coroutine that has ended in it, and no later one.
-    """
-    own: Any = task  # asyncio's own attribute, which its type does not tell
-    return (
-        getrefcount(task) > _REFERENCES
-        or getweakrefcount(task) > _WEAK_REFERENCES
-        or bool(own._callbacks)  # noqa: SLF001
-    )
 
 
 class BegunCoroutine(Coroutine[Any, Any, None]):
-    """What a task runs that was made before its coroutine: ``begin`` makes that one's first step.
+    """Stands before a coroutine whose first step ``begin`` makes, before its task makes one.
 
-    free -- begin(): it ends -->              free   (the task notices nothing)
-    free -- begin(): it waits, or raises -->  held   (the task's next step gives it what was given)
-    held -- the task's next step -->          begun  (the task makes all further steps)
-    free -- end() -->                         over   (the task's next step ends the task)
+    begin() -- it waits for a future -->  held  (its task's first step gives the future to the task)
+    begin() -- it ends, or raises -->     over  (its task's first step ends the task)
     """
 
-    __slots__ = (
-        "_context", "_coroutine", "_error", "_future", "_is_awaited", "_is_held", "_is_over",
-        "_wanted",
-    )  # fmt: skip
+    __slots__ = ("_coroutine", "_error", "_future", "_has_ended", "_is_awaited", "_is_held")
 
-    def __init__(self) -> None:
-        self._coroutine: Any = None
-        self._context: contextvars.Context | None = None  # the coroutine's; the task's is another
-        self._is_held = self._is_over = False
-        # What the first step gave: None is sleep(0), and what is no future is for the task to
-        # refuse.
+    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._coroutine: Any = coroutine
+        self._is_held = False  # the task has made no step yet
+        # What the step gave: None is sleep(0), and what is no future is for the task to refuse.
         self._future: asyncio.Future[Any] | None = None
         self._is_awaited = False
+        self._has_ended = False
         self._error: BaseException | None = None
-        self._wanted: asyncio.Future[None] | None = None  # for which the task waits meanwhile
 
-    def begin(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context) -> bool:
-        """Make the first step of a coroutine in its context; whether that has ended it."""
-        self._coroutine = coroutine  # for who looks at the task meanwhile
+    def begin(self) -> bool:
+        """Make the first step; whether the coroutine has ended with it."""
+        self._is_held = True
         try:
-            self._future = context.run(coroutine.send, None)
+            self._future = self._coroutine.send(None)
         except StopIteration:
-            self._coroutine = None
-            return True
+            self._has_ended = True
         except BaseException as error:  # noqa: BLE001 - the task raises it
             self._error = error
-        self._context, self._is_held = context, True
         if self._future is not None and getattr(self._future, "_asyncio_future_blocking", False):
             self._is_awaited = True
             # Others may wait for it, too, before our task does.
             self._future._asyncio_future_blocking = False  # noqa: SLF001 - asyncio's protocol
-        self._wake()
-        return False
-
-    def end(self) -> None:
-        """Let the task end: no coroutine comes any more."""
-        self._is_over = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._wanted is not None and not self._wanted.done():
-            self._wanted.set_result(None)
-
-    def is_free(self, task: asyncio.Task[None]) -> bool:
-        """Whether ``task``, which runs this, can take a coroutine: nobody has cancelled it."""
-        own: Any = task  # asyncio's own attribute, which its type does not tell
-        return (
-            not own._must_cancel  # noqa: SLF001
-            and (self._wanted is None or not self._wanted.done())
-            and not task.done()
-        )
+        return self._has_ended
 
     def send(self, value: Any, /) -> Any:
         """Make a step, as the task does."""
-        if self._is_held:
-            self._is_held = False
-            self._raise_error()
-            return self._given()
-        if self._context is not None:
-            return self._context.run(self._coroutine.send, value)
-        if self._is_over:
-            raise StopIteration
-        self._wanted = asyncio.get_running_loop().create_future()
-        self._wanted._asyncio_future_blocking = True  # noqa: SLF001
-        return self._wanted
+        if not self._is_held:
+            return self._coroutine.send(value)
+        self._is_held = False
+        self._raise_end()
+        return self._given()
 
-    def _raise_error(self) -> None:
+    def _raise_end(self) -> None:
+        if self._has_ended:
+            raise StopIteration
         if self._error is not None:
             raise self._error
 
@@ -128,20 +75,17 @@ class BegunCoroutine(Coroutine[Any, Any, None]):
         """
         if self._is_held:
             self._is_held = False
-            self._raise_error()
+            self._raise_end()
             if self._future is not None and self._is_awaited:
                 message = error[0].args[:1]
                 if self._future.cancel(*message):
                     return self._given()
             self._future = None
-        if self._context is None:
-            raise error[0]
-        return self._context.run(self._coroutine.throw, *error)
+        return self._coroutine.throw(*error)
 
     def close(self) -> None:
         """End the coroutine."""
-        if self._coroutine is not None:
-            self._coroutine.close()
+        self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, None]:
         awaited: Generator[Any, Any, None] = self._coroutine.__await__()

@@ -28,7 +28,6 @@ from convolab_worker.telemetry.frames import application_place_in
 from convolab_worker.telemetry.recent_runs import RecentRun
 from convolab_worker.telemetry.tracing import NO_TRACING
 from convolab_worker.worker.execution.handler_call import Abort, AbortKind, HandlerCall
-from convolab_worker.worker.execution.handler_tasks import HandlerTasks
 from convolab_worker.worker.execution.killed import died_of_stop
 from convolab_worker.worker.execution.outcomes import conclude, failure, prepare
 from convolab_worker.worker.execution.threads import HandlerThreads
@@ -123,7 +122,7 @@ class JobExecutor:
         self._threads = HandlerThreads()
         self._processes: HandlerProcesses | None = None
         self.jobs: set[JobInHand] = set()
-        self._tasks = HandlerTasks(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()  # set when the worker begins to stop
         self._log = Log().bound()
         # Two lines a job that nobody reads are not even put together.
@@ -136,7 +135,6 @@ class JobExecutor:
 
     async def close(self) -> None:
         """End the threads and processes of handlers; what is in use ends by itself."""
-        await self._tasks.close()
         if self._processes is not None:
             await asyncio.to_thread(self._processes.close)
         self._threads.close()
@@ -243,7 +241,7 @@ class JobExecutor:
         in_process = None
         if handler.process is not None:
             in_process = self._in_process(active_job, handler, handler.process)
-        call = HandlerCall(job, handler, self._threads, self._tasks, in_process)
+        call = HandlerCall(job, handler, self._threads, self._loop, in_process)
         call.on_stuck = self._report_stuck
         held.call, held.reporter = call, reporter
         try:

@@ -29,6 +29,7 @@ from convolab_worker.bullmq.jobs.outcome import (
 from convolab_worker.handlers.around.middleware import MiddlewareChain
 from convolab_worker.payloads.encode import EncodedJson
 from convolab_worker.telemetry.log_context import bind_job
+from convolab_worker.worker.execution.handler_tasks import begun_task
 from convolab_worker.worker.watchdog import below, stack_of_coroutine, stack_of_thread
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from convolab_worker.handlers.job.job import Job
     from convolab_worker.handlers.registration.handler import Handler
-    from convolab_worker.worker.execution.handler_tasks import HandlerTasks
     from convolab_worker.worker.execution.processes.call import ProcessCall
     from convolab_worker.worker.execution.threads import HandlerThread, HandlerThreads
 
@@ -112,15 +112,14 @@ class HandlerCall:
         job: Job[Any],
         handler: Handler,
         threads: HandlerThreads,
-        tasks: HandlerTasks,
+        loop: asyncio.AbstractEventLoop,
         in_process: ProcessCall | None = None,
     ) -> None:
         self._job = job
         self._handler = handler
         self._threads = threads
         self._in_process = in_process
-        self._tasks = tasks
-        self._loop = tasks.loop
+        self._loop = loop
 
     async def run(self) -> None:
         """Start the handler and wait until it has ended or has been abandoned."""
@@ -142,7 +141,7 @@ class HandlerCall:
                 self._end()
         else:
             name = f"job {self._job.name} {self._job.id}"
-            self._task = self._tasks.begin(self._call(), name)
+            self._task = begun_task(self._call(), self._loop, name)
         return self._is_over
 
     def end_programs(self) -> None:

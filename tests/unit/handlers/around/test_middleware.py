@@ -18,7 +18,6 @@ from convolab_worker.handlers.job.job import Job
 from convolab_worker.handlers.registration.registry import HandlerRegistry
 from convolab_worker.testing import run_handler
 from convolab_worker.worker.execution.handler_call import AbortKind, HandlerCall
-from convolab_worker.worker.execution.handler_tasks import HandlerTasks
 from convolab_worker.worker.execution.outcomes import conclude, prepare
 from convolab_worker.worker.execution.threads import HandlerThreads
 from tests.unit.worker.execution.trials import Quiet, abort_of
@@ -294,7 +293,7 @@ class Trial:
         self.threads = HandlerThreads()
         job = prepare(self.active_job, self.handler, Quiet())
         self.call = HandlerCall(
-            job, self.handler, self.threads, HandlerTasks(asyncio.get_running_loop())
+            job, self.handler, self.threads, asyncio.get_running_loop()
         )
 
     async def aborted(self, kind: AbortKind, patience: float) -> Any:

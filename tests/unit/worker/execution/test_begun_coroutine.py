@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 from collections.abc import Coroutine, Generator
 from typing import Any
@@ -18,32 +17,24 @@ pytestmark = pytest.mark.asyncio
 
 def begun_task(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task whose first step has been made."""
-    context = contextvars.copy_context()
-    begun = BegunCoroutine()
+    begun = BegunCoroutine(coroutine)
     task = asyncio.get_running_loop().create_task(begun)
-    begun.begin(coroutine, context)
+    begun.begin()
     return task
 
 
 async def test_what_waits_for_nothing_has_ended_before_its_task_begins() -> None:
-    """The task makes its first step, and waits for the next coroutine or for its end."""
+    """The task ends with its first step."""
     told = []
 
     async def work() -> None:
         told.append("worked")
 
-    context = contextvars.copy_context()
-    begun = BegunCoroutine()
-    task = asyncio.get_running_loop().create_task(begun)
-    for turns in (0, 2):
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        assert begun.begin(work(), context)
-        assert begun.is_free(task)
+    task = begun_task(work())
 
-    assert told == ["worked"] * 2
-    begun.end()
-    await asyncio.wait_for(task, 5)
+    assert told == ["worked"]
+    assert not task.done()
+    await task
 
 
 async def test_what_waits_goes_on_when_its_future_is_done() -> None:
@@ -212,6 +203,19 @@ async def test_a_cancellation_comes_where_it_gave_way() -> None:
         task.cancel()
         await task
         assert caught == [work.__name__]
+
+
+async def test_a_cancellation_after_its_end_changes_nothing() -> None:
+    """It has worked."""
+    told = []
+
+    async def work() -> None:
+        told.append("worked")
+
+    task = begun_task(work())
+    task.cancel()
+    await asyncio.wait({task})
+    assert told == ["worked"]
 
 
 async def test_it_shows_where_it_stands() -> None:

@@ -13,7 +13,6 @@ import pytest
 from convolab_worker.bullmq.jobs.outcome import Completed, Failed
 from convolab_worker.handlers.job.job import Job
 from convolab_worker.worker.execution.handler_call import AbortKind, HandlerCall
-from convolab_worker.worker.execution.handler_tasks import HandlerTasks
 from convolab_worker.worker.execution.threads import HandlerThreads
 from tests.unit.worker.execution.trials import SOON, Trial, abort_of
 
@@ -78,9 +77,7 @@ async def test_a_thread_that_is_abandoned_takes_no_other_call(threads: HandlerTh
         ended.set()
 
     trial = Trial(handler)
-    trial.call = HandlerCall(
-        trial.job, trial.handler, threads, HandlerTasks(asyncio.get_running_loop())
-    )
+    trial.call = HandlerCall(trial.job, trial.handler, threads, asyncio.get_running_loop())
     running = asyncio.create_task(trial.call.run())
     await asyncio.sleep(0)
     stuck = trial.call._thread  # noqa: SLF001 - which thread it is nobody tells
@@ -130,9 +127,7 @@ async def test_a_thread_sees_the_context_of_its_own_job_alone() -> None:
     seen = []
     for name in ("one", "two"):
         bound.set(name)
-        call = HandlerCall(
-            trial.job, trial.handler, trial.threads, HandlerTasks(asyncio.get_running_loop())
-        )
+        call = HandlerCall(trial.job, trial.handler, trial.threads, asyncio.get_running_loop())
         await call.run()
         seen.append(call.result())
     trial.threads.close()

@@ -19,7 +19,6 @@ from convolab_worker.worker.execution.handler_call import (
     HandlerCall,
     cancellation,
 )
-from convolab_worker.worker.execution.handler_tasks import HandlerTasks
 from convolab_worker.worker.execution.outcomes import conclude, prepare
 from convolab_worker.worker.execution.threads import HandlerThreads
 
@@ -93,9 +92,7 @@ class Trial:
         self.active_job = active_job(**(opts or {}))
         self.job = prepare(self.active_job, self.handler, Quiet())
         self.threads = HandlerThreads()
-        self.call = HandlerCall(
-            self.job, self.handler, self.threads, HandlerTasks(asyncio.get_running_loop())
-        )
+        self.call = HandlerCall(self.job, self.handler, self.threads, asyncio.get_running_loop())
 
     async def outcome(self) -> Outcome:
         """Run it to its outcome; the test fails where that takes suspiciously long."""
