@@ -292,9 +292,7 @@ class Trial:
         self.active_job = ActiveJob(queue="q", id="7", token="t", name="x", data=b"{}", opts={})
         self.threads = HandlerThreads()
         job = prepare(self.active_job, self.handler, Quiet())
-        self.call = HandlerCall(
-            job, self.handler, self.threads, asyncio.get_running_loop()
-        )
+        self.call = HandlerCall(job, self.handler, self.threads, asyncio.get_running_loop())
 
     async def aborted(self, kind: AbortKind, patience: float) -> Any:
         """Run it, abort it when the thread runs, and give the outcome."""
