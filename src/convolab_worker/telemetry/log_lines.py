@@ -85,7 +85,19 @@ class GoogleLine:
 # Control characters, which jobs' names and reasons may have, as escapes; a terminal obeys them.
 _ESCAPED = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 del _ESCAPED[ord("\n")], _ESCAPED[ord("\t")]
-_QUOTED = frozenset(" \t=\r\n\"'")  # structlog writes values that have one of these as their repr
+_QUOTED = frozenset(" \t=\r\n\"'")  # a value that has one of these is written as its repr
+
+
+class _Quoted:
+    """A text to be written as its repr; older versions of structlog write text as it is."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return repr(self._text)
 
 
 def _shown(key: str, value: Any) -> Any:
@@ -93,7 +105,7 @@ def _shown(key: str, value: Any) -> Any:
     if type(value) is not str or value.isprintable() or key == "event":
         return value
     is_quoted = key != "exception" and not _QUOTED.isdisjoint(value)
-    return value if is_quoted else value.translate(_ESCAPED)
+    return _Quoted(value) if is_quoted else value.translate(_ESCAPED)
 
 
 class TextLine:
