@@ -323,7 +323,10 @@ async def test_a_jobs_way_is_as_short_as_the_page_on_architecture_says(
     handing, asked = [
         re.findall(r"`(\w+)`", line) for line in re.findall(r"^> .*$", told, re.MULTILINE)
     ]
-    assert journey.takes & journey.gives - {None} == {*handing}
+    handed_on = journey.takes & journey.gives - {None}
+    if sys.version_info >= (3, 12):  # the task that it makes begins the handler before it returns
+        handed_on.remove("handler_tasks")
+    assert handed_on == {*handing}
     assert len(handing) <= MODULES_OF_A_JOB
     assert f"**A job: {len(handing)} modules**" in told
     needed = {*handing, *asked}
