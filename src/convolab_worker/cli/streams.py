@@ -1,6 +1,6 @@
 """Standard input, output and error, which may be missing, full, or pipes that nobody reads.
 
-None of them is worth the process: what can't be written is lost, and the process ends as it would.
+A stream that can't be written to must not change how the process ends: its text is dropped.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def flush() -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Let all that is written to the stream from now on, and what it keeps, go nowhere."""
+    """Send the stream's text to the null device: what it still keeps, and what comes later."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
